@@ -1,0 +1,1 @@
+"""Stage two: train heads on cached features, and use them."""

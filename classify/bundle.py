@@ -1,0 +1,240 @@
+"""A trained head on disk: a folder that predicts by itself and says how it came about.
+
+``bundle.json`` is what predicting needs, ``head.keras`` or ``head.skops`` the head; ``result.json``
+(settings, versions, every number), ``timing.json`` and ``curves.png`` are for people. Two runs with
+the same seed write the same ``result.json`` byte for byte, so seconds live in a file of their own.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from classify import estimators, heads
+from classify.dataset import Dataset
+from classify.train import LOADERS, Head, Result, Run
+from extract.backend import load_keras
+from extract.config import TrunkSpec
+from extract.errors import HeadError, SettingError
+
+FORMAT = "headstart head"
+FORMAT_VERSION = 1
+BUNDLE, RESULT, TIMING, CURVES = "bundle.json", "result.json", "timing.json", "curves.png"
+FILES = {BUNDLE, RESULT, TIMING, CURVES, heads.FILE, estimators.FILE}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A trained head and all that decides the features it must be given.
+
+    Attributes:
+        head: The head.
+        class_names: K names, in the order of its scores.
+        trunk: The trunk it was trained on.
+        weights_sha256: Digest of that trunk's weights.
+        dtype: Type the features were stored in.
+        layer: The layer whose features it takes.
+        shape: Shape of one picture's features.
+    """
+
+    head: Head
+    class_names: tuple[str, ...]
+    trunk: TrunkSpec
+    weights_sha256: str
+    dtype: str
+    layer: str
+    shape: tuple[int, ...]
+
+
+def check_target(folder: Path) -> None:
+    """Raise HeadError unless a bundle can be written there without losing anything but a bundle."""
+    if not folder.absolute().parent.is_dir():
+        raise HeadError(f"{folder}: no folder {folder.absolute().parent}; expected one; make it")
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise HeadError(f"{folder}: found a file; expected a folder or nothing; name another")
+    found = {entry.name for entry in folder.iterdir()}
+    if found and (BUNDLE not in found or found - FILES):
+        raise HeadError(
+            f"{folder}: found {', '.join(sorted(found - FILES)[:3]) or 'an unfinished head'}; "
+            "expected a folder that is new, empty or only a trained head; name another with -o"
+        )
+
+
+def save_bundle(
+    folder: Path, dataset: Dataset, run: Run, store: str, timing: Mapping[str, float]
+) -> None:
+    """Write the chosen head and the record of the run; all of it or nothing.
+
+    Args:
+        folder: Where to; a bundle that is there already is replaced.
+        dataset: What was trained on.
+        run: What came of it.
+        store: The store, as the user named it.
+        timing: Step -> seconds.
+
+    Raises:
+        HeadError: The folder cannot be written, or holds something else.
+    """
+    check_target(folder)
+    folder = folder.resolve()
+    beside, former = (folder.with_name(f".{folder.name}.{os.getpid()}.{s}") for s in ("new", "old"))
+    try:
+        beside.mkdir()
+        run.chosen.head.save(beside)
+        _write_json(beside / BUNDLE, _identity(dataset, run.chosen))
+        _write_json(beside / RESULT, _record(dataset, run, store))
+        _write_json(beside / TIMING, {name: round(spent, 3) for name, spent in timing.items()})
+        if any(result.head.history for result in run.results):
+            _draw_curves(beside / CURVES, [r for r in run.results if r.head.history])
+        if folder.exists():
+            folder.rename(former)
+        beside.rename(folder)
+    except OSError as error:
+        raise HeadError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    finally:
+        if former.exists() and not folder.exists():
+            former.rename(folder)
+        for leftover in (beside, former):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Read a bundle; nothing in it is run as code.
+
+    Args:
+        folder: What ``train-head`` wrote.
+
+    Returns:
+        The bundle, its parts checked against each other.
+
+    Raises:
+        HeadError: The folder is no bundle, a newer one, or damaged.
+    """
+    described = _read_identity(folder)
+    try:
+        bundle = Bundle(
+            head=LOADERS[described["settings"]["head"]](folder),
+            class_names=tuple(described["class_names"]),
+            trunk=TrunkSpec.from_dict(described["trunk"]),
+            weights_sha256=described["weights_sha256"],
+            dtype=described["dtype"],
+            layer=described["layer"],
+            shape=tuple(described["shape"]),
+        )
+        fits = bundle.head.fits(bundle.shape, len(bundle.class_names))
+    except (KeyError, SettingError) as error:
+        raise HeadError(f"{folder / BUNDLE}: damaged: {error}; train the head again") from error
+    except Exception as error:  # Keras and skops raise whatever a damaged file makes them meet
+        said = str(error).strip().splitlines() or [""]
+        raise HeadError(
+            f"{folder}: the head cannot be read: {type(error).__name__}: {said[0]}; "
+            "expected what train-head wrote; train the head again"
+        ) from error
+    if not fits:
+        raise HeadError(
+            f"{folder}: the head does not take {bundle.shape} and score "
+            f"{len(bundle.class_names)} classes, as {BUNDLE} says; train the head again"
+        )
+    return bundle
+
+
+def _read_identity(folder: Path) -> dict[str, Any]:
+    """Read ``bundle.json`` and make sure that it is one."""
+    expected = "expected a folder that train-head wrote"
+    try:
+        text = (folder / BUNDLE).read_text(encoding="utf-8")
+    except OSError as error:
+        raise HeadError(f"{folder}: no readable {BUNDLE}; {expected}") from error
+    try:
+        described = json.loads(text)
+    except ValueError as error:
+        raise HeadError(f"{folder / BUNDLE}: not JSON; {expected}; train it again") from error
+    if not isinstance(described, dict) or described.get("format") != FORMAT:
+        raise HeadError(f"{folder / BUNDLE}: of another program; {expected}")
+    if described.get("format_version") != FORMAT_VERSION:
+        raise HeadError(
+            f"{folder / BUNDLE}: format {described.get('format_version')}; expected "
+            f"{FORMAT_VERSION}; upgrade headstart or train the head again"
+        )
+    return described
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _identity(dataset: Dataset, chosen: Result) -> dict[str, Any]:
+    """Return what predicting needs to know, and what sets this head apart from others."""
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "settings": chosen.spec.to_dict(),
+        "class_names": list(dataset.class_names),
+        "trunk": dataset.trunk.to_dict(),
+        "weights_sha256": dataset.weights_sha256,
+        "dtype": dataset.dtype,
+        "layer": dataset.layer,
+        "shape": list(dataset.X.shape[1:]),
+    }
+
+
+def _record(dataset: Dataset, run: Run, store: str) -> dict[str, Any]:
+    """Return every setting and number of a run."""
+    return {
+        **_identity(dataset, run.chosen),
+        "store": store,
+        "split": {
+            "origin": run.split.origin,
+            "train": len(run.split.train),
+            "validation": len(run.split.validation),
+            "test": len(run.split.test),
+        },
+        "candidates": [
+            {
+                "settings": result.spec.to_dict(),
+                "train": result.train._asdict(),
+                "validation": result.validation._asdict(),
+                "history": result.head.history,
+            }
+            for result in run.results
+        ],
+        "test": run.test and run.test._asdict(),
+        "versions": _versions(run),
+    }
+
+
+def _versions(run: Run) -> dict[str, str]:
+    names = ["headstart", "numpy", "scikit-learn"]
+    if any(result.spec.head == "dense" for result in run.results):
+        names += ["keras", load_keras().backend.backend()]
+    return {name: version(name) for name in names}
+
+
+def _draw_curves(path: Path, results: list[Result]) -> None:
+    """Draw training against validation for each epoch: a row a head, accuracy beside loss."""
+    from matplotlib.figure import Figure  # not pyplot: that would look for a screen
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(10, 4 * len(results)), layout="constrained")
+    grid = figure.subplots(len(results), 2, squeeze=False)
+    for axes, result in zip(grid, results, strict=True):
+        history = result.head.history
+        epochs = range(1, len(history["loss"]) + 1)
+        marker = "o" if len(epochs) < 3 else ""
+        for axis, name in zip(axes, ("accuracy", "loss"), strict=True):
+            axis.plot(epochs, history[name], label="training", marker=marker)
+            axis.plot(epochs, history[f"val_{name}"], "--", label="validation", marker=marker)
+            axis.set(xlabel="epoch", ylabel=name, title=f"{result.spec.head}: {name}")
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axis.grid(alpha=0.3)
+            axis.legend()
+        axes[0].set_ylim(top=1.01)
+        axes[1].set_ylim(bottom=0)
+    figure.savefig(path, dpi=120)

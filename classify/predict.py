@@ -1,0 +1,167 @@
+"""A trained head on new pictures, through the decode, trunk and types that it was trained on."""
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from classify.bundle import Bundle
+from extract.config import ExtractConfig
+from extract.console import progress
+from extract.engines import Engine, open_engine
+from extract.errors import HeadError
+from extract.source import Item
+from extract.stream import Clock, stream_features
+from extract.trunk import build_trunk
+
+
+class Prediction(NamedTuple):
+    """One label for one picture, or the reason why there is none.
+
+    ``score`` is the head's, 0 to 1. A picture that could not be read has one row with neither.
+    """
+
+    key: str
+    label: str | None
+    score: float | None
+    reason: str | None = None
+
+
+def open_trunk(bundle: Bundle, weights: str | None, config: ExtractConfig) -> Engine:
+    """Build the bundle's trunk and refuse any other.
+
+    Args:
+        bundle: The trained head.
+        weights: A weights file in the place of the recorded name or path; None for the recorded.
+        config: Its ``batch_size`` is used.
+
+    Returns:
+        The engine that runs it.
+
+    Raises:
+        HeadError: The weights are not those that the head was trained on, or are not to be found.
+        TrunkError: The trunk cannot be built.
+    """
+    name = weights or bundle.trunk.weights
+    if not weights and name not in ("imagenet", "none") and not Path(name).exists():
+        raise HeadError(
+            f"weights: {name}, from which the head was trained, is gone; expected the same file; "
+            "say where it is now with --weights FILE"
+        )
+    trunk = build_trunk(replace(bundle.trunk, weights=name))
+    if trunk.weights_sha256 != bundle.weights_sha256:
+        raise HeadError(
+            f"weights: {name} has SHA-256 {trunk.weights_sha256[:12]}; expected "
+            f"{bundle.weights_sha256[:12]}, on which the head was trained; name that file with "
+            "--weights, or extract and train again"
+        )
+    return open_engine(trunk, bundle.dtype, config.batch_size)
+
+
+def predict(
+    bundle: Bundle,
+    items: Sequence[Item],
+    engine: Engine,
+    top: int = 1,
+    config: ExtractConfig | None = None,
+    clock: Clock | None = None,
+) -> list[Prediction]:
+    """Label pictures.
+
+    Args:
+        bundle: The trained head.
+        items: The pictures.
+        engine: From ``open_trunk``.
+        top: Labels for each picture.
+        config: Its ``workers`` is used.
+        clock: Where the seconds of each step are added up.
+
+    Returns:
+        In the order of ``items``, ``top`` predictions for each picture, best first; one without a
+        label for a picture that could not be read.
+
+    Raises:
+        EngineError: The trunk cannot be run.
+    """
+    scores: NDArray[np.floating] = np.empty((len(items), len(bundle.class_names)), np.float64)
+    reasons: dict[int, str] = {}
+    rows = np.arange(len(items))
+    workers = (config or ExtractConfig()).workers
+    with progress(len(items), "pictures") as bar:
+        for block in stream_features(items, rows, engine, workers, clock):
+            if len(block.rows):
+                X = block.features[bundle.layer].astype(np.float32, copy=False)
+                scores[block.rows] = bundle.head.predict_proba(X)
+            reasons |= {failure.row: failure.reason for failure in block.failed}
+            bar.update(len(block.rows) + len(block.failed))
+    predictions: list[Prediction] = []
+    for row, item in enumerate(items):
+        if row in reasons:
+            predictions.append(Prediction(item.key, None, None, reasons[row]))
+        else:
+            predictions.extend(_best(item.key, scores[row], bundle.class_names, top))
+    return predictions
+
+
+def _best(
+    key: str, scores: NDArray[np.floating], class_names: Sequence[str], top: int
+) -> Iterator[Prediction]:
+    # Stable, so that equal scores come in the order of the classes.
+    for label in np.argsort(-scores, kind="stable")[:top]:
+        yield Prediction(key, class_names[label], float(scores[label]))
+
+
+def write_predictions(predictions: Iterable[Prediction], file: TextIO, form: str) -> None:
+    """Write predictions in the order given.
+
+    Args:
+        predictions: What to write.
+        file: Where to.
+        form: ``csv``, with a heading and empty cells for what is missing, or ``json``, an object a
+            line with null for it. Scores have six decimals.
+    """
+    rounded = (p._replace(score=p.score and round(p.score, 6)) for p in predictions)
+    if form == "json":
+        file.writelines(
+            json.dumps(prediction._asdict(), ensure_ascii=False) + "\n" for prediction in rounded
+        )
+        return
+    table = csv.writer(file, lineterminator="\n")
+    table.writerow(Prediction._fields)
+    table.writerows(rounded)
+
+
+def check_output(path: Path) -> None:
+    """Raise HeadError unless a file can be made there; asked before the trunk has run for long."""
+    if not path.absolute().parent.is_dir():
+        raise HeadError(f"{path}: no folder {path.absolute().parent}; expected one; make it")
+    if path.exists() and not path.is_file():
+        raise HeadError(f"{path}: not a regular file; expected one, or none; name another with -o")
+
+
+def save_predictions(predictions: Iterable[Prediction], path: Path, form: str) -> None:
+    """Write predictions into a file, which has its name only once it is whole.
+
+    Args:
+        predictions: What to write.
+        path: The file; one that is there already is replaced.
+        form: See ``write_predictions``.
+
+    Raises:
+        HeadError: The file cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with beside.open("w", encoding="utf-8", newline="") as file:
+            write_predictions(predictions, file, form)
+        beside.replace(path)
+    except OSError as error:
+        raise HeadError(f"{path}: cannot be written: {error.strerror}") from error
+    finally:
+        beside.unlink(missing_ok=True)

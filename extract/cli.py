@@ -1,0 +1,260 @@
+"""The commands of stage one: arguments -> settings -> run."""
+
+import argparse
+import json
+import re
+from typing import Any
+
+from extract.config import (
+    DTYPES,
+    INTERPOLATIONS,
+    POOLINGS,
+    PREPROCESSES,
+    RESIZES,
+    TRUNKS,
+    ExtractConfig,
+    TrunkSpec,
+)
+from extract.console import add_common_flags, log, run_command
+from extract.errors import EXIT_OK, EXIT_TOO_MANY_BAD, SettingError, StoreError
+
+_EXTRACT_EXAMPLES = """\
+examples:
+  extract-features data/ out.h5
+  extract-features data/ out.h5 --trunk vgg16 --image-size 150
+  extract-features data/ out.h5 --layer mixed7 --pooling none --weights FILE.h5
+  extract-features --list-layers --trunk vgg16
+
+An interrupted run is continued by the same command. Settings that are left out take the values of
+the existing file.
+"""
+_SHOW_EXAMPLES = """\
+examples:
+  show-features out.h5
+  show-features out.h5 --verify
+"""
+
+
+def extract_features(argv: list[str] | None = None) -> int:
+    """Run the command ``extract-features``; returns its exit code."""
+    return run_command(extract_features_parser(), _extract_features, argv)
+
+
+def show_features(argv: list[str] | None = None) -> int:
+    """Run the command ``show-features``; returns its exit code."""
+    return run_command(show_features_parser(), _show_features, argv)
+
+
+def extract_features_parser() -> argparse.ArgumentParser:
+    """Build the parser of ``extract-features``."""
+    parser = argparse.ArgumentParser(
+        prog="extract-features",
+        description="Run a frozen, pretrained CNN trunk once over a set of pictures and keep its "
+        "features in one HDF5 file.\n\n" + _EXTRACT_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        nargs="?",
+        help="class folders, split folders (train, validation, test) over class folders, a flat "
+        "folder, or one picture",
+    )
+    parser.add_argument("out", metavar="OUT.h5", nargs="?", help="the file to make or continue")
+    _add_trunk_flags(parser.add_argument_group("trunk"))
+    defaults = ExtractConfig()
+    running = parser.add_argument_group("running")
+    running.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="pictures in one call of the trunk (default: chosen from the device's memory)",
+    )
+    running.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="threads that read and decode (default: one for each core, at least 2)",
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--dtype", choices=DTYPES, help=f"type of the stored features (default: {defaults.dtype})"
+    )
+    output.add_argument(
+        "--max-bad",
+        metavar="N|P%",
+        help="unreadable pictures that are tolerated; with more, the exit code is 4 "
+        f"(default: {defaults.max_bad})".replace("%", "%%"),
+    )
+    output.add_argument(
+        "--overwrite",
+        action="store_true",
+        default=None,
+        help="replace a file whose settings or source differ",
+    )
+    output.add_argument(
+        "--dry-run", action="store_true", default=None, help="say what would be made, and stop"
+    )
+    look = parser.add_argument_group("look")
+    look.add_argument("--list-trunks", action="store_true", help="print every trunk")
+    look.add_argument("--list-layers", action="store_true", help="print every layer of a trunk")
+    add_common_flags(parser)
+    return parser
+
+
+def show_features_parser() -> argparse.ArgumentParser:
+    """Build the parser of ``show-features``."""
+    parser = argparse.ArgumentParser(
+        prog="show-features",
+        description="Say what is in a file of features and whether it is sound.\n\n"
+        + _SHOW_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("out", metavar="OUT.h5", help="a file made by extract-features")
+    parser.add_argument(
+        "--verify", action="store_true", help="read everything; exit code 1 if anything is wrong"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_common_flags(parser)
+    return parser
+
+
+def _add_trunk_flags(group: Any) -> None:
+    usual = TrunkSpec()
+    group.add_argument(
+        "--trunk",
+        metavar="NAME",
+        help=f"a model of keras.applications (default: {usual.trunk}); see --list-trunks",
+    )
+    group.add_argument(
+        "--weights",
+        metavar="NAME|FILE",
+        help="imagenet, none (seeded random) or a file: .h5 with or without top, .weights.h5, "
+        f".keras (default: {usual.weights})",
+    )
+    group.add_argument(
+        "--layer",
+        action="append",
+        metavar="NAME",
+        help="keep this layer's output; repeatable (default: mixed7 of inception_v3, otherwise the "
+        "last feature map)",
+    )
+    group.add_argument(
+        "--pooling",
+        choices=POOLINGS,
+        help=f"what becomes of a feature map (default: {usual.pooling})",
+    )
+    group.add_argument(
+        "--image-size",
+        type=_image_size,
+        metavar="N|HxW",
+        help="pixels that the trunk sees (default: its native size)",
+    )
+    group.add_argument(
+        "--resize",
+        choices=RESIZES,
+        help=f"stretch, crop the middle, or pad with black (default: {usual.resize})",
+    )
+    group.add_argument(
+        "--interpolation",
+        choices=INTERPOLATIONS,
+        help=f"resampling filter (default: {usual.interpolation})",
+    )
+    group.add_argument(
+        "--preprocess",
+        choices=PREPROCESSES,
+        help="the model's own, the course's 1/255, or 0..255 as it is "
+        f"(default: {usual.preprocess})",
+    )
+
+
+def _image_size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if not match:
+        raise argparse.ArgumentTypeError(
+            f"found {text!r}; expected N or HxW, such as 150 or 150x200"
+        )
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _extract_features(arguments: argparse.Namespace) -> int:
+    if arguments.list_trunks:
+        return _print_trunks()
+    if arguments.list_layers:
+        return _print_layers(arguments)
+    if not arguments.source or not arguments.out:
+        raise SettingError("SOURCE and OUT.h5 are needed; see extract-features --help")
+    from extract.identity import CONFIG_FIELDS, TRUNK_FIELDS
+    from extract.run import extract_features
+
+    settings = {name: getattr(arguments, name) for name in TRUNK_FIELDS + CONFIG_FIELDS}
+    summary = extract_features(arguments.source, arguments.out, **settings)
+    if arguments.dry_run:
+        return EXIT_OK
+    _report(summary)
+    return EXIT_TOO_MANY_BAD if len(summary.failed) > summary.tolerated else EXIT_OK
+
+
+def _report(summary: Any) -> None:
+    for key, reason in summary.failed:
+        log.warning("%s: %s", key, reason)
+    if summary.failed:
+        log.warning(
+            "%d of %d pictures could not be read (%d tolerated); their rows are NaN",
+            len(summary.failed),
+            summary.images,
+            summary.tolerated,
+        )
+    shapes = ", ".join(
+        f"{layer} {' x '.join(map(str, shape))}" for layer, shape in summary.shapes.items()
+    )
+    spent = summary.seconds
+    rate = summary.computed / max(spent.wait + spent.trunk + spent.write, 1e-9)
+    log.info(
+        "%s: %d pictures, %d classes, %s; %d new in %.1f s (%.0f/s): start %.1f s, trunk %.1f s, "
+        "write %.1f s, waiting for pictures %.1f s (read %.1f s, decode %.1f s beside it)",
+        summary.out,
+        summary.images,
+        len(summary.class_names),
+        shapes,
+        summary.computed,
+        spent.start + spent.wait + spent.trunk + spent.write,
+        rate,
+        *(spent.start, spent.trunk, spent.write, spent.wait, spent.read, spent.decode),
+    )
+    log.info("next: train-head %s", summary.out)
+
+
+def _print_trunks() -> int:
+    print(f"{'trunk':<20} {'native size':>11} {'cut':<22} {'features':>8}")
+    for name, known in TRUNKS.items():
+        size = f"{known.image_size} px"
+        print(f"{name:<20} {size:>11} {known.cut:<22} {known.features:>8}")
+    return EXIT_OK
+
+
+def _print_layers(arguments: argparse.Namespace) -> int:
+    from extract.trunk import list_layers
+
+    given = {"trunk": arguments.trunk, "image_size": arguments.image_size}
+    spec = TrunkSpec(**{name: value for name, value in given.items() if value})
+    for index, name, shape in list_layers(spec):
+        print(f"{index:>4} {name:<32} {shape}")
+    return EXIT_OK
+
+
+def _show_features(arguments: argparse.Namespace) -> int:
+    from extract.show import describe, format_description, verify
+    from extract.store import open_store
+
+    with open_store(arguments.out) as store:
+        found = describe(store)
+        problems = verify(store) if arguments.verify else None
+    if problems is not None:
+        found["problems"] = problems
+    print(json.dumps(found, indent=2) if arguments.json else format_description(found))
+    if problems:
+        raise StoreError(f"{arguments.out}: {'; '.join(problems)}; run extract-features again")
+    if problems is not None:
+        log.info("verified: every row is there, readable and finite")
+    return EXIT_OK

@@ -1,0 +1,212 @@
+"""The settings of stage one, as frozen dataclasses that are checked when they are made.
+
+A field here, the long flag on the command line and the attribute in the store have one name.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple
+
+from extract.errors import SettingError, unknown_name
+
+
+class Application(NamedTuple):
+    """What is known of a ``keras.applications`` model before Keras is loaded.
+
+    ``image_size`` is its native input in pixels, ``cut`` the layer it is cut at when none is asked
+    for, ``features`` the channels of that layer's map.
+    """
+
+    module: str
+    function: str
+    image_size: int
+    cut: str
+    features: int
+
+
+# Held against Keras itself by tests/test_trunk.py.
+TRUNKS: Mapping[str, Application] = {
+    "convnext_base": Application("convnext", "ConvNeXtBase", 224, "layer_normalization", 1024),
+    "convnext_large": Application("convnext", "ConvNeXtLarge", 224, "layer_normalization", 1536),
+    "convnext_small": Application("convnext", "ConvNeXtSmall", 224, "layer_normalization", 768),
+    "convnext_tiny": Application("convnext", "ConvNeXtTiny", 224, "layer_normalization", 768),
+    "convnext_xlarge": Application("convnext", "ConvNeXtXLarge", 224, "layer_normalization", 2048),
+    "densenet121": Application("densenet", "DenseNet121", 224, "relu", 1024),
+    "densenet169": Application("densenet", "DenseNet169", 224, "relu", 1664),
+    "densenet201": Application("densenet", "DenseNet201", 224, "relu", 1920),
+    "efficientnet_b0": Application("efficientnet", "EfficientNetB0", 224, "top_activation", 1280),
+    "efficientnet_b1": Application("efficientnet", "EfficientNetB1", 240, "top_activation", 1280),
+    "efficientnet_b2": Application("efficientnet", "EfficientNetB2", 260, "top_activation", 1408),
+    "efficientnet_b3": Application("efficientnet", "EfficientNetB3", 300, "top_activation", 1536),
+    "efficientnet_b4": Application("efficientnet", "EfficientNetB4", 380, "top_activation", 1792),
+    "efficientnet_b5": Application("efficientnet", "EfficientNetB5", 456, "top_activation", 2048),
+    "efficientnet_b6": Application("efficientnet", "EfficientNetB6", 528, "top_activation", 2304),
+    "efficientnet_b7": Application("efficientnet", "EfficientNetB7", 600, "top_activation", 2560),
+    "efficientnet_v2_b0": Application(
+        "efficientnet_v2", "EfficientNetV2B0", 224, "top_activation", 1280
+    ),
+    "efficientnet_v2_b1": Application(
+        "efficientnet_v2", "EfficientNetV2B1", 240, "top_activation", 1280
+    ),
+    "efficientnet_v2_b2": Application(
+        "efficientnet_v2", "EfficientNetV2B2", 260, "top_activation", 1408
+    ),
+    "efficientnet_v2_b3": Application(
+        "efficientnet_v2", "EfficientNetV2B3", 300, "top_activation", 1536
+    ),
+    "efficientnet_v2_l": Application(
+        "efficientnet_v2", "EfficientNetV2L", 480, "top_activation", 1280
+    ),
+    "efficientnet_v2_m": Application(
+        "efficientnet_v2", "EfficientNetV2M", 480, "top_activation", 1280
+    ),
+    "efficientnet_v2_s": Application(
+        "efficientnet_v2", "EfficientNetV2S", 384, "top_activation", 1280
+    ),
+    "inception_resnet_v2": Application(
+        "inception_resnet_v2", "InceptionResNetV2", 299, "conv_7b_ac", 1536
+    ),
+    "inception_v3": Application("inception_v3", "InceptionV3", 299, "mixed7", 768),
+    "mobilenet": Application("mobilenet", "MobileNet", 224, "conv_pw_13_relu", 1024),
+    "mobilenet_v2": Application("mobilenet_v2", "MobileNetV2", 224, "out_relu", 1280),
+    "mobilenet_v3_large": Application(
+        "mobilenet_v3", "MobileNetV3Large", 224, "activation_19", 960
+    ),
+    "mobilenet_v3_small": Application(
+        "mobilenet_v3", "MobileNetV3Small", 224, "activation_17", 576
+    ),
+    "nasnet_large": Application("nasnet", "NASNetLarge", 331, "activation_259", 4032),
+    "nasnet_mobile": Application("nasnet", "NASNetMobile", 224, "activation_187", 1056),
+    "resnet50": Application("resnet", "ResNet50", 224, "conv5_block3_out", 2048),
+    "resnet50_v2": Application("resnet_v2", "ResNet50V2", 224, "post_relu", 2048),
+    "resnet101": Application("resnet", "ResNet101", 224, "conv5_block3_out", 2048),
+    "resnet101_v2": Application("resnet_v2", "ResNet101V2", 224, "post_relu", 2048),
+    "resnet152": Application("resnet", "ResNet152", 224, "conv5_block3_out", 2048),
+    "resnet152_v2": Application("resnet_v2", "ResNet152V2", 224, "post_relu", 2048),
+    "vgg16": Application("vgg16", "VGG16", 224, "block5_pool", 512),
+    "vgg19": Application("vgg19", "VGG19", 224, "block5_pool", 512),
+    "xception": Application("xception", "Xception", 299, "block14_sepconv2_act", 2048),
+}
+
+POOLINGS = ("avg", "max", "none")
+RESIZES = ("stretch", "crop", "pad")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+PREPROCESSES = ("auto", "rescale", "none")
+DTYPES = ("float32", "float16")
+
+
+def check_choice(field: str, value: str, known: tuple[str, ...]) -> None:
+    """Raise SettingError unless ``value`` is one of ``known``."""
+    if value not in known:
+        raise SettingError(unknown_name(field, value, known))
+
+
+def check_positive(field: str, value: int | None) -> None:
+    """Raise SettingError unless ``value`` is a positive whole number or None (chosen later)."""
+    if value is not None and (isinstance(value, bool) or value < 1):
+        raise SettingError(f"{field}: found {value}; expected a whole number of 1 or more")
+
+
+@dataclass(frozen=True)
+class TrunkSpec:
+    """The trunk and how a picture enters it: all that decides the features, but their type.
+
+    ``layer`` left empty becomes the trunk's usual cut and ``image_size`` left out its native size,
+    so that a finished spec is always concrete.
+
+    Attributes:
+        trunk: A name in ``TRUNKS``.
+        weights: ``imagenet``, ``none`` (seeded random) or the path of a weights file.
+        layer: Names of the layers whose output is kept, in one pass.
+        pooling: What becomes of a feature map: ``avg`` or ``max`` over its positions, or ``none``.
+        image_size: Height and width in pixels.
+        resize: ``stretch`` to that size, ``crop`` the middle, or ``pad`` with black.
+        interpolation: The resampling filter, as Pillow names them.
+        preprocess: ``auto`` is the model's own, ``rescale`` is 1/255, ``none`` leaves 0..255.
+
+    Raises:
+        SettingError: A value is unknown or out of range.
+    """
+
+    trunk: str = "inception_v3"
+    weights: str = "imagenet"
+    layer: tuple[str, ...] = ()
+    pooling: str = "avg"
+    image_size: tuple[int, int] = (0, 0)
+    resize: str = "stretch"
+    interpolation: str = "bilinear"
+    preprocess: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.trunk not in TRUNKS:
+            raise SettingError(
+                f"{unknown_name('trunk', self.trunk, TRUNKS)}; see extract-features --list-trunks"
+            )
+        check_choice("pooling", self.pooling, POOLINGS)
+        check_choice("resize", self.resize, RESIZES)
+        check_choice("interpolation", self.interpolation, INTERPOLATIONS)
+        check_choice("preprocess", self.preprocess, PREPROCESSES)
+        native = TRUNKS[self.trunk]
+        object.__setattr__(self, "layer", tuple(self.layer) or (native.cut,))
+        if tuple(self.image_size) == (0, 0):
+            object.__setattr__(self, "image_size", (native.image_size, native.image_size))
+        object.__setattr__(self, "image_size", tuple(self.image_size))
+        for side in self.image_size:
+            check_positive("image_size", side)
+        if len(set(self.layer)) != len(self.layer):
+            raise SettingError(f"layer: found {', '.join(self.layer)}; expected each layer once")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON can hold them."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TrunkSpec":
+        """Make a spec from ``to_dict``'s mapping, passing over keys that are not its fields."""
+        names = {field.name for field in fields(cls)}
+        known: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in names
+        }
+        return cls(**known)
+
+
+@dataclass(frozen=True)
+class ExtractConfig:
+    """How stage one runs; of these only ``dtype`` changes what the store holds.
+
+    Attributes:
+        batch_size: Pictures in one call of the trunk; None lets the engine choose.
+        workers: Threads that read and decode.
+        dtype: Type the features are stored in.
+        max_bad: Unreadable pictures that are tolerated: a number, or a share such as ``1%``.
+        overwrite: Replace a store whose settings or source differ.
+        dry_run: Say what would be done, and stop.
+
+    Raises:
+        SettingError: A value is unknown or out of range.
+    """
+
+    batch_size: int | None = None
+    workers: int = max(2, os.cpu_count() or 1)
+    dtype: str = "float32"
+    max_bad: str = "1%"
+    overwrite: bool = False
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        check_positive("batch_size", self.batch_size)
+        check_positive("workers", self.workers)
+        check_choice("dtype", self.dtype, DTYPES)
+        self.tolerated(0)
+
+    def tolerated(self, total: int) -> int:
+        """Return how many of ``total`` pictures may be unreadable."""
+        text = self.max_bad.strip()
+        try:
+            value = float(text.removesuffix("%")) if text.endswith("%") else int(text)
+        except ValueError:
+            value = -1
+        if value < 0 or (text.endswith("%") and value > 100):
+            raise SettingError(f"max_bad: found {text!r}; expected a number or a share such as 1%")
+        return int(total * value / 100) if text.endswith("%") else int(value)

@@ -1,0 +1,100 @@
+"""What a person sees: notes and progress on stderr, results on stdout, an exit code at the end."""
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from extract.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, HeadstartError
+
+log = logging.getLogger("headstart")
+
+
+class _Handler(logging.Handler):
+    """Writes messages to stderr, above a progress bar where one is drawn."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        prefix = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        tqdm.write(prefix + record.getMessage(), file=sys.stderr)
+
+
+def add_common_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that every command has: ``--version``, ``-q`` and ``-v``."""
+    from importlib.metadata import version
+
+    release = version("headstart")
+    parser.add_argument("--version", action="version", version=f"headstart {release}")
+    parser.add_argument("-q", "--quiet", action="store_true", help="warnings and errors only")
+    parser.add_argument("-v", "--verbose", action="store_true", help="say more of what is done")
+
+
+@contextmanager
+def progress(total: int, unit: str, done: int = 0, label: str = "") -> Iterator[Any]:
+    """Show a tqdm bar with rate and remaining time; silent where stderr is no terminal.
+
+    Args:
+        total: Steps in all.
+        unit: The name of one step.
+        done: Steps that an earlier run has finished.
+        label: What is going on.
+
+    Yields:
+        The bar: ``update(n)`` and ``set_postfix_str(text)``.
+    """
+    from tqdm import tqdm
+
+    hidden = not sys.stderr.isatty() or log.level > logging.INFO
+    with tqdm(
+        total=total, initial=done, unit=unit, desc=label or None, disable=hidden, smoothing=0.1
+    ) as bar:
+        yield bar
+
+
+def run_command(
+    parser: argparse.ArgumentParser,
+    command: Callable[[argparse.Namespace], int],
+    argv: list[str] | None,
+) -> int:
+    """Parse, run one command, and turn whatever happens into a message and an exit code.
+
+    Args:
+        parser: The command's parser; its usage error (exit code 2) is argparse's own.
+        command: Takes the parsed arguments, returns an exit code.
+        argv: The words behind the command's name; None means those of this process.
+
+    Returns:
+        The exit code: see ``extract.errors``.
+    """
+    arguments = parser.parse_args(argv)
+    handler = _Handler()
+    log.handlers = [handler]
+    log.propagate = False
+    log.setLevel(
+        logging.WARNING if arguments.quiet else logging.DEBUG if arguments.verbose else logging.INFO
+    )
+    try:
+        return command(arguments)
+    except HeadstartError as error:
+        log.debug("%s", traceback.format_exc())
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt as error:
+        print(f"\n{parser.prog}: stopped. {error}".rstrip(), file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of stdout, such as `head`, has left: nothing went wrong here.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+    except Exception:  # the last line of defence: whatever is not explained is our bug
+        traceback.print_exc()
+        print(
+            f"{parser.prog}: this is a bug in headstart; please report it with the lines above",
+            file=sys.stderr,
+        )
+        return EXIT_BUG

@@ -1,0 +1,177 @@
+"""Turn the bytes of one picture into RGB pixels of a fixed size, or say in a few words why not.
+
+Pillow reads all six kinds. Three habits of its are overruled, since a picture must come out the
+same in every thread and beside every library:
+
+- With ``ImageFile.LOAD_TRUNCATED_IMAGES``, which some libraries set when imported, it fills what is
+  missing with grey. No single picture can opt out, so the switch is put back before each.
+- It warns of odd metadata and big pictures, or fails over them under ``-W error``.
+  ``warnings.catch_warnings`` swaps a global and is unsafe in threads, so one filter that passes
+  over all warnings raised inside ``PIL`` is kept in front of the others.
+- ``Image.open`` drops what is wrong with a header and how large a refused picture is. The readers
+  behind it tell both and are called directly.
+"""
+
+import logging
+import re
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from extract.errors import ImageError
+from extract.source import PICTURE_KINDS, picture_kind
+
+if TYPE_CHECKING:
+    from PIL.Image import Image, Resampling
+    from PIL.ImageFile import ImageFile
+
+MAX_PIXELS = 2**27
+# Pillow resizes the width first: 1 x 2**27 pixels would become 2**27 full rows, 80 GB at 150.
+MAX_SIDE = 2**17
+
+_HUSH = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+_HUSH_LOCK = threading.Lock()
+
+
+def decode(
+    content: bytes,
+    image_size: tuple[int, int],
+    resize: str = "stretch",
+    interpolation: str = "bilinear",
+) -> np.ndarray:
+    """Decode the first frame of a picture, turn it upright, lay it on white and resize it.
+
+    Args:
+        content: The whole file; its kind is told from its first bytes.
+        image_size: Height and width of the result in pixels.
+        resize: ``stretch``, ``crop`` the middle or ``pad`` with black.
+        interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``.
+
+    Returns:
+        (H, W, 3) uint8 RGB in 0..255, writable.
+
+    Raises:
+        ImageError: The picture cannot be read; the message is the reason, at most 120 bytes.
+    """
+    from PIL.Image import Resampling
+
+    resample = Resampling[interpolation.upper()]
+    kind = picture_kind(content)
+    if kind is None:
+        kinds = ", ".join(PICTURE_KINDS)
+        raise ImageError(f"is not a picture of a known kind ({kinds})" if content else "is empty")
+    rgb = _to_rgb(_read(content, kind), kind)
+    return np.array(_fit(rgb, image_size[::-1], resize, resample))
+
+
+def _read(content: bytes, kind: str) -> "ImageFile":
+    """Read the first frame and turn it upright; refuse by the header what is too large."""
+    from PIL import ImageFile, ImageOps
+
+    if warnings.filters[:1] != [_HUSH]:
+        with _HUSH_LOCK:
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    with _reasons(kind):
+        picture = _readers()[kind](BytesIO(content))
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        most = f"{MAX_PIXELS // 10**6} million are read"
+        raise ImageError(f"is {width} x {height} pixels; at most {most}")
+    if max(width, height) > MAX_SIDE:
+        raise ImageError(f"is {width} x {height} pixels; at most {MAX_SIDE} a side are read")
+    with _reasons(kind):
+        picture.load()
+        try:
+            ImageOps.exif_transpose(picture, in_place=True)
+        except MemoryError:
+            raise
+        except Exception:  # broken EXIF loses the orientation, not the picture
+            pass
+    return picture
+
+
+def _to_rgb(picture: "Image", kind: str) -> "Image":
+    """Return a picture in mode RGB: the same one where it is that already."""
+    from PIL import Image
+
+    if picture.mode == "F":
+        raise ImageError("has float pixels, whose range is not known")
+    if picture.mode.startswith("I"):
+        picture = Image.fromarray(_high_byte(picture))
+    with _reasons(kind):
+        if picture.has_transparency_data:
+            clear = picture.convert("RGBA")
+            picture = Image.new("RGB", clear.size, "white")
+            picture.paste(clear, mask=clear)
+        # convert() copies even where there is nothing to convert.
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def _high_byte(picture: "Image") -> np.ndarray:
+    """Scale 16-bit grey to (H, W) uint8, the clear grey to white.
+
+    Pillow's own conversion clips at 255. Its 16-bit colour keeps the high byte, so grey does too.
+    """
+    grey = np.asarray(picture)
+    if grey.dtype.itemsize > 2 and (grey.min() < 0 or grey.max() > 0xFFFF):
+        raise ImageError("has integer pixels outside 0..65535, whose range is not known")
+    scaled = (grey >> 8).astype(np.uint8)
+    if isinstance(clear := picture.info.get("transparency"), int):
+        scaled[grey == clear] = 255
+    return scaled
+
+
+def _fit(picture: "Image", size: tuple[int, int], resize: str, resample: "Resampling") -> "Image":
+    """Bring a picture to (width, height)."""
+    from PIL import Image, ImageOps
+
+    if resize == "stretch":
+        return picture if picture.size == size else picture.resize(size, resample)
+    if resize == "crop":
+        return ImageOps.fit(picture, size, resample)
+    if resize != "pad":
+        raise ValueError(f"resize: found {resize!r}; expected stretch, crop or pad")
+    # As ImageOps.pad, which rounds the short side of a thin picture to 0 and returns all black.
+    scale = min(size[0] / picture.width, size[1] / picture.height)
+    inner = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    padded = Image.new("RGB", size)
+    corner = round((size[0] - inner[0]) / 2), round((size[1] - inner[1]) / 2)
+    padded.paste(picture.resize(inner, resample), corner)
+    return padded
+
+
+@cache
+def _readers() -> "dict[str, Callable[[BytesIO], ImageFile]]":
+    """Import Pillow's six readers; an MPO is read as the JPEG that its first frame is."""
+    from PIL import BmpImagePlugin as Bmp
+    from PIL import GifImagePlugin as Gif
+    from PIL import JpegImagePlugin as Jpeg
+    from PIL import PngImagePlugin as Png
+    from PIL import TiffImagePlugin as Tiff
+    from PIL import WebPImagePlugin as WebP
+
+    # Without a handler of its own, Pillow's one log message would go to stderr.
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    web = {"JPEG": Jpeg.JpegImageFile, "PNG": Png.PngImageFile, "WebP": WebP.WebPImageFile}
+    return {**web, "GIF": Gif.GifImageFile, "BMP": Bmp.BmpImageFile, "TIFF": Tiff.TiffImageFile}
+
+
+@contextmanager
+def _reasons(kind: str) -> Iterator[None]:
+    """Turn whatever Pillow raises on hostile content into an ImageError; wrap its calls only."""
+    try:
+        yield
+    except MemoryError as error:
+        raise ImageError("needs more memory than there is") from error
+    except Exception as error:
+        said = re.sub(r"[^ -~]+", " ", str(error)).strip() or type(error).__name__
+        if "truncated" in said.lower():
+            raise ImageError("is truncated") from error
+        raise ImageError(f"is a damaged or unusual {kind} ({said[:80]})") from error

@@ -1,0 +1,124 @@
+"""What was asked against what a store holds: the same inputs, or the names of what differs."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from extract.config import ExtractConfig, TrunkSpec
+from extract.engines import Engine
+from extract.errors import ImageError, SettingError, StoreError
+from extract.source import Item, Source, read_item
+from extract.store import DONE, Store, open_store
+from extract.stream import digest_content
+
+TRUNK_FIELDS = tuple(f.name for f in fields(TrunkSpec))
+CONFIG_FIELDS = tuple(f.name for f in fields(ExtractConfig))
+
+
+def settle(
+    out: Path, settings: Mapping[str, Any]
+) -> tuple[TrunkSpec, ExtractConfig, Mapping[str, Any]]:
+    """Complete the given settings from the existing file, and refuse those that differ from it."""
+    given = {name: value for name, value in settings.items() if value is not None}
+    for name in given:
+        if name not in TRUNK_FIELDS + CONFIG_FIELDS:
+            raise SettingError(f"{name!r} is no setting of extract_features")
+    wanted = {name: value for name, value in given.items() if name in TRUNK_FIELDS}
+    config = ExtractConfig(**{name: given[name] for name in CONFIG_FIELDS if name in given})
+    if wanted.get("weights") not in (None, "imagenet", "none"):
+        # A store must find its weights from any folder.
+        wanted["weights"] = str(Path(wanted["weights"]).absolute())
+    if not out.exists():
+        return TrunkSpec(**wanted), config, given
+    with open_store(out) as store:
+        stored = {**store.spec.to_dict(), "dtype": store.dtype}
+    asked = {**wanted, **({"dtype": config.dtype} if "dtype" in given else {})}
+    # Weights are compared by digest, once they are loaded.
+    differing = [
+        f"{name} (stored {_show(stored[name])}, asked {_show(value)})"
+        for name, value in asked.items()
+        if name != "weights" and _show(value) != _show(stored[name])
+    ]
+    if differing and not config.overwrite:
+        raise StoreError(
+            f"{out}: made with other settings: {', '.join(differing)}; leave them out to continue "
+            "this file, name another file, or give --overwrite"
+        )
+    if differing:
+        return TrunkSpec(**wanted), config, given
+    spec = TrunkSpec.from_dict({**stored, **wanted})
+    return spec, replace(config, dtype=stored["dtype"]), {**given, "trunk": spec.trunk}
+
+
+def _show(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def find_difference(out: Path, source: Source, engine: Engine) -> str:
+    """Name what sets a store apart from these weights and this source; empty if nothing does."""
+    with open_store(out) as store:
+        stored = store.spec.to_dict()
+        changed = [k for k, v in engine.spec.to_dict().items() if k != "weights" and stored[k] != v]
+        if store.dtype != engine.dtype:
+            changed.append("dtype")
+        if changed:
+            return f"made with another {', '.join(changed)}"
+        digest = store.attributes["weights_sha256"]
+        if digest != engine.weights_sha256:
+            return (
+                f"made with other weights (SHA-256 {digest[:12]}, now {engine.weights_sha256[:12]})"
+            )
+        return _source_difference(store, source)
+
+
+def _source_difference(store: Store, source: Source) -> str:
+    stored = set(store.keys)
+    now = {item.key for item in source.items}
+    parts = [
+        _count("new", sorted(now - stored)),
+        _count("missing", sorted(stored - now)),
+    ]
+    if stored == now:
+        names = source.class_names
+        moved = [
+            item.key
+            for item, label, split in zip(source.items, store.labels, store.split, strict=True)
+            if (item.label, item.split) != (label, split)
+        ]
+        parts.append(_count("with another class or split", moved))
+        if names != store.class_names:
+            parts.append(f"classes {_show(names)}, stored {_show(store.class_names)}")
+        parts.append(_count("changed", _changed(store, source.items)))
+    found = ", ".join(part for part in parts if part)
+    return f"the source has changed: {found}" if found else ""
+
+
+def _changed(store: Store, items: Sequence[Item]) -> list[str]:
+    """Name the finished pictures whose file is not what it was: their features would be stale."""
+    rows = np.flatnonzero(store.status == DONE)
+    digests = store.digests()
+    with ThreadPoolExecutor() as pool:
+        now = pool.map(lambda row: _digest_of(items[row]), rows.tolist())
+        return [
+            items[row].key
+            for row, digest in zip(rows.tolist(), now, strict=True)
+            if digest != digests[row].tobytes()
+        ]
+
+
+def _digest_of(item: Item) -> bytes:
+    try:
+        return digest_content(read_item(item))
+    except ImageError:
+        return b""
+
+
+def _count(what: str, keys: list[str]) -> str:
+    if not keys:
+        return ""
+    examples = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+    return f"{len(keys)} {what} ({examples})"

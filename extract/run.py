@@ -1,0 +1,213 @@
+"""The one loop: items -> decode -> engine -> store."""
+
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from extract.backend import load_keras
+from extract.config import ExtractConfig, TrunkSpec
+from extract.console import log, progress
+from extract.engines import Engine, open_engine
+from extract.errors import StoreError
+from extract.identity import find_difference, settle
+from extract.source import Item, Source, list_source
+from extract.store import DONE, Store, create_store, is_in_use, open_store
+from extract.stream import Clock, stream_features
+from extract.trunk import Trunk, build_trunk
+from extract.weights import WeightsUnavailableError
+
+# What one run does to the file, as against what the file is.
+_ACTIONS = ("overwrite", "dry_run")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run of stage one has made.
+
+    Attributes:
+        out: The store.
+        images: Rows in the store.
+        computed: Rows this run has tried; the others were there.
+        failed: Key and reason of every picture that could not be read.
+        tolerated: How many such pictures ``max_bad`` allows.
+        class_names: The classes.
+        shapes: Shape of one picture's features, by layer.
+        seconds: Where the time went.
+    """
+
+    out: Path
+    images: int
+    computed: int
+    failed: list[tuple[str, str]]
+    tolerated: int
+    class_names: tuple[str, ...]
+    shapes: dict[str, tuple[int, ...]]
+    seconds: Clock = field(default_factory=Clock)
+
+
+def extract_features(
+    source: str | os.PathLike[str], out: str | os.PathLike[str], **settings: Any
+) -> Summary:
+    """Run a frozen trunk once over a set of pictures and keep the features in one HDF5 file.
+
+    An existing file is continued if settings and source are the same. Settings that are left out
+    take the values of that file, else their defaults.
+
+    Args:
+        source: A folder of pictures, or one picture.
+        out: The HDF5 file.
+        **settings: Fields of TrunkSpec and ExtractConfig.
+
+    Returns:
+        What was made.
+
+    Raises:
+        SettingError: A setting is unknown or out of range.
+        SourceError: The pictures cannot be listed.
+        TrunkError: The trunk or its weights cannot be had.
+        EngineError: The trunk cannot be run, or its features do not fit the type.
+        StoreError: The file differs, is damaged, in use, or the disk is full.
+    """
+    clock, began = Clock(), time.monotonic()
+    out = Path(out)
+    pictures = list_source(source)
+    for warning in pictures.warnings:
+        log.warning("%s", warning)
+    with_stored, config, given = settle(out, settings)
+    trunk = _build(with_stored, given)
+    engine = open_engine(trunk, config.dtype, config.batch_size)
+    config = replace(config, batch_size=engine.batch_size)
+    if config.dry_run:
+        return _plan(out, pictures, engine, config)
+    _prepare(out, pictures, engine, config)
+    with open_store(out, write=True) as store:
+        rows = np.flatnonzero(store.status != DONE)
+        clock.start = time.monotonic() - began
+        _fill(store, pictures.items, rows, engine, config, clock)
+        failed = [(store.keys[f.row], f.reason) for f in store.failures()]
+    return Summary(
+        out,
+        len(pictures.items),
+        len(rows),
+        failed,
+        config.tolerated(len(pictures.items)),
+        pictures.class_names,
+        engine.shapes,
+        clock,
+    )
+
+
+def _build(spec: TrunkSpec, given: Mapping[str, Any]) -> Trunk:
+    """Build the trunk; one that nobody asked for may be replaced by VGG16, with a warning."""
+    try:
+        return build_trunk(spec)
+    except WeightsUnavailableError as error:
+        if {"trunk", "weights", "layer"} & set(given):
+            raise
+        size = {"image_size": given["image_size"]} if "image_size" in given else {}
+        try:
+            trunk = build_trunk(
+                TrunkSpec(
+                    **{**asdict(spec), "trunk": "vgg16", "layer": (), "image_size": (0, 0)} | size
+                )
+            )
+        except WeightsUnavailableError:
+            raise error from None
+        log.warning("%s", error)
+        log.warning(
+            "using vgg16, whose ImageNet weights are at hand, in the place of %s", spec.trunk
+        )
+        return trunk
+
+
+def _plan(out: Path, source: Source, engine: Engine, config: ExtractConfig) -> Summary:
+    """Say what a run would do."""
+    values = sum(int(np.prod(shape)) for shape in engine.shapes.values())
+    size = len(source.items) * values * np.dtype(config.dtype).itemsize
+    layers = ", ".join(f"{layer} {shape}" for layer, shape in engine.shapes.items())
+    log.info(
+        "would write %d pictures of %d classes, %s at %s in %s: %.1f MB in %s",
+        len(source.items),
+        len(source.class_names),
+        engine.spec.trunk,
+        layers,
+        config.dtype,
+        size / 1e6,
+        out,
+    )
+    return Summary(out, len(source.items), 0, [], 0, source.class_names, engine.shapes)
+
+
+def _prepare(out: Path, source: Source, engine: Engine, config: ExtractConfig) -> None:
+    """Make the store, or make sure that the existing one is of these weights and this source."""
+    exists = out.exists()
+    if exists:
+        difference = find_difference(out, source, engine)
+        if not difference:
+            return
+        if not config.overwrite:
+            raise StoreError(
+                f"{out}: {difference}; restore what it was made from, name another file, or give "
+                "--overwrite"
+            )
+        if is_in_use(out):
+            raise StoreError(f"{out}: another process is writing to it; stop that one first")
+    create_store(out, source.items, engine.shapes, _attributes(source, engine, config), exists)
+
+
+def _attributes(source: Source, engine: Engine, config: ExtractConfig) -> dict[str, Any]:
+    keras = load_keras()
+    packages = ("headstart", "keras", keras.backend.backend(), "h5py", "numpy", "pillow")
+    made_by = [f"python {platform.python_version()}", *(f"{p} {version(p)}" for p in packages)]
+    settings = {k: v for k, v in asdict(config).items() if k not in _ACTIONS}
+    return {
+        **engine.spec.to_dict(),
+        **settings,
+        "class_names": source.class_names,
+        "weights_sha256": engine.weights_sha256,
+        "source": source.root,
+        "versions": made_by,
+        "command": shlex.join(sys.argv),
+    }
+
+
+def _fill(
+    store: Store,
+    items: Sequence[Item],
+    rows: np.ndarray,
+    engine: Engine,
+    config: ExtractConfig,
+    clock: Clock,
+) -> None:
+    """Compute the rows that are still to do."""
+    finished = len(items) - len(rows)
+    height, width = engine.spec.image_size
+    log.info(
+        "%d pictures, %d done before; %s at %d x %d pixels, %d at a time, %d workers",
+        *(len(items), finished, engine.spec.trunk, width, height),
+        *(engine.batch_size, config.workers),
+    )
+    blocks = stream_features(items, rows, engine, config.workers, clock)
+    try:
+        with progress(len(items), "pictures", finished) as bar:
+            for block in blocks:
+                began = time.monotonic()
+                store.write(block)
+                clock.write += time.monotonic() - began
+                bar.update(len(block.rows) + len(block.failed))
+            store.commit()
+    except KeyboardInterrupt:
+        store.commit()
+        raise KeyboardInterrupt(
+            f"{int((store.status != 0).sum())} of {len(items)} pictures are in {store.path}; "
+            "the same command goes on"
+        ) from None

@@ -1,0 +1,99 @@
+"""What many tests share: small pictures, stores written through the store, a quick trunk."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from extract.config import TrunkSpec
+from extract.source import Item
+from extract.store import Block, Failure, create_store, open_store
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+# One convolution of the smallest trunk: everything is real, and a batch takes milliseconds.
+QUICK = {
+    "trunk": "mobilenet",
+    "weights": "none",
+    "layer": ("conv1_relu",),
+    "image_size": (32, 32),
+}
+
+MakeStore = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real pictures and weights; where it is lacking, tests that use it skip."""
+    if not SHARED.is_dir():
+        pytest.skip("the real pictures and weights are not here")
+    return SHARED
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder with 2 classes in 2 splits: 8 small pictures of different sizes."""
+    generator = np.random.default_rng(0)
+    root = tmp_path / "pictures"
+    for split in ("train", "validation"):
+        for name in ("cat", "dog"):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(2):
+                pixels = generator.integers(0, 256, (20 + i, 30, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return root
+
+
+def items_of(keys: Sequence[str], labels: Sequence[int], split: Sequence[int]) -> list[Item]:
+    return [Item(k, f"/nowhere/{k}", y, s) for k, y, s in zip(keys, labels, split, strict=True)]
+
+
+@pytest.fixture
+def make_store(tmp_path: Path) -> Iterator[MakeStore]:
+    """Write a complete store with the given features through the store's own functions."""
+
+    def make(
+        features: np.ndarray | dict[str, np.ndarray],
+        labels: Sequence[int],
+        split: Sequence[int] | None = None,
+        keys: Sequence[str] | None = None,
+        groups: Sequence[str] | None = None,
+        class_names: Sequence[str] = ("cat", "dog"),
+        failed: Sequence[int] = (),
+        name: str = "made.h5",
+    ) -> Path:
+        layers = features if isinstance(features, dict) else {"conv1_relu": features}
+        count = len(labels)
+        keys = keys or [f"{i:06d}.png" for i in range(count)]
+        items = items_of(keys, labels, split if split is not None else [0] * count)
+        if groups is not None:
+            items = [item._replace(group=group) for item, group in zip(items, groups, strict=True)]
+        spec = TrunkSpec(**{**QUICK, "layer": tuple(layers)})  # type: ignore[arg-type]
+        first = next(iter(layers.values()))
+        attributes = {
+            **spec.to_dict(),
+            "class_names": tuple(class_names),
+            "dtype": str(first.dtype),
+            "weights_sha256": "0" * 64,
+        }
+        path = tmp_path / name
+        create_store(path, items, {k: v.shape[1:] for k, v in layers.items()}, attributes)
+        rows = np.array([i for i in range(count) if i not in failed], np.int64)
+        block = Block(
+            rows,
+            {layer: values[rows] for layer, values in layers.items()},
+            np.full((len(rows), 16), 7, np.uint8),
+            [Failure(row, "is empty", bytes(16)) for row in failed],
+        )
+        with open_store(path, write=True) as store:
+            store.write(block)
+        return path
+
+    return make

@@ -1,0 +1,109 @@
+"""Settings of stage two: good and bad rows side by side."""
+
+from typing import Any
+
+import pytest
+
+from classify.config import DEFAULTS, HeadSpec, PredictConfig, TrainConfig, candidate_specs
+from extract.errors import SettingError
+
+GOOD: list[dict[str, Any]] = [
+    {},
+    {"head": "logistic"},
+    {"head": "logistic", "C": 0.01},
+    {"units": 1, "dropout": 0, "epochs": 1, "batch_size": 1, "patience": 1},
+    {"dropout": 0.999, "learning_rate": 1e-9, "seed": 2**32 - 1},
+    {"optimizer": "sgd", "momentum": 0.9, "nesterov": True},
+    {"optimizer": "sgd", "momentum": 0.0},
+    {"optimizer": "rmsprop", "momentum": 0.9},
+    {"optimizer": "adam"},
+]
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"head": "dens"}, "nearest: dense"),
+    ({"units": 0}, "units: found 0"),
+    ({"units": -3}, "units: found -3"),
+    ({"epochs": 0}, "epochs: found 0"),
+    ({"batch_size": 0}, "batch_size: found 0"),
+    ({"patience": 0}, "patience: found 0"),
+    ({"dropout": 1.0}, "dropout: found 1.0"),
+    ({"dropout": -0.1}, "dropout: found -0.1"),
+    ({"dropout": float("nan")}, "dropout: found nan"),
+    ({"learning_rate": 0.0}, "learning_rate: found 0.0"),
+    ({"learning_rate": float("inf")}, "learning_rate: found inf"),
+    ({"learning_rate": float("nan")}, "learning_rate: found nan"),
+    ({"seed": -1}, "seed: found -1"),
+    ({"seed": 2**32}, "seed: found 4294967296"),
+    ({"optimizer": "sdg"}, "nearest: sgd"),
+    ({"optimizer": "sgd", "momentum": 1.0}, "momentum: found 1.0"),
+    ({"head": "logistic", "C": 0.0}, "C: found 0.0"),
+    # Settings that can have no effect.
+    ({"optimizer": "adam", "momentum": 0.9}, "momentum: has no effect with --optimizer adam"),
+    ({"nesterov": True}, "nesterov: has no effect"),
+    ({"optimizer": "sgd", "nesterov": True}, "nesterov: has no effect"),
+    ({"optimizer": "rmsprop", "momentum": 0.9, "nesterov": True}, "nesterov: has no effect"),
+    ({"C": 1.0}, "C: has no effect with --head dense; it belongs to logistic"),
+    ({"head": "logistic", "dropout": 0.2}, "dropout: has no effect with --head logistic"),
+    ({"head": "logistic", "seed": 1}, "seed: has no effect"),
+]
+
+
+@pytest.mark.parametrize("settings", GOOD, ids=str)
+def test_good(settings: dict[str, Any]) -> None:
+    spec = HeadSpec(**settings)
+    assert {name: getattr(spec, name) for name in settings} == settings
+
+
+@pytest.mark.parametrize(("settings", "message"), BAD, ids=str)
+def test_bad(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError) as raised:
+        HeadSpec(**settings)
+    assert message in str(raised.value)
+    assert raised.value.exit_code == 2
+
+
+@pytest.mark.parametrize("head", DEFAULTS)
+def test_what_is_left_out_has_its_default_and_what_is_foreign_stays_none(head: str) -> None:
+    spec = HeadSpec(head)
+    set_values = {name: value for name, value in DEFAULTS[head].items() if value is not None}
+    assert spec.to_dict() == {"head": head, **set_values}
+
+
+def test_the_default_is_the_head_of_the_course() -> None:
+    spec = HeadSpec()
+    assert (spec.head, spec.units, spec.dropout) == ("dense", 1024, 0.2)
+    assert (spec.optimizer, spec.learning_rate) == ("rmsprop", 1e-4)
+
+
+def test_each_head_gets_the_settings_that_it_has() -> None:
+    dense, logistic = candidate_specs(
+        ["dense", "logistic"], {"units": 16, "C": 0.1, "dropout": None}
+    )
+    assert (dense.units, dense.C, dense.dropout) == (16, None, 0.2)
+    assert (logistic.units, logistic.C) == (None, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("heads", "settings", "message"),
+    [
+        (["logistic"], {"dropout": 0.5}, "dropout: has no effect with --head logistic"),
+        (["dense"], {"C": 0.5}, "C: has no effect with --head dense"),
+        (["dense", "logistc"], {}, "nearest: logistic"),
+    ],
+)
+def test_candidates_that_cannot_be(
+    heads: list[str], settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SettingError, match=message):
+        candidate_specs(heads, settings)
+
+
+@pytest.mark.parametrize("candidates", [(), (HeadSpec(), HeadSpec("dense"))], ids=["none", "twice"])
+def test_each_head_once(candidates: tuple[HeadSpec, ...]) -> None:
+    with pytest.raises(SettingError, match="expected each head once"):
+        TrainConfig(candidates)
+
+
+@pytest.mark.parametrize("settings", [{"top": 0}, {"top": -1}, {"format": "xml"}], ids=str)
+def test_predict_config(settings: dict[str, Any]) -> None:
+    with pytest.raises(SettingError):
+        PredictConfig(**settings)

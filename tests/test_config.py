@@ -1,0 +1,75 @@
+"""Settings are checked when they are made, before any library loads."""
+
+import subprocess
+import sys
+
+import pytest
+
+from extract.config import TRUNKS, ExtractConfig, TrunkSpec
+from extract.errors import SettingError
+
+
+def test_defaults_are_made_concrete() -> None:
+    assert TrunkSpec() == TrunkSpec(trunk="inception_v3", layer=("mixed7",), image_size=(299, 299))
+    assert TrunkSpec(trunk="vgg16").layer == ("block5_pool",)
+    assert TrunkSpec(trunk="vgg16", image_size=(150, 100)).image_size == (150, 100)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"trunk": "vgg61"}, "trunk 'vgg61' is unknown; nearest: vgg19, vgg16; see"),
+        ({"pooling": "mean"}, "pooling 'mean' is unknown; nearest: max; known: avg, max, none"),
+        ({"resize": "squash"}, "resize 'squash' is unknown"),
+        ({"interpolation": "bilinaer"}, "nearest: bilinear"),
+        ({"preprocess": "caffe"}, "preprocess 'caffe' is unknown"),
+        ({"image_size": (150, 0)}, "image_size: found 0"),
+        ({"layer": ("mixed7", "mixed7")}, "expected each layer once"),
+    ],
+)
+def test_a_bad_trunk_setting_is_named(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        TrunkSpec(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 0}, "batch_size: found 0"),
+        ({"workers": -1}, "workers: found -1"),
+        ({"dtype": "float64"}, "dtype 'float64' is unknown; nearest: float"),
+        ({"max_bad": "many"}, "max_bad: found 'many'"),
+        ({"max_bad": "-1"}, "max_bad: found '-1'"),
+        ({"max_bad": "101%"}, "max_bad: found '101%'"),
+    ],
+)
+def test_a_bad_running_setting_is_named(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        ExtractConfig(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("max_bad", "total", "tolerated"),
+    [("0", 1000, 0), ("3", 1000, 3), ("1%", 1000, 10), ("1%", 99, 0), ("0.5%", 1000, 5)],
+)
+def test_tolerated_pictures(max_bad: str, total: int, tolerated: int) -> None:
+    assert ExtractConfig(max_bad=max_bad).tolerated(total) == tolerated
+
+
+def test_a_spec_survives_its_dictionary() -> None:
+    spec = TrunkSpec(trunk="vgg16", layer=("block4_pool", "block5_pool"), image_size=(150, 100))
+    assert TrunkSpec.from_dict({**spec.to_dict(), "unrelated": 1}) == spec
+
+
+def test_every_name_is_the_snake_case_of_its_function() -> None:
+    for name, known in TRUNKS.items():
+        assert name.replace("_", "") == known.function.lower()
+
+
+def test_settings_load_no_heavy_library() -> None:
+    code = "import sys, extract.config, extract.cli; print({m.split('.')[0] for m in sys.modules})"
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    for heavy in ("numpy", "keras", "tensorflow", "h5py", "PIL", "tqdm"):
+        assert f"'{heavy}'" not in answer.stdout

@@ -1,0 +1,91 @@
+"""From the store to arrays: which rows, which layer, and what is refused."""
+
+import logging
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from classify.dataset import load_dataset
+from extract.config import TrunkSpec
+from extract.errors import SettingError, StoreError
+from extract.store import create_store
+from tests.conftest import MakeStore, items_of
+
+
+def features(count: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(count, *shape)).astype(np.float32)
+
+
+def test_rows_with_label_and_features_in_the_order_of_the_store(
+    make_store: MakeStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    X = features(6, 2, 2, 3)
+    path = make_store(X, [0, -1, 1, 1, 0, 1], [0, 0, 0, 1, 2, 1], failed=[3], groups=list("abcdef"))
+    with caplog.at_level(logging.INFO, "headstart"):
+        found = load_dataset(path)
+    rows = [0, 2, 4, 5]
+    np.testing.assert_array_equal(found.X, X[rows])
+    assert found.X.dtype == np.float32
+    assert found.y.tolist() == [0, 1, 0, 1]
+    assert found.keys == [f"{row:06d}.png" for row in rows]
+    assert found.groups == list("acef")
+    assert found.split.tolist() == [0, 0, 2, 1]
+    assert found.class_names == ("cat", "dog")
+    assert (found.layer, found.trunk.trunk) == ("conv1_relu", "mobilenet")
+    assert (found.weights_sha256, found.dtype) == ("0" * 64, "float32")
+    assert "left out: 1 pictures that could not be read" in caplog.text
+    assert "left out: 1 pictures without a label" in caplog.text
+
+
+def test_half_precision_is_widened(make_store: MakeStore) -> None:
+    X = features(4, 3).astype(np.float16)
+    found = load_dataset(make_store(X, [0, 1, 0, 1]))
+    assert (found.X.dtype, found.dtype) == (np.float32, "float16")
+    np.testing.assert_array_equal(found.X, X.astype(np.float32))
+    assert found.groups is None
+
+
+def test_one_layer_of_several(make_store: MakeStore) -> None:
+    path = make_store({"conv1_relu": features(4, 3), "conv_pw_1": features(4, 5)}, [0, 1, 0, 1])
+    assert load_dataset(path, "conv_pw_1").X.shape == (4, 5)
+    with pytest.raises(SettingError, match="holds conv1_relu, conv_pw_1; name one with --layer"):
+        load_dataset(path)
+    with pytest.raises(SettingError, match="layer 'conv_pw1' is unknown; nearest: conv_pw_1"):
+        load_dataset(path, "conv_pw1")
+
+
+def test_an_unfinished_store_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "half.h5"
+    spec = TrunkSpec("mobilenet", weights="none")
+    attributes = {**spec.to_dict(), "class_names": ("cat",), "dtype": "float32"}
+    create_store(path, items_of(["a", "b"], [0, 0], [0, 0]), {spec.layer[0]: (3,)}, attributes)
+    with pytest.raises(StoreError, match=r"2 of 2 pictures have no features yet.*same extract"):
+        load_dataset(path)
+
+
+def test_pictures_without_any_label_are_refused(make_store: MakeStore) -> None:
+    path = make_store(features(3, 2), [-1, -1, -1], class_names=())
+    with pytest.raises(StoreError, match="expected pictures in class folders"):
+        load_dataset(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_features_that_are_not_finite_are_refused(make_store: MakeStore, value: float) -> None:
+    path = make_store(features(4, 3), [0, 1, 0, 1])
+    with h5py.File(path, "r+") as file:
+        file["features"][2, 1] = value
+    with pytest.raises(
+        StoreError, match=r"features of 1 pictures are not finite .*first 000002\.png"
+    ):
+        load_dataset(path)
+
+
+def test_a_file_of_another_program_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.h5"
+    h5py.File(path, "w").close()
+    with pytest.raises(StoreError, match="another program"):
+        load_dataset(path)
+    with pytest.raises(StoreError, match="no such file"):
+        load_dataset(tmp_path / "none.h5")

@@ -1,0 +1,379 @@
+"""Every kind of picture becomes the right pixels, and every broken one a reason."""
+
+import struct
+import subprocess
+import sys
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFile
+
+import extract.decode
+from extract.decode import decode
+from extract.errors import ImageError
+from extract.source import IMAGE_ENDINGS, picture_kind
+
+RED, GREEN, BLUE, WHITE, BLACK = (200, 30, 40), (20, 180, 60), (10, 40, 220), (255,) * 3, (0,) * 3
+
+
+def saved(kind: str, picture: Image.Image, **options: Any) -> bytes:
+    stream = BytesIO()
+    picture.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def flat(mode: str, colour: Any, size: tuple[int, int] = (16, 16)) -> Image.Image:
+    return Image.new(mode, size, colour)
+
+
+def line(*pixels: Any, mode: str = "RGB") -> Image.Image:
+    picture = Image.new(mode, (len(pixels), 1))
+    for x, pixel in enumerate(pixels):
+        picture.putpixel((x, 0), pixel)
+    return picture
+
+
+def palette(*colours: tuple[int, ...]) -> Image.Image:
+    picture = line(*range(len(colours)), mode="P")
+    picture.putpalette([part for colour in colours for part in colour])
+    return picture
+
+
+def png(depth: int, colour: int, *row: int, clear: int | None = None, size: Any = None) -> bytes:
+    """Write a PNG by hand: Pillow writes no 16-bit colour and tells no lies about the size."""
+    size = size or (len(row) // {0: 1, 4: 2, 2: 3, 6: 4}[colour], 1)
+    pixels = b"\0" + struct.pack(f">{len(row)}{'H' if depth == 16 else 'B'}", *row)
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, 0))]
+    chunks += [(b"tRNS", struct.pack(">H", clear))] if clear is not None else []
+    chunks += [(b"IDAT", zlib.compress(pixels)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in chunks
+    )
+
+
+def adobe(content: bytes, transform: int | None) -> bytes:
+    """Take the Adobe marker out of a CMYK JPEG, or have it name another transform (2 is YCCK)."""
+    start = content.index(b"\xff\xee\x00\x0eAdobe")
+    kept = b"" if transform is None else content[start : start + 15] + bytes([transform])
+    return content[:start] + kept + content[start + 16 :]
+
+
+NOISE = Image.fromarray(np.random.default_rng(7).integers(0, 256, (24, 40, 3), dtype=np.uint8))
+FRAMES: dict[str, Any] = {"save_all": True, "append_images": [flat("RGB", RED, NOISE.size)]}
+FIRST = flat("RGB", BLUE, NOISE.size)
+RGBA = line((*RED, 255), (*RED, 0), (0, 0, 0, 64), mode="RGBA")
+ON_WHITE = [RED, WHITE, (191,) * 3]
+DEEP = np.array([[0, 255, 256, 0x8080, 0xFFFF]], np.uint16)
+GREYS = [(0,) * 3, (0,) * 3, (1,) * 3, (128,) * 3, (255,) * 3]
+BIG_ENDIAN = Image.frombytes("I;16B", (5, 1), DEEP.astype(">u2").tobytes())
+CMYK, CMYK_RGB = flat("CMYK", (60, 120, 20, 40)), (164, 114, 198)  # (1 - c) (1 - k), in 255ths
+CMYK_JPEG = saved("JPEG", CMYK, quality=98)
+# The file holds 255 less these: Y 90, Cb 100, Cr 180, K 200.
+YCCK_JPEG = adobe(saved("JPEG", flat("CMYK", (165, 155, 75, 55)), quality=98), 2)
+
+EXACT = {
+    "png": (saved("PNG", line(RED, BLUE)), [RED, BLUE]),
+    "png grey": (saved("PNG", line(0, 77, mode="L")), [BLACK, (77,) * 3]),
+    "png 1 bit": (saved("PNG", line(0, 1, mode="1")), [BLACK, WHITE]),
+    "png palette": (saved("PNG", palette(RED, BLUE)), [RED, BLUE]),
+    "png palette, 1 clear": (saved("PNG", palette(RED, BLUE), transparency=1), [RED, WHITE]),
+    "png palette, part clear": (
+        saved("PNG", palette(RED, BLACK, GREEN), transparency=b"\0\x80\xff"),
+        [WHITE, (127,) * 3, GREEN],
+    ),
+    "png grey alpha": (saved("PNG", line((9, 255), (9, 0), mode="LA")), [(9,) * 3, WHITE]),
+    "png alpha": (saved("PNG", RGBA), ON_WHITE),
+    "png, 1 clear": (saved("PNG", line(RED, BLUE), transparency=BLUE), [RED, WHITE]),
+    "png grey, 1 clear": (saved("PNG", line(9, 0, mode="L"), transparency=9), [WHITE, BLACK]),
+    "png 16 grey": (saved("PNG", Image.fromarray(DEEP)), GREYS),
+    "png 16 grey, 1 clear": (png(16, 0, 0x1234, 0x1235, clear=0x1234), [WHITE, (0x12,) * 3]),
+    "png 16 grey alpha": (png(16, 4, 0x4000, 0xFFFF, 0, 0), [(0x40,) * 3, WHITE]),
+    "png 16": (png(16, 2, 0x1234, 0x80FF, 0xFFFF, 0, 256, 255), [(0x12, 0x80, 255), (0, 1, 0)]),
+    "png 16 alpha": (png(16, 6, 0x1234, 0x80FF, 0, 0xFFFF, 1, 2, 3, 0), [(0x12, 0x80, 0), WHITE]),
+    "bmp": (saved("BMP", line(RED, GREEN, BLUE)), [RED, GREEN, BLUE]),
+    "bmp palette": (saved("BMP", palette(RED, BLUE)), [RED, BLUE]),
+    "gif": (saved("GIF", palette(RED, BLUE)), [RED, BLUE]),
+    "gif, 1 clear": (saved("GIF", palette(RED, BLUE), transparency=0), [WHITE, BLUE]),
+    "webp": (saved("WEBP", line(RED, BLUE), lossless=True), [RED, BLUE]),
+    "webp alpha": (saved("WEBP", RGBA, lossless=True), ON_WHITE),
+    "tiff": (saved("TIFF", line(RED, BLUE)), [RED, BLUE]),
+    "tiff alpha": (saved("TIFF", RGBA), ON_WHITE),
+    "tiff lzw": (saved("TIFF", line(RED, BLUE), compression="tiff_lzw"), [RED, BLUE]),
+    "tiff fax": (saved("TIFF", line(0, 1, mode="1"), compression="group4"), [BLACK, WHITE]),
+    "tiff 16 grey": (saved("TIFF", Image.fromarray(DEEP)), GREYS),
+    "tiff 16 grey, big-endian": (saved("TIFF", BIG_ENDIAN), GREYS),
+    "tiff 16 grey in 32": (saved("TIFF", Image.fromarray(DEEP.astype(np.int32))), GREYS),
+    "gif animated": (saved("GIF", FIRST.quantize(2), **FRAMES), [BLUE]),
+    "apng": (saved("PNG", FIRST, **FRAMES), [BLUE]),
+    "webp animated": (saved("WEBP", FIRST, lossless=True, **FRAMES), [BLUE]),
+}
+LOSSY = {
+    "jpeg": (saved("JPEG", flat("RGB", RED), quality=98), [RED]),
+    "jpeg progressive": (saved("JPEG", flat("RGB", RED), quality=98, progressive=True), [RED]),
+    "jpeg grey": (saved("JPEG", flat("L", 77), quality=98), [(77,) * 3]),
+    "jpeg cmyk, Adobe": (CMYK_JPEG, [CMYK_RGB]),
+    "jpeg cmyk": (adobe(CMYK_JPEG, None), [CMYK_RGB]),
+    "jpeg ycck": (YCCK_JPEG, [(72, 151, 168)]),
+    "mpo": (saved("MPO", FIRST, quality=98, **FRAMES), [BLUE]),
+    "tiff cmyk": (saved("TIFF", CMYK), [CMYK_RGB]),
+    "webp lossy": (saved("WEBP", flat("RGB", BLUE), quality=98), [BLUE]),
+}
+GOOD: dict[str, tuple[bytes, Any]] = {**EXACT, **LOSSY}
+
+# Pictures with enough in them to be cut short and mutated.
+REAL = {
+    "jpeg": saved("JPEG", NOISE),
+    "jpeg progressive": saved("JPEG", NOISE, progressive=True),
+    "jpeg cmyk": saved("JPEG", NOISE.convert("CMYK")),
+    "mpo": saved("MPO", NOISE, **FRAMES),
+    "png": saved("PNG", NOISE),
+    "png palette": saved("PNG", NOISE.quantize(16), transparency=b"\0\x80"),
+    "png 16 grey": saved("PNG", Image.fromarray(DEEP.repeat(20, 0))),
+    "apng": saved("PNG", NOISE, **FRAMES),
+    "bmp": saved("BMP", NOISE),
+    "gif": saved("GIF", NOISE, **FRAMES),
+    "webp": saved("WEBP", NOISE),
+    "webp animated": saved("WEBP", NOISE, lossless=True, **FRAMES),
+    "tiff": saved("TIFF", NOISE),
+    "tiff deflate": saved("TIFF", NOISE, compression="tiff_adobe_deflate"),
+    "tiff jpeg": saved("TIFF", NOISE, compression="jpeg"),
+}
+ALL = [*REAL.values(), *(content for content, _ in GOOD.values())]
+
+BAD = {
+    "empty": (b"", "^is empty$"),
+    "text": (
+        b"BMW, a car. " * 9,
+        r"^is not a picture of a known kind \(JPEG, PNG, BMP, GIF, WebP, TIFF\)$",
+    ),
+    "page": (b"<!DOCTYPE html><html>", "^is not a picture"),
+    "sound": (b"RIFF\0\0\0\0WAVEfmt " + bytes(40), "^is not a picture"),
+    "only a signature": (b"\x89PNG\r\n\x1a\n", "^is a damaged or unusual PNG"),
+    "bomb": (png(8, 2, size=(30000, 30000)), "^is 30000 x 30000 pixels; at most 134 million"),
+    "just too large": (png(1, 0, size=(2**14, 2**13 + 1)), "^is 16384 x 8193 pixels"),
+    "just too long": (png(8, 0, size=(1, 2**17 + 1)), "^is 1 x 131073 .* 131072 a side are read$"),
+    "float": (saved("TIFF", Image.fromarray(np.ones((2, 2), np.float32))), "^has float pixels"),
+    "below 0": (saved("TIFF", Image.fromarray(np.full((2, 2), -1, np.int32))), "outside 0"),
+    "above": (saved("TIFF", Image.fromarray(np.full((2, 2), 65536, np.int32))), "outside 0"),
+    "12 bits": (
+        REAL["jpeg"].replace(b"\xc0\0\x11\x08", b"\xc0\0\x11\x0c"),
+        "unusual JPEG .*12-bit",
+    ),
+    "not zlib": (REAL["png"].replace(b"IDATx", b"IDATy"), "^is a damaged or unusual PNG"),
+    "cut jpeg header": (REAL["jpeg"][:15], "^is truncated$"),
+    "cut jpeg": (REAL["jpeg"][:-99], "^is truncated$"),
+    "cut png": (REAL["png"][:-99], "^is truncated$"),
+    "cut bmp": (REAL["bmp"][:-99], "^is truncated$"),
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_colours(name: str) -> None:
+    content, pixels = GOOD[name]
+    decoded = decode(content, (1, len(pixels)))
+    assert (decoded.shape, decoded.dtype.name) == ((1, len(pixels), 3), "uint8")
+    assert decoded.flags.writeable
+    tolerance = 2 if name in LOSSY else 0
+    np.testing.assert_allclose(decoded[0].astype(int), pixels, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_reasons(name: str) -> None:
+    content, reason = BAD[name]
+    with pytest.raises(ImageError, match=reason) as found:
+        decode(content, (8, 8))
+    assert len(str(found.value).encode()) <= 120
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
+def test_stretch_is_pillows_plain_chain(interpolation: str) -> None:
+    resample = Image.Resampling[interpolation.upper()]
+    for content in (REAL["jpeg"], REAL["png"], REAL["webp"]):
+        plain = Image.open(BytesIO(content)).convert("RGB").resize((13, 9), resample)
+        decoded = decode(content, (9, 13), interpolation=interpolation)
+        np.testing.assert_array_equal(decoded, np.asarray(plain))
+
+
+def test_crop_and_pad_keep_the_shape() -> None:
+    wide = saved("PNG", line(RED, GREEN, BLUE).resize((60, 20), Image.Resampling.NEAREST))
+    assert (decode(wide, (10, 10), "crop", "nearest") == GREEN).all()
+    padded = decode(wide, (30, 30), "pad")
+    assert not padded[:10].any()
+    assert not padded[20:].any()
+    np.testing.assert_array_equal(padded[10:20], decode(wide, (10, 30)))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (1, 20000), (20000, 1)])
+def test_thin_pictures_are_not_lost(size: tuple[int, int]) -> None:
+    content = saved("PNG", flat("RGB", GREEN, size))
+    for resize in ("stretch", "crop"):
+        assert (decode(content, (30, 40), resize) == GREEN).all()
+    rows, columns = (decode(content, (30, 40), "pad") == GREEN).all(axis=-1).nonzero()
+    spans = len(set(rows)), len(set(columns))
+    assert spans == ((30, 30) if size == (1, 1) else (30, 1) if size[0] == 1 else (1, 40))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_orientation(orientation: int, kind: str) -> None:
+    corners = np.array([[RED, GREEN, BLUE], [WHITE, BLACK, RED]], np.uint8)
+    upright = corners.repeat(8, axis=0).repeat(8, axis=1)
+    across = upright.swapaxes(0, 1)
+    # The EXIF standard says of each number at which sides the first row and column lie.
+    by_row = (upright, upright[:, ::-1], upright[::-1, ::-1], upright[::-1])
+    by_column = (across, across[::-1], across[::-1, ::-1], across[:, ::-1])
+    stored = Image.fromarray(np.ascontiguousarray((*by_row, *by_column)[orientation - 1]))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    exact = {"quality": 100, "subsampling": 0, "lossless": True}  # each kind takes its own
+    decoded = decode(saved(kind, stored, exif=exif, **exact), (16, 24))
+    np.testing.assert_allclose(decoded.astype(int), upright, rtol=0, atol=3 * (kind == "JPEG"))
+
+
+MAKER = Image.Exif()
+MAKER[0x010F] = "a maker's name too long to be stored in the entry"
+BROKEN_EXIF = [b"Exif\0\0" + tail for tail in (b"", b"II*\0", b"\xff" * 50, MAKER.tobytes()[6:-20])]
+
+
+@pytest.mark.parametrize("exif", BROKEN_EXIF)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_broken_exif_does_not_lose_the_picture(exif: bytes, kind: str) -> None:
+    plain, odd = saved(kind, NOISE), saved(kind, NOISE, exif=exif)
+    expected = decode(plain, (9, 9))
+    warnings.simplefilter("error")  # in front of decode's own filter
+    np.testing.assert_array_equal(decode(odd, (9, 9)), expected)
+
+
+@pytest.mark.parametrize("lenient", [False, True])
+@pytest.mark.parametrize("name", REAL)
+def test_cut_short_is_never_filled(
+    name: str, lenient: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = REAL[name]
+    whole, refused = decode(content, (24, 40)), 0
+    for end in range(0, len(content), len(content) // 40):
+        monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
+        try:  # where a second frame or the trailer was cut, nothing is missing
+            np.testing.assert_array_equal(decode(content[:end], (24, 40)), whole)
+        except ImageError:
+            refused += 1
+    assert refused > 10
+
+
+ERRORS = [OSError, SyntaxError, struct.error, zlib.error, ValueError, TypeError, OverflowError]
+ERRORS += [MemoryError, EOFError, IndexError, KeyError, AssertionError, NotImplementedError]
+CALLS = ["PngImagePlugin.PngImageFile._open", "Image.Image.convert"]
+FAILURES = [(call, error) for call in CALLS for error in ERRORS]
+
+
+# Without memory a picture is not turned, which is no matter of broken EXIF.
+@pytest.mark.parametrize(("call", "error"), [*FAILURES, ("ImageOps.exif_transpose", MemoryError)])
+@pytest.mark.parametrize("said", ["", "odd\0\n\u00e9" + "and long " * 20])
+def test_what_pillow_raises_becomes_a_reason(
+    call: str, error: type[Exception], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error(said)
+
+    monkeypatch.setattr(f"PIL.{call}", fail)
+    reason = "needs more memory" if error is MemoryError else r"is a damaged or unusual PNG \(.+\)$"
+    with pytest.raises(ImageError, match=f"^{reason}") as found:
+        decode(GOOD["png grey"][0], (8, 8))
+    assert str(found.value).isprintable()
+    assert len(str(found.value).encode()) <= 120
+
+
+def test_our_own_mistakes_surface(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyError):
+        decode(REAL["png"], (8, 8), interpolation="cubic")
+    with pytest.raises(ValueError, match="squash") as found:
+        decode(REAL["png"], (8, 8), resize="squash")
+    assert not isinstance(found.value, ImageError)
+    monkeypatch.setattr(extract.decode, "_high_byte", lambda: None)
+    with pytest.raises(TypeError):
+        decode(REAL["png 16 grey"], (8, 8))
+
+
+def test_pillows_own_limit_does_not_warn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", NOISE.width * NOISE.height - 1)
+    with pytest.warns(Image.DecompressionBombWarning):
+        Image.open(BytesIO(REAL["tiff"]))
+    for content in REAL.values():
+        assert decode(content, (8, 8)).shape == (8, 8, 3)
+
+
+SCRIPT = """
+import sys
+from extract.decode import decode
+assert "PIL" not in sys.modules
+for content in sys.argv[1:]:
+    try:
+        print(decode(bytes.fromhex(content), (4, 4)).shape)
+    except ValueError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("flags", [[], ["-W", "error"]])
+def test_nothing_reaches_stderr(flags: list[str]) -> None:
+    """In a process of its own, since pytest takes warnings and log messages away."""
+    odd = saved("JPEG", NOISE, exif=BROKEN_EXIF[3])
+    tag = struct.pack("<HHLL", 277, 3, 1, 3)  # samples a pixel; Pillow logs when there are 99
+    logged = GOOD["tiff"][0].replace(tag, struct.pack("<HHLL", 277, 3, 1, 99))
+    command = [sys.executable, *flags, "-c", SCRIPT, odd.hex(), logged.hex()]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    reason = "is a damaged or unusual TIFF (Invalid value for samples per pixel)"
+    assert (ran.stdout, ran.stderr) == (f"(4, 4, 3)\n{reason}\n", "")
+
+
+def test_threads_agree() -> None:
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda content: decode(content, (8, 8)), ALL * 4))
+    np.testing.assert_array_equal(together, [decode(content, (8, 8)) for content in ALL * 4])
+
+
+def test_kinds_are_known_by_their_first_bytes() -> None:
+    assert [name for name, row in GOOD.items() if not picture_kind(row[0][:32])] == []
+    assert [name for name in BAD if not picture_kind(BAD[name][0][:32])] == list(BAD)[:4]
+
+
+def test_endings_are_pillows() -> None:
+    kinds = {"JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF"}
+    known = {ending for ending, kind in Image.registered_extensions().items() if kind in kinds}
+    assert known == set(IMAGE_ENDINGS)
+
+
+def reason_or_pixels(content: bytes) -> None:
+    try:
+        decoded = decode(content, (5, 7))
+    except ImageError as error:
+        sound = str(error).isprintable() and 0 < len(str(error).encode()) <= 120
+    else:
+        sound = (decoded.shape, decoded.dtype.name) == ((5, 7, 3), "uint8")
+    assert sound
+
+
+@given(st.sampled_from([c[:n] for c in REAL.values() for n in (0, 12, 30)]), st.binary())
+@example(b"\x89PNG\r\n\x1a\n", b"\0\0\0\x08I\xff\nR" + bytes(12))
+def test_any_bytes(head: bytes, tail: bytes) -> None:
+    reason_or_pixels(head + tail)
+
+
+CHANGES = st.tuples(st.integers(0, 9999), st.binary(max_size=4), st.integers(0, 4))
+
+
+@settings(max_examples=500)
+@given(st.sampled_from(ALL), st.lists(CHANGES, max_size=6))
+def test_mutated_pictures(content: bytes, changes: list[tuple[int, bytes, int]]) -> None:
+    for place, put, cut in changes:
+        at = place % (len(content) + 1)
+        content = content[:at] + put + content[at + cut :]
+    reason_or_pixels(content)

@@ -1,0 +1,148 @@
+"""Every engine against Keras' own predict on the same trunk, on every backend at hand."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from extract.backend import load_keras
+from extract.config import TrunkSpec
+from extract.engines import KerasEngine, open_engine
+from extract.errors import EngineError
+from extract.trunk import Trunk, build_trunk
+
+LAYERS = ("conv1_relu", "conv_pw_1_relu")
+PIXELS = np.random.default_rng(0).integers(0, 256, (11, 40, 40, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def trunk() -> Trunk:
+    return build_trunk(
+        TrunkSpec(trunk="mobilenet", weights="none", layer=LAYERS, image_size=(40, 40))
+    )
+
+
+def run(engine: Any, sizes: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Run the pictures in batches of these sizes; batches may come back in any order."""
+    cuts = np.cumsum(sizes)[:-1]
+    parts = zip(np.split(np.arange(len(PIXELS)), cuts), np.split(PIXELS, cuts), strict=True)
+    found = {name: np.zeros((len(PIXELS), *shape)) for name, shape in engine.shapes.items()}
+    for rows, features in engine.run(parts):
+        for name, values in features.items():
+            found[name][rows] = values
+    return found
+
+
+@pytest.mark.parametrize("sizes", [(4, 4, 3), (11,), (1,) * 11])
+def test_engine_equals_predict(trunk: Trunk, sizes: tuple[int, ...]) -> None:
+    expected = trunk.model.predict(PIXELS, verbose=0)
+    found = run(open_engine(trunk, batch_size=4 if max(sizes) <= 4 else 11), sizes)
+    for layer, values in zip(LAYERS, expected, strict=True):
+        np.testing.assert_allclose(found[layer], values, atol=1e-5)
+
+
+def test_float16_is_cast_by_the_engine(trunk: Trunk) -> None:
+    engine = open_engine(trunk, "float16", 4)
+    (_, features), *_ = engine.run([(None, PIXELS[:4])])
+    assert features["conv1_relu"].dtype == np.float16
+
+
+def test_the_batch_size_is_chosen(trunk: Trunk) -> None:
+    assert open_engine(trunk).batch_size >= 8
+
+
+class SmallDevice:
+    """A device whose memory holds ``holds`` pictures; counts the calls that fitted."""
+
+    def __init__(self, engine: KerasEngine, holds: int) -> None:
+        self.engine, self.holds, self.calls = engine, holds, 0
+
+    def compile(self, model: Any, dtype: str, batch_size: int) -> Any:
+        import tensorflow as tf
+
+        def call(pixels: np.ndarray) -> list[Any]:
+            if batch_size > self.holds:
+                raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+            self.calls += 1
+            return [np.asarray(output) for output in model(pixels, training=False)]
+
+        return call
+
+
+@pytest.mark.parametrize(("holds", "sizes"), [(3, (8, 3)), (1, (8, 3))])
+def test_batches_are_halved_when_memory_runs_out(
+    trunk: Trunk, holds: int, sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = KerasEngine(trunk, "float32", 8)
+    device = SmallDevice(engine, holds)
+    monkeypatch.setattr("extract.engines.compile_model", device.compile)
+    engine._call = device.compile(trunk.model, "float32", 8)
+    expected = trunk.model.predict(PIXELS, verbose=0)
+    found = run(engine, sizes)
+    assert engine.batch_size <= holds
+    for layer, values in zip(LAYERS, expected, strict=True):
+        np.testing.assert_allclose(found[layer], values, atol=1e-5)
+
+
+def test_a_picture_that_fits_no_memory_is_an_error(
+    trunk: Trunk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = KerasEngine(trunk, "float32", 2)
+    device = SmallDevice(engine, 0)
+    monkeypatch.setattr("extract.engines.compile_model", device.compile)
+    engine._call = device.compile(trunk.model, "float32", 2)
+    with pytest.raises(EngineError, match="does not hold one picture"):
+        run(engine, (2, 2, 2, 2, 2, 1))
+
+
+def test_another_error_is_not_taken_for_memory(trunk: Trunk) -> None:
+    engine = KerasEngine(trunk, "float32", 4)
+    with pytest.raises(Exception, match=r"(?i)shape|signature"):
+        list(engine.run([(None, PIXELS[:4, :20])]))
+    assert engine.batch_size == 4
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_another_backend_gives_the_same_features(
+    trunk: Trunk, tmp_path: Path, backend: str
+) -> None:
+    if backend == load_keras().backend.backend():
+        pytest.skip("this process is that backend")
+    pytest.importorskip("jax") if backend == "jax" else _skip_without_torch()
+    code = (
+        "import sys, numpy as np; from extract.config import TrunkSpec\n"
+        "from extract.engines import open_engine; from extract.trunk import build_trunk\n"
+        "pixels = np.load(sys.argv[1])\n"
+        "spec = TrunkSpec(trunk='mobilenet', weights='none', image_size=(40, 40),\n"
+        f"                 layer={LAYERS})\n"
+        "engine = open_engine(build_trunk(spec), 'float32', 11)\n"
+        "(_, features), = engine.run([(None, pixels)])\n"
+        "np.savez(sys.argv[2], digest=engine.weights_sha256, **features)\n"
+        "print(sorted({'tensorflow', 'jax', 'torch'} & set(sys.modules)))\n"
+    )
+    np.save(tmp_path / "pixels.npy", PIXELS)
+    child = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "pixels.npy", tmp_path / "features.npz"],
+        env={**os.environ, "KERAS_BACKEND": backend},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr
+    assert backend in child.stdout
+    found = np.load(tmp_path / "features.npz")
+    assert str(found["digest"]) == trunk.weights_sha256
+    for layer, values in zip(LAYERS, trunk.model.predict(PIXELS, verbose=0), strict=True):
+        np.testing.assert_allclose(found[layer], values, atol=1e-4)
+
+
+def _skip_without_torch() -> None:
+    # Looked for, not imported: beside TensorFlow in one process it can crash.
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        pytest.skip("PyTorch is not installed")

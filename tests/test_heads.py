@@ -1,0 +1,183 @@
+"""One contract for every head, and what is the dense head's own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from classify.config import DEFAULTS, HeadSpec
+from classify.heads import PREDICT_ROWS, DenseHead
+from classify.metrics import measure
+from classify.train import HEADS, LOADERS, Head
+from extract.errors import HeadError
+
+QUICK: dict[str, dict[str, Any]] = {
+    "dense": {"units": 16, "epochs": 12, "learning_rate": 0.01},
+    "logistic": {},
+}
+SHAPES = [(2, (8,)), (3, (8,)), (2, (2, 2, 3)), (3, (2, 2, 3))]
+Rows = tuple[np.ndarray, np.ndarray]
+
+
+def rows_of(classes: int, shape: tuple[int, ...], count: int = 90, seed: int = 0) -> Rows:
+    """Rows whose class shows in as many features as there are classes."""
+    generator = np.random.default_rng(seed)
+    y = np.arange(count) % classes
+    X = generator.normal(size=(count, int(np.prod(shape)))).astype(np.float32)
+    X[np.arange(count), y] += 4
+    return X.reshape(count, *shape), y
+
+
+def fit(kind: str, classes: int, shape: tuple[int, ...], **settings: Any) -> Head:
+    spec = HeadSpec(kind, **{**QUICK[kind], **settings})
+    return HEADS[kind](spec).fit(
+        *rows_of(classes, shape), *rows_of(classes, shape, count=30, seed=1)
+    )
+
+
+@pytest.mark.parametrize(("classes", "shape"), SHAPES, ids=str)
+@pytest.mark.parametrize("kind", DEFAULTS)
+def test_contract(kind: str, classes: int, shape: tuple[int, ...], tmp_path: Path) -> None:
+    X, y = rows_of(classes, shape, count=40, seed=2)
+    before = X.copy()
+    head = fit(kind, classes, shape)
+    scores = head.predict_proba(X)
+    assert scores.shape == (40, classes)
+    assert (scores >= 0).all()
+    np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-6)
+    assert measure(y, scores).accuracy > 0.9
+    # What was given is left as it was.
+    np.testing.assert_array_equal(X, before)
+    # Saved and loaded it is the same head.
+    head.save(tmp_path)
+    loaded = LOADERS[kind](tmp_path)
+    np.testing.assert_array_equal(loaded.predict_proba(X), scores)
+    # It knows what it takes.
+    for found in (head, loaded):
+        assert found.fits(shape, classes)
+        assert not found.fits((*shape, 2), classes)
+        assert not found.fits(shape, classes + 1)
+    # A second fit with the same settings gives the same numbers.
+    again = fit(kind, classes, shape)
+    np.testing.assert_array_equal(again.predict_proba(X), scores)
+    assert again.history == head.history
+
+
+def test_another_seed_gives_another_head() -> None:
+    X, _ = rows_of(2, (8,), seed=2)
+    scores = [fit("dense", 2, (8,), seed=seed).predict_proba(X) for seed in (0, 1)]
+    assert not np.array_equal(*scores)
+
+
+def test_more_rows_than_one_call_takes() -> None:
+    X, _ = rows_of(3, (8,), count=2 * PREDICT_ROWS + 1)
+    head = fit("dense", 3, (8,))
+    alone = head.predict_proba(X[PREDICT_ROWS : PREDICT_ROWS + 1])
+    np.testing.assert_allclose(head.predict_proba(X)[[PREDICT_ROWS]], alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_curves_end_where_the_head_is(classes: int) -> None:
+    head = fit("dense", classes, (8,))
+    X, y = rows_of(classes, (8,), count=30, seed=1)
+    found = measure(y, head.predict_proba(X))
+    assert set(head.history) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+    assert {len(values) for values in head.history.values()} == {QUICK["dense"]["epochs"]}
+    assert head.history["val_loss"][-1] == pytest.approx(found.loss, rel=1e-3)
+    assert head.history["val_accuracy"][-1] == pytest.approx(found.accuracy)
+
+
+def _model(**settings: Any) -> Any:
+    classes = settings.pop("classes", 2)
+    head = fit("dense", classes, (2, 2, 3), **{"epochs": 1, **settings})
+    assert isinstance(head, DenseHead)
+    return head._model
+
+
+def test_the_layers_are_those_of_the_course() -> None:
+    for classes, activation, units in ((2, "sigmoid", 1), (3, "softmax", 3)):
+        layers = _model(classes=classes, units=16, dropout=0.3).layers
+        assert [type(layer).__name__ for layer in layers] == [
+            "Flatten",
+            "Dense",
+            "Dropout",
+            "Dense",
+        ]
+        assert (layers[1].units, layers[1].activation.__name__) == (16, "relu")
+        assert layers[2].rate == 0.3
+        assert (layers[3].units, layers[3].activation.__name__) == (units, activation)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "wanted"),
+    [
+        ({"optimizer": "rmsprop"}, "RMSprop", {"momentum": 0.0}),
+        ({"optimizer": "rmsprop", "momentum": 0.5}, "RMSprop", {"momentum": 0.5}),
+        ({"optimizer": "adam"}, "Adam", {}),
+        ({"optimizer": "sgd"}, "SGD", {"momentum": 0.0, "nesterov": False}),
+        (
+            {"optimizer": "sgd", "momentum": 0.9, "nesterov": True},
+            "SGD",
+            {"momentum": 0.9, "nesterov": True},
+        ),
+    ],
+    ids=str,
+)
+def test_the_optimizer_is_told_what_was_asked(
+    settings: dict[str, Any], name: str, wanted: dict[str, Any]
+) -> None:
+    optimizer = _model(learning_rate=0.02, **settings).optimizer
+    assert type(optimizer).__name__ == name
+    found = optimizer.get_config()
+    assert found["learning_rate"] == pytest.approx(0.02)
+    assert {setting: found[setting] for setting in wanted} == wanted
+
+
+def test_patience_stops_early_and_takes_the_best_epoch() -> None:
+    # The labels of the validation rows are wrong on purpose: the more is learnt, the worse.
+    X, y = rows_of(2, (8,))
+    spec = HeadSpec("dense", units=16, epochs=50, learning_rate=0.01, patience=2)
+    head = DenseHead(spec).fit(X, y, X, 1 - y)
+    losses = head.history["val_loss"]
+    assert len(losses) == int(np.argmin(losses)) + 1 + 2
+    assert measure(1 - y, head.predict_proba(X)).loss == pytest.approx(min(losses), rel=1e-3)
+
+
+def test_a_loss_that_is_no_number_is_an_error_at_once() -> None:
+    with pytest.raises(HeadError, match=r"dense: the loss is nan in epoch \d; .*--learning-rate"):
+        fit("dense", 3, (8,), optimizer="sgd", learning_rate=1e30, epochs=50)
+
+
+_OTHER_BACKEND = """
+import numpy as np, pathlib, sys
+from tests.test_heads import fit, rows_of
+from classify.heads import DenseHead
+X, y = rows_of(3, (2, 2, 3), seed=2)
+head = fit("dense", 3, (2, 2, 3))
+scores = head.predict_proba(X)
+assert (scores.argmax(axis=1) == y).mean() > 0.9
+folder = pathlib.Path(sys.argv[1])
+head.save(folder)
+assert np.array_equal(DenseHead.load(folder).predict_proba(X), scores)
+assert np.array_equal(fit("dense", 3, (2, 2, 3)).predict_proba(X), scores)
+import keras
+print(keras.backend.backend())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_other_backends(backend: str, tmp_path: Path) -> None:
+    pytest.importorskip(backend)
+    done = subprocess.run(
+        [sys.executable, "-c", _OTHER_BACKEND, str(tmp_path)],
+        env={**os.environ, "KERAS_BACKEND": backend},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == [backend], done.stderr

@@ -1,0 +1,348 @@
+"""Stage one end to end: what is done stays done, what differs is named, what is bad is listed."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from extract.backend import load_keras
+from extract.config import TrunkSpec
+from extract.errors import EngineError, SettingError, StoreError
+from extract.run import Summary, extract_features
+from extract.show import verify
+from extract.store import open_store
+from extract.trunk import build_trunk
+from tests.conftest import QUICK
+
+
+def extract(source: Path, out: Path, **given: Any) -> Summary:
+    return extract_features(source, out, **{**QUICK, **given})
+
+
+def content(path: Path) -> dict[str, Any]:
+    """Everything in a store that must not depend on how it was made."""
+    with h5py.File(path) as file:
+        found = {name: file[name][:] for name in file if name != "features"}
+        features = file["features"]
+        layers = {"": features} if isinstance(features, h5py.Dataset) else dict(features)
+        found |= {f"features/{name}": values[:] for name, values in layers.items()}
+    return {
+        name: values.tobytes() if values.dtype != object else list(values)
+        for name, values in found.items()
+    }
+
+
+def test_rows_are_the_trunks_features_of_the_pictures(pictures: Path, tmp_path: Path) -> None:
+    summary = extract(pictures, tmp_path / "out.h5", batch_size=3, interpolation="nearest")
+    assert (summary.images, summary.computed, summary.failed) == (8, 8, [])
+    trunk = build_trunk(TrunkSpec(**{**QUICK, "interpolation": "nearest"}))  # type: ignore[arg-type]
+    with open_store(tmp_path / "out.h5") as store:
+        assert verify(store) == []
+        assert store.keys == sorted(str(p.relative_to(pictures)) for p in pictures.rglob("*.png"))
+        assert store.labels.tolist() == [0, 0, 1, 1] * 2
+        assert store.split.tolist() == [0] * 4 + [1] * 4
+        assert store.attributes["weights_sha256"] == trunk.weights_sha256
+        assert store.attributes["batch_size"] == 3
+        features = store.read("conv1_relu", slice(None))
+    for key, row in zip(store.keys, features, strict=True):
+        # Keras' own loader resizes to the nearest pixel through Pillow, too.
+        pixels = load_keras().utils.load_img(pictures / key, target_size=(32, 32))
+        expected = np.asarray(trunk.model(np.asarray(pixels)[None]))[0]
+        np.testing.assert_allclose(row, expected, atol=1e-5)
+
+
+def test_workers_and_batches_change_nothing(pictures: Path, tmp_path: Path) -> None:
+    extract(pictures, tmp_path / "a.h5", batch_size=8, workers=1)
+    extract(pictures, tmp_path / "b.h5", batch_size=1, workers=5)
+    a, b = content(tmp_path / "a.h5"), content(tmp_path / "b.h5")
+    features = [np.frombuffer(found.pop("features/"), "f4") for found in (a, b)]
+    assert a == b
+    np.testing.assert_allclose(*features, atol=1e-6)
+
+
+@given(stops=st.lists(st.integers(1, 7), max_size=3))
+@settings(max_examples=8, deadline=None)
+def test_stopped_anywhere_and_continued_is_one_run(
+    tmp_path_factory: pytest.TempPathFactory, stops: list[int]
+) -> None:
+    folder = tmp_path_factory.mktemp("stops")
+    source = folder / "source"
+    source.mkdir()
+    for i in range(8):
+        Image.new("RGB", (9, 9), (i * 30, 99, 255 - i)).save(source / f"{i}.png")
+    extract(source, folder / "whole.h5", batch_size=1)
+    computed = []
+    for stop in [*stops, None]:
+        with pytest.MonkeyPatch.context() as patch:
+            if stop is not None:
+                patch.setattr("extract.store.Store.write", interrupted_after(stop))
+            with contextlib.suppress(KeyboardInterrupt):
+                computed.append(extract(source, folder / "parts.h5", batch_size=1).computed)
+    assert computed[-1] == max(0, 8 - sum(stops)) if sum(stops) < 8 else computed[-1] <= 8
+    assert content(folder / "parts.h5") == content(folder / "whole.h5")
+
+
+def interrupted_after(blocks: int) -> Any:
+    from extract.store import Store
+
+    write, left = Store.write, [blocks]
+
+    def interrupted(store: Store, block: Any) -> None:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        write(store, block)
+
+    return interrupted
+
+
+def test_a_finished_store_is_left_alone(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.h5"
+    extract(pictures, out)
+    before = content(out)
+    assert extract_features(pictures, out).computed == 0
+    assert content(out) == before
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"pooling": "max"}, r"other settings: pooling \(stored avg, asked max\)"),
+        ({"layer": ("conv_pw_1_relu",)}, r"layer \(stored conv1_relu, asked conv_pw_1_relu\)"),
+        ({"dtype": "float16"}, r"dtype \(stored float32, asked float16\)"),
+        (
+            {"image_size": (40, 40), "preprocess": "rescale"},
+            r"image_size \(stored 32, 32, asked 40, 40\), preprocess \(stored auto",
+        ),
+    ],
+)
+def test_other_settings_are_refused_by_name(
+    pictures: Path, tmp_path: Path, given: dict[str, Any], message: str
+) -> None:
+    out = tmp_path / "out.h5"
+    extract(pictures, out)
+    before = content(out)
+    with pytest.raises(StoreError, match=message):
+        extract_features(pictures, out, **given)
+    assert content(out) == before
+    extract(pictures, out, **given, overwrite=True)
+    assert content(out) != before
+
+
+def test_settings_left_out_are_those_of_the_file(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.h5"
+    extract(pictures, out, pooling="none", dtype="float16")
+    assert extract_features(pictures, out).computed == 0
+    with open_store(out) as store:
+        assert (store.spec.pooling, store.dtype, store.spec.trunk) == (
+            "none",
+            "float16",
+            "mobilenet",
+        )
+
+
+def test_other_weights_are_refused(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.h5"
+    extract(pictures, out)
+    with h5py.File(out, "r+") as file:
+        file.attrs["weights_sha256"] = "1" * 64
+    with pytest.raises(StoreError, match=r"other weights \(SHA-256 1{12}, now"):
+        extract(pictures, out)
+
+
+def add(source: Path) -> None:
+    shutil.copy(source / "train/cat/0.png", source / "train/cat/9.png")
+
+
+def remove(source: Path) -> None:
+    (source / "train/cat/0.png").unlink()
+
+
+def move(source: Path) -> None:
+    (source / "train/cat").rename(source / "train/cow")
+    (source / "validation/cat").rename(source / "validation/cow")
+
+
+def replace(source: Path) -> None:
+    shutil.copy(source / "train/dog/1.png", source / "train/cat/0.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (add, r"1 new \(train/cat/9.png\)"),
+        (remove, r"1 missing \(train/cat/0.png\)"),
+        (move, r"4 new \(train/cow/0.png, .*4 missing"),
+        (replace, r"1 changed \(train/cat/0.png\)"),
+    ],
+)
+def test_a_changed_source_is_refused(
+    pictures: Path, tmp_path: Path, change: Any, message: str
+) -> None:
+    out = tmp_path / "out.h5"
+    extract(pictures, out)
+    change(pictures)
+    with pytest.raises(StoreError, match=message):
+        extract(pictures, out)
+    assert extract(pictures, out, overwrite=True).computed > 0
+    assert extract(pictures, out, overwrite=True).computed == 0
+
+
+def test_bad_pictures_are_listed_and_cost_nobody_else(pictures: Path, tmp_path: Path) -> None:
+    extract(pictures, tmp_path / "good.h5")
+    (pictures / "train/cat/empty.jpg").touch()
+    (pictures / "train/dog/text.png").write_text("no picture")
+    summary = extract(pictures, tmp_path / "out.h5", batch_size=2)
+    assert [key for key, _ in summary.failed] == ["train/cat/empty.jpg", "train/dog/text.png"]
+    assert all(reason for _, reason in summary.failed)
+    with open_store(tmp_path / "good.h5") as good, open_store(tmp_path / "out.h5") as store:
+        assert verify(store) == []
+        kept = np.flatnonzero(store.status == 1)
+        assert [store.keys[row] for row in kept] == good.keys
+        np.testing.assert_allclose(
+            store.read("conv1_relu", kept), good.read("conv1_relu", slice(None)), atol=1e-6
+        )
+
+
+def test_a_failed_picture_is_tried_again(pictures: Path, tmp_path: Path) -> None:
+    bad = pictures / "train/cat/0.png"
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[: len(whole) // 2])
+    assert len(extract(pictures, tmp_path / "out.h5").failed) == 1
+    bad.write_bytes(whole)
+    summary = extract(pictures, tmp_path / "out.h5")
+    assert (summary.computed, summary.failed) == (1, [])
+    with open_store(tmp_path / "out.h5") as store:
+        assert verify(store) == []
+        assert not store.failures()
+
+
+def test_a_dry_run_writes_nothing(pictures: Path, tmp_path: Path) -> None:
+    summary = extract(pictures, tmp_path / "out.h5", dry_run=True)
+    assert (summary.images, summary.shapes) == (8, {"conv1_relu": (32,)})
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_a_value_that_float16_cannot_hold_is_an_error(pictures: Path, tmp_path: Path) -> None:
+    trunk = build_trunk(TrunkSpec(**QUICK))  # type: ignore[arg-type]
+    whole = load_keras().applications.MobileNet(
+        include_top=False, weights=None, input_shape=(32, 32, 3)
+    )
+    values = [value * 1e7 if i == 0 else value for i, value in enumerate(whole.get_weights())]
+    whole.set_weights(values)
+    whole.save_weights(tmp_path / "large.weights.h5")
+    given = {"weights": str(tmp_path / "large.weights.h5"), "layer": ("conv1",)}
+    assert not extract(pictures, tmp_path / "a.h5", **given).failed
+    with pytest.raises(EngineError, match=r"train/cat/0.png: .* float16 cannot hold; use --dtype"):
+        extract(pictures, tmp_path / "b.h5", **given, dtype="float16")
+    assert trunk.shapes
+
+
+def test_an_unknown_setting_is_an_error(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="'colour' is no setting"):
+        extract(pictures, tmp_path / "out.h5", colour=True)
+
+
+COMMAND = (
+    sys.executable,
+    "-c",
+    "import sys; from extract.cli import extract_features; sys.exit(extract_features())",
+)
+
+
+def start(source: Path, out: Path, *flags: str) -> subprocess.Popen[str]:
+    trunk = ["--trunk", "mobilenet", "--weights", "none", "--image-size", "96"]
+    return subprocess.Popen(
+        [*COMMAND, str(source), str(out), *trunk, "--batch-size", "2", *flags],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_rows(out: Path, process: subprocess.Popen[str], count: int) -> None:
+    """Wait until so many rows are committed; the file is read as a stranger would: by its bytes."""
+    while process.poll() is None:
+        if out.exists() and sum(done_rows(out)) >= count:
+            return
+        time.sleep(0.02)
+
+
+def done_rows(out: Path) -> np.ndarray:
+    """Read ``status`` while another process writes."""
+    with h5py.File(out, locking=False) as file:
+        return np.asarray(file["status"][:] == 1)
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    generator = np.random.default_rng(0)
+    for i in range(240):
+        folder = tmp_path / "many" / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = generator.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i:03d}.png")
+    return tmp_path / "many"
+
+
+def test_ctrl_c_leaves_a_sound_store(many: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.h5"
+    process = start(many, out)
+    wait_for_rows(out, process, 1)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert "of 240 pictures are in" in stderr
+    with open_store(out) as store:
+        assert not store.complete
+        assert (store.status == 1).any()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_at_random_moments_nothing_is_lost_or_done_twice(many: Path, tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole.h5", tmp_path / "out.h5"
+    assert start(many, whole).wait() == 0
+    generator = np.random.default_rng(0)
+    done = np.zeros(240, bool)
+    kills = 0
+    while kills < 20:
+        process = start(many, out)
+        # From the first moment of start-up to well into the rows.
+        wait_for_rows(out, process, done.sum() + int(generator.integers(0, 2)) * 2)
+        time.sleep(float(generator.uniform(0, 0.4)))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kills += process.returncode == -signal.SIGKILL
+        if out.exists():
+            with open_store(out) as store:
+                now = store.status == 1
+            assert not (done & ~now).any(), "a finished row was lost"
+            done = now
+        if process.returncode == 0:
+            out.unlink()
+            done[:] = False
+    process = start(many, out)
+    _, stderr = process.communicate()
+    assert process.returncode == 0
+    assert f"{240 - done.sum()} new in" in stderr
+    found, expected = content(out), content(whole)
+    np.testing.assert_allclose(
+        np.frombuffer(found.pop("features/"), "f4"),
+        np.frombuffer(expected.pop("features/"), "f4"),
+        atol=1e-6,
+    )
+    assert found == expected
+    assert os.listdir(tmp_path / "many")

@@ -1,0 +1,325 @@
+import os
+import random
+import socket
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from extract.errors import ImageError, SourceError
+from extract.source import IMAGE_ENDINGS, Item, list_source, picture_kind, read_item
+
+JPEG = b"\xff\xd8\xff\xe0" + bytes(28)
+BMP = b"BM" + bytes(8) + (54).to_bytes(4, "little") + (40).to_bytes(4, "little") + bytes(14)
+
+
+def plant(root: Path, keys: Iterable[str]) -> Path:
+    """Make an empty file for each key, or an empty folder where it ends with a slash."""
+    for key in keys:
+        path = root / key
+        (path if key.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
+        if not key.endswith("/"):
+            path.touch()
+    return root
+
+
+def placed(root: Path) -> dict[str, tuple[str, int]]:
+    """Return the class and split of each key."""
+    source = list_source(root)
+    names = (*source.class_names, "")  # label -1 picks the last
+    return {item.key: (names[item.label], item.split) for item in source.items}
+
+
+LAYOUTS: dict[str, tuple[list[str], list[tuple[str, int]]]] = {
+    "flat": (["b.jpg", "a.PNG"], [("", 0), ("", 0)]),
+    "classes": (["dogs/a.jpg", "cats/b.jpg"], [("cats", 0), ("dogs", 0)]),
+    "deep": (
+        ["cats/2020/a.jpg", "cats/b.jpg", "dogs/x/y/c.jpg"],
+        [("cats", 0)] * 2 + [("dogs", 0)],
+    ),
+    "splits": (
+        ["train/cats/a.jpg", "validation/dogs/b.jpg", "test/cats/x/c.jpg"],
+        [("cats", 2), ("cats", 0), ("dogs", 1)],
+    ),
+    "one split": (["val/cats/a.jpg", "val/dogs/a.jpg"], [("cats", 1), ("dogs", 1)]),
+    "synonyms": (
+        ["Training/c/a.jpg", "VALID/c/a.jpg", "testing/c/a.jpg"],
+        [("c", 0), ("c", 1), ("c", 2)],
+    ),
+    "unlabelled test": (["train/cats/a.jpg", "test/a.jpg"], [("", 2), ("cats", 0)]),
+    "split without pictures": (["train/c/a.jpg", "docs/a.txt", "val/", "valid/"], [("c", 0)]),
+    "class called train, empty": (["cats/a.jpg", "train/"], [("cats", 0)]),
+    "split further down": (["cats/train/a.jpg", "dogs/val/a.jpg"], [("cats", 0), ("dogs", 0)]),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layouts_with_one_meaning(tmp_path: Path, name: str) -> None:
+    keys, expected = LAYOUTS[name]
+    found = placed(plant(tmp_path, keys))
+    assert list(found.values()) == expected
+    assert list(found) == sorted(k for k in keys if k.lower().endswith(IMAGE_ENDINGS))
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ([], ["found no picture among 0 files;"]),
+        (["a.txt", "x/b.csv", "c/"], ["no picture among 2 files (a.txt, x/b.csv)"]),
+        (["a.jpg", "b.jpg", "cats/c.jpg"], ["2 pictures (a.jpg, b.jpg)", "1 folder (cats: 1)"]),
+        (["a.jpg", "train/c/a.jpg"], ["1 picture (a.jpg)", "1 folder (train: 1)"]),
+        (
+            ["val/c/a.jpg", "train/a.jpg", "train/c/a.jpg", "train/c/b.jpg"],
+            ["train: found 1 picture (train/a.jpg) beside 1 folder (c: 2)"],
+        ),
+        (
+            ["train/c/a.jpg", *(f"{n}/a.jpg" for n in "abcd")],
+            ["1 split folder (train: 1) and 4 other folders (a: 1, b: 1, c: 1, ...)"],
+        ),
+        (["val/c/a.jpg", "valid/c/b.jpg"], ["2 split folders (val: 1, valid: 1)", "merge"]),
+        (["Train/c/a.jpg", "train/c/b.jpg"], ["2 split folders (Train: 1, train: 1)"]),
+    ],
+)
+def test_layouts_with_two_meanings(tmp_path: Path, keys: list[str], words: list[str]) -> None:
+    plant(tmp_path, keys)
+    if "Train/c/a.jpg" in keys and len(os.listdir(tmp_path)) == 1:
+        pytest.skip("names that differ in case are one folder here")
+    with pytest.raises(SourceError) as caught:
+        list_source(tmp_path)
+    message = str(caught.value)
+    assert message.startswith(str(tmp_path))
+    assert "; expected " in message
+    assert [word for word in words if word not in message] == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "warnings"),
+    [
+        (["a.jpg", "docs/"], []),
+        (["cats/a.jpg", "dogs/a.jpg"], []),
+        (["train/c/a.jpg", "train/d/a.jpg", "test/a.jpg"], []),
+        (
+            ["cats/a.jpg", "dogs/a.jpg", "birds/", "fish/x/"],
+            ["found no pictures in 2 split or class folders (birds, fish);"],
+        ),
+        (
+            ["train/c/a.jpg", "train/d/a.jpg", "train/e/", "val/", "test/c/"],
+            ["found no pictures in 3 split or class folders (test, train/e, val);"],
+        ),
+        (
+            ["train/c/a.jpg", "train/d/a.jpg", "val/c/a.jpg", "val/d/", "test/a.jpg"],
+            ["found no pictures of 1 class name (d) in val;"],
+        ),
+        (
+            ["train/c/a.jpg", "val/d/a.jpg"],
+            [
+                "found no pictures of 1 class name (d) in train;",
+                "found no pictures of 1 class name (c) in val;",
+            ],
+        ),
+        (["c/a.jpg", "c/b.jpg"], ["found one class, c; expected two or more;"]),
+        (["a.jpg", "README.md"], ["passed over 1 file (README.md): no pictures"]),
+        (
+            ["a.jpg", "d.py", "x.txt", "b.md", "c.md"],
+            ["passed over 4 files (b.md, c.md, d.py, ...): no pictures"],
+        ),
+        (
+            ["new\nline/a.jpg", "a/a.jpg", "tab\t/"],
+            ["found no pictures in 1 split or class folder"],
+        ),
+    ],
+)
+def test_warnings(tmp_path: Path, keys: list[str], warnings: list[str]) -> None:
+    found = list_source(plant(tmp_path, keys)).warnings
+    assert len(found) == len(warnings)
+    for text, expected in zip(found, warnings, strict=True):
+        assert text.startswith(f"{tmp_path}: {expected}")
+        assert text.isprintable()
+
+
+PICTURES = (
+    *(JPEG, BMP, b"BM" + b"\n" * 12 + b"\x28\0\0\0"),
+    *(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"GIF87a\1\0\1\0", b"GIF89a\1\0\1\0"),
+    *(b"RIFF\x24\0\0\0WEBPVP8 ", b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08"),
+    *(b"II+\0\x08\0\0\0", b"MM\0+\0\x08\0\0"),
+)
+OTHERS = (
+    *(b"", b"\xff\xd8", b"GIFTS for all of you", b"RIFF\x24\0\0\0WAVEfmt ", b"MMOs", b"II*"),
+    *(b"BM", b"BMW is a maker of cars and bikes"),
+    *(b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"),
+)
+
+
+@pytest.mark.parametrize("head", [*PICTURES, *OTHERS])
+def test_signatures_decide_where_the_ending_does_not(tmp_path: Path, head: bytes) -> None:
+    assert (picture_kind(head) is not None) is (head in PICTURES)
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "name").write_bytes(head)
+    assert ("name" in placed(tmp_path)) is (head in PICTURES)
+
+
+def test_endings_keep_a_bad_picture_in_the_list(tmp_path: Path) -> None:
+    endings = "jpg jpeg jpe jfif png bmp dib gif webp tif tiff mpo"
+    keys = [f"a.{ending.upper()}" for ending in endings.split()] + ["b.jpg"]
+    assert list(placed(plant(tmp_path, keys))) == sorted(keys)
+
+
+def test_clutter_is_passed_over_silently(tmp_path: Path) -> None:
+    clutter = ["Thumbs.db", "desktop.ini", "__MACOSX/a.jpg", ".x/a.jpg", "__pycache__/a.jpg"]
+    clutter += [".DS_Store", "cats/._a.jpg", "cats/.hidden/a.jpg", "dogs/thumbs.db"]
+    source = list_source(plant(tmp_path, ["cats/a.jpg", "dogs/b.jpg", *clutter]))
+    assert [item.key for item in source.items] == ["cats/a.jpg", "dogs/b.jpg"]
+    assert source.warnings == ()
+
+
+def test_one_picture_is_a_source(tmp_path: Path) -> None:
+    for name, head in (("a.jpg", b""), (".hidden.PNG", b""), ("no-ending", JPEG)):
+        path = tmp_path / name
+        path.write_bytes(head)
+        source = list_source(str(path))
+        assert source.items == (Item(name, str(path), -1, 0),)
+        assert (source.class_names, source.warnings, source.root) == ((), (), str(path))
+        assert read_item(source.items[0]) == head
+
+
+@pytest.mark.parametrize("name", ["absent", "absent.jpg", "store.h5", "a.zip", "file/a.jpg"])
+def test_other_sources_are_refused(tmp_path: Path, name: str) -> None:
+    plant(tmp_path, ["store.h5", "a.zip", "file"])
+    reason = (
+        "found a file that is no picture" if name[-3:] in (".h5", "zip") else "cannot be opened"
+    )
+    with pytest.raises(SourceError, match=f"{name}: {reason}.*; expected a folder of pictures"):
+        list_source(tmp_path / name)
+
+
+def test_links(tmp_path: Path) -> None:
+    plant(tmp_path, ["source/cats/a.jpg", "away/x/b.jpg", "away/c.jpg"])
+    root = tmp_path / "source"
+    for link, target in {
+        "dogs": "../away",  # followed, and twice is no loop
+        "wolves": "../away",
+        "cats/up": "..",  # loops
+        "cats/here": ".",
+        "cats/self": "self",
+        "cats/lost": "nowhere",  # broken
+        "cats/lost.JPG": "nowhere",
+        "cats/self.png": "self.png",
+        "cats/linked": "a.jpg",  # a file
+        "cats/linked.jpg": "a.jpg",
+    }.items():
+        (root / link).symlink_to(target)
+    source = list_source(root)
+    assert [item.key for item in source.items] == [
+        *("cats/a.jpg", "cats/linked.jpg", "cats/lost.JPG", "cats/self.png"),
+        *("dogs/c.jpg", "dogs/x/b.jpg", "wolves/c.jpg", "wolves/x/b.jpg"),
+    ]
+    assert [text.removeprefix(f"{root}: passed over ") for text in source.warnings] == [
+        "1 file (cats/linked): no pictures",
+        "2 files (cats/lost, cats/self): they cannot be opened",
+    ]
+    with pytest.raises(ImageError, match=r"^cannot be opened: No such file or directory$"):
+        read_item(source.items[2])
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs fifos")
+def test_fifos_and_sockets_are_never_opened(tmp_path: Path) -> None:
+    plant(tmp_path, ["a.jpg"])
+    os.mkfifo(tmp_path / "fifo")
+    os.mkfifo(tmp_path / "fifo.jpg")
+    (tmp_path / "link.jpg").symlink_to("fifo")
+    with socket.socket(socket.AF_UNIX) as server, suppress(OSError):  # its path may be too long
+        server.bind(str(tmp_path / "s.png"))
+    assert list(placed(tmp_path)) == ["a.jpg"]
+    with pytest.raises(SourceError, match="no picture"):
+        list_source(tmp_path / "fifo.jpg")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    raw, spelled = os.fsdecode(b"caf\xe9.jpg"), "caf\\xe9.jpg"
+    plant(tmp_path, [f"a/{raw}", "a/caf\u00e9.jpg", "a/cafe\u0301.jpg", "b/new\nline.jpg"])
+    items = list_source(tmp_path).items
+    assert [item.key for item in items] == [
+        *(f"a/{spelled}", "a/cafe\u0301.jpg", "a/caf\u00e9.jpg", "b/new\nline.jpg")
+    ]
+    assert [read_item(item) for item in items] == [b""] * 4
+    plant(tmp_path, [f"a/{spelled}"])
+    with pytest.raises(SourceError) as caught:
+        list_source(tmp_path)
+    assert repr(str(tmp_path / "a" / raw)) in str(caught.value)
+    assert repr(str(tmp_path / "a" / spelled)) in str(caught.value)
+    with pytest.raises(SourceError, match="both"):  # two classes would become one
+        list_source(plant(tmp_path / "b", [os.fsdecode(b"\xe9/a.jpg"), "\\xe9/b.jpg"]))
+
+
+@contextmanager
+def denied(path: Path) -> Iterator[None]:
+    """Take away all permission to ``path``; root, whom nothing is denied, becomes nobody."""
+    if not hasattr(os, "geteuid"):
+        pytest.skip("needs the permissions of POSIX")
+    was_root = os.geteuid() == 0
+    mode = path.stat().st_mode
+    path.chmod(0)
+    try:
+        if was_root:
+            os.seteuid(65534)
+        with suppress(OSError):
+            os.listdir(path) if path.is_dir() else path.read_bytes()
+            pytest.skip("nothing can be denied here")
+        yield
+    finally:
+        if was_root:
+            os.seteuid(0)
+        path.chmod(mode)
+
+
+def test_permissions() -> None:
+    # tmp_path lies in a folder that only its owner may enter.
+    with tempfile.TemporaryDirectory() as name:
+        root = plant(Path(name), ["cats/a.jpg", "dogs/b.jpg", "dogs/c"])
+        root.chmod(0o755)
+        for folder in (root, root / "dogs"):
+            with denied(folder), pytest.raises(SourceError) as caught:
+                list_source(root)
+            assert f"{folder}: cannot be read: Permission denied" in str(caught.value)
+        with denied(root / "dogs" / "c"):
+            assert list_source(root).warnings[0].endswith("(dogs/c): they cannot be opened")
+        with denied(root / "dogs" / "b.jpg"):
+            item = list_source(root).items[1]
+            with pytest.raises(ImageError, match=r"^cannot be opened: Permission denied$"):
+                read_item(item)
+
+
+WORDS = st.text("abczB\u00e9\u4e2d -_\\", min_size=1, max_size=4)
+TREES = st.dictionaries(
+    WORDS,
+    st.lists(st.lists(WORDS, min_size=1, max_size=3).map("/".join), min_size=1, max_size=5),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(tree=TREES, chance=st.randoms(use_true_random=False))
+def test_any_tree_of_classes(tree: dict[str, list[str]], chance: random.Random) -> None:
+    keys = [f"{name}/{stem}.jpg" for name, stems in tree.items() for stem in stems]
+    sources = []
+    for _ in range(2):
+        chance.shuffle(keys)
+        with tempfile.TemporaryDirectory() as root:
+            source = list_source(plant(Path(root), keys))
+        rows = [item._replace(path=os.path.relpath(item.path, root)) for item in source.items]
+        sources.append((rows, source.class_names))
+    assert sources[0] == sources[1]
+    rows, class_names = sources[0]
+    assert class_names == tuple(sorted(tree))
+    assert [row.key for row in rows] == sorted(set(keys))
+    for row in rows:
+        assert row.label == class_names.index(row.key.split("/")[0])
+        assert (row.split, row.group, row.path) == (0, "", row.key)

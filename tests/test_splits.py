@@ -1,0 +1,118 @@
+"""No picture changes sides, no group parts, and every side can do its work."""
+
+import logging
+from collections.abc import Sequence
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from classify.dataset import Dataset
+from classify.splits import divide, held_out
+from extract.config import TrunkSpec
+from extract.errors import SplitError
+
+
+def dataset(
+    y: Sequence[int],
+    split: Sequence[int] | None = None,
+    keys: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
+    class_names: Sequence[str] = ("cat", "dog"),
+) -> Dataset:
+    count = len(y)
+    return Dataset(
+        X=np.zeros((count, 2), np.float32),
+        y=np.array(y, np.int64),
+        keys=list(keys or (f"{i}.jpg" for i in range(count))),
+        groups=None if groups is None else list(groups),
+        split=np.array(split if split is not None else [0] * count, np.int8),
+        class_names=tuple(class_names),
+        layer="mixed7",
+        trunk=TrunkSpec(),
+        weights_sha256="",
+        dtype="float32",
+    )
+
+
+def test_the_split_of_the_store_is_taken_where_it_has_one() -> None:
+    split = divide(dataset([0, 1, 0, 1, 0, 1], [0, 0, 1, 1, 2, 2]))
+    assert split.origin == "store"
+    assert split.train.tolist() == [0, 1]
+    assert split.validation.tolist() == [2, 3]
+    assert split.test.tolist() == [4, 5]
+
+
+def test_else_about_a_fifth_of_the_training_rows_is_held_out_and_test_rows_stay() -> None:
+    split = divide(dataset([0, 1] * 1000, [0] * 1600 + [2] * 400))
+    assert split.origin == "hold-out"
+    assert split.test.tolist() == list(range(1600, 2000))
+    assert len(split.validation) == pytest.approx(320, abs=60)
+    together = np.concatenate([split.train, split.validation])
+    assert sorted(together.tolist()) == list(range(1600))
+
+
+def test_the_hash_is_what_it_was() -> None:
+    # Another hash would move pictures that users have seen on one side.
+    names = [f"cats/{i}.jpg" for i in range(20)]
+    assert np.flatnonzero(held_out(names)).tolist() == [4, 12]
+
+
+names = st.lists(st.text(min_size=1), min_size=1, max_size=40, unique=True)
+
+
+@given(names, names, st.randoms())
+def test_adding_and_reordering_moves_no_name(
+    old: list[str], new: list[str], random: Random
+) -> None:
+    before = dict(zip(old, held_out(old).tolist(), strict=True))
+    together = list(dict.fromkeys([*new, *old]))
+    random.shuffle(together)
+    after = dict(zip(together, held_out(together).tolist(), strict=True))
+    assert {name: after[name] for name in old} == before
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 1)), min_size=20, max_size=60))
+def test_no_group_is_parted(rows: list[tuple[int, int]]) -> None:
+    groups = [f"patient {number}" if number else "" for number, _ in rows]
+    try:
+        split = divide(dataset([label for _, label in rows], groups=groups))
+    except SplitError:
+        return  # by chance one side or one class has no row, which has tests of its own
+    sides = [{groups[row] for row in side} - {""} for side in (split.train, split.validation)]
+    assert not sides[0] & sides[1]
+
+
+def test_a_row_without_a_group_is_held_out_by_its_key() -> None:
+    keys = [f"{i}.jpg" for i in range(200)]
+    alone = divide(dataset([0, 1] * 100, keys=keys))
+    grouped = divide(dataset([0, 1] * 100, keys=keys, groups=[""] * 200))
+    assert grouped.validation.tolist() == alone.validation.tolist()
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (dataset([0, 0, 0], [0, 0, 1], class_names=["cat"]), "found cat; expected two or more"),
+        (dataset([0, 1, 1], [0, 0, 2], keys=["b", "c", "d"]), "validation: none of 3"),
+        (dataset([0, 1], [1, 1]), "no training picture of cat, dog"),
+        (dataset([0, 1, 0], [0, 1, 1]), "no training picture of dog"),
+        (dataset([0, 1, 0], [0, 2, 1]), "no training picture of dog"),
+        (
+            dataset([0, 1, 0], [0, 0, 1], groups=["a", "b", "a"]),
+            "group 'a': its pictures are in two splits",
+        ),
+    ],
+)
+def test_what_cannot_be_divided_is_refused_by_name(made: Dataset, message: str) -> None:
+    with pytest.raises(SplitError) as raised:
+        divide(made)
+    assert message in str(raised.value)
+
+
+def test_a_class_that_is_not_judged_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "headstart"):
+        divide(dataset([0, 1, 0], [0, 0, 1]))
+    assert "no validation picture of dog" in caplog.text

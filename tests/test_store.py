@@ -1,0 +1,250 @@
+"""The file: made whole, written by row number, counted by status, opened with a clear error."""
+
+import multiprocessing
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from extract.config import TrunkSpec
+from extract.errors import StoreError
+from extract.show import describe, format_description, verify
+from extract.store import Block, Failure, create_store, open_store
+from tests.conftest import QUICK, MakeStore, items_of
+
+SPEC = TrunkSpec(**QUICK)  # type: ignore[arg-type]
+ATTRIBUTES = {
+    **SPEC.to_dict(),
+    "class_names": ("cat", "dog"),
+    "dtype": "float32",
+    "weights_sha256": "0" * 64,
+}
+
+
+def make_empty(path: Path, count: int, width: int = 3) -> Path:
+    items = items_of([f"{i:04d}.png" for i in range(count)], [0] * count, [0] * count)
+    create_store(path, items, {"conv1_relu": (width,)}, ATTRIBUTES)
+    return path
+
+
+def block_of(rows: list[int], width: int = 3, failed: tuple[int, ...] = ()) -> Block:
+    numbers = np.array(rows, np.int64)
+    return Block(
+        numbers,
+        {"conv1_relu": np.repeat(numbers[:, None], width, axis=1).astype("f4")},
+        np.repeat(numbers[:, None] % 256, 16, axis=1).astype("u1"),
+        [Failure(row, "is empty", b"\1" * 16) for row in failed],
+    )
+
+
+def test_a_reader_needs_only_h5py(make_store: MakeStore) -> None:
+    X = np.arange(12, dtype="f4").reshape(4, 3)
+    path = make_store(X, [0, 1, 0, -1], split=[0, 0, 1, 2], groups=["a", "a", "b", ""])
+    with h5py.File(path) as file:
+        assert np.array_equal(file["features"][:], X)
+        assert file["labels"][:].tolist() == [0, 1, 0, -1]
+        assert file["split"][:].tolist() == [0, 0, 1, 2]
+        assert h5py.check_enum_dtype(file["split"].dtype) == {
+            "train": 0,
+            "validation": 1,
+            "test": 2,
+        }
+        assert file["keys"].asstr()[0] == "000000.png"
+        assert list(file["groups"].asstr()[:]) == ["a", "a", "b", ""]
+        assert list(file.attrs["class_names"]) == ["cat", "dog"]
+        assert file.attrs["complete"] == 1
+        assert list(file.attrs["image_size"]) == [32, 32]
+        assert file["features"].chunks[1] == 3
+
+
+def test_several_layers_are_a_group(make_store: MakeStore) -> None:
+    layers = {"conv1_relu": np.ones((2, 2, 2, 3), "f2"), "conv_pw_1_relu": np.zeros((2, 5), "f2")}
+    path = make_store(layers, [0, 1])
+    with h5py.File(path) as file:
+        assert file["features/conv1_relu"].shape == (2, 2, 2, 3)
+        assert file["features/conv_pw_1_relu"].dtype == np.float16
+    with open_store(path) as store:
+        assert store.shapes == {"conv1_relu": (2, 2, 3), "conv_pw_1_relu": (5,)}
+        assert verify(store) == []
+
+
+@given(order=st.permutations(range(12)), cuts=st.lists(st.integers(1, 11), max_size=4))
+@settings(max_examples=25, deadline=None)
+def test_rows_may_be_written_in_any_order(
+    tmp_path_factory: pytest.TempPathFactory, order: list[int], cuts: list[int]
+) -> None:
+    path = make_empty(tmp_path_factory.mktemp("s") / "o.h5", 12)
+    for part in np.split(np.array(order), sorted(set(cuts))):
+        with open_store(path, write=True) as store:
+            store.write(block_of(part.tolist()))
+    with open_store(path) as store:
+        assert store.complete
+        assert verify(store) == []
+        expected = np.repeat(np.arange(12)[:, None], 3, axis=1)
+        assert np.array_equal(store.read("conv1_relu", slice(None)), expected)
+        assert np.array_equal(store.read("conv1_relu", np.array([1, 2, 7])), expected[[1, 2, 7]])
+        assert np.array_equal(store.digests()[:, 0], np.arange(12))
+
+
+def test_a_failed_row_is_nan_with_its_reason(tmp_path: Path) -> None:
+    path = make_empty(tmp_path / "o.h5", 3)
+    with open_store(path, write=True) as store:
+        store.write(block_of([0, 2], failed=(1,)))
+    with open_store(path) as store:
+        assert store.status.tolist() == [1, 2, 1]
+        assert np.isnan(store.read("conv1_relu", slice(1, 2))).all()
+        assert store.failures() == [Failure(1, "is empty", b"\1" * 16)]
+        assert describe(store)["failed"] == {"0001.png": "is empty"}
+        assert "0001.png: is empty" in format_description(describe(store))
+
+
+def test_a_long_reason_is_cut_at_a_character(tmp_path: Path) -> None:
+    path = make_empty(tmp_path / "o.h5", 1)
+    with open_store(path, write=True) as store:
+        store.write(block_of([])._replace(failed=[Failure(0, "é" * 100, bytes(16))]))
+    with open_store(path) as store:
+        assert store.failures()[0].reason == "é" * 60
+
+
+def test_uncommitted_rows_do_not_count(tmp_path: Path) -> None:
+    path = make_empty(tmp_path / "o.h5", 4)
+    child = multiprocessing.get_context("spawn").Process(target=write_and_hang, args=(str(path),))
+    child.start()
+    while not path.with_suffix(".ready").exists():
+        time.sleep(0.01)
+    child.kill()
+    child.join()
+    with open_store(path, write=True) as store:
+        assert store.status.tolist() == [1, 1, 0, 0]
+        assert store.read("conv1_relu", slice(0, 2))[:, 0].tolist() == [0, 1]
+
+
+def write_and_hang(path: str) -> None:
+    with open_store(path, write=True) as store:
+        store.write(block_of([0, 1]))
+        store.commit()
+        store.write(block_of([2]))
+        Path(path).with_suffix(".ready").touch()
+        signal.pause()
+
+
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+    path = make_empty(tmp_path / "o.h5", 1)
+    code = (
+        "import sys; from extract.store import open_store\n"
+        "try:\n with open_store(sys.argv[1], write=True): pass\n"
+        "except OSError as error: print(type(error).__name__, error)"
+    )
+    with open_store(path, write=True):
+        answer = subprocess.run(
+            [sys.executable, "-c", code, path], capture_output=True, text=True, check=True
+        )
+    assert answer.stdout.startswith("StoreError")
+    assert "another process has it open" in answer.stdout
+
+
+def test_a_name_that_was_just_taken_is_not_replaced(tmp_path: Path) -> None:
+    path = make_empty(tmp_path / "o.h5", 1)
+    with pytest.raises(StoreError, match="another run has just made it"):
+        make_empty(path, 2)
+    with open_store(path) as store:
+        assert len(store.keys) == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == ["o.h5"]
+
+
+def test_no_room_is_said_before_the_start(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"GB needed, .* GB free"):
+        make_empty(tmp_path / "o.h5", 1000, width=10**11)
+    assert list(tmp_path.iterdir()) == []
+
+
+def damage_truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def damage_text(path: Path) -> None:
+    path.write_text("not HDF5")
+
+
+def damage_foreign(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["x"] = 1
+
+
+def damage_newer(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file.attrs["format_version"] = 2
+
+
+def damage_missing(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        del file["digest"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_truncate, "truncated; expected a store"),
+        (damage_text, "not a readable HDF5 file"),
+        (damage_foreign, "of another program"),
+        (damage_newer, "format 2; expected 1 or lower; upgrade"),
+        (damage_missing, "lacks digest"),
+        (Path.unlink, "no such file"),
+    ],
+)
+def test_a_file_that_cannot_be_trusted_is_refused(
+    make_store: MakeStore, damage: object, message: str
+) -> None:
+    path = make_store(np.ones((2, 3), "f4"), [0, 1])
+    damage(path)  # type: ignore[operator]
+    with pytest.raises(StoreError, match=message), open_store(path):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "value", "message"),
+    [
+        ("features", 1, np.inf, "1 finished rows are not finite"),
+        ("features", 0, 0.0, "1 failed rows are not NaN"),
+        ("status", 1, 0, "1 of 3 rows are still to do"),
+        ("status", 1, 9, "status: 1 values outside 0 to 2"),
+        ("labels", 1, 2, "labels: 1 values outside -1 to 1"),
+        ("keys", 1, "000002.png", "keys: 1 are there twice"),
+        ("reason", 0, b"", "row 0 .* failed without a reason"),
+    ],
+)
+def test_verify_finds(
+    make_store: MakeStore, name: str, row: int, value: object, message: str
+) -> None:
+    path = make_store(np.ones((3, 3), "f4"), [0, 1, 1], failed=[0])
+    with open_store(path) as store:
+        assert verify(store) == []
+    with h5py.File(path, "r+") as file:
+        file[name][row] = value
+    with open_store(path) as store:
+        problems = verify(store)
+    assert len(problems) == 1
+    assert re.search(message, problems[0])
+
+
+def test_description_counts_classes_by_split(make_store: MakeStore) -> None:
+    path = make_store(np.ones((4, 3), "f4"), [0, 1, 1, -1], split=[0, 0, 1, 2])
+    with open_store(path) as store:
+        found = describe(store)
+    assert found["counts"] == {
+        "train": {"cat": 1, "dog": 1},
+        "validation": {"dog": 1},
+        "test": {"(no label)": 1},
+    }
+    assert found["layers"] == {"conv1_relu": [3]}
+    text = format_description(found)
+    assert "mobilenet, 32 x 32 pixels" in text
+    assert text.splitlines()[-1].split() == ["all", "2", "1", "1"]
