@@ -148,11 +148,11 @@ def _read_identity(folder: Path) -> dict[str, Any]:
     """Read ``bundle.json`` and make sure that it is one."""
     expected = "expected a folder that train-head wrote"
     try:
-        text = (folder / BUNDLE).read_text(encoding="utf-8")
+        content = (folder / BUNDLE).read_bytes()
     except OSError as error:
         raise HeadError(f"{folder}: no readable {BUNDLE}; {expected}") from error
     try:
-        described = json.loads(text)
+        described = json.loads(content)
     except ValueError as error:
         raise HeadError(f"{folder / BUNDLE}: not JSON; {expected}; train it again") from error
     if not isinstance(described, dict) or described.get("format") != FORMAT:

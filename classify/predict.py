@@ -156,6 +156,7 @@ def save_predictions(predictions: Iterable[Prediction], path: Path, form: str) -
     Raises:
         HeadError: The file cannot be written.
     """
+    path = path.resolve()  # a link stays, and what it leads to is replaced
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with beside.open("w", encoding="utf-8", newline="") as file:

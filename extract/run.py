@@ -79,11 +79,11 @@ def extract_features(
     """
     clock, began = Clock(), time.monotonic()
     out = Path(out)
+    spec, config, given = settle(out, settings)
     pictures = list_source(source)
     for warning in pictures.warnings:
         log.warning("%s", warning)
-    with_stored, config, given = settle(out, settings)
-    trunk = _build(with_stored, given)
+    trunk = _build(spec, given)
     engine = open_engine(trunk, config.dtype, config.batch_size)
     config = replace(config, batch_size=engine.batch_size)
     if config.dry_run:

@@ -42,7 +42,8 @@ def test_rows_with_label_and_features_in_the_order_of_the_store(
 def test_half_precision_is_widened(make_store: MakeStore) -> None:
     X = features(4, 3).astype(np.float16)
     found = load_dataset(make_store(X, [0, 1, 0, 1]))
-    assert (found.X.dtype, found.dtype) == (np.float32, "float16")
+    assert found.X.dtype == np.float32
+    assert found.dtype == "float16"
     np.testing.assert_array_equal(found.X, X.astype(np.float32))
     assert found.groups is None
 

@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 
 from classify.config import DEFAULTS, HeadSpec
-from classify.heads import PREDICT_ROWS, DenseHead
+from classify.heads import PREDICT_ROWS, DenseHead, _build
 from classify.metrics import measure
 from classify.train import HEADS, LOADERS, Head
+from extract.backend import load_keras
 from extract.errors import HeadError
 
 QUICK: dict[str, dict[str, Any]] = {
-    "dense": {"units": 16, "epochs": 12, "learning_rate": 0.01},
+    "dense": {"units": 16, "epochs": 5, "learning_rate": 0.03},
     "logistic": {},
 }
-SHAPES = [(2, (8,)), (3, (8,)), (2, (2, 2, 3)), (3, (2, 2, 3))]
+SHAPES = [(2, (8,)), (3, (2, 2, 3))]
 Rows = tuple[np.ndarray, np.ndarray]
 
 
@@ -69,8 +70,8 @@ def test_contract(kind: str, classes: int, shape: tuple[int, ...], tmp_path: Pat
 
 def test_another_seed_gives_another_head() -> None:
     X, _ = rows_of(2, (8,), seed=2)
-    scores = [fit("dense", 2, (8,), seed=seed).predict_proba(X) for seed in (0, 1)]
-    assert not np.array_equal(*scores)
+    zero, one = (fit("dense", 2, (8,), seed=seed, epochs=1).predict_proba(X) for seed in (0, 1))
+    assert not np.array_equal(zero, one)
 
 
 def test_more_rows_than_one_call_takes() -> None:
@@ -91,16 +92,10 @@ def test_the_curves_end_where_the_head_is(classes: int) -> None:
     assert head.history["val_accuracy"][-1] == pytest.approx(found.accuracy)
 
 
-def _model(**settings: Any) -> Any:
-    classes = settings.pop("classes", 2)
-    head = fit("dense", classes, (2, 2, 3), **{"epochs": 1, **settings})
-    assert isinstance(head, DenseHead)
-    return head._model
-
-
 def test_the_layers_are_those_of_the_course() -> None:
+    spec = HeadSpec(units=16, dropout=0.3)
     for classes, activation, units in ((2, "sigmoid", 1), (3, "softmax", 3)):
-        layers = _model(classes=classes, units=16, dropout=0.3).layers
+        layers = _build(load_keras(), spec, (2, 2, 3), classes).layers
         assert [type(layer).__name__ for layer in layers] == [
             "Flatten",
             "Dense",
@@ -130,7 +125,8 @@ def test_the_layers_are_those_of_the_course() -> None:
 def test_the_optimizer_is_told_what_was_asked(
     settings: dict[str, Any], name: str, wanted: dict[str, Any]
 ) -> None:
-    optimizer = _model(learning_rate=0.02, **settings).optimizer
+    spec = HeadSpec(learning_rate=0.02, **settings)
+    optimizer = _build(load_keras(), spec, (8,), 2).optimizer
     assert type(optimizer).__name__ == name
     found = optimizer.get_config()
     assert found["learning_rate"] == pytest.approx(0.02)
@@ -140,7 +136,7 @@ def test_the_optimizer_is_told_what_was_asked(
 def test_patience_stops_early_and_takes_the_best_epoch() -> None:
     # The labels of the validation rows are wrong on purpose: the more is learnt, the worse.
     X, y = rows_of(2, (8,))
-    spec = HeadSpec("dense", units=16, epochs=50, learning_rate=0.01, patience=2)
+    spec = HeadSpec("dense", units=16, epochs=50, learning_rate=0.03, patience=2)
     head = DenseHead(spec).fit(X, y, X, 1 - y)
     losses = head.history["val_loss"]
     assert len(losses) == int(np.argmin(losses)) + 1 + 2

@@ -1,12 +1,14 @@
 """Stage one end to end: what is done stays done, what differs is named, what is bad is listed."""
 
 import contextlib
+import io
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from PIL import Image
 
 from extract.backend import load_keras
 from extract.config import TrunkSpec
+from extract.decode import decode
 from extract.errors import EngineError, SettingError, StoreError
 from extract.run import Summary, extract_features
 from extract.show import verify
@@ -216,6 +219,76 @@ def test_bad_pictures_are_listed_and_cost_nobody_else(pictures: Path, tmp_path: 
         )
 
 
+def bomb() -> bytes:
+    """A PNG whose header promises 30,000 x 30,000 pixels."""
+    header = b"IHDR" + (30_000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
+    crc = zlib.crc32(header).to_bytes(4, "big")
+    rows = b"IDAT" + zlib.compress(bytes(1000))
+    chunk = (len(rows) - 4).to_bytes(4, "big") + rows + zlib.crc32(rows).to_bytes(4, "big")
+    return b"\x89PNG\r\n\x1a\n\0\0\0\x0d" + header + crc + chunk
+
+
+def test_a_folder_of_odd_files_beside_good_ones(pictures: Path, tmp_path: Path) -> None:
+    folder, picture = pictures / "train/cat", Image.open(pictures / "train/cat/0.png")
+    jpeg = io.BytesIO()
+    picture.save(jpeg, "JPEG")
+    rotated = picture.getexif()
+    rotated[0x0112] = 6
+    picture.save(folder / "rotated.jpg", exif=rotated)
+    picture.convert("CMYK").save(folder / "cmyk.jpg")
+    picture.convert("P").save(folder / "palette.gif")
+    picture.save(folder / "animated.gif", save_all=True, append_images=[picture.rotate(90)])
+    picture.resize((1, 1)).save(folder / "one.png")
+    Image.fromarray(np.arange(600, dtype="u2").reshape(20, 30) * 100).save(folder / "deep.png")
+    (folder / "renamed.png").write_bytes(jpeg.getvalue())
+    (folder / "no-ending").write_bytes(jpeg.getvalue())
+    bad = {
+        "empty.jpg": (b"", "is empty"),
+        "truncated.jpg": (jpeg.getvalue()[:-300], "is truncated"),
+        "bomb.png": (bomb(), "is 30000 x 30000 pixels; at most 134 million are read"),
+        "text.png": (b"no picture", "is not a picture of a known kind"),
+    }
+    for name, (file, _) in bad.items():
+        (folder / name).write_bytes(file)
+    summary = extract(pictures, tmp_path / "out.h5", batch_size=4)
+    assert {Path(key).name for key, _ in summary.failed} == set(bad)
+    for key, reason in summary.failed:
+        assert reason.startswith(bad[Path(key).name][1])
+    trunk = build_trunk(TrunkSpec(**QUICK))  # type: ignore[arg-type]
+    with open_store(tmp_path / "out.h5") as store:
+        assert verify(store) == []
+        assert len(store.keys) == 8 + 8 + len(bad)
+        for row in np.flatnonzero(store.status == 1):
+            pixels = decode((pictures / store.keys[row]).read_bytes(), (32, 32))
+            expected = np.asarray(trunk.model(pixels[None]))[0]
+            found = store.read("conv1_relu", slice(row, row + 1))[0]
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_memory_does_not_depend_on_the_number_of_pictures(tmp_path: Path) -> None:
+    peaks = []
+    pixels = np.random.default_rng(0).integers(0, 256, (375, 500, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "one.jpg")
+    for count in (300, 3000):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        for i in range(count):
+            os.link(tmp_path / "one.jpg", folder / f"{i}.jpg")
+        code = (
+            "import resource, sys; from extract.cli import extract_features\n"
+            "assert extract_features() == 0\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        words = [folder, tmp_path / f"{count}.h5", "--trunk", "mobilenet", "--weights", "none"]
+        words += ["--layer", "conv_pw_1_relu", "--image-size", "128", "--pooling", "none"]
+        child = subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
+        )
+        peaks.append(int(child.stdout))
+    assert peaks[1] < 1.1 * peaks[0]
+
+
 def test_a_failed_picture_is_tried_again(pictures: Path, tmp_path: Path) -> None:
     bad = pictures / "train/cat/0.png"
     whole = bad.read_bytes()
@@ -314,7 +387,7 @@ def test_ctrl_c_leaves_a_sound_store(many: Path, tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 def test_killed_at_random_moments_nothing_is_lost_or_done_twice(many: Path, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole.h5", tmp_path / "out.h5"
-    assert start(many, whole).wait() == 0
+    start(many, whole).communicate()
     generator = np.random.default_rng(0)
     done = np.zeros(240, bool)
     kills = 0
@@ -345,4 +418,3 @@ def test_killed_at_random_moments_nothing_is_lost_or_done_twice(many: Path, tmp_
         atol=1e-6,
     )
     assert found == expected
-    assert os.listdir(tmp_path / "many")

@@ -1,0 +1,293 @@
+"""The folder of a trained head: written whole or not at all, read with suspicion."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from classify.bundle import FILES, Bundle, check_target, load_bundle, save_bundle
+from classify.config import HeadSpec
+from classify.dataset import Dataset
+from classify.splits import divide
+from classify.train import Run, train
+from extract.config import TrunkSpec
+from extract.errors import HeadError
+
+DENSE = HeadSpec("dense", units=4, epochs=2, learning_rate=0.01)
+LOGISTIC = HeadSpec("logistic")
+
+
+def dataset() -> Dataset:
+    generator = np.random.default_rng(0)
+    y = np.arange(30) % 2
+    X = generator.normal(size=(30, 2, 2, 3)).astype(np.float32)
+    X[:, 0, 0, 0] += 3 * y
+    split = np.repeat([0, 1, 2], [18, 6, 6]).astype(np.int8)
+    keys = [f"{row}.jpg" for row in range(30)]
+    spec = TrunkSpec("mobilenet", weights="none", pooling="none", image_size=(32, 32))
+    return Dataset(X, y, keys, None, split, ("Käse", "<b>"), spec.layer[0], spec, "ab", "float16")
+
+
+def run_of(*specs: HeadSpec) -> Run:
+    return train(dataset(), divide(dataset()), specs)
+
+
+@pytest.fixture(scope="module")
+def dense_run() -> Run:
+    return run_of(DENSE)
+
+
+@pytest.fixture
+def dense(dense_run: Run, tmp_path: Path) -> Path:
+    save_bundle(tmp_path / "head", dataset(), dense_run, "out.h5", {"read": 0.1})
+    return tmp_path / "head"
+
+
+@pytest.fixture
+def logistic(tmp_path: Path) -> Path:
+    save_bundle(tmp_path / "head", dataset(), run_of(LOGISTIC), "out.h5", {"read": 0.1})
+    return tmp_path / "head"
+
+
+def names(folder: Path) -> set[str]:
+    return {entry.name for entry in folder.iterdir()}
+
+
+def test_what_is_written_is_read_back(dense: Path, dense_run: Run) -> None:
+    assert names(dense) == {
+        "bundle.json",
+        "head.keras",
+        "result.json",
+        "timing.json",
+        "curves.png",
+    }
+    made, loaded = dataset(), load_bundle(dense)
+    expected = Bundle(
+        loaded.head, ("Käse", "<b>"), made.trunk, "ab", "float16", made.layer, (2, 2, 3)
+    )
+    assert loaded == expected
+    wanted = dense_run.chosen.head.predict_proba(made.X)
+    np.testing.assert_array_equal(loaded.head.predict_proba(made.X), wanted)
+
+
+def test_a_head_of_scikit_learn(logistic: Path) -> None:
+    # No epochs, so no curves.
+    assert names(logistic) == {"bundle.json", "head.skops", "result.json", "timing.json"}
+    assert load_bundle(logistic).class_names == ("Käse", "<b>")
+
+
+def test_the_record_holds_every_setting_and_number(tmp_path: Path) -> None:
+    run = run_of(DENSE, LOGISTIC)
+    save_bundle(tmp_path / "head", dataset(), run, "some/out.h5", {"read": 0.12345})
+    found = json.loads((tmp_path / "head" / "result.json").read_text(encoding="utf-8"))
+    assert found["store"] == "some/out.h5"
+    assert found["trunk"]["image_size"] == [32, 32]
+    assert found["split"] == {"origin": "store", "train": 18, "validation": 6, "test": 6}
+    assert found["settings"] == run.chosen.spec.to_dict()
+    assert [c["settings"]["head"] for c in found["candidates"]] == ["dense", "logistic"]
+    for candidate, result in zip(found["candidates"], run.results, strict=True):
+        assert candidate["train"] == result.train._asdict()
+        assert candidate["validation"] == result.validation._asdict()
+        assert candidate["history"] == result.head.history
+    assert run.test is not None
+    assert found["test"] == run.test._asdict()
+    assert {"headstart", "numpy", "scikit-learn", "keras"} <= set(found["versions"])
+    timing = json.loads((tmp_path / "head" / "timing.json").read_text())
+    assert timing == {"read": 0.123}
+
+
+def test_the_same_seed_gives_the_same_bytes(dense: Path, tmp_path: Path) -> None:
+    save_bundle(tmp_path / "again", dataset(), run_of(DENSE), "out.h5", {"read": 9.9})
+    assert (tmp_path / "again/result.json").read_bytes() == (dense / "result.json").read_bytes()
+    save_bundle(
+        tmp_path / "other", dataset(), run_of(replace(DENSE, seed=1)), "out.h5", {"read": 9.9}
+    )
+    assert (tmp_path / "other/result.json").read_bytes() != (dense / "result.json").read_bytes()
+
+
+def test_the_curves_are_a_picture_with_something_on_it(dense: Path) -> None:
+    with Image.open(dense / "curves.png") as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    assert pixels.shape[0] > 300
+    assert pixels.shape[1] > 600
+    # Training in one colour, validation in another, beside black on white.
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
+
+
+# What may stand where a bundle is to be written.
+
+
+def _nothing(folder: Path) -> None: ...
+
+
+def _empty(folder: Path) -> None:
+    folder.mkdir()
+
+
+def _bundle(folder: Path) -> None:
+    folder.mkdir()
+    for name in FILES:
+        (folder / name).write_text("old")
+
+
+def _file(folder: Path) -> None:
+    folder.write_text("mine")
+
+
+def _foreign(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("mine")
+
+
+def _bundle_and_more(folder: Path) -> None:
+    _bundle(folder)
+    (folder / "notes.txt").write_text("mine")
+
+
+def _no_bundle_json(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "result.json").write_text("mine")
+
+
+@pytest.mark.parametrize("there", [_nothing, _empty, _bundle])
+def test_a_bundle_takes_the_place_of_nothing_or_a_bundle(
+    there: Callable[[Path], None], dense_run: Run, tmp_path: Path
+) -> None:
+    there(tmp_path / "head")
+    save_bundle(tmp_path / "head", dataset(), dense_run, "out.h5", {})
+    assert "head.skops" not in names(tmp_path / "head")
+    assert load_bundle(tmp_path / "head").class_names == ("Käse", "<b>")
+    # Nothing is left beside it.
+    assert names(tmp_path) == {"head"}
+
+
+@pytest.mark.parametrize(
+    ("there", "message"),
+    [
+        (_file, "found a file"),
+        (_foreign, "found thesis.tex"),
+        (_bundle_and_more, "found notes.txt"),
+        (_no_bundle_json, "found an unfinished head"),
+    ],
+)
+def test_what_is_no_bundle_stays_as_it_is(
+    there: Callable[[Path], None], message: str, dense_run: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "head"
+    there(folder)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for refuse in (
+        lambda: check_target(folder),
+        lambda: save_bundle(folder, dataset(), dense_run, "out.h5", {}),
+    ):
+        with pytest.raises(HeadError, match=message):
+            refuse()
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(HeadError, match="expected one; make it"):
+        check_target(tmp_path / "none" / "head")
+
+
+@pytest.mark.parametrize("interruption", [OSError("disk full"), KeyboardInterrupt()])
+def test_a_save_that_fails_leaves_the_former_head(
+    dense: Path, dense_run: Run, tmp_path: Path, interruption: BaseException
+) -> None:
+    class Failing:
+        history: dict[str, list[float]] = {}  # noqa: RUF012
+
+        def save(self, folder: Path) -> None:
+            (folder / "head.keras").write_text("half")
+            raise interruption
+
+    before = (dense / "bundle.json").read_bytes()
+    head: Any = Failing()
+    chosen = replace(dense_run.chosen, head=head)
+    with pytest.raises((HeadError, KeyboardInterrupt)):
+        save_bundle(dense, dataset(), replace(dense_run, chosen=chosen), "out.h5", {})
+    assert (dense / "bundle.json").read_bytes() == before
+    assert names(tmp_path) == {"head"}
+    load_bundle(dense)
+
+
+def test_a_link_is_followed(dense: Path, dense_run: Run, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(dense)
+    save_bundle(tmp_path / "link", dataset(), dense_run, "new.h5", {})
+    assert (tmp_path / "link").is_symlink()
+    assert json.loads((dense / "result.json").read_text())["store"] == "new.h5"
+
+
+# Damage.
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _change(folder: Path, **values: Any) -> None:
+    path = folder / "bundle.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def _without(folder: Path, name: str) -> None:
+    path = folder / "bundle.json"
+    described = json.loads(path.read_text())
+    del described[name]
+    path.write_text(json.dumps(described))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (shutil.rmtree, "no readable bundle.json"),
+        (lambda f: (f / "bundle.json").unlink(), "no readable bundle.json"),
+        (lambda f: (f / "bundle.json").write_bytes(b"\xff\xfe"), "not JSON"),
+        (lambda f: _truncate(f / "bundle.json"), "not JSON"),
+        (lambda f: (f / "bundle.json").write_text("[1]"), "another program"),
+        (lambda f: _change(f, format="other"), "another program"),
+        (lambda f: _change(f, format_version=2), "format 2; expected 1"),
+        (lambda f: _without(f, "layer"), "damaged"),
+        (lambda f: _change(f, settings={"head": "oracle"}), "damaged"),
+        (lambda f: _change(f, settings=[]), "cannot be read"),
+        (lambda f: _change(f, trunk={"trunk": "vgg61"}), "nearest: vgg19, vgg16"),
+        (lambda f: _change(f, class_names=["a", "b", "c"]), "does not take"),
+        (lambda f: _change(f, shape=[5]), "does not take"),
+        (lambda f: _truncate(f / "head.keras"), "cannot be read"),
+        (lambda f: (f / "head.keras").unlink(), "cannot be read"),
+        (lambda f: (f / "head.keras").write_text("no"), "cannot be read"),
+    ],
+)
+def test_a_damaged_bundle_is_refused_in_one_line(
+    dense: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    damage(dense)
+    with pytest.raises(HeadError, match=message) as raised:
+        load_bundle(dense)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "damage", [_truncate, lambda path: path.unlink(), lambda path: path.write_bytes(b"")]
+)
+def test_a_damaged_scikit_learn_head_is_refused(
+    logistic: Path, damage: Callable[[Path], None]
+) -> None:
+    damage(logistic / "head.skops")
+    with pytest.raises(HeadError, match="cannot be read"):
+        load_bundle(logistic)
+
+
+def test_a_head_that_would_run_code_is_refused(dense: Path) -> None:
+    import keras
+
+    model = keras.Sequential([keras.Input((2, 2, 3)), keras.layers.Lambda(lambda x: x)])
+    model.save(dense / "head.keras")
+    with pytest.raises(HeadError, match="cannot be read"):
+        load_bundle(dense)

@@ -1,0 +1,224 @@
+"""The commands of stage one: what they print where, and the exit code they end with."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from extract import cli
+from extract.store import open_store
+from tests.conftest import MakeStore
+
+QUICK_FLAGS = [
+    "--trunk",
+    "mobilenet",
+    "--weights",
+    "none",
+    "--layer",
+    "conv1_relu",
+    "--image-size",
+    "32",
+]
+
+
+def extract(*words: object) -> int:
+    return cli.extract_features([str(word) for word in words])
+
+
+def test_done_is_0_and_stdout_is_empty(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert extract(pictures, tmp_path / "out.h5", *QUICK_FLAGS) == 0
+    stdout, stderr = capsys.readouterr()
+    assert stdout == ""
+    lines = stderr.splitlines()
+    assert lines[0].startswith("8 pictures, 0 done before; mobilenet at 32 x 32 pixels")
+    assert "8 pictures, 2 classes, conv1_relu 32; 8 new in" in lines[-2]
+    assert "decode" in lines[-2]
+    assert lines[-1] == f"next: train-head {tmp_path / 'out.h5'}"
+
+
+def test_quiet_says_nothing(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert extract(pictures, tmp_path / "out.h5", *QUICK_FLAGS, "-q") == 0
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--layer", "conv9"],
+            "mobilenet: layer 'conv9' is unknown; nearest: conv",
+        ),
+        (["--weights", "no.h5"], "no.h5: no such file; expected weights of mobilenet"),
+    ],
+)
+def test_a_known_failure_is_1_and_one_line(
+    pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    message: str,
+) -> None:
+    words = ["--trunk", "mobilenet", "--weights", "none", *flags]
+    assert extract(pictures, tmp_path / "out.h5", *words) == 1
+    stdout, stderr = capsys.readouterr()
+    assert stdout == ""
+    assert message in stderr
+    assert len(stderr.splitlines()) == 1
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_a_missing_source_is_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert extract(tmp_path / "nowhere", tmp_path / "out.h5") == 1
+    assert "nowhere: cannot be opened: No such file or directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "SOURCE and OUT.h5 are needed"),
+        (["a", "b", "--trunk", "vgg61"], "trunk 'vgg61' is unknown; nearest: vgg19, vgg16"),
+        (["a", "b", "--batch-size", "0"], "batch_size: found 0"),
+        (["a", "b", "--max-bad", "x"], "max_bad: found 'x'"),
+    ],
+)
+def test_a_bad_setting_is_2(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, words: list[str], message: str
+) -> None:
+    (tmp_path / "a").mkdir()
+    assert extract(*words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_word_argparse_does_not_know_is_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        extract("a", "b", "--image-size", "150 px")
+    assert ended.value.code == 2
+    assert "expected N or HxW, such as 150 or 150x200" in capsys.readouterr().err
+
+
+def test_our_own_bug_is_3_with_its_traceback(
+    pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("extract.run.list_source", lambda source: 1 / 0)
+    assert extract(pictures, tmp_path / "out.h5") == 3
+    stderr = capsys.readouterr().err
+    assert "ZeroDivisionError" in stderr
+    assert "this is a bug in headstart" in stderr
+
+
+@pytest.mark.parametrize(("max_bad", "code"), [("0", 4), ("1", 0), ("12%", 4), ("13%", 0)])
+def test_too_many_bad_pictures_are_4(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], max_bad: str, code: int
+) -> None:
+    (pictures / "train/cat/0.png").write_bytes(b"")
+    assert extract(pictures, tmp_path / "out.h5", *QUICK_FLAGS, "--max-bad", max_bad) == code
+    stderr = capsys.readouterr().err
+    assert "train/cat/0.png: is empty" in stderr
+    assert "1 of 8 pictures could not be read" in stderr
+    with open_store(tmp_path / "out.h5") as store:
+        assert store.complete
+
+
+def test_ctrl_c_is_130(
+    pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("extract.store.Store.write", interrupt)
+    assert extract(pictures, tmp_path / "out.h5", *QUICK_FLAGS) == 130
+    stderr = capsys.readouterr().err
+    assert "stopped. 0 of 8 pictures are in" in stderr
+    assert "Traceback" not in stderr
+
+
+def test_image_size_is_height_by_width(pictures: Path, tmp_path: Path) -> None:
+    words = [*QUICK_FLAGS[:-1], "40x64", "--pooling", "none"]
+    assert extract(pictures, tmp_path / "out.h5", *words) == 0
+    with open_store(tmp_path / "out.h5") as store:
+        assert store.shapes == {"conv1_relu": (20, 32, 32)}
+
+
+def test_list_layers_and_trunks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert extract("--list-layers", "--trunk", "vgg16", "--image-size", "64") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split(maxsplit=2) == ["0", "input_layer", "(None, 64, 64, 3)"]
+    assert lines[-1].split(maxsplit=2) == ["18", "block5_pool", "(None, 2, 2, 512)"]
+    assert extract("--list-trunks") == 0
+    listed = capsys.readouterr().out
+    assert "inception_v3              299 px mixed7" in listed
+    assert len(listed.splitlines()) == 41
+
+
+def test_show_features(make_store: MakeStore, capsys: pytest.CaptureFixture[str]) -> None:
+    path = make_store(np.ones((3, 3), "f4"), [0, 1, 1], failed=[1])
+    assert cli.show_features([str(path)]) == 0
+    stdout, stderr = capsys.readouterr()
+    assert "3 pictures" in stdout
+    assert "000001.png: is empty" in stdout
+    assert stderr == ""
+    assert cli.show_features([str(path), "--verify", "--json"]) == 0
+    stdout, stderr = capsys.readouterr()
+    found = json.loads(stdout)
+    assert found["problems"] == []
+    assert found["status"] == {"done": 2, "failed": 1, "not_yet": 0}
+    assert stderr == "verified: every row is there, readable and finite\n"
+
+
+def test_verify_of_a_damaged_store_is_1(
+    make_store: MakeStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make_store(np.full((2, 3), np.nan, "f4"), [0, 1])
+    assert cli.show_features([str(path), "--verify"]) == 1
+    assert "2 finished rows are not finite" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_early_is_no_failure() -> None:
+    code = "import sys; from extract import cli; sys.exit(cli.extract_features(['--list-trunks']))"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert child.stdout
+    assert child.stderr
+    child.stdout.close()
+    assert child.stderr.read() == b""
+    child.stderr.close()
+    assert child.wait() == 0
+
+
+@pytest.mark.parametrize("command", ["extract-features", "show-features"])
+def test_help_answers_at_once(command: str) -> None:
+    function = command.replace("-", "_")
+    code = (
+        "import sys; from extract import cli\n"
+        f"try: cli.{function}(['--help'])\n"
+        "finally: print({m.split('.')[0] for m in sys.modules})"
+    )
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "examples:" in child.stdout
+    for heavy in ("numpy", "keras", "tensorflow", "h5py", "PIL", "sklearn"):
+        assert f"'{heavy}'" not in child.stdout
+
+
+def test_start_up_is_quiet(pictures: Path, tmp_path: Path) -> None:
+    code = "import sys; from extract import cli; sys.exit(cli.extract_features())"
+    child = subprocess.run(
+        [sys.executable, "-c", code, pictures, tmp_path / "out.h5", *QUICK_FLAGS],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert len(child.stderr.splitlines()) == 3, child.stderr

@@ -1,0 +1,174 @@
+"""The whole line on small pictures: features, head, labels, and what predicting refuses."""
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from classify.bundle import Bundle, load_bundle
+from classify.cli import predict_images, train_head
+from classify.predict import Prediction, open_trunk, predict, write_predictions
+from extract.config import ExtractConfig
+from extract.engines import Engine
+from extract.errors import HeadError
+from extract.run import extract_features
+from extract.source import list_source
+from extract.store import open_store
+from tests.conftest import QUICK
+
+Made = tuple[Path, Path, Path]
+
+
+def draw(root: Path) -> None:
+    """Draw 24 pictures: what is dark, middling or bright is a class, which any trunk can see."""
+    generator = np.random.default_rng(0)
+    for label, name in enumerate(("bright", "dark", "middling")):
+        folder = root / name
+        folder.mkdir(parents=True)
+        for i in range(8):
+            pixels = generator.integers(0, 60, (40, 30, 3)) + (190, 5, 100)[label]
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+
+
+@pytest.fixture(scope="module", params=["dense", "logistic"])
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Pictures, their store and a head that was trained on it."""
+    folder = tmp_path_factory.mktemp(request.param)
+    draw(folder / "pictures")
+    # Half precision, so that another type on the way to the head would show.
+    extract_features(folder / "pictures", folder / "out.h5", dtype="float16", **QUICK)
+    settings = {
+        "dense": ["--units", "16", "--epochs", "30", "--learning-rate", "0.01"],
+        "logistic": [],
+    }
+    words = [str(folder / "out.h5"), "--head", request.param, *settings[request.param]]
+    assert train_head(words) == 0
+    return folder / "pictures", folder / "out.h5", folder / "out_head"
+
+
+@pytest.fixture(scope="module")
+def opened(made: Made) -> tuple[Bundle, Engine]:
+    bundle = load_bundle(made[2])
+    return bundle, open_trunk(bundle, None, ExtractConfig(batch_size=7))
+
+
+def test_scores_equal_the_head_on_the_stored_features(
+    made: Made, opened: tuple[Bundle, Engine]
+) -> None:
+    bundle, engine = opened
+    found = predict(bundle, list_source(made[0]).items, engine, top=3)
+    with open_store(made[1]) as store:
+        X = store.read("conv1_relu", slice(None)).astype(np.float32)
+        keys, labels = store.keys, store.labels
+    scores = bundle.head.predict_proba(X)
+    assert [p.key for p in found] == [key for key in keys for _ in range(3)]
+    order = np.argsort(-scores, axis=1)
+    assert [p.label for p in found] == [bundle.class_names[i] for i in order.ravel()]
+    wanted = np.take_along_axis(scores, order, axis=1).ravel()
+    np.testing.assert_allclose([p.score for p in found if p.score is not None], wanted, atol=1e-5)
+    right = [p.label == bundle.class_names[y] for p, y in zip(found[::3], labels, strict=True)]
+    assert np.mean(right) > 0.9
+
+
+def test_an_unreadable_picture_becomes_a_row_with_a_reason_and_moves_no_other(
+    made: Made, opened: tuple[Bundle, Engine], tmp_path: Path
+) -> None:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    sources = sorted(made[0].rglob("*.png"))[:20]
+    for i, path in enumerate(sources):
+        shutil.copy(path, flat / f"{i:02d}.png")
+    (flat / "05b.png").write_bytes(b"no picture")
+    (flat / "99.png").write_bytes(b"")
+    bundle, engine = opened
+    found = predict(bundle, list_source(flat).items, engine)
+    failed = [p for p in found if p.reason is not None]
+    assert [(p.key, p.label, p.score) for p in failed] == [
+        ("05b.png", None, None),
+        ("99.png", None, None),
+    ]
+    assert all(p.reason for p in failed)
+    whole = {p.key: p for p in predict(bundle, list_source(made[0]).items, engine)}
+    for p in found:
+        if p.reason is None:
+            same = whole[str(sources[int(p.key[:2])].relative_to(made[0]))]
+            assert p.label == same.label
+            assert p.score == pytest.approx(same.score, abs=1e-5)
+
+
+def test_more_labels_than_classes_gives_all(made: Made, opened: tuple[Bundle, Engine]) -> None:
+    found = predict(opened[0], list_source(made[0] / "dark").items[:1], opened[1], top=99)
+    assert {p.label for p in found} == {"bright", "dark", "middling"}
+    assert sum(p.score or 0 for p in found) == pytest.approx(1, abs=1e-5)
+
+
+def test_other_weights_are_refused_before_anything_runs(opened: tuple[Bundle, Engine]) -> None:
+    other = replace(opened[0], weights_sha256="f" * 64)
+    with pytest.raises(HeadError, match=r"none has SHA-256 \w{12}; expected f{12}, on which"):
+        open_trunk(other, None, ExtractConfig())
+
+
+def test_weights_that_have_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import keras
+
+    draw(tmp_path / "pictures")
+    paths = [tmp_path / f"{name}.weights.h5" for name in ("first", "second", "gone")]
+    for path in paths[:2]:
+        keras.applications.MobileNet(weights=None, include_top=False).save_weights(path)
+    settings = {**QUICK, "weights": str(paths[0])}
+    extract_features(tmp_path / "pictures", tmp_path / "out.h5", **settings)
+    assert train_head([str(tmp_path / "out.h5"), "--head", "logistic"]) == 0
+    words = [str(tmp_path / "out_head"), str(tmp_path / "pictures")]
+    assert predict_images(words) == 0
+    paths[0].rename(paths[2])
+    capsys.readouterr()
+    assert predict_images(words) == 1
+    assert "is gone; expected the same file; say where it is now with --weights" in (
+        capsys.readouterr().err
+    )
+    assert predict_images([*words, "--weights", str(paths[1])]) == 1
+    shown = capsys.readouterr()
+    assert "on which the head was trained" in shown.err
+    assert not shown.out
+    assert predict_images([*words, "--weights", str(paths[2])]) == 0
+
+
+PREDICTIONS = [
+    Prediction("a/ä,1.png", 'says "x"', 0.98765432),
+    Prediction("b.png", "x", 0.0),
+    Prediction("c.png", None, None, "is empty"),
+]
+
+
+def _written(predictions: Sequence[Prediction], form: str) -> str:
+    file = io.StringIO(newline="")
+    write_predictions(predictions, file, form)
+    return file.getvalue()
+
+
+def test_csv() -> None:
+    text = _written(PREDICTIONS, "csv")
+    assert text.splitlines()[0] == "key,label,score,reason"
+    assert "\r" not in text
+    assert list(csv.reader(io.StringIO(text)))[1:] == [
+        ["a/ä,1.png", 'says "x"', "0.987654", ""],
+        ["b.png", "x", "0.0", ""],
+        ["c.png", "", "", "is empty"],
+    ]
+
+
+def test_json_lines() -> None:
+    text = _written(PREDICTIONS, "json")
+    assert "ä" in text
+    assert [json.loads(line) for line in text.splitlines()] == [
+        {"key": "a/ä,1.png", "label": 'says "x"', "score": 0.987654, "reason": None},
+        {"key": "b.png", "label": "x", "score": 0.0, "reason": None},
+        {"key": "c.png", "label": None, "score": None, "reason": "is empty"},
+    ]

@@ -1,0 +1,140 @@
+"""The shape of the project: who imports whom, names that agree, documents that cannot drift."""
+
+import argparse
+import ast
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from classify.cli import predict_images_parser, train_head_parser
+from extract.cli import extract_features_parser, show_features_parser
+from extract.config import ExtractConfig, TrunkSpec
+from extract.store import open_store
+from tests.conftest import QUICK
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+PARSERS = (extract_features_parser, show_features_parser, train_head_parser, predict_images_parser)
+
+# Lowest first: a file imports only what stands before it.
+ORDER = {
+    "extract": (
+        *("errors", "config", "console", "source", "decode", "backend", "weights", "trunk"),
+        *("engines", "store", "stream", "identity", "run", "show", "cli"),
+    ),
+    "classify": (
+        *("config", "dataset", "splits", "metrics", "heads", "estimators", "train", "bundle"),
+        *("predict", "cli"),
+    ),
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    return found
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_every_file_has_its_place(package: str) -> None:
+    found = {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__"}
+    assert found == set(ORDER[package])
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_files_import_only_what_stands_above_them(package: str) -> None:
+    for i, name in enumerate(ORDER[package]):
+        inside = {m for m in imports(ROOT / package / f"{name}.py") if m.startswith(f"{package}.")}
+        assert inside <= {f"{package}.{above}" for above in ORDER[package][:i]}, name
+
+
+def test_stage_one_knows_nothing_of_stage_two() -> None:
+    for path in (ROOT / "extract").glob("*.py"):
+        assert not {m for m in imports(path) if m.split(".")[0] == "classify"}, path
+
+
+@pytest.mark.parametrize(
+    ("library", "allowed"),
+    [
+        ("h5py", {"extract/store.py"}),
+        ("tensorflow", {"extract/backend.py"}),
+        ("jax", {"extract/backend.py"}),
+        ("torch", {"extract/backend.py"}),
+        ("keras", {"extract/backend.py"}),
+        ("pickle", set()),
+        ("joblib", set()),
+    ],
+)
+def test_a_library_is_known_in_one_place(library: str, allowed: set[str]) -> None:
+    found = {
+        str(path.relative_to(ROOT))
+        for package in ORDER
+        for path in (ROOT / package).glob("*.py")
+        if library in {module.split(".")[0] for module in imports(path)}
+    }
+    assert found == allowed
+
+
+def flags(parser: argparse.ArgumentParser) -> set[str]:
+    return {
+        option.removeprefix("--").replace("-", "_")
+        for action in parser._actions
+        for option in action.option_strings
+        if option.startswith("--")
+    }
+
+
+def test_a_setting_has_one_name_in_three_places(pictures: Path, tmp_path: Path) -> None:
+    from extract.run import extract_features
+
+    settings = {field.name for field in fields(TrunkSpec)} | {f.name for f in fields(ExtractConfig)}
+    other = {"help", "version", "quiet", "verbose", "list_trunks", "list_layers"}
+    assert flags(extract_features_parser()) - other == settings
+    given: dict[str, Any] = dict(QUICK)
+    extract_features(pictures, tmp_path / "out.h5", **given)
+    with open_store(tmp_path / "out.h5") as store:
+        # What one run does to the file is no property of the file.
+        assert settings - set(store.attributes) == {"overwrite", "dry_run"}
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+def test_every_flag_is_in_readme(parser: Any) -> None:
+    text = README.read_text()
+    for action in parser()._actions:
+        for option in action.option_strings:
+            if option.startswith("--") and option != "--help":
+                assert re.search(rf"{option}\b", text), option
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+def test_every_flag_has_help_and_every_example_parses(parser: Any) -> None:
+    built = parser()
+    assert all(action.help for action in built._actions)
+    examples = re.findall(rf"^  ({built.prog} .*)$", built.description, re.MULTILINE)
+    assert examples
+    for example in examples:
+        built.parse_args(example.split()[1:])
+
+
+def test_readmes_commands_parse() -> None:
+    parsers = {parser().prog: parser() for parser in PARSERS}
+    text = README.read_text().replace("\\\n", " ")
+    blocks = re.findall(r"```(?:sh|bash)\n(.*?)```", text, re.DOTALL)
+    commands = [line for block in blocks for line in block.splitlines()]
+    seen = set()
+    for line in commands:
+        for part in line.split("&&"):
+            words = part.split("#")[0].split()
+            program = Path(words[0]).name if words else ""
+            if program in parsers:
+                parsers[program].parse_args(words[1:])
+                seen.add(program)
+    assert seen == set(parsers)

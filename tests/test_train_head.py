@@ -1,0 +1,245 @@
+"""The commands of stage two in process: exit codes, stdout and stderr apart, what is made."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from classify.cli import predict_images, predict_images_parser, train_head, train_head_parser
+from classify.config import HeadSpec, PredictConfig, TrainConfig
+from extract.config import ExtractConfig, TrunkSpec
+from extract.run import extract_features
+from tests.conftest import QUICK, MakeStore
+
+QUICK_DENSE = ["--units", "8", "--epochs", "2"]
+
+
+@pytest.fixture
+def store(make_store: MakeStore) -> Path:
+    generator = np.random.default_rng(0)
+    labels = np.arange(60) % 2
+    X = generator.normal(size=(60, 4)).astype(np.float32)
+    X[:, 0] += 4 * labels
+    return make_store(X, labels.tolist(), np.repeat([0, 1, 2], 20).tolist(), failed=[7])
+
+
+def test_two_heads_a_table_and_a_folder(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(store), "--head", "dense", "--head", "logistic", *QUICK_DENSE]
+    assert train_head(words) == 0
+    shown = capsys.readouterr()
+    table = shown.out.splitlines()
+    assert table[1].split() == (
+        ["head", "accuracy", "loss", "accuracy", "loss", "macro", "F1", "seconds"]
+    )
+    assert [line.split()[0] for line in table[2:]] == ["dense", "logistic", "test"]
+    folder = store.with_name("made_head")
+    result = json.loads((folder / "result.json").read_text())
+    for line, candidate in zip(table[2:4], result["candidates"], strict=True):
+        side = candidate["validation"]
+        wanted = [candidate["train"]["accuracy"], candidate["train"]["loss"]]
+        wanted += [side["accuracy"], side["loss"], side["macro_f1"]]
+        assert line.split()[1:6] == [f"{value:.4f}" for value in wanted]
+    assert f"accuracy {result['test']['accuracy']:.4f}" in table[4]
+    assert result["settings"]["head"] == "logistic"
+    assert "left out: 1 pictures that could not be read" in shown.err
+    assert "trained on 19 pictures, chosen on 20 (its validation split)" in shown.err
+    assert shown.err.splitlines()[-1] == f"next: predict-images {folder} SOURCE"
+
+
+def test_the_same_command_again_writes_the_same_result(store: Path) -> None:
+    results = []
+    for name in ("a", "a"):
+        out = store.with_name(name)
+        assert train_head([str(store), *QUICK_DENSE, "-q", "-o", str(out)]) == 0
+        results.append((out / "result.json").read_bytes())
+    assert results[0] == results[1]
+
+
+def test_quiet_says_nothing_but_the_result(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train_head([str(store), "--head", "logistic", "-q"]) == 0
+    shown = capsys.readouterr()
+    assert "logistic" in shown.out
+    assert shown.err == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--head", "dens"], 2, "head 'dens' is unknown; nearest: dense"),
+        (["--head", "logistic", "--dropout", "0.5"], 2, "dropout: has no effect"),
+        (["--C", "0.5"], 2, "C: has no effect"),
+        (["--optimizer", "adam", "--momentum", "0.9"], 2, "momentum: has no effect"),
+        (["--nesterov"], 2, "nesterov: has no effect"),
+        (["--head", "dense", "--head", "dense"], 2, "expected each head once"),
+        (["--epochs", "0"], 2, "epochs: found 0"),
+        (["--layer", "mixed7"], 2, "layer 'mixed7' is unknown"),
+        (["-o", "/proc/none/head"], 1, "no folder"),
+        (["--optimizer", "sgd", "--learning-rate", "1e30", *QUICK_DENSE], 1, "the loss is nan"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_done_is_said_in_one_line(
+    words: list[str], code: int, message: str, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_head([str(store), *words]) == code
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    line = shown.err.splitlines()[-1]
+    assert line.startswith("train-head: ")
+    assert message in line
+    assert not store.with_name("made_head").exists()
+
+
+def test_a_flag_that_argparse_does_not_know(store: Path) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        train_head([str(store), "--no-such-flag"])
+    assert stopped.value.code == 2
+
+
+def test_a_store_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train_head([str(tmp_path / "none.h5")]) == 1
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_a_store_without_a_validation_split(
+    make_store: MakeStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    X = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+    path = make_store(X, [0, 1] * 100)
+    assert train_head([str(path), "--head", "logistic"]) == 0
+    assert re.search(r"chosen on \d+ \(held out by a hash\)", capsys.readouterr().err)
+
+
+def test_a_logistic_head_never_loads_keras(store: Path) -> None:
+    script = (
+        "import sys; from classify.cli import train_head; code = train_head(sys.argv[1:]);"
+        "print(code, [n for n in ('keras', 'tensorflow', 'jax', 'torch') if n in sys.modules])"
+    )
+    words = [sys.executable, "-c", script, str(store), "--head", "logistic"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 []"
+
+
+def test_help_loads_nothing_heavy() -> None:
+    script = (
+        "import sys; from classify.cli import *; import classify.cli as c;"
+        "c.train_head_parser().format_help(); c.predict_images_parser().format_help();"
+        "heavy = ('numpy', 'sklearn', 'skops', 'keras', 'h5py', 'matplotlib', 'PIL', 'tensorflow');"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("parser", [train_head_parser, predict_images_parser])
+def test_every_long_flag_is_a_field_and_says_its_default(parser: Callable[[], object]) -> None:
+    settings = {
+        field.name
+        for kind in (HeadSpec, TrainConfig, PredictConfig, ExtractConfig, TrunkSpec)
+        for field in fields(kind)
+    }
+    allowed = settings | {"help", "version", "quiet", "verbose", "output"}
+    text = parser().format_help()  # type: ignore[attr-defined]
+    flags = set(re.findall(r"--([A-Za-z][a-z-]*)", text))
+    assert {flag.replace("-", "_") for flag in flags} <= allowed
+    if parser is train_head_parser:
+        assert {field.name for field in fields(HeadSpec)} <= {f.replace("-", "_") for f in flags}
+        for shown in ("1024", "0.2", "rmsprop", "0.0001", "30", "20", "0.03"):
+            assert f"(default: {shown})" in re.sub(r"\s+", " ", text)
+
+
+# predict-images
+
+
+@pytest.fixture
+def trained(pictures: Path) -> Path:
+    store = pictures.with_name("out.h5")
+    extract_features(pictures, store, **QUICK)
+    assert train_head([str(store), "--head", "logistic"]) == 0
+    return store.with_name("out_head")
+
+
+def test_predict_to_stdout_and_to_a_file(
+    trained: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert predict_images([str(trained), str(pictures), "--top", "2"]) == 0
+    shown = capsys.readouterr()
+    rows = list(csv.DictReader(shown.out.splitlines()))
+    assert len(rows) == 16
+    assert [row["key"] for row in rows] == sorted(row["key"] for row in rows)
+    assert {row["label"] for row in rows} == {"cat", "dog"}
+    assert shown.err.splitlines()[-1].startswith("stdout: 8 pictures labelled, 0 unreadable; ")
+    out = trained.with_name("labels.jsonl")
+    words = [str(trained), str(pictures), "--format", "json", "-o", str(out)]
+    assert predict_images(words) == 0
+    assert capsys.readouterr().out == ""
+    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert [line["key"] for line in lines] == [row["key"] for row in rows[::2]]
+    assert [line["label"] for line in lines] == [row["label"] for row in rows[::2]]
+    assert not list(out.parent.glob(".labels*"))
+
+
+@pytest.mark.parametrize(("max_bad", "code"), [([], 4), (["--max-bad", "1"], 0)])
+def test_unreadable_pictures_are_listed_and_counted(
+    trained: Path,
+    pictures: Path,
+    capsys: pytest.CaptureFixture[str],
+    max_bad: list[str],
+    code: int,
+) -> None:
+    (pictures / "train" / "cat" / "bad.png").write_bytes(b"")
+    capsys.readouterr()
+    assert predict_images([str(trained), str(pictures), *max_bad]) == code
+    shown = capsys.readouterr()
+    (row,) = [row for row in csv.DictReader(shown.out.splitlines()) if row["reason"]]
+    assert (row["key"], row["label"], row["score"]) == ("train/cat/bad.png", "", "")
+    assert f"warning: train/cat/bad.png: {row['reason']}" in shown.err
+
+
+def test_one_picture(trained: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert predict_images([str(trained), str(pictures / "train" / "cat" / "0.png")]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--top", "0"], 2, "top: found 0"),
+        (["--workers", "0"], 2, "workers: found 0"),
+        (["--max-bad", "x"], 2, "max_bad: found 'x'"),
+        (["-o", "/dev/null"], 1, "not a regular file"),
+        (["-o", "/proc/none/x.csv"], 1, "no folder"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_predicted(
+    words: list[str],
+    code: int,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert predict_images([str(tmp_path), str(tmp_path), *words]) == code
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_without_a_head_and_a_source_without_pictures(
+    trained: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict_images([str(pictures), str(pictures)]) == 1
+    assert "no readable bundle.json" in capsys.readouterr().err
+    shutil.rmtree(pictures)
+    assert predict_images([str(trained), str(pictures)]) == 1
+    assert "predict-images: " in capsys.readouterr().err
