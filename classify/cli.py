@@ -6,7 +6,7 @@ import sys
 import time
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from classify.config import (
     DEFAULTS,
@@ -20,9 +20,6 @@ from classify.config import (
 from extract.config import ExtractConfig
 from extract.console import add_common_flags, log, run_command
 from extract.errors import EXIT_OK, EXIT_TOO_MANY_BAD
-
-if TYPE_CHECKING:
-    from classify.train import Run
 
 _TRAIN_EXAMPLES = """\
 examples:
@@ -190,7 +187,7 @@ def _train_head(arguments: argparse.Namespace) -> int:
     timing |= {result.spec.head: result.seconds for result in run.results}
     save_bundle(folder, dataset, run, str(store), timing)
     timing["all"] = time.perf_counter() - began
-    print(_table(run))
+    print(run.table())
     judges = {"store": "its validation split", "hold-out": "held out by a hash"}[split.origin]
     log.info(
         f"{folder}: {run.chosen.spec.head}, trained on {len(split.train)} pictures, chosen on "
@@ -199,27 +196,6 @@ def _train_head(arguments: argparse.Namespace) -> int:
     )
     log.info("next: predict-images %s SOURCE", shlex.quote(str(folder)))
     return EXIT_OK
-
-
-def _table(run: "Run") -> str:
-    """Lay out the results, a line a head, and the test of the chosen one."""
-    lines = [
-        f"{'':<10}{'training':>18}{'validation':>20}",
-        f"{'head':<10}{'accuracy':>10}{'loss':>8}"
-        f"{'accuracy':>12}{'loss':>8}{'macro F1':>10}{'seconds':>9}",
-    ]
-    lines += [
-        f"{result.spec.head:<10}{result.train.accuracy:>10.4f}{result.train.loss:>8.4f}"
-        f"{result.validation.accuracy:>12.4f}{result.validation.loss:>8.4f}"
-        f"{result.validation.macro_f1:>10.4f}{result.seconds:>9.1f}"
-        for result in run.results
-    ]
-    if run.test:
-        lines.append(
-            f"test of {run.chosen.spec.head}: accuracy {run.test.accuracy:.4f}, loss "
-            f"{run.test.loss:.4f}, macro F1 {run.test.macro_f1:.4f} ({run.test.rows} pictures)"
-        )
-    return "\n".join(lines)
 
 
 def _predict_images(arguments: argparse.Namespace) -> int:

@@ -87,6 +87,27 @@ class Run:
     chosen: Result
     test: Metrics | None
 
+    def table(self) -> str:
+        """Lay out the results, a line a head, and the test of the chosen one."""
+        lines = [
+            f"{'':<10}{'training':>18}{'validation':>20}",
+            f"{'head':<10}{'accuracy':>10}{'loss':>8}"
+            f"{'accuracy':>12}{'loss':>8}{'macro F1':>10}{'seconds':>9}",
+        ]
+        lines += [
+            f"{result.spec.head:<10}{result.train.accuracy:>10.4f}{result.train.loss:>8.4f}"
+            f"{result.validation.accuracy:>12.4f}{result.validation.loss:>8.4f}"
+            f"{result.validation.macro_f1:>10.4f}{result.seconds:>9.1f}"
+            for result in self.results
+        ]
+        if self.test:
+            lines.append(
+                f"test of {self.chosen.spec.head}: accuracy {self.test.accuracy:.4f}, "
+                f"loss {self.test.loss:.4f}, macro F1 {self.test.macro_f1:.4f} "
+                f"({self.test.rows} pictures)"
+            )
+        return "\n".join(lines)
+
 
 def train(dataset: Dataset, split: Split, candidates: Sequence[HeadSpec]) -> Run:
     """Fit every candidate on the training rows, choose on the validation rows, test once.

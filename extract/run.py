@@ -19,8 +19,9 @@ from extract.console import log, progress
 from extract.engines import Engine, open_engine
 from extract.errors import StoreError
 from extract.identity import find_difference, settle
+from extract.layout import create_store
 from extract.source import Item, Source, list_source
-from extract.store import DONE, Store, create_store, is_in_use, open_store
+from extract.store import DONE, Store, is_in_use, open_store
 from extract.stream import Clock, stream_features
 from extract.trunk import Trunk, build_trunk
 from extract.weights import WeightsUnavailableError

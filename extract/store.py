@@ -1,15 +1,12 @@
-"""The HDF5 file between the two stages: made, filled row by row, continued, read and verified.
+"""The HDF5 file between the two stages: filled row by row, continued and read.
 
-Safe against a kill at any moment: everything is allocated when the file is made (beside its final
-name, then linked to it), rows are written before the ``status`` that counts them, and nothing is
-created, grown or deleted while rows are being written. The default ``libver`` stays: with
-``latest`` a killed writer left a flag set that kept the file from being opened.
+Rows are written before the ``status`` that counts them, so that a stop at any moment loses at most
+the last second and never leaves a wrong row.
 """
 
 import os
-import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -20,21 +17,12 @@ import numpy as np
 
 from extract.config import TrunkSpec
 from extract.errors import StoreError
-from extract.source import SPLITS, Item
+from extract.layout import CHUNK_BYTES, REASON_BYTES, check_layout, explained, to_plain
 
-FORMAT = "headstart"
-FORMAT_VERSION = 1
 NOT_YET, DONE, FAILED = 0, 1, 2
-DIGEST_BYTES = 16
-REASON_BYTES = 120
-CHUNK_BYTES = 2**20
+
 # A second of work is what a kill may cost.
 COMMIT_SECONDS = 1.0
-
-_SPLIT_TYPE = h5py.enum_dtype({name: i for i, name in enumerate(SPLITS)}, basetype="i1")
-_KEY_TYPE = h5py.string_dtype("utf-8")
-_REASON_TYPE = h5py.string_dtype("utf-8", REASON_BYTES)
-_COLUMNS = ("keys", "labels", "split", "status", "reason", "digest")
 
 
 class Failure(NamedTuple):
@@ -76,7 +64,7 @@ class Store:
     def __init__(self, path: Path, file: h5py.File) -> None:
         self.path = path
         self._file = file
-        self.attributes = {name: _plain(value) for name, value in file.attrs.items()}
+        self.attributes = {name: to_plain(value) for name, value in file.attrs.items()}
         self.spec = TrunkSpec.from_dict(self.attributes)
         self.class_names = tuple(self.attributes["class_names"])
         self.keys: list[str] = list(file["keys"].asstr()[:])
@@ -146,7 +134,7 @@ class Store:
             StoreError: The disk is full or failing.
         """
         order = np.argsort(block.rows)
-        with _explained(self.path):
+        with explained(self.path):
             for part in _runs(block.rows[order]):
                 first, last = block.rows[order[part]][[0, -1]]
                 for layer, values in block.features.items():
@@ -172,7 +160,7 @@ class Store:
         Raises:
             StoreError: The disk is full or failing.
         """
-        with _explained(self.path):
+        with explained(self.path):
             self._sync()
             for rows, status in self._uncommitted:
                 self.status[rows] = status
@@ -185,117 +173,6 @@ class Store:
     def _sync(self) -> None:
         self._file.flush()
         os.fsync(self._file.id.get_vfd_handle())
-
-
-def create_store(
-    path: Path,
-    items: Sequence[Item],
-    shapes: Mapping[str, tuple[int, ...]],
-    attributes: Mapping[str, Any],
-    replace: bool = False,
-) -> None:
-    """Make a store with every row still to do, under its name only once it is whole.
-
-    Args:
-        path: The file to make.
-        items: The rows, in order.
-        shapes: Shape of one row's features, by layer.
-        attributes: ``class_names``, ``dtype``, the fields of the TrunkSpec and what else is to be
-            remembered; None values are left out.
-        replace: Take the place of an existing file.
-
-    Raises:
-        StoreError: The file exists, its folder does not, or the disk has no room.
-    """
-    row_bytes = (
-        sum(int(np.prod(shape)) for shape in shapes.values())
-        * np.dtype(attributes["dtype"]).itemsize
-    )
-    check_room(path, len(items), row_bytes)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with _explained(path):
-            with h5py.File(beside, "w") as file:
-                _allocate(file, items, shapes, attributes["dtype"])
-                _describe(file, attributes)
-            if replace:
-                os.replace(beside, path)
-            else:
-                _link(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def check_room(path: Path, rows: int, row_bytes: int) -> None:
-    """Raise StoreError when the disk has no room for so many rows of features."""
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise StoreError(f"{folder}: no such folder; expected one to write {path.name} into")
-    needed, free = rows * row_bytes, shutil.disk_usage(folder).free
-    if needed > free:
-        raise StoreError(
-            f"{path}: {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free; use --pooling avg, "
-            "--dtype float16, an earlier row of smaller maps, or another disk"
-        )
-
-
-def _link(beside: Path, path: Path) -> None:
-    """Give a finished file its name, unless another run has just taken that name."""
-    try:
-        os.link(beside, path)
-    except FileExistsError:
-        raise StoreError(
-            f"{path}: another run has just made it; run the same command again"
-        ) from None
-    except OSError:
-        # A file system without hard links.
-        os.rename(beside, path)
-
-
-def _allocate(
-    file: h5py.File, items: Sequence[Item], shapes: Mapping[str, tuple[int, ...]], dtype: str
-) -> None:
-    count = len(items)
-    file.create_dataset("keys", data=[item.key for item in items], dtype=_KEY_TYPE)
-    file.create_dataset("labels", data=np.array([item.label for item in items], np.int64))
-    split = np.array([item.split for item in items], _SPLIT_TYPE)
-    file.create_dataset("split", data=split)
-    if any(item.group for item in items):
-        file.create_dataset("groups", data=[item.group for item in items], dtype=_KEY_TYPE)
-    file.create_dataset("status", data=np.zeros(count, np.uint8))
-    file.create_dataset("reason", data=np.zeros(count, _REASON_TYPE))
-    file.create_dataset("digest", data=np.zeros((count, DIGEST_BYTES), np.uint8))
-    for layer, shape in shapes.items():
-        name = "features" if len(shapes) == 1 else f"features/{layer}"
-        _allocate_features(file, name, (count, *shape), np.dtype(dtype))
-
-
-def _allocate_features(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    """Reserve the space of a dataset without writing it, in chunks of whole rows."""
-    row_bytes = int(np.prod(shape[1:])) * dtype.itemsize
-    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    plist.set_chunk((min(shape[0], max(1, CHUNK_BYTES // row_bytes)), *shape[1:]))
-    plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    parents = h5py.h5p.create(h5py.h5p.LINK_CREATE)
-    parents.set_create_intermediate_group(True)
-    space = h5py.h5s.create_simple(shape)
-    h5py.h5d.create(
-        file.id, name.encode(), h5py.h5t.py_create(dtype, logical=True), space, plist, parents
-    )
-
-
-def _describe(file: h5py.File, attributes: Mapping[str, Any]) -> None:
-    file.attrs["format"] = FORMAT
-    file.attrs["format_version"] = FORMAT_VERSION
-    file.attrs["complete"] = np.uint8(0)
-    for name, value in attributes.items():
-        if isinstance(value, list | tuple) and not all(isinstance(v, int) for v in value):
-            file.attrs.create(name, list(value), dtype=_KEY_TYPE)
-        elif isinstance(value, list | tuple) and not value:
-            file.attrs.create(name, [], shape=(0,), dtype=_KEY_TYPE)
-        elif value is not None:
-            file.attrs[name] = value
 
 
 @contextmanager
@@ -315,7 +192,7 @@ def open_store(path: str | os.PathLike[str], write: bool = False) -> Iterator[St
     path = Path(path)
     file = _open(path, write)
     try:
-        _check_layout(path, file)
+        check_layout(path, file)
         store = Store(path, file)
         try:
             yield store
@@ -326,7 +203,7 @@ def open_store(path: str | os.PathLike[str], write: bool = False) -> Iterator[St
         if write:
             store.commit()
     finally:
-        with _explained(path):
+        with explained(path):
             file.close()
 
 
@@ -361,28 +238,6 @@ def _open(path: Path, write: bool) -> h5py.File:
         ) from error
 
 
-def _check_layout(path: Path, file: h5py.File) -> None:
-    """Raise StoreError unless the file is a store that this version can read."""
-    if _plain(file.attrs.get("format")) != FORMAT:
-        raise StoreError(
-            f"{path}: an HDF5 file of another program; expected a store of extract-features"
-        )
-    version = int(file.attrs.get("format_version", 0))
-    if version > FORMAT_VERSION:
-        raise StoreError(
-            f"{path}: format {version}; expected {FORMAT_VERSION} or lower; upgrade headstart"
-        )
-    missing = [name for name in (*_COLUMNS, "features") if name not in file]
-    missing += [
-        name for name in ("class_names", "trunk", "layer", "dtype") if name not in file.attrs
-    ]
-    if missing:
-        raise StoreError(
-            f"{path}: lacks {', '.join(missing)}; expected a whole store; run extract-features "
-            "again with --overwrite"
-        )
-
-
 def _feature_sets(file: h5py.File, layers: tuple[str, ...]) -> dict[str, Any]:
     found = file["features"]
     if isinstance(found, h5py.Dataset):
@@ -390,33 +245,8 @@ def _feature_sets(file: h5py.File, layers: tuple[str, ...]) -> dict[str, Any]:
     return {layer: found[layer] for layer in layers}
 
 
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn what HDF5 and the system say of a failed write into a StoreError."""
-    try:
-        yield
-    except StoreError:
-        raise
-    except OSError as error:
-        full = error.errno == 28 or "No space left" in str(error)
-        what = "the disk is full" if full else f"cannot be written: {error}"
-        do = "make room" if full else "look after the disk"
-        raise StoreError(
-            f"{path}: {what}; {do} and run the same command again: finished rows are kept"
-        ) from error
-
-
 def _runs(rows: np.ndarray) -> list[slice]:
     """Cut increasing row numbers into slices of neighbours."""
     edges = np.flatnonzero(np.diff(rows) != 1) + 1
     bounds = [0, *edges.tolist(), len(rows)]
     return [slice(a, b) for a, b in pairwise(bounds) if a < b]
-
-
-def _plain(value: Any) -> Any:
-    """Turn what h5py gives for an attribute into str, int, float, bool or lists of them."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    if isinstance(value, np.ndarray):
-        return [_plain(entry) for entry in value.tolist()]
-    return value.item() if isinstance(value, np.generic) else value

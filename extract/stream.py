@@ -14,8 +14,9 @@ from extract.config import TrunkSpec
 from extract.decode import decode
 from extract.engines import Engine
 from extract.errors import EngineError, ImageError
+from extract.layout import DIGEST_BYTES
 from extract.source import Item, read_item
-from extract.store import DIGEST_BYTES, Block, Failure
+from extract.store import Block, Failure
 
 
 @dataclass

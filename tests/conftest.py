@@ -4,7 +4,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from extract.config import TrunkSpec
+from extract.layout import create_store
 from extract.source import Item
-from extract.store import Block, Failure, create_store, open_store
+from extract.store import Block, Failure, open_store
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -56,7 +57,7 @@ def items_of(keys: Sequence[str], labels: Sequence[int], split: Sequence[int]) -
 
 
 @pytest.fixture
-def make_store(tmp_path: Path) -> Iterator[MakeStore]:
+def make_store(tmp_path: Path) -> MakeStore:
     """Write a complete store with the given features through the store's own functions."""
 
     def make(

@@ -10,7 +10,7 @@ import pytest
 from classify.dataset import load_dataset
 from extract.config import TrunkSpec
 from extract.errors import SettingError, StoreError
-from extract.store import create_store
+from extract.layout import create_store
 from tests.conftest import MakeStore, items_of
 
 

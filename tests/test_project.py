@@ -23,7 +23,7 @@ PARSERS = (extract_features_parser, show_features_parser, train_head_parser, pre
 ORDER = {
     "extract": (
         *("errors", "config", "console", "source", "decode", "backend", "weights", "trunk"),
-        *("engines", "store", "stream", "identity", "run", "show", "cli"),
+        *("engines", "layout", "store", "stream", "identity", "run", "show", "cli"),
     ),
     "classify": (
         *("config", "dataset", "splits", "metrics", "heads", "estimators", "train", "bundle"),
@@ -64,7 +64,7 @@ def test_stage_one_knows_nothing_of_stage_two() -> None:
 @pytest.mark.parametrize(
     ("library", "allowed"),
     [
-        ("h5py", {"extract/store.py"}),
+        ("h5py", {"extract/layout.py", "extract/store.py"}),
         ("tensorflow", {"extract/backend.py"}),
         ("jax", {"extract/backend.py"}),
         ("torch", {"extract/backend.py"}),

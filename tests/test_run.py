@@ -70,9 +70,9 @@ def test_workers_and_batches_change_nothing(pictures: Path, tmp_path: Path) -> N
     extract(pictures, tmp_path / "a.h5", batch_size=8, workers=1)
     extract(pictures, tmp_path / "b.h5", batch_size=1, workers=5)
     a, b = content(tmp_path / "a.h5"), content(tmp_path / "b.h5")
-    features = [np.frombuffer(found.pop("features/"), "f4") for found in (a, b)]
+    one, other = (np.frombuffer(found.pop("features/"), "f4") for found in (a, b))
     assert a == b
-    np.testing.assert_allclose(*features, atol=1e-6)
+    np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 @given(stops=st.lists(st.integers(1, 7), max_size=3))
@@ -280,7 +280,14 @@ def test_memory_does_not_depend_on_the_number_of_pictures(tmp_path: Path) -> Non
             "assert extract_features() == 0\n"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )
-        words = [folder, tmp_path / f"{count}.h5", "--trunk", "mobilenet", "--weights", "none"]
+        words: list[str | Path] = [
+            folder,
+            tmp_path / f"{count}.h5",
+            "--trunk",
+            "mobilenet",
+            "--weights",
+            "none",
+        ]
         words += ["--layer", "conv_pw_1_relu", "--image-size", "128", "--pooling", "none"]
         child = subprocess.run(
             [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from extract.config import TrunkSpec
 from extract.errors import StoreError
+from extract.layout import create_store
 from extract.show import describe, format_description, verify
-from extract.store import Block, Failure, create_store, open_store
+from extract.store import Block, Failure, open_store
 from tests.conftest import QUICK, MakeStore, items_of
 
 SPEC = TrunkSpec(**QUICK)  # type: ignore[arg-type]

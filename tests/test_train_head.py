@@ -109,6 +109,14 @@ def test_a_store_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "no such file" in capsys.readouterr().err
 
 
+def test_the_folder_is_looked_at_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    assert train_head([str(tmp_path / "none.h5"), "-o", str(tmp_path)]) == 1
+    assert "found thesis.tex" in capsys.readouterr().err
+
+
 def test_a_store_without_a_validation_split(
     make_store: MakeStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -154,7 +162,7 @@ def test_every_long_flag_is_a_field_and_says_its_default(parser: Callable[[], ob
     assert {flag.replace("-", "_") for flag in flags} <= allowed
     if parser is train_head_parser:
         assert {field.name for field in fields(HeadSpec)} <= {f.replace("-", "_") for f in flags}
-        for shown in ("1024", "0.2", "rmsprop", "0.0001", "30", "20", "0.03"):
+        for shown in ("1024", "0.2", "rmsprop", "0.0001", "30", "20", "0", "off", "0.03"):
             assert f"(default: {shown})" in re.sub(r"\s+", " ", text)
 
 

@@ -1,0 +1,188 @@
+"""What the HDF5 file consists of: its objects, made all at once, and the check that they are there.
+
+Safe against a kill at any moment: everything is allocated when the file is made (beside its final
+name, then linked to it), and nothing is created, grown or deleted later. The default ``libver``
+stays: with ``latest`` a killed writer left a flag set that kept the file from being opened.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from extract.errors import StoreError
+from extract.source import SPLITS, Item
+
+FORMAT = "headstart"
+FORMAT_VERSION = 1
+DIGEST_BYTES = 16
+REASON_BYTES = 120
+CHUNK_BYTES = 2**20
+
+_SPLIT_TYPE = h5py.enum_dtype({name: i for i, name in enumerate(SPLITS)}, basetype="i1")
+_KEY_TYPE = h5py.string_dtype("utf-8")
+_REASON_TYPE = h5py.string_dtype("utf-8", REASON_BYTES)
+_COLUMNS = ("keys", "labels", "split", "status", "reason", "digest")
+
+
+def create_store(
+    path: Path,
+    items: Sequence[Item],
+    shapes: Mapping[str, tuple[int, ...]],
+    attributes: Mapping[str, Any],
+    replace: bool = False,
+) -> None:
+    """Make a store with every row still to do, under its name only once it is whole.
+
+    Args:
+        path: The file to make.
+        items: The rows, in order.
+        shapes: Shape of one row's features, by layer.
+        attributes: ``class_names``, ``dtype``, the fields of the TrunkSpec and what else is to be
+            remembered; None values are left out.
+        replace: Take the place of an existing file.
+
+    Raises:
+        StoreError: The file exists, its folder does not, or the disk has no room.
+    """
+    row_bytes = (
+        sum(int(np.prod(shape)) for shape in shapes.values())
+        * np.dtype(attributes["dtype"]).itemsize
+    )
+    check_room(path, len(items), row_bytes)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with explained(path):
+            with h5py.File(beside, "w") as file:
+                _allocate(file, items, shapes, attributes["dtype"])
+                _describe(file, attributes)
+            if replace:
+                os.replace(beside, path)
+            else:
+                _link(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def check_room(path: Path, rows: int, row_bytes: int) -> None:
+    """Raise StoreError when the disk has no room for so many rows of features."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise StoreError(f"{folder}: no such folder; expected one to write {path.name} into")
+    needed, free = rows * row_bytes, shutil.disk_usage(folder).free
+    if needed > free:
+        raise StoreError(
+            f"{path}: {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free; use --pooling avg, "
+            "--dtype float16, an earlier row of smaller maps, or another disk"
+        )
+
+
+def _link(beside: Path, path: Path) -> None:
+    """Give a finished file its name, unless another run has just taken that name."""
+    try:
+        os.link(beside, path)
+    except FileExistsError:
+        raise StoreError(
+            f"{path}: another run has just made it; run the same command again"
+        ) from None
+    except OSError:
+        # A file system without hard links.
+        os.rename(beside, path)
+
+
+def _allocate(
+    file: h5py.File, items: Sequence[Item], shapes: Mapping[str, tuple[int, ...]], dtype: str
+) -> None:
+    count = len(items)
+    file.create_dataset("keys", data=[item.key for item in items], dtype=_KEY_TYPE)
+    file.create_dataset("labels", data=np.array([item.label for item in items], np.int64))
+    split = np.array([item.split for item in items], _SPLIT_TYPE)
+    file.create_dataset("split", data=split)
+    if any(item.group for item in items):
+        file.create_dataset("groups", data=[item.group for item in items], dtype=_KEY_TYPE)
+    file.create_dataset("status", data=np.zeros(count, np.uint8))
+    file.create_dataset("reason", data=np.zeros(count, _REASON_TYPE))
+    file.create_dataset("digest", data=np.zeros((count, DIGEST_BYTES), np.uint8))
+    for layer, shape in shapes.items():
+        name = "features" if len(shapes) == 1 else f"features/{layer}"
+        _allocate_features(file, name, (count, *shape), np.dtype(dtype))
+
+
+def _allocate_features(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Reserve the space of a dataset without writing it, in chunks of whole rows."""
+    row_bytes = int(np.prod(shape[1:])) * dtype.itemsize
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_chunk((min(shape[0], max(1, CHUNK_BYTES // row_bytes)), *shape[1:]))
+    plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    parents = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    parents.set_create_intermediate_group(True)
+    space = h5py.h5s.create_simple(shape)
+    h5py.h5d.create(
+        file.id, name.encode(), h5py.h5t.py_create(dtype, logical=True), space, plist, parents
+    )
+
+
+def _describe(file: h5py.File, attributes: Mapping[str, Any]) -> None:
+    file.attrs["format"] = FORMAT
+    file.attrs["format_version"] = FORMAT_VERSION
+    file.attrs["complete"] = np.uint8(0)
+    for name, value in attributes.items():
+        if isinstance(value, list | tuple) and not all(isinstance(v, int) for v in value):
+            file.attrs.create(name, list(value), dtype=_KEY_TYPE)
+        elif isinstance(value, list | tuple) and not value:
+            file.attrs.create(name, [], shape=(0,), dtype=_KEY_TYPE)
+        elif value is not None:
+            file.attrs[name] = value
+
+
+def check_layout(path: Path, file: h5py.File) -> None:
+    """Raise StoreError unless the file is a store that this version can read."""
+    if to_plain(file.attrs.get("format")) != FORMAT:
+        raise StoreError(
+            f"{path}: an HDF5 file of another program; expected a store of extract-features"
+        )
+    version = int(file.attrs.get("format_version", 0))
+    if version > FORMAT_VERSION:
+        raise StoreError(
+            f"{path}: format {version}; expected {FORMAT_VERSION} or lower; upgrade headstart"
+        )
+    missing = [name for name in (*_COLUMNS, "features") if name not in file]
+    missing += [
+        name for name in ("class_names", "trunk", "layer", "dtype") if name not in file.attrs
+    ]
+    if missing:
+        raise StoreError(
+            f"{path}: lacks {', '.join(missing)}; expected a whole store; run extract-features "
+            "again with --overwrite"
+        )
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what HDF5 and the system say of a failed write into a StoreError."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        full = error.errno == 28 or "No space left" in str(error)
+        what = "the disk is full" if full else f"cannot be written: {error}"
+        do = "make room" if full else "look after the disk"
+        raise StoreError(
+            f"{path}: {what}; {do} and run the same command again: finished rows are kept"
+        ) from error
+
+
+def to_plain(value: Any) -> Any:
+    """Turn what h5py gives for an attribute into str, int, float, bool or lists of them."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, np.ndarray):
+        return [to_plain(entry) for entry in value.tolist()]
+    return value.item() if isinstance(value, np.generic) else value
