@@ -7,7 +7,7 @@ import socket
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -69,7 +69,7 @@ def _imagenet(spec: TrunkSpec) -> Any:
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
     try:
         # Keras reports a download on stdout, which belongs to results here.
-        with contextlib.redirect_stdout(sys.stderr):
+        with _aside() as aside, contextlib.redirect_stdout(aside):
             return build_application(spec, weights="imagenet")
     except TrunkError as error:
         if "corrupted" not in str(error):
@@ -83,6 +83,11 @@ def _imagenet(spec: TrunkSpec) -> Any:
     if spec.trunk == "vgg16" and _load_offline(model):
         return model
     raise WeightsUnavailableError(_unavailable(spec, reason))
+
+
+def _aside() -> contextlib.AbstractContextManager[TextIO]:
+    """Return where a download's progress goes: to a person, if one is looking."""
+    return contextlib.nullcontext(sys.stderr) if sys.stderr.isatty() else open(os.devnull, "w")
 
 
 def _unavailable(spec: TrunkSpec, reason: Exception) -> str:
