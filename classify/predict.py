@@ -18,7 +18,6 @@ from extract.engines import Engine, open_engine
 from extract.errors import HeadError
 from extract.source import Item
 from extract.stream import Clock, stream_features
-from extract.trunk import build_trunk
 
 
 class Prediction(NamedTuple):
@@ -54,14 +53,14 @@ def open_trunk(bundle: Bundle, weights: str | None, config: ExtractConfig) -> En
             f"weights: {name}, from which the head was trained, is gone; expected the same file; "
             "say where it is now with --weights FILE"
         )
-    trunk = build_trunk(replace(bundle.trunk, weights=name))
-    if trunk.weights_sha256 != bundle.weights_sha256:
+    engine = open_engine(replace(bundle.trunk, weights=name), bundle.dtype, config.batch_size)
+    if engine.weights_sha256 != bundle.weights_sha256:
         raise HeadError(
-            f"weights: {name} has SHA-256 {trunk.weights_sha256[:12]}; expected "
+            f"weights: {name} has SHA-256 {engine.weights_sha256[:12]}; expected "
             f"{bundle.weights_sha256[:12]}, on which the head was trained; name that file with "
             "--weights, or extract and train again"
         )
-    return open_engine(trunk, bundle.dtype, config.batch_size)
+    return engine
 
 
 def predict(

@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -115,6 +117,20 @@ def as_list(outputs: Any) -> list[Any]:
 def fetch(output: Any) -> np.ndarray:
     """Wait for an output of a compiled function and bring it to the host."""
     return np.asarray(load_keras().ops.convert_to_numpy(output))
+
+
+def backend_name() -> str:
+    """Name Keras' backend without loading it, as far as that can be told."""
+    if "keras" in sys.modules:
+        return str(load_keras().backend.backend())
+    return os.environ.get("KERAS_BACKEND") or "tensorflow"
+
+
+def has_gpu() -> bool:
+    """Say whether there is a GPU that a backend might see; asking a backend takes seconds."""
+    return bool(shutil.which("nvidia-smi")) or any(
+        Path(device).exists() for device in ("/dev/nvidia0", "/dev/kfd")
+    )
 
 
 def on_gpu() -> bool:

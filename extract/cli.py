@@ -7,8 +7,10 @@ from typing import Any
 
 from extract.config import (
     DTYPES,
+    ENGINES,
     INTERPOLATIONS,
     POOLINGS,
+    PRECISIONS,
     PREPROCESSES,
     RESIZES,
     TRUNKS,
@@ -64,6 +66,18 @@ def extract_features_parser() -> argparse.ArgumentParser:
     _add_trunk_flags(parser.add_argument_group("trunk"))
     defaults = ExtractConfig()
     running = parser.add_argument_group("running")
+    running.add_argument(
+        "--engine",
+        choices=ENGINES,
+        help="what runs the trunk; auto is keras on a GPU and openvino on a processor "
+        f"(default: {defaults.engine})",
+    )
+    running.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="what the trunk computes in; below float32 is faster, and the error is measured "
+        f"(default: {defaults.precision})",
+    )
     running.add_argument(
         "--batch-size",
         type=int,
@@ -222,6 +236,11 @@ def _report(summary: Any) -> None:
         rate,
         *(spent.start, spent.trunk, spent.write, spent.wait, spent.read, spent.decode),
     )
+    if summary.error:
+        log.info(
+            "against float32, on %d pictures: relative error %.2g, cosine %.5f",
+            *(summary.error["pictures"], summary.error["relative"], summary.error["cosine"]),
+        )
     log.info("next: train-head %s", summary.out)
 
 

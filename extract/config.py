@@ -94,6 +94,8 @@ RESIZES = ("stretch", "crop", "pad")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 PREPROCESSES = ("auto", "rescale", "none")
 DTYPES = ("float32", "float16")
+ENGINES = ("auto", "keras", "openvino")
+PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 
 
 def check_choice(field: str, value: str, known: tuple[str, ...]) -> None:
@@ -173,9 +175,11 @@ class TrunkSpec:
 
 @dataclass(frozen=True)
 class ExtractConfig:
-    """How stage one runs; of these only ``dtype`` changes what the store holds.
+    """How stage one runs; of these ``precision`` and ``dtype`` change what the store holds.
 
     Attributes:
+        engine: ``keras``, ``openvino``, or ``auto``, which takes the faster one for this machine.
+        precision: What the trunk computes in.
         batch_size: Pictures in one call of the trunk; None lets the engine choose.
         workers: Threads that read and decode.
         dtype: Type the features are stored in.
@@ -187,6 +191,8 @@ class ExtractConfig:
         SettingError: A value is unknown or out of range.
     """
 
+    engine: str = "auto"
+    precision: str = "float32"
     batch_size: int | None = None
     workers: int = max(2, os.cpu_count() or 1)
     dtype: str = "float32"
@@ -198,6 +204,10 @@ class ExtractConfig:
         check_positive("batch_size", self.batch_size)
         check_positive("workers", self.workers)
         check_choice("dtype", self.dtype, DTYPES)
+        check_choice("engine", self.engine, ENGINES)
+        check_choice("precision", self.precision, PRECISIONS)
+        if self.engine == "keras" and self.precision == "int8":
+            raise SettingError("precision int8: has no effect with --engine keras; use openvino")
         self.tolerated(0)
 
     def tolerated(self, total: int) -> int:

@@ -1,16 +1,26 @@
-"""Trunk -> Engine: batches of uint8 pixels in, features out, two batches under way at a time."""
+"""TrunkSpec -> Engine: batches of uint8 pixels in, features out, several batches under way."""
 
+import queue
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from extract.backend import compile_model, fetch, gpu_memory_bytes, is_out_of_memory, on_gpu
+from extract.backend import (
+    backend_name,
+    compile_model,
+    fetch,
+    gpu_memory_bytes,
+    has_gpu,
+    is_out_of_memory,
+    on_gpu,
+)
+from extract.compiled import Calibration, CompiledTrunk, convert, find_compiled, quantise
 from extract.config import TrunkSpec
 from extract.console import log
 from extract.errors import EngineError
-from extract.trunk import Trunk
+from extract.trunk import Trunk, build_trunk
 
 Tag = TypeVar("Tag")
 
@@ -18,24 +28,33 @@ Tag = TypeVar("Tag")
 # least memory that does not cost speed.
 CPU_BATCH = 32
 GPU_BATCH_RANGE = (8, 512)
+# What OpenVINO calls the instructions that a precision needs.
+CAPABILITIES = {"bfloat16": "BF16", "float16": "FP16", "int8": "INT8"}
+_HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 
 class Engine(Protocol):
     """Runs a trunk.
 
     Attributes:
+        name: ``keras`` or ``openvino``.
         spec: The trunk's settings.
         dtype: Type of the features.
+        precision: What the trunk computes in.
         shapes: Shape of one picture's features, by layer.
         batch_size: Pictures in one call.
         weights_sha256: Digest of the trunk's weights.
+        calibration_keys: Keys of the pictures that int8 was calibrated on.
     """
 
+    name: str
     spec: TrunkSpec
     dtype: str
+    precision: str
     shapes: dict[str, tuple[int, ...]]
     batch_size: int
     weights_sha256: str
+    calibration_keys: tuple[str, ...]
 
     def run(
         self, batches: Iterable[tuple[Tag, np.ndarray]]
@@ -54,15 +73,142 @@ class Engine(Protocol):
         ...
 
 
-def open_engine(trunk: Trunk, dtype: str = "float32", batch_size: int | None = None) -> Engine:
+def open_engine(
+    spec: TrunkSpec,
+    dtype: str = "float32",
+    batch_size: int | None = None,
+    engine: str = "auto",
+    precision: str = "float32",
+    calibrate: Callable[[], Calibration] | None = None,
+) -> Engine:
     """Make the engine that runs a trunk on this machine.
 
     Args:
-        trunk: What to run.
+        spec: What to run.
         dtype: Type of the features, ``float32`` or ``float16``.
         batch_size: Pictures in one call; None chooses from the device's memory.
+        engine: ``keras``, ``openvino``, or ``auto``: Keras where it sees a GPU or runs on another
+            backend than TensorFlow, otherwise OpenVINO if it can convert the trunk.
+        precision: What the trunk computes in: ``float32``, ``bfloat16``, ``float16`` or ``int8``.
+        calibrate: Gives the pictures that int8 is calibrated on.
+
+    Returns:
+        The engine, ready to run.
+
+    Raises:
+        TrunkError: The trunk or its weights cannot be had.
+        EngineError: The machine lacks the instructions, or the trunk cannot be converted.
     """
-    return KerasEngine(trunk, dtype, batch_size or choose_batch_size(trunk))
+    if precision != "int8" and (engine == "keras" or (engine == "auto" and _keras_is_better())):
+        return KerasEngine(build_trunk(spec, precision), dtype, batch_size, precision)
+    check_instructions(precision)
+    trunk = None
+    compiled = find_compiled(spec)
+    if compiled is None:
+        trunk = build_trunk(spec)
+        try:
+            compiled = convert(trunk)
+        except EngineError as error:
+            if engine == "openvino" or precision != "float32":
+                raise
+            log.info("%s; running it in Keras", error)
+            return KerasEngine(trunk, dtype, batch_size, precision)
+    calibration = None
+    if precision == "int8":
+        if calibrate is None:
+            raise EngineError("precision int8: expected pictures to calibrate on; give some")
+        calibration = calibrate()
+        compiled = find_compiled(spec, calibration.digest) or quantise(compiled, calibration)
+    keys = calibration.keys if calibration else ()
+    return OpenVinoEngine(compiled, dtype, batch_size or CPU_BATCH, precision, keys)
+
+
+def _keras_is_better() -> bool:
+    return backend_name() != "tensorflow" or (has_gpu() and on_gpu())
+
+
+def check_instructions(precision: str) -> None:
+    """Raise EngineError where the processor would only imitate a precision."""
+    import openvino
+
+    needed = CAPABILITIES.get(precision)
+    if needed and needed not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise EngineError(
+            f"precision {precision}: this processor has no instructions for it, so it would be "
+            "slower than float32, not faster; use --precision float32"
+        )
+
+
+class OpenVinoEngine:
+    """Runs a converted trunk on the processor, as many requests at once as it has streams."""
+
+    name = "openvino"
+
+    def __init__(
+        self,
+        compiled: CompiledTrunk,
+        dtype: str,
+        batch_size: int,
+        precision: str,
+        calibration_keys: tuple[str, ...] = (),
+    ) -> None:
+        self.spec = compiled.spec
+        self.dtype = dtype
+        self.precision = precision
+        self.shapes = compiled.shapes
+        self.batch_size = batch_size
+        self.weights_sha256 = compiled.weights_sha256
+        self.calibration_keys = calibration_keys
+        self._model = _compile(compiled, dtype, batch_size, precision)
+
+    def run(
+        self, batches: Iterable[tuple[Tag, np.ndarray]]
+    ) -> Iterator[tuple[Tag, dict[str, np.ndarray]]]:
+        """See ``Engine.run``; batches come back as they are finished."""
+        import openvino
+
+        finished: queue.SimpleQueue[tuple[Tag, dict[str, np.ndarray]]] = queue.SimpleQueue()
+
+        def keep(request: Any, started: tuple[Tag, int]) -> None:
+            tag, count = started
+            outputs = [
+                request.get_output_tensor(i).data[:count].copy() for i in range(len(self.shapes))
+            ]
+            finished.put((tag, dict(zip(self.shapes, outputs, strict=True))))
+
+        requests = openvino.AsyncInferQueue(self._model)
+        requests.set_callback(keep)
+        for tag, pixels in batches:
+            requests.start_async({0: _pad(pixels, self.batch_size)}, (tag, len(pixels)))
+            while not finished.empty():
+                yield finished.get()
+        requests.wait_all()
+        while not finished.empty():
+            yield finished.get()
+
+
+def _compile(compiled: CompiledTrunk, dtype: str, batch_size: int, precision: str) -> Any:
+    """Compile for this processor: a fixed batch, the output's cast inside."""
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(compiled.folder / "model.xml")
+    model.reshape([batch_size, *compiled.spec.image_size, 3])
+    steps = openvino.preprocess.PrePostProcessor(model)
+    for i in range(len(compiled.shapes)):
+        steps.output(i).tensor().set_element_type(
+            getattr(openvino.Type, {"float32": "f32"}.get(dtype, "f16"))
+        )
+    rest = "bfloat16" if _has_bfloat16(core) else "float32"
+    # Always said: left alone, OpenVINO takes bfloat16 wherever the processor has it.
+    hint = _HINTS[rest if precision == "int8" else precision]
+    return core.compile_model(
+        steps.build(), "CPU", {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": hint}
+    )
+
+
+def _has_bfloat16(core: Any) -> bool:
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def choose_batch_size(trunk: Trunk) -> int:
@@ -85,14 +231,20 @@ def choose_batch_size(trunk: Trunk) -> int:
 class KerasEngine:
     """Runs the trunk in Keras, on TensorFlow, JAX or PyTorch, on a GPU where there is one."""
 
-    def __init__(self, trunk: Trunk, dtype: str, batch_size: int) -> None:
+    name = "keras"
+    calibration_keys: tuple[str, ...] = ()
+
+    def __init__(
+        self, trunk: Trunk, dtype: str, batch_size: int | None = None, precision: str = "float32"
+    ) -> None:
         self.spec = trunk.spec
         self.dtype = dtype
+        self.precision = precision
         self.shapes = trunk.shapes
-        self.batch_size = batch_size
+        self.batch_size = batch_size or choose_batch_size(trunk)
         self.weights_sha256 = trunk.weights_sha256
         self._model = trunk.model
-        self._call = compile_model(trunk.model, dtype, batch_size)
+        self._call = compile_model(trunk.model, dtype, self.batch_size)
 
     def run(
         self, batches: Iterable[tuple[Tag, np.ndarray]]

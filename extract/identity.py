@@ -17,6 +17,8 @@ from extract.stream import digest_content
 
 TRUNK_FIELDS = tuple(f.name for f in fields(TrunkSpec))
 CONFIG_FIELDS = tuple(f.name for f in fields(ExtractConfig))
+# The running settings that decide the numbers.
+_NUMBERS = ("dtype", "precision")
 
 
 def settle(
@@ -35,8 +37,8 @@ def settle(
     if not out.exists():
         return TrunkSpec(**wanted), config, given
     with open_store(out) as store:
-        stored = {**store.spec.to_dict(), "dtype": store.dtype}
-    asked = {**wanted, **({"dtype": config.dtype} if "dtype" in given else {})}
+        stored = {**store.spec.to_dict(), **{k: store.attributes[k] for k in _NUMBERS}}
+    asked = {**wanted, **{name: given[name] for name in _NUMBERS if name in given}}
     # Weights are compared by digest, once they are loaded.
     differing = [
         f"{name} (stored {_show(stored[name])}, asked {_show(value)})"
@@ -51,7 +53,8 @@ def settle(
     if differing:
         return TrunkSpec(**wanted), config, given
     spec = TrunkSpec.from_dict({**stored, **wanted})
-    return spec, replace(config, dtype=stored["dtype"]), {**given, "trunk": spec.trunk}
+    kept = {name: stored[name] for name in _NUMBERS}
+    return spec, replace(config, **kept), {**given, "trunk": spec.trunk}
 
 
 def _show(value: Any) -> str:
@@ -63,8 +66,10 @@ def find_difference(out: Path, source: Source, engine: Engine) -> str:
     with open_store(out) as store:
         stored = store.spec.to_dict()
         changed = [k for k, v in engine.spec.to_dict().items() if k != "weights" and stored[k] != v]
-        if store.dtype != engine.dtype:
-            changed.append("dtype")
+        changed += [name for name in _NUMBERS if store.attributes[name] != getattr(engine, name)]
+        # In float32 the engines agree to 1e-4; in a low precision each rounds in its own way.
+        if engine.precision != "float32" and store.attributes["engine"] != engine.name:
+            changed.append("engine")
         if changed:
             return f"made with another {', '.join(changed)}"
         digest = store.attributes["weights_sha256"]

@@ -7,23 +7,24 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from extract.backend import load_keras
+from extract.backend import backend_name
 from extract.config import ExtractConfig, TrunkSpec
 from extract.console import log, progress
 from extract.engines import Engine, open_engine
 from extract.errors import StoreError
 from extract.identity import find_difference, settle
 from extract.layout import create_store
+from extract.precision import choose_calibration, measure_error
 from extract.source import Item, Source, list_source
 from extract.store import DONE, Store, is_in_use, open_store
 from extract.stream import Clock, stream_features
-from extract.trunk import Trunk, build_trunk
 from extract.weights import WeightsUnavailableError
 
 # What one run does to the file, as against what the file is.
@@ -43,6 +44,8 @@ class Summary:
         class_names: The classes.
         shapes: Shape of one picture's features, by layer.
         seconds: Where the time went.
+        error: In a precision below float32, how far a sample of the features is from float32:
+            ``relative`` (of the Euclidean norm), ``cosine`` (mean, 1 is equal), ``pictures``.
     """
 
     out: Path
@@ -53,6 +56,7 @@ class Summary:
     class_names: tuple[str, ...]
     shapes: dict[str, tuple[int, ...]]
     seconds: Clock = field(default_factory=Clock)
+    error: dict[str, float] | None = None
 
 
 def extract_features(
@@ -84,9 +88,8 @@ def extract_features(
     pictures = list_source(source)
     for warning in pictures.warnings:
         log.warning("%s", warning)
-    trunk = _build(spec, given)
-    engine = open_engine(trunk, config.dtype, config.batch_size)
-    config = replace(config, batch_size=engine.batch_size)
+    engine = _open(spec, config, given, pictures.items)
+    config = replace(config, batch_size=engine.batch_size, engine=engine.name)
     if config.dry_run:
         return _plan(out, pictures, engine, config)
     _prepare(out, pictures, engine, config)
@@ -95,6 +98,9 @@ def extract_features(
         clock.start = time.monotonic() - began
         _fill(store, pictures.items, rows, engine, config, clock)
         failed = [(store.keys[f.row], f.reason) for f in store.failures()]
+        error = None
+        if config.precision != "float32":
+            error = measure_error(store, pictures.items, engine, config.workers)
     return Summary(
         out,
         len(pictures.items),
@@ -104,30 +110,37 @@ def extract_features(
         pictures.class_names,
         engine.shapes,
         clock,
+        error,
     )
 
 
-def _build(spec: TrunkSpec, given: Mapping[str, Any]) -> Trunk:
-    """Build the trunk; one that nobody asked for may be replaced by VGG16, with a warning."""
+def _open(
+    spec: TrunkSpec, config: ExtractConfig, given: Mapping[str, Any], items: Sequence[Item]
+) -> Engine:
+    """Open the engine; a trunk that nobody asked for may be replaced by VGG16, with a warning."""
+
+    def opened(spec: TrunkSpec) -> Engine:
+        calibrate = partial(choose_calibration, items, spec, config.workers)
+        return open_engine(
+            *(spec, config.dtype, config.batch_size, config.engine, config.precision),
+            calibrate=calibrate,
+        )
+
     try:
-        return build_trunk(spec)
+        return opened(spec)
     except WeightsUnavailableError as error:
         if {"trunk", "weights", "layer"} & set(given):
             raise
-        size = {"image_size": given["image_size"]} if "image_size" in given else {}
+        size = given.get("image_size") or (0, 0)
         try:
-            trunk = build_trunk(
-                TrunkSpec(
-                    **{**asdict(spec), "trunk": "vgg16", "layer": (), "image_size": (0, 0)} | size
-                )
-            )
+            engine = opened(replace(spec, trunk="vgg16", layer=(), image_size=size))
         except WeightsUnavailableError:
             raise error from None
         log.warning("%s", error)
         log.warning(
             "using vgg16, whose ImageNet weights are at hand, in the place of %s", spec.trunk
         )
-        return trunk
+        return engine
 
 
 def _plan(out: Path, source: Source, engine: Engine, config: ExtractConfig) -> Summary:
@@ -166,8 +179,8 @@ def _prepare(out: Path, source: Source, engine: Engine, config: ExtractConfig) -
 
 
 def _attributes(source: Source, engine: Engine, config: ExtractConfig) -> dict[str, Any]:
-    keras = load_keras()
-    packages = ("headstart", "keras", keras.backend.backend(), "h5py", "numpy", "pillow")
+    runner = "openvino" if engine.name == "openvino" else backend_name()
+    packages = ("headstart", "keras", runner, "h5py", "numpy", "pillow")
     made_by = [f"python {platform.python_version()}", *(f"{p} {version(p)}" for p in packages)]
     settings = {k: v for k, v in asdict(config).items() if k not in _ACTIONS}
     return {
@@ -175,6 +188,7 @@ def _attributes(source: Source, engine: Engine, config: ExtractConfig) -> dict[s
         **settings,
         "class_names": source.class_names,
         "weights_sha256": engine.weights_sha256,
+        "calibration_keys": engine.calibration_keys or None,
         "source": source.root,
         "versions": made_by,
         "command": shlex.join(sys.argv),
@@ -193,9 +207,9 @@ def _fill(
     finished = len(items) - len(rows)
     height, width = engine.spec.image_size
     log.info(
-        "%d pictures, %d done before; %s at %d x %d pixels, %d at a time, %d workers",
+        "%d pictures, %d done before; %s at %d x %d pixels in %s %s, %d at a time, %d workers",
         *(len(items), finished, engine.spec.trunk, width, height),
-        *(engine.batch_size, config.workers),
+        *(engine.name, engine.precision, engine.batch_size, config.workers),
     )
     blocks = stream_features(items, rows, engine, config.workers, clock)
     try:

@@ -31,7 +31,7 @@ class Clock:
     write: float = 0.0
 
 
-class _Pixels(NamedTuple):
+class Pixels(NamedTuple):
     """One picture, decoded or not: ``pixels`` is None where ``reason`` says why."""
 
     row: int
@@ -94,9 +94,9 @@ def _batches(
     clock: Clock,
 ) -> Iterator[tuple[tuple[np.ndarray, np.ndarray], np.ndarray]]:
     """Gather decoded pictures to batches, tagged with their rows and digests."""
-    batch: list[_Pixels] = []
+    batch: list[Pixels] = []
     window = 2 * engine.batch_size + workers
-    for picture in _decoded(items, rows, engine.spec, workers, window, clock):
+    for picture in decode_ahead(items, rows, engine.spec, workers, window, clock):
         if picture.pixels is None:
             failed.append(Failure(picture.row, picture.reason, picture.digest))
             continue
@@ -108,23 +108,23 @@ def _batches(
         yield _stack(batch)
 
 
-def _stack(batch: list[_Pixels]) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+def _stack(batch: list[Pixels]) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
     rows = np.array([picture.row for picture in batch], np.int64)
     digests = np.frombuffer(b"".join(p.digest for p in batch), np.uint8)
     tag = (rows, digests.reshape(-1, DIGEST_BYTES))
     return tag, np.stack([p.pixels for p in batch if p.pixels is not None])
 
 
-def _decoded(
+def decode_ahead(
     items: Sequence[Item],
     rows: np.ndarray,
     spec: TrunkSpec,
     workers: int,
     window: int,
     clock: Clock,
-) -> Iterator[_Pixels]:
+) -> Iterator[Pixels]:
     """Decode in threads, in order, never more than ``window`` pictures ahead."""
-    under_way: deque[Future[_Pixels]] = deque()
+    under_way: deque[Future[Pixels]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         try:
             for row in rows:
@@ -137,7 +137,7 @@ def _decoded(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _take(under_way: deque[Future[_Pixels]], clock: Clock) -> _Pixels:
+def _take(under_way: deque[Future[Pixels]], clock: Clock) -> Pixels:
     began = time.monotonic()
     picture = under_way.popleft().result()
     clock.wait += time.monotonic() - began
@@ -146,20 +146,20 @@ def _take(under_way: deque[Future[_Pixels]], clock: Clock) -> _Pixels:
     return picture
 
 
-def _load(items: Sequence[Item], row: int, spec: TrunkSpec) -> _Pixels:
+def _load(items: Sequence[Item], row: int, spec: TrunkSpec) -> Pixels:
     """Read and decode one picture; what is wrong with it becomes the reason."""
     began = time.monotonic()
     try:
         content = read_item(items[row])
     except ImageError as error:
-        return _Pixels(row, None, str(error), bytes(DIGEST_BYTES), (time.monotonic() - began, 0.0))
+        return Pixels(row, None, str(error), bytes(DIGEST_BYTES), (time.monotonic() - began, 0.0))
     read = time.monotonic()
     digest = digest_content(content)
     try:
         pixels = decode(content, spec.image_size, spec.resize, spec.interpolation)
     except ImageError as error:
-        return _Pixels(row, None, str(error), digest, (read - began, time.monotonic() - read))
-    return _Pixels(row, pixels, "", digest, (read - began, time.monotonic() - read))
+        return Pixels(row, None, str(error), digest, (read - began, time.monotonic() - read))
+    return Pixels(row, pixels, "", digest, (read - began, time.monotonic() - read))
 
 
 def _drain(failed: list[Failure]) -> list[Failure]:

@@ -5,6 +5,8 @@ what is exported are the same function.
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,11 +34,13 @@ class Trunk:
     weights_sha256: str
 
 
-def build_trunk(spec: TrunkSpec) -> Trunk:
+def build_trunk(spec: TrunkSpec, precision: str = "float32") -> Trunk:
     """Build the trunk, load its weights, cut it at the asked layers and freeze it.
 
     Args:
         spec: The trunk to build.
+        precision: What its layers compute in: ``float32``, ``bfloat16`` or ``float16``. Weights and
+            features stay float32.
 
     Returns:
         The trunk; building the same spec again gives the same function.
@@ -46,7 +50,8 @@ def build_trunk(spec: TrunkSpec) -> Trunk:
         TrunkError: The layer is unknown, the size too small, or the weights do not fit.
     """
     keras = load_keras()
-    whole = load_application(spec)
+    with _computing_in(keras, precision):
+        whole = load_application(spec)
     layers = name_layers(whole)
     outputs = [_layer_output(spec, layers, name) for name in spec.layer]
     cut = keras.Model(whole.inputs, outputs, name=spec.trunk)
@@ -55,7 +60,7 @@ def build_trunk(spec: TrunkSpec) -> Trunk:
     # training=False is baked in, so that dropout and batch normalisation stay in inference mode
     # wherever this model is used.
     prepared = _preprocess(keras, spec, keras.ops.cast(pixels, "float32"))
-    maps = as_list(cut(prepared, training=False))
+    maps = [keras.ops.cast(m, "float32") for m in as_list(cut(prepared, training=False))]
     features = [
         _pool(keras, spec, name, output) for name, output in zip(spec.layer, maps, strict=True)
     ]
@@ -104,6 +109,18 @@ def name_layers(model: Any) -> dict[str, Any]:
         for base, number in parts
     ]
     return dict(zip(names, model.layers, strict=True))
+
+
+@contextmanager
+def _computing_in(keras: Any, precision: str) -> Iterator[None]:
+    """Make layers that are built meanwhile compute in a precision, through Keras' own policies."""
+    former = keras.config.dtype_policy()
+    if precision != "float32":
+        keras.config.set_dtype_policy(f"mixed_{precision}")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(former)
 
 
 def _layer_output(spec: TrunkSpec, layers: dict[str, Any], name: str) -> Any:

@@ -1,9 +1,9 @@
 """What many tests share: small pictures, stores written through the store, a quick trunk."""
 
+import atexit
 import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,6 +15,12 @@ from extract.config import TrunkSpec
 from extract.layout import create_store
 from extract.source import Item
 from extract.store import Block, Failure, open_store
+
+# TensorFlow is imported by the tests, and is quiet if this stands before.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Converted trunks of the tests are theirs alone.
+os.environ["HEADSTART_CACHE"] = tempfile.mkdtemp(prefix="headstart-tests-")
+atexit.register(shutil.rmtree, os.environ["HEADSTART_CACHE"], ignore_errors=True)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

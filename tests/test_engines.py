@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from extract.backend import load_keras
+from extract.backend import load_keras, on_gpu
+from extract.compiled import Calibration, find_compiled
 from extract.config import TrunkSpec
-from extract.engines import KerasEngine, open_engine
+from extract.console import log
+from extract.engines import CAPABILITIES, Engine, KerasEngine, open_engine
 from extract.errors import EngineError
 from extract.trunk import Trunk, build_trunk
 
@@ -19,14 +21,15 @@ LAYERS = ("conv1_relu", "conv_pw_1_relu")
 PIXELS = np.random.default_rng(0).integers(0, 256, (11, 40, 40, 3), dtype=np.uint8)
 
 
+SPEC = TrunkSpec(trunk="mobilenet", weights="none", layer=LAYERS, image_size=(40, 40))
+
+
 @pytest.fixture(scope="module")
 def trunk() -> Trunk:
-    return build_trunk(
-        TrunkSpec(trunk="mobilenet", weights="none", layer=LAYERS, image_size=(40, 40))
-    )
+    return build_trunk(SPEC)
 
 
-def run(engine: Any, sizes: tuple[int, ...]) -> dict[str, np.ndarray]:
+def run(engine: Engine, sizes: tuple[int, ...]) -> dict[str, np.ndarray]:
     """Run the pictures in batches of these sizes; batches may come back in any order."""
     cuts = np.cumsum(sizes)[:-1]
     parts = zip(np.split(np.arange(len(PIXELS)), cuts), np.split(PIXELS, cuts), strict=True)
@@ -37,22 +40,84 @@ def run(engine: Any, sizes: tuple[int, ...]) -> dict[str, np.ndarray]:
     return found
 
 
+@pytest.mark.parametrize("kind", ["keras", "openvino"])
 @pytest.mark.parametrize("sizes", [(4, 4, 3), (11,), (1,) * 11])
-def test_engine_equals_predict(trunk: Trunk, sizes: tuple[int, ...]) -> None:
-    expected = trunk.model.predict(PIXELS, verbose=0)
-    found = run(open_engine(trunk, batch_size=4 if max(sizes) <= 4 else 11), sizes)
-    for layer, values in zip(LAYERS, expected, strict=True):
+def test_engine_equals_predict(trunk: Trunk, kind: str, sizes: tuple[int, ...]) -> None:
+    engine = open_engine(SPEC, batch_size=max(4, *sizes), engine=kind)
+    assert (engine.name, engine.weights_sha256) == (kind, trunk.weights_sha256)
+    found = run(engine, sizes)
+    for layer, values in zip(LAYERS, trunk.model.predict(PIXELS, verbose=0), strict=True):
         np.testing.assert_allclose(found[layer], values, atol=1e-5)
 
 
-def test_float16_is_cast_by_the_engine(trunk: Trunk) -> None:
-    engine = open_engine(trunk, "float16", 4)
+@pytest.mark.parametrize("kind", ["keras", "openvino"])
+def test_float16_is_cast_by_the_engine(kind: str) -> None:
+    engine = open_engine(SPEC, "float16", 4, kind)
     (_, features), *_ = engine.run([(None, PIXELS[:4])])
     assert features["conv1_relu"].dtype == np.float16
 
 
-def test_the_batch_size_is_chosen(trunk: Trunk) -> None:
-    assert open_engine(trunk).batch_size >= 8
+def capabilities() -> list[str]:
+    import openvino
+
+    return list(openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+
+@pytest.mark.parametrize("kind", ["keras", "openvino"])
+def test_bfloat16_is_near_float32_and_not_equal(kind: str) -> None:
+    if kind == "openvino" and "BF16" not in capabilities():
+        pytest.skip("this processor has no bfloat16 instructions")
+    exact = run(open_engine(SPEC, batch_size=11, engine=kind), (11,))
+    engine = open_engine(SPEC, batch_size=11, engine=kind, precision="bfloat16")
+    found = run(engine, (11,))
+    for layer in LAYERS:
+        error = np.linalg.norm(found[layer] - exact[layer]) / np.linalg.norm(exact[layer])
+        assert 1e-5 < error < 0.03
+
+
+def test_a_precision_without_instructions_is_refused() -> None:
+    lacking = [name for name, word in CAPABILITIES.items() if word not in capabilities()]
+    for precision in lacking:
+        with pytest.raises(EngineError, match=f"precision {precision}: this processor has no"):
+            open_engine(SPEC, precision=precision, engine="openvino")
+    assert set(CAPABILITIES) - set(lacking), "no low precision at all: the test says nothing"
+
+
+def test_int8_is_calibrated_and_kept() -> None:
+    pytest.importorskip("nncf")
+    calibration = Calibration(tuple("abcdefghijk"), PIXELS)
+    exact = run(open_engine(SPEC, batch_size=11, engine="openvino"), (11,))
+    for _ in range(2):
+        engine = open_engine(SPEC, batch_size=11, precision="int8", calibrate=lambda: calibration)
+        assert engine.calibration_keys == tuple("abcdefghijk")
+        found = run(engine, (11,))
+        for layer in LAYERS:
+            error = np.linalg.norm(found[layer] - exact[layer]) / np.linalg.norm(exact[layer])
+            assert 1e-4 < error < 0.2
+    assert find_compiled(SPEC, calibration.digest)
+    assert not find_compiled(SPEC, "0" * 64)
+
+
+def test_auto_takes_keras_on_another_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert open_engine(SPEC).name == ("keras" if on_gpu() else "openvino")
+    monkeypatch.setattr("extract.engines.backend_name", lambda: "jax")
+    assert open_engine(SPEC).name == "keras"
+
+
+def test_a_trunk_that_does_not_convert_runs_in_keras(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(model: Any) -> None:
+        raise RuntimeError("no such operation\nand a long story")
+
+    monkeypatch.setattr("openvino.convert_model", refuse)
+    spec = TrunkSpec(trunk="mobilenet", weights="none", layer=("conv1",), image_size=(40, 40))
+    log.propagate = True
+    log.setLevel("INFO")
+    assert open_engine(spec).name == "keras"
+    assert "OpenVINO cannot convert it (no such operation)" in caplog.text
+    with pytest.raises(EngineError, match=r"cannot convert it .*use --engine keras"):
+        open_engine(spec, engine="openvino")
 
 
 class SmallDevice:
@@ -115,11 +180,11 @@ def test_another_backend_gives_the_same_features(
     pytest.importorskip("jax") if backend == "jax" else _skip_without_torch()
     code = (
         "import sys, numpy as np; from extract.config import TrunkSpec\n"
-        "from extract.engines import open_engine; from extract.trunk import build_trunk\n"
+        "from extract.engines import open_engine\n"
         "pixels = np.load(sys.argv[1])\n"
         "spec = TrunkSpec(trunk='mobilenet', weights='none', image_size=(40, 40),\n"
         f"                 layer={LAYERS})\n"
-        "engine = open_engine(build_trunk(spec), 'float32', 11)\n"
+        "engine = open_engine(spec, 'float32', 11)\n"
         "(_, features), = engine.run([(None, pixels)])\n"
         "np.savez(sys.argv[2], digest=engine.weights_sha256, **features)\n"
         "print(sorted({'tensorflow', 'jax', 'torch'} & set(sys.modules)))\n"

@@ -23,7 +23,7 @@ PARSERS = (extract_features_parser, show_features_parser, train_head_parser, pre
 ORDER = {
     "extract": (
         *("errors", "config", "console", "source", "decode", "backend", "weights", "trunk"),
-        *("engines", "layout", "store", "stream", "identity", "run", "show", "cli"),
+        *("compiled", "engines", "layout", "store", "stream", "precision", "identity", "run", "show", "cli"),
     ),
     "classify": (
         *("config", "dataset", "splits", "metrics", "heads", "estimators", "train", "bundle"),

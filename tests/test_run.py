@@ -343,7 +343,7 @@ COMMAND = (
 
 
 def start(source: Path, out: Path, *flags: str) -> subprocess.Popen[str]:
-    trunk = ["--trunk", "mobilenet", "--weights", "none", "--image-size", "96"]
+    trunk = ["--trunk", "mobilenet", "--weights", "none", "--image-size", "224"]
     return subprocess.Popen(
         [*COMMAND, str(source), str(out), *trunk, "--batch-size", "2", *flags],
         stderr=subprocess.PIPE,
@@ -368,7 +368,7 @@ def done_rows(out: Path) -> np.ndarray:
 @pytest.fixture
 def many(tmp_path: Path) -> Path:
     generator = np.random.default_rng(0)
-    for i in range(240):
+    for i in range(480):
         folder = tmp_path / "many" / "ab"[i % 2]
         folder.mkdir(parents=True, exist_ok=True)
         pixels = generator.integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -384,7 +384,7 @@ def test_ctrl_c_leaves_a_sound_store(many: Path, tmp_path: Path) -> None:
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr
-    assert "of 240 pictures are in" in stderr
+    assert "of 480 pictures are in" in stderr
     with open_store(out) as store:
         assert not store.complete
         assert (store.status == 1).any()
@@ -396,7 +396,7 @@ def test_killed_at_random_moments_nothing_is_lost_or_done_twice(many: Path, tmp_
     whole, out = tmp_path / "whole.h5", tmp_path / "out.h5"
     start(many, whole).communicate()
     generator = np.random.default_rng(0)
-    done = np.zeros(240, bool)
+    done = np.zeros(480, bool)
     kills = 0
     while kills < 20:
         process = start(many, out)
@@ -417,7 +417,7 @@ def test_killed_at_random_moments_nothing_is_lost_or_done_twice(many: Path, tmp_
     process = start(many, out)
     _, stderr = process.communicate()
     assert process.returncode == 0
-    assert f"{240 - done.sum()} new in" in stderr
+    assert f"{480 - done.sum()} new in" in stderr
     found, expected = content(out), content(whole)
     np.testing.assert_allclose(
         np.frombuffer(found.pop("features/"), "f4"),

@@ -1,0 +1,237 @@
+"""The trunk as an OpenVINO model, converted once and kept in the user's cache folder.
+
+A kept model carries everything that decided it and digests of its own files. Whatever does not
+agree with them to the byte is made anew, never trusted.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from extract.config import TrunkSpec
+from extract.console import log
+from extract.errors import EngineError
+from extract.trunk import Trunk
+
+FORMAT_VERSION = 1
+# Whatever has a hand in the numbers of a converted model.
+_MAKERS = ("headstart", "keras", "tensorflow", "openvino")
+_FILES = ("model.xml", "model.bin")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The pictures that int8 ranges are measured on.
+
+    Attributes:
+        keys: Their keys.
+        pixels: (n, H, W, 3) uint8.
+    """
+
+    keys: tuple[str, ...]
+    pixels: np.ndarray
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the pixels."""
+        return hashlib.sha256(np.ascontiguousarray(self.pixels).tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class CompiledTrunk:
+    """A converted trunk on disk.
+
+    Attributes:
+        spec: What it was made from.
+        folder: Where ``model.xml`` and ``model.bin`` are.
+        shapes: Shape of one picture's features, by layer.
+        weights_sha256: See ``Trunk``.
+    """
+
+    spec: TrunkSpec
+    folder: Path
+    shapes: dict[str, tuple[int, ...]]
+    weights_sha256: str
+
+
+def find_compiled(spec: TrunkSpec, calibration_digest: str = "") -> CompiledTrunk | None:
+    """Look a converted trunk up in the cache, without Keras.
+
+    Args:
+        spec: The trunk.
+        calibration_digest: Which int8 version of it; empty for the plain one.
+
+    Returns:
+        The trunk; None where there is none, or one that is damaged or of another origin.
+    """
+    identity = _identity(spec, calibration_digest)
+    folder = _folder(identity)
+    try:
+        described = json.loads((folder / "trunk.json").read_bytes())
+        sound = described["identity"] == identity and described["files"] == _digests(folder)
+        shapes = {name: tuple(shape) for name, shape in described["shapes"].items()}
+        found = CompiledTrunk(spec, folder, shapes, described["weights_sha256"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        sound = False
+    if not sound:
+        log.info("%s: damaged; making it anew", folder)
+        return None
+    return found
+
+
+def convert(trunk: Trunk) -> CompiledTrunk:
+    """Convert a Keras trunk and keep it.
+
+    Args:
+        trunk: Built on TensorFlow, the one backend whose models are converted here.
+
+    Returns:
+        The converted trunk.
+
+    Raises:
+        EngineError: OpenVINO cannot convert it.
+    """
+    import openvino
+
+    try:
+        with warnings.catch_warnings():
+            # Keras says that OpenVINO's tracer passes a tuple of one input.
+            warnings.filterwarnings("ignore", "The structure of `inputs`", UserWarning)
+            model = openvino.convert_model(trunk.model)
+    except Exception as error:
+        raise EngineError(
+            f"{trunk.spec.trunk}: OpenVINO cannot convert it ({str(error).splitlines()[0]}); use "
+            "--engine keras"
+        ) from error
+    return _keep(model, _identity(trunk.spec, ""), trunk.spec, trunk.shapes, trunk.weights_sha256)
+
+
+def quantise(plain: CompiledTrunk, calibration: Calibration) -> CompiledTrunk:
+    """Quantise a converted trunk to int8 after training, with NNCF, and keep it.
+
+    Args:
+        plain: The trunk in float32.
+        calibration: What the ranges of the activations are measured on.
+
+    Returns:
+        The quantised trunk.
+
+    Raises:
+        EngineError: NNCF is not installed.
+    """
+    import openvino
+
+    try:
+        import nncf
+    except ImportError:
+        raise EngineError(
+            'precision int8: needs NNCF; pip install "headstart[int8]", or use bfloat16'
+        ) from None
+    model = openvino.Core().read_model(plain.folder / _FILES[0])
+    log.info("calibrating int8 on %d pictures", len(calibration.keys))
+    nncf.set_log_level(logging.ERROR)
+    pictures = np.split(calibration.pixels, range(1, len(calibration.pixels)))
+    # NNCF draws bars of its own on stdout, which belongs to results here.
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        small = nncf.quantize(
+            *(model, nncf.Dataset(pictures)),
+            subset_size=len(pictures),
+            preset=nncf.QuantizationPreset.MIXED,
+        )
+    identity = _identity(plain.spec, calibration.digest)
+    return _keep(small, identity, plain.spec, plain.shapes, plain.weights_sha256)
+
+
+def cache_folder() -> Path:
+    """Return the folder of converted trunks; whatever is in it can be removed at any time."""
+    from platformdirs import user_cache_path
+
+    named = os.environ.get("HEADSTART_CACHE")
+    return Path(named) if named else user_cache_path("headstart", appauthor=False)
+
+
+def _identity(spec: TrunkSpec, calibration_digest: str) -> dict[str, Any]:
+    """Return all that decides a converted trunk, as JSON holds it."""
+    described = {
+        k: v for k, v in spec.to_dict().items() if k not in ("resize", "interpolation", "weights")
+    }
+    makers = (*_MAKERS, "nncf") if calibration_digest else _MAKERS
+    file = Path(spec.weights)
+    named = spec.weights in ("imagenet", "none")
+    # Keras pins its own files; of a user's file only the content counts.
+    weights = spec.weights if named or not file.is_file() else _digest(file)
+    return {
+        **described,
+        "weights": weights,
+        "calibration": calibration_digest,
+        "format_version": FORMAT_VERSION,
+        "made_by": {name: _version(name) for name in makers},
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"
+
+
+def _folder(identity: dict[str, Any]) -> Path:
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return cache_folder() / f"{identity['trunk']}-{key[:16]}"
+
+
+def _keep(
+    model: Any,
+    identity: dict[str, Any],
+    spec: TrunkSpec,
+    shapes: dict[str, tuple[int, ...]],
+    weights_sha256: str,
+) -> CompiledTrunk:
+    """Write a model beside its place in the cache, then move it there as a whole."""
+    import openvino
+
+    folder = _folder(identity)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".new-"))
+    except OSError:
+        # A home that cannot be written: this run works, the next one converts again.
+        beside = folder = Path(tempfile.mkdtemp(prefix="headstart-"))
+    openvino.save_model(model, beside / _FILES[0], compress_to_fp16=False)
+    described = {
+        "identity": identity,
+        "shapes": shapes,
+        "weights_sha256": weights_sha256,
+        "files": _digests(beside),
+    }
+    (beside / "trunk.json").write_text(json.dumps(described, indent=2))
+    if beside != folder:
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            os.rename(beside, folder)
+        except OSError:  # another process was first, with the same model
+            shutil.rmtree(beside, ignore_errors=True)
+    return CompiledTrunk(spec, folder, shapes, weights_sha256)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {name: _digest(folder / name) for name in _FILES}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,79 @@
+"""Low precision made trustworthy: what int8 is calibrated on, and how far the features are off."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from extract.compiled import Calibration
+from extract.config import TrunkSpec
+from extract.engines import Engine, open_engine
+from extract.errors import EngineError
+from extract.source import Item
+from extract.store import DONE, Store
+from extract.stream import Clock, decode_ahead, stream_features
+
+# NNCF measures ranges on few pictures; more changed nothing that could be seen.
+CALIBRATION_PICTURES = 128
+ERROR_PICTURES = 64
+
+
+def choose_calibration(items: Sequence[Item], spec: TrunkSpec, workers: int) -> Calibration:
+    """Take a seeded sample of the training pictures that can be read, for int8.
+
+    Args:
+        items: All pictures.
+        spec: How they are decoded.
+        workers: Threads that decode.
+
+    Returns:
+        At most 128 pictures, the same ones for the same items.
+
+    Raises:
+        EngineError: None can be read.
+    """
+    training = np.array([row for row, item in enumerate(items) if item.split == 0], np.int64)
+    rows = np.random.default_rng(0).permutation(training)[:CALIBRATION_PICTURES]
+    decoded = list(decode_ahead(items, np.sort(rows), spec, workers, CALIBRATION_PICTURES, Clock()))
+    good = [picture for picture in decoded if picture.pixels is not None]
+    if not good:
+        raise EngineError("precision int8: no training picture can be read to calibrate on")
+    return Calibration(
+        tuple(items[p.row].key for p in good),
+        np.stack([p.pixels for p in good if p.pixels is not None]),
+    )
+
+
+def measure_error(
+    store: Store, items: Sequence[Item], engine: Engine, workers: int
+) -> dict[str, float]:
+    """Compare a sample of the stored features with the same trunk in float32.
+
+    Args:
+        store: The finished store.
+        items: Its pictures.
+        engine: What made it.
+        workers: Threads that decode.
+
+    Returns:
+        ``relative``: the Euclidean norm of the difference over that of the float32 features;
+        ``cosine``: the mean cosine between the two; ``pictures``: how many were compared.
+    """
+    done = np.flatnonzero(store.status == DONE)
+    rows = np.sort(np.random.default_rng(0).permutation(done)[:ERROR_PICTURES])
+    exact = open_engine(engine.spec, "float32", engine.batch_size, engine.name)
+    difference = size = 0.0
+    cosines: list[float] = []
+    for block in stream_features(items, rows, exact, workers):
+        order = np.argsort(block.rows)
+        for layer, values in block.features.items():
+            a = values[order].reshape(len(order), -1).astype(np.float64)
+            b = store.read(layer, block.rows[order]).reshape(a.shape).astype(np.float64)
+            difference += float(np.sum((b - a) ** 2))
+            size += float(np.sum(a**2))
+            norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+            cosines += ((a * b).sum(axis=1) / np.maximum(norms, 1e-30)).tolist()
+    return {
+        "relative": float(np.sqrt(difference / max(size, 1e-30))),
+        "cosine": float(np.mean(cosines)),
+        "pictures": len(rows),
+    }

@@ -1,0 +1,152 @@
+"""Converted trunks on disk: used without Keras, made anew when anything about them is wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from extract import compiled
+from extract.compiled import CompiledTrunk, convert, find_compiled
+from extract.config import TRUNKS, TrunkSpec
+from extract.engines import KerasEngine, OpenVinoEngine, open_engine
+from extract.errors import EngineError
+from extract.trunk import build_trunk
+
+SPEC = TrunkSpec(trunk="mobilenet", weights="none", layer=("conv1_relu",), image_size=(32, 32))
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CompiledTrunk:
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
+    return convert(build_trunk(SPEC))
+
+
+def test_what_was_kept_is_found(kept: CompiledTrunk) -> None:
+    assert find_compiled(SPEC) == kept
+    assert [path.name for path in compiled.cache_folder().iterdir()] == [kept.folder.name]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layer": ("conv1",)},
+        {"pooling": "max"},
+        {"image_size": (40, 40)},
+        {"preprocess": "rescale"},
+        {"weights": "imagenet"},
+        {"trunk": "mobilenet_v2"},
+    ],
+)
+def test_another_trunk_is_not(kept: CompiledTrunk, change: dict[str, object]) -> None:
+    assert find_compiled(replace(SPEC, **change)) is None  # type: ignore[arg-type]
+
+
+def test_how_pictures_are_resized_is_no_part_of_it(kept: CompiledTrunk) -> None:
+    assert find_compiled(replace(SPEC, resize="crop", interpolation="nearest"))
+
+
+def test_another_version_of_a_maker_is_another_trunk(
+    kept: CompiledTrunk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "version", lambda name: "0.0")
+    assert find_compiled(SPEC) is None
+
+
+def test_another_file_of_weights_is_another_trunk(tmp_path: Path, kept: CompiledTrunk) -> None:
+    found = []
+    for content in (b"one", b"two"):
+        (tmp_path / "w.h5").write_bytes(content)
+        found.append(compiled._identity(replace(SPEC, weights=str(tmp_path / "w.h5")), ""))
+    assert found[0] != found[1]
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def foreign(path: Path) -> None:
+    path.write_text(json.dumps({"identity": {}, "files": {}, "shapes": {}, "weights_sha256": ""}))
+
+
+def nonsense(path: Path) -> None:
+    path.write_text("[1, 2]")
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("model.bin", flip),
+        ("model.xml", flip),
+        ("model.bin", truncate),
+        ("model.bin", Path.unlink),
+        ("trunk.json", truncate),
+        ("trunk.json", foreign),
+        ("trunk.json", nonsense),
+    ],
+)
+def test_a_damaged_one_is_made_anew(
+    kept: CompiledTrunk, name: str, damage: Callable[[Path], None]
+) -> None:
+    damage(kept.folder / name)
+    assert find_compiled(SPEC) is None
+    assert open_engine(SPEC, engine="openvino").weights_sha256 == kept.weights_sha256
+    assert find_compiled(SPEC) == kept
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "file"))
+    assert open_engine(SPEC, engine="openvino").shapes == {"conv1_relu": (32,)}
+
+
+def test_a_warm_start_loads_no_keras(pictures: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from extract.cli import extract_features\n"
+        "assert extract_features() == 0\n"
+        "print(sorted({'keras', 'tensorflow', 'openvino'} & set(sys.modules)))"
+    )
+    flags = ["--trunk", "mobilenet", "--weights", "none", "--image-size", "32"]
+    answers = [
+        subprocess.run(
+            [sys.executable, "-c", code, pictures, tmp_path / name, *flags, "--engine", "openvino"],
+            env={**os.environ, "HEADSTART_CACHE": str(tmp_path / "cache")},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for name in ("cold.h5", "warm.h5")
+    ]
+    assert answers == ["['keras', 'openvino', 'tensorflow']\n", "['openvino']\n"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", TRUNKS)
+def test_every_trunk_that_converts_equals_keras(name: str) -> None:
+    small = 96 if "inception" in name or name == "xception" else 64
+    spec = TrunkSpec(trunk=name, weights="none", image_size=(small, small))
+    trunk = build_trunk(spec)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, small, small, 3), dtype=np.uint8)
+    ((_, expected),) = KerasEngine(trunk, "float32", 2).run([(None, pixels)])
+    try:
+        converted = convert(trunk)
+    except EngineError:
+        pytest.fail(f"{name} does not convert")
+    ((_, found),) = OpenVinoEngine(converted, "float32", 2, "float32").run([(None, pixels)])
+    values, wanted = found[spec.layer[0]], expected[spec.layer[0]]
+    # Random weights give features of any size: the bound is on theirs.
+    assert np.abs(values - wanted).max() <= 1e-4 * max(1.0, np.abs(wanted).max())
