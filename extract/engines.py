@@ -1,6 +1,5 @@
 """TrunkSpec -> Engine: batches of uint8 pixels in, features out, several batches under way."""
 
-import queue
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
@@ -160,31 +159,33 @@ class OpenVinoEngine:
         self.weights_sha256 = compiled.weights_sha256
         self.calibration_keys = calibration_keys
         self._model = _compile(compiled, dtype, batch_size, precision)
+        # One more than can run, so that none waits while results are taken away.
+        self._requests = self._model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1
 
     def run(
         self, batches: Iterable[tuple[Tag, np.ndarray]]
     ) -> Iterator[tuple[Tag, dict[str, np.ndarray]]]:
-        """See ``Engine.run``; batches come back as they are finished."""
-        import openvino
-
-        finished: queue.SimpleQueue[tuple[Tag, dict[str, np.ndarray]]] = queue.SimpleQueue()
-
-        def keep(request: Any, started: tuple[Tag, int]) -> None:
-            tag, count = started
-            outputs = [
-                request.get_output_tensor(i).data[:count].copy() for i in range(len(self.shapes))
-            ]
-            finished.put((tag, dict(zip(self.shapes, outputs, strict=True))))
-
-        requests = openvino.AsyncInferQueue(self._model)
-        requests.set_callback(keep)
+        """See ``Engine.run``; batches come back in order, the oldest is waited for."""
+        # Waited for, not called back: code of ours in OpenVINO's threads could be the last to hold
+        # a request, whose end then waits for its own thread.
+        idle = [self._model.create_infer_request() for _ in range(self._requests)]
+        under_way: deque[tuple[Any, Tag, int]] = deque()
         for tag, pixels in batches:
-            requests.start_async({0: _pad(pixels, self.batch_size)}, (tag, len(pixels)))
-            while not finished.empty():
-                yield finished.get()
-        requests.wait_all()
-        while not finished.empty():
-            yield finished.get()
+            if not idle:
+                idle.append(under_way[0][0])
+                yield self._finish(*under_way.popleft())
+            request = idle.pop()
+            request.start_async({0: _pad(pixels, self.batch_size)})
+            under_way.append((request, tag, len(pixels)))
+        while under_way:
+            yield self._finish(*under_way.popleft())
+
+    def _finish(self, request: Any, tag: Tag, count: int) -> tuple[Tag, dict[str, np.ndarray]]:
+        request.wait()
+        outputs = (request.get_output_tensor(i).data for i in range(len(self.shapes)))
+        # Copies: the request's own memory is used again.
+        copies = [output[:count].copy() for output in outputs]
+        return tag, dict(zip(self.shapes, copies, strict=True))
 
 
 def _compile(compiled: CompiledTrunk, dtype: str, batch_size: int, precision: str) -> Any:
