@@ -1,8 +1,9 @@
 """A trained head on disk: a folder that predicts by itself and says how it came about.
 
-``bundle.json`` is what predicting needs, ``head.keras`` or ``head.skops`` the head; ``result.json``
-(settings, versions, every number), ``timing.json`` and ``curves.png`` are for people. Two runs with
-the same seed write the same ``result.json`` byte for byte, so seconds live in a file of their own.
+``bundle.json``, ``transform.npz`` and ``head.npz``, ``head.keras`` or ``head.skops`` are what
+predicting needs; ``result.json`` (settings, versions, every number), ``result.csv`` (the
+leaderboard), ``timing.json`` and ``curves.png`` are for people. Two runs with the same seed write
+the same ``result.json`` byte for byte, so seconds live in a file of their own.
 """
 
 import json
@@ -14,9 +15,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from classify import estimators, heads
+import numpy as np
+from numpy.typing import NDArray
+
+from classify import journal, train, transforms
+from classify.candidates import label
+from classify.config import KERAS_HEADS
 from classify.dataset import Dataset
-from classify.train import LOADERS, Head, Result, Run
+from classify.metrics import confusion_matrix
+from classify.result import Entry, Result
+from classify.train import FittedHead
 from extract.backend import load_keras
 from extract.config import TrunkSpec
 from extract.errors import HeadError, SettingError
@@ -24,7 +32,10 @@ from extract.errors import HeadError, SettingError
 FORMAT = "headstart head"
 FORMAT_VERSION = 1
 BUNDLE, RESULT, TIMING, CURVES = "bundle.json", "result.json", "timing.json", "curves.png"
-FILES = {BUNDLE, RESULT, TIMING, CURVES, heads.FILE, estimators.FILE}
+TABLE = "result.csv"
+FILES = {BUNDLE, RESULT, TABLE, TIMING, CURVES, transforms.FILE, journal.FILE, *train.FILES}
+# Curves of more heads than this are no picture any more.
+_MOST_CURVES = 8
 
 
 @dataclass(frozen=True)
@@ -37,15 +48,19 @@ class Bundle:
         trunk: The trunk it was trained on.
         weights_sha256: Digest of that trunk's weights.
         dtype: Type the features were stored in.
-        layer: The layer whose features it takes.
+        precision: What the trunk computed in.
+        calibration_sha256: Digest of the pictures that int8 was calibrated on, else empty.
+        layer: The layer whose features it takes; several have ``+`` between them.
         shape: Shape of one picture's features.
     """
 
-    head: Head
+    head: FittedHead
     class_names: tuple[str, ...]
     trunk: TrunkSpec
     weights_sha256: str
     dtype: str
+    precision: str
+    calibration_sha256: str
     layer: str
     shape: tuple[int, ...]
 
@@ -59,7 +74,7 @@ def check_target(folder: Path) -> None:
     if not folder.is_dir():
         raise HeadError(f"{folder}: found a file; expected a folder or nothing; name another")
     found = {entry.name for entry in folder.iterdir()}
-    if found and (BUNDLE not in found or found - FILES):
+    if found and found != {journal.FILE} and (BUNDLE not in found or found - FILES):
         raise HeadError(
             f"{folder}: found {', '.join(sorted(found - FILES)[:3]) or 'an unfinished head'}; "
             "expected a folder that is new, empty or only a trained head; name another with -o"
@@ -67,14 +82,14 @@ def check_target(folder: Path) -> None:
 
 
 def save_bundle(
-    folder: Path, dataset: Dataset, run: Run, store: str, timing: Mapping[str, float]
+    folder: Path, dataset: Dataset, result: Result, store: str, timing: Mapping[str, float]
 ) -> None:
     """Write the chosen head and the record of the run; all of it or nothing.
 
     Args:
         folder: Where to; a bundle that is there already is replaced.
         dataset: What was trained on.
-        run: What came of it.
+        result: What came of it.
         store: The store, as the user named it.
         timing: Step -> seconds.
 
@@ -86,12 +101,16 @@ def save_bundle(
     beside, former = (folder.with_name(f".{folder.name}.{os.getpid()}.{s}") for s in ("new", "old"))
     try:
         beside.mkdir()
-        run.chosen.head.save(beside)
-        _write_json(beside / BUNDLE, _identity(dataset, run.chosen))
-        _write_json(beside / RESULT, _record(dataset, run, store))
+        assert result.head is not None
+        result.head.save(beside)
+        _write_json(beside / BUNDLE, _identity(dataset, result))
+        _write_json(beside / RESULT, _record(dataset, result, store))
         _write_json(beside / TIMING, {name: round(spent, 3) for name, spent in timing.items()})
-        if any(result.head.history for result in run.results):
-            _draw_curves(beside / CURVES, [r for r in run.results if r.head.history])
+        result.write_csv(beside / TABLE)
+        if drawn := [entry for entry in result.entries if entry.outcome.history]:
+            _draw_curves(beside / CURVES, drawn[:_MOST_CURVES])
+        if (folder / journal.FILE).exists():
+            shutil.copyfile(folder / journal.FILE, beside / journal.FILE)
         if folder.exists():
             folder.rename(former)
         beside.rename(folder)
@@ -119,11 +138,13 @@ def load_bundle(folder: Path) -> Bundle:
     described = _read_identity(folder)
     try:
         bundle = Bundle(
-            head=LOADERS[described["settings"]["head"]](folder),
+            head=FittedHead.load(folder, described["settings"]["head"]),
             class_names=tuple(described["class_names"]),
             trunk=TrunkSpec.from_dict(described["trunk"]),
             weights_sha256=described["weights_sha256"],
             dtype=described["dtype"],
+            precision=described["precision"],
+            calibration_sha256=described["calibration_sha256"],
             layer=described["layer"],
             shape=tuple(described["shape"]),
         )
@@ -170,68 +191,82 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def _identity(dataset: Dataset, chosen: Result) -> dict[str, Any]:
+def _identity(dataset: Dataset, result: Result) -> dict[str, Any]:
     """Return what predicting needs to know, and what sets this head apart from others."""
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "settings": chosen.spec.to_dict(),
+        "settings": result.best.spec.to_dict(),
         "class_names": list(dataset.class_names),
         "trunk": dataset.trunk.to_dict(),
         "weights_sha256": dataset.weights_sha256,
         "dtype": dataset.dtype,
-        "layer": dataset.layer,
-        "shape": list(dataset.X.shape[1:]),
+        "precision": dataset.precision,
+        "calibration_sha256": dataset.calibration_sha256,
+        "layer": result.layer,
+        "shape": list(result.shape),
     }
 
 
-def _record(dataset: Dataset, run: Run, store: str) -> dict[str, Any]:
+def _record(dataset: Dataset, result: Result, store: str) -> dict[str, Any]:
     """Return every setting and number of a run."""
+    first = result.splits[0]
+    judging = np.sort(np.concatenate([split.validation for split in result.splits]))
     return {
-        **_identity(dataset, run.chosen),
+        **_identity(dataset, result),
         "store": store,
+        "fingerprint": dataset.fingerprint(),
+        "metric": result.metric,
         "split": {
-            "origin": run.split.origin,
-            "train": len(run.split.train),
-            "validation": len(run.split.validation),
-            "test": len(run.split.test),
+            "origin": first.origin,
+            "folds": len(result.splits) if first.origin == "fold" else None,
+            "train": len(first.train),
+            "validation": len(judging),
+            "test": len(first.test),
         },
-        "candidates": [
-            {
-                "settings": result.spec.to_dict(),
-                "train": result.train._asdict(),
-                "validation": result.validation._asdict(),
-                "history": result.head.history,
-            }
-            for result in run.results
-        ],
-        "test": run.test and run.test._asdict(),
-        "versions": _versions(run),
+        "candidates": [_line(dataset, entry, dataset.y[judging]) for entry in result.entries],
+        "test": result.test and result.test._asdict(),
+        "versions": _versions(result),
     }
 
 
-def _versions(run: Run) -> dict[str, str]:
+def _line(dataset: Dataset, entry: Entry, y: NDArray[np.int64]) -> dict[str, Any]:
+    """Return what is known of one candidate."""
+    answers = entry.outcome.judged.answers
+    return {
+        "name": label(entry.spec),
+        "settings": entry.spec.to_dict(),
+        "scores": entry.scores,
+        "interval": [entry.low, entry.high],
+        "as_good": entry.as_good,
+        "train_accuracy": entry.outcome.train_accuracy,
+        "confusion": confusion_matrix(y, answers, len(dataset.class_names)).tolist(),
+        "history": entry.outcome.history,
+    }
+
+
+def _versions(result: Result) -> dict[str, str]:
     names = ["headstart", "numpy", "scikit-learn"]
-    if any(result.spec.head == "dense" for result in run.results):
+    if any(entry.spec.head in KERAS_HEADS for entry in result.entries):
         names += ["keras", load_keras().backend.backend()]
     return {name: version(name) for name in names}
 
 
-def _draw_curves(path: Path, results: list[Result]) -> None:
+def _draw_curves(path: Path, entries: list[Entry]) -> None:
     """Draw training against validation for each epoch: a row a head, accuracy beside loss."""
     from matplotlib.figure import Figure  # not pyplot: that would look for a screen
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(10, 4 * len(results)), layout="constrained")
-    grid = figure.subplots(len(results), 2, squeeze=False)
-    for axes, result in zip(grid, results, strict=True):
-        history = result.head.history
+    figure = Figure(figsize=(10, 4 * len(entries)), layout="constrained")
+    grid = figure.subplots(len(entries), 2, squeeze=False)
+    for axes, entry in zip(grid, entries, strict=True):
+        history = entry.outcome.history
         epochs = range(1, len(history["loss"]) + 1)
         marker = "o" if len(epochs) < 3 else ""
         for axis, name in zip(axes, ("accuracy", "loss"), strict=True):
             axis.plot(epochs, history[name], label="training", marker=marker)
             axis.plot(epochs, history[f"val_{name}"], "--", label="validation", marker=marker)
-            axis.set(xlabel="epoch", ylabel=name, title=f"{result.spec.head}: {name}")
+            axis.set(xlabel="epoch", ylabel=name, title=f"{label(entry.spec)}: {name}")
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.grid(alpha=0.3)
             axis.legend()

@@ -8,18 +8,29 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from classify.candidates import (
+    PARSERS,
+    choose_heads,
+    make_candidates,
+    parse_names,
+    parse_sweep,
+)
 from classify.config import (
+    ACTIVATIONS,
+    CLASS_WEIGHTS,
     DEFAULTS,
     FORMATS,
+    KERNELS,
+    METRICS,
     OPTIMIZERS,
+    USUAL_HEADS,
     HeadSpec,
     PredictConfig,
     TrainConfig,
-    candidate_specs,
 )
 from extract.config import ExtractConfig
 from extract.console import add_common_flags, log, run_command
-from extract.errors import EXIT_OK, EXIT_TOO_MANY_BAD
+from extract.errors import EXIT_FAILED, EXIT_OK, EXIT_TOO_MANY_BAD, SettingError
 
 _TRAIN_EXAMPLES = """\
 examples:
@@ -27,9 +38,11 @@ examples:
   train-head out.h5
   train-head out.h5 --head dense --head logistic
   train-head out.h5 --dropout 0.5 --patience 5 -o half_dropped/
+  train-head out.h5 --folds 5 --sweep logistic.C=0.001:10:9 --sweep transform=standardise,sqrt+l2
 
-The validation split of the file judges the heads; where it has none, about a fifth of the pictures,
-chosen by a hash of their keys. The best head is kept. A test split is used once, for that head.
+The heads are ranked by what they do on pictures that they were not trained on: the validation split
+of the file; where it has none, about a fifth of the pictures, chosen by a hash of their keys; or,
+with --folds, each picture once. The best head is kept. A test split is used once, for that head.
 """
 _PREDICT_EXAMPLES = """\
 examples:
@@ -40,8 +53,13 @@ Columns: key, label, score (0 to 1), reason (why a picture could not be read; it
 """
 # Field of HeadSpec -> its type, or what it can be; what it is.
 _SETTINGS: dict[str, tuple[Any, str]] = {
-    "units": (int, "width of the hidden layer"),
+    "units": (PARSERS["units"], "widths of the hidden layers, as in 512,128"),
+    "activation": (ACTIVATIONS, "what follows a hidden layer"),
     "dropout": (float, "share of the hidden units dropped in a training step"),
+    "batch_normalisation": (bool, "normalise hidden layers over the batch"),
+    "l2": (float, "weight of the squared kernels in the loss"),
+    "label_smoothing": (float, "share of the truth spread over all classes"),
+    "class_weight": (CLASS_WEIGHTS, "let each class weigh the same"),
     "optimizer": (OPTIMIZERS, "what turns gradients into steps"),
     "momentum": (float, "momentum of sgd or rmsprop"),
     "nesterov": (bool, "Nesterov's form of the momentum, for sgd"),
@@ -49,9 +67,17 @@ _SETTINGS: dict[str, tuple[Any, str]] = {
     "epochs": (int, "passes over the training pictures, at most"),
     "batch_size": (int, "pictures in a training step"),
     "patience": (int, "stop after N epochs without a lower validation loss; take the best epoch"),
-    "seed": (int, "decides the first weights, the order and the dropout"),
-    "C": (float, "inverse of the strength of the l2 penalty"),
+    "C": (float, "inverse of the strength of the penalty"),
+    "kernel": (KERNELS, "shape of the boundary"),
+    "gamma": (float, "width of the rbf kernel"),
+    "alpha": (float, "strength of the penalty"),
+    "shrinkage": (float, "share of the covariance taken from a multiple of the identity"),
+    "neighbours": (int, "how many of the nearest pictures are asked"),
+    "trees": (int, "trees, or rounds of boosting"),
+    "step": (float, "how much of each round is taken"),
 }
+# The rest is one flag for all heads.
+_FOR_ALL = {"head", "layer", "transform", "seed"}
 
 
 def train_head(argv: list[str] | None = None) -> int:
@@ -78,11 +104,23 @@ def train_head_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--head",
         action="append",
+        default=[],
         metavar="NAME",
-        help=f"{' or '.join(DEFAULTS)}; repeatable (default: {HeadSpec.head})",
+        help=f"{', '.join(DEFAULTS)}; repeatable (default: those that the other flags are about; "
+        f"with none, {', '.join(USUAL_HEADS)})",
     )
     parser.add_argument(
-        "--layer", metavar="NAME", help="whose features to use, where the file holds several"
+        "--layer",
+        type=parse_names,
+        metavar="NAME",
+        help="whose features to use, where the file holds several; NAME+NAME joins them",
+    )
+    parser.add_argument(
+        "--transform",
+        type=parse_names,
+        metavar="STEP+STEP",
+        help="steps in front of each head: standardise, sqrt, l2, pca=N; or none "
+        "(default: the head's own)",
     )
     parser.add_argument(
         *("-o", "--output"),
@@ -90,6 +128,7 @@ def train_head_parser() -> argparse.ArgumentParser:
         type=Path,
         help="the folder to make (default: the file's name without its ending, and _head)",
     )
+    _add_choice_flags(parser)
     _add_head_flags(parser)
     add_common_flags(parser)
     return parser
@@ -148,52 +187,130 @@ def predict_images_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_choice_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say what is tried and how it is judged."""
+    group = parser.add_argument_group("candidates")
+    group.add_argument(
+        "--sweep",
+        action="append",
+        default=[],
+        metavar="NAME=V,V",
+        help="try every value; LOW:HIGH:COUNT is a logarithmic range, HEAD.NAME says whose setting "
+        "where several have it; repeatable, for every combination",
+    )
+    group.add_argument(
+        "--trials", type=int, metavar="N", help="try N of the candidates, drawn at random"
+    )
+    group.add_argument(
+        "--folds", type=int, metavar="K", help="cross-validate in the place of one validation split"
+    )
+    group.add_argument(
+        "--metric", choices=METRICS, default=TrainConfig.metric, help="default: %(default)s"
+    )
+    group.add_argument(
+        "--seed",
+        type=int,
+        default=TrainConfig.seed,
+        metavar="N",
+        help="decides all that is random (default: %(default)s)",
+    )
+    group.add_argument(
+        "--assert-accuracy",
+        type=float,
+        metavar="X",
+        help="exit with 1 where the best head's accuracy is below X",
+    )
+
+
 def _add_head_flags(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for every setting of every head, in a group a head."""
+    """Add a flag for every setting, in a group for the first of the heads that have it."""
+    seen = set(_FOR_ALL)
     for head, known in DEFAULTS.items():
-        group = parser.add_argument_group(f"head {head}")
-        for field, usual in known.items():
+        fresh = [field for field in known if field not in seen]
+        group = parser.add_argument_group(f"head {head}") if fresh else parser
+        for field in fresh:
             kind, text = _SETTINGS[field]
-            shown = "off" if usual is None or usual is False else usual
-            given: dict[str, Any] = {"help": f"{text} (default: {shown})"}
+            given: dict[str, Any] = {"help": f"{text} (default: {_shown(field)})"}
             if kind is bool:
                 given |= {"action": "store_true", "default": None}
             elif isinstance(kind, tuple):
                 given["choices"] = kind
             else:
-                given |= {"type": kind, "metavar": "N" if kind is int else "X"}
+                given |= {"type": kind, "metavar": "X" if kind is float else "N"}
             group.add_argument(f"--{field.replace('_', '-')}", **given)
+        seen |= known.keys()
+
+
+def _shown(field: str) -> str:
+    """Return the default of a setting, and for each head where they differ."""
+    found: dict[str, str] = {}
+    for head in DEFAULTS:
+        if field in DEFAULTS[head]:
+            value = getattr(HeadSpec(head), field)
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            found[head] = "off" if value is None or value is False or value == 0 else text
+    if len(set(found.values())) == 1:
+        return next(iter(found.values()))
+    return ", ".join(f"{head} {text}" for head, text in found.items())
+
+
+def _train_config(arguments: argparse.Namespace) -> TrainConfig:
+    """Turn arguments into settings; loads nothing heavy."""
+    settings = {field.name: getattr(arguments, field.name) for field in fields(HeadSpec)[1:]}
+    # The seed is of the run, and of those heads that have one.
+    settings["seed"] = arguments.seed or None
+    sweep: dict[tuple[str | None, str], list[Any]] = {}
+    for text in arguments.sweep:
+        name, values = parse_sweep(text)
+        if name in sweep or settings.get(name[1]) is not None:
+            raise SettingError(f"sweep: found {text} beside another {name[1]}; expected it once")
+        sweep[name] = values
+    heads = choose_heads(arguments.head, settings, sweep)
+    if not any("seed" in DEFAULTS.get(head, {}) for head in heads):
+        settings["seed"] = None
+    return TrainConfig(
+        make_candidates(heads, settings, sweep, arguments.trials, arguments.seed),
+        arguments.folds,
+        arguments.metric,
+        arguments.seed,
+        arguments.assert_accuracy,
+    )
 
 
 def _train_head(arguments: argparse.Namespace) -> int:
     began = time.perf_counter()
-    settings = {field.name: getattr(arguments, field.name) for field in fields(HeadSpec)[1:]}
-    config = TrainConfig(
-        candidate_specs(arguments.head or [HeadSpec.head], settings), arguments.layer
-    )
+    config = _train_config(arguments)
     store: Path = arguments.store
     folder = arguments.output or store.with_name(f"{store.stem}_head")
 
     from classify.bundle import check_target, save_bundle
     from classify.dataset import load_dataset
-    from classify.splits import divide
-    from classify.train import train
+    from classify.search import Stopped, run
 
     check_target(folder)
-    dataset = load_dataset(store, config.layer)
-    split = divide(dataset)
+    dataset = load_dataset(store, "+".join(config.candidates[0].layer) or None)
     timing = {"read": time.perf_counter() - began}
-    run = train(dataset, split, config.candidates)
-    timing |= {result.spec.head: result.seconds for result in run.results}
-    save_bundle(folder, dataset, run, str(store), timing)
+    try:
+        result = run(dataset, config, folder)
+    except Stopped as stopped:
+        if stopped.result:
+            print(stopped.result)
+        raise
+    timing["train"] = time.perf_counter() - began - timing["read"]
+    save_bundle(folder, dataset, result, str(store), timing)
     timing["all"] = time.perf_counter() - began
-    print(run.table())
-    judges = {"store": "its validation split", "hold-out": "held out by a hash"}[split.origin]
+    print(result)
     log.info(
-        f"{folder}: {run.chosen.spec.head}, trained on {len(split.train)} pictures, chosen on "
-        f"{len(split.validation)} ({judges}); "
+        f"{folder}: {result.summary()}; "
         + ", ".join(f"{step} {seconds:.1f} s" for step, seconds in timing.items())
     )
+    accuracy = result.best.scores["accuracy"]
+    if config.assert_accuracy is not None and accuracy < config.assert_accuracy:
+        log.error(
+            f"accuracy: found {accuracy:.4f}; expected {config.assert_accuracy} or more, as "
+            "--assert-accuracy says; try other heads, or more pictures"
+        )
+        return EXIT_FAILED
     log.info("next: predict-images %s SOURCE", shlex.quote(str(folder)))
     return EXIT_OK
 

@@ -1,6 +1,7 @@
-"""The dense head in Keras. Only Keras 3's own API, so that it trains on every backend."""
+"""Keras heads, as many as wanted at once. Only Keras 3's own API: they train on every backend."""
 
-import math
+import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,31 +9,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.config import HeadSpec
+from classify.fitting import Course, History, fit_group
+from classify.stacked import BN_EPSILON, BN_MOMENTUM, Rows, groups_of
 from extract.backend import load_keras
-from extract.console import progress
+from extract.console import log, progress
 from extract.errors import HeadError
 
 # Rows in one call of a trained head: bounds what a feature map's hidden layer takes.
 PREDICT_ROWS = 256
 FILE = "head.keras"
 
-History = dict[str, list[float]]
-
 
 class DenseHead:
-    """Flatten, a hidden layer with ReLU, dropout, and an output layer, as in the course.
+    """Flatten, hidden layers each with dropout, and an output layer; ``linear`` hides none.
 
     Two classes get one sigmoid output and binary cross-entropy, more get softmax and categorical
     cross-entropy.
 
     Attributes:
         spec: The settings; a head that was loaded has none.
-        history: Keras' curves of the fit: ``loss``, ``accuracy``, ``val_loss``, ``val_accuracy``.
+        history: Curves of the fit: ``loss``, ``accuracy``, ``val_loss``, ``val_accuracy``. They
+            end before a loss that is no number.
+        failed: Why the head is of no use; None where it trained.
     """
 
     def __init__(self, spec: HeadSpec | None = None, model: Any = None) -> None:
         self.spec = spec or HeadSpec("dense")
         self.history: History = {}
+        self.failed: str | None = None
         self._model = model
 
     def fit(
@@ -42,42 +46,8 @@ class DenseHead:
         X_validation: NDArray[np.float32],
         y_validation: NDArray[np.int64],
     ) -> "DenseHead":
-        """Train on (X, y) with Keras' own ``fit``; the validation rows give the curves.
-
-        Seeds Python's, NumPy's and the backend's global generators.
-
-        Args:
-            X: (A, *shape) float32 features, vectors or feature maps.
-            y: (A,) int64 classes 0 to K - 1, each with a row.
-            X_validation: (B, *shape) float32; they decide nothing but when to stop, with patience.
-            y_validation: (B,) int64 classes.
-
-        Returns:
-            The head itself.
-
-        Raises:
-            HeadError: The loss did not stay finite.
-        """
-        keras, spec = load_keras(), self.spec
-        keras.utils.set_random_seed(spec.seed)
-        self._model = _build(keras, spec, X.shape[1:], int(y.max()) + 1)
-        with progress(spec.epochs or 0, "epoch", label=spec.head) as bar:
-            fitted = self._model.fit(
-                X,
-                y,
-                batch_size=spec.batch_size,
-                epochs=spec.epochs,
-                validation_data=(X_validation, y_validation),
-                callbacks=_callbacks(keras, spec, bar),
-                verbose=0,
-            )
-        self.history = {name: [float(v) for v in values] for name, values in fitted.history.items()}
-        if not np.isfinite(self.history["loss"]).all():
-            raise HeadError(
-                f"{spec.head}: the loss is {self.history['loss'][-1]} in epoch "
-                f"{len(self.history['loss'])}; expected a number; try a lower --learning-rate"
-            )
-        return self
+        """Train on (X, y): ``fit_heads`` of this one head, with its arguments and errors."""
+        return fit_heads([self.spec], X, y, X_validation, y_validation)[0]
 
     def predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
         """Score each class for each row.
@@ -120,51 +90,78 @@ class DenseHead:
         return cls(model=model)
 
 
+def fit_heads(
+    specs: Sequence[HeadSpec],
+    X: NDArray[np.float32],
+    y: NDArray[np.int64],
+    X_validation: NDArray[np.float32],
+    y_validation: NDArray[np.int64],
+    halving: bool = False,
+    order_seed: int = 0,
+) -> list[DenseHead]:
+    """Train heads, those of one shape together in one model with Keras' own ``fit``.
+
+    A head is the same (to rounding) whichever others train with it. Its seed decides its first
+    weights and its dropout; the order of the rows is common to all. Groups (``groups_of``) run one
+    after another: who wants what is finished when interrupted calls this group by group.
+
+    Args:
+        specs: ``dense`` and ``linear`` heads.
+        X: (A, *shape) float32 features, vectors or feature maps.
+        y: (A,) int64 classes 0 to K - 1, each with a row.
+        X_validation: (B, *shape) float32; they decide nothing but when to stop: with patience, and
+            with halving.
+        y_validation: (B,) int64 classes.
+        halving: Whether the worse half of each group, by validation loss, trains no further after
+            an eighth, a quarter and half of the epochs.
+        order_seed: Decides the order of the rows in each epoch.
+
+    Returns:
+        A trained head a spec. A head whose loss did not stay finite has ``failed``.
+
+    Raises:
+        HeadError: No head's loss stayed finite.
+    """
+    rows = Rows(X.reshape(len(X), -1), y, X_validation.reshape(len(X_validation), -1), y_validation)
+    heads: dict[int, DenseHead] = {}
+    total = sum(spec.epochs or 0 for spec in specs)
+    with progress(total, "epoch", label=specs[0].head if len(specs) == 1 else "heads") as bar:
+        for group in groups_of(specs):
+            courses = fit_group([specs[i] for i in group], rows, halving, order_seed, bar)
+            for position, course in zip(group, courses, strict=True):
+                heads[position] = _head(course, X.shape[1:], rows.classes)
+    failed = [head.failed for head in heads.values() if head.failed]
+    if len(failed) == len(specs):
+        raise HeadError(failed[0])
+    for message in failed:
+        log.warning("%s", message)
+    return [heads[position] for position in range(len(specs))]
+
+
+def _head(course: Course, shape: tuple[int, ...], classes: int) -> DenseHead:
+    """Make a plain Keras model of what was trained in a stack."""
+    head = DenseHead(course.spec, _build(load_keras(), course.spec, shape, classes))
+    head._model.set_weights(course.weights)
+    head.history, head.failed = course.history, course.failed
+    return head
+
+
 def _build(keras: Any, spec: HeadSpec, shape: tuple[int, ...], classes: int) -> Any:
-    """Build and compile the model."""
+    """Build the model of one head, to be given the weights that were trained in a stack."""
     layers = keras.layers
+    dense = functools.partial(layers.Dense, kernel_initializer="zeros")
     two = classes == 2
-    model = keras.Sequential(
-        [
-            keras.Input(shape),
-            *([layers.Flatten()] if len(shape) > 1 else []),
-            layers.Dense(spec.units, activation="relu"),
-            layers.Dropout(spec.dropout),
-            layers.Dense(
-                1 if two else classes,
-                activation="sigmoid" if two else "softmax",
-            ),
-        ],
-        name=spec.head,
-    )
-    model.compile(
-        optimizer=_optimizer(keras, spec),
-        loss="binary_crossentropy" if two else "sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-    )
-    return model
-
-
-def _optimizer(keras: Any, spec: HeadSpec) -> Any:
-    settings = {"momentum": spec.momentum, "nesterov": spec.nesterov}
-    given = {name: value for name, value in settings.items() if value is not None}
-    kind = {"rmsprop": "RMSprop", "sgd": "SGD", "adam": "Adam"}[spec.optimizer or ""]
-    return getattr(keras.optimizers, kind)(learning_rate=spec.learning_rate, **given)
-
-
-def _callbacks(keras: Any, spec: HeadSpec, bar: Any) -> list[Any]:
-    """Return what Keras calls after each epoch: the bar, the stop at NaN, the patience."""
-
-    def show(epoch: int, logs: dict[str, float]) -> None:
-        bar.set_postfix_str(f"validation accuracy {logs['val_accuracy']:.3f}")
-        bar.update(1)
-        if not math.isfinite(logs["loss"]):
-            caller.model.stop_training = True
-
-    caller = keras.callbacks.LambdaCallback(on_epoch_end=show)
-    if spec.patience is None:
-        return [caller]
-    stop = keras.callbacks.EarlyStopping(
-        monitor="val_loss", patience=spec.patience, restore_best_weights=True
-    )
-    return [caller, stop]
+    hidden = []
+    for width in spec.units or ():
+        if spec.batch_normalisation:
+            hidden += [
+                dense(width),
+                layers.BatchNormalization(momentum=BN_MOMENTUM, epsilon=BN_EPSILON),
+                layers.Activation(spec.activation),
+            ]
+        else:
+            hidden.append(dense(width, activation=spec.activation))
+        hidden.append(layers.Dropout(spec.dropout))
+    output = dense(1 if two else classes, activation="sigmoid" if two else "softmax")
+    flatten = [layers.Flatten()] if len(shape) > 1 else []
+    return keras.Sequential([keras.Input(shape), *flatten, *hidden, output], name=spec.head)

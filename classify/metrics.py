@@ -1,5 +1,6 @@
 """Scores and the truth -> numbers. Pure: nothing here knows of heads or files."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -92,3 +93,98 @@ def macro_f1(confusion: NDArray[np.int64]) -> float:
     occurs = confusion.sum(axis=0) + confusion.sum(axis=1)
     seen = occurs > 0
     return float((2 * np.diag(confusion)[seen] / occurs[seen]).mean())
+
+
+RESAMPLES = 1000
+# The share of resamples that lies inside an interval.
+INTERVAL = 0.95
+
+
+class Judged(NamedTuple):
+    """All that every metric needs of a head's scores, small enough to keep.
+
+    Attributes:
+        answers: (N,) int64, the class with the highest score.
+        true_scores: (N,) float64, the score of the true class, 0 to 1.
+    """
+
+    answers: NDArray[np.int64]
+    true_scores: NDArray[np.float64]
+
+
+def judge(y: NDArray[np.int64], scores: NDArray[np.floating]) -> Judged:
+    """Keep of (N, K) scores what the metrics need; six decimals of the true class's."""
+    # A head whose loss did not stay finite has scores that are no numbers: it ranks last.
+    true = np.nan_to_num(scores[np.arange(len(y)), y].astype(np.float64))
+    return Judged(scores.argmax(axis=1).astype(np.int64), np.maximum(true.round(6), 1e-7))
+
+
+class Resampling:
+    """Rows drawn again with replacement, the same ones for every head, so that heads compare.
+
+    What belongs together is drawn together: rows of one group are no independent witnesses.
+
+    Args:
+        y: (N,) true classes.
+        classes: K.
+        units: N names of what is drawn; rows that share one come and go together.
+        seed: Decides the draws.
+    """
+
+    def __init__(self, y: NDArray[np.int64], classes: int, units: Sequence[str], seed: int) -> None:
+        self._y, self._classes = y, classes
+        unit_of_row = np.unique(np.array(units), return_inverse=True)[1]
+        count = int(unit_of_row.max()) + 1
+        generator = np.random.default_rng(seed)
+        draws = generator.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+        # Row 0 is the sample itself.
+        self._weights = np.vstack([np.ones(len(y)), draws[:, unit_of_row]]).astype(np.float32)
+
+    def values(self, metric: str, judged: Judged) -> NDArray[np.float64]:
+        """Return (1 + RESAMPLES,) values of a metric: of the rows themselves, then of each draw."""
+        right = (judged.answers == self._y).astype(np.float32)
+        total = self._weights.sum(axis=1, dtype=np.float64)
+        if metric == "accuracy":
+            return np.asarray(self._weights @ right / total, np.float64)
+        if metric == "loss":
+            return np.asarray(self._weights @ -np.log(judged.true_scores) / total)
+        hits = self._per_class(self._y, right)
+        truth = self._per_class(self._y)
+        if metric == "balanced_accuracy":
+            return _mean_share(hits, truth)
+        return _mean_share(2 * hits, truth + self._per_class(judged.answers))
+
+    def _per_class(
+        self, labels: NDArray[np.int64], values: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float64]:
+        """Sum weights (times values) by class: (1 + RESAMPLES, K)."""
+        member = np.zeros((len(labels), self._classes), np.float32)
+        member[np.arange(len(labels)), labels] = 1 if values is None else values
+        return np.asarray(self._weights @ member, np.float64)
+
+
+def _mean_share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return each row's mean of part / whole over the classes that occur."""
+    seen = whole > 0
+    return np.asarray(np.where(seen, part / np.where(seen, whole, 1), 0).sum(1) / seen.sum(1))
+
+
+def interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the ends between which the middle 95 % of resampled values lie."""
+    low, high = np.quantile(values[1:], [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
+    return float(low), float(high)
+
+
+def indistinct(best: NDArray[np.float64], other: NDArray[np.float64], more_is_better: bool) -> bool:
+    """Say whether the best head's lead over another one could be chance.
+
+    Args:
+        best: Resampled values of the best head.
+        other: Those of the other head, from the same draws.
+        more_is_better: The metric's direction.
+
+    Returns:
+        True unless the lead is above zero in the middle 95 % of the draws.
+    """
+    lead = (best - other) if more_is_better else (other - best)
+    return interval(lead)[0] <= 0

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.bundle import Bundle
+from classify.dataset import join_layers
 from extract.config import ExtractConfig
 from extract.console import progress
 from extract.engines import Engine, open_engine
@@ -53,7 +54,13 @@ def open_trunk(bundle: Bundle, weights: str | None, config: ExtractConfig) -> En
             f"weights: {name}, from which the head was trained, is gone; expected the same file; "
             "say where it is now with --weights FILE"
         )
-    engine = open_engine(replace(bundle.trunk, weights=name), bundle.dtype, config.batch_size)
+    engine = open_engine(
+        replace(bundle.trunk, weights=name),
+        bundle.dtype,
+        config.batch_size,
+        precision=bundle.precision,
+        calibrate=bundle.calibration_sha256,
+    )
     if engine.weights_sha256 != bundle.weights_sha256:
         raise HeadError(
             f"weights: {name} has SHA-256 {engine.weights_sha256[:12]}; expected "
@@ -95,7 +102,7 @@ def predict(
     with progress(len(items), "pictures") as bar:
         for block in stream_features(items, rows, engine, workers, clock):
             if len(block.rows):
-                X = block.features[bundle.layer].astype(np.float32, copy=False)
+                X = join_layers([block.features[layer] for layer in bundle.layer.split("+")])
                 scores[block.rows] = bundle.head.predict_proba(X)
             reasons |= {failure.row: failure.reason for failure in block.failed}
             bar.update(len(block.rows) + len(block.failed))

@@ -23,7 +23,7 @@ class Split:
         train: (A,) int64 rows that heads are fitted on.
         validation: (B,) int64 rows that heads are compared on.
         test: (C,) int64 rows that only the chosen head sees, once; may be empty.
-        origin: ``store`` or ``hold-out``: where the validation rows come from.
+        origin: ``store``, ``hold-out`` or ``fold``: where the validation rows come from.
     """
 
     train: NDArray[np.int64]
@@ -48,7 +48,7 @@ def divide(dataset: Dataset) -> Split:
     sides, origin = dataset.split, "store"
     if not (sides == VALIDATION).any():
         origin = "hold-out"
-        names = _unit_names(dataset)
+        names = unit_names(dataset)
         sides = np.where((sides == TRAIN) & held_out(names), VALIDATION, sides)
     _check_classes(dataset, sides)
     _check_groups(dataset, sides)
@@ -58,6 +58,55 @@ def divide(dataset: Dataset) -> Split:
         test=np.flatnonzero(sides == TEST),
         origin=origin,
     )
+
+
+def cross_divide(dataset: Dataset, folds: int, seed: int = 0) -> list[Split]:
+    """Divide all rows but the test rows into folds, each of which judges once.
+
+    No group is parted, classes are spread evenly, and the order of the rows decides nothing: names
+    are taken by size and then by a hash, each to the fold that has fewest rows of its classes.
+
+    Args:
+        dataset: The labelled rows.
+        folds: How many, 2 or more.
+        seed: Decides the hash.
+
+    Returns:
+        One split a fold.
+
+    Raises:
+        SplitError: There are fewer than two classes, or a fold leaves one without training row.
+    """
+    rows = np.flatnonzero(dataset.split != TEST)
+    names = unit_names(dataset)
+    members: dict[str, list[int]] = {}
+    for row in rows.tolist():
+        members.setdefault(names[row], []).append(row)
+    if folds > len(members):
+        raise SplitError(
+            f"folds: found {folds} for {len(members)} pictures or groups; expected no more than "
+            "that; ask for fewer"
+        )
+    K = len(dataset.class_names)
+    counts = np.zeros((folds, K))
+    fold_of_row = np.full(len(dataset.y), -1)
+    for name in sorted(members, key=lambda name: (-len(members[name]), _hash(f"{seed} {name}"))):
+        brings = np.bincount(dataset.y[members[name]], minlength=K)
+        fold = min(range(folds), key=lambda f: (counts[f] @ brings, counts[f].sum()))
+        counts[fold] += brings
+        fold_of_row[members[name]] = fold
+    for fold in range(folds):
+        sides = np.where(fold_of_row == fold, VALIDATION, TRAIN)
+        _check_classes(dataset, np.where(fold_of_row < 0, TEST, sides), warn=False)
+    return [
+        Split(
+            train=np.flatnonzero((fold_of_row >= 0) & (fold_of_row != fold)),
+            validation=np.flatnonzero(fold_of_row == fold),
+            test=np.flatnonzero(fold_of_row < 0),
+            origin="fold",
+        )
+        for fold in range(folds)
+    ]
 
 
 def held_out(names: Sequence[str], share: float = HOLD_OUT) -> NDArray[np.bool_]:
@@ -73,18 +122,21 @@ def held_out(names: Sequence[str], share: float = HOLD_OUT) -> NDArray[np.bool_]
     Returns:
         (len(names),) bool.
     """
-    hashes = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names)
-    return np.array([int.from_bytes(h, "big") < share * 2**64 for h in hashes], dtype=np.bool_)
+    return np.array([_hash(name) < share * 2**64 for name in names], dtype=np.bool_)
 
 
-def _unit_names(dataset: Dataset) -> list[str]:
+def _hash(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
+
+
+def unit_names(dataset: Dataset) -> list[str]:
     """Return what stays together: a row's group, or its key where it has none."""
     if dataset.groups is None:
         return dataset.keys
     return [group or key for group, key in zip(dataset.groups, dataset.keys, strict=True)]
 
 
-def _check_classes(dataset: Dataset, sides: NDArray[np.int8]) -> None:
+def _check_classes(dataset: Dataset, sides: NDArray[np.signedinteger], warn: bool = True) -> None:
     """Raise SplitError where no head could be trained or judged."""
     K = len(dataset.class_names)
     if K < 2:
@@ -105,11 +157,11 @@ def _check_classes(dataset: Dataset, sides: NDArray[np.int8]) -> None:
                 f"classes: no {what} picture of {', '.join(bare)}; expected one or more of each "
                 "class; add some, or leave the class out"
             )
-        if bare:
+        if bare and warn:
             log.warning("no %s picture of %s: its share is not judged", what, ", ".join(bare))
 
 
-def _check_groups(dataset: Dataset, sides: NDArray[np.int8]) -> None:
+def _check_groups(dataset: Dataset, sides: NDArray[np.signedinteger]) -> None:
     """Raise SplitError where a group has rows on two sides."""
     seen: dict[str, int] = {}
     for group, side in zip(dataset.groups or [], sides.tolist(), strict=False):

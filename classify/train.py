@@ -1,23 +1,24 @@
-"""Fit candidates on one split and measure them."""
+"""Fit many heads on one division of the rows, each behind its transform."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.config import HeadSpec
-from classify.dataset import Dataset
-from classify.estimators import LogisticHead
+from classify import estimators, heads
+from classify.config import KERAS_HEADS, HeadSpec
+from classify.estimators import EstimatorHead, LinearHead
 from classify.heads import DenseHead
-from classify.metrics import Metrics, measure
-from classify.splits import Split
+from classify.transforms import Transform
 
-# Features and classes.
-_Rows = tuple[NDArray[np.float32], NDArray[np.int64]]
+LINEAR_HEADS = ("logistic", "ridge", "lda")
+FILES = {estimators.FILE, estimators.LINEAR_FILE, heads.FILE}
+
+Rows = NDArray[np.float32]
+Labels = NDArray[np.int64]
 
 
 class Head(Protocol):
@@ -25,16 +26,10 @@ class Head(Protocol):
 
     history: dict[str, list[float]]
 
-    def fit(
-        self,
-        X: NDArray[np.float32],
-        y: NDArray[np.int64],
-        X_validation: NDArray[np.float32],
-        y_validation: NDArray[np.int64],
-    ) -> "Head":
+    def fit(self, X: Rows, y: Labels, X_validation: Rows, y_validation: Labels) -> "Head":
         """Train on (X, y)."""
 
-    def predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.floating]:
+    def predict_proba(self, X: Rows) -> NDArray[np.floating]:
         """Score each class for each row, (N, K)."""
 
     def fits(self, shape: tuple[int, ...], classes: int) -> bool:
@@ -44,106 +39,115 @@ class Head(Protocol):
         """Write the head into a folder."""
 
 
+def _kind(name: str) -> type[DenseHead] | type[LinearHead] | type[EstimatorHead]:
+    if name in KERAS_HEADS:
+        return DenseHead
+    return LinearHead if name in LINEAR_HEADS else EstimatorHead
+
+
+def _loader(name: str) -> Callable[[Path], Head]:
+    if name in KERAS_HEADS:
+        return DenseHead.load
+    kind = LinearHead if name in LINEAR_HEADS else EstimatorHead
+    return lambda folder: kind.load(folder, name)
+
+
 # By HeadSpec.head; what loads a saved head of that kind.
-HEADS: Mapping[str, Callable[[HeadSpec], Head]] = {"dense": DenseHead, "logistic": LogisticHead}
-LOADERS: Mapping[str, Callable[[Path], Head]] = {
-    "dense": DenseHead.load,
-    "logistic": LogisticHead.load,
-}
+_NAMES = (*KERAS_HEADS, *LINEAR_HEADS, "svm", "knn", "forest", "boosting", "naive_bayes")
+HEADS: Mapping[str, Callable[[HeadSpec], Head]] = {name: _kind(name) for name in _NAMES}
+LOADERS: Mapping[str, Callable[[Path], Head]] = {name: _loader(name) for name in _NAMES}
 
 
-@dataclass(frozen=True)
-class Result:
-    """One trained candidate and how well it does.
+class FittedHead(NamedTuple):
+    """A trained head and what stands in front of it.
 
     Attributes:
-        spec: Its settings.
-        head: The head itself.
-        train: Metrics on the training rows, without dropout.
-        validation: Metrics on the validation rows.
-        seconds: Time the fit took, the first one's loading of its library included.
+        transform: Fitted on the head's own training rows.
+        head: The head; it takes transformed rows.
     """
 
-    spec: HeadSpec
+    transform: Transform
     head: Head
-    train: Metrics
-    validation: Metrics
+
+    def predict_proba(self, X: Rows) -> NDArray[np.floating]:
+        """Score each class for each row of features as they are stored, (N, K)."""
+        return self.head.predict_proba(self.transform.apply(X))
+
+    def fits(self, shape: tuple[int, ...], classes: int) -> bool:
+        """Say whether it takes rows of this shape and scores this many classes."""
+        try:
+            row = self.transform.apply(np.zeros((1, *shape), np.float32))
+        except ValueError:  # the steps were fitted on rows of another width
+            return False
+        return self.head.fits(row.shape[1:], classes)
+
+    def save(self, folder: Path) -> None:
+        """Write both into a folder."""
+        self.transform.save(folder)
+        self.head.save(folder)
+
+    @classmethod
+    def load(cls, folder: Path, name: str) -> "FittedHead":
+        """Read what ``save`` wrote for a head of this name."""
+        return cls(Transform.load(folder), LOADERS[name](folder))
+
+
+class Fit(NamedTuple):
+    """A head just trained, which of the asked for it is, and the seconds that it took."""
+
+    position: int
+    fitted: FittedHead
     seconds: float
 
 
-@dataclass(frozen=True)
-class Run:
-    """What training some candidates on one split has shown.
+class Division(NamedTuple):
+    """Rows to train on and rows to judge on: (A, *shape) and (B, *shape) float32, and classes."""
 
-    Attributes:
-        split: Which rows trained and which judged.
-        results: One a candidate, in their order.
-        chosen: The result with the highest validation accuracy.
-        test: Metrics of the chosen head on the test rows; None where there are none.
-    """
-
-    split: Split
-    results: list[Result]
-    chosen: Result
-    test: Metrics | None
-
-    def table(self) -> str:
-        """Lay out the results, a line a head, and the test of the chosen one."""
-        lines = [
-            f"{'':<10}{'training':>18}{'validation':>20}",
-            f"{'head':<10}{'accuracy':>10}{'loss':>8}"
-            f"{'accuracy':>12}{'loss':>8}{'macro F1':>10}{'seconds':>9}",
-        ]
-        lines += [
-            f"{result.spec.head:<10}{result.train.accuracy:>10.4f}{result.train.loss:>8.4f}"
-            f"{result.validation.accuracy:>12.4f}{result.validation.loss:>8.4f}"
-            f"{result.validation.macro_f1:>10.4f}{result.seconds:>9.1f}"
-            for result in self.results
-        ]
-        if self.test:
-            lines.append(
-                f"test of {self.chosen.spec.head}: accuracy {self.test.accuracy:.4f}, "
-                f"loss {self.test.loss:.4f}, macro F1 {self.test.macro_f1:.4f} "
-                f"({self.test.rows} pictures)"
-            )
-        return "\n".join(lines)
+    X: Rows
+    y: Labels
+    X_validation: Rows
+    y_validation: Labels
 
 
-def train(dataset: Dataset, split: Split, candidates: Sequence[HeadSpec]) -> Run:
-    """Fit every candidate on the training rows, choose on the validation rows, test once.
+def batches(specs: Sequence[HeadSpec]) -> list[list[int]]:
+    """Group positions of heads that are trained in one go, those with one transform in a row."""
+    found: dict[tuple[object, ...], list[int]] = {}
+    for position, spec in enumerate(specs):
+        family = "linear" if spec.head in LINEAR_HEADS else "keras"
+        alone = spec.head not in (*LINEAR_HEADS, *KERAS_HEADS)
+        key = (spec.layer, spec.transform, position if alone else family)
+        found.setdefault(key, []).append(position)
+    first = {s.transform: i for i, s in reversed(list(enumerate(specs)))}
+    return sorted(found.values(), key=lambda batch: (first[specs[batch[0]].transform], batch))
+
+
+def fit_batch(specs: Sequence[HeadSpec], rows: Division, transform: Transform) -> Iterator[Fit]:
+    """Train heads that share a transform.
 
     Args:
-        dataset: The labelled rows.
-        split: Which of them train, judge and test.
-        candidates: The heads to train, one or more.
+        specs: One batch of ``batches``.
+        rows: What to train on, transformed already.
+        transform: What transformed them.
 
-    Returns:
-        Every candidate's result and the chosen one: the highest validation accuracy, and between
-        equals the lowest validation loss.
+    Yields:
+        Each head; those of one model share its seconds evenly.
 
     Raises:
         HeadError: A head's loss did not stay finite.
     """
-    fit_on = dataset.X[split.train], dataset.y[split.train]
-    judge_on = dataset.X[split.validation], dataset.y[split.validation]
-    results = [_fit(spec, fit_on, judge_on) for spec in candidates]
-    chosen = min(results, key=lambda r: (-r.validation.accuracy, r.validation.loss))
-    # The test rows are for the chosen head only: rows that help to choose no longer test.
-    test = None
-    if len(split.test):
-        test = measure(dataset.y[split.test], chosen.head.predict_proba(dataset.X[split.test]))
-    return Run(split, results, chosen, test)
-
-
-def _fit(spec: HeadSpec, fit_on: _Rows, judge_on: _Rows) -> Result:
     start = time.perf_counter()
-    head = HEADS[spec.head](spec).fit(*fit_on, *judge_on)
-    seconds = time.perf_counter() - start
-    (X, y), (X_validation, y_validation) = fit_on, judge_on
-    return Result(
-        spec=spec,
-        head=head,
-        train=measure(y, head.predict_proba(X)),
-        validation=measure(y_validation, head.predict_proba(X_validation)),
-        seconds=seconds,
-    )
+    if specs[0].head in LINEAR_HEADS:
+        fitted: Sequence[Head] = estimators.fit_linear(specs, rows.X, rows.y)
+    elif specs[0].head in KERAS_HEADS:
+        fitted = heads.fit_heads(specs, *rows)
+    else:
+        fitted = [EstimatorHead(spec).fit(*rows) for spec in specs]
+    seconds = (time.perf_counter() - start) / len(specs)
+    for position, head in enumerate(fitted):
+        yield Fit(position, FittedHead(transform, head), seconds)
+
+
+def transformed(transform: Transform, rows: Division) -> Division:
+    """Fit a transform on the training rows and apply it to both sides."""
+    X = transform.fit_apply(rows.X)
+    return rows._replace(X=X, X_validation=transform.apply(rows.X_validation))

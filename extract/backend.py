@@ -61,6 +61,21 @@ def _stderr_aside() -> Iterator[None]:
             os.close(kept)
 
 
+def load_openvino() -> Any:
+    """Import OpenVINO without its telemetry.
+
+    The telemetry reports each conversion to its maker from a forked process, which besides inherits
+    the lock on a store that is open at that moment. Without the module OpenVINO uses a stub.
+
+    Returns:
+        The ``openvino`` module.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
+
+
 def compile_model(model: Any, dtype: str, batch_size: int) -> Callable[[Any], list[Any]]:
     """Compile a model for batches of one fixed shape, on whichever backend Keras runs.
 

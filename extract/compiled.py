@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from extract.backend import load_openvino
 from extract.config import TrunkSpec
 from extract.console import log
 from extract.errors import EngineError
@@ -104,8 +105,7 @@ def convert(trunk: Trunk) -> CompiledTrunk:
     Raises:
         EngineError: OpenVINO cannot convert it.
     """
-    import openvino
-
+    openvino = load_openvino()
     try:
         with warnings.catch_warnings():
             # Keras says that OpenVINO's tracer passes a tuple of one input.
@@ -132,8 +132,7 @@ def quantise(plain: CompiledTrunk, calibration: Calibration) -> CompiledTrunk:
     Raises:
         EngineError: NNCF is not installed.
     """
-    import openvino
-
+    openvino = load_openvino()
     try:
         import nncf
     except ImportError:
@@ -202,8 +201,7 @@ def _keep(
     weights_sha256: str,
 ) -> CompiledTrunk:
     """Write a model beside its place in the cache, then move it there as a whole."""
-    import openvino
-
+    openvino = load_openvino()
     folder = _folder(identity)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from extract.backend import (
     gpu_memory_bytes,
     has_gpu,
     is_out_of_memory,
+    load_openvino,
     on_gpu,
 )
 from extract.compiled import Calibration, CompiledTrunk, convert, find_compiled, quantise
@@ -23,9 +24,9 @@ from extract.trunk import Trunk, build_trunk
 
 Tag = TypeVar("Tag")
 
-# Two cores, InceptionV3 at 150 px: 16, 32 and 64 were within noise of each other; 32 holds the
-# least memory that does not cost speed.
-CPU_BATCH = 32
+# InceptionV3 at 150 px on two cores: OpenVINO ran 122 pictures/s in batches of 8, 114 in batches of
+# 32 or 1; Keras' cost of a call is spread by more.
+CPU_BATCH = {"openvino": 8, "keras": 32}
 GPU_BATCH_RANGE = (8, 512)
 # What OpenVINO calls the instructions that a precision needs.
 CAPABILITIES = {"bfloat16": "BF16", "float16": "FP16", "int8": "INT8"}
@@ -44,6 +45,7 @@ class Engine(Protocol):
         batch_size: Pictures in one call.
         weights_sha256: Digest of the trunk's weights.
         calibration_keys: Keys of the pictures that int8 was calibrated on.
+        calibration_sha256: Digest of those pictures; empty without int8.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Engine(Protocol):
     batch_size: int
     weights_sha256: str
     calibration_keys: tuple[str, ...]
+    calibration_sha256: str
 
     def run(
         self, batches: Iterable[tuple[Tag, np.ndarray]]
@@ -78,7 +81,7 @@ def open_engine(
     batch_size: int | None = None,
     engine: str = "auto",
     precision: str = "float32",
-    calibrate: Callable[[], Calibration] | None = None,
+    calibrate: Callable[[], Calibration] | str = "",
 ) -> Engine:
     """Make the engine that runs a trunk on this machine.
 
@@ -89,7 +92,8 @@ def open_engine(
         engine: ``keras``, ``openvino``, or ``auto``: Keras where it sees a GPU or runs on another
             backend than TensorFlow, otherwise OpenVINO if it can convert the trunk.
         precision: What the trunk computes in: ``float32``, ``bfloat16``, ``float16`` or ``int8``.
-        calibrate: Gives the pictures that int8 is calibrated on.
+        calibrate: For int8: gives the pictures that it is calibrated on, or is the SHA-256 of those
+            that it was calibrated on.
 
     Returns:
         The engine, ready to run.
@@ -112,14 +116,29 @@ def open_engine(
                 raise
             log.info("%s; running it in Keras", error)
             return KerasEngine(trunk, dtype, batch_size, precision)
-    calibration = None
     if precision == "int8":
-        if calibrate is None:
-            raise EngineError("precision int8: expected pictures to calibrate on; give some")
-        calibration = calibrate()
-        compiled = find_compiled(spec, calibration.digest) or quantise(compiled, calibration)
-    keys = calibration.keys if calibration else ()
-    return OpenVinoEngine(compiled, dtype, batch_size or CPU_BATCH, precision, keys)
+        return _open_int8(compiled, dtype, batch_size, calibrate)
+    return OpenVinoEngine(compiled, dtype, batch_size, precision)
+
+
+def _open_int8(
+    plain: CompiledTrunk,
+    dtype: str,
+    batch_size: int | None,
+    calibrate: Callable[[], Calibration] | str,
+) -> "OpenVinoEngine":
+    if isinstance(calibrate, str):
+        compiled = find_compiled(plain.spec, calibrate) if calibrate else None
+        if compiled is None:
+            raise EngineError(
+                f"{plain.spec.trunk} in int8: not in the cache of this machine; expected the one "
+                "that made the features; run their extract-features command again"
+            )
+        return OpenVinoEngine(compiled, dtype, batch_size, "int8", calibration_sha256=calibrate)
+    calibration = calibrate()
+    digest = calibration.digest
+    compiled = find_compiled(plain.spec, digest) or quantise(plain, calibration)
+    return OpenVinoEngine(compiled, dtype, batch_size, "int8", calibration.keys, digest)
 
 
 def _keras_is_better() -> bool:
@@ -128,8 +147,7 @@ def _keras_is_better() -> bool:
 
 def check_instructions(precision: str) -> None:
     """Raise EngineError where the processor would only imitate a precision."""
-    import openvino
-
+    openvino = load_openvino()
     needed = CAPABILITIES.get(precision)
     if needed and needed not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise EngineError(
@@ -146,19 +164,21 @@ class OpenVinoEngine:
     def __init__(
         self,
         compiled: CompiledTrunk,
-        dtype: str,
-        batch_size: int,
-        precision: str,
+        dtype: str = "float32",
+        batch_size: int | None = None,
+        precision: str = "float32",
         calibration_keys: tuple[str, ...] = (),
+        calibration_sha256: str = "",
     ) -> None:
         self.spec = compiled.spec
         self.dtype = dtype
         self.precision = precision
         self.shapes = compiled.shapes
-        self.batch_size = batch_size
+        self.batch_size = batch_size or CPU_BATCH["openvino"]
         self.weights_sha256 = compiled.weights_sha256
         self.calibration_keys = calibration_keys
-        self._model = _compile(compiled, dtype, batch_size, precision)
+        self.calibration_sha256 = calibration_sha256
+        self._model = _compile(compiled, dtype, self.batch_size, precision)
         # One more than can run, so that none waits while results are taken away.
         self._requests = self._model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1
 
@@ -190,8 +210,7 @@ class OpenVinoEngine:
 
 def _compile(compiled: CompiledTrunk, dtype: str, batch_size: int, precision: str) -> Any:
     """Compile for this processor: a fixed batch, the output's cast inside."""
-    import openvino
-
+    openvino = load_openvino()
     core = openvino.Core()
     model = core.read_model(compiled.folder / "model.xml")
     model.reshape([batch_size, *compiled.spec.image_size, 3])
@@ -213,13 +232,13 @@ def _has_bfloat16(core: Any) -> bool:
 
 
 def choose_batch_size(trunk: Trunk) -> int:
-    """Choose a power of two: 32 on a CPU, on a GPU what a quarter of its memory holds.
+    """Choose a power of two for Keras: 32 on a CPU, on a GPU what a quarter of its memory holds.
 
     The estimate adds up every layer's output; a compiler keeps far fewer alive, the rest of the
     memory is for its workspace, and a wrong guess is halved when the device says so.
     """
     if not on_gpu():
-        return CPU_BATCH
+        return CPU_BATCH["keras"]
     cut = next(layer for layer in trunk.model.layers if hasattr(layer, "layers"))
     image_bytes = 4 * sum(
         int(np.prod([side or 1 for side in layer.output.shape[1:]])) for layer in cut.layers
@@ -234,6 +253,7 @@ class KerasEngine:
 
     name = "keras"
     calibration_keys: tuple[str, ...] = ()
+    calibration_sha256 = ""
 
     def __init__(
         self, trunk: Trunk, dtype: str, batch_size: int | None = None, precision: str = "float32"

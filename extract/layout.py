@@ -154,7 +154,9 @@ def check_layout(path: Path, file: h5py.File) -> None:
         )
     missing = [name for name in (*_COLUMNS, "features") if name not in file]
     missing += [
-        name for name in ("class_names", "trunk", "layer", "dtype") if name not in file.attrs
+        name
+        for name in ("class_names", "trunk", "layer", "dtype", "precision", "weights_sha256")
+        if name not in file.attrs
     ]
     if missing:
         raise StoreError(

@@ -189,6 +189,7 @@ def _attributes(source: Source, engine: Engine, config: ExtractConfig) -> dict[s
         "class_names": source.class_names,
         "weights_sha256": engine.weights_sha256,
         "calibration_keys": engine.calibration_keys or None,
+        "calibration_sha256": engine.calibration_sha256,
         "source": source.root,
         "versions": made_by,
         "command": shlex.join(sys.argv),

@@ -88,6 +88,8 @@ def make_store(tmp_path: Path) -> MakeStore:
             **spec.to_dict(),
             "class_names": tuple(class_names),
             "dtype": str(first.dtype),
+            "precision": "float32",
+            "calibration_sha256": "",
             "weights_sha256": "0" * 64,
         }
         path = tmp_path / name

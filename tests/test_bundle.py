@@ -12,15 +12,16 @@ import pytest
 from PIL import Image
 
 from classify.bundle import FILES, Bundle, check_target, load_bundle, save_bundle
-from classify.config import HeadSpec
+from classify.config import HeadSpec, TrainConfig
 from classify.dataset import Dataset
-from classify.splits import divide
-from classify.train import Run, train
+from classify.result import Result
+from classify.search import run
 from extract.config import TrunkSpec
 from extract.errors import HeadError
 
-DENSE = HeadSpec("dense", units=4, epochs=2, learning_rate=0.01)
+DENSE = HeadSpec("dense", units=(4,), epochs=2, learning_rate=0.01)
 LOGISTIC = HeadSpec("logistic")
+KNN = HeadSpec("knn")
 
 
 def dataset() -> Dataset:
@@ -34,24 +35,24 @@ def dataset() -> Dataset:
     return Dataset(X, y, keys, None, split, ("Käse", "<b>"), spec.layer[0], spec, "ab", "float16")
 
 
-def run_of(*specs: HeadSpec) -> Run:
-    return train(dataset(), divide(dataset()), specs)
+def run_of(*specs: HeadSpec) -> Result:
+    return run(dataset(), TrainConfig(specs))
 
 
 @pytest.fixture(scope="module")
-def dense_run() -> Run:
+def dense_run() -> Result:
     return run_of(DENSE)
 
 
 @pytest.fixture
-def dense(dense_run: Run, tmp_path: Path) -> Path:
+def dense(dense_run: Result, tmp_path: Path) -> Path:
     save_bundle(tmp_path / "head", dataset(), dense_run, "out.h5", {"read": 0.1})
     return tmp_path / "head"
 
 
 @pytest.fixture
-def logistic(tmp_path: Path) -> Path:
-    save_bundle(tmp_path / "head", dataset(), run_of(LOGISTIC), "out.h5", {"read": 0.1})
+def knn(tmp_path: Path) -> Path:
+    save_bundle(tmp_path / "head", dataset(), run_of(KNN), "out.h5", {"read": 0.1})
     return tmp_path / "head"
 
 
@@ -59,44 +60,67 @@ def names(folder: Path) -> set[str]:
     return {entry.name for entry in folder.iterdir()}
 
 
-def test_what_is_written_is_read_back(dense: Path, dense_run: Run) -> None:
+def test_what_is_written_is_read_back(dense: Path, dense_run: Result) -> None:
     assert names(dense) == {
         "bundle.json",
         "head.keras",
+        "transform.npz",
         "result.json",
+        "result.csv",
         "timing.json",
         "curves.png",
     }
     made, loaded = dataset(), load_bundle(dense)
     expected = Bundle(
-        loaded.head, ("Käse", "<b>"), made.trunk, "ab", "float16", made.layer, (2, 2, 3)
+        loaded.head,
+        ("Käse", "<b>"),
+        made.trunk,
+        weights_sha256="ab",
+        dtype="float16",
+        precision="float32",
+        calibration_sha256="",
+        layer=made.layer,
+        shape=(2, 2, 3),
     )
     assert loaded == expected
-    wanted = dense_run.chosen.head.predict_proba(made.X)
+    assert dense_run.head is not None
+    wanted = dense_run.head.predict_proba(made.X)
     np.testing.assert_array_equal(loaded.head.predict_proba(made.X), wanted)
 
 
-def test_a_head_of_scikit_learn(logistic: Path) -> None:
+@pytest.mark.parametrize(("spec", "file"), [(KNN, "head.skops"), (LOGISTIC, "head.npz")], ids=str)
+def test_a_head_of_scikit_learn(spec: HeadSpec, file: str, tmp_path: Path) -> None:
+    folder = tmp_path / "head"
+    save_bundle(folder, dataset(), run_of(spec), "out.h5", {"read": 0.1})
     # No epochs, so no curves.
-    assert names(logistic) == {"bundle.json", "head.skops", "result.json", "timing.json"}
-    assert load_bundle(logistic).class_names == ("Käse", "<b>")
+    parts = {"bundle.json", "transform.npz", "result.json", "result.csv", "timing.json"}
+    assert names(folder) == {*parts, file}
+    assert load_bundle(folder).class_names == ("Käse", "<b>")
 
 
 def test_the_record_holds_every_setting_and_number(tmp_path: Path) -> None:
-    run = run_of(DENSE, LOGISTIC)
-    save_bundle(tmp_path / "head", dataset(), run, "some/out.h5", {"read": 0.12345})
+    result = run_of(DENSE, LOGISTIC)
+    save_bundle(tmp_path / "head", dataset(), result, "some/out.h5", {"read": 0.12345})
     found = json.loads((tmp_path / "head" / "result.json").read_text(encoding="utf-8"))
     assert found["store"] == "some/out.h5"
     assert found["trunk"]["image_size"] == [32, 32]
-    assert found["split"] == {"origin": "store", "train": 18, "validation": 6, "test": 6}
-    assert found["settings"] == run.chosen.spec.to_dict()
-    assert [c["settings"]["head"] for c in found["candidates"]] == ["dense", "logistic"]
-    for candidate, result in zip(found["candidates"], run.results, strict=True):
-        assert candidate["train"] == result.train._asdict()
-        assert candidate["validation"] == result.validation._asdict()
-        assert candidate["history"] == result.head.history
-    assert run.test is not None
-    assert found["test"] == run.test._asdict()
+    assert found["split"] == {
+        "origin": "store",
+        "folds": None,
+        "train": 18,
+        "validation": 6,
+        "test": 6,
+    }
+    assert found["settings"] == result.best.spec.to_dict()
+    assert found["fingerprint"] == dataset().fingerprint()
+    for candidate, entry in zip(found["candidates"], result.entries, strict=True):
+        assert candidate["settings"] == entry.spec.to_dict()
+        assert candidate["scores"] == entry.scores
+        assert candidate["interval"] == [entry.low, entry.high]
+        assert candidate["history"] == entry.outcome.history
+        assert sum(map(sum, candidate["confusion"])) == 6
+    assert result.test is not None
+    assert found["test"] == result.test._asdict()
     assert {"headstart", "numpy", "scikit-learn", "keras"} <= set(found["versions"])
     timing = json.loads((tmp_path / "head" / "timing.json").read_text())
     assert timing == {"read": 0.123}
@@ -157,7 +181,7 @@ def _no_bundle_json(folder: Path) -> None:
 
 @pytest.mark.parametrize("there", [_nothing, _empty, _bundle])
 def test_a_bundle_takes_the_place_of_nothing_or_a_bundle(
-    there: Callable[[Path], None], dense_run: Run, tmp_path: Path
+    there: Callable[[Path], None], dense_run: Result, tmp_path: Path
 ) -> None:
     there(tmp_path / "head")
     save_bundle(tmp_path / "head", dataset(), dense_run, "out.h5", {})
@@ -177,7 +201,7 @@ def test_a_bundle_takes_the_place_of_nothing_or_a_bundle(
     ],
 )
 def test_what_is_no_bundle_stays_as_it_is(
-    there: Callable[[Path], None], message: str, dense_run: Run, tmp_path: Path
+    there: Callable[[Path], None], message: str, dense_run: Result, tmp_path: Path
 ) -> None:
     folder = tmp_path / "head"
     there(folder)
@@ -196,26 +220,23 @@ def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("interruption", [OSError("disk full"), KeyboardInterrupt()])
 def test_a_save_that_fails_leaves_the_former_head(
-    dense: Path, dense_run: Run, tmp_path: Path, interruption: BaseException
+    dense: Path, dense_run: Result, tmp_path: Path, interruption: BaseException
 ) -> None:
     class Failing:
-        history: dict[str, list[float]] = {}  # noqa: RUF012
-
         def save(self, folder: Path) -> None:
             (folder / "head.keras").write_text("half")
             raise interruption
 
     before = (dense / "bundle.json").read_bytes()
     head: Any = Failing()
-    chosen = replace(dense_run.chosen, head=head)
     with pytest.raises((HeadError, KeyboardInterrupt)):
-        save_bundle(dense, dataset(), replace(dense_run, chosen=chosen), "out.h5", {})
+        save_bundle(dense, dataset(), replace(dense_run, head=head), "out.h5", {})
     assert (dense / "bundle.json").read_bytes() == before
     assert names(tmp_path) == {"head"}
     load_bundle(dense)
 
 
-def test_a_link_is_followed(dense: Path, dense_run: Run, tmp_path: Path) -> None:
+def test_a_link_is_followed(dense: Path, dense_run: Result, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(dense)
     save_bundle(tmp_path / "link", dataset(), dense_run, "new.h5", {})
     assert (tmp_path / "link").is_symlink()
@@ -274,12 +295,11 @@ def test_a_damaged_bundle_is_refused_in_one_line(
 @pytest.mark.parametrize(
     "damage", [_truncate, lambda path: path.unlink(), lambda path: path.write_bytes(b"")]
 )
-def test_a_damaged_scikit_learn_head_is_refused(
-    logistic: Path, damage: Callable[[Path], None]
-) -> None:
-    damage(logistic / "head.skops")
-    with pytest.raises(HeadError, match="cannot be read"):
-        load_bundle(logistic)
+def test_a_damaged_scikit_learn_head_is_refused(knn: Path, damage: Callable[[Path], None]) -> None:
+    for name in ("head.skops", "transform.npz"):
+        damage(knn / name)
+        with pytest.raises(HeadError, match="cannot be read"):
+            load_bundle(knn)
 
 
 def test_a_head_that_would_run_code_is_refused(dense: Path) -> None:

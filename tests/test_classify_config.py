@@ -4,14 +4,19 @@ from typing import Any
 
 import pytest
 
-from classify.config import DEFAULTS, HeadSpec, PredictConfig, TrainConfig, candidate_specs
+from classify.config import DEFAULTS, HeadSpec, PredictConfig, TrainConfig
 from extract.errors import SettingError
 
 GOOD: list[dict[str, Any]] = [
     {},
     {"head": "logistic"},
     {"head": "logistic", "C": 0.01},
-    {"units": 1, "dropout": 0, "epochs": 1, "batch_size": 1, "patience": 1},
+    {"units": (512, 128), "activation": "gelu", "batch_normalisation": True},
+    {"head": "linear", "l2": 0.01, "label_smoothing": 0.1, "class_weight": "balanced"},
+    {"head": "svm", "kernel": "rbf", "gamma": 0.1},
+    {"head": "knn", "transform": ("sqrt", "l2", "standardise", "pca=10")},
+    {"head": "lda", "transform": (), "layer": ("mixed5", "mixed7")},
+    {"units": (1,), "dropout": 0, "epochs": 1, "batch_size": 1, "patience": 1},
     {"dropout": 0.999, "learning_rate": 1e-9, "seed": 2**32 - 1},
     {"optimizer": "sgd", "momentum": 0.9, "nesterov": True},
     {"optimizer": "sgd", "momentum": 0.0},
@@ -20,8 +25,24 @@ GOOD: list[dict[str, Any]] = [
 ]
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"head": "dens"}, "nearest: dense"),
-    ({"units": 0}, "units: found 0"),
-    ({"units": -3}, "units: found -3"),
+    ({"units": (0,)}, "units: found 0"),
+    ({"units": (8, -3)}, "units: found -3"),
+    ({"units": ()}, "units: found none"),
+    ({"activation": "rellu"}, "nearest: relu"),
+    ({"l2": -1.0}, "l2: found -1.0"),
+    ({"label_smoothing": 1.0}, "label_smoothing: found 1.0"),
+    ({"class_weight": "equal"}, "class_weight 'equal' is unknown"),
+    ({"head": "svm", "kernel": "poly"}, "kernel 'poly' is unknown"),
+    ({"head": "svm", "kernel": "linear", "gamma": 1.0}, "gamma: has no effect"),
+    ({"head": "lda", "shrinkage": 0.0}, "shrinkage: found 0.0"),
+    ({"head": "knn", "neighbours": 0}, "neighbours: found 0"),
+    ({"head": "ridge", "alpha": -1.0}, "alpha: found -1.0"),
+    ({"transform": ("sqart",)}, "nearest: sqrt"),
+    ({"transform": ("pca",)}, "expected pca=N"),
+    ({"transform": ("pca=0",)}, "expected pca=N"),
+    ({"transform": ("l2=3",)}, "expected l2"),
+    ({"transform": ("l2", "l2")}, "l2 has no effect right after l2"),
+    ({"layer": ("mixed5", "mixed5")}, "expected each layer once"),
     ({"epochs": 0}, "epochs: found 0"),
     ({"batch_size": 0}, "batch_size: found 0"),
     ({"patience": 0}, "patience: found 0"),
@@ -63,44 +84,38 @@ def test_bad(settings: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("head", DEFAULTS)
 def test_what_is_left_out_has_its_default_and_what_is_foreign_stays_none(head: str) -> None:
-    spec = HeadSpec(head)
-    set_values = {name: value for name, value in DEFAULTS[head].items() if value is not None}
-    assert spec.to_dict() == {"head": head, **set_values}
+    found = HeadSpec(head).to_dict()
+    for name, value in DEFAULTS[head].items():
+        if value is not None:
+            assert found[name] == (list(value) if isinstance(value, tuple) else value)
+    assert set(found) - {"head", "C"} <= set(DEFAULTS[head])
 
 
 def test_the_default_is_the_head_of_the_course() -> None:
     spec = HeadSpec()
-    assert (spec.head, spec.units, spec.dropout) == ("dense", 1024, 0.2)
+    assert (spec.head, spec.units, spec.dropout) == ("dense", (1024,), 0.2)
     assert (spec.optimizer, spec.learning_rate) == ("rmsprop", 1e-4)
-
-
-def test_each_head_gets_the_settings_that_it_has() -> None:
-    dense, logistic = candidate_specs(
-        ["dense", "logistic"], {"units": 16, "C": 0.1, "dropout": None}
-    )
-    assert (dense.units, dense.C, dense.dropout) == (16, None, 0.2)
-    assert (logistic.units, logistic.C) == (None, 0.1)
-
-
-@pytest.mark.parametrize(
-    ("heads", "settings", "message"),
-    [
-        (["logistic"], {"dropout": 0.5}, "dropout: has no effect with --head logistic"),
-        (["dense"], {"C": 0.5}, "C: has no effect with --head dense"),
-        (["dense", "logistc"], {}, "nearest: logistic"),
-    ],
-)
-def test_candidates_that_cannot_be(
-    heads: list[str], settings: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(SettingError, match=message):
-        candidate_specs(heads, settings)
 
 
 @pytest.mark.parametrize("candidates", [(), (HeadSpec(), HeadSpec("dense"))], ids=["none", "twice"])
 def test_each_head_once(candidates: tuple[HeadSpec, ...]) -> None:
     with pytest.raises(SettingError, match="expected each head once"):
         TrainConfig(candidates)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"folds": 1}, "folds: found 1; expected 2 or more"),
+        ({"metric": "acuracy"}, "nearest: accuracy"),
+        ({"seed": -1}, "seed: found -1"),
+        ({"assert_accuracy": 95.0}, "expected above 0, at most 1"),
+    ],
+    ids=str,
+)
+def test_train_config(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        TrainConfig((HeadSpec(),), **settings)
 
 
 @pytest.mark.parametrize("settings", [{"top": 0}, {"top": -1}, {"format": "xml"}], ids=str)

@@ -61,6 +61,7 @@ def test_an_unfinished_store_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "half.h5"
     spec = TrunkSpec("mobilenet", weights="none")
     attributes = {**spec.to_dict(), "class_names": ("cat",), "dtype": "float32"}
+    attributes |= {"precision": "float32", "calibration_sha256": "", "weights_sha256": "ab"}
     create_store(path, items_of(["a", "b"], [0, 0], [0, 0]), {spec.layer[0]: (3,)}, attributes)
     with pytest.raises(StoreError, match=r"2 of 2 pictures have no features yet.*same extract"):
         load_dataset(path)

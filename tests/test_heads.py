@@ -12,19 +12,20 @@ import pytest
 from classify.config import DEFAULTS, HeadSpec
 from classify.heads import PREDICT_ROWS, DenseHead, _build
 from classify.metrics import measure
+from classify.stacked import Rows, build_stack
 from classify.train import HEADS, LOADERS, Head
 from extract.backend import load_keras
 from extract.errors import HeadError
 
 QUICK: dict[str, dict[str, Any]] = {
-    "dense": {"units": 16, "epochs": 5, "learning_rate": 0.03},
-    "logistic": {},
+    "dense": {"units": (16,), "epochs": 5, "learning_rate": 0.03},
+    "linear": {"epochs": 5, "learning_rate": 0.1},
 }
 SHAPES = [(2, (8,)), (3, (2, 2, 3))]
-Rows = tuple[np.ndarray, np.ndarray]
+Pair = tuple[np.ndarray, np.ndarray]
 
 
-def rows_of(classes: int, shape: tuple[int, ...], count: int = 90, seed: int = 0) -> Rows:
+def rows_of(classes: int, shape: tuple[int, ...], count: int = 90, seed: int = 0) -> Pair:
     """Rows whose class shows in as many features as there are classes."""
     generator = np.random.default_rng(seed)
     y = np.arange(count) % classes
@@ -34,7 +35,7 @@ def rows_of(classes: int, shape: tuple[int, ...], count: int = 90, seed: int = 0
 
 
 def fit(kind: str, classes: int, shape: tuple[int, ...], **settings: Any) -> Head:
-    spec = HeadSpec(kind, **{**QUICK[kind], **settings})
+    spec = HeadSpec(kind, **{**QUICK.get(kind, {}), **settings})
     return HEADS[kind](spec).fit(
         *rows_of(classes, shape), *rows_of(classes, shape, count=30, seed=1)
     )
@@ -93,7 +94,7 @@ def test_the_curves_end_where_the_head_is(classes: int) -> None:
 
 
 def test_the_layers_are_those_of_the_course() -> None:
-    spec = HeadSpec(units=16, dropout=0.3)
+    spec = HeadSpec(units=(16,), dropout=0.3)
     for classes, activation, units in ((2, "sigmoid", 1), (3, "softmax", 3)):
         layers = _build(load_keras(), spec, (2, 2, 3), classes).layers
         assert [type(layer).__name__ for layer in layers] == [
@@ -126,7 +127,8 @@ def test_the_optimizer_is_told_what_was_asked(
     settings: dict[str, Any], name: str, wanted: dict[str, Any]
 ) -> None:
     spec = HeadSpec(learning_rate=0.02, **settings)
-    optimizer = _build(load_keras(), spec, (8,), 2).optimizer
+    rows = Rows(*rows_of(2, (8,)), *rows_of(2, (8,)))
+    optimizer = build_stack([spec], rows).optimizer
     assert type(optimizer).__name__ == name
     found = optimizer.get_config()
     assert found["learning_rate"] == pytest.approx(0.02)
@@ -136,7 +138,7 @@ def test_the_optimizer_is_told_what_was_asked(
 def test_patience_stops_early_and_takes_the_best_epoch() -> None:
     # The labels of the validation rows are wrong on purpose: the more is learnt, the worse.
     X, y = rows_of(2, (8,))
-    spec = HeadSpec("dense", units=16, epochs=50, learning_rate=0.03, patience=2)
+    spec = HeadSpec("dense", units=(16,), epochs=50, learning_rate=0.03, patience=2)
     head = DenseHead(spec).fit(X, y, X, 1 - y)
     losses = head.history["val_loss"]
     assert len(losses) == int(np.argmin(losses)) + 1 + 2

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from classify.dataset import Dataset
-from classify.splits import divide, held_out
+from classify.splits import cross_divide, divide, held_out
 from extract.config import TrunkSpec
 from extract.errors import SplitError
 
@@ -117,3 +117,61 @@ def test_a_class_that_is_not_judged_is_named(caplog: pytest.LogCaptureFixture) -
     with caplog.at_level(logging.WARNING, "headstart"):
         divide(dataset([0, 1, 0], [0, 0, 1]))
     assert "no validation picture of dog" in caplog.text
+
+
+# Folds.
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 15), st.integers(0, 1)), min_size=12, max_size=40),
+    st.integers(2, 4),
+    st.randoms(),
+)
+def test_folds_part_no_group_judge_each_row_once_and_mind_no_order(
+    rows: list[tuple[int, int]], folds: int, random: Random
+) -> None:
+    groups = [""] * 40 + [f"patient {number}" if number else "" for number, _ in rows]
+    y = [row % 2 for row in range(40)] + [label for _, label in rows]
+    keys = [f"{row}.jpg" for row in range(len(y))]
+    splits = cross_divide(dataset(y, keys=keys, groups=groups), folds)
+    judged = np.concatenate([split.validation for split in splits])
+    assert sorted(judged.tolist()) == list(range(len(y)))
+    for split in splits:
+        sides = [{groups[row] for row in side} - {""} for side in (split.train, split.validation)]
+        assert not sides[0] & sides[1]
+        assert not set(split.train.tolist()) & set(split.validation.tolist())
+    order = list(range(len(y)))
+    random.shuffle(order)
+    moved = dataset(
+        [y[i] for i in order], keys=[keys[i] for i in order], groups=[groups[i] for i in order]
+    )
+    for split, again in zip(splits, cross_divide(moved, folds), strict=True):
+        assert {order[row] for row in again.validation} == set(split.validation.tolist())
+
+
+def test_classes_are_spread_evenly_over_folds_and_test_rows_stay_out() -> None:
+    y = [0] * 50 + [1] * 25 + [0, 1] * 5
+    made = dataset(y, [0] * 75 + [2] * 10)
+    for split in cross_divide(made, 5):
+        assert np.bincount(np.array(y)[split.validation]).tolist() == [10, 5]
+        assert split.test.tolist() == list(range(75, 85))
+        assert split.origin == "fold"
+
+
+def test_another_seed_gives_other_folds() -> None:
+    made = dataset([0, 1] * 20)
+    first, again, other = (cross_divide(made, 4, seed)[0].validation.tolist() for seed in (0, 0, 1))
+    assert first == again != other
+
+
+@pytest.mark.parametrize(
+    ("made", "folds", "message"),
+    [
+        (dataset([0, 1] * 3), 7, "found 7 for 6 pictures or groups"),
+        (dataset([0, 0, 0, 0, 1]), 2, "no training picture of dog"),
+        (dataset([0, 1] * 3, groups=["a", "b"] * 3), 2, "no training picture of"),
+    ],
+)
+def test_folds_that_cannot_be(made: Dataset, folds: int, message: str) -> None:
+    with pytest.raises(SplitError, match=message):
+        cross_divide(made, folds)

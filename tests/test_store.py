@@ -26,6 +26,7 @@ ATTRIBUTES = {
     **SPEC.to_dict(),
     "class_names": ("cat", "dog"),
     "dtype": "float32",
+    "precision": "float32",
     "weights_sha256": "0" * 64,
 }
 

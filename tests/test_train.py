@@ -1,75 +1,75 @@
-"""Which candidate is kept, and what the rows of each side are used for."""
+"""Heads behind transforms: what is fitted together, and that only training rows teach."""
 
-from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from classify.config import HeadSpec
-from classify.dataset import Dataset
-from classify.metrics import measure
-from classify.splits import divide
-from classify.train import train
-from extract.config import TrunkSpec
+from classify.config import DEFAULTS, HeadSpec
+from classify.train import Division, FittedHead, batches, fit_batch, transformed
+from classify.transforms import Transform
 
-WEAK = HeadSpec("logistic", C=1e-7)
-STRONG = HeadSpec("logistic", C=1.0)
-
-
-def dataset(test_rows: int = 0) -> Dataset:
-    generator = np.random.default_rng(0)
-    y = np.arange(90) % 3
-    X = generator.normal(size=(90, 6)).astype(np.float32)
-    X[np.arange(90), y] += 2
-    split = np.repeat([0, 1], [60, 30]).astype(np.int8)
-    split[90 - test_rows :] = 2
-    keys = [f"{row}.jpg" for row in range(90)]
-    names = ("a", "b", "c")
-    return Dataset(X, y, keys, None, split, names, "mixed7", TrunkSpec(), "", "float32")
+QUICK = {
+    "dense": {"units": (16,), "epochs": 5, "learning_rate": 0.03},
+    "linear": {"epochs": 20, "learning_rate": 0.03},
+    "forest": {"trees": 20},
+    "boosting": {"trees": 10},
+}
 
 
-def test_metrics_are_of_the_side_they_name() -> None:
-    made = dataset()
-    run = train(made, divide(made), [STRONG])
-    (result,) = run.results
-    for found, rows in ((result.train, slice(60)), (result.validation, slice(60, 90))):
-        assert found == measure(made.y[rows], result.head.predict_proba(made.X[rows]))
-    assert run.test is None
-    assert result.seconds > 0
+def rows_of(classes: int = 3, count: int = 90, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    y = np.arange(count) % classes
+    X = generator.normal(size=(count, 12)).astype(np.float32)
+    X[np.arange(count), y] += 8
+    return X.reshape(count, 2, 2, 3), y
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-def test_the_best_on_the_validation_rows_is_chosen(reverse: bool) -> None:
-    # Thirty features of noise: the weaker the penalty, the more of it is learnt by heart.
-    made = dataset()
-    noise = np.random.default_rng(1).normal(size=(90, 30)).astype(np.float32)
-    made = replace(made, X=np.hstack([made.X, noise]))
-    candidates = [HeadSpec("logistic", C=C) for C in (1e-3, 100.0)]
-    if reverse:
-        candidates.reverse()
-    run = train(made, divide(made), candidates)
-    assert [result.spec for result in run.results] == candidates
-    mild, overfitted = reversed(run.results) if reverse else run.results
-    assert mild.train.accuracy < overfitted.train.accuracy
-    assert mild.validation.accuracy > overfitted.validation.accuracy
-    assert run.chosen is mild
+def fit(spec: HeadSpec, classes: int = 3) -> FittedHead:
+    transform = Transform(spec.transform or ())
+    rows = Division(*rows_of(classes), *rows_of(classes, 30, 1))
+    (found,) = fit_batch([spec], transformed(transform, rows), transform)
+    return found.fitted
 
 
-def test_equal_accuracies_are_settled_by_the_loss() -> None:
-    made = dataset()
-    made.X[np.arange(90), made.y] += 100
-    run = train(made, divide(made), [WEAK, STRONG])
-    weak, strong = run.results
-    assert weak.validation.accuracy == strong.validation.accuracy == 1
-    assert weak.validation.loss > strong.validation.loss
-    assert run.chosen is strong
+@pytest.mark.parametrize("steps", [(), ("sqrt", "l2", "standardise", "pca=5")], ids=str)
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_every_head_behind_a_transform(name: str, steps: tuple[str, ...], tmp_path: Path) -> None:
+    spec = HeadSpec(name, **QUICK.get(name, {}), transform=steps)  # type: ignore[arg-type]
+    X, y = rows_of(count=30, seed=2)
+    fitted = fit(spec)
+    scores = fitted.predict_proba(X)
+    assert scores.shape == (30, 3)
+    np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-6)
+    assert (scores.argmax(axis=1) == y).mean() > 0.6
+    fitted.save(tmp_path)
+    loaded = FittedHead.load(tmp_path, name)
+    np.testing.assert_array_equal(loaded.predict_proba(X), scores)
+    for head in (fitted, loaded):
+        assert head.fits((2, 2, 3), 3)
+        assert not head.fits((2, 2, 3), 4)
+        assert not head.fits((2, 2, 4), 3)
 
 
-def test_test_rows_are_for_the_chosen_head_alone_and_train_nothing() -> None:
-    made = dataset(test_rows=15)
-    run = train(made, divide(made), [STRONG])
-    assert run.test == measure(made.y[75:], run.chosen.head.predict_proba(made.X[75:]))
-    garbled = replace(made, X=np.concatenate([made.X[:75], made.X[75:] * -50]))
-    again = train(garbled, divide(garbled), [STRONG])
-    assert again.results[0].validation == run.results[0].validation
-    assert again.test != run.test
+def test_validation_rows_teach_a_transform_nothing() -> None:
+    X, y = rows_of()
+    sides = [Division(X, y, X * factor, y) for factor in (1, 100)]
+    first, second = (transformed(Transform(["standardise", "pca=3"]), rows) for rows in sides)
+    np.testing.assert_array_equal(first.X, second.X)
+
+
+def test_one_batch_a_transform_for_those_that_share_their_work() -> None:
+    specs = [
+        HeadSpec("logistic", C=1.0),
+        HeadSpec("svm"),
+        HeadSpec("logistic", C=2.0, transform=()),
+        HeadSpec("dense"),
+        HeadSpec("ridge"),
+        HeadSpec("dense", dropout=0.5),
+        HeadSpec("logistic", C=3.0),
+    ]
+    found = batches(specs)
+    assert sorted(map(sorted, found)) == [[0, 4, 6], [1], [2], [3, 5]]
+    # Those with one transform come in a row: its rows are transformed once.
+    order = [specs[batch[0]].transform for batch in found]
+    assert order == sorted(order, key=order.index)

@@ -35,22 +35,30 @@ def test_two_heads_a_table_and_a_folder(store: Path, capsys: pytest.CaptureFixtu
     words = [str(store), "--head", "dense", "--head", "logistic", *QUICK_DENSE]
     assert train_head(words) == 0
     shown = capsys.readouterr()
-    table = shown.out.splitlines()
-    assert table[1].split() == (
-        ["head", "accuracy", "loss", "accuracy", "loss", "macro", "F1", "seconds"]
-    )
-    assert [line.split()[0] for line in table[2:]] == ["dense", "logistic", "test"]
+    table = [line.split() for line in shown.out.splitlines()]
+    assert table[0] == [
+        "rank",
+        "head",
+        "accuracy",
+        "low",
+        "high",
+        "as",
+        "good",
+        "training",
+        "seconds",
+    ]
+    assert [line[0] for line in table[1:]] == ["1", "2", "use", "test"]
     folder = store.with_name("made_head")
     result = json.loads((folder / "result.json").read_text())
-    for line, candidate in zip(table[2:4], result["candidates"], strict=True):
-        side = candidate["validation"]
-        wanted = [candidate["train"]["accuracy"], candidate["train"]["loss"]]
-        wanted += [side["accuracy"], side["loss"], side["macro_f1"]]
-        assert line.split()[1:6] == [f"{value:.4f}" for value in wanted]
-    assert f"accuracy {result['test']['accuracy']:.4f}" in table[4]
+    for line, candidate in zip(table[1:3], result["candidates"], strict=True):
+        numbers = [candidate["scores"]["accuracy"], *candidate["interval"]]
+        assert [f"{value:.4f}" for value in numbers] == [word for word in line if "." in word][:3]
+    assert f"accuracy {result['test']['accuracy']:.4f}" in shown.out.splitlines()[-1]
     assert result["settings"]["head"] == "logistic"
+    leaderboard = list(csv.DictReader((folder / "result.csv").read_text().splitlines()))
+    assert [row["head"] for row in leaderboard] == [c["name"] for c in result["candidates"]]
     assert "left out: 1 pictures that could not be read" in shown.err
-    assert "trained on 19 pictures, chosen on 20 (its validation split)" in shown.err
+    assert "trained on 19 pictures, best of 2 on 20 (its validation split)" in shown.err
     assert shown.err.splitlines()[-1] == f"next: predict-images {folder} SOURCE"
 
 
@@ -75,10 +83,16 @@ def test_quiet_says_nothing_but_the_result(store: Path, capsys: pytest.CaptureFi
     [
         (["--head", "dens"], 2, "head 'dens' is unknown; nearest: dense"),
         (["--head", "logistic", "--dropout", "0.5"], 2, "dropout: has no effect"),
-        (["--C", "0.5"], 2, "C: has no effect"),
+        (["--head", "dense", "--C", "0.5"], 2, "C: has no effect"),
         (["--optimizer", "adam", "--momentum", "0.9"], 2, "momentum: has no effect"),
         (["--nesterov"], 2, "nesterov: has no effect"),
-        (["--head", "dense", "--head", "dense"], 2, "expected each head once"),
+        (["--sweep", "dense.dropuot=0,1"], 2, "nearest: dropout"),
+        (["--head", "dense", "--sweep", "dropout=0", "--dropout", "0.1"], 2, "expected it once"),
+        (["--head", "dense", "--trials", "4"], 2, "trials: found 4"),
+        (["--folds", "1"], 2, "folds: found 1"),
+        (["--folds", "200", "--head", "logistic"], 1, "folds: found 200"),
+        (["--assert-accuracy", "95"], 2, "assert_accuracy: found 95"),
+        (["--head", "logistic", "--transform", "pca=99"], 1, "found pca=99 for 19 training rows"),
         (["--epochs", "0"], 2, "epochs: found 0"),
         (["--layer", "mixed7"], 2, "layer 'mixed7' is unknown"),
         (["-o", "/proc/none/head"], 1, "no folder"),
@@ -123,7 +137,7 @@ def test_a_store_without_a_validation_split(
     X = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
     path = make_store(X, [0, 1] * 100)
     assert train_head([str(path), "--head", "logistic"]) == 0
-    assert re.search(r"chosen on \d+ \(held out by a hash\)", capsys.readouterr().err)
+    assert re.search(r"best of 1 on \d+ \(held out by a hash\)", capsys.readouterr().err)
 
 
 def test_a_logistic_head_never_loads_keras(store: Path) -> None:
@@ -156,13 +170,13 @@ def test_every_long_flag_is_a_field_and_says_its_default(parser: Callable[[], ob
         for kind in (HeadSpec, TrainConfig, PredictConfig, ExtractConfig, TrunkSpec)
         for field in fields(kind)
     }
-    allowed = settings | {"help", "version", "quiet", "verbose", "output"}
+    allowed = settings | {"help", "version", "quiet", "verbose", "output", "sweep", "trials"}
     text = parser().format_help()  # type: ignore[attr-defined]
-    flags = set(re.findall(r"--([A-Za-z][a-z-]*)", text))
+    flags = set(re.findall(r"--([A-Za-z][a-z0-9-]*)", text))
     assert {flag.replace("-", "_") for flag in flags} <= allowed
     if parser is train_head_parser:
         assert {field.name for field in fields(HeadSpec)} <= {f.replace("-", "_") for f in flags}
-        for shown in ("1024", "0.2", "rmsprop", "0.0001", "30", "20", "0", "off", "0.03"):
+        for shown in ("1024", "0.2", "rmsprop", "30", "20", "0", "off", "logistic 0.03, svm 3.0"):
             assert f"(default: {shown})" in re.sub(r"\s+", " ", text)
 
 

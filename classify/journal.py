@@ -1,0 +1,76 @@
+"""Candidates that are finished, kept beside the head so that a stopped run can go on."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from classify.config import HeadSpec
+from classify.metrics import Judged
+from classify.result import Outcome
+from classify.splits import Split
+
+FILE = "candidates.jsonl"
+
+
+class Journal:
+    """A line of JSON for each finished candidate, behind a line that says of which rows.
+
+    A line that was cut off by a kill is passed over; what is of other rows or splits is dropped.
+
+    Args:
+        folder: Where it lies; None keeps nothing.
+        fingerprint: Of the dataset.
+        splits: Who judges.
+    """
+
+    def __init__(self, folder: Path | None, fingerprint: str, splits: Sequence[Split]) -> None:
+        sides = hashlib.blake2b(digest_size=16)
+        for split in splits:
+            sides.update(split.train.tobytes() + b"|" + split.validation.tobytes())
+        self._head = json.dumps({"fingerprint": fingerprint, "splits": sides.hexdigest()})
+        self._path = folder / FILE if folder else None
+        self.found: dict[str, Outcome] = {}
+        if self._path and self._path.is_file():
+            lines = self._path.read_text(encoding="utf-8", errors="replace").split("\n")
+            if lines[0] == self._head:
+                self.found = dict(_read(line) for line in lines[1:-1])
+                if lines[-1]:
+                    self._path.write_text("\n".join([*lines[:-1], ""]), encoding="utf-8")
+
+    def get(self, spec: HeadSpec, layer: str) -> Outcome | None:
+        """Return what a candidate did on a layer, if it is known."""
+        return self.found.get(_key(spec, layer))
+
+    def add(self, spec: HeadSpec, layer: str, outcome: Outcome) -> None:
+        """Keep what a candidate did."""
+        key = _key(spec, layer)
+        new = not self.found
+        self.found[key] = outcome
+        if not self._path:
+            return
+        self._path.parent.mkdir(exist_ok=True)
+        with self._path.open("w" if new else "a", encoding="utf-8") as file:
+            file.write(self._head + "\n" if new else "")
+            file.write(json.dumps([key, _plain(outcome)]) + "\n")
+
+
+def _key(spec: HeadSpec, layer: str) -> str:
+    return json.dumps({**spec.to_dict(), "layer": layer}, sort_keys=True)
+
+
+def _plain(outcome: Outcome) -> dict[str, Any]:
+    judged = {name: values.tolist() for name, values in outcome.judged._asdict().items()}
+    return {**outcome._asdict(), "judged": judged}
+
+
+def _read(line: str) -> tuple[str, Outcome]:
+    key, values = json.loads(line)
+    judged = values["judged"]
+    values["judged"] = Judged(
+        np.array(judged["answers"], np.int64), np.array(judged["true_scores"], np.float64)
+    )
+    return key, Outcome(**values)

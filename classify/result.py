@@ -1,0 +1,202 @@
+"""What a run has found: heads ranked by what they did on rows that they did not see."""
+
+import csv
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from classify.candidates import label
+from classify.config import METRICS, HeadSpec
+from classify.metrics import Judged, Metrics, Resampling, indistinct, interval
+from classify.splits import Split
+from classify.train import FittedHead
+
+_HEADING = ("rank", "head", "score", "low", "high", "as good", "training", "seconds")
+
+
+class Outcome(NamedTuple):
+    """What one candidate did.
+
+    Attributes:
+        judged: Its answers on the judging rows, in the order of the rows.
+        train_accuracy: Mean over the folds of its accuracy on the rows that it was trained on.
+        seconds: Its share of the time that training took, all folds together.
+        history: Its curves in the first fold; empty for heads without epochs.
+    """
+
+    judged: Judged
+    train_accuracy: float
+    seconds: float
+    history: dict[str, list[float]]
+
+
+class Entry(NamedTuple):
+    """One line of the leaderboard.
+
+    Attributes:
+        spec: The candidate.
+        scores: Metric -> value on the judging rows.
+        low: Lower end of the 95 % interval of the metric that ranks.
+        high: Upper end.
+        as_good: Whether the best head's lead over it could be chance; True for the best itself.
+        outcome: What it did.
+    """
+
+    spec: HeadSpec
+    scores: dict[str, float]
+    low: float
+    high: float
+    as_good: bool
+    outcome: Outcome
+
+
+def rank(
+    specs: Sequence[HeadSpec], outcomes: Sequence[Outcome], metric: str, draws: Resampling
+) -> list[Entry]:
+    """Rank candidates, best first.
+
+    Args:
+        specs: The candidates.
+        outcomes: What each did.
+        metric: What ranks them, in ``config.METRICS``; the loss settles what is equal.
+        draws: Resampled rows, the same for each candidate.
+
+    Returns:
+        One entry a candidate.
+    """
+    sign = 1 if metric == "loss" else -1
+    rows = []
+    for spec, outcome in zip(specs, outcomes, strict=True):
+        values = {name: draws.values(name, outcome.judged) for name in METRICS}
+        scores = {name: float(found[0]) for name, found in values.items()}
+        rows.append((spec, outcome, scores, values[metric]))
+    rows.sort(key=lambda row: (sign * round(row[2][metric], 9), row[2]["loss"]))
+    best = rows[0][3]
+    return [
+        Entry(spec, scores, *interval(values), indistinct(best, values, metric != "loss"), outcome)
+        for spec, outcome, scores, values in rows
+    ]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The leaderboard, and the head that leads it.
+
+    Attributes:
+        entries: The candidates, best first.
+        metric: What ranks them.
+        splits: One division of the rows, or one a fold.
+        head: The best candidate, trained on all rows that may train; None of a stopped run.
+        test: What that head does on the test rows; None where there are none.
+        layer: Whose features that head takes.
+        shape: Shape of one picture's features there.
+    """
+
+    entries: list[Entry]
+    metric: str
+    splits: list[Split]
+    head: FittedHead | None = None
+    test: Metrics | None = None
+    layer: str = ""
+    shape: tuple[int, ...] = ()
+
+    @property
+    def best(self) -> Entry:
+        """The first of the entries."""
+        return self.entries[0]
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Return the leaderboard as text: the heading, then a row a candidate."""
+        made: list[tuple[str, ...]] = [(*_HEADING[:2], self.metric, *_HEADING[3:])]
+        for place, entry in enumerate(self.entries, 1):
+            numbers = (entry.scores[self.metric], entry.low, entry.high)
+            made.append(
+                (
+                    str(place),
+                    label(entry.spec),
+                    *(f"{number:.4f}" for number in numbers),
+                    "=" if entry.as_good else "",
+                    f"{entry.outcome.train_accuracy:.4f}",
+                    f"{entry.outcome.seconds:.2f}",
+                )
+            )
+        return made
+
+    def advice(self) -> str:
+        """Say which head to use, and how sure that is."""
+        others = [entry for entry in self.entries[1:] if entry.as_good]
+        text = (
+            f"use {label(self.best.spec)}: {self.metric} {self.best.scores[self.metric]:.4f} "
+            f"({self.best.low:.4f} to {self.best.high:.4f})"
+        )
+        if others:
+            quick = min(others, key=lambda entry: entry.outcome.seconds)
+            text += f"; {len(others)} more (=) may be as good, the quickest {label(quick.spec)}"
+        if self.test:
+            text += (
+                f"\ntest of {label(self.best.spec)}: accuracy {self.test.accuracy:.4f}, "
+                f"loss {self.test.loss:.4f}, macro F1 {self.test.macro_f1:.4f} "
+                f"({self.test.rows} pictures)"
+            )
+        return text
+
+    def summary(self) -> str:
+        """Say in a line what was tried on what."""
+        first = self.splits[0]
+        judging = sum(len(split.validation) for split in self.splits)
+        judges = {
+            "store": f"{judging} (its validation split)",
+            "hold-out": f"{judging} (held out by a hash)",
+            "fold": f"{judging} in {len(self.splits)} folds",
+        }[first.origin]
+        rows = len(first.train) + len(first.validation) * (first.origin == "fold")
+        best = label(self.best.spec)
+        return f"{best}, trained on {rows} pictures, best of {len(self.entries)} on {judges}"
+
+    def __str__(self) -> str:
+        rows = self.rows()
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if name == "head" else cell.rjust(width)
+                for cell, width, name in zip(row, widths, _HEADING, strict=True)
+            ).rstrip()
+            for row in rows
+        ]
+        return "\n".join([*lines, self.advice()])
+
+    def _repr_html_(self) -> str:
+        heading, *rows = self.rows()
+        lines = ["<tr>" + "".join(f"<th>{name}</th>" for name in heading) + "</tr>"]
+        lines += [
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+            for row in rows
+        ]
+        return f"<table>{''.join(lines)}</table><p>{html.escape(self.advice())}</p>"
+
+    def write_csv(self, path: Path) -> None:
+        """Write the leaderboard, every metric and no seconds: same seed, same bytes."""
+        with path.open("w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(["rank", "head", *METRICS, "low", "high", "as_good", "training"])
+            for place, entry in enumerate(self.entries, 1):
+                numbers = [*entry.scores.values(), entry.low, entry.high]
+                shown = [f"{number:.6f}" for number in [*numbers, entry.outcome.train_accuracy]]
+                table.writerow(
+                    [place, label(entry.spec), *shown[:-1], int(entry.as_good), shown[-1]]
+                )
+
+
+def join_outcomes(parts: Sequence[Outcome], splits: Sequence[Split]) -> Outcome:
+    """Put what a candidate did in each fold into the order of the rows."""
+    order = np.argsort(np.concatenate([split.validation for split in splits]), kind="stable")
+    judged = Judged(
+        np.concatenate([part.judged.answers for part in parts])[order],
+        np.concatenate([part.judged.true_scores for part in parts])[order],
+    )
+    accuracy = float(np.mean([part.train_accuracy for part in parts]))
+    return Outcome(judged, accuracy, sum(part.seconds for part in parts), parts[0].history)

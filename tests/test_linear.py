@@ -1,0 +1,88 @@
+"""Heads solved in the span of the rows are the heads of the direct fit."""
+
+import logging
+
+import numpy as np
+import pytest
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.model_selection import LeaveOneOut, cross_val_predict
+
+from classify import linear
+from classify.config import HeadSpec
+from classify.linear import (
+    Span,
+    discriminant,
+    logistic_path,
+    logits,
+    probabilities,
+    ridge_path,
+)
+
+SHAPES = [(60, 8), (60, 200), (40, 700)]
+
+
+def rows_of(classes: int, count: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    y = np.arange(count) % classes
+    X = generator.normal(size=(count, width)).astype(np.float32) + 3
+    X[np.arange(count), y] += 2
+    return X, y
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_whole_path_is_the_direct_fit(classes: int, shape: tuple[int, int]) -> None:
+    X, y = rows_of(classes, *shape)
+    new, _ = rows_of(classes, *shape, seed=1)
+    penalties = [1.0, 0.001, 0.03]
+    specs = [HeadSpec("logistic", C=C) for C in penalties]
+    for C, plane in zip(penalties, logistic_path(Span(X), y, specs), strict=True):
+        direct = LogisticRegression(C=C, tol=1e-10, solver="newton-cholesky")
+        wanted = direct.fit(X.astype(np.float64), y).predict_proba(new.astype(np.float64))
+        np.testing.assert_allclose(probabilities(logits(plane, new)), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("classes", [2, 3])
+def test_ridge_and_what_each_row_gets_without_itself(classes: int, shape: tuple[int, int]) -> None:
+    X, y = rows_of(classes, *shape)
+    new, _ = rows_of(classes, *shape, seed=1)
+    specs = [HeadSpec("ridge", alpha=alpha) for alpha in (100.0, 3.0)]
+    for spec, (plane, alone) in zip(specs, ridge_path(Span(X), y, specs), strict=True):
+        direct = RidgeClassifier(alpha=spec.alpha).fit(X.astype(np.float64), y)
+        wanted = direct.decision_function(new.astype(np.float64)).reshape(len(new), -1)
+        np.testing.assert_allclose(logits(plane, new), wanted, atol=1e-5)
+        if shape[1] < 500:
+            left_out = cross_val_predict(
+                RidgeClassifier(alpha=spec.alpha),
+                X.astype(np.float64),
+                y,
+                cv=LeaveOneOut(),
+                method="decision_function",
+            )
+            np.testing.assert_allclose(alone, left_out.reshape(len(y), -1), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES[:2], ids=str)
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("shrinkage", [0.1, 1.0])
+def test_discriminant_analysis(shrinkage: float, classes: int, shape: tuple[int, int]) -> None:
+    X, y = rows_of(classes, *shape)
+    direct = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage)
+    direct.fit(X.astype(np.float64), y)
+    found = logits(discriminant(Span(X), y, HeadSpec("lda", shrinkage=shrinkage)), X)
+    wanted = direct.decision_function(X.astype(np.float64)).reshape(found.shape)
+    if classes > 2:  # logits are free up to a number a row
+        found, wanted = (z - z.mean(axis=1, keepdims=True) for z in (found, wanted))
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_a_fit_that_does_not_settle_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(linear, "MAX_ITERATIONS", 1)
+    X, y = rows_of(2, 60, 5)
+    with caplog.at_level(logging.WARNING, "headstart"):
+        list(logistic_path(Span(X), y, [HeadSpec("logistic")]))
+    assert "not settled after 1 steps" in caplog.text

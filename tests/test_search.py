@@ -1,0 +1,187 @@
+"""Which candidate is kept, what each row is used for, and that a stopped run goes on."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import classify
+from classify import search as module
+from classify.config import HeadSpec, TrainConfig
+from classify.dataset import Dataset, load_dataset
+from classify.journal import FILE
+from classify.metrics import measure
+from classify.search import Stopped, run
+from classify.train import fit_batch
+from extract.config import TrunkSpec
+from extract.errors import SettingError
+from tests.conftest import MakeStore
+
+WEAK = HeadSpec("logistic", C=1e-7)
+STRONG = HeadSpec("logistic", C=1.0)
+SEVERAL = (STRONG, HeadSpec("knn"), HeadSpec("lda"), HeadSpec("svm"))
+
+
+def dataset(test_rows: int = 0) -> Dataset:
+    generator = np.random.default_rng(0)
+    y = np.arange(90) % 3
+    X = generator.normal(size=(90, 6)).astype(np.float32)
+    X[np.arange(90), y] += 2
+    split = np.repeat([0, 1], [60, 30]).astype(np.int8)
+    split[90 - test_rows :] = 2
+    keys = [f"{row}.jpg" for row in range(90)]
+    names = ("a", "<b>", "c")
+    return Dataset(X, y, keys, None, split, names, "mixed7", TrunkSpec(), "", "float32")
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_best_on_the_validation_rows_is_chosen(reverse: bool) -> None:
+    # Thirty features of noise: the weaker the penalty, the more of it is learnt by heart.
+    noise = np.random.default_rng(1).normal(size=(90, 30)).astype(np.float32)
+    made = replace(dataset(), X=np.hstack([dataset().X, noise]))
+    candidates = [HeadSpec("logistic", C=C) for C in (1e-3, 100.0)]
+    result = run(made, TrainConfig(tuple(reversed(candidates) if reverse else candidates)))
+    mild, overfitted = result.entries
+    assert mild.spec.C == 1e-3
+    assert mild.outcome.train_accuracy < overfitted.outcome.train_accuracy
+    assert result.head is not None
+    found = measure(made.y[60:], result.head.predict_proba(made.X[60:]))
+    assert mild.scores["accuracy"] == pytest.approx(found.accuracy)
+    assert mild.scores["loss"] == pytest.approx(found.loss, abs=1e-4)
+    assert mild.scores["macro_f1"] == pytest.approx(found.macro_f1)
+    assert mild.low <= mild.scores["accuracy"] <= mild.high
+
+
+def test_equal_accuracies_are_settled_by_the_loss_and_marked() -> None:
+    made = dataset()
+    made.X[np.arange(90), made.y] += 100
+    strong, weak = run(made, TrainConfig((WEAK, STRONG))).entries
+    assert (strong.spec, weak.spec) == (STRONG, WEAK)
+    assert strong.scores["accuracy"] == weak.scores["accuracy"] == 1
+    assert strong.as_good
+    assert weak.as_good
+    by_loss = run(made, TrainConfig((WEAK, STRONG), metric="loss")).entries
+    assert [entry.as_good for entry in by_loss] == [True, False]
+
+
+@pytest.mark.parametrize("folds", [None, 3])
+def test_test_rows_are_for_the_chosen_head_alone_and_train_nothing(folds: int | None) -> None:
+    made = dataset(test_rows=15)
+    garbled = replace(made, X=np.concatenate([made.X[:75], made.X[75:] * -50]))
+    first, second = (run(d, TrainConfig(SEVERAL, folds)) for d in (made, garbled))
+    assert first.head is not None
+    assert first.test == measure(made.y[75:], first.head.predict_proba(made.X[75:]))
+    assert [e.scores for e in first.entries] == [e.scores for e in second.entries]
+    assert first.test != second.test
+
+
+def test_behind_folds_the_head_is_trained_on_all_rows_but_the_test() -> None:
+    made = dataset(test_rows=15)
+    result = run(made, TrainConfig((STRONG,), 5))
+    alone = replace(made, split=np.where(made.split == 2, 2, 0).astype(np.int8))
+    (direct,) = run(alone, TrainConfig((STRONG,), 5)).entries
+    assert result.entries[0].scores == direct.scores
+    judged = np.concatenate([split.validation for split in result.splits])
+    assert sorted(judged.tolist()) == list(range(75))
+
+
+def test_the_same_seed_gives_the_same_ranking_and_other_draws_another_interval() -> None:
+    first, again, other = (run(dataset(), TrainConfig(SEVERAL, 3, seed=s)) for s in (0, 0, 1))
+
+    def numbers(result: Any) -> list[Any]:
+        return [(e.spec, e.scores, e.low, e.high, e.as_good) for e in result.entries]
+
+    assert numbers(first) == numbers(again) != numbers(other)
+
+
+# Stopping and going on.
+
+
+def test_a_stopped_run_ranks_what_is_done_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(dataset(), TrainConfig(SEVERAL, 3))
+    # Of the first batch, the two linear heads, three folds; of the second one.
+    real, calls = fit_batch, [0]
+
+    def stops(*given: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 5:
+            raise KeyboardInterrupt
+        return real(*given)
+
+    monkeypatch.setattr(module, "fit_batch", stops)
+    with pytest.raises(Stopped, match="2 of 4 candidates are done") as stopped:
+        run(dataset(), TrainConfig(SEVERAL, 3), tmp_path / "head")
+    assert stopped.value.result is not None
+    assert len(stopped.value.result.entries) == 2
+    calls[0] = 100
+    with (tmp_path / "head" / FILE).open("a") as file:
+        file.write('["cut off by a ki')
+    result = run(dataset(), TrainConfig(SEVERAL, 3), tmp_path / "head")
+    # Three folds of each of the two others, and the chosen one for good.
+    assert calls[0] == 100 + 3 * 2 + 1
+    assert [e.spec for e in result.entries] == [e.spec for e in whole.entries]
+    assert [e.scores for e in result.entries] == [e.scores for e in whole.entries]
+
+
+@pytest.mark.parametrize("change", ["features", "labels", "folds"])
+def test_candidates_of_other_rows_are_tried_again(change: str, tmp_path: Path) -> None:
+    made = dataset()
+    run(made, TrainConfig((STRONG,), 3), tmp_path / "head")
+    journal = (tmp_path / "head" / FILE).read_text()
+    if change == "features":
+        made = replace(made, X=made.X + 1)
+    if change == "labels":
+        made = replace(made, y=(made.y + 1) % 3)
+    run(made, TrainConfig((STRONG,), 4 if change == "folds" else 3), tmp_path / "head")
+    after = (tmp_path / "head" / FILE).read_text()
+    assert after.splitlines()[0] != journal.splitlines()[0]
+    assert len(after.splitlines()) == 2
+
+
+# Layers, and the Python API.
+
+
+def test_the_layer_is_a_setting(make_store: MakeStore) -> None:
+    y = np.arange(40) % 2
+    noise = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+    telling = noise[:, :3] + 3 * y[:, None]
+    path = make_store(
+        {"conv1_relu": noise, "conv_pw_1": telling.astype(np.float32)},
+        y.tolist(),
+        np.repeat([0, 1], 20).tolist(),
+    )
+    made = load_dataset(path, "conv1_relu")
+    result = classify.sweep(
+        made, "layer=conv1_relu,conv_pw_1,conv1_relu+conv_pw_1", head="logistic", C=1.0
+    )
+    assert len(result.entries) == 3
+    assert result.best.spec.layer != ("conv1_relu",)
+    assert result.entries[-1].spec.layer == ("conv1_relu",)
+    assert result.layer == "+".join(result.best.spec.layer)
+    assert load_dataset(path, "conv1_relu+conv_pw_1").X.shape == (40, 8)
+
+
+def test_a_result_shows_itself() -> None:
+    result = classify.sweep(dataset(), "logistic.C=0.01:1:3", head=["logistic", "knn"], folds=3)
+    assert len(result.entries) == 4
+    lines = str(result).splitlines()
+    assert lines[0].split()[:3] == ["rank", "head", "accuracy"]
+    assert len(lines) == 6
+    assert lines[-1].startswith(f"use {result.rows()[1][1]}: accuracy ")
+    assert result._repr_html_().count("<tr>") == 5
+
+
+def test_settings_that_do_nothing_are_refused() -> None:
+    with pytest.raises(SettingError, match="C: has no effect"):
+        classify.sweep(dataset(), head="knn", C=1.0)
+
+
+def test_a_journal_is_plain_json(tmp_path: Path) -> None:
+    run(dataset(), TrainConfig(SEVERAL), tmp_path / "head")
+    lines = (tmp_path / "head" / FILE).read_text().splitlines()
+    assert [len(json.loads(line)) for line in lines] == [2] * 5
