@@ -113,7 +113,7 @@ def load_dataset(path: Path | str, layer: str | None = None) -> Dataset:
             dtype=store.dtype,
             path=path,
             precision=store.attributes["precision"],
-            calibration_sha256=store.attributes["calibration_sha256"],
+            calibration_sha256=store.attributes.get("calibration_sha256", ""),
         )
 
 

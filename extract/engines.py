@@ -105,7 +105,6 @@ def open_engine(
     if precision != "int8" and (engine == "keras" or (engine == "auto" and _keras_is_better())):
         return KerasEngine(build_trunk(spec, precision), dtype, batch_size, precision)
     check_instructions(precision)
-    trunk = None
     compiled = find_compiled(spec)
     if compiled is None:
         trunk = build_trunk(spec)

@@ -68,7 +68,7 @@ def find_difference(out: Path, source: Source, engine: Engine) -> str:
         changed = [k for k, v in engine.spec.to_dict().items() if k != "weights" and stored[k] != v]
         changed += [name for name in _NUMBERS if store.attributes[name] != getattr(engine, name)]
         # In float32 the engines agree to 1e-4; in a low precision each rounds in its own way.
-        if engine.precision != "float32" and store.attributes["engine"] != engine.name:
+        if engine.precision != "float32" and store.attributes.get("engine") != engine.name:
             changed.append("engine")
         if changed:
             return f"made with another {', '.join(changed)}"

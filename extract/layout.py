@@ -78,7 +78,7 @@ def check_room(path: Path, rows: int, row_bytes: int) -> None:
     if needed > free:
         raise StoreError(
             f"{path}: {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free; use --pooling avg, "
-            "--dtype float16, an earlier row of smaller maps, or another disk"
+            "--dtype float16, or another disk"
         )
 
 
@@ -160,8 +160,8 @@ def check_layout(path: Path, file: h5py.File) -> None:
     ]
     if missing:
         raise StoreError(
-            f"{path}: lacks {', '.join(missing)}; expected a whole store; run extract-features "
-            "again with --overwrite"
+            f"{path}: lacks {', '.join(missing)}; expected a whole store; remove it and run "
+            "extract-features again"
         )
 
 
