@@ -240,6 +240,7 @@ def _line(dataset: Dataset, entry: Entry, y: NDArray[np.int64]) -> dict[str, Any
         "interval": [entry.low, entry.high],
         "as_good": entry.as_good,
         "train_accuracy": entry.outcome.train_accuracy,
+        "epochs": entry.outcome.epochs,
         "confusion": confusion_matrix(y, answers, len(dataset.class_names)).tolist(),
         "history": entry.outcome.history,
     }

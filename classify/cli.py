@@ -205,6 +205,12 @@ def _add_choice_flags(parser: argparse.ArgumentParser) -> None:
         "--folds", type=int, metavar="K", help="cross-validate in the place of one validation split"
     )
     group.add_argument(
+        "--halving",
+        action="store_true",
+        help="of the Keras heads that train as one model, stop the worse half by validation loss "
+        "after an eighth, a quarter and half of the epochs (default: off)",
+    )
+    group.add_argument(
         "--metric", choices=METRICS, default=TrainConfig.metric, help="default: %(default)s"
     )
     group.add_argument(
@@ -269,11 +275,12 @@ def _train_config(arguments: argparse.Namespace) -> TrainConfig:
     if not any("seed" in DEFAULTS.get(head, {}) for head in heads):
         settings["seed"] = None
     return TrainConfig(
-        make_candidates(heads, settings, sweep, arguments.trials, arguments.seed),
-        arguments.folds,
-        arguments.metric,
-        arguments.seed,
-        arguments.assert_accuracy,
+        candidates=make_candidates(heads, settings, sweep, arguments.trials, arguments.seed),
+        folds=arguments.folds,
+        halving=arguments.halving,
+        metric=arguments.metric,
+        seed=arguments.seed,
+        assert_accuracy=arguments.assert_accuracy,
     )
 
 

@@ -4,7 +4,7 @@ A field here and the long flag on the command line have one name.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -57,6 +57,12 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "naive_bayes": {"transform": _STANDARDISE},
 }
 KERAS_HEADS = ("dense", "linear")
+# What heads of Keras have in common when they train as one model; the rest is per head. Epochs and
+# patience only end a head.
+STACKED = (
+    *("layer", "transform", "head", "units", "activation", "batch_normalisation"),
+    *("optimizer", "momentum", "nesterov", "batch_size"),
+)
 # The course's head, and those that take about a second on a thousand pooled rows.
 USUAL_HEADS = ("dense", "logistic", "svm", "ridge", "lda", "knn", "naive_bayes")
 # What did well on pooled VGG16 features of twenty confusable classes.
@@ -230,6 +236,22 @@ def _check_steps(steps: tuple[str, ...]) -> None:
             raise SettingError(f"transform: {step} has no effect right after {step}")
 
 
+def groups_of(specs: Sequence[HeadSpec]) -> list[list[int]]:
+    """Sort heads of Keras into those that can train as one model.
+
+    Args:
+        specs: Heads; those that are not Keras' are left out.
+
+    Returns:
+        Positions in ``specs``, in the order in which the groups first occur.
+    """
+    found: dict[tuple[Any, ...], list[int]] = {}
+    for position, spec in enumerate(specs):
+        if spec.head in KERAS_HEADS:
+            found.setdefault(tuple(getattr(spec, name) for name in STACKED), []).append(position)
+    return list(found.values())
+
+
 def no_effect(setting: str, heads: Iterable[str]) -> str:
     """Say that a setting belongs to none of the heads, and whose it is."""
     owners = [head for head, known in DEFAULTS.items() if setting in known]
@@ -243,16 +265,20 @@ class TrainConfig:
     Attributes:
         candidates: The heads; the best one is kept.
         folds: Parts of the rows that judge in turn; None judges on the validation split.
+        halving: Whether the worse half of the Keras heads that train as one model, by validation
+            loss, trains no further after an eighth, a quarter and half of the epochs.
         metric: What the heads are ranked by; see ``classify.metrics``.
         seed: Decides the folds and the resampling behind the intervals.
         assert_accuracy: Accuracy of the best head below which the run has failed.
 
     Raises:
-        SettingError: There is no candidate, one twice, or a value is out of range.
+        SettingError: There is no candidate, one twice, a value is out of range, or halving can
+            have no effect or none that is the same in every fold.
     """
 
     candidates: tuple[HeadSpec, ...]
     folds: int | None = None
+    halving: bool = False
     metric: str = "accuracy"
     seed: int = 0
     assert_accuracy: float | None = None
@@ -269,6 +295,22 @@ class TrainConfig:
         if self.assert_accuracy is not None and not 0 < self.assert_accuracy <= 1:
             raise SettingError(
                 f"assert_accuracy: found {self.assert_accuracy}; expected above 0, at most 1"
+            )
+        if self.halving:
+            self._check_halving()
+
+    def _check_halving(self) -> None:
+        """Raise SettingError where no head could be stopped, or where folds would disagree."""
+        if self.folds is not None:
+            raise SettingError(
+                "halving: found with --folds, where a head could be stopped in one fold and not in "
+                "another; expected one of the two; leave one out"
+            )
+        groups = [[self.candidates[i] for i in group] for group in groups_of(self.candidates)]
+        if not any(len(group) > 1 and any((s.epochs or 0) > 1 for s in group) for group in groups):
+            raise SettingError(
+                "halving: has no effect without two Keras heads that train as one model, for two "
+                f"epochs or more; those share {', '.join(STACKED)}"
             )
 
 

@@ -45,7 +45,10 @@ class LinearHead:
     Attributes:
         spec: The settings; a head that was loaded has none of its own.
         history: Empty: there are no epochs.
+        failed: None: it fits or it raises.
     """
+
+    failed: str | None = None
 
     def __init__(self, spec: HeadSpec, plane: Plane | None = None, scale: float = 1.0) -> None:
         self.spec = spec
@@ -121,7 +124,10 @@ class EstimatorHead:
     Attributes:
         spec: The settings; a head that was loaded has none of its own.
         history: Empty: there are no epochs.
+        failed: None: it fits or it raises.
     """
+
+    failed: str | None = None
 
     def __init__(self, spec: HeadSpec, parts: dict[str, Any] | None = None) -> None:
         self.spec = spec

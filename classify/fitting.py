@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from classify.candidates import label
 from classify.config import HeadSpec
 from classify.stacked import Rows, Weights, build_stack, head_weights, stack_state
 from extract.backend import fetch, load_keras
@@ -67,7 +68,7 @@ class Course:
         if wrong:
             self.over = True
             self.failed = (
-                f"{self.spec.head}: the loss is {wrong[0]} in epoch {epoch}; expected a number; "
+                f"{label(self.spec)}: the loss is {wrong[0]} in epoch {epoch}; expected a number; "
                 "try a lower --learning-rate"
             )
             return not self.weights
@@ -88,7 +89,7 @@ def fit_group(
     """Train heads that share a shape.
 
     Args:
-        specs: Heads of one group, see ``stacked.groups_of``.
+        specs: Heads of one group, see ``config.groups_of``.
         rows: Training and validation rows.
         halving: Whether the worse half by validation loss is over at each of ``RUNGS``.
         order_seed: Decides the order of the rows, the same for all heads.

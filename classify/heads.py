@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.config import HeadSpec
+from classify.config import HeadSpec, groups_of
 from classify.fitting import Course, History, fit_group
-from classify.stacked import BN_EPSILON, BN_MOMENTUM, Rows, groups_of
+from classify.stacked import BN_EPSILON, BN_MOMENTUM, Rows
 from extract.backend import load_keras
-from extract.console import log, progress
+from extract.console import progress
 from extract.errors import HeadError
 
 # Rows in one call of a trained head: bounds what a feature map's hidden layer takes.
@@ -46,8 +46,15 @@ class DenseHead:
         X_validation: NDArray[np.float32],
         y_validation: NDArray[np.int64],
     ) -> "DenseHead":
-        """Train on (X, y): ``fit_heads`` of this one head, with its arguments and errors."""
-        return fit_heads([self.spec], X, y, X_validation, y_validation)[0]
+        """Train on (X, y): ``fit_heads`` of this one head, with its arguments.
+
+        Raises:
+            HeadError: The loss did not stay finite.
+        """
+        head = fit_heads([self.spec], X, y, X_validation, y_validation)[0]
+        if head.failed:
+            raise HeadError(head.failed)
+        return head
 
     def predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
         """Score each class for each row.
@@ -103,7 +110,7 @@ def fit_heads(
 
     A head is the same (to rounding) whichever others train with it. Its seed decides its first
     weights and its dropout; the order of the rows is common to all. Groups (``groups_of``) run one
-    after another: who wants what is finished when interrupted calls this group by group.
+    after another: who wants each when it is finished calls this group by group.
 
     Args:
         specs: ``dense`` and ``linear`` heads.
@@ -118,9 +125,6 @@ def fit_heads(
 
     Returns:
         A trained head a spec. A head whose loss did not stay finite has ``failed``.
-
-    Raises:
-        HeadError: No head's loss stayed finite.
     """
     rows = Rows(X.reshape(len(X), -1), y, X_validation.reshape(len(X_validation), -1), y_validation)
     heads: dict[int, DenseHead] = {}
@@ -130,11 +134,6 @@ def fit_heads(
             courses = fit_group([specs[i] for i in group], rows, halving, order_seed, bar)
             for position, course in zip(group, courses, strict=True):
                 heads[position] = _head(course, X.shape[1:], rows.classes)
-    failed = [head.failed for head in heads.values() if head.failed]
-    if len(failed) == len(specs):
-        raise HeadError(failed[0])
-    for message in failed:
-        log.warning("%s", message)
     return [heads[position] for position in range(len(specs))]
 
 

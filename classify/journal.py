@@ -25,13 +25,24 @@ class Journal:
         folder: Where it lies; None keeps nothing.
         fingerprint: Of the dataset.
         splits: Who judges.
+        halved: Candidates of which the worse half was stopped early: what one did depends on who
+            the others were.
     """
 
-    def __init__(self, folder: Path | None, fingerprint: str, splits: Sequence[Split]) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        fingerprint: str,
+        splits: Sequence[Split],
+        halved: Sequence[HeadSpec] = (),
+    ) -> None:
         sides = hashlib.blake2b(digest_size=16)
         for split in splits:
             sides.update(split.train.tobytes() + b"|" + split.validation.tobytes())
-        self._head = json.dumps({"fingerprint": fingerprint, "splits": sides.hexdigest()})
+        rivals = [spec.to_dict() for spec in halved]
+        self._head = json.dumps(
+            {"fingerprint": fingerprint, "splits": sides.hexdigest(), "halving": rivals}
+        )
         self._path = folder / FILE if folder else None
         self.found: dict[str, Outcome] = {}
         if self._path and self._path.is_file():

@@ -26,12 +26,17 @@ class Outcome(NamedTuple):
         train_accuracy: Mean over the folds of its accuracy on the rows that it was trained on.
         seconds: Its share of the time that training took, all folds together.
         history: Its curves in the first fold; empty for heads without epochs.
+        epochs: How many epochs it was trained for, with patience up to the best one; the median
+            of the folds; 0 for heads without epochs.
+        failed: Why it is of no use; empty where it trained.
     """
 
     judged: Judged
     train_accuracy: float
     seconds: float
     history: dict[str, list[float]]
+    epochs: int = 0
+    failed: str = ""
 
 
 class Entry(NamedTuple):
@@ -52,6 +57,11 @@ class Entry(NamedTuple):
     high: float
     as_good: bool
     outcome: Outcome
+
+    def name(self) -> str:
+        """Return the candidate's label, and where it stands if training ended before its time."""
+        done, asked = self.outcome.epochs, self.spec.epochs or 0
+        return label(self.spec) + (f" (epoch {done} of {asked})" if 0 < done < asked else "")
 
 
 def rank(
@@ -117,7 +127,7 @@ class Result:
             made.append(
                 (
                     str(place),
-                    label(entry.spec),
+                    entry.name(),
                     *(f"{number:.4f}" for number in numbers),
                     "=" if entry.as_good else "",
                     f"{entry.outcome.train_accuracy:.4f}",
@@ -182,13 +192,14 @@ class Result:
         """Write the leaderboard, every metric and no seconds: same seed, same bytes."""
         with path.open("w", encoding="utf-8", newline="") as file:
             table = csv.writer(file, lineterminator="\n")
-            table.writerow(["rank", "head", *METRICS, "low", "high", "as_good", "training"])
+            table.writerow(
+                ["rank", "head", *METRICS, "low", "high", "as_good", "training", "epochs"]
+            )
             for place, entry in enumerate(self.entries, 1):
                 numbers = [*entry.scores.values(), entry.low, entry.high]
                 shown = [f"{number:.6f}" for number in [*numbers, entry.outcome.train_accuracy]]
-                table.writerow(
-                    [place, label(entry.spec), *shown[:-1], int(entry.as_good), shown[-1]]
-                )
+                marks = [int(entry.as_good), shown.pop(), entry.outcome.epochs]
+                table.writerow([place, label(entry.spec), *shown, *marks])
 
 
 def join_outcomes(parts: Sequence[Outcome], splits: Sequence[Split]) -> Outcome:
@@ -199,4 +210,11 @@ def join_outcomes(parts: Sequence[Outcome], splits: Sequence[Split]) -> Outcome:
         np.concatenate([part.judged.true_scores for part in parts])[order],
     )
     accuracy = float(np.mean([part.train_accuracy for part in parts]))
-    return Outcome(judged, accuracy, sum(part.seconds for part in parts), parts[0].history)
+    return Outcome(
+        judged,
+        accuracy,
+        sum(part.seconds for part in parts),
+        parts[0].history,
+        sorted(part.epochs for part in parts)[len(parts) // 2],
+        next((part.failed for part in parts if part.failed), ""),
+    )

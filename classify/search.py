@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 
 from classify.candidates import choose_heads, label, make_candidates, parse_sweep
-from classify.config import HeadSpec, TrainConfig
+from classify.config import HeadSpec, TrainConfig, groups_of
 from classify.dataset import Dataset, load_dataset
 from classify.journal import Journal
 from classify.metrics import Resampling, judge, measure
 from classify.result import Outcome, Result, join_outcomes, rank
 from classify.splits import Split, cross_divide, divide, unit_names
-from classify.train import Division, FittedHead, batches, fit_batch, transformed
+from classify.train import Division, Fit, FittedHead, batches, fit_batch, transformed
 from classify.transforms import Transform
-from extract.console import progress
+from extract.console import log, progress
+from extract.errors import HeadError
 
 # Transformed rows are kept for the next batch of heads where all folds of them fit into this.
 _KEEP_BYTES = 1 << 30
@@ -50,7 +51,7 @@ def sweep(dataset: Dataset, *settings: str, **options: Any) -> Result:
     heads = options.pop("head", ())
     heads = (heads,) if isinstance(heads, str) else tuple(heads)
     trials, varied = options.pop("trials", None), dict(parse_sweep(text) for text in settings)
-    names = ("folds", "metric", "seed", "assert_accuracy")
+    names = ("folds", "halving", "metric", "seed", "assert_accuracy")
     running = {name: options.pop(name) for name in names if name in options}
     chosen = choose_heads(heads, options, varied)
     candidates = make_candidates(chosen, options, varied, trials, running.get("seed", 0))
@@ -69,7 +70,7 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
         The ranked candidates and the best head.
 
     Raises:
-        HeadError: A head could not be trained.
+        HeadError: No head could be trained.
         SplitError: The rows cannot be divided.
         Stopped: Ctrl-C; it carries what was finished.
     """
@@ -80,24 +81,28 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
     draws = Resampling(y, len(dataset.class_names), [names[row] for row in judging], config.seed)
     known: dict[HeadSpec, Outcome] = {}
     heads: dict[HeadSpec, FittedHead] = {}
-    journal = Journal(folder, dataset.fingerprint(), splits)
+    halved = config.candidates if config.halving else ()
+    journal = Journal(folder, dataset.fingerprint(), splits, halved)
 
     def ranked() -> Result | None:
-        done = [spec for spec in config.candidates if spec in known]
+        done = [s for s in config.candidates if s in known and not known[s].failed]
         if not done:
             return None
+        for failed in filter(None, (outcome.failed for outcome in known.values())):
+            log.warning("%s; left out of the ranking", failed)
         entries = rank(done, [known[spec] for spec in done], config.metric, draws)
         return Result(entries, config.metric, splits)
 
     try:
-        _try_all(dataset, config.candidates, splits, journal, (known, heads))
+        _try_all(dataset, config, splits, journal, (known, heads))
     except KeyboardInterrupt:
         raise Stopped(ranked(), len(config.candidates)) from None
     result = ranked()
-    assert result is not None
+    if result is None:
+        raise HeadError(known[config.candidates[0]].failed)
     best = result.best.spec
     own = _with_layer(dataset, best)
-    head = heads.get(best) or _refit(own, best, splits)
+    head = heads.get(best) or _refit(own, best, result.best.outcome.epochs, splits)
     test = None
     if len(splits[0].test):
         rows = splits[0].test
@@ -115,17 +120,15 @@ def _with_layer(dataset: Dataset, spec: HeadSpec) -> Dataset:
 
 def _try_all(
     dataset: Dataset,
-    candidates: Sequence[HeadSpec],
+    config: TrainConfig,
     splits: Sequence[Split],
     journal: Journal,
     kept: tuple[dict[HeadSpec, Outcome], dict[HeadSpec, FittedHead]],
 ) -> None:
     """Fill ``kept`` with every candidate's outcome, and with heads where one split judges."""
     known, heads = kept
-    for spec in candidates:
-        outcome = journal.get(spec, "+".join(spec.layer) or dataset.layer)
-        if outcome:
-            known[spec] = outcome
+    candidates = config.candidates
+    known |= _recalled(dataset, config, journal)
     best = 0.0
     with progress(len(candidates), "head", done=len(known), label="heads") as bar:
         for layer in dict.fromkeys(spec.layer for spec in candidates):
@@ -133,16 +136,26 @@ def _try_all(
             if not missing:
                 continue
             own = _with_layer(dataset, missing[0])
-            for spec, outcome, head in _outcomes(own, missing, splits):
+            for spec, outcome, head in _outcomes(own, missing, splits, config.halving):
                 known[spec] = outcome
                 journal.add(spec, own.layer, outcome)
                 if head is not None:
                     heads[spec] = head
                 right = outcome.judged.answers == _truth(own, splits)
-                if right.mean() > best:
+                if right.mean() > best and not outcome.failed:
                     best = float(right.mean())
                     bar.set_postfix_str(f"best {best:.3f} {label(spec)}")
                 bar.update(1)
+
+
+def _recalled(dataset: Dataset, config: TrainConfig, journal: Journal) -> dict[HeadSpec, Outcome]:
+    """Return what an earlier run found; with halving, of whole groups alone."""
+    found = {s: journal.get(s, "+".join(s.layer) or dataset.layer) for s in config.candidates}
+    for group in groups_of(config.candidates) if config.halving else []:
+        rivals = [config.candidates[position] for position in group]
+        if not all(found[spec] for spec in rivals):
+            found |= dict.fromkeys(rivals)
+    return {spec: outcome for spec, outcome in found.items() if outcome}
 
 
 def _truth(dataset: Dataset, splits: Sequence[Split]) -> Any:
@@ -150,7 +163,7 @@ def _truth(dataset: Dataset, splits: Sequence[Split]) -> Any:
 
 
 def _outcomes(
-    dataset: Dataset, specs: Sequence[HeadSpec], splits: Sequence[Split]
+    dataset: Dataset, specs: Sequence[HeadSpec], splits: Sequence[Split], halving: bool
 ) -> Iterator[tuple[HeadSpec, Outcome, FittedHead | None]]:
     """Train candidates on every split, batch by batch, and say what each did."""
     front = _Front(dataset, splits)
@@ -160,15 +173,23 @@ def _outcomes(
         last: list[FittedHead | None] = [None] * len(some)
         for fold in range(len(splits)):
             transform, rows = front.rows(some[0].transform or (), fold)
-            for fit in fit_batch(some, rows, transform):
-                head = fit.fitted.head
-                right = head.predict_proba(rows.X).argmax(axis=1) == rows.y
-                judged = judge(rows.y_validation, head.predict_proba(rows.X_validation))
-                outcome = Outcome(judged, float(right.mean()), fit.seconds, head.history)
-                parts[fit.position].append(outcome)
+            for fit in fit_batch(some, rows, transform, halving):
+                parts[fit.position].append(_outcome(fit, some[fit.position], rows))
                 last[fit.position] = fit.fitted if len(splits) == 1 else None
         for spec, found, kept in zip(some, parts, last, strict=True):
             yield spec, join_outcomes(found, splits), kept
+
+
+def _outcome(fit: Fit, spec: HeadSpec, rows: Division) -> Outcome:
+    """Judge a head that was just trained."""
+    head = fit.fitted.head
+    right = head.predict_proba(rows.X).argmax(axis=1) == rows.y
+    judged = judge(rows.y_validation, head.predict_proba(rows.X_validation))
+    losses = head.history.get("val_loss", [])
+    epochs = int(np.argmin(losses)) + 1 if spec.patience and losses else len(losses)
+    return Outcome(
+        judged, float(right.mean()), fit.seconds, head.history, epochs, head.failed or ""
+    )
 
 
 class _Front:
@@ -196,15 +217,20 @@ def _divided(dataset: Dataset, train: Any, judging: Any) -> Division:
     return Division(dataset.X[train], dataset.y[train], dataset.X[judging], dataset.y[judging])
 
 
-def _refit(dataset: Dataset, spec: HeadSpec, splits: Sequence[Split]) -> FittedHead:
+def _refit(dataset: Dataset, spec: HeadSpec, epochs: int, splits: Sequence[Split]) -> FittedHead:
     """Train the chosen candidate for good: behind folds on all rows that are not for the test.
 
-    With patience something must say when to stop, so the first fold keeps judging; without, the
-    judging rows only draw the curves.
+    A head with epochs gets as many as it had when it was judged, up to its best one with patience
+    and until it was stopped with halving; so the judging rows only draw its curves.
     """
+    if epochs:
+        spec = replace(spec, epochs=epochs, patience=None)
     train, judging = splits[0].train, splits[0].validation
-    if len(splits) > 1 and spec.patience is None:
+    if len(splits) > 1:
         train = np.sort(np.concatenate([train, judging]))
     transform = Transform(spec.transform or ())
     rows = transformed(transform, _divided(dataset, train, judging))
-    return next(fit_batch([spec], rows, transform)).fitted
+    fitted = next(fit_batch([spec], rows, transform)).fitted
+    if fitted.head.failed:
+        raise HeadError(fitted.head.failed)
+    return fitted

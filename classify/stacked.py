@@ -21,11 +21,6 @@ from numpy.typing import NDArray
 from classify.config import HeadSpec
 from extract.backend import fetch, load_keras
 
-# What all heads of a stack share; the rest is per head. Epochs and patience only end a head.
-SHARED = (
-    *("head", "units", "activation", "batch_normalisation"),
-    *("optimizer", "momentum", "nesterov", "batch_size"),
-)
 # Keras' own.
 BN_MOMENTUM, BN_EPSILON = 0.99, 1e-3
 OPTIMIZERS = {"rmsprop": "RMSprop", "sgd": "SGD", "adam": "Adam"}
@@ -47,26 +42,11 @@ class Rows(NamedTuple):
         return int(self.y.max()) + 1
 
 
-def groups_of(specs: Sequence[HeadSpec]) -> list[list[int]]:
-    """Sort heads into those that can train as one model.
-
-    Args:
-        specs: Keras heads.
-
-    Returns:
-        Positions in ``specs``, each once, in the order in which the groups first occur.
-    """
-    found: dict[tuple[Any, ...], list[int]] = {}
-    for position, spec in enumerate(specs):
-        found.setdefault(tuple(getattr(spec, name) for name in SHARED), []).append(position)
-    return list(found.values())
-
-
 def build_stack(specs: Sequence[HeadSpec], rows: Rows, state: Weights | None = None) -> Any:
     """Build and compile one model of many heads.
 
     Args:
-        specs: K heads of one group.
+        specs: K heads of one group of ``config.groups_of``.
         rows: What they will be trained on.
         state: What ``stack_state`` gave of these heads; None begins anew.
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify import estimators, heads
-from classify.config import KERAS_HEADS, HeadSpec
+from classify.config import KERAS_HEADS, HeadSpec, groups_of
 from classify.estimators import EstimatorHead, LinearHead
 from classify.heads import DenseHead
 from classify.transforms import Transform
@@ -25,6 +25,7 @@ class Head(Protocol):
     """What every head can do; ``tests/test_heads.py`` holds each of them to it."""
 
     history: dict[str, list[float]]
+    failed: str | None
 
     def fit(self, X: Rows, y: Labels, X_validation: Rows, y_validation: Labels) -> "Head":
         """Train on (X, y)."""
@@ -111,35 +112,37 @@ class Division(NamedTuple):
 
 def batches(specs: Sequence[HeadSpec]) -> list[list[int]]:
     """Group positions of heads that are trained in one go, those with one transform in a row."""
-    found: dict[tuple[object, ...], list[int]] = {}
+    found, linear = groups_of(specs), dict[tuple[object, ...], list[int]]()
     for position, spec in enumerate(specs):
-        family = "linear" if spec.head in LINEAR_HEADS else "keras"
-        alone = spec.head not in (*LINEAR_HEADS, *KERAS_HEADS)
-        key = (spec.layer, spec.transform, position if alone else family)
-        found.setdefault(key, []).append(position)
+        if spec.head in LINEAR_HEADS:
+            linear.setdefault((spec.layer, spec.transform), []).append(position)
+        elif spec.head not in KERAS_HEADS:
+            found.append([position])
     first = {s.transform: i for i, s in reversed(list(enumerate(specs)))}
-    return sorted(found.values(), key=lambda batch: (first[specs[batch[0]].transform], batch))
+    return sorted(
+        [*found, *linear.values()], key=lambda batch: (first[specs[batch[0]].transform], batch)
+    )
 
 
-def fit_batch(specs: Sequence[HeadSpec], rows: Division, transform: Transform) -> Iterator[Fit]:
+def fit_batch(
+    specs: Sequence[HeadSpec], rows: Division, transform: Transform, halving: bool = False
+) -> Iterator[Fit]:
     """Train heads that share a transform.
 
     Args:
         specs: One batch of ``batches``.
         rows: What to train on, transformed already.
         transform: What transformed them.
+        halving: See ``TrainConfig``.
 
     Yields:
-        Each head; those of one model share its seconds evenly.
-
-    Raises:
-        HeadError: A head's loss did not stay finite.
+        Each head; those of one model share its seconds evenly. One of no use has ``failed``.
     """
     start = time.perf_counter()
     if specs[0].head in LINEAR_HEADS:
         fitted: Sequence[Head] = estimators.fit_linear(specs, rows.X, rows.y)
     elif specs[0].head in KERAS_HEADS:
-        fitted = heads.fit_heads(specs, *rows)
+        fitted = heads.fit_heads(specs, *rows, halving=halving)
     else:
         fitted = [EstimatorHead(spec).fit(*rows) for spec in specs]
     seconds = (time.perf_counter() - start) / len(specs)

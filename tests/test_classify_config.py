@@ -110,12 +110,27 @@ def test_each_head_once(candidates: tuple[HeadSpec, ...]) -> None:
         ({"metric": "acuracy"}, "nearest: accuracy"),
         ({"seed": -1}, "seed: found -1"),
         ({"assert_accuracy": 95.0}, "expected above 0, at most 1"),
+        ({"halving": True}, "halving: has no effect without two Keras heads"),
+        ({"halving": True, "folds": 3}, "halving: found with --folds"),
     ],
     ids=str,
 )
 def test_train_config(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingError, match=message):
         TrainConfig((HeadSpec(),), **settings)
+
+
+def test_halving_needs_rivals_of_one_shape_and_epochs_to_stop_at() -> None:
+    pair = (HeadSpec(seed=0), HeadSpec(seed=1))
+    assert TrainConfig(pair, halving=True).halving
+    for other in (
+        (HeadSpec(units=(8,)), HeadSpec(units=(9,))),
+        (HeadSpec(seed=0), HeadSpec(seed=1, transform=("l2",))),
+        (HeadSpec(seed=0, epochs=1), HeadSpec(seed=1, epochs=1)),
+        (HeadSpec("logistic", C=1.0), HeadSpec("logistic", C=2.0)),
+    ):
+        with pytest.raises(SettingError, match="has no effect"):
+            TrainConfig(other, halving=True)
 
 
 @pytest.mark.parametrize("settings", [{"top": 0}, {"top": -1}, {"format": "xml"}], ids=str)

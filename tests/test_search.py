@@ -12,16 +12,18 @@ import classify
 from classify import search as module
 from classify.config import HeadSpec, TrainConfig
 from classify.dataset import Dataset, load_dataset
+from classify.heads import DenseHead
 from classify.journal import FILE
 from classify.metrics import measure
 from classify.search import Stopped, run
 from classify.train import fit_batch
 from extract.config import TrunkSpec
-from extract.errors import SettingError
+from extract.errors import HeadError, SettingError
 from tests.conftest import MakeStore
 
 WEAK = HeadSpec("logistic", C=1e-7)
 STRONG = HeadSpec("logistic", C=1.0)
+SMALL: dict[str, Any] = {"units": (8,), "epochs": 2, "learning_rate": 0.01}
 SEVERAL = (STRONG, HeadSpec("knn"), HeadSpec("lda"), HeadSpec("svm"))
 
 
@@ -126,6 +128,97 @@ def test_a_stopped_run_ranks_what_is_done_and_goes_on(
     assert calls[0] == 100 + 3 * 2 + 1
     assert [e.spec for e in result.entries] == [e.spec for e in whole.entries]
     assert [e.scores for e in result.entries] == [e.scores for e in whole.entries]
+
+
+def test_keras_heads_are_kept_group_by_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specs = tuple(
+        HeadSpec(**{**SMALL, "units": (width,)}, seed=s) for width in (4, 8) for s in (0, 1)
+    )
+    real, calls = fit_batch, [0]
+
+    def stops(*given: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 2:
+            raise KeyboardInterrupt
+        return real(*given)
+
+    monkeypatch.setattr(module, "fit_batch", stops)
+    with pytest.raises(Stopped, match="2 of 4 candidates are done") as stopped:
+        run(dataset(), TrainConfig(specs), tmp_path / "head")
+    assert stopped.value.result is not None
+    assert {entry.spec for entry in stopped.value.result.entries} == set(specs[:2])
+
+
+def test_a_head_of_no_use_is_named_and_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost = HeadSpec(**{**SMALL, "learning_rate": 1e30}, optimizer="sgd")
+    for _ in range(2):  # the second time from the journal
+        caplog.clear()
+        result = run(dataset(), TrainConfig((lost, STRONG)), tmp_path / "head")
+        assert [entry.spec for entry in result.entries] == [STRONG]
+        assert "the loss is nan in epoch 1" in caplog.text
+        assert "left out of the ranking" in caplog.text
+    with pytest.raises(HeadError, match="the loss is nan in epoch 1"):
+        run(dataset(), TrainConfig((lost,)))
+
+
+def test_halving_marks_who_was_stopped_and_who_goes_on(tmp_path: Path) -> None:
+    rates = (1e-5, 1e-4, 1e-3, 3e-2)
+    settings = {**SMALL, "epochs": 8}
+    specs = tuple(HeadSpec(**{**settings, "learning_rate": rate}) for rate in rates)
+    config = TrainConfig(specs, halving=True)
+    result = run(dataset(), config, tmp_path / "head")
+    epochs = {entry.spec.learning_rate: entry.outcome.epochs for entry in result.entries}
+    assert epochs == {1e-5: 1, 1e-4: 1, 1e-3: 2, 3e-2: 8}
+    assert [entry.name() for entry in result.entries if entry.spec.learning_rate == 1e-3] == [
+        "dense units=8 learning_rate=0.001 epochs=8 (epoch 2 of 8)"
+    ]
+    whole = (tmp_path / "head" / FILE).read_text().splitlines()
+    # A kill in the midst of a group: the whole group is tried again.
+    (tmp_path / "head" / FILE).write_text("\n".join([*whole[:3], ""]))
+    again = run(dataset(), config, tmp_path / "head")
+    assert [(e.spec, e.scores, e.outcome.epochs) for e in again.entries] == [
+        (e.spec, e.scores, e.outcome.epochs) for e in result.entries
+    ]
+    # Other rivals, or no halving: nothing is taken over.
+    for other in (TrainConfig(specs[1:], halving=True), TrainConfig(specs)):
+        run(dataset(), other, tmp_path / "head")
+        lines = (tmp_path / "head" / FILE).read_text().splitlines()
+        assert lines[0] != whole[0]
+        assert len(lines) == 1 + len(other.candidates)
+
+
+@pytest.mark.parametrize("halving", [False, True])
+def test_a_head_fitted_again_is_the_head_that_was_judged(halving: bool, tmp_path: Path) -> None:
+    settings = {**SMALL, "epochs": 12, "learning_rate": 0.1}
+    specs = tuple(HeadSpec(**settings, patience=2, seed=seed) for seed in (0, 1))
+    config = TrainConfig(specs, halving=halving)
+    first, again = (run(dataset(), config, tmp_path / "head") for _ in range(2))
+    assert first.head is not None
+    assert again.head is not None
+    assert first.best.outcome.epochs < 12
+    np.testing.assert_allclose(
+        first.head.predict_proba(dataset().X), again.head.predict_proba(dataset().X), atol=1e-4
+    )
+
+
+def test_behind_folds_a_patient_head_trains_as_long_as_it_paid_in_most() -> None:
+    spec = HeadSpec(**{**SMALL, "epochs": 30, "learning_rate": 0.1}, patience=2)
+    made = dataset()
+    result = run(made, TrainConfig((spec,), 3))
+    best = []
+    for split in result.splits:
+        sides = (made.X[split.train], made.y[split.train])
+        head = DenseHead(spec).fit(*sides, made.X[split.validation], made.y[split.validation])
+        best.append(int(np.argmin(head.history["val_loss"])) + 1)
+    assert result.best.outcome.epochs == sorted(best)[1] < 30
+    alone = DenseHead(replace(spec, epochs=sorted(best)[1], patience=None))
+    wanted = alone.fit(made.X, made.y, made.X, made.y).predict_proba(made.X)
+    assert result.head is not None
+    np.testing.assert_allclose(result.head.predict_proba(made.X), wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize("change", ["features", "labels", "folds"])

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from classify.config import HeadSpec
+from classify.config import HeadSpec, groups_of
 from classify.fitting import RUNGS, _batches
 from classify.heads import DenseHead, _build, fit_heads
-from classify.stacked import Rows, build_stack, groups_of, head_weights
+from classify.stacked import Rows, build_stack, head_weights
 from extract.backend import fetch, load_keras
-from extract.errors import HeadError
 from tests.test_heads import rows_of
 
 SMALL: dict[str, Any] = {"units": (16,), "epochs": 3, "batch_size": 20}
@@ -259,20 +258,16 @@ def test_halving_ends_the_worse_half_at_each_rung() -> None:
     np.testing.assert_allclose(scores(heads[7]), scores(full[7]), atol=1e-4)
 
 
-def test_a_head_whose_loss_is_no_number_does_not_harm_the_others(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_head_whose_loss_is_no_number_does_not_harm_the_others() -> None:
     settings: dict[str, Any] = {**SMALL, "optimizer": "sgd", "batch_normalisation": True}
     good, bad = (HeadSpec(**settings, learning_rate=rate) for rate in (0.01, 1e30))
     heads = fit_heads([bad, good], *rows())
     assert heads[0].failed is not None
     assert "loss is nan in epoch" in heads[0].failed
-    assert "loss is nan in epoch" in caplog.text
     assert all(np.isfinite(values).all() for values in heads[0].history.values())
     assert heads[1].failed is None
     np.testing.assert_allclose(scores(heads[1]), scores(DenseHead(good).fit(*rows())), atol=1e-4)
-    with pytest.raises(HeadError, match="dense: the loss is nan in epoch"):
-        fit_heads([bad, bad], *rows())
+    assert all(head.failed for head in fit_heads([bad, bad], *rows()))
 
 
 @pytest.mark.parametrize("kind", KINDS)

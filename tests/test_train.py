@@ -67,9 +67,11 @@ def test_one_batch_a_transform_for_those_that_share_their_work() -> None:
         HeadSpec("ridge"),
         HeadSpec("dense", dropout=0.5),
         HeadSpec("logistic", C=3.0),
+        HeadSpec("dense", units=(8,)),
+        HeadSpec("linear", transform=()),
     ]
     found = batches(specs)
-    assert sorted(map(sorted, found)) == [[0, 4, 6], [1], [2], [3, 5]]
+    assert sorted(map(sorted, found)) == [[0, 4, 6], [1], [2], [3, 5], [7], [8]]
     # Those with one transform come in a row: its rows are transformed once.
     order = [specs[batch[0]].transform for batch in found]
     assert order == sorted(order, key=order.index)
