@@ -221,6 +221,13 @@ def _add_choice_flags(parser: argparse.ArgumentParser) -> None:
         help="decides all that is random (default: %(default)s)",
     )
     group.add_argument(
+        "--memory",
+        type=float,
+        metavar="GB",
+        help="features that need more, with their copies in training, are read from the file while "
+        "training (default: what is free)",
+    )
+    group.add_argument(
         "--assert-accuracy",
         type=float,
         metavar="X",
@@ -280,6 +287,8 @@ def _train_config(arguments: argparse.Namespace) -> TrainConfig:
         halving=arguments.halving,
         metric=arguments.metric,
         seed=arguments.seed,
+        memory=arguments.memory,
+        named=bool(arguments.head),
         assert_accuracy=arguments.assert_accuracy,
     )
 
@@ -295,7 +304,7 @@ def _train_head(arguments: argparse.Namespace) -> int:
     from classify.search import Stopped, run
 
     check_target(folder)
-    dataset = load_dataset(store, "+".join(config.candidates[0].layer) or None)
+    dataset = load_dataset(store, "+".join(config.candidates[0].layer) or None, config.memory)
     timing = {"read": time.perf_counter() - began}
     try:
         result = run(dataset, config, folder)

@@ -269,6 +269,10 @@ class TrainConfig:
             loss, trains no further after an eighth, a quarter and half of the epochs.
         metric: What the heads are ranked by; see ``classify.metrics``.
         seed: Decides the folds and the resampling behind the intervals.
+        memory: In GB; features that need more, with their copies in training, are read from the
+            file while it lasts. None asks the system for what is free.
+        named: Whether the heads were asked for by name: one that cannot be trained on features that
+            stay in the file is then an error, and else left out.
         assert_accuracy: Accuracy of the best head below which the run has failed.
 
     Raises:
@@ -281,6 +285,8 @@ class TrainConfig:
     halving: bool = False
     metric: str = "accuracy"
     seed: int = 0
+    memory: float | None = None
+    named: bool = True
     assert_accuracy: float | None = None
 
     def __post_init__(self) -> None:
@@ -292,6 +298,8 @@ class TrainConfig:
             raise SettingError(f"folds: found {self.folds}; expected 2 or more")
         if not 0 <= self.seed < 2**32:
             raise SettingError(f"seed: found {self.seed}; expected 0 or more and below 2**32")
+        if self.memory is not None and not 0 < self.memory < math.inf:
+            raise SettingError(f"memory: found {self.memory}; expected GB above 0")
         if self.assert_accuracy is not None and not 0 < self.assert_accuracy <= 1:
             raise SettingError(
                 f"assert_accuracy: found {self.assert_accuracy}; expected above 0, at most 1"

@@ -1,14 +1,15 @@
-"""The store -> what heads are trained on, in memory."""
+"""The store -> what heads are trained on, in memory where it fits."""
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from classify.rows import COPIES, Features, StoredRows, free_memory, join_layers, pieces
 from extract.config import TrunkSpec
 from extract.console import log
 from extract.errors import SettingError, StoreError, unknown_name
@@ -20,7 +21,8 @@ class Dataset:
     """The labelled rows of a store that have features, in the store's order.
 
     Attributes:
-        X: (N, *shape) float32 features of one layer; (N, D) of several joined.
+        X: (N, *shape) float32 features of one layer; (N, D) of several joined. An array, or
+            ``rows.StoredRows`` where memory does not hold them.
         y: (N,) int64 classes, 0 to K - 1.
         keys: N keys, each once.
         groups: N names of what must stay together, or None; "" stands for a row of its own.
@@ -35,7 +37,7 @@ class Dataset:
         calibration_sha256: Digest of the pictures that int8 was calibrated on, else empty.
     """
 
-    X: NDArray[np.float32]
+    X: Any
     y: NDArray[np.int64]
     keys: list[str]
     groups: list[str] | None
@@ -52,39 +54,33 @@ class Dataset:
     def fingerprint(self) -> str:
         """Return a digest of what decides a head's numbers: rows, labels, splits and features.
 
-        Of the features themselves 64 rows count, beside the trunk and the digest of its weights.
+        Features in memory count every one. Those that are read from the store when needed count by
+        the digests of the pictures' files, beside the trunk and the digest of its weights, which
+        always count: to read them all for this would take as long as an epoch.
         """
         made_by = [self.trunk.to_dict(), self.weights_sha256, self.dtype, self.precision]
         rows = [self.keys, self.groups, self.y.tolist(), self.split.tolist()]
         described = json.dumps([made_by, self.class_names, rows])
         found = hashlib.blake2b(described.encode(), digest_size=16)
-        found.update(self.X[:: max(1, len(self.X) // 64)].tobytes())
+        if isinstance(self.X, StoredRows):
+            found.update(self.X.identity.encode())
+        else:
+            found.update(np.ascontiguousarray(self.X).data)
         return found.hexdigest()
 
 
-def join_layers(features: Sequence[NDArray[np.floating]]) -> NDArray[np.float32]:
-    """Return one layer's rows as they are, or those of several flattened and side by side.
-
-    Args:
-        features: (N, *shape) of each layer.
-
-    Returns:
-        (N, *shape) or (N, D) float32.
-    """
-    if len(features) == 1:
-        return features[0].astype(np.float32, copy=False)
-    flat = [part.reshape(len(part), -1) for part in features]
-    return np.concatenate(flat, axis=1, dtype=np.float32)
-
-
-def load_dataset(path: Path | str, layer: str | None = None) -> Dataset:
+def load_dataset(
+    path: Path | str, layer: str | None = None, memory: float | None = None
+) -> Dataset:
     """Read the rows that a head can be trained on.
 
     Rows without a label and pictures that could not be read are left out, and a note says how many.
+    Features stay in the file where they and their copies in training need more than ``memory``.
 
     Args:
         path: A finished store.
         layer: Which layer's features, or several joined by ``+``; None where the store holds one.
+        memory: In GB (1e9 bytes); None asks the system for what is free.
 
     Returns:
         The labelled rows with features.
@@ -98,10 +94,8 @@ def load_dataset(path: Path | str, layer: str | None = None) -> Dataset:
     with open_store(path) as store:
         layers = _choose_layers(store, layer)
         rows = _usable_rows(store)
-        X = join_layers([store.read(name, rows) for name in layers])
-        _check_finite(X, [store.keys[row] for row in rows], path)
-        return Dataset(
-            X=X,
+        dataset = Dataset(
+            X=_features(store, layers, rows, memory),
             y=store.labels[rows],
             keys=[store.keys[row] for row in rows],
             groups=None if store.groups is None else [store.groups[row] for row in rows],
@@ -115,6 +109,8 @@ def load_dataset(path: Path | str, layer: str | None = None) -> Dataset:
             precision=store.attributes["precision"],
             calibration_sha256=store.attributes.get("calibration_sha256", ""),
         )
+    _check_finite(dataset.X, dataset.keys, path)
+    return dataset
 
 
 def _choose_layers(store: Store, layer: str | None) -> list[str]:
@@ -153,13 +149,41 @@ def _usable_rows(store: Store) -> NDArray[np.int64]:
     return rows
 
 
-def _check_finite(X: NDArray[np.float32], keys: list[str], path: Path) -> None:
-    """Raise StoreError unless every feature is a finite number."""
-    # min and max carry NaN and infinity along, and need no copy of X, as isfinite would.
-    if np.isfinite(X.min()) and np.isfinite(X.max()):
-        return
-    bad = [key for key, features in zip(keys, X, strict=True) if not np.isfinite(features).all()]
-    raise StoreError(
-        f"{path}: the features of {len(bad)} pictures are not finite numbers, first {bad[0]}; "
-        "expected numbers that fit their type; extract again with --dtype float32"
+def _features(
+    store: Store, layers: list[str], rows: NDArray[np.int64], memory: float | None
+) -> Features:
+    """Read the features if there is room for them, else say how to; a note says which."""
+    shapes = [store.shapes[name] for name in layers]
+    width = sum(int(np.prod(shape)) for shape in shapes)
+    size, free = 4 * len(rows) * width, free_memory() if memory is None else int(memory * 1e9)
+    text = f"{store.path}: {len(rows)} rows of {width} features, {_shown(size)}"
+    if COPIES * size <= free:
+        log.info("%s, in memory", text)
+        return join_layers([store.read(name, rows) for name in layers])
+    log.info(
+        "%s, read from the file while training: %d times as much does not fit into %s",
+        *(text, COPIES, _shown(free)),
     )
+    shape = shapes[0] if len(layers) == 1 else (width,)
+    identity = hashlib.blake2b(store.digests()[rows].tobytes(), digest_size=16).hexdigest()
+    return StoredRows(store.path, layers, rows, shape, identity)
+
+
+def _shown(size: int) -> str:
+    """Write a number of bytes for people."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def _check_finite(X: Features, keys: list[str], path: Path) -> None:
+    """Raise StoreError unless every feature is a finite number."""
+    bad: list[str] = []
+    for places, piece in pieces(X):
+        # min and max carry NaN and infinity along, and need no copy, as isfinite would.
+        if not (np.isfinite(piece.min()) and np.isfinite(piece.max())):
+            sound = (np.isfinite(features).all() for features in piece)
+            bad += [key for key, fine in zip(keys[places], sound, strict=True) if not fine]
+    if bad:
+        raise StoreError(
+            f"{path}: the features of {len(bad)} pictures are not finite numbers, first {bad[0]}; "
+            "expected numbers that fit their type; extract again with --dtype float32"
+        )

@@ -19,6 +19,7 @@ from classify.config import HeadSpec
 from classify.linear import (
     Plane,
     Span,
+    Sums,
     discriminant,
     fitted_scale,
     logistic_path,
@@ -26,6 +27,7 @@ from classify.linear import (
     probabilities,
     ridge_path,
 )
+from classify.rows import Features, StoredRows, flat
 
 LINEAR_FILE, FILE = "head.npz", "head.skops"
 # Types of scikit-learn's own that its trees are made of, and that skops does not list.
@@ -34,6 +36,8 @@ _TREES = {
     "boosting": ["sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"],
 }
 _PARTS = 3
+# The scale of a ridge on more rows than this is fitted on an even sample of as many.
+_SCALE_ROWS = 50_000
 
 Rows = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -71,7 +75,7 @@ class LinearHead:
             (N, K) scores, 0 to 1; each row sums to 1.
         """
         assert self._plane is not None
-        return probabilities(logits(self._plane, _flat(X)), self._scale)
+        return probabilities(logits(self._plane, flat(X)), self._scale)
 
     def fits(self, shape: tuple[int, ...], classes: int) -> bool:
         """Say whether the head takes rows of this shape and scores this many classes."""
@@ -92,18 +96,20 @@ class LinearHead:
             return cls(HeadSpec(head), plane, float(file["scale"]))
 
 
-def fit_linear(specs: Sequence[HeadSpec], X: Rows, y: Labels) -> list[LinearHead]:
+def fit_linear(specs: Sequence[HeadSpec], X: Features, y: Labels) -> list[LinearHead]:
     """Fit linear heads together: the rows are reduced once, the penalties solved as a path.
 
     Args:
-        specs: Heads out of ``logistic``, ``ridge`` and ``lda``.
+        specs: Heads out of ``logistic``, ``ridge`` and ``lda``; the latter two for rows of a store.
         X: (A, *shape) float32 features.
         y: (A,) int64 classes 0 to K - 1, each with a row.
 
     Returns:
         The fitted heads, in the order of ``specs``.
     """
-    span = Span(_flat(X))
+    if isinstance(X, StoredRows):
+        return _fit_by_sums(specs, flat(X), y)
+    span = Span(flat(X))
     fitted: dict[HeadSpec, LinearHead] = {}
     for weight in {spec.class_weight for spec in specs}:
         path = [s for s in specs if s.head == "logistic" and s.class_weight == weight]
@@ -115,6 +121,19 @@ def fit_linear(specs: Sequence[HeadSpec], X: Rows, y: Labels) -> list[LinearHead
     for spec in specs:
         if spec.head == "lda":
             fitted[spec] = LinearHead(spec, discriminant(span, y, spec))
+    return [fitted[spec] for spec in specs]
+
+
+def _fit_by_sums(specs: Sequence[HeadSpec], X: StoredRows, y: Labels) -> list[LinearHead]:
+    """Fit ridge and lda in one pass over the rows, and another over some for ridge's scale."""
+    sums = Sums(X, y)
+    fitted = {s: LinearHead(s, sums.discriminant(s)) for s in specs if s.head == "lda"}
+    path = [spec for spec in specs if spec.head == "ridge"]
+    if path:
+        some = slice(0, None, math.ceil(len(X) / _SCALE_ROWS))
+        planes, alone = sums.ridge_path(path, X[some], y[some])
+        for spec, plane, found in zip(path, planes, alone, strict=True):
+            fitted[spec] = LinearHead(spec, plane, fitted_scale(found, y[some]))
     return [fitted[spec] for spec in specs]
 
 
@@ -146,7 +165,7 @@ class EstimatorHead:
         Returns:
             The head itself.
         """
-        rows = _flat(X)
+        rows = flat(X)
         given: NDArray[Any] = rows
         self._parts = {"width": rows.shape[1], "scale": 1.0, "prior": np.bincount(y) / len(y)}
         if self.spec.head == "svm":
@@ -187,7 +206,7 @@ class EstimatorHead:
         Returns:
             (N, K) scores, 0 to 1; each row sums to 1.
         """
-        parts, rows = self._parts, _flat(X)
+        parts, rows = self._parts, flat(X)
         estimator = parts["estimator"]
         if self.spec.head in ("svm", "naive_bayes"):
             given = _kernel(rows, parts["rows"], parts["gamma"]) if "rows" in parts else rows
@@ -262,8 +281,3 @@ def _kernel(X: Rows, fitted: Rows, gamma: float) -> NDArray[np.float64]:
     lengths = [(rows.astype(np.float64) ** 2).sum(axis=1) for rows in (X, fitted)]
     apart = lengths[0][:, None] + lengths[1] - 2 * products
     return np.asarray(np.exp(-gamma * np.maximum(apart, 0)))
-
-
-def _flat(X: Rows) -> Rows:
-    """Return feature maps as vectors, (N, D); a view."""
-    return X.reshape(len(X), -1)

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from classify.candidates import label
 from classify.config import HeadSpec
+from classify.rows import Epoch, Features, StoredRows
 from classify.stacked import Rows, Weights, build_stack, head_weights, stack_state
 from extract.backend import fetch, load_keras
+from extract.errors import StoreError
 
 # After these shares of the epochs the worse half of the heads is over.
 RUNGS = (0.125, 0.25, 0.5)
@@ -109,15 +111,19 @@ def fit_group(
     while alive := [course for course in courses if not course.over]:
         stack = build_stack([course.spec for course in alive], rows, state)
         watch = _callback(alive, batches, order_seed, rungs, bar)
-        stack.fit(
-            batches,
-            epochs=epochs,
-            initial_epoch=epoch,
-            validation_data=judge,
-            callbacks=[watch],
-            shuffle=False,  # the batches shuffle themselves
-            verbose=0,
-        )
+        try:
+            stack.fit(
+                batches,
+                epochs=epochs,
+                initial_epoch=epoch,
+                validation_data=judge,
+                callbacks=[watch],
+                shuffle=False,  # the batches shuffle themselves
+                verbose=0,
+            )
+        except Exception as error:
+            # TensorFlow hides what went wrong in reading behind an error of its own.
+            raise batches.failed or judge.failed or error from None
         epoch = max(len(course.history["loss"]) for course in alive)
         if go_on := [place for place, course in enumerate(alive) if not course.over]:
             state = stack_state(stack, go_on)
@@ -131,9 +137,10 @@ class _Batches:
     a second shape would be compiled a second time.
     """
 
-    def __init__(self, X: NDArray[np.float32], y: NDArray[np.int64], size: int) -> None:
+    def __init__(self, X: Any, y: NDArray[np.int64], size: int) -> None:
         super().__init__()
         self.X, self.y, self.size = X, y.astype(np.int32), size
+        self.failed: StoreError | None = None
         self.order = np.arange(len(X))
 
     def shuffle(self, seed: int, epoch: int) -> None:
@@ -149,8 +156,38 @@ class _Batches:
         return self.X[chosen], np.where(places < len(self.order), self.y[chosen], -1)
 
 
-def _batches(X: NDArray[np.float32], y: NDArray[np.int64], size: int) -> Any:
-    return type("Batches", (_Batches, load_keras().utils.PyDataset), {})(X, y, size)
+class _StoredBatches(_Batches):
+    """The same of rows of a store, in the order of an ``Epoch``; asked for in turn."""
+
+    def __init__(self, X: StoredRows, y: NDArray[np.int64], size: int) -> None:
+        super().__init__(X, y, size)
+        self.epoch = Epoch(X)
+
+    def shuffle(self, seed: int, epoch: int) -> None:
+        """Put the rows in the order of an epoch."""
+        self.epoch = Epoch(self.X, [seed, epoch])
+        self.order = self.epoch.order
+
+    def __getitem__(self, batch: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        # A last batch is filled with the rows before it, for those are at hand.
+        stop = min((batch + 1) * self.size, len(self.order))
+        start = max(0, stop - self.size)
+        y = self.y[self.order[start:stop]]
+        y[: batch * self.size - start] = -1
+        lacking = self.size - len(y)
+        try:
+            X = self.epoch.take(start, stop)
+        except StoreError as error:
+            self.failed = error
+            raise
+        if lacking:
+            X = np.concatenate([X, np.repeat(X[:1], lacking, axis=0)])
+        return X, np.concatenate([y, np.full(lacking, -1, np.int32)])
+
+
+def _batches(X: Features, y: NDArray[np.int64], size: int) -> Any:
+    kind: Any = _StoredBatches if isinstance(X, StoredRows) else _Batches
+    return type("Batches", (kind, load_keras().utils.PyDataset), {})(X, y, size)
 
 
 def _callback(alive: list[Course], batches: Any, order_seed: int, rungs: set[int], bar: Any) -> Any:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from classify.config import HeadSpec, groups_of
 from classify.fitting import Course, History, fit_group
+from classify.rows import Features, flat
 from classify.stacked import BN_EPSILON, BN_MOMENTUM, Rows
 from extract.backend import load_keras
 from extract.console import progress
@@ -41,9 +42,9 @@ class DenseHead:
 
     def fit(
         self,
-        X: NDArray[np.float32],
+        X: Features,
         y: NDArray[np.int64],
-        X_validation: NDArray[np.float32],
+        X_validation: Features,
         y_validation: NDArray[np.int64],
     ) -> "DenseHead":
         """Train on (X, y): ``fit_heads`` of this one head, with its arguments.
@@ -99,9 +100,9 @@ class DenseHead:
 
 def fit_heads(
     specs: Sequence[HeadSpec],
-    X: NDArray[np.float32],
+    X: Features,
     y: NDArray[np.int64],
-    X_validation: NDArray[np.float32],
+    X_validation: Features,
     y_validation: NDArray[np.int64],
     halving: bool = False,
     order_seed: int = 0,
@@ -114,7 +115,8 @@ def fit_heads(
 
     Args:
         specs: ``dense`` and ``linear`` heads.
-        X: (A, *shape) float32 features, vectors or feature maps.
+        X: (A, *shape) float32 features, vectors or feature maps; in memory or not, which decides
+            the order in which they can be mixed.
         y: (A,) int64 classes 0 to K - 1, each with a row.
         X_validation: (B, *shape) float32; they decide nothing but when to stop: with patience, and
             with halving.
@@ -126,7 +128,7 @@ def fit_heads(
     Returns:
         A trained head a spec. A head whose loss did not stay finite has ``failed``.
     """
-    rows = Rows(X.reshape(len(X), -1), y, X_validation.reshape(len(X_validation), -1), y_validation)
+    rows = Rows(flat(X), y, flat(X_validation), y_validation)
     heads: dict[int, DenseHead] = {}
     total = sum(spec.epochs or 0 for spec in specs)
     with progress(total, "epoch", label=specs[0].head if len(specs) == 1 else "heads") as bar:

@@ -57,7 +57,9 @@ class Journal:
         return self.found.get(_key(spec, layer))
 
     def add(self, spec: HeadSpec, layer: str, outcome: Outcome) -> None:
-        """Keep what a candidate did."""
+        """Keep what a candidate did; one that is of no use makes no folder by itself."""
+        if outcome.failed and not self.found:
+            return
         key = _key(spec, layer)
         new = not self.found
         self.found[key] = outcome

@@ -1,7 +1,7 @@
 """Scores and the truth -> numbers. Pure: nothing here knows of heads or files."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,6 +96,8 @@ def macro_f1(confusion: NDArray[np.int64]) -> float:
 
 
 RESAMPLES = 1000
+# More units than this are drawn in so many bundles, which bounds memory.
+MOST_DRAWN = 10_000
 # The share of resamples that lies inside an interval.
 INTERVAL = 0.95
 
@@ -122,7 +124,8 @@ def judge(y: NDArray[np.int64], scores: NDArray[np.floating]) -> Judged:
 class Resampling:
     """Rows drawn again with replacement, the same ones for every head, so that heads compare.
 
-    What belongs together is drawn together: rows of one group are no independent witnesses.
+    What belongs together is drawn together: rows of one group are no independent witnesses. Of many
+    units random bundles of one size are drawn: a mean over the rows varies as much by those.
 
     Args:
         y: (N,) true classes.
@@ -136,18 +139,25 @@ class Resampling:
         unit_of_row = np.unique(np.array(units), return_inverse=True)[1]
         count = int(unit_of_row.max()) + 1
         generator = np.random.default_rng(seed)
+        if count > MOST_DRAWN:
+            unit_of_row = (generator.permutation(count) % MOST_DRAWN)[unit_of_row]
+            count = MOST_DRAWN
         draws = generator.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+        # Of many rows only what is drawn has a weight, and rows are added up by that.
+        self._drawn_with = unit_of_row if len(y) > MOST_DRAWN else None
+        weights = draws[:, unit_of_row] if self._drawn_with is None else draws
         # Row 0 is the sample itself.
-        self._weights = np.vstack([np.ones(len(y)), draws[:, unit_of_row]]).astype(np.float32)
+        ones = np.ones((1, weights.shape[1]), np.float32)
+        self._weights = np.vstack([ones, weights.astype(np.float32)])
 
     def values(self, metric: str, judged: Judged) -> NDArray[np.float64]:
         """Return (1 + RESAMPLES,) values of a metric: of the rows themselves, then of each draw."""
         right = (judged.answers == self._y).astype(np.float32)
-        total = self._weights.sum(axis=1, dtype=np.float64)
+        total = self._drawn(np.ones(len(self._y)))
         if metric == "accuracy":
-            return np.asarray(self._weights @ right / total, np.float64)
+            return np.asarray(self._drawn(right) / total, np.float64)
         if metric == "loss":
-            return np.asarray(self._weights @ -np.log(judged.true_scores) / total)
+            return np.asarray(self._drawn(-np.log(judged.true_scores)) / total)
         hits = self._per_class(self._y, right)
         truth = self._per_class(self._y)
         if metric == "balanced_accuracy":
@@ -158,9 +168,22 @@ class Resampling:
         self, labels: NDArray[np.int64], values: NDArray[np.float32] | None = None
     ) -> NDArray[np.float64]:
         """Sum weights (times values) by class: (1 + RESAMPLES, K)."""
+        if self._drawn_with is not None:
+            cells = np.bincount(
+                self._drawn_with * self._classes + labels,
+                values,
+                self._weights.shape[1] * self._classes,
+            )
+            return np.asarray(self._weights @ cells.reshape(-1, self._classes), np.float64)
         member = np.zeros((len(labels), self._classes), np.float32)
         member[np.arange(len(labels)), labels] = 1 if values is None else values
         return np.asarray(self._weights @ member, np.float64)
+
+    def _drawn(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Sum values of rows: (1 + RESAMPLES,)."""
+        if self._drawn_with is not None:
+            values = np.bincount(self._drawn_with, values, self._weights.shape[1])
+        return np.asarray(self._weights @ values)
 
 
 def _mean_share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.bundle import Bundle
-from classify.dataset import join_layers
+from classify.rows import join_layers
 from extract.config import ExtractConfig
 from extract.console import progress
 from extract.engines import Engine, open_engine

@@ -11,10 +11,20 @@ from classify.candidates import choose_heads, label, make_candidates, parse_swee
 from classify.config import HeadSpec, TrainConfig, groups_of
 from classify.dataset import Dataset, load_dataset
 from classify.journal import Journal
-from classify.metrics import Resampling, judge, measure
+from classify.metrics import Judged, Resampling, judge, measure
 from classify.result import Outcome, Result, join_outcomes, rank
+from classify.rows import StoredRows, pieces
 from classify.splits import Split, cross_divide, divide, unit_names
-from classify.train import Division, Fit, FittedHead, batches, fit_batch, transformed
+from classify.train import (
+    MOST_SUMMED,
+    Division,
+    Fit,
+    FittedHead,
+    batches,
+    fit_batch,
+    needs_memory,
+    transformed,
+)
 from classify.transforms import Transform
 from extract.console import log, progress
 from extract.errors import HeadError
@@ -51,8 +61,9 @@ def sweep(dataset: Dataset, *settings: str, **options: Any) -> Result:
     heads = options.pop("head", ())
     heads = (heads,) if isinstance(heads, str) else tuple(heads)
     trials, varied = options.pop("trials", None), dict(parse_sweep(text) for text in settings)
-    names = ("folds", "halving", "metric", "seed", "assert_accuracy")
+    names = ("folds", "halving", "metric", "seed", "memory", "assert_accuracy")
     running = {name: options.pop(name) for name in names if name in options}
+    running["named"] = bool(heads)
     chosen = choose_heads(heads, options, varied)
     candidates = make_candidates(chosen, options, varied, trials, running.get("seed", 0))
     return run(dataset, TrainConfig(candidates, **running))
@@ -70,7 +81,8 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
         The ranked candidates and the best head.
 
     Raises:
-        HeadError: No head could be trained.
+        HeadError: No head could be trained, or one that was asked for by name needs features in
+            memory that are not.
         SplitError: The rows cannot be divided.
         Stopped: Ctrl-C; it carries what was finished.
     """
@@ -101,7 +113,7 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
     if result is None:
         raise HeadError(known[config.candidates[0]].failed)
     best = result.best.spec
-    own = _with_layer(dataset, best)
+    own = _with_layer(dataset, best, config.memory)
     head = heads.get(best) or _refit(own, best, result.best.outcome.epochs, splits)
     test = None
     if len(splits[0].test):
@@ -110,12 +122,12 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
     return replace(result, head=head, test=test, layer=own.layer, shape=own.X.shape[1:])
 
 
-def _with_layer(dataset: Dataset, spec: HeadSpec) -> Dataset:
+def _with_layer(dataset: Dataset, spec: HeadSpec, memory: float | None) -> Dataset:
     """Return the dataset with the layers that a candidate takes."""
     layer = "+".join(spec.layer) or dataset.layer
     if layer == dataset.layer or dataset.path is None:
         return dataset
-    return load_dataset(dataset.path, layer)
+    return load_dataset(dataset.path, layer, memory)
 
 
 def _try_all(
@@ -135,8 +147,9 @@ def _try_all(
             missing = [s for s in candidates if s.layer == layer and s not in known]
             if not missing:
                 continue
-            own = _with_layer(dataset, missing[0])
-            for spec, outcome, head in _outcomes(own, missing, splits, config.halving):
+            own = _with_layer(dataset, missing[0], config.memory)
+            able = _able(missing, own, config.named)
+            for spec, outcome, head in _outcomes(own, able, splits, config.halving):
                 known[spec] = outcome
                 journal.add(spec, own.layer, outcome)
                 if head is not None:
@@ -158,6 +171,23 @@ def _recalled(dataset: Dataset, config: TrainConfig, journal: Journal) -> dict[H
     return {spec: outcome for spec, outcome in found.items() if outcome}
 
 
+def _able(specs: Sequence[HeadSpec], dataset: Dataset, named: bool) -> list[HeadSpec]:
+    """Leave out the heads that need features in memory which are not, or refuse to."""
+    reasons = {spec: needs_memory(spec, dataset.X) for spec in specs}
+    able = [spec for spec, reason in reasons.items() if not reason]
+    if len(able) == len(specs):
+        return able
+    missing = ", ".join(dict.fromkeys(filter(None, reasons.values())))
+    if named or not able:
+        raise HeadError(
+            f"{missing}: not to be trained while the features stay in the file; expected dense or "
+            f"linear, or ridge or lda of {MOST_SUMMED} features at most, without pca; name one "
+            "with --head, or extract with --pooling avg"
+        )
+    log.info("left out, for the features stay in the file: %s", missing)
+    return able
+
+
 def _truth(dataset: Dataset, splits: Sequence[Split]) -> Any:
     return dataset.y[np.sort(np.concatenate([split.validation for split in splits]))]
 
@@ -173,23 +203,44 @@ def _outcomes(
         last: list[FittedHead | None] = [None] * len(some)
         for fold in range(len(splits)):
             transform, rows = front.rows(some[0].transform or (), fold)
-            for fit in fit_batch(some, rows, transform, halving):
-                parts[fit.position].append(_outcome(fit, some[fit.position], rows))
+            fits = list(fit_batch(some, rows, transform, halving))
+            for fit, outcome in zip(fits, _judged(fits, some, rows), strict=True):
+                parts[fit.position].append(outcome)
                 last[fit.position] = fit.fitted if len(splits) == 1 else None
-        for spec, found, kept in zip(some, parts, last, strict=True):
-            yield spec, join_outcomes(found, splits), kept
+        joined = [join_outcomes(found, splits) for found in parts]
+        tried = zip(some, joined, last, strict=True)
+        # Those of no use last: the journal keeps them beside others.
+        yield from sorted(tried, key=lambda one: bool(one[1].failed))
 
 
-def _outcome(fit: Fit, spec: HeadSpec, rows: Division) -> Outcome:
-    """Judge a head that was just trained."""
-    head = fit.fitted.head
-    right = head.predict_proba(rows.X).argmax(axis=1) == rows.y
-    judged = judge(rows.y_validation, head.predict_proba(rows.X_validation))
-    losses = head.history.get("val_loss", [])
-    epochs = int(np.argmin(losses)) + 1 if spec.patience and losses else len(losses)
-    return Outcome(
-        judged, float(right.mean()), fit.seconds, head.history, epochs, head.failed or ""
-    )
+def _judged(fits: Sequence[Fit], specs: Sequence[HeadSpec], rows: Division) -> list[Outcome]:
+    """Judge heads that were trained together: all in one pass over the rows."""
+    heads = [fit.fitted.head for fit in fits]
+    right = np.zeros(len(heads))
+    for places, X in pieces(rows.X):
+        answers = [head.predict_proba(X).argmax(axis=1) for head in heads]
+        right += [(found == rows.y[places]).sum() for found in answers]
+    parts: list[list[Judged]] = [[] for _ in heads]
+    for places, X in pieces(rows.X_validation):
+        for part, head in zip(parts, heads, strict=True):
+            part.append(judge(rows.y_validation[places], head.predict_proba(X)))
+    return [
+        Outcome(
+            Judged(*(np.concatenate(values) for values in zip(*part, strict=True))),
+            float(count / len(rows.y)),
+            fit.seconds,
+            head.history,
+            _epochs(specs[fit.position], head.history),
+            head.failed or "",
+        )
+        for part, count, fit, head in zip(parts, right, fits, heads, strict=True)
+    ]
+
+
+def _epochs(spec: HeadSpec, history: dict[str, list[float]]) -> int:
+    """Return how many epochs are in a head: with patience, up to its best one."""
+    losses = history.get("val_loss", [])
+    return int(np.argmin(losses)) + 1 if spec.patience and losses else len(losses)
 
 
 class _Front:
@@ -207,7 +258,8 @@ class _Front:
         split = self._splits[fold]
         rows = _divided(self._dataset, split.train, split.validation)
         made = transform, transformed(transform, rows)
-        if self._dataset.X.nbytes * len(self._splits) < _KEEP_BYTES:
+        X = self._dataset.X
+        if isinstance(X, StoredRows) or X.nbytes * len(self._splits) < _KEEP_BYTES:
             self._kept = {key: value for key, value in self._kept.items() if key[0] == steps}
             self._kept[steps, fold] = made
         return made

@@ -29,11 +29,14 @@ Weights = list[NDArray[Any]]
 
 
 class Rows(NamedTuple):
-    """What a stack is trained on and judged on: (A, D) and (B, D) float32, their int64 classes."""
+    """What a stack is trained on and judged on: (A, D) and (B, D) float32, their int64 classes.
 
-    X: NDArray[np.float32]
+    The features are arrays, or ``rows.StoredRows``.
+    """
+
+    X: Any
     y: NDArray[np.int64]
-    X_validation: NDArray[np.float32]
+    X_validation: Any
     y_validation: NDArray[np.int64]
 
     @property

@@ -1,9 +1,10 @@
 """Fit many heads on one division of the rows, each behind its transform."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +13,12 @@ from classify import estimators, heads
 from classify.config import KERAS_HEADS, HeadSpec, groups_of
 from classify.estimators import EstimatorHead, LinearHead
 from classify.heads import DenseHead
+from classify.rows import Features, StoredRows, pieces
 from classify.transforms import Transform
 
 LINEAR_HEADS = ("logistic", "ridge", "lda")
+# These need the products of all features with each other, and those of so many, 134 MB.
+SUMMED_HEADS, MOST_SUMMED = ("ridge", "lda"), 4096
 FILES = {estimators.FILE, estimators.LINEAR_FILE, heads.FILE}
 
 Rows = NDArray[np.float32]
@@ -70,9 +74,10 @@ class FittedHead(NamedTuple):
     transform: Transform
     head: Head
 
-    def predict_proba(self, X: Rows) -> NDArray[np.floating]:
+    def predict_proba(self, X: Features) -> NDArray[np.floating]:
         """Score each class for each row of features as they are stored, (N, K)."""
-        return self.head.predict_proba(self.transform.apply(X))
+        found = [self.head.predict_proba(rows) for _, rows in pieces(self.transform.apply(X))]
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
     def fits(self, shape: tuple[int, ...], classes: int) -> bool:
         """Say whether it takes rows of this shape and scores this many classes."""
@@ -102,12 +107,27 @@ class Fit(NamedTuple):
 
 
 class Division(NamedTuple):
-    """Rows to train on and rows to judge on: (A, *shape) and (B, *shape) float32, and classes."""
+    """Rows to train on and rows to judge on: (A, *shape) and (B, *shape) float32, and classes.
 
-    X: Rows
+    The features are arrays, or ``rows.StoredRows``.
+    """
+
+    X: Any
     y: Labels
-    X_validation: Rows
+    X_validation: Any
     y_validation: Labels
+
+
+def needs_memory(spec: HeadSpec, X: Features) -> str:
+    """Say why a head cannot be trained on these rows while they stay in the file, or nothing."""
+    if not isinstance(X, StoredRows):
+        return ""
+    if any(step.startswith("pca=") for step in spec.transform or ()):
+        return "pca"
+    wide = math.prod(X.shape[1:])
+    if spec.head in SUMMED_HEADS:
+        return f"{spec.head} of {wide} features" if wide > MOST_SUMMED else ""
+    return "" if spec.head in KERAS_HEADS else spec.head
 
 
 def batches(specs: Sequence[HeadSpec]) -> list[list[int]]:

@@ -1,5 +1,6 @@
 """What stands between the features and a head, fitted on the head's training rows alone."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from classify.rows import Features, StoredRows, flat, pieces
 from extract.errors import HeadError
 
 FILE = "transform.npz"
@@ -21,6 +23,8 @@ _Fitted = dict[str, NDArray[np.float32]]
 class Transform:
     """Steps in the order given; with none, rows pass as they are, maps as maps.
 
+    Rows of a store are transformed when they are read; a step that learns goes through them once.
+
     Attributes:
         steps: Names as in ``HeadSpec.transform``.
     """
@@ -29,37 +33,37 @@ class Transform:
         self.steps = tuple(steps)
         self._fitted: list[_Fitted] = []
 
-    def fit_apply(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
+    def fit_apply(self, X: Features) -> Any:
         """Learn from these rows and transform them.
 
         Args:
             X: (N, *shape) float32 training rows.
 
         Returns:
-            (N, D) float32, ``X`` itself without steps.
+            (N, D) float32, of the kind of ``X``; ``X`` itself without steps.
 
         Raises:
             HeadError: ``pca`` is asked for more components than the rows have.
         """
         self._fitted = []
         for step in self.steps:
-            X = X.reshape(len(X), -1)
+            X = flat(X)
             fitted = _fit(step, X)
             X = _apply(step, fitted, X)
             self._fitted.append(fitted)
         return X
 
-    def apply(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
+    def apply(self, X: Features) -> Any:
         """Transform rows as the training rows were.
 
         Args:
             X: (N, *shape) float32.
 
         Returns:
-            (N, D) float32, ``X`` itself without steps.
+            (N, D) float32, of the kind of ``X``; ``X`` itself without steps.
         """
         for step, fitted in zip(self.steps, self._fitted, strict=True):
-            X = _apply(step, fitted, X.reshape(len(X), -1))
+            X = _apply(step, fitted, flat(X))
         return X
 
     def save(self, folder: Path) -> None:
@@ -83,17 +87,36 @@ class Transform:
         return transform
 
 
-def _fit(step: str, X: NDArray[np.float32]) -> _Fitted:
+def _fit(step: str, X: Any) -> _Fitted:
     """Learn what a step needs from (N, D) rows."""
     if step == "standardise":
-        spread = X.std(axis=0, dtype=np.float64)
+        mean, spread, largest = _moments(X)
         # A feature that never changes is left at zero, not divided by rounding errors.
-        still = spread <= 1e-6 * np.abs(X).max(axis=0)
+        still = spread <= 1e-6 * largest
         scale = np.where(still, 0, 1 / np.where(still, 1, spread))
-        return {"mean": _single(X.mean(axis=0, dtype=np.float64)), "scale": _single(scale)}
+        return {"mean": _single(mean), "scale": _single(scale)}
     if step.startswith("pca="):
         return _fit_pca(int(step.partition("=")[2]), X)
     return {}
+
+
+def _moments(X: Features) -> tuple[Floats, Floats, Floats]:
+    """Return each feature's mean, standard deviation and largest magnitude."""
+    if not isinstance(X, StoredRows):
+        double = np.float64
+        return X.mean(axis=0, dtype=double), X.std(axis=0, dtype=double), np.abs(X).max(axis=0)
+    # One pass. Sums of squares lose no digits where they begin near the mean.
+    near = X.read(np.arange(min(_ROWS, len(X)))).mean(axis=0, dtype=np.float64)
+    sums, squares, largest = np.zeros_like(near), np.zeros_like(near), np.zeros_like(near)
+    for _, piece in pieces(X):
+        for start in range(0, len(piece), _ROWS):
+            rows = piece[start : start + _ROWS]
+            moved = rows - near
+            sums += moved.sum(axis=0)
+            squares += np.einsum("nd,nd->d", moved, moved)
+            np.maximum(largest, np.abs(rows).max(axis=0), out=largest)
+    mean = sums / len(X)
+    return near + mean, np.sqrt(np.maximum(squares / len(X) - mean**2, 0)), largest
 
 
 def _fit_pca(count: int, X: NDArray[np.float32]) -> _Fitted:
@@ -117,9 +140,11 @@ def _fit_pca(count: int, X: NDArray[np.float32]) -> _Fitted:
     return {"mean": _single(mean), "axes": _single(axes)}
 
 
-def _apply(step: str, fitted: _Fitted, X: NDArray[np.float32]) -> NDArray[np.float32]:
+def _apply(step: str, fitted: _Fitted, X: Features) -> Any:
     """Transform (N, D) rows, some at a time."""
     width = fitted["axes"].shape[1] if "axes" in fitted else X.shape[1]
+    if isinstance(X, StoredRows):
+        return X.behind(functools.partial(_apply, step, fitted), (width,))
     out = np.empty((len(X), width), np.float32)
     for start in range(0, len(X), _ROWS):
         rows = X[start : start + _ROWS]

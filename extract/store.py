@@ -6,7 +6,7 @@ the last second and never leaves a wrong row.
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -207,6 +207,34 @@ def open_store(path: str | os.PathLike[str], write: bool = False) -> Iterator[St
             file.close()
 
 
+def read_features(
+    path: Path, layers: Sequence[str], ranges: Iterable[slice]
+) -> Iterator[list[np.ndarray]]:
+    """Read ranges of rows and nothing else: to open a whole store of many rows takes seconds.
+
+    Args:
+        path: A store.
+        layers: Whose features.
+        ranges: Of neighbouring rows.
+
+    Yields:
+        For each range (rows, *shape) of each layer, in the stored type.
+
+    Raises:
+        StoreError: The file cannot be read.
+    """
+    # Without a cache a range is read straight to where it goes, and not its chunks first.
+    file = _open(path, write=False, cache=0)
+    try:
+        found = _feature_sets(file, tuple(layers))
+        for rows in ranges:
+            yield [np.asarray(found[layer][rows]) for layer in layers]
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error}; look after the disk") from error
+    finally:
+        file.close()
+
+
 def is_in_use(path: Path) -> bool:
     """Say whether another process is writing to the file."""
     try:
@@ -218,12 +246,12 @@ def is_in_use(path: Path) -> bool:
     return False
 
 
-def _open(path: Path, write: bool) -> h5py.File:
+# One chunk is about 1 MB, which HDF5's own cache of that size does not hold.
+def _open(path: Path, write: bool, cache: int = 16 * CHUNK_BYTES) -> h5py.File:
     if not path.is_file():
         raise StoreError(f"{path}: no such file; make it with extract-features SOURCE {path.name}")
     try:
-        # One chunk is about 1 MB, which the default cache of that size does not hold.
-        return h5py.File(path, "r+" if write else "r", rdcc_nbytes=16 * CHUNK_BYTES)
+        return h5py.File(path, "r+" if write else "r", rdcc_nbytes=cache)
     except BlockingIOError:
         raise StoreError(
             f"{path}: another process has it open; wait for it, or stop it, and run this again"

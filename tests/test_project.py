@@ -37,7 +37,7 @@ ORDER = {
         ),
     ),
     "classify": (
-        *("config", "candidates", "dataset", "splits", "metrics", "transforms", "stacked"),
+        *("config", "candidates", "rows", "dataset", "splits", "metrics", "transforms", "stacked"),
         *("fitting", "heads", "linear", "estimators", "train", "result", "journal", "search"),
         *("bundle", "predict", "cli"),
     ),

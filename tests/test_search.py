@@ -277,4 +277,4 @@ def test_settings_that_do_nothing_are_refused() -> None:
 def test_a_journal_is_plain_json(tmp_path: Path) -> None:
     run(dataset(), TrainConfig(SEVERAL), tmp_path / "head")
     lines = (tmp_path / "head" / FILE).read_text().splitlines()
-    assert [len(json.loads(line)) for line in lines] == [2] * 5
+    assert [len(json.loads(line)) for line in lines] == [3, *[2] * 4]
