@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -217,6 +217,7 @@ def _record(dataset: Dataset, result: Result, store: str) -> dict[str, Any]:
         "store": store,
         "fingerprint": dataset.fingerprint(),
         "metric": result.metric,
+        "views": dataset.views and asdict(dataset.views.spec),
         "split": {
             "origin": first.origin,
             "folds": len(result.splits) if first.origin == "fold" else None,

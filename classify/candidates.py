@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from classify.config import DEFAULTS, USUAL_HEADS, HeadSpec, no_effect
+from classify.config import DEFAULTS, KERAS_HEADS, USUAL_HEADS, HeadSpec, no_effect
 from extract.errors import SettingError, unknown_name
 
 # Settings that every head has: in a sweep they need no head's name.
-SHARED = ("transform", "layer")
+SHARED = ("transform", "views", "layer")
 _MOST = 10_000
 
 # (head or None for every head that has it, setting) -> the values to try.
@@ -45,7 +45,7 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
     "layer": parse_names,
     "batch_normalisation": parse_switch,
     "nesterov": parse_switch,
-    **dict.fromkeys(("activation", "optimizer", "kernel"), str),
+    **dict.fromkeys(("activation", "optimizer", "kernel", "views"), str),
     "class_weight": parse_optional,
     **dict.fromkeys(
         ("epochs", "batch_size", "patience", "seed", "neighbours", "trees"),
@@ -155,12 +155,12 @@ def make_candidates(
             raise SettingError(unknown_name("head", name, DEFAULTS))
     given = {field: value for field, value in settings.items() if value is not None}
     for field in given:
-        if field != "layer" and not any(field in DEFAULTS[name] for name in names):
+        if field not in SHARED and not any(field in DEFAULTS[name] for name in names):
             raise SettingError(no_effect(field, names))
     axes = _axes(names, sweep)
     made: list[HeadSpec] = []
     for name in names:
-        own = {f: v for f, v in given.items() if f == "layer" or f in DEFAULTS[name]}
+        own = {f: v for f, v in given.items() if f in SHARED or f in DEFAULTS[name]}
         varied = axes[name]
         count = math.prod(map(len, varied.values()))
         if count > _MOST:
@@ -183,7 +183,7 @@ def _axes(heads: Sequence[str], sweep: Sweep) -> dict[str, dict[str, Sequence[An
     """Say for each head what is varied: setting -> values. A head's own sweep comes first."""
     axes: dict[str, dict[str, Sequence[Any]]] = {head: {} for head in heads}
     for (head, setting), values in sweep.items():
-        owners = [h for h in heads if setting == "layer" or setting in DEFAULTS[h]]
+        owners = [h for h in heads if setting in SHARED or setting in DEFAULTS[h]]
         if head and head not in heads:
             raise SettingError(f"sweep: {head}.{setting} has no effect without --head {head}")
         if head and head not in owners:
@@ -195,7 +195,9 @@ def _axes(heads: Sequence[str], sweep: Sweep) -> dict[str, dict[str, Sequence[An
             raise SettingError(f"sweep: {setting} belongs to several heads; say {which}")
         for owner in [head] if head else owners:
             if head or (owner, setting) not in sweep:
-                axes[owner][setting] = values
+                # Asked of all heads, a draw for each epoch is asked of those that have epochs.
+                random = bool(head) or setting != "views" or owner in KERAS_HEADS
+                axes[owner][setting] = [v for v in values if random or v != "random"]
     return axes
 
 

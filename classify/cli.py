@@ -24,6 +24,7 @@ from classify.config import (
     METRICS,
     OPTIMIZERS,
     USUAL_HEADS,
+    VIEWS,
     HeadSpec,
     PredictConfig,
     TrainConfig,
@@ -77,7 +78,7 @@ _SETTINGS: dict[str, tuple[Any, str]] = {
     "step": (float, "how much of each round is taken"),
 }
 # The rest is one flag for all heads.
-_FOR_ALL = {"head", "layer", "transform", "seed"}
+_FOR_ALL = {"head", "layer", "transform", "views", "seed"}
 
 
 def train_head(argv: list[str] | None = None) -> int:
@@ -121,6 +122,12 @@ def train_head_parser() -> argparse.ArgumentParser:
         metavar="STEP+STEP",
         help="steps in front of each head: standardise, sqrt, l2, pca=N; or none "
         "(default: the head's own)",
+    )
+    parser.add_argument(
+        "--views",
+        choices=VIEWS,
+        help="what becomes of a file's augmented views: nothing, one of each picture an epoch, or "
+        "all as pictures of their own (default: random for dense and linear, all for the others)",
     )
     parser.add_argument(
         *("-o", "--output"),

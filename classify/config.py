@@ -60,7 +60,7 @@ KERAS_HEADS = ("dense", "linear")
 # What heads of Keras have in common when they train as one model; the rest is per head. Epochs and
 # patience only end a head.
 STACKED = (
-    *("layer", "transform", "head", "units", "activation", "batch_normalisation"),
+    *("layer", "transform", "views", "head", "units", "activation", "batch_normalisation"),
     *("optimizer", "momentum", "nesterov", "batch_size"),
 )
 # The course's head, and those that take about a second on a thousand pooled rows.
@@ -73,6 +73,8 @@ OPTIMIZERS = ("rmsprop", "sgd", "adam")
 ACTIVATIONS = ("relu", "gelu", "elu", "selu", "silu", "tanh")
 KERNELS = ("linear", "rbf")
 CLASS_WEIGHTS = ("balanced",)
+# What becomes of augmented views, where the store holds some; only Keras' heads have epochs.
+VIEWS = ("none", "random", "all")
 STEPS = ("standardise", "sqrt", "l2", "pca")
 FORMATS = ("csv", "json")
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "loss")
@@ -130,6 +132,9 @@ class HeadSpec:
         transform: Steps in front of the head, fitted on its training rows: ``standardise``,
             ``sqrt`` (of the magnitude, with the sign), ``l2`` (rows of length one), ``pca=N``.
             Whoever fits heads applies them: a head itself is given transformed rows.
+        views: What it makes of augmented views: ``none``, ``all`` as training rows beside the plain
+            ones, or ``random``, which shows each row in one view an epoch, of V + 1 with the plain
+            one; None is ``random`` for Keras' heads and ``all`` for others, if there are any views.
         layer: Layers whose features it takes, joined; empty is right where the store holds one.
 
     Raises:
@@ -161,12 +166,13 @@ class HeadSpec:
     trees: int | None = None
     step: float | None = None
     transform: tuple[str, ...] | None = None
+    views: str | None = None
     layer: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_choice("head", self.head, tuple(DEFAULTS))
         known = DEFAULTS[self.head]
-        for field in fields(self)[1:-1]:
+        for field in fields(self)[1:-2]:
             given = getattr(self, field.name)
             if given is None:
                 object.__setattr__(self, field.name, known.get(field.name))
@@ -182,6 +188,8 @@ class HeadSpec:
 
     def _check_each(self) -> None:
         """Raise SettingError unless every value is in its own range."""
+        if self.views is not None:
+            check_choice("views", self.views, VIEWS)
         for field, known in _CHOICES.items():
             if getattr(self, field) is not None:
                 check_choice(field, getattr(self, field), known)
@@ -200,6 +208,11 @@ class HeadSpec:
 
     def _check_together(self) -> None:
         """Raise SettingError where one setting makes another one idle, or a list is no list."""
+        if self.views == "random" and self.head not in KERAS_HEADS:
+            raise SettingError(
+                f"views: random has no effect with --head {self.head}, which has no epochs; "
+                "expected all or none, or --head dense"
+            )
         for width in self.units or ():
             check_positive("units", width)
         if self.units == ():

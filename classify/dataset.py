@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.rows import COPIES, Features, StoredRows, free_memory, join_layers, pieces
+from classify.views import StoredViews
 from extract.config import TrunkSpec
 from extract.console import log
 from extract.errors import SettingError, StoreError, unknown_name
@@ -35,6 +36,8 @@ class Dataset:
         path: The store.
         precision: What the trunk computed in.
         calibration_sha256: Digest of the pictures that int8 was calibrated on, else empty.
+        views: Augmented views of rows of the training split; None where there are none, or no
+            memory for them.
     """
 
     X: Any
@@ -50,6 +53,7 @@ class Dataset:
     path: Path | None = None
     precision: str = "float32"
     calibration_sha256: str = ""
+    views: StoredViews | None = None
 
     def fingerprint(self) -> str:
         """Return a digest of what decides a head's numbers: rows, labels, splits and features.
@@ -59,6 +63,8 @@ class Dataset:
         always count: to read them all for this would take as long as an epoch.
         """
         made_by = [self.trunk.to_dict(), self.weights_sha256, self.dtype, self.precision]
+        if self.views:
+            made_by.append(asdict(self.views.spec))
         rows = [self.keys, self.groups, self.y.tolist(), self.split.tolist()]
         described = json.dumps([made_by, self.class_names, rows])
         found = hashlib.blake2b(described.encode(), digest_size=16)
@@ -108,6 +114,7 @@ def load_dataset(
             path=path,
             precision=store.attributes["precision"],
             calibration_sha256=store.attributes.get("calibration_sha256", ""),
+            views=_views(store, layers, rows, memory),
         )
     _check_finite(dataset.X, dataset.keys, path)
     return dataset
@@ -167,6 +174,24 @@ def _features(
     shape = shapes[0] if len(layers) == 1 else (width,)
     identity = hashlib.blake2b(store.digests()[rows].tobytes(), digest_size=16).hexdigest()
     return StoredRows(store.path, layers, rows, shape, identity)
+
+
+def _views(
+    store: Store, layers: list[str], rows: NDArray[np.int64], memory: float | None
+) -> StoredViews | None:
+    """Find the augmented views, if there are any and there is room for them beside the features."""
+    if not store.view_spec.views:
+        return None
+    row_bytes = 4 * sum(int(np.prod(store.shapes[name])) for name in layers)
+    size = row_bytes * len(rows) * (1 + store.view_spec.views)
+    free = free_memory() if memory is None else int(memory * 1e9)
+    if COPIES * size <= free:
+        return StoredViews(store.path, layers, rows, store.view_spec)
+    log.info(
+        "left out: views; with them there are %s, and %d times as much does not fit into %s",
+        *(_shown(size), COPIES, _shown(free)),
+    )
+    return None
 
 
 def _shown(size: int) -> str:

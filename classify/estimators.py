@@ -2,7 +2,7 @@
 
 Scores are probabilities. ``logistic`` and ``lda`` are made that way. ``ridge``, ``svm`` and
 ``naive_bayes`` give logits of no known scale: one number, fitted on training rows that the fit did
-not see (without each row itself for ridge, three parts for the others), makes them honest and
+not see (without each picture itself for ridge, three parts for the others), makes them honest and
 changes no answer. ``knn`` and ``forest`` count votes; one vote more, shared as the classes are in
 training, keeps the score of a class that got none above zero.
 """
@@ -96,13 +96,16 @@ class LinearHead:
             return cls(HeadSpec(head), plane, float(file["scale"]))
 
 
-def fit_linear(specs: Sequence[HeadSpec], X: Features, y: Labels) -> list[LinearHead]:
+def fit_linear(
+    specs: Sequence[HeadSpec], X: Features, y: Labels, shows: Labels | None = None
+) -> list[LinearHead]:
     """Fit linear heads together: the rows are reduced once, the penalties solved as a path.
 
     Args:
         specs: Heads out of ``logistic``, ``ridge`` and ``lda``; the latter two for rows of a store.
         X: (A, *shape) float32 features.
         y: (A,) int64 classes 0 to K - 1, each with a row.
+        shows: (A,) which picture each row shows; None where each shows its own.
 
     Returns:
         The fitted heads, in the order of ``specs``.
@@ -116,7 +119,7 @@ def fit_linear(specs: Sequence[HeadSpec], X: Features, y: Labels) -> list[Linear
         planes: Iterable[Plane] = logistic_path(span, y, path) if path else ()
         fitted |= {s: LinearHead(s, plane) for s, plane in zip(path, planes, strict=True)}
     path = [spec for spec in specs if spec.head == "ridge"]
-    for spec, (plane, alone) in zip(path, ridge_path(span, y, path), strict=True):
+    for spec, (plane, alone) in zip(path, ridge_path(span, y, path, shows), strict=True):
         fitted[spec] = LinearHead(spec, plane, fitted_scale(alone, y))
     for spec in specs:
         if spec.head == "lda":
@@ -153,7 +156,14 @@ class EstimatorHead:
         self.history: dict[str, list[float]] = {}
         self._parts = parts or {}
 
-    def fit(self, X: Rows, y: Labels, X_validation: Rows, y_validation: Labels) -> "EstimatorHead":
+    def fit(
+        self,
+        X: Rows,
+        y: Labels,
+        X_validation: Rows,
+        y_validation: Labels,
+        shows: Labels | None = None,
+    ) -> "EstimatorHead":
         """Fit on (X, y); the validation rows are not looked at.
 
         Args:
@@ -161,6 +171,7 @@ class EstimatorHead:
             y: (A,) int64 classes 0 to K - 1, each with a row.
             X_validation: (B, *shape) float32, unused.
             y_validation: (B,) int64, unused.
+            shows: (A,) which picture each row shows; None where each shows its own.
 
         Returns:
             The head itself.
@@ -175,19 +186,23 @@ class EstimatorHead:
             self._parts |= {"rows": rows, "gamma": gamma if self.spec.kernel == "rbf" else 0.0}
             given = _kernel(rows, rows, self._parts["gamma"])
         if self.spec.head in ("svm", "naive_bayes"):
-            self._parts["scale"] = self._honest_scale(given, y)
+            shows = np.arange(len(y)) if shows is None else shows
+            self._parts["scale"] = self._honest_scale(given, y, shows)
         self._parts["estimator"] = _make(self.spec, len(y)).fit(given, y)
         return self
 
-    def _honest_scale(self, given: NDArray[Any], y: Labels) -> float:
-        """Fit the scale of the logits on three parts of the training rows, each left out once."""
-        parts = min(_PARTS, int(np.bincount(y).min()))
+    def _honest_scale(self, given: NDArray[Any], y: Labels, shows: Labels) -> float:
+        """Fit the scale of the logits on three parts of the training rows, each left out once.
+
+        The rows of a picture are in one part.
+        """
+        parts = min(_PARTS, *(len(set(shows[y == k].tolist())) for k in range(y.max() + 1)))
         if parts < 2:
             return 1.0
         part = np.empty(len(y), np.int64)
         for label in range(y.max() + 1):
             members = np.flatnonzero(y == label)
-            part[members] = np.arange(len(members)) % parts
+            part[members] = np.unique(shows[members], return_inverse=True)[1] % parts
         found: list[NDArray[np.float64]] = []
         for left_out in range(parts):
             fit_on, judge_on = np.flatnonzero(part != left_out), np.flatnonzero(part == left_out)

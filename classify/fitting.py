@@ -18,6 +18,7 @@ from classify.candidates import label
 from classify.config import HeadSpec
 from classify.rows import Epoch, Features, StoredRows
 from classify.stacked import Rows, Weights, build_stack, head_weights, stack_state
+from classify.views import DrawnRows
 from extract.backend import fetch, load_keras
 from extract.errors import StoreError
 
@@ -144,7 +145,9 @@ class _Batches:
         self.order = np.arange(len(X))
 
     def shuffle(self, seed: int, epoch: int) -> None:
-        """Put the rows in the order of an epoch."""
+        """Put the rows in the order of an epoch, each in the view that it shows then."""
+        if isinstance(self.X, DrawnRows):
+            self.X.draw(seed, epoch)
         self.order = np.random.default_rng([seed, epoch]).permutation(len(self.X))
 
     def __len__(self) -> int:
@@ -185,7 +188,7 @@ class _StoredBatches(_Batches):
         return X, np.concatenate([y, np.full(lacking, -1, np.int32)])
 
 
-def _batches(X: Features, y: NDArray[np.int64], size: int) -> Any:
+def _batches(X: Features | DrawnRows, y: NDArray[np.int64], size: int) -> Any:
     kind: Any = _StoredBatches if isinstance(X, StoredRows) else _Batches
     return type("Batches", (kind, load_keras().utils.PyDataset), {})(X, y, size)
 

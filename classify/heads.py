@@ -12,6 +12,7 @@ from classify.config import HeadSpec, groups_of
 from classify.fitting import Course, History, fit_group
 from classify.rows import Features, flat
 from classify.stacked import BN_EPSILON, BN_MOMENTUM, Rows
+from classify.views import DrawnRows
 from extract.backend import load_keras
 from extract.console import progress
 from extract.errors import HeadError
@@ -100,7 +101,7 @@ class DenseHead:
 
 def fit_heads(
     specs: Sequence[HeadSpec],
-    X: Features,
+    X: Features | DrawnRows,
     y: NDArray[np.int64],
     X_validation: Features,
     y_validation: NDArray[np.int64],
@@ -116,7 +117,7 @@ def fit_heads(
     Args:
         specs: ``dense`` and ``linear`` heads.
         X: (A, *shape) float32 features, vectors or feature maps; in memory or not, which decides
-            the order in which they can be mixed.
+            the order in which they can be mixed; or ``DrawnRows`` of them.
         y: (A,) int64 classes 0 to K - 1, each with a row.
         X_validation: (B, *shape) float32; they decide nothing but when to stop: with patience, and
             with halving.
@@ -128,7 +129,8 @@ def fit_heads(
     Returns:
         A trained head a spec. A head whose loss did not stay finite has ``failed``.
     """
-    rows = Rows(flat(X), y, flat(X_validation), y_validation)
+    own = X.flat() if isinstance(X, DrawnRows) else flat(X)
+    rows = Rows(own, y, flat(X_validation), y_validation)
     heads: dict[int, DenseHead] = {}
     total = sum(spec.epochs or 0 for spec in specs)
     with progress(total, "epoch", label=specs[0].head if len(specs) == 1 else "heads") as bar:

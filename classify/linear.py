@@ -142,7 +142,10 @@ def logistic_path(span: Span, y: NDArray[np.int64], specs: Sequence[HeadSpec]) -
 
 
 def ridge_path(
-    span: Span, y: NDArray[np.int64], specs: Sequence[HeadSpec]
+    span: Span,
+    y: NDArray[np.int64],
+    specs: Sequence[HeadSpec],
+    shows: NDArray[np.int64] | None = None,
 ) -> Iterator[tuple[Plane, Double]]:
     """Solve ridge regression onto -1 and 1 for every penalty, from one factorisation.
 
@@ -150,10 +153,12 @@ def ridge_path(
         span: The training rows.
         y: (n,) classes 0 to K - 1.
         specs: Ridge heads that differ in ``alpha`` alone.
+        shows: (n,) which picture each row shows; None where each shows its own.
 
     Yields:
         For each spec the head, and the (n, K) or (n, 1) logits that each row gets from a fit
-        without it: the residual of a linear smoother, divided by what the row has no part in.
+        without its picture: the residual of a linear smoother, divided by what the picture's rows
+        have no part in.
     """
     targets = np.where(y[:, None] == np.arange(y.max() + 1), 1.0, -1.0)
     targets = targets[:, 1:] if targets.shape[1] == 2 else targets
@@ -163,11 +168,26 @@ def ridge_path(
     for spec in specs:
         shrunk = lengths**2 / (lengths**2 + (spec.alpha or 0.0))
         fitted = bias + left @ (shrunk[:, None] * onto)
-        # A weak penalty on few rows fits each row by itself: no residual is left to divide.
-        own = np.minimum((left**2) @ shrunk + 1 / len(y), 1 - 1e-6)
         safe = np.maximum(lengths, np.finfo(np.float64).tiny)
         weights = (right.T @ ((shrunk / safe)[:, None] * onto)).T
-        yield span.plane(weights, bias), targets - (targets - fitted) / (1 - own[:, None])
+        yield span.plane(weights, bias), targets - _unseen(left, shrunk, targets - fitted, shows)
+
+
+def _unseen(
+    left: Double, shrunk: Double, residuals: Double, shows: NDArray[np.int64] | None
+) -> Double:
+    """Return the residuals of rows in a fit without their picture, from those in a fit with it."""
+    mean = 1 / len(left)
+    if shows is None:
+        # A weak penalty on few rows fits each row by itself: no residual is left to divide.
+        own = np.minimum((left**2) @ shrunk + mean, 1 - 1e-6)
+        return np.asarray(residuals / (1 - own[:, None]))
+    unseen = np.empty_like(residuals)
+    for picture in range(shows.max() + 1):
+        rows = np.flatnonzero(shows == picture)
+        part = (left[rows] * shrunk) @ left[rows].T + mean
+        unseen[rows] = np.linalg.solve((1 + 1e-6) * np.eye(len(rows)) - part, residuals[rows])
+    return unseen
 
 
 def discriminant(span: Span, y: NDArray[np.int64], spec: HeadSpec) -> Plane:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from classify.candidates import choose_heads, label, make_candidates, parse_sweep
-from classify.config import HeadSpec, TrainConfig, groups_of
+from classify.config import KERAS_HEADS, HeadSpec, TrainConfig, groups_of
 from classify.dataset import Dataset, load_dataset
 from classify.journal import Journal
 from classify.metrics import Judged, Resampling, judge, measure
@@ -27,7 +27,7 @@ from classify.train import (
 )
 from classify.transforms import Transform
 from extract.console import log, progress
-from extract.errors import HeadError
+from extract.errors import HeadError, SettingError
 
 # Transformed rows are kept for the next batch of heads where all folds of them fit into this.
 _KEEP_BYTES = 1 << 30
@@ -86,6 +86,7 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
         SplitError: The rows cannot be divided.
         Stopped: Ctrl-C; it carries what was finished.
     """
+    config = _with_views(dataset, config)
     splits = cross_divide(dataset, config.folds, config.seed) if config.folds else [divide(dataset)]
     judging = np.sort(np.concatenate([split.validation for split in splits]))
     names = unit_names(dataset)
@@ -120,6 +121,23 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
         rows = splits[0].test
         test = measure(own.y[rows], head.predict_proba(own.X[rows]))
     return replace(result, head=head, test=test, layer=own.layer, shape=own.X.shape[1:])
+
+
+def _with_views(dataset: Dataset, config: TrainConfig) -> TrainConfig:
+    """Say of every candidate what it makes of views, or raise SettingError where there are none."""
+    asked = [spec.views for spec in config.candidates if spec.views]
+    if asked and not dataset.views:
+        raise SettingError(
+            f"views: {asked[0]} has no effect, for {dataset.path} holds none, or more than memory "
+            "does; make some with extract-features --views, or see --memory"
+        )
+    if not dataset.views:
+        return config
+    usual = [
+        replace(spec, views=spec.views or ("random" if spec.head in KERAS_HEADS else "all"))
+        for spec in config.candidates
+    ]
+    return replace(config, candidates=tuple(usual))
 
 
 def _with_layer(dataset: Dataset, spec: HeadSpec, memory: float | None) -> Dataset:
@@ -202,7 +220,7 @@ def _outcomes(
         parts: list[list[Outcome]] = [[] for _ in some]
         last: list[FittedHead | None] = [None] * len(some)
         for fold in range(len(splits)):
-            transform, rows = front.rows(some[0].transform or (), fold)
+            transform, rows = front.rows(some[0], fold)
             fits = list(fit_batch(some, rows, transform, halving))
             for fit, outcome in zip(fits, _judged(fits, some, rows), strict=True):
                 parts[fit.position].append(outcome)
@@ -248,25 +266,31 @@ class _Front:
 
     def __init__(self, dataset: Dataset, splits: Sequence[Split]) -> None:
         self._dataset, self._splits = dataset, splits
-        self._kept: dict[tuple[tuple[str, ...], int], tuple[Transform, Division]] = {}
+        self._kept: dict[tuple[Any, int], tuple[Transform, Division]] = {}
 
-    def rows(self, steps: tuple[str, ...], fold: int) -> tuple[Transform, Division]:
+    def rows(self, spec: HeadSpec, fold: int) -> tuple[Transform, Division]:
         """Return the transform fitted on a fold's training rows, and both its sides behind it."""
+        steps = spec.transform or (), spec.views in ("random", "all")
         if (steps, fold) in self._kept:
             return self._kept[steps, fold]
-        transform = Transform(steps)
+        transform = Transform(spec.transform or ())
         split = self._splits[fold]
-        rows = _divided(self._dataset, split.train, split.validation)
+        rows = _divided(self._dataset, spec, split.train, split.validation)
         made = transform, transformed(transform, rows)
-        X = self._dataset.X
-        if isinstance(X, StoredRows) or X.nbytes * len(self._splits) < _KEEP_BYTES:
+        X, shown = self._dataset.X, 1 + (rows.views.features.shape[1] if rows.views else 0)
+        if isinstance(X, StoredRows) or X.nbytes * shown * len(self._splits) < _KEEP_BYTES:
             self._kept = {key: value for key, value in self._kept.items() if key[0] == steps}
             self._kept[steps, fold] = made
         return made
 
 
-def _divided(dataset: Dataset, train: Any, judging: Any) -> Division:
-    return Division(dataset.X[train], dataset.y[train], dataset.X[judging], dataset.y[judging])
+def _divided(dataset: Dataset, spec: HeadSpec, train: Any, judging: Any) -> Division:
+    X, y, views = dataset.X, dataset.y, None
+    if spec.views in ("random", "all"):
+        if not dataset.views:
+            raise SettingError(f"views: no memory for those of {dataset.layer}; see --memory")
+        views = dataset.views.of(train)
+    return Division(X[train], y[train], X[judging], y[judging], views)
 
 
 def _refit(dataset: Dataset, spec: HeadSpec, epochs: int, splits: Sequence[Split]) -> FittedHead:
@@ -281,7 +305,7 @@ def _refit(dataset: Dataset, spec: HeadSpec, epochs: int, splits: Sequence[Split
     if len(splits) > 1:
         train = np.sort(np.concatenate([train, judging]))
     transform = Transform(spec.transform or ())
-    rows = transformed(transform, _divided(dataset, train, judging))
+    rows = transformed(transform, _divided(dataset, spec, train, judging))
     fitted = next(fit_batch([spec], rows, transform)).fitted
     if fitted.head.failed:
         raise HeadError(fitted.head.failed)

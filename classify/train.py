@@ -15,6 +15,7 @@ from classify.estimators import EstimatorHead, LinearHead
 from classify.heads import DenseHead
 from classify.rows import Features, StoredRows, pieces
 from classify.transforms import Transform
+from classify.views import DrawnRows, Views, all_views
 
 LINEAR_HEADS = ("logistic", "ridge", "lda")
 # These need the products of all features with each other, and those of so many, 134 MB.
@@ -109,6 +110,8 @@ class Fit(NamedTuple):
 class Division(NamedTuple):
     """Rows to train on and rows to judge on: (A, *shape) and (B, *shape) float32, and classes.
 
+    ``views`` are those of the rows to train on, None where they are not wanted.
+
     The features are arrays, or ``rows.StoredRows``.
     """
 
@@ -116,6 +119,7 @@ class Division(NamedTuple):
     y: Labels
     X_validation: Any
     y_validation: Labels
+    views: Views | None = None
 
 
 def needs_memory(spec: HeadSpec, X: Features) -> str:
@@ -135,7 +139,7 @@ def batches(specs: Sequence[HeadSpec]) -> list[list[int]]:
     found, linear = groups_of(specs), dict[tuple[object, ...], list[int]]()
     for position, spec in enumerate(specs):
         if spec.head in LINEAR_HEADS:
-            linear.setdefault((spec.layer, spec.transform), []).append(position)
+            linear.setdefault((spec.layer, spec.transform, spec.views), []).append(position)
         elif spec.head not in KERAS_HEADS:
             found.append([position])
     first = {s.transform: i for i, s in reversed(list(enumerate(specs)))}
@@ -159,18 +163,26 @@ def fit_batch(
         Each head; those of one model share its seconds evenly. One of no use has ``failed``.
     """
     start = time.perf_counter()
+    X, y, shows, judging = rows.X, rows.y, None, rows[2:4]
+    if rows.views and specs[0].views == "all":
+        X, y, shows = all_views(X, y, rows.views)
     if specs[0].head in LINEAR_HEADS:
-        fitted: Sequence[Head] = estimators.fit_linear(specs, rows.X, rows.y)
+        fitted: Sequence[Head] = estimators.fit_linear(specs, X, y, shows)
     elif specs[0].head in KERAS_HEADS:
-        fitted = heads.fit_heads(specs, *rows, halving=halving)
+        drawn = DrawnRows(X, rows.views) if rows.views and specs[0].views == "random" else X
+        fitted = heads.fit_heads(specs, drawn, y, *judging, halving=halving)
     else:
-        fitted = [EstimatorHead(spec).fit(*rows) for spec in specs]
+        fitted = [EstimatorHead(spec).fit(X, y, *judging, shows) for spec in specs]
     seconds = (time.perf_counter() - start) / len(specs)
     for position, head in enumerate(fitted):
         yield Fit(position, FittedHead(transform, head), seconds)
 
 
 def transformed(transform: Transform, rows: Division) -> Division:
-    """Fit a transform on the training rows and apply it to both sides."""
-    X = transform.fit_apply(rows.X)
-    return rows._replace(X=X, X_validation=transform.apply(rows.X_validation))
+    """Fit a transform on the plain training rows and apply it to both sides, and to views."""
+    X, views = transform.fit_apply(rows.X), rows.views
+    if views:
+        count, shape = views.features.shape[:2], rows.X.shape[1:]
+        features = transform.apply(views.features.reshape(-1, *shape))
+        views = views._replace(features=features.reshape(*count, *X.shape[1:]))
+    return rows._replace(X=X, X_validation=transform.apply(rows.X_validation), views=views)

@@ -16,6 +16,7 @@ from extract.config import (
     TRUNKS,
     ExtractConfig,
     TrunkSpec,
+    ViewSpec,
 )
 from extract.console import add_common_flags, log, run_command
 from extract.errors import EXIT_OK, EXIT_TOO_MANY_BAD, SettingError, StoreError
@@ -25,6 +26,7 @@ examples:
   extract-features data/ out.h5
   extract-features data/ out.h5 --trunk vgg16 --image-size 150
   extract-features data/ out.h5 --layer mixed7 --pooling none --weights FILE.h5
+  extract-features data/ out.h5 --views 4
   extract-features --list-layers --trunk vgg16
 
 An interrupted run is continued by the same command. Settings that are left out take the values of
@@ -90,6 +92,7 @@ def extract_features_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="threads that read and decode (default: one for each core, at least 2)",
     )
+    _add_view_flags(parser.add_argument_group("views"))
     output = parser.add_argument_group("output")
     output.add_argument(
         "--dtype", choices=DTYPES, help=f"type of the stored features (default: {defaults.dtype})"
@@ -182,6 +185,35 @@ def _add_trunk_flags(group: Any) -> None:
     )
 
 
+def _add_view_flags(group: Any) -> None:
+    usual = ViewSpec(views=1)
+    group.add_argument(
+        "--views",
+        type=int,
+        metavar="N",
+        help="keep N augmented views of each training picture beside the plain one (default: 0)",
+    )
+    group.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help=f"decides what is random in the views (default: {usual.seed})",
+    )
+    for name, unit, text in (
+        ("rotation", "DEGREES", "largest turn either way, in degrees"),
+        ("shift", "X", "largest shift either way, as a share of width and of height"),
+        ("shear", "X", "largest slant either way, as a share"),
+        ("zoom", "X", "width and height are each divided by 1 - X to 1 + X"),
+    ):
+        help_text = f"{text} (default: {getattr(usual, name):g})"
+        group.add_argument(f"--{name}", type=float, metavar=unit, help=help_text)
+    group.add_argument(
+        "--flip",
+        action=argparse.BooleanOptionalAction,
+        help="mirror one view in two, left to right (default: on)",
+    )
+
+
 def _image_size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
     if not match:
@@ -198,10 +230,10 @@ def _extract_features(arguments: argparse.Namespace) -> int:
         return _print_layers(arguments)
     if not arguments.source or not arguments.out:
         raise SettingError("SOURCE and OUT.h5 are needed; see extract-features --help")
-    from extract.identity import CONFIG_FIELDS, TRUNK_FIELDS
+    from extract.identity import FIELDS
     from extract.run import extract_features
 
-    settings = {name: getattr(arguments, name) for name in TRUNK_FIELDS + CONFIG_FIELDS}
+    settings = {name: getattr(arguments, name) for name in FIELDS}
     summary = extract_features(arguments.source, arguments.out, **settings)
     if arguments.dry_run:
         return EXIT_OK

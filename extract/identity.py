@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from extract.config import ExtractConfig, TrunkSpec
+from extract.config import ExtractConfig, TrunkSpec, ViewSpec
 from extract.engines import Engine
 from extract.errors import ImageError, SettingError, StoreError
 from extract.source import Item, Source, read_item
@@ -17,33 +17,46 @@ from extract.stream import digest_content
 
 TRUNK_FIELDS = tuple(f.name for f in fields(TrunkSpec))
 CONFIG_FIELDS = tuple(f.name for f in fields(ExtractConfig))
+VIEW_FIELDS = tuple(f.name for f in fields(ViewSpec))
+FIELDS = TRUNK_FIELDS + CONFIG_FIELDS + VIEW_FIELDS
 # The running settings that decide the numbers.
 _NUMBERS = ("dtype", "precision")
 
 
-def settle(
-    out: Path, settings: Mapping[str, Any]
-) -> tuple[TrunkSpec, ExtractConfig, Mapping[str, Any]]:
+class Settled(NamedTuple):
+    """Complete settings; ``given`` holds those that somebody has asked for."""
+
+    spec: TrunkSpec
+    config: ExtractConfig
+    views: ViewSpec
+    given: Mapping[str, Any]
+
+
+def settle(out: Path, settings: Mapping[str, Any]) -> Settled:
     """Complete the given settings from the existing file, and refuse those that differ from it."""
     given = {name: value for name, value in settings.items() if value is not None}
     for name in given:
-        if name not in TRUNK_FIELDS + CONFIG_FIELDS:
+        if name not in FIELDS:
             raise SettingError(f"{name!r} is no setting of extract_features")
-    wanted = {name: value for name, value in given.items() if name in TRUNK_FIELDS}
-    config = ExtractConfig(**{name: given[name] for name in CONFIG_FIELDS if name in given})
+    wanted, running, views = (
+        {name: given[name] for name in names if name in given}
+        for names in (TRUNK_FIELDS, CONFIG_FIELDS, VIEW_FIELDS)
+    )
+    config = ExtractConfig(**running)
     if wanted.get("weights") not in (None, "imagenet", "none"):
         # A store must find its weights from any folder.
         wanted["weights"] = str(Path(wanted["weights"]).absolute())
     if not out.exists():
-        return TrunkSpec(**wanted), config, given
+        return Settled(TrunkSpec(**wanted), config, ViewSpec(**views), given)
     with open_store(out) as store:
-        stored = {**store.spec.to_dict(), **{k: store.attributes[k] for k in _NUMBERS}}
-    asked = {**wanted, **{name: given[name] for name in _NUMBERS if name in given}}
+        stored = {**store.spec.to_dict(), **asdict(store.view_spec)}
+        stored |= {name: store.attributes[name] for name in _NUMBERS}
+    asked = {**wanted, **views, **{name: given[name] for name in _NUMBERS if name in given}}
     # Weights are compared by digest, once they are loaded.
     differing = [
         f"{name} (stored {_show(stored[name])}, asked {_show(value)})"
         for name, value in asked.items()
-        if name != "weights" and _show(value) != _show(stored[name])
+        if name != "weights" and value != stored[name] and _show(value) != _show(stored[name])
     ]
     if differing and not config.overwrite:
         raise StoreError(
@@ -51,18 +64,18 @@ def settle(
             "this file, name another file, or give --overwrite"
         )
     if differing:
-        return TrunkSpec(**wanted), config, given
+        return Settled(TrunkSpec(**wanted), config, ViewSpec(**views), given)
     spec = TrunkSpec.from_dict({**stored, **wanted})
-    kept = {name: stored[name] for name in _NUMBERS}
-    return spec, replace(config, **kept), {**given, "trunk": spec.trunk}
+    config = replace(config, **{name: stored[name] for name in _NUMBERS})
+    return Settled(spec, config, ViewSpec.from_dict(stored), {**given, "trunk": spec.trunk})
 
 
 def _show(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def find_difference(out: Path, source: Source, engine: Engine) -> str:
-    """Name what sets a store apart from these weights and this source; empty if nothing does."""
+def find_difference(out: Path, source: Source, engine: Engine, views: ViewSpec) -> str:
+    """Name what sets a store apart from what is to be made; empty if nothing does."""
     with open_store(out) as store:
         stored = store.spec.to_dict()
         changed = [k for k, v in engine.spec.to_dict().items() if k != "weights" and stored[k] != v]
@@ -70,6 +83,8 @@ def find_difference(out: Path, source: Source, engine: Engine) -> str:
         # In float32 the engines agree to 1e-4; in a low precision each rounds in its own way.
         if engine.precision != "float32" and store.attributes.get("engine") != engine.name:
             changed.append("engine")
+        if store.view_spec != views:
+            changed.append("recipe of views")
         if changed:
             return f"made with another {', '.join(changed)}"
         digest = store.attributes["weights_sha256"]

@@ -54,12 +54,12 @@ def create_store(
         sum(int(np.prod(shape)) for shape in shapes.values())
         * np.dtype(attributes["dtype"]).itemsize
     )
-    check_room(path, len(items), row_bytes)
+    check_room(path, count_views(items, attributes.get("views", 0)), row_bytes)
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with explained(path):
             with h5py.File(beside, "w") as file:
-                _allocate(file, items, shapes, attributes["dtype"])
+                _allocate(file, items, shapes, attributes)
                 _describe(file, attributes)
             if replace:
                 os.replace(beside, path)
@@ -67,6 +67,16 @@ def create_store(
                 _link(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def training_rows(items: Sequence[Item]) -> np.ndarray:
+    """Return the rows of the training split, the only ones that have augmented views, int64."""
+    return np.array([row for row, item in enumerate(items) if item.split == 0], np.int64)
+
+
+def count_views(items: Sequence[Item], views: int) -> int:
+    """Return how many views there are in all, the plain ones included."""
+    return len(items) + views * len(training_rows(items))
 
 
 def check_room(path: Path, rows: int, row_bytes: int) -> None:
@@ -96,9 +106,12 @@ def _link(beside: Path, path: Path) -> None:
 
 
 def _allocate(
-    file: h5py.File, items: Sequence[Item], shapes: Mapping[str, tuple[int, ...]], dtype: str
+    file: h5py.File,
+    items: Sequence[Item],
+    shapes: Mapping[str, tuple[int, ...]],
+    attributes: Mapping[str, Any],
 ) -> None:
-    count = len(items)
+    count, views, dtype = len(items), attributes.get("views", 0), np.dtype(attributes["dtype"])
     file.create_dataset("keys", data=[item.key for item in items], dtype=_KEY_TYPE)
     file.create_dataset("labels", data=np.array([item.label for item in items], np.int64))
     split = np.array([item.split for item in items], _SPLIT_TYPE)
@@ -110,7 +123,12 @@ def _allocate(
     file.create_dataset("digest", data=np.zeros((count, DIGEST_BYTES), np.uint8))
     for layer, shape in shapes.items():
         name = "features" if len(shapes) == 1 else f"features/{layer}"
-        _allocate_features(file, name, (count, *shape), np.dtype(dtype))
+        _allocate_features(file, name, (count, *shape), dtype)
+    if views:
+        rows = training_rows(items)
+        file.create_dataset("views/row", data=rows)
+        for layer, shape in shapes.items():
+            _allocate_features(file, f"views/{layer}", (len(rows), views, *shape), dtype)
 
 
 def _allocate_features(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
@@ -152,7 +170,10 @@ def check_layout(path: Path, file: h5py.File) -> None:
         raise StoreError(
             f"{path}: format {version}; expected {FORMAT_VERSION} or lower; upgrade headstart"
         )
-    missing = [name for name in (*_COLUMNS, "features") if name not in file]
+    wanted = [*_COLUMNS, "features"]
+    if file.attrs.get("views", 0):
+        wanted += ["views/row", *(f"views/{layer}" for layer in to_plain(file.attrs["layer"]))]
+    missing = [name for name in wanted if name not in file]
     missing += [
         name
         for name in ("class_names", "trunk", "layer", "dtype", "precision", "weights_sha256")

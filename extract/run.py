@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from extract.backend import backend_name
-from extract.config import ExtractConfig, TrunkSpec
+from extract.config import ExtractConfig, TrunkSpec, ViewSpec
 from extract.console import log, progress
 from extract.engines import Engine, open_engine
-from extract.errors import StoreError
+from extract.errors import SettingError, StoreError
 from extract.identity import find_difference, settle
-from extract.layout import create_store
+from extract.layout import count_views, create_store, training_rows
 from extract.precision import choose_calibration, measure_error
 from extract.source import Item, Source, list_source
 from extract.store import DONE, Store, is_in_use, open_store
@@ -70,7 +70,7 @@ def extract_features(
     Args:
         source: A folder of pictures, or one picture.
         out: The HDF5 file.
-        **settings: Fields of TrunkSpec and ExtractConfig.
+        **settings: Fields of TrunkSpec, ExtractConfig and ViewSpec.
 
     Returns:
         What was made.
@@ -84,15 +84,17 @@ def extract_features(
     """
     clock, began = Clock(), time.monotonic()
     out = Path(out)
-    spec, config, given = settle(out, settings)
+    spec, config, views, given = settle(out, settings)
     pictures = list_source(source)
     for warning in pictures.warnings:
         log.warning("%s", warning)
+    if views.views and not len(training_rows(pictures.items)):
+        raise SettingError(f"views: have no effect, for {source} has no training pictures")
     engine = _open(spec, config, given, pictures.items)
     config = replace(config, batch_size=engine.batch_size, engine=engine.name)
     if config.dry_run:
-        return _plan(out, pictures, engine, config)
-    _prepare(out, pictures, engine, config)
+        return _plan(out, pictures, engine, config, views.views)
+    _prepare(out, pictures, engine, config, views)
     with open_store(out, write=True) as store:
         rows = np.flatnonzero(store.status != DONE)
         clock.start = time.monotonic() - began
@@ -143,15 +145,16 @@ def _open(
         return engine
 
 
-def _plan(out: Path, source: Source, engine: Engine, config: ExtractConfig) -> Summary:
+def _plan(out: Path, source: Source, engine: Engine, config: ExtractConfig, views: int) -> Summary:
     """Say what a run would do."""
     values = sum(int(np.prod(shape)) for shape in engine.shapes.values())
-    size = len(source.items) * values * np.dtype(config.dtype).itemsize
+    size = count_views(source.items, views) * values * np.dtype(config.dtype).itemsize
     layers = ", ".join(f"{layer} {shape}" for layer, shape in engine.shapes.items())
     log.info(
-        "would write %d pictures of %d classes, %s at %s in %s: %.1f MB in %s",
+        "would write %d pictures of %d classes%s, %s at %s in %s: %.1f MB in %s",
         len(source.items),
         len(source.class_names),
+        f" and {views} views of each for training" if views else "",
         engine.spec.trunk,
         layers,
         config.dtype,
@@ -161,11 +164,13 @@ def _plan(out: Path, source: Source, engine: Engine, config: ExtractConfig) -> S
     return Summary(out, len(source.items), 0, [], 0, source.class_names, engine.shapes)
 
 
-def _prepare(out: Path, source: Source, engine: Engine, config: ExtractConfig) -> None:
+def _prepare(
+    out: Path, source: Source, engine: Engine, config: ExtractConfig, views: ViewSpec
+) -> None:
     """Make the store, or make sure that the existing one is of these weights and this source."""
     exists = out.exists()
     if exists:
-        difference = find_difference(out, source, engine)
+        difference = find_difference(out, source, engine, views)
         if not difference:
             return
         if not config.overwrite:
@@ -175,7 +180,8 @@ def _prepare(out: Path, source: Source, engine: Engine, config: ExtractConfig) -
             )
         if is_in_use(out):
             raise StoreError(f"{out}: another process is writing to it; stop that one first")
-    create_store(out, source.items, engine.shapes, _attributes(source, engine, config), exists)
+    attributes = {**_attributes(source, engine, config), **asdict(views)}
+    create_store(out, source.items, engine.shapes, attributes, exists)
 
 
 def _attributes(source: Source, engine: Engine, config: ExtractConfig) -> dict[str, Any]:
@@ -207,12 +213,14 @@ def _fill(
     """Compute the rows that are still to do."""
     finished = len(items) - len(rows)
     height, width = engine.spec.image_size
+    views = store.view_spec.views
     log.info(
-        "%d pictures, %d done before; %s at %d x %d pixels in %s %s, %d at a time, %d workers",
-        *(len(items), finished, engine.spec.trunk, width, height),
+        "%d pictures%s, %d done before; %s at %d x %d pixels in %s %s, %d at a time, %d workers",
+        *(len(items), f" and {views} views of each for training" if views else "", finished),
+        *(engine.spec.trunk, width, height),
         *(engine.name, engine.precision, engine.batch_size, config.workers),
     )
-    blocks = stream_features(items, rows, engine, config.workers, clock)
+    blocks = stream_features(items, rows, engine, config.workers, clock, store.view_spec)
     try:
         with progress(len(items), "pictures", finished) as bar:
             for block in blocks:

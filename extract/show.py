@@ -1,9 +1,11 @@
 """What is in a store, for people and programs, and whether it is sound."""
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
+from extract.config import ViewSpec
 from extract.source import SPLITS
 from extract.store import DONE, FAILED, NOT_YET, Store
 
@@ -18,8 +20,9 @@ def describe(store: Store) -> dict[str, Any]:
         store: An open store.
 
     Returns:
-        ``images``, ``status`` counts, ``layers`` with shapes, ``counts`` by split and class,
-        ``failed`` keys with reasons, ``bytes`` and all ``attributes``.
+        ``images``, ``status`` counts, ``layers`` with shapes, ``viewed``, the pictures that have
+        augmented views, ``counts`` by split and class, ``failed`` keys with reasons, ``bytes`` and
+        all ``attributes``.
     """
     names = [*store.class_names, "(no label)"]
     counts = {
@@ -41,6 +44,7 @@ def describe(store: Store) -> dict[str, Any]:
             for name, value in (("done", DONE), ("failed", FAILED), ("not_yet", NOT_YET))
         },
         "layers": {layer: list(shape) for layer, shape in store.shapes.items()},
+        "viewed": len(store.view_rows),
         "counts": counts,
         "failed": {store.keys[failure.row]: failure.reason for failure in store.failures()},
         "attributes": {k: v for k, v in store.attributes.items() if k != "complete"},
@@ -64,6 +68,11 @@ def format_description(found: dict[str, Any]) -> str:
         lines.append(
             f"features   {layer}: {shown} {attributes['dtype']}, pooling {attributes['pooling']}"
         )
+    if found["viewed"]:
+        recipe = asdict(ViewSpec.from_dict(attributes))
+        count = recipe.pop("views")
+        shown = ", ".join(f"{name} {value}" for name, value in recipe.items())
+        lines.append(f"views      {count} of each of {found['viewed']} training pictures: {shown}")
     lines += ["", *_format_counts(found["counts"])]
     if found["failed"]:
         lines += ["", f"{len(found['failed'])} pictures could not be read:"]
@@ -88,8 +97,11 @@ def verify(store: Store) -> list[str]:
         for failure in store.failures()
         if not failure.reason
     ]
+    everything = np.arange(len(store.keys))
     for layer in store.shapes:
-        problems += _verify_features(store, layer)
+        problems += _verify_features(store, layer, everything)
+        if store.view_spec.views:
+            problems += _verify_features(store, layer, store.view_rows, views=True)
     return problems
 
 
@@ -113,25 +125,35 @@ def _verify_columns(store: Store) -> list[str]:
             problems.append(f"{name}: {outside} values outside {low} to {high}")
     if len(set(store.keys)) != count:
         problems.append(f"keys: {count - len(set(store.keys))} are there twice")
+    problems += [
+        f"views of {layer}: {found}, expected {expected}"
+        for layer, found in store.view_counts().items()
+        if found != (expected := (len(store.view_rows), store.view_spec.views))
+    ]
+    if store.view_spec.views and not np.array_equal(
+        store.view_rows, np.flatnonzero(store.split == 0)
+    ):
+        problems.append("views: their rows are not those of the training split")
     if set(store.shapes) != set(store.spec.layer):
         problems.append(f"features: layers {set(store.shapes)}, expected {set(store.spec.layer)}")
     return problems
 
 
-def _verify_features(store: Store, layer: str) -> list[str]:
+def _verify_features(store: Store, layer: str, rows: np.ndarray, views: bool = False) -> list[str]:
+    what, read = ("views", store.read_views) if views else ("features", store.read)
     row_bytes = int(np.prod(store.shapes[layer])) * np.dtype(store.dtype).itemsize
-    step = max(1, VERIFY_BYTES // row_bytes)
+    step = max(1, VERIFY_BYTES // (row_bytes * (store.view_spec.views if views else 1)))
     not_finite = not_empty = 0
-    for start in range(0, len(store.keys), step):
-        rows = slice(start, min(start + step, len(store.keys)))
-        values = store.read(layer, rows).reshape(rows.stop - rows.start, -1)
-        not_finite += int((~np.isfinite(values).all(axis=1) & (store.status[rows] == DONE)).sum())
-        not_empty += int((~np.isnan(values).all(axis=1) & (store.status[rows] == FAILED)).sum())
+    for start in range(0, len(rows), step):
+        some = rows[start : start + step]
+        values = read(layer, some).reshape(len(some), -1)
+        not_finite += int((~np.isfinite(values).all(axis=1) & (store.status[some] == DONE)).sum())
+        not_empty += int((~np.isnan(values).all(axis=1) & (store.status[some] == FAILED)).sum())
     problems = []
     if not_finite:
-        problems.append(f"features of {layer}: {not_finite} finished rows are not finite")
+        problems.append(f"{what} of {layer}: {not_finite} finished rows are not finite")
     if not_empty:
-        problems.append(f"features of {layer}: {not_empty} failed rows are not NaN")
+        problems.append(f"{what} of {layer}: {not_empty} failed rows are not NaN")
     return problems
 
 

@@ -6,7 +6,7 @@ the last second and never leaves a wrong row.
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from extract.config import TrunkSpec
+from extract.config import TrunkSpec, ViewSpec
 from extract.errors import StoreError
 from extract.layout import CHUNK_BYTES, REASON_BYTES, check_layout, explained, to_plain
 
@@ -37,12 +37,14 @@ class Block(NamedTuple):
     """Some finished rows, in any order; either part may be empty.
 
     ``rows`` is (b,) int64, ``features`` holds (b, *shape) by layer, ``digests`` is (b, 16) uint8.
+    ``views`` holds (v, V, *shape) by layer, for those of ``rows`` that have views, in their order.
     """
 
     rows: np.ndarray
-    features: dict[str, np.ndarray]
+    features: Mapping[str, np.ndarray]
     digests: np.ndarray
     failed: list[Failure]
+    views: Mapping[str, np.ndarray] = {}
 
 
 class Store:
@@ -52,6 +54,8 @@ class Store:
         path: Where the file is.
         attributes: Every attribute, as plain Python values.
         spec: The trunk that made the features.
+        view_spec: How the augmented views came about.
+        view_rows: (M,) int64, the rows that have such views, increasing.
         class_names: K names; a label is an index into them.
         keys: N keys, in row order.
         labels: (N,) int64, -1 without a label.
@@ -74,7 +78,11 @@ class Store:
             list(file["groups"].asstr()[:]) if "groups" in file else None
         )
         self.status: np.ndarray = file["status"][:]
+        self.view_spec = ViewSpec.from_dict(self.attributes)
         self._features = _feature_sets(file, self.spec.layer)
+        views = self.spec.layer if self.view_spec.views else ()
+        self._views = {layer: file[f"views/{layer}"] for layer in views}
+        self.view_rows: np.ndarray = file["views/row"][:] if views else np.empty(0, np.int64)
         self.shapes = {layer: found.shape[1:] for layer, found in self._features.items()}
         self._uncommitted: list[tuple[np.ndarray, int]] = []
         self._committed_at = time.monotonic()
@@ -100,17 +108,27 @@ class Store:
             (len(rows), *shape) in the stored type.
         """
         found = self._features[layer]
-        if isinstance(rows, slice):
-            return np.asarray(found[rows])
-        values = np.empty((len(rows), *found.shape[1:]), found.dtype)
-        for part in _runs(rows):
-            # Ranges of rows, because HDF5 is slow on long lists of them.
-            values[part] = found[rows[part][0] : rows[part][-1] + 1]
-        return values
+        return np.asarray(found[rows]) if isinstance(rows, slice) else _read(found, rows)
+
+    def read_views(self, layer: str, rows: np.ndarray) -> np.ndarray:
+        """Read augmented views.
+
+        Args:
+            layer: One of ``shapes``.
+            rows: Increasing row numbers, all in ``view_rows``.
+
+        Returns:
+            (len(rows), V, *shape) in the stored type.
+        """
+        return _read(self._views[layer], np.searchsorted(self.view_rows, rows))
 
     def row_counts(self) -> dict[str, int]:
         """Return how many rows each layer's dataset has."""
         return {layer: int(found.shape[0]) for layer, found in self._features.items()}
+
+    def view_counts(self) -> dict[str, tuple[int, int]]:
+        """Return how many rows, and views of each, every layer's dataset of views has."""
+        return {layer: found.shape[:2] for layer, found in self._views.items()}
 
     def failures(self) -> list[Failure]:
         """Return the rows that could not be read, with the reasons."""
@@ -134,12 +152,12 @@ class Store:
             StoreError: The disk is full or failing.
         """
         order = np.argsort(block.rows)
+        rows = block.rows[order]
         with explained(self.path):
-            for part in _runs(block.rows[order]):
-                first, last = block.rows[order[part]][[0, -1]]
-                for layer, values in block.features.items():
-                    self._features[layer][first : last + 1] = values[order[part]]
-                self._file["digest"][first : last + 1] = block.digests[order[part]]
+            for layer, values in block.features.items():
+                _write(self._features[layer], rows, values[order])
+            self._write_views(block)
+            _write(self._file["digest"], rows, block.digests[order])
             for failure in block.failed:
                 self._write_failure(failure)
         self._uncommitted.append((block.rows, DONE))
@@ -147,9 +165,20 @@ class Store:
         if time.monotonic() - self._committed_at >= COMMIT_SECONDS:
             self.commit()
 
+    def _write_views(self, block: Block) -> None:
+        viewed = block.rows[np.isin(block.rows, self.view_rows)]
+        order = np.argsort(viewed)
+        places = np.searchsorted(self.view_rows, viewed[order])
+        if len(viewed):
+            for layer, found in self._views.items():
+                _write(found, places, block.views[layer][order])
+
     def _write_failure(self, failure: Failure) -> None:
         for found in self._features.values():
             found[failure.row] = np.nan
+        for place in np.flatnonzero(self.view_rows == failure.row):
+            for found in self._views.values():
+                found[place] = np.nan
         reason = failure.reason.encode()[:REASON_BYTES].decode("utf-8", "ignore")
         self._file["reason"][failure.row] = reason.encode()
         self._file["digest"][failure.row] = np.frombuffer(failure.digest, np.uint8)
@@ -271,6 +300,20 @@ def _feature_sets(file: h5py.File, layers: tuple[str, ...]) -> dict[str, Any]:
     if isinstance(found, h5py.Dataset):
         return {layers[0]: found}
     return {layer: found[layer] for layer in layers}
+
+
+def _read(found: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
+    """Read increasing rows: in ranges, because HDF5 is slow on long lists of them."""
+    values = np.empty((len(rows), *found.shape[1:]), found.dtype)
+    for part in _runs(rows):
+        values[part] = found[rows[part][0] : rows[part][-1] + 1]
+    return values
+
+
+def _write(found: h5py.Dataset, rows: np.ndarray, values: np.ndarray) -> None:
+    """Write increasing rows."""
+    for part in _runs(rows):
+        found[rows[part][0] : rows[part][-1] + 1] = values[part]
 
 
 def _runs(rows: np.ndarray) -> list[slice]:

@@ -1,4 +1,8 @@
-"""Items -> blocks of features: decode in threads ahead of the trunk, in bounded memory."""
+"""Items -> blocks of features: decode in threads ahead of the trunk, in bounded memory.
+
+A picture's views go through the trunk beside each other and beside those of its neighbours, so
+that every batch is full; a row is whole, and written, once all of its views are back.
+"""
 
 import hashlib
 import time
@@ -10,18 +14,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from extract.config import TrunkSpec
+from extract.config import TrunkSpec, ViewSpec
 from extract.decode import decode
 from extract.engines import Engine
 from extract.errors import EngineError, ImageError
 from extract.layout import DIGEST_BYTES
 from extract.source import Item, read_item
 from extract.store import Block, Failure
+from extract.views import make_views
+
+_PLAIN = ViewSpec()
 
 
 @dataclass
 class Clock:
-    """Seconds spent on each step; read and decode run in threads beside the others."""
+    """Seconds spent on each step; read and decode, views included, run in threads beside."""
 
     start: float = 0.0
     read: float = 0.0
@@ -32,13 +39,31 @@ class Clock:
 
 
 class Pixels(NamedTuple):
-    """One picture, decoded or not: ``pixels`` is None where ``reason`` says why."""
+    """One picture, decoded or not: ``pixels`` is None where ``reason`` says why.
+
+    ``pixels`` and each of its augmented ``views`` are (H, W, 3) uint8.
+    """
 
     row: int
     pixels: np.ndarray | None
     reason: str
     digest: bytes
     seconds: tuple[float, float]
+    views: tuple[np.ndarray, ...] = ()
+
+
+class Slot(NamedTuple):
+    """A place in a batch: which view of which picture, and how many that picture has in all."""
+
+    row: int
+    view: int
+    views: int
+    digest: bytes
+
+
+# Slots of one batch, and what has come back of a row: view -> layer -> features.
+Slots = list[Slot]
+Parts = dict[int, dict[str, np.ndarray]]
 
 
 def stream_features(
@@ -47,6 +72,7 @@ def stream_features(
     engine: Engine,
     workers: int,
     clock: Clock | None = None,
+    views: ViewSpec = _PLAIN,
 ) -> Iterator[Block]:
     """Decode pictures in threads ahead of the trunk and yield their features.
 
@@ -58,6 +84,7 @@ def stream_features(
         engine: The trunk.
         workers: Threads that read and decode.
         clock: Where the seconds are added up.
+        views: Augmented views of the training pictures, computed beside the plain ones.
 
     Yields:
         Blocks of finished rows. A picture that cannot be read is in ``failed``, never in ``rows``.
@@ -67,13 +94,17 @@ def stream_features(
     """
     clock = clock or Clock()
     failed: list[Failure] = []
-    batches = _batches(items, rows, engine, workers, failed, clock)
+    waiting: dict[int, Parts] = {}
+    window = 2 * engine.batch_size // (1 + views.views) + workers
+    pictures = decode_ahead(items, rows, engine.spec, workers, window, clock, views)
     began = time.monotonic()
     waited = clock.wait
-    for (done, digests), features in engine.run(batches):
+    for slots, features in engine.run(_batches(pictures, engine.batch_size, failed)):
         clock.trunk += time.monotonic() - began - (clock.wait - waited)
-        _check_finite(items, done, features, engine)
-        yield Block(done, features, digests, _drain(failed))
+        _check_finite(items, slots, features, engine)
+        block = _join(waiting, slots, features, _drain(failed))
+        if len(block.rows) or block.failed:
+            yield block
         began, waited = time.monotonic(), clock.wait
     if failed:
         none = np.empty(0, np.int64)
@@ -86,33 +117,49 @@ def digest_content(content: bytes) -> bytes:
 
 
 def _batches(
-    items: Sequence[Item],
-    rows: np.ndarray,
-    engine: Engine,
-    workers: int,
-    failed: list[Failure],
-    clock: Clock,
-) -> Iterator[tuple[tuple[np.ndarray, np.ndarray], np.ndarray]]:
-    """Gather decoded pictures to batches, tagged with their rows and digests."""
-    batch: list[Pixels] = []
-    window = 2 * engine.batch_size + workers
-    for picture in decode_ahead(items, rows, engine.spec, workers, window, clock):
+    pictures: Iterator[Pixels], size: int, failed: list[Failure]
+) -> Iterator[tuple[Slots, np.ndarray]]:
+    """Gather the views of decoded pictures to batches, tagged with whose they are."""
+    slots: Slots = []
+    batch: list[np.ndarray] = []
+    for picture in pictures:
         if picture.pixels is None:
             failed.append(Failure(picture.row, picture.reason, picture.digest))
             continue
-        batch.append(picture)
-        if len(batch) == engine.batch_size:
-            yield _stack(batch)
-            batch = []
+        for view, pixels in enumerate([picture.pixels, *picture.views]):
+            slots.append(Slot(picture.row, view, 1 + len(picture.views), picture.digest))
+            batch.append(pixels)
+            if len(batch) == size:
+                yield slots, np.stack(batch)
+                slots, batch = [], []
     if batch:
-        yield _stack(batch)
+        yield slots, np.stack(batch)
 
 
-def _stack(batch: list[Pixels]) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
-    rows = np.array([picture.row for picture in batch], np.int64)
-    digests = np.frombuffer(b"".join(p.digest for p in batch), np.uint8)
-    tag = (rows, digests.reshape(-1, DIGEST_BYTES))
-    return tag, np.stack([p.pixels for p in batch if p.pixels is not None])
+def _join(
+    waiting: dict[int, Parts], slots: Slots, features: dict[str, np.ndarray], failed: list[Failure]
+) -> Block:
+    """Take in what has come back of a batch and give out the rows that are whole now."""
+    whole: Slots = []
+    for place, slot in enumerate(slots):
+        parts = waiting.setdefault(slot.row, {})
+        parts[slot.view] = {layer: values[place] for layer, values in features.items()}
+        if len(parts) == slot.views:
+            whole.append(slot)
+    taken = [waiting.pop(slot.row) for slot in whole]
+    return Block(
+        np.array([slot.row for slot in whole], np.int64),
+        {layer: np.stack([parts[0][layer] for parts in taken]) for layer in features if taken},
+        np.frombuffer(b"".join(s.digest for s in whole), np.uint8).reshape(-1, DIGEST_BYTES),
+        failed,
+        {layer: _stack_views(taken, layer) for layer in features},
+    )
+
+
+def _stack_views(taken: list[Parts], layer: str) -> np.ndarray:
+    """Return (v, V, *shape) augmented views of those rows that have any, (0,) of none."""
+    some = [[parts[view][layer] for view in range(1, len(parts))] for parts in taken]
+    return np.array([views for views in some if views])
 
 
 def decode_ahead(
@@ -122,13 +169,14 @@ def decode_ahead(
     workers: int,
     window: int,
     clock: Clock,
+    views: ViewSpec = _PLAIN,
 ) -> Iterator[Pixels]:
     """Decode in threads, in order, never more than ``window`` pictures ahead."""
     under_way: deque[Future[Pixels]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         try:
             for row in rows:
-                under_way.append(pool.submit(_load, items, int(row), spec))
+                under_way.append(pool.submit(_load, items[row], int(row), spec, views))
                 if len(under_way) >= window:
                     yield _take(under_way, clock)
             while under_way:
@@ -146,11 +194,11 @@ def _take(under_way: deque[Future[Pixels]], clock: Clock) -> Pixels:
     return picture
 
 
-def _load(items: Sequence[Item], row: int, spec: TrunkSpec) -> Pixels:
-    """Read and decode one picture; what is wrong with it becomes the reason."""
+def _load(item: Item, row: int, spec: TrunkSpec, views: ViewSpec) -> Pixels:
+    """Read and decode one picture and make its views; what is wrong becomes the reason."""
     began = time.monotonic()
     try:
-        content = read_item(items[row])
+        content = read_item(item)
     except ImageError as error:
         return Pixels(row, None, str(error), bytes(DIGEST_BYTES), (time.monotonic() - began, 0.0))
     read = time.monotonic()
@@ -159,7 +207,8 @@ def _load(items: Sequence[Item], row: int, spec: TrunkSpec) -> Pixels:
         pixels = decode(content, spec.image_size, spec.resize, spec.interpolation)
     except ImageError as error:
         return Pixels(row, None, str(error), digest, (read - began, time.monotonic() - read))
-    return Pixels(row, pixels, "", digest, (read - began, time.monotonic() - read))
+    made = make_views(pixels, item.key, views) if item.split == 0 else ()
+    return Pixels(row, pixels, "", digest, (read - began, time.monotonic() - read), made)
 
 
 def _drain(failed: list[Failure]) -> list[Failure]:
@@ -169,12 +218,12 @@ def _drain(failed: list[Failure]) -> list[Failure]:
 
 
 def _check_finite(
-    items: Sequence[Item], rows: np.ndarray, features: dict[str, np.ndarray], engine: Engine
+    items: Sequence[Item], slots: Slots, features: dict[str, np.ndarray], engine: Engine
 ) -> None:
     for layer, values in features.items():
         finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
         if not finite.all():
-            key = items[int(rows[np.flatnonzero(~finite)[0]])].key
+            key = items[slots[int(np.flatnonzero(~finite)[0])].row].key
             do = "use --dtype float32" if engine.dtype == "float16" else "check the weights"
             raise EngineError(
                 f"{key}: layer {layer} gives a value that {engine.dtype} cannot hold; {do}"

@@ -5,13 +5,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from extract.config import TrunkSpec
+from extract.config import TrunkSpec, ViewSpec
 from extract.layout import create_store
 from extract.source import Item
 from extract.store import Block, Failure, open_store
@@ -64,7 +65,10 @@ def items_of(keys: Sequence[str], labels: Sequence[int], split: Sequence[int]) -
 
 @pytest.fixture
 def make_store(tmp_path: Path) -> MakeStore:
-    """Write a complete store with the given features through the store's own functions."""
+    """Write a complete store with the given features through the store's own functions.
+
+    ``views`` are those of the training rows that have not failed, the same in every layer.
+    """
 
     def make(
         features: np.ndarray | dict[str, np.ndarray],
@@ -74,6 +78,7 @@ def make_store(tmp_path: Path) -> MakeStore:
         groups: Sequence[str] | None = None,
         class_names: Sequence[str] = ("cat", "dog"),
         failed: Sequence[int] = (),
+        views: np.ndarray | None = None,
         name: str = "made.h5",
     ) -> Path:
         layers = features if isinstance(features, dict) else {"conv1_relu": features}
@@ -90,6 +95,7 @@ def make_store(tmp_path: Path) -> MakeStore:
             "dtype": str(first.dtype),
             "precision": "float32",
             "calibration_sha256": "",
+            **asdict(ViewSpec(0 if views is None else views.shape[1])),
             "weights_sha256": "0" * 64,
         }
         path = tmp_path / name
@@ -100,6 +106,7 @@ def make_store(tmp_path: Path) -> MakeStore:
             {layer: values[rows] for layer, values in layers.items()},
             np.full((len(rows), 16), 7, np.uint8),
             [Failure(row, "is empty", bytes(16)) for row in failed],
+            {} if views is None else dict.fromkeys(layers, views),
         )
         with open_store(path, write=True) as store:
             store.write(block)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from extract.config import TRUNKS, ExtractConfig, TrunkSpec
+from extract.config import TRUNKS, ExtractConfig, TrunkSpec, ViewSpec
 from extract.errors import SettingError
 
 
@@ -46,6 +46,34 @@ def test_a_bad_trunk_setting_is_named(settings: dict[str, object], message: str)
 def test_a_bad_running_setting_is_named(settings: dict[str, object], message: str) -> None:
     with pytest.raises(SettingError, match=message):
         ExtractConfig(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"views": -1}, "views: found -1; expected a whole number of 1 or more"),
+        ({"rotation": 40}, "rotation: has no effect without --views"),
+        ({"seed": 0}, "seed: has no effect without --views"),
+        ({"flip": False}, "flip: has no effect without --views"),
+        ({"views": 2, "rotation": 181}, "rotation: found 181; expected 0 to 180"),
+        ({"views": 2, "shift": -0.1}, "shift: found -0.1; expected 0 to 1"),
+        ({"views": 2, "zoom": 1}, "zoom: found 1; expected 0 to 0.9"),
+        ({"views": 2, "zoom": float("nan")}, "zoom: found nan; expected 0 to 0.9"),
+        ({"views": 2, "seed": 2**32}, "seed: found 4294967296; expected 0 or more and below"),
+        (
+            {"views": 2, "rotation": 0, "shift": 0, "shear": 0, "zoom": 0, "flip": False},
+            "views: have no effect without rotation, shift, shear, zoom or flip",
+        ),
+    ],
+)
+def test_a_bad_view_setting_is_named(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        ViewSpec(**settings)  # type: ignore[arg-type]
+
+
+def test_the_usual_views_are_those_of_the_course() -> None:
+    assert ViewSpec(4) == ViewSpec(4, 0, rotation=40, shift=0.2, shear=0.2, zoom=0.2, flip=True)
+    assert ViewSpec() == ViewSpec(0, None, None, None, None, None, None)
 
 
 @pytest.mark.parametrize(

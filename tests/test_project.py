@@ -11,7 +11,7 @@ import pytest
 
 from classify.cli import predict_images_parser, train_head_parser
 from extract.cli import extract_features_parser, show_features_parser
-from extract.config import ExtractConfig, TrunkSpec
+from extract.config import ExtractConfig, TrunkSpec, ViewSpec
 from extract.store import open_store
 from tests.conftest import QUICK
 
@@ -22,7 +22,17 @@ PARSERS = (extract_features_parser, show_features_parser, train_head_parser, pre
 # Lowest first: a file imports only what stands before it.
 ORDER = {
     "extract": (
-        *("errors", "config", "console", "source", "decode", "backend", "weights", "trunk"),
+        *(
+            "errors",
+            "config",
+            "console",
+            "source",
+            "decode",
+            "views",
+            "backend",
+            "weights",
+            "trunk",
+        ),
         *(
             "compiled",
             "engines",
@@ -37,9 +47,9 @@ ORDER = {
         ),
     ),
     "classify": (
-        *("config", "candidates", "rows", "dataset", "splits", "metrics", "transforms", "stacked"),
-        *("fitting", "heads", "linear", "estimators", "train", "result", "journal", "search"),
-        *("bundle", "predict", "cli"),
+        *("config", "candidates", "rows", "views", "dataset", "splits", "metrics", "transforms"),
+        *("stacked", "fitting", "heads", "linear", "estimators", "train", "result", "journal"),
+        *("search", "bundle", "predict", "cli"),
     ),
 }
 
@@ -101,17 +111,17 @@ def flags(parser: argparse.ArgumentParser) -> set[str]:
         option.removeprefix("--").replace("-", "_")
         for action in parser._actions
         for option in action.option_strings
-        if option.startswith("--")
+        if option.startswith("--") and not option.startswith("--no-")
     }
 
 
 def test_a_setting_has_one_name_in_three_places(pictures: Path, tmp_path: Path) -> None:
     from extract.run import extract_features
 
-    settings = {field.name for field in fields(TrunkSpec)} | {f.name for f in fields(ExtractConfig)}
+    settings = {f.name for kind in (TrunkSpec, ExtractConfig, ViewSpec) for f in fields(kind)}
     other = {"help", "version", "quiet", "verbose", "list_trunks", "list_layers"}
     assert flags(extract_features_parser()) - other == settings
-    given: dict[str, Any] = dict(QUICK)
+    given: dict[str, Any] = {**QUICK, "views": 1}
     extract_features(pictures, tmp_path / "out.h5", **given)
     with open_store(tmp_path / "out.h5") as store:
         # What one run does to the file is no property of the file.

@@ -20,13 +20,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from extract.backend import load_keras
-from extract.config import TrunkSpec
+from extract.config import TrunkSpec, ViewSpec
 from extract.decode import decode
 from extract.errors import EngineError, SettingError, StoreError
 from extract.run import Summary, extract_features
 from extract.show import verify
 from extract.store import open_store
 from extract.trunk import build_trunk
+from extract.views import make_views
 from tests.conftest import QUICK
 
 
@@ -37,10 +38,12 @@ def extract(source: Path, out: Path, **given: Any) -> Summary:
 def content(path: Path) -> dict[str, Any]:
     """Everything in a store that must not depend on how it was made."""
     with h5py.File(path) as file:
-        found = {name: file[name][:] for name in file if name != "features"}
-        features = file["features"]
-        layers = {"": features} if isinstance(features, h5py.Dataset) else dict(features)
-        found |= {f"features/{name}": values[:] for name, values in layers.items()}
+        found: dict[str, Any] = {}
+        file.visititems(
+            lambda name, values: (
+                found.update({name: values[:]}) if isinstance(values, h5py.Dataset) else None
+            )
+        )
     return {
         name: values.tobytes() if values.dtype != object else list(values)
         for name, values in found.items()
@@ -66,33 +69,100 @@ def test_rows_are_the_trunks_features_of_the_pictures(pictures: Path, tmp_path: 
         np.testing.assert_allclose(row, expected, atol=1e-5)
 
 
-def test_workers_and_batches_change_nothing(pictures: Path, tmp_path: Path) -> None:
-    extract(pictures, tmp_path / "a.h5", batch_size=8, workers=1)
-    extract(pictures, tmp_path / "b.h5", batch_size=1, workers=5)
-    a, b = content(tmp_path / "a.h5"), content(tmp_path / "b.h5")
-    one, other = (np.frombuffer(found.pop("features/"), "f4") for found in (a, b))
+def assert_equal_stores(one: Path, other: Path) -> None:
+    """Everything is the same to the bit, features and views to rounding."""
+    a, b = content(one), content(other)
+    for name in [name for name in a if name.startswith(("features", "views/conv"))]:
+        values, others = (np.frombuffer(found.pop(name), "f4") for found in (a, b))
+        np.testing.assert_allclose(values, others, atol=1e-6)
     assert a == b
-    np.testing.assert_allclose(one, other, atol=1e-6)
 
 
-@given(stops=st.lists(st.integers(1, 7), max_size=3))
-@settings(max_examples=8, deadline=None)
+@pytest.mark.parametrize("views", [0, 3])
+def test_workers_and_batches_change_nothing(pictures: Path, tmp_path: Path, views: int) -> None:
+    extract(pictures, tmp_path / "a.h5", batch_size=8, workers=1, views=views)
+    extract(pictures, tmp_path / "b.h5", batch_size=1, workers=5, views=views)
+    extract(pictures, tmp_path / "c.h5", batch_size=5, workers=2, views=views)
+    assert_equal_stores(tmp_path / "a.h5", tmp_path / "b.h5")
+    assert_equal_stores(tmp_path / "a.h5", tmp_path / "c.h5")
+
+
+def test_views_are_the_trunks_features_of_augmented_training_pictures(
+    pictures: Path, tmp_path: Path
+) -> None:
+    extract(pictures, tmp_path / "plain.h5")
+    extract(pictures, tmp_path / "out.h5", views=2, rotation=10, flip=False, batch_size=3)
+    trunk = build_trunk(TrunkSpec(**QUICK))  # type: ignore[arg-type]
+    with open_store(tmp_path / "out.h5") as store, open_store(tmp_path / "plain.h5") as plain:
+        assert verify(store) == []
+        assert store.view_spec == ViewSpec(2, rotation=10, flip=False)
+        assert store.view_rows.tolist() == [0, 1, 2, 3]
+        every = slice(None)
+        np.testing.assert_allclose(
+            store.read("conv1_relu", every), plain.read("conv1_relu", every), atol=1e-6
+        )
+        for row in range(4):
+            pixels = decode((pictures / store.keys[row]).read_bytes(), (32, 32))
+            made = np.stack(make_views(pixels, store.keys[row], store.view_spec))
+            found = store.read_views("conv1_relu", np.array([row]))[0]
+            np.testing.assert_allclose(found, np.asarray(trunk.model(made)), atol=1e-5)
+
+
+def test_views_of_several_layers(pictures: Path, tmp_path: Path) -> None:
+    layers = ("conv1_relu", "conv_pw_1_relu")
+    extract(pictures, tmp_path / "both.h5", layer=layers, views=2)
+    with open_store(tmp_path / "both.h5") as store:
+        assert verify(store) == []
+        assert store.view_counts() == dict.fromkeys(layers, (4, 2))
+
+
+def test_views_without_training_pictures_are_an_error(pictures: Path, tmp_path: Path) -> None:
+    shutil.rmtree(pictures / "train")
+    with pytest.raises(SettingError, match=r"views: have no effect, for .* no training pictures"):
+        extract(pictures, tmp_path / "out.h5", views=2)
+
+
+def test_a_file_with_views_is_continued_by_the_same_ones_alone(
+    pictures: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.h5"
+    extract(pictures, out, views=2, rotation=10)
+    assert extract_features(pictures, out).computed == 0
+    assert extract_features(pictures, out, rotation=10.0, zoom=0.2).computed == 0
+    before = content(out)
+    for asked, message in (
+        ({"views": 3}, r"views \(stored 2, asked 3\)"),
+        ({"seed": 1}, r"seed \(stored 0, asked 1\)"),
+        ({"flip": False, "rotation": 20}, r"rotation \(.*10.*, asked 20\), flip \(stored True"),
+    ):
+        with pytest.raises(StoreError, match=message):
+            extract(pictures, out, **asked)
+        assert content(out) == before
+    extract(pictures, out, views=3, overwrite=True)
+    with open_store(out) as store:
+        assert store.view_counts() == {"conv1_relu": (4, 3)}
+        assert verify(store) == []
+
+
+@given(stops=st.lists(st.integers(1, 7), max_size=3), views=st.sampled_from([0, 2]))
+@settings(max_examples=12, deadline=None)
 def test_stopped_anywhere_and_continued_is_one_run(
-    tmp_path_factory: pytest.TempPathFactory, stops: list[int]
+    tmp_path_factory: pytest.TempPathFactory, stops: list[int], views: int
 ) -> None:
     folder = tmp_path_factory.mktemp("stops")
     source = folder / "source"
     source.mkdir()
     for i in range(8):
         Image.new("RGB", (9, 9), (i * 30, 99, 255 - i)).save(source / f"{i}.png")
-    extract(source, folder / "whole.h5", batch_size=1)
+    extract(source, folder / "whole.h5", batch_size=1, views=views)
     computed = []
     for stop in [*stops, None]:
         with pytest.MonkeyPatch.context() as patch:
             if stop is not None:
                 patch.setattr("extract.store.Store.write", interrupted_after(stop))
             with contextlib.suppress(KeyboardInterrupt):
-                computed.append(extract(source, folder / "parts.h5", batch_size=1).computed)
+                made = extract(source, folder / "parts.h5", batch_size=1, views=views)
+                computed.append(made.computed)
     assert computed[-1] == max(0, 8 - sum(stops)) if sum(stops) < 8 else computed[-1] <= 8
     assert content(folder / "parts.h5") == content(folder / "whole.h5")
 
@@ -207,7 +277,7 @@ def test_bad_pictures_are_listed_and_cost_nobody_else(pictures: Path, tmp_path: 
     extract(pictures, tmp_path / "good.h5")
     (pictures / "train/cat/empty.jpg").touch()
     (pictures / "train/dog/text.png").write_text("no picture")
-    summary = extract(pictures, tmp_path / "out.h5", batch_size=2)
+    summary = extract(pictures, tmp_path / "out.h5", batch_size=2, views=1)
     assert [key for key, _ in summary.failed] == ["train/cat/empty.jpg", "train/dog/text.png"]
     assert all(reason for _, reason in summary.failed)
     with open_store(tmp_path / "good.h5") as good, open_store(tmp_path / "out.h5") as store:
@@ -310,7 +380,7 @@ def test_a_failed_picture_is_tried_again(pictures: Path, tmp_path: Path) -> None
 
 
 def test_a_dry_run_writes_nothing(pictures: Path, tmp_path: Path) -> None:
-    summary = extract(pictures, tmp_path / "out.h5", dry_run=True)
+    summary = extract(pictures, tmp_path / "out.h5", dry_run=True, views=2)
     assert (summary.images, summary.shapes) == (8, {"conv1_relu": (32,)})
     assert not (tmp_path / "out.h5").exists()
 
@@ -394,12 +464,12 @@ def test_ctrl_c_leaves_a_sound_store(many: Path, tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 def test_killed_at_random_moments_nothing_is_lost_or_done_twice(many: Path, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole.h5", tmp_path / "out.h5"
-    start(many, whole).communicate()
+    start(many, whole, "--views", "1").communicate()
     generator = np.random.default_rng(0)
     done = np.zeros(480, bool)
     kills = 0
     while kills < 20:
-        process = start(many, out)
+        process = start(many, out, "--views", "1")
         # From the first moment of start-up to well into the rows.
         wait_for_rows(out, process, done.sum() + int(generator.integers(0, 2)) * 2)
         time.sleep(float(generator.uniform(0, 0.4)))
@@ -414,14 +484,8 @@ def test_killed_at_random_moments_nothing_is_lost_or_done_twice(many: Path, tmp_
         if process.returncode == 0:
             out.unlink()
             done[:] = False
-    process = start(many, out)
+    process = start(many, out, "--views", "1")
     _, stderr = process.communicate()
     assert process.returncode == 0
     assert f"{480 - done.sum()} new in" in stderr
-    found, expected = content(out), content(whole)
-    np.testing.assert_allclose(
-        np.frombuffer(found.pop("features/"), "f4"),
-        np.frombuffer(expected.pop("features/"), "f4"),
-        atol=1e-6,
-    )
-    assert found == expected
+    assert_equal_stores(out, whole)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import h5py
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extract.config import TrunkSpec
+from extract.config import TrunkSpec, ViewSpec
 from extract.errors import StoreError
 from extract.layout import create_store
 from extract.show import describe, format_description, verify
@@ -191,6 +192,11 @@ def damage_missing(path: Path) -> None:
         del file["digest"]
 
 
+def damage_views(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file.attrs["views"] = 4
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -199,6 +205,7 @@ def damage_missing(path: Path) -> None:
         (damage_foreign, "of another program"),
         (damage_newer, "format 2; expected 1 or lower; upgrade"),
         (damage_missing, "lacks digest"),
+        (damage_views, "lacks views/row, views/conv1_relu"),
         (Path.unlink, "no such file"),
     ],
 )
@@ -235,6 +242,67 @@ def test_verify_finds(
         problems = verify(store)
     assert len(problems) == 1
     assert re.search(message, problems[0])
+
+
+VIEWS = np.arange(18, dtype="f4").reshape(3, 2, 3)
+
+
+def test_views_are_kept_of_training_rows_alone(make_store: MakeStore) -> None:
+    X = np.ones((6, 3), "f4")
+    path = make_store(X, [0, 1] * 3, split=[0, 1, 0, 2, 0, 0], failed=[2], views=VIEWS)
+    with h5py.File(path) as file:
+        assert file["views/row"][:].tolist() == [0, 2, 4, 5]
+        assert np.array_equal(file["views/conv1_relu"][0], VIEWS[0])
+        assert np.isnan(file["views/conv1_relu"][1]).all()
+    with open_store(path) as store:
+        assert verify(store) == []
+        assert store.view_spec.views == 2
+        assert store.view_rows.tolist() == [0, 2, 4, 5]
+        found = store.read_views("conv1_relu", np.array([0, 5]))
+        assert np.array_equal(found, VIEWS[[0, 2]])
+        assert np.array_equal(store.read("conv1_relu", np.array([0, 1])), X[:2])
+        text = format_description(describe(store))
+    assert "views      2 of each of 4 training pictures: seed 0, rotation 40.0" in text
+
+
+@given(order=st.permutations(range(8)), cuts=st.lists(st.integers(1, 7), max_size=4))
+@settings(max_examples=25, deadline=None)
+def test_rows_with_views_may_be_written_in_any_order(
+    tmp_path_factory: pytest.TempPathFactory, order: list[int], cuts: list[int]
+) -> None:
+    path, trained = tmp_path_factory.mktemp("s") / "o.h5", [0, 2, 3, 6]
+    split = [int(row not in trained) for row in range(8)]
+    items = items_of([f"{i}.png" for i in range(8)], [0] * 8, split)
+    views = asdict(ViewSpec(2))
+    create_store(path, items, {"conv1_relu": (3,)}, {**ATTRIBUTES, **views})
+    for part in np.split(np.array(order), sorted(set(cuts))):
+        own = np.array([row for row in part.tolist() if row in trained])
+        made = (own[:, None, None] * 10 + np.arange(2)[:, None]).repeat(3, axis=2).astype("f4")
+        with open_store(path, write=True) as store:
+            store.write(block_of(part.tolist())._replace(views={"conv1_relu": made}))
+    with open_store(path) as store:
+        assert store.complete
+        assert verify(store) == []
+        found = store.read_views("conv1_relu", np.array(trained))[..., 0]
+        assert np.array_equal(found, np.array(trained)[:, None] * 10 + np.arange(2))
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "value", "message"),
+    [
+        ("views/conv1_relu", 1, np.nan, "views of conv1_relu: 1 finished rows are not finite"),
+        ("views/conv1_relu", 0, 0.0, "views of conv1_relu: 1 failed rows are not NaN"),
+        ("views/row", 1, 0, "views: their rows are not those of the training split"),
+    ],
+)
+def test_verify_finds_wrong_views(
+    make_store: MakeStore, name: str, place: int, value: object, message: str
+) -> None:
+    path = make_store(np.ones((4, 3), "f4"), [0, 1, 1, 1], failed=[0], views=VIEWS)
+    with h5py.File(path, "r+") as file:
+        file[name][place] = value
+    with open_store(path) as store:
+        assert verify(store) == [message]
 
 
 def test_description_counts_classes_by_split(make_store: MakeStore) -> None:

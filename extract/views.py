@@ -1,0 +1,81 @@
+"""A picture -> augmented views of it, as Keras' ImageDataGenerator makes them in the course notes.
+
+A view is a pure function of (seed, key, view): one hash gives all its random numbers, without a
+generator whose stream could change with a release of NumPy or with who draws first. So neither
+the order of the pictures, nor workers, batches, machines or a stop in between change anything.
+
+The pixels that the trunk would see are warped, as there, and not the larger picture behind them:
+resize, crop and pad keep their meaning, and a view costs the same for every picture. Beyond the
+edge the nearest pixel repeats (``fill_mode="nearest"``). Two things differ:
+
+- One cubic resampling for all steps at once, not a linear one: linear blurs, and would make
+  training pictures softer than the sharp ones that judge.
+- The notes' shear of 0.2 is a share, 11 degrees. It was written when the generator took radians;
+  since https://github.com/keras-team/keras/pull/8868 the same 0.2 means a fifth of a degree there.
+"""
+
+import hashlib
+import math
+
+import numpy as np
+
+from extract.config import ViewSpec
+
+# How far a cubic filter reaches beyond a pixel's centre.
+_REACH = 2
+
+
+def make_views(pixels: np.ndarray, key: str, spec: ViewSpec) -> tuple[np.ndarray, ...]:
+    """Make all augmented views of a picture.
+
+    Args:
+        pixels: (H, W, 3) uint8, the plain view.
+        key: The picture's key.
+        spec: How many views, and how far they may go.
+
+    Returns:
+        Views 1 to V, each (H, W, 3) uint8.
+    """
+    size = np.array(pixels.shape[1::-1])
+    numbers = range(1, spec.views + 1)
+    return tuple(_warp(pixels, *_affine(key, view, spec, size)) for view in numbers)
+
+
+def _draw(key: str, view: int, seed: int) -> np.ndarray:
+    """Return 8 float64 numbers, evenly spread over -1 to 1."""
+    found = hashlib.blake2b(f"{seed} {view} {key}".encode(), digest_size=64).digest()
+    return np.frombuffer(found, "<u8") / 2.0**63 - 1
+
+
+def _affine(key: str, view: int, spec: ViewSpec, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Say where a view's pixels come from: (x, y) from the middle -> ``matrix @ (x, y) + offset``.
+
+    ``size`` is (width, height). The steps come in the generator's order.
+    """
+    turn, x, y, slant, wide, high, side, _ = _draw(key, view, spec.seed or 0)
+    angle = math.radians((spec.rotation or 0) * turn)
+    rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    shear = np.array([[1, 0], [(spec.shear or 0) * slant, 1]])
+    zoom = 1 + (spec.zoom or 0) * np.array([wide, high])
+    zoom[0] *= -1 if spec.flip and side < 0 else 1
+    shift = (spec.shift or 0) * size * np.array([x, y])
+    return rotation @ shear @ np.diag(zoom), rotation @ shift
+
+
+def _warp(pixels: np.ndarray, matrix: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """Resample (H, W, 3) uint8 pixels once."""
+    from PIL import Image
+
+    size = np.array(pixels.shape[1::-1])
+    middle, reach = size / 2 + offset, np.abs(matrix) @ (size / 2)
+    # Pillow paints what lies beyond the edge black, so the edge is repeated as far as is needed.
+    low = np.floor(middle - reach).astype(int) - _REACH
+    high = np.ceil(middle + reach).astype(int) + _REACH
+    columns, rows = (np.arange(low[i], high[i]).clip(0, size[i] - 1) for i in (0, 1))
+    window = Image.fromarray(pixels.take(rows, axis=0).take(columns, axis=1))
+    start = middle - low - matrix @ (size / 2)
+    affine = np.column_stack([matrix, start]).ravel().tolist()
+    shape = int(size[0]), int(size[1])
+    return np.asarray(
+        window.transform(shape, Image.Transform.AFFINE, affine, Image.Resampling.BICUBIC)
+    )
