@@ -118,9 +118,15 @@ def fit_linear(
         path = [s for s in specs if s.head == "logistic" and s.class_weight == weight]
         planes: Iterable[Plane] = logistic_path(span, y, path) if path else ()
         fitted |= {s: LinearHead(s, plane) for s, plane in zip(path, planes, strict=True)}
+<<<<<<< HEAD
     path = [spec for spec in specs if spec.head == "ridge"]
     for spec, (plane, alone) in zip(path, ridge_path(span, y, path, shows), strict=True):
         fitted[spec] = LinearHead(spec, plane, fitted_scale(alone, y))
+=======
+    if path := [spec for spec in specs if spec.head == "ridge"]:
+        for spec, (plane, alone) in zip(path, ridge_path(span, y, path), strict=True):
+            fitted[spec] = LinearHead(spec, plane, fitted_scale(alone, y))
+>>>>>>> ef2baef (Linear heads: no factorisation where no ridge head asks for it, none twice)
     for spec in specs:
         if spec.head == "lda":
             fitted[spec] = LinearHead(spec, discriminant(span, y, spec))

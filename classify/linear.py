@@ -53,15 +53,20 @@ class Span:
         self.width = X.shape[1]
         self._mean: Double = X.mean(axis=0, dtype=np.float64)
         self._X = X
-        self._back: Double | None = None
+        self._Q: Double | None = None
         if len(X) > self.width:
             self.T: Double = X - self._mean
             return
         values, vectors = np.linalg.eigh(_gram(X, self._mean))
         keep = values > len(X) * np.finfo(np.float64).eps * max(values[-1], 0)
-        lengths, Q = np.sqrt(values[keep]), vectors[:, keep]
-        self.T = Q * lengths
-        self._back = Q / lengths
+        self._lengths, self._Q = np.sqrt(values[keep]), vectors[:, keep]
+        self.T = self._Q * self._lengths
+
+    def factors(self) -> tuple[Double, Double, Double]:
+        """Return the singular vectors and values of T: (n, r), (r,), (r, r); float64."""
+        if self._Q is None:
+            return np.linalg.svd(self.T, full_matrices=False)
+        return self._Q, self._lengths, np.eye(len(self._lengths))
 
     def plane(self, weights: Double, bias: Double) -> Plane:
         """Lead a solution back to the features.
@@ -74,9 +79,9 @@ class Span:
             The same head on features that are not centred.
         """
         coef = weights
-        if self._back is not None:
+        if self._Q is not None:
             # The head as a sum of centred rows, (K, n).
-            onto = weights @ self._back.T
+            onto = weights / self._lengths @ self._Q.T
             coef = _product(onto, self._X) - onto.sum(axis=1, keepdims=True) * self._mean
         return Plane(coef, bias - coef @ self._mean)
 
@@ -163,7 +168,7 @@ def ridge_path(
     targets = np.where(y[:, None] == np.arange(y.max() + 1), 1.0, -1.0)
     targets = targets[:, 1:] if targets.shape[1] == 2 else targets
     bias = targets.mean(axis=0)
-    left, lengths, right = np.linalg.svd(span.T, full_matrices=False)
+    left, lengths, right = span.factors()
     onto = left.T @ (targets - bias)
     for spec in specs:
         shrunk = lengths**2 / (lengths**2 + (spec.alpha or 0.0))
