@@ -62,7 +62,7 @@ def bare(precision: str) -> Callable[[Path, str], Outcome]:
         items = list_source(pictures).items
         spec = TrunkSpec(weights=weights, image_size=(SIZE, SIZE))
         engine = open_engine(
-            spec, precision=precision, calibrate=lambda: choose_calibration(items, spec, 2)
+            spec, precision=precision, calibrate=lambda spec: choose_calibration(items, spec, 2)
         )
         size = engine.batch_size
         pixels = np.random.default_rng(0).integers(0, 256, (size, SIZE, SIZE, 3), dtype=np.uint8)

@@ -1,10 +1,9 @@
-"""The commands of stage two: arguments -> settings -> run."""
+"""The command train-head: arguments -> settings -> run."""
 
 import argparse
 import shlex
-import sys
 import time
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +18,16 @@ from classify.config import (
     ACTIVATIONS,
     CLASS_WEIGHTS,
     DEFAULTS,
-    FORMATS,
     KERNELS,
     METRICS,
     OPTIMIZERS,
     USUAL_HEADS,
     VIEWS,
     HeadSpec,
-    PredictConfig,
     TrainConfig,
 )
-from extract.config import ExtractConfig
 from extract.console import add_common_flags, log, run_command
-from extract.errors import EXIT_FAILED, EXIT_OK, EXIT_TOO_MANY_BAD, SettingError
+from extract.errors import EXIT_FAILED, EXIT_OK, SettingError
 
 _TRAIN_EXAMPLES = """\
 examples:
@@ -44,13 +40,6 @@ examples:
 The heads are ranked by what they do on pictures that they were not trained on: the validation split
 of the file; where it has none, about a fifth of the pictures, chosen by a hash of their keys; or,
 with --folds, each picture once. The best head is kept. A test split is used once, for that head.
-"""
-_PREDICT_EXAMPLES = """\
-examples:
-  predict-images out_head/ data/validation
-  predict-images out_head/ data/validation --top 3 --format json -o labels.jsonl
-
-Columns: key, label, score (0 to 1), reason (why a picture could not be read; it has no label).
 """
 # Field of HeadSpec -> its type, or what it can be; what it is.
 _SETTINGS: dict[str, tuple[Any, str]] = {
@@ -84,11 +73,6 @@ _FOR_ALL = {"head", "layer", "transform", "views", "seed"}
 def train_head(argv: list[str] | None = None) -> int:
     """Run the command ``train-head``; returns its exit code."""
     return run_command(train_head_parser(), _train_head, argv)
-
-
-def predict_images(argv: list[str] | None = None) -> int:
-    """Run the command ``predict-images``; returns its exit code."""
-    return run_command(predict_images_parser(), _predict_images, argv)
 
 
 def train_head_parser() -> argparse.ArgumentParser:
@@ -137,59 +121,6 @@ def train_head_parser() -> argparse.ArgumentParser:
     )
     _add_choice_flags(parser)
     _add_head_flags(parser)
-    add_common_flags(parser)
-    return parser
-
-
-def predict_images_parser() -> argparse.ArgumentParser:
-    """Build the parser of ``predict-images``."""
-    parser = argparse.ArgumentParser(
-        prog="predict-images",
-        description="Label pictures with a trained head.\n\n" + _PREDICT_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("head", metavar="DIR", type=Path, help="a folder made by train-head")
-    parser.add_argument("source", metavar="SOURCE", help="a folder of pictures, or one picture")
-    parser.set_defaults(**asdict(PredictConfig()))
-    output = parser.add_argument_group("output")
-    output.add_argument(
-        "--top", type=int, metavar="N", help="labels a picture, best first (default: %(default)s)"
-    )
-    output.add_argument(
-        "--format",
-        choices=FORMATS,
-        help="comma-separated with a heading, or JSON lines (default: %(default)s)",
-    )
-    output.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, help="the file to write (default: stdout)"
-    )
-    output.add_argument(
-        "--max-bad",
-        metavar="N|P%",
-        default=ExtractConfig.max_bad,
-        help="unreadable pictures that are tolerated; with more, the exit code is 4 "
-        "(default: %(default)s)",
-    )
-    running = parser.add_argument_group("running")
-    running.add_argument(
-        "--weights",
-        metavar="FILE",
-        help="where the trunk's weights are now; they must be those of training "
-        "(default: where they were then)",
-    )
-    running.add_argument(
-        "--batch-size",
-        type=int,
-        metavar="N",
-        help="pictures in one call of the trunk (default: chosen from the device's memory)",
-    )
-    running.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
-        default=ExtractConfig.workers,
-        help="threads that read and decode (default: one for each core, at least 2)",
-    )
     add_common_flags(parser)
     return parser
 
@@ -336,39 +267,3 @@ def _train_head(arguments: argparse.Namespace) -> int:
         return EXIT_FAILED
     log.info("next: predict-images %s SOURCE", shlex.quote(str(folder)))
     return EXIT_OK
-
-
-def _predict_images(arguments: argparse.Namespace) -> int:
-    config = PredictConfig(arguments.top, arguments.format)
-    running = ExtractConfig(
-        batch_size=arguments.batch_size, workers=arguments.workers, max_bad=arguments.max_bad
-    )
-
-    from classify import predict
-    from classify.bundle import load_bundle
-    from extract.source import list_source
-    from extract.stream import Clock
-
-    if arguments.output:
-        predict.check_output(arguments.output)
-    began, clock = time.perf_counter(), Clock()
-    source = list_source(arguments.source)
-    for warning in source.warnings:
-        log.warning("%s", warning)
-    bundle = load_bundle(arguments.head)
-    engine = predict.open_trunk(bundle, arguments.weights, running)
-    start = time.perf_counter() - began
-    predictions = predict.predict(bundle, source.items, engine, config.top, running, clock)
-    if arguments.output:
-        predict.save_predictions(predictions, arguments.output, config.format)
-    else:
-        predict.write_predictions(predictions, sys.stdout, config.format)
-    failed = [p for p in predictions if p.reason is not None]
-    for prediction in failed:
-        log.warning("%s: %s", prediction.key, prediction.reason)
-    log.info(
-        f"{arguments.output or 'stdout'}: {len(source.items) - len(failed)} pictures labelled, "
-        f"{len(failed)} unreadable; start {start:.1f} s, trunk {clock.trunk:.1f} s, "
-        f"waiting for pictures {clock.wait:.1f} s"
-    )
-    return EXIT_TOO_MANY_BAD if len(failed) > running.tolerated(len(source.items)) else EXIT_OK

@@ -77,6 +77,8 @@ CLASS_WEIGHTS = ("balanced",)
 VIEWS = ("none", "random", "all")
 STEPS = ("standardise", "sqrt", "l2", "pca")
 FORMATS = ("csv", "json")
+# What a file is called that is drawn instead of written.
+CHART_ENDINGS = (".png", ".svg", ".pdf")
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "loss")
 # Upper ends that the value itself does not reach, and how they are written.
 _BELOW: Mapping[str, tuple[float, str]] = {

@@ -77,6 +77,14 @@ class LinearHead:
         assert self._plane is not None
         return probabilities(logits(self._plane, flat(X)), self._scale)
 
+    def softmax_weights(self) -> tuple[Rows, Rows]:
+        """Return the (D, K) kernel and (K,) bias, float32, whose softmax is ``predict_proba``."""
+        assert self._plane is not None
+        coef, intercept = (self._scale * values for values in self._plane)
+        if len(coef) == 1:
+            coef, intercept = np.vstack([0 * coef, coef]), np.append(0, intercept)
+        return coef.T.astype(np.float32), intercept.astype(np.float32)
+
     def fits(self, shape: tuple[int, ...], classes: int) -> bool:
         """Say whether the head takes rows of this shape and scores this many classes."""
         assert self._plane is not None
@@ -118,15 +126,9 @@ def fit_linear(
         path = [s for s in specs if s.head == "logistic" and s.class_weight == weight]
         planes: Iterable[Plane] = logistic_path(span, y, path) if path else ()
         fitted |= {s: LinearHead(s, plane) for s, plane in zip(path, planes, strict=True)}
-<<<<<<< HEAD
-    path = [spec for spec in specs if spec.head == "ridge"]
-    for spec, (plane, alone) in zip(path, ridge_path(span, y, path, shows), strict=True):
-        fitted[spec] = LinearHead(spec, plane, fitted_scale(alone, y))
-=======
     if path := [spec for spec in specs if spec.head == "ridge"]:
-        for spec, (plane, alone) in zip(path, ridge_path(span, y, path), strict=True):
+        for spec, (plane, alone) in zip(path, ridge_path(span, y, path, shows), strict=True):
             fitted[spec] = LinearHead(spec, plane, fitted_scale(alone, y))
->>>>>>> ef2baef (Linear heads: no factorisation where no ridge head asks for it, none twice)
     for spec in specs:
         if spec.head == "lda":
             fitted[spec] = LinearHead(spec, discriminant(span, y, spec))

@@ -3,10 +3,11 @@
 import csv
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +39,8 @@ def open_trunk(bundle: Bundle, weights: str | None, config: ExtractConfig) -> En
 
     Args:
         bundle: The trained head.
-        weights: A weights file in the place of the recorded name or path; None for the recorded.
+        weights: A file in the place of the recorded one: of the weights or, where the trunk was a
+            model of one's own, of that; None for the recorded.
         config: Its ``batch_size`` is used.
 
     Returns:
@@ -48,14 +50,16 @@ def open_trunk(bundle: Bundle, weights: str | None, config: ExtractConfig) -> En
         HeadError: The weights are not those that the head was trained on, or are not to be found.
         TrunkError: The trunk cannot be built.
     """
-    name = weights or bundle.trunk.weights
+    field = "trunk" if bundle.trunk.is_file else "weights"
+    name = weights or getattr(bundle.trunk, field)
     if not weights and name not in ("imagenet", "none") and not Path(name).exists():
         raise HeadError(
-            f"weights: {name}, from which the head was trained, is gone; expected the same file; "
+            f"{field}: {name}, from which the head was trained, is gone; expected the same file; "
             "say where it is now with --weights FILE"
         )
+    moved: dict[str, Any] = {field: name}
     engine = open_engine(
-        replace(bundle.trunk, weights=name),
+        replace(bundle.trunk, **moved),
         bundle.dtype,
         config.batch_size,
         precision=bundle.precision,
@@ -63,7 +67,7 @@ def open_trunk(bundle: Bundle, weights: str | None, config: ExtractConfig) -> En
     )
     if engine.weights_sha256 != bundle.weights_sha256:
         raise HeadError(
-            f"weights: {name} has SHA-256 {engine.weights_sha256[:12]}; expected "
+            f"{field}: {name} has SHA-256 {engine.weights_sha256[:12]}; expected "
             f"{bundle.weights_sha256[:12]}, on which the head was trained; name that file with "
             "--weights, or extract and train again"
         )
@@ -95,24 +99,53 @@ def predict(
     Raises:
         EngineError: The trunk cannot be run.
     """
-    scores: NDArray[np.floating] = np.empty((len(items), len(bundle.class_names)), np.float64)
-    reasons: dict[int, str] = {}
-    rows = np.arange(len(items))
+
+    def score(features: dict[str, np.ndarray]) -> NDArray[np.floating]:
+        X = join_layers([features[layer] for layer in bundle.layer.split("+")])
+        return bundle.head.predict_proba(X)
+
+    return label_pictures(items, engine, score, bundle.class_names, top, config, clock)
+
+
+def label_pictures(
+    items: Sequence[Item],
+    engine: Engine,
+    score: Callable[[dict[str, np.ndarray]], NDArray[np.floating]],
+    class_names: Sequence[str],
+    top: int = 1,
+    config: ExtractConfig | None = None,
+    clock: Clock | None = None,
+) -> list[Prediction]:
+    """Label pictures by what an engine gives for them.
+
+    Args:
+        items: The pictures.
+        engine: What runs on them.
+        score: From (b, *shape) features by layer to (b, K) scores.
+        class_names: K names, in the order of the scores.
+        top: Labels for each picture.
+        config: Its ``workers`` is used.
+        clock: Where the seconds of each step are added up.
+
+    Returns:
+        See ``predict``.
+
+    Raises:
+        EngineError: The engine cannot run.
+    """
+    found: dict[int, list[Prediction]] = {}
     workers = (config or ExtractConfig()).workers
     with progress(len(items), "pictures") as bar:
-        for block in stream_features(items, rows, engine, workers, clock):
+        for block in stream_features(items, np.arange(len(items)), engine, workers, clock):
             if len(block.rows):
-                X = join_layers([block.features[layer] for layer in bundle.layer.split("+")])
-                scores[block.rows] = bundle.head.predict_proba(X)
-            reasons |= {failure.row: failure.reason for failure in block.failed}
+                for row, scores in zip(block.rows, score(block.features), strict=True):
+                    found[int(row)] = list(_best(items[row].key, scores, class_names, top))
+            for failure in block.failed:
+                found[failure.row] = [
+                    Prediction(items[failure.row].key, None, None, failure.reason)
+                ]
             bar.update(len(block.rows) + len(block.failed))
-    predictions: list[Prediction] = []
-    for row, item in enumerate(items):
-        if row in reasons:
-            predictions.append(Prediction(item.key, None, None, reasons[row]))
-        else:
-            predictions.extend(_best(item.key, scores[row], bundle.class_names, top))
-    return predictions
+    return [prediction for row in range(len(items)) for prediction in found[row]]
 
 
 def _best(
@@ -162,11 +195,21 @@ def save_predictions(predictions: Iterable[Prediction], path: Path, form: str) -
     Raises:
         HeadError: The file cannot be written.
     """
+    with whole_file(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
+        write_predictions(predictions, file, form)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give the path of a temporary file beside ``path``, which takes its place once it is whole.
+
+    Raises:
+        HeadError: The file cannot be written.
+    """
     path = path.resolve()  # a link stays, and what it leads to is replaced
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with beside.open("w", encoding="utf-8", newline="") as file:
-            write_predictions(predictions, file, form)
+        yield beside
         beside.replace(path)
     except OSError as error:
         raise HeadError(f"{path}: cannot be written: {error.strerror}") from error

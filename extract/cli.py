@@ -140,8 +140,9 @@ def _add_trunk_flags(group: Any) -> None:
     usual = TrunkSpec()
     group.add_argument(
         "--trunk",
-        metavar="NAME",
-        help=f"a model of keras.applications (default: {usual.trunk}); see --list-trunks",
+        metavar="NAME|FILE",
+        help=f"a model of keras.applications (default: {usual.trunk}), see --list-trunks; or a "
+        "model of your own, as model.save writes it into FILE.keras",
     )
     group.add_argument(
         "--weights",
@@ -153,17 +154,17 @@ def _add_trunk_flags(group: Any) -> None:
         "--layer",
         action="append",
         metavar="NAME",
-        help="keep this layer's output; repeatable (default: mixed7 of inception_v3, otherwise the "
-        "last feature map)",
+        help="keep this layer's output, such as the fc1 of a complete vgg16; repeatable (default: "
+        "mixed7 of inception_v3, otherwise the last feature map)",
     )
     group.add_argument(
         "--pooling",
         choices=POOLINGS,
-        help=f"what becomes of a feature map (default: {usual.pooling})",
+        help=f"what becomes of a feature map (default: {usual.pooling}; none for a vector)",
     )
     group.add_argument(
         "--image-size",
-        type=_image_size,
+        type=parse_image_size,
         metavar="N|HxW",
         help="pixels that the trunk sees (default: its native size)",
     )
@@ -181,7 +182,7 @@ def _add_trunk_flags(group: Any) -> None:
         "--preprocess",
         choices=PREPROCESSES,
         help="the model's own, the course's 1/255, or 0..255 as it is "
-        f"(default: {usual.preprocess})",
+        f"(default: {usual.preprocess}; none for a FILE)",
     )
 
 
@@ -214,7 +215,8 @@ def _add_view_flags(group: Any) -> None:
     )
 
 
-def _image_size(text: str) -> tuple[int, int]:
+def parse_image_size(text: str) -> tuple[int, int]:
+    """Turn ``150`` or ``150x200`` into height and width."""
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
     if not match:
         raise argparse.ArgumentTypeError(
@@ -285,12 +287,15 @@ def _print_trunks() -> int:
 
 
 def _print_layers(arguments: argparse.Namespace) -> int:
-    from extract.trunk import list_layers
+    from extract.trunk import list_layers, list_top
 
     given = {"trunk": arguments.trunk, "image_size": arguments.image_size}
     spec = TrunkSpec(**{name: value for name, value in given.items() if value})
-    for index, name, shape in list_layers(spec):
+    listed = list_layers(spec)
+    for index, name, shape in listed:
         print(f"{index:>4} {name:<32} {shape}")
+    for index, name, shape in [] if spec.is_file else list_top(spec, listed):
+        print(f"{index:>4} {name:<32} {shape}  of the complete model")
     return EXIT_OK
 
 

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from extract.backend import load_openvino
-from extract.config import TrunkSpec
+from extract.config import IN_MODEL, TRUNKS, TrunkSpec
 from extract.console import log
 from extract.errors import EngineError
 from extract.trunk import Trunk
@@ -76,6 +76,9 @@ def find_compiled(spec: TrunkSpec, calibration_digest: str = "") -> CompiledTrun
     Returns:
         The trunk; None where there is none, or one that is damaged or of another origin.
     """
+    if not spec.settled:
+        known = _recall(spec)
+        return find_compiled(known, calibration_digest) if known else None
     identity = _identity(spec, calibration_digest)
     folder = _folder(identity)
     try:
@@ -93,11 +96,12 @@ def find_compiled(spec: TrunkSpec, calibration_digest: str = "") -> CompiledTrun
     return found
 
 
-def convert(trunk: Trunk) -> CompiledTrunk:
+def convert(trunk: Trunk, asked: TrunkSpec | None = None) -> CompiledTrunk:
     """Convert a Keras trunk and keep it.
 
     Args:
         trunk: Built on TensorFlow, the one backend whose models are converted here.
+        asked: The spec that it was built from, where that left open what the trunk's own settles.
 
     Returns:
         The converted trunk.
@@ -116,6 +120,8 @@ def convert(trunk: Trunk) -> CompiledTrunk:
             f"{trunk.spec.trunk}: OpenVINO cannot convert it ({str(error).splitlines()[0]}); use "
             "--engine keras"
         ) from error
+    if asked and not asked.settled:
+        _remember(asked, trunk.spec)
     return _keep(model, _identity(trunk.spec, ""), trunk.spec, trunk.shapes, trunk.weights_sha256)
 
 
@@ -164,21 +170,46 @@ def cache_folder() -> Path:
 
 def _identity(spec: TrunkSpec, calibration_digest: str) -> dict[str, Any]:
     """Return all that decides a converted trunk, as JSON holds it."""
-    described = {
-        k: v for k, v in spec.to_dict().items() if k not in ("resize", "interpolation", "weights")
-    }
+    described = {k: v for k, v in spec.to_dict().items() if k not in ("resize", "interpolation")}
     makers = (*_MAKERS, "nncf") if calibration_digest else _MAKERS
-    file = Path(spec.weights)
-    named = spec.weights in ("imagenet", "none")
-    # Keras pins its own files; of a user's file only the content counts.
-    weights = spec.weights if named or not file.is_file() else _digest(file)
+    for name in ("trunk", "weights"):
+        # Keras pins its own files; of a user's file only the content counts.
+        file = Path(described[name])
+        if described[name] not in (*TRUNKS, "imagenet", "none", IN_MODEL) and file.is_file():
+            described[name] = _digest(file)
     return {
         **described,
-        "weights": weights,
         "calibration": calibration_digest,
         "format_version": FORMAT_VERSION,
         "made_by": {name: _version(name) for name in makers},
     }
+
+
+def _asked_file(asked: TrunkSpec) -> Path:
+    """Return the file that remembers what a spec that leaves something open was settled to."""
+    return _folder(_identity(asked, "")).with_suffix(".json")
+
+
+def _remember(asked: TrunkSpec, settled: TrunkSpec) -> None:
+    file = _asked_file(asked)
+    described = {"identity": _identity(asked, ""), "settled": settled.to_dict()}
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs only time
+        file.parent.mkdir(parents=True, exist_ok=True)
+        beside = file.with_suffix(f".{os.getpid()}.partial")
+        beside.write_text(json.dumps(described, indent=2))
+        beside.replace(file)
+
+
+def _recall(asked: TrunkSpec) -> TrunkSpec | None:
+    try:
+        described = json.loads(_asked_file(asked).read_bytes())
+        settled = TrunkSpec.from_dict(described["settled"])
+        sound = settled.settled and described["identity"] == _identity(asked, "")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    # How pictures are resized, and where files are, is as it is asked now.
+    kept = {name: getattr(settled, name) for name in ("layer", "pooling", "image_size")}
+    return replace(asked, **kept) if sound else None
 
 
 def _version(name: str) -> str:
@@ -190,7 +221,7 @@ def _version(name: str) -> str:
 
 def _folder(identity: dict[str, Any]) -> Path:
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return cache_folder() / f"{identity['trunk']}-{key[:16]}"
+    return cache_folder() / f"{Path(identity['trunk']).stem[:32]}-{key[:16]}"
 
 
 def _keep(

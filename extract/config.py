@@ -89,6 +89,9 @@ TRUNKS: Mapping[str, Application] = {
     "xception": Application("xception", "Xception", 299, "block14_sepconv2_act", 2048),
 }
 
+# What a trunk that is a model of one's own ends with, and where its weights are.
+MODEL_ENDING = ".keras"
+IN_MODEL = "model"
 POOLINGS = ("avg", "max", "none")
 RESIZES = ("stretch", "crop", "pad")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
@@ -114,50 +117,95 @@ def check_positive(field: str, value: int | None) -> None:
 class TrunkSpec:
     """The trunk and how a picture enters it: all that decides the features, but their type.
 
-    ``layer`` left empty becomes the trunk's usual cut and ``image_size`` left out its native size,
-    so that a finished spec is always concrete.
+    What is left empty takes its usual value: at once where the trunk is a ``keras.applications``
+    model and its layer known; otherwise once the model is built, see ``settled``.
 
     Attributes:
-        trunk: A name in ``TRUNKS``.
-        weights: ``imagenet``, ``none`` (seeded random) or the path of a weights file.
-        layer: Names of the layers whose output is kept, in one pass.
+        trunk: A name in ``TRUNKS``, or the path of a model of one's own, which ends in ``.keras``.
+        weights: ``imagenet``, ``none`` (seeded random) or the path of a weights file; ``model``
+            where the trunk is a file, which holds them.
+        layer: Names of the layers whose output is kept, in one pass; ``output`` is the complete
+            model's own.
         pooling: What becomes of a feature map: ``avg`` or ``max`` over its positions, or ``none``.
+            Left empty, ``avg``, and ``none`` where no layer gives a map.
         image_size: Height and width in pixels.
         resize: ``stretch`` to that size, ``crop`` the middle, or ``pad`` with black.
         interpolation: The resampling filter, as Pillow names them.
-        preprocess: ``auto`` is the model's own, ``rescale`` is 1/255, ``none`` leaves 0..255.
+        preprocess: ``auto`` is the model's own, ``rescale`` is 1/255, ``none`` leaves 0..255. Left
+            empty, ``auto``, and ``none`` where the trunk is a file.
 
     Raises:
-        SettingError: A value is unknown or out of range.
+        SettingError: A value is unknown, out of range or without effect.
     """
 
     trunk: str = "inception_v3"
-    weights: str = "imagenet"
+    weights: str = ""
     layer: tuple[str, ...] = ()
-    pooling: str = "avg"
+    pooling: str = ""
     image_size: tuple[int, int] = (0, 0)
     resize: str = "stretch"
     interpolation: str = "bilinear"
-    preprocess: str = "auto"
+    preprocess: str = ""
 
     def __post_init__(self) -> None:
+        for name in ("layer", "image_size"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.is_file:
+            self._complete_file()
+        else:
+            self._complete_application()
+        if self.pooling:
+            check_choice("pooling", self.pooling, POOLINGS)
+        check_choice("resize", self.resize, RESIZES)
+        check_choice("interpolation", self.interpolation, INTERPOLATIONS)
+        check_choice("preprocess", self.preprocess, PREPROCESSES)
+        if self.image_size != (0, 0):
+            for side in self.image_size:
+                check_positive("image_size", side)
+        if len(set(self.layer)) != len(self.layer):
+            raise SettingError(f"layer: found {', '.join(self.layer)}; expected each layer once")
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the trunk is a model of one's own."""
+        return self.trunk.endswith(MODEL_ENDING)
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left to be read from the model itself."""
+        return bool(self.layer and self.pooling and all(self.image_size))
+
+    def _complete_application(self) -> None:
         if self.trunk not in TRUNKS:
             raise SettingError(
                 f"{unknown_name('trunk', self.trunk, TRUNKS)}; see extract-features --list-trunks"
             )
-        check_choice("pooling", self.pooling, POOLINGS)
-        check_choice("resize", self.resize, RESIZES)
-        check_choice("interpolation", self.interpolation, INTERPOLATIONS)
-        check_choice("preprocess", self.preprocess, PREPROCESSES)
-        native = TRUNKS[self.trunk]
-        object.__setattr__(self, "layer", tuple(self.layer) or (native.cut,))
-        if tuple(self.image_size) == (0, 0):
-            object.__setattr__(self, "image_size", (native.image_size, native.image_size))
-        object.__setattr__(self, "image_size", tuple(self.image_size))
-        for side in self.image_size:
-            check_positive("image_size", side)
-        if len(set(self.layer)) != len(self.layer):
-            raise SettingError(f"layer: found {', '.join(self.layer)}; expected each layer once")
+        known = TRUNKS[self.trunk]
+        usual = {
+            "weights": "imagenet",
+            "layer": (known.cut,),
+            # That cut is a feature map; of another layer it is not known yet.
+            "pooling": "avg" if self.layer in ((), (known.cut,)) else "",
+            "preprocess": "auto",
+        }
+        for name, value in usual.items():
+            object.__setattr__(self, name, getattr(self, name) or value)
+        if self.image_size == (0, 0):
+            object.__setattr__(self, "image_size", (known.image_size, known.image_size))
+
+    def _complete_file(self) -> None:
+        if self.weights not in ("", IN_MODEL):
+            raise SettingError(
+                f"weights: found {self.weights} beside the trunk {self.trunk}, which holds its "
+                "own; leave --weights out"
+            )
+        if self.preprocess == "auto":
+            raise SettingError(
+                f"preprocess auto: not known of {self.trunk}; expected none (0..255, for a model "
+                "that rescales by itself) or rescale (1/255)"
+            )
+        object.__setattr__(self, "weights", IN_MODEL)
+        object.__setattr__(self, "preprocess", self.preprocess or "none")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON can hold them."""

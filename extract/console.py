@@ -71,7 +71,10 @@ def run_command(
     Returns:
         The exit code: see ``extract.errors``.
     """
-    arguments = parser.parse_args(argv)
+    # Flags may stand between two words of which one is optional only if they are parsed apart; that
+    # formats the usage a second time.
+    parser.usage = parser.format_usage().removeprefix("usage: ").strip().replace("%", "%%")
+    arguments = parser.parse_intermixed_args(argv)
     handler = _Handler()
     log.handlers = [handler]
     log.propagate = False

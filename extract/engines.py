@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from extract.backend import (
+    as_list,
     backend_name,
     compile_model,
     fetch,
@@ -81,7 +82,7 @@ def open_engine(
     batch_size: int | None = None,
     engine: str = "auto",
     precision: str = "float32",
-    calibrate: Callable[[], Calibration] | str = "",
+    calibrate: Callable[[TrunkSpec], Calibration] | str = "",
 ) -> Engine:
     """Make the engine that runs a trunk on this machine.
 
@@ -92,8 +93,8 @@ def open_engine(
         engine: ``keras``, ``openvino``, or ``auto``: Keras where it sees a GPU or runs on another
             backend than TensorFlow, otherwise OpenVINO if it can convert the trunk.
         precision: What the trunk computes in: ``float32``, ``bfloat16``, ``float16`` or ``int8``.
-        calibrate: For int8: gives the pictures that it is calibrated on, or is the SHA-256 of those
-            that it was calibrated on.
+        calibrate: For int8: gives the pictures that it is calibrated on, as that trunk sees them,
+            or is the SHA-256 of those that it was calibrated on.
 
     Returns:
         The engine, ready to run.
@@ -109,7 +110,7 @@ def open_engine(
     if compiled is None:
         trunk = build_trunk(spec)
         try:
-            compiled = convert(trunk)
+            compiled = convert(trunk, spec)
         except EngineError as error:
             if engine == "openvino" or precision != "float32":
                 raise
@@ -124,7 +125,7 @@ def _open_int8(
     plain: CompiledTrunk,
     dtype: str,
     batch_size: int | None,
-    calibrate: Callable[[], Calibration] | str,
+    calibrate: Callable[[TrunkSpec], Calibration] | str,
 ) -> "OpenVinoEngine":
     if isinstance(calibrate, str):
         compiled = find_compiled(plain.spec, calibrate) if calibrate else None
@@ -134,7 +135,7 @@ def _open_int8(
                 "that made the features; run their extract-features command again"
             )
         return OpenVinoEngine(compiled, dtype, batch_size, "int8", calibration_sha256=calibrate)
-    calibration = calibrate()
+    calibration = calibrate(plain.spec)
     digest = calibration.digest
     compiled = find_compiled(plain.spec, digest) or quantise(plain, calibration)
     return OpenVinoEngine(compiled, dtype, batch_size, "int8", calibration.keys, digest)
@@ -240,7 +241,9 @@ def choose_batch_size(trunk: Trunk) -> int:
         return CPU_BATCH["keras"]
     cut = next(layer for layer in trunk.model.layers if hasattr(layer, "layers"))
     image_bytes = 4 * sum(
-        int(np.prod([side or 1 for side in layer.output.shape[1:]])) for layer in cut.layers
+        int(np.prod([side or 1 for side in output.shape[1:]]))
+        for layer in cut.layers
+        for output in as_list(layer.output)
     )
     memory = gpu_memory_bytes() or 4 * 2**30
     low, high = GPU_BATCH_RANGE

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from extract.config import ExtractConfig, TrunkSpec, ViewSpec
+from extract.config import MODEL_ENDING, ExtractConfig, TrunkSpec, ViewSpec
 from extract.engines import Engine
 from extract.errors import ImageError, SettingError, StoreError
 from extract.source import Item, Source, read_item
@@ -43,20 +43,23 @@ def settle(out: Path, settings: Mapping[str, Any]) -> Settled:
         for names in (TRUNK_FIELDS, CONFIG_FIELDS, VIEW_FIELDS)
     )
     config = ExtractConfig(**running)
+    # A store must find its files from any folder.
     if wanted.get("weights") not in (None, "imagenet", "none"):
-        # A store must find its weights from any folder.
         wanted["weights"] = str(Path(wanted["weights"]).absolute())
+    if wanted.get("trunk", "").endswith(MODEL_ENDING):
+        wanted["trunk"] = str(Path(wanted["trunk"]).absolute())
     if not out.exists():
         return Settled(TrunkSpec(**wanted), config, ViewSpec(**views), given)
     with open_store(out) as store:
         stored = {**store.spec.to_dict(), **asdict(store.view_spec)}
         stored |= {name: store.attributes[name] for name in _NUMBERS}
     asked = {**wanted, **views, **{name: given[name] for name in _NUMBERS if name in given}}
-    # Weights are compared by digest, once they are loaded.
     differing = [
         f"{name} (stored {_show(stored[name])}, asked {_show(value)})"
         for name, value in asked.items()
-        if name != "weights" and value != stored[name] and _show(value) != _show(stored[name])
+        if not _is_digested(name, stored[name], value)
+        and value != stored[name]
+        and _show(value) != _show(stored[name])
     ]
     if differing and not config.overwrite:
         raise StoreError(
@@ -70,6 +73,12 @@ def settle(out: Path, settings: Mapping[str, Any]) -> Settled:
     return Settled(spec, config, ViewSpec.from_dict(stored), {**given, "trunk": spec.trunk})
 
 
+def _is_digested(name: str, stored: Any, now: Any) -> bool:
+    """Say whether two values are compared by digest, once they are loaded, and may differ here."""
+    files = str(stored).endswith(MODEL_ENDING) and str(now).endswith(MODEL_ENDING)
+    return name == "weights" or (name == "trunk" and files)
+
+
 def _show(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
@@ -78,7 +87,11 @@ def find_difference(out: Path, source: Source, engine: Engine, views: ViewSpec) 
     """Name what sets a store apart from what is to be made; empty if nothing does."""
     with open_store(out) as store:
         stored = store.spec.to_dict()
-        changed = [k for k, v in engine.spec.to_dict().items() if k != "weights" and stored[k] != v]
+        changed = [
+            name
+            for name, now in engine.spec.to_dict().items()
+            if not _is_digested(name, stored[name], now) and stored[name] != now
+        ]
         changed += [name for name in _NUMBERS if store.attributes[name] != getattr(engine, name)]
         # In float32 the engines agree to 1e-4; in a low precision each rounds in its own way.
         if engine.precision != "float32" and store.attributes.get("engine") != engine.name:

@@ -122,7 +122,7 @@ def _open(
     """Open the engine; a trunk that nobody asked for may be replaced by VGG16, with a warning."""
 
     def opened(spec: TrunkSpec) -> Engine:
-        calibrate = partial(choose_calibration, items, spec, config.workers)
+        calibrate = partial(choose_calibration, items, workers=config.workers)
         return open_engine(
             *(spec, config.dtype, config.batch_size, config.engine, config.precision),
             calibrate=calibrate,

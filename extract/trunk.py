@@ -7,13 +7,26 @@ what is exported are the same function.
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from extract.backend import as_list, load_keras
 from extract.config import TRUNKS, TrunkSpec
 from extract.errors import TrunkError, unknown_name
+from extract.model_file import (
+    Cut,
+    choose_layer,
+    digest_model_file,
+    find_cuts,
+    load_model_file,
+    settle_size,
+)
 from extract.weights import build_application, digest_weights, load_application
+
+# The name of a complete model's own output, whatever its last layer is called.
+OUTPUT = "output"
 
 
 @dataclass(frozen=True)
@@ -21,17 +34,26 @@ class Trunk:
     """A frozen trunk, ready to run.
 
     Attributes:
-        spec: What was asked for.
+        spec: What was asked for, settled.
         model: A Keras model from (B, H, W, 3) uint8 pixels to float32 features, a list of them
             for several layers.
         shapes: Shape of one picture's features, by layer.
-        weights_sha256: SHA-256 over the values the model holds, whatever file they came from.
+        weights_sha256: SHA-256 over the values the model holds, whatever file they came from; for
+            a model of one's own over its architecture too.
     """
 
     spec: TrunkSpec
     model: Any
     shapes: dict[str, tuple[int, ...]]
     weights_sha256: str
+
+
+class ListedLayer(NamedTuple):
+    """A layer that a trunk can be cut at: its shape has the batch first, as None."""
+
+    index: int
+    name: str
+    shape: tuple[int | None, ...]
 
 
 def build_trunk(spec: TrunkSpec, precision: str = "float32") -> Trunk:
@@ -47,43 +69,56 @@ def build_trunk(spec: TrunkSpec, precision: str = "float32") -> Trunk:
 
     Raises:
         WeightsUnavailableError: ImageNet weights are not to be had.
-        TrunkError: The layer is unknown, the size too small, or the weights do not fit.
+        TrunkError: The layer is unknown, the size wrong, or the weights do not fit.
     """
     keras = load_keras()
-    with _computing_in(keras, precision):
-        whole = load_application(spec)
-    layers = name_layers(whole)
-    outputs = [_layer_output(spec, layers, name) for name in spec.layer]
-    cut = keras.Model(whole.inputs, outputs, name=spec.trunk)
+    if spec.is_file:
+        spec, inputs, cuts = _open_file(keras, spec, precision)
+    else:
+        with _computing_in(keras, precision):
+            whole = load_application(spec, _needs_top(spec))
+        inputs, cuts = whole.inputs, _application_cuts(whole)
+    outputs = [_choose(spec, cuts, name).output() for name in spec.layer]
+    cut = keras.Model(inputs, outputs, name="trunk" if spec.is_file else spec.trunk)
     cut.trainable = False
     pixels = keras.Input((*spec.image_size, 3), dtype="uint8", name="pixels")
     # training=False is baked in, so that dropout and batch normalisation stay in inference mode
     # wherever this model is used.
     prepared = _preprocess(keras, spec, keras.ops.cast(pixels, "float32"))
     maps = [keras.ops.cast(m, "float32") for m in as_list(cut(prepared, training=False))]
-    features = [
-        _pool(keras, spec, name, output) for name, output in zip(spec.layer, maps, strict=True)
-    ]
-    outputs = features if len(features) > 1 else features[0]
-    model = keras.Model(pixels, outputs, name=f"{spec.trunk}_features")
+    spec = _settle_pooling(spec, [tuple(m.shape) for m in maps])
+    features = [_pool(keras, spec.pooling, output) for output in maps]
+    model = keras.Model(
+        pixels, features if len(features) > 1 else features[0], name=f"{cut.name}_features"
+    )
     shapes = {
-        name: tuple(int(side) for side in feature.shape[1:])
-        for name, feature in zip(spec.layer, features, strict=True)
+        name: tuple(feature.shape[1:]) for name, feature in zip(spec.layer, features, strict=True)
     }
-    return Trunk(spec, model, shapes, digest_weights(cut))
+    digest = digest_weights(cut)
+    if spec.is_file:
+        digest = digest_model_file(Path(spec.trunk), digest)
+    return Trunk(spec, model, shapes, digest)
 
 
-def list_layers(spec: TrunkSpec) -> list[tuple[int, str, tuple[int | None, ...]]]:
+def list_layers(spec: TrunkSpec) -> list[ListedLayer]:
     """List the layers a trunk can be cut at, in the order of Keras' ``model.layers``.
-
-    Returns:
-        Index, name and output shape (batch first, as None) of every layer.
 
     Raises:
         TrunkError: The trunk cannot be built at this size.
     """
-    names = name_layers(build_application(spec, weights=None))
-    return [(i, name, tuple(layer.output.shape)) for i, (name, layer) in enumerate(names.items())]
+    if spec.is_file:
+        cuts = _open_file(load_keras(), spec, "float32")[2]
+    else:
+        cuts = _application_cuts(build_application(spec, None))
+    return [ListedLayer(i, name, cut.shape) for i, (name, cut) in enumerate(cuts.items())]
+
+
+def list_top(spec: TrunkSpec, listed: list[ListedLayer]) -> list[ListedLayer]:
+    """List the layers of the complete application that are not ``listed`` already."""
+    known = {layer.name for layer in listed}
+    cuts = _application_cuts(build_application(spec, None, top=True))
+    found = [ListedLayer(i, name, cut.shape) for i, (name, cut) in enumerate(cuts.items())]
+    return [layer for layer in found if layer.name not in known]
 
 
 def name_layers(model: Any) -> dict[str, Any]:
@@ -123,13 +158,61 @@ def _computing_in(keras: Any, precision: str) -> Iterator[None]:
         keras.config.set_dtype_policy(former)
 
 
-def _layer_output(spec: TrunkSpec, layers: dict[str, Any], name: str) -> Any:
-    if name not in layers:
+def _needs_top(spec: TrunkSpec) -> bool:
+    """Say whether a layer is in the complete application only, which takes its native size.
+
+    Raises:
+        TrunkError: A layer is in neither, or in the complete model and the size is another.
+    """
+    native = TRUNKS[spec.trunk]
+    if spec.layer == (native.cut,):
+        return False
+    cuts = _application_cuts(build_application(spec, None))
+    if cuts.keys() >= set(spec.layer):
+        return False
+    complete = _application_cuts(build_application(spec, None, top=True))
+    for name in spec.layer:
+        if name not in complete:
+            _choose(spec, cuts | complete, name)
+    if spec.image_size != (native.image_size, native.image_size):
+        height, width = spec.image_size
         raise TrunkError(
-            f"{spec.trunk}: {unknown_name('layer', name, layers)}"
+            f"layer {', '.join(spec.layer)}: in the complete {spec.trunk} only, which takes "
+            f"{native.image_size} x {native.image_size} pixels, found {width} x {height}; leave "
+            "--image-size out"
+        )
+    return True
+
+
+def _application_cuts(model: Any) -> dict[str, Cut]:
+    return {
+        name: Cut(tuple(layer.output.shape), partial(getattr, layer, "output"))
+        for name, layer in name_layers(model).items()
+    }
+
+
+def _open_file(
+    keras: Any, spec: TrunkSpec, precision: str
+) -> tuple[TrunkSpec, Any, dict[str, Cut]]:
+    """Load a model of one's own and read from it what the spec leaves open."""
+    model = load_model_file(Path(spec.trunk), precision)
+    spec = replace(spec, image_size=settle_size(spec, model))
+    # Floats whatever the model says: preprocessing may come before it.
+    entry = keras.Input((*spec.image_size, 3), dtype="float32")
+    cuts = find_cuts(model, entry)
+    if not cuts:
+        raise TrunkError(f"{spec.trunk}: found no layer to cut at; expected a model with layers")
+    return replace(spec, layer=spec.layer or (choose_layer(cuts),)), entry, cuts
+
+
+def _choose(spec: TrunkSpec, cuts: dict[str, Cut], name: str) -> Cut:
+    """Return the cut of that name; ``output`` is the last one, unless a layer is called so."""
+    if name not in cuts and name != OUTPUT:
+        raise TrunkError(
+            f"{spec.trunk}: {unknown_name('layer', name, cuts)}"
             f"; see extract-features --list-layers --trunk {spec.trunk}"
         )
-    return layers[name].output
+    return cuts[name] if name in cuts else cuts[list(cuts)[-1]]
 
 
 def _preprocess(keras: Any, spec: TrunkSpec, pixels: Any) -> Any:
@@ -141,13 +224,21 @@ def _preprocess(keras: Any, spec: TrunkSpec, pixels: Any) -> Any:
     return getattr(keras.applications, TRUNKS[spec.trunk].module).preprocess_input(pixels)
 
 
-def _pool(keras: Any, spec: TrunkSpec, name: str, output: Any) -> Any:
-    if spec.pooling == "none":
-        return output
-    if len(output.shape) != 4:
-        raise TrunkError(
-            f"layer {name}: gives {tuple(output.shape[1:])}, so pooling {spec.pooling} can have no "
-            "effect; use --pooling none"
+def _settle_pooling(spec: TrunkSpec, shapes: list[tuple[int | None, ...]]) -> TrunkSpec:
+    """Settle what was left open, and refuse a pooling that can have no effect."""
+    is_map = any(len(shape) == 4 for shape in shapes)
+    if spec.pooling not in ("", "none") and not is_map:
+        found = ", ".join(
+            f"{name} gives {shape[1:]}" for name, shape in zip(spec.layer, shapes, strict=True)
         )
-    layer = {"avg": "GlobalAveragePooling2D", "max": "GlobalMaxPooling2D"}[spec.pooling]
+        raise TrunkError(
+            f"layer {found}, so pooling {spec.pooling} can have no effect; use --pooling none"
+        )
+    return replace(spec, pooling=spec.pooling or ("avg" if is_map else "none"))
+
+
+def _pool(keras: Any, pooling: str, output: Any) -> Any:
+    if pooling == "none" or len(output.shape) != 4:
+        return output
+    layer = {"avg": "GlobalAveragePooling2D", "max": "GlobalMaxPooling2D"}[pooling]
     return getattr(keras.layers, layer)()(output)

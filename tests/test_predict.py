@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from classify.bundle import Bundle, load_bundle
-from classify.cli import predict_images, train_head
+from classify.cli import train_head
 from classify.predict import Prediction, open_trunk, predict, write_predictions
+from classify.predict_cli import predict_images
 from extract.config import ExtractConfig
 from extract.engines import Engine
 from extract.errors import HeadError

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from classify.cli import predict_images_parser, train_head_parser
+from classify.cli import train_head_parser
+from classify.predict_cli import predict_images_parser
 from extract.cli import extract_features_parser, show_features_parser
 from extract.config import ExtractConfig, TrunkSpec, ViewSpec
 from extract.store import open_store
@@ -22,18 +23,10 @@ PARSERS = (extract_features_parser, show_features_parser, train_head_parser, pre
 # Lowest first: a file imports only what stands before it.
 ORDER = {
     "extract": (
+        *("errors", "config", "console", "source", "decode", "views", "backend", "weights"),
         *(
-            "errors",
-            "config",
-            "console",
-            "source",
-            "decode",
-            "views",
-            "backend",
-            "weights",
+            "model_file",
             "trunk",
-        ),
-        *(
             "compiled",
             "engines",
             "layout",
@@ -49,7 +42,7 @@ ORDER = {
     "classify": (
         *("config", "candidates", "rows", "views", "dataset", "splits", "metrics", "transforms"),
         *("stacked", "fitting", "heads", "linear", "estimators", "train", "result", "journal"),
-        *("search", "bundle", "predict", "cli"),
+        *("search", "bundle", "predict", "chart", "imagenet", "predict_cli", "cli"),
     ),
 }
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from classify.cli import predict_images, predict_images_parser, train_head, train_head_parser
+from classify.cli import train_head, train_head_parser
 from classify.config import HeadSpec, PredictConfig, TrainConfig
+from classify.predict_cli import predict_images, predict_images_parser
 from extract.config import ExtractConfig, TrunkSpec
 from extract.run import extract_features
 from tests.conftest import QUICK, MakeStore
@@ -152,8 +153,9 @@ def test_a_logistic_head_never_loads_keras(store: Path) -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     script = (
-        "import sys; from classify.cli import *; import classify.cli as c;"
-        "c.train_head_parser().format_help(); c.predict_images_parser().format_help();"
+        "import sys; import classify.cli, classify.predict_cli;"
+        "classify.cli.train_head_parser().format_help();"
+        "classify.predict_cli.predict_images_parser().format_help();"
         "heavy = ('numpy', 'sklearn', 'skops', 'keras', 'h5py', 'matplotlib', 'PIL', 'tensorflow');"
         "print([name for name in heavy if name in sys.modules])"
     )
@@ -195,7 +197,7 @@ def test_predict_to_stdout_and_to_a_file(
     trained: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
-    assert predict_images([str(trained), str(pictures), "--top", "2"]) == 0
+    assert predict_images([str(trained), "--top", "2", str(pictures)]) == 0
     shown = capsys.readouterr()
     rows = list(csv.DictReader(shown.out.splitlines()))
     assert len(rows) == 16

@@ -204,18 +204,21 @@ def test_random_weights_are_the_same_every_time() -> None:
     np.testing.assert_array_equal(features(make()), features(make()))
 
 
-def build_elsewhere(home: Path, proxy: str, trunk: str, timeout_s: float = 10.0) -> str:
+def build_elsewhere(
+    home: Path, proxy: str, trunk: str, timeout_s: float = 10.0, layer: str = ""
+) -> str:
     """Build a trunk with ImageNet's weights in a process with its own Keras cache and network."""
     code = (
         "import sys; from extract import weights; from extract.trunk import build_trunk\n"
         "from extract.config import TrunkSpec; from extract.errors import TrunkError\n"
         f"weights.DOWNLOAD_TIMEOUT_S = {timeout_s}\n"
-        "try: trunk = build_trunk(TrunkSpec(trunk=sys.argv[1], image_size=(224, 224)))\n"
+        "spec = TrunkSpec(trunk=sys.argv[1], image_size=(224, 224), layer=tuple(sys.argv[2:]))\n"
+        "try: trunk = build_trunk(spec)\n"
         "except TrunkError as error: print(type(error).__name__, error)\n"
         "else: print(trunk.model.get_weights()[0][0, 0, 0, :3])"
     )
     child = subprocess.run(
-        [sys.executable, "-c", code, trunk],
+        [sys.executable, "-c", code, trunk, *([layer] if layer else [])],
         env={**os.environ, "KERAS_HOME": str(home), "https_proxy": proxy},
         capture_output=True,
         text=True,

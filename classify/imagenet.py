@@ -1,0 +1,71 @@
+"""The classes that a complete model scores by itself: ImageNet's, or those of a model of one's own.
+
+``imagenet.txt`` holds the names of the 1,000 classes of the ILSVRC 2012 challenge, a line each, in
+the order in which every ``keras.applications`` model scores them.
+"""
+
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extract.config import ExtractConfig, TrunkSpec
+from extract.engines import Engine, open_engine
+from extract.errors import TrunkError
+from extract.trunk import OUTPUT
+
+
+def open_classifier(config: ExtractConfig, **settings: Any) -> tuple[Engine, tuple[str, ...]]:
+    """Open a complete model with its top.
+
+    Args:
+        config: Its ``batch_size`` is used.
+        **settings: Fields of TrunkSpec, of which ``layer`` and ``pooling`` are not free here.
+
+    Returns:
+        The engine that gives its scores, and K class names: ImageNet's, or for a model of one's
+        own, which does not say them, the numbers from 0 on.
+
+    Raises:
+        WeightsUnavailableError: ImageNet weights are not to be had.
+        TrunkError: The model cannot be built, or gives something else than one score a class.
+    """
+    spec = TrunkSpec(layer=(OUTPUT,), pooling="none", **settings)
+    engine = open_engine(spec, batch_size=config.batch_size)
+    shape = engine.shapes[OUTPUT]
+    if len(shape) != 1:
+        raise TrunkError(f"{spec.trunk}: gives {shape} for a picture; expected one score a class")
+    if not spec.is_file:
+        return engine, imagenet_names()
+    # One output is the score of the second of two classes.
+    return engine, tuple(map(str, range(max(2, shape[0]))))
+
+
+def imagenet_names() -> tuple[str, ...]:
+    """Return the names of ImageNet's 1,000 classes, in the order of the scores."""
+    return tuple((files("classify") / "imagenet.txt").read_text("utf-8").splitlines())
+
+
+def to_scores(engine: Engine, features: dict[str, np.ndarray]) -> NDArray[np.floating]:
+    """Turn what a complete model gives into a score for each class.
+
+    Args:
+        engine: From ``open_classifier``.
+        features: (b, K) by layer, of which there is one; (b, 1) for two classes.
+
+    Returns:
+        (b, K) in 0 to 1, of which each row adds up to 1.
+
+    Raises:
+        TrunkError: They are no such scores.
+    """
+    (scores,) = features.values()
+    if scores.shape[1] == 1:
+        scores = np.concatenate([1 - scores, scores], axis=1)
+    if scores.min() < 0 or abs(scores.sum(axis=1) - 1).max() > 1e-3:
+        raise TrunkError(
+            f"{engine.spec.trunk}: gives {scores.min():.3g} to {scores.max():.3g} for a picture; "
+            "expected scores of 0 to 1 that add up to 1, as softmax or one sigmoid gives them"
+        )
+    return scores

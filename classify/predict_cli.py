@@ -1,0 +1,224 @@
+"""The command predict-images: arguments -> settings -> labels."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from classify.config import CHART_ENDINGS, FORMATS, PredictConfig
+from extract.cli import parse_image_size
+from extract.config import PREPROCESSES, ExtractConfig
+from extract.console import add_common_flags, log, run_command
+from extract.errors import EXIT_OK, EXIT_TOO_MANY_BAD, SettingError
+
+_EXAMPLES = """\
+examples:
+  predict-images out_head/ data/validation
+  predict-images out_head/ data/validation --top 3 --format json -o labels.jsonl
+  predict-images photo.jpg --trunk vgg16 --top 5
+  predict-images photo.jpg --trunk vgg16 -o chart.png
+
+With DIR, a head that train-head has trained; with --trunk, the classes that a complete model scores
+by itself. Columns: key, label, score (0 to 1), reason (why a picture could not be read; it has no
+label).
+"""
+# What decides a complete model; a head knows all of it.
+_MODEL_FLAGS = ("trunk", "image_size", "preprocess")
+_CHART_TOP = 10
+
+
+def predict_images(argv: list[str] | None = None) -> int:
+    """Run the command ``predict-images``; returns its exit code."""
+    return run_command(predict_images_parser(), _predict_images, argv)
+
+
+def predict_images_parser() -> argparse.ArgumentParser:
+    """Build the parser of ``predict-images``."""
+    parser = argparse.ArgumentParser(
+        prog="predict-images",
+        description="Label pictures with a trained head, or with a complete model.\n\n" + _EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "head", metavar="DIR", type=Path, nargs="?", help="a folder made by train-head"
+    )
+    parser.add_argument("source", metavar="SOURCE", help="a folder of pictures, or one picture")
+    _add_model_flags(parser.add_argument_group("without DIR"))
+    _add_output_flags(parser.add_argument_group("output"))
+    running = parser.add_argument_group("running")
+    running.add_argument(
+        "--weights",
+        metavar="NAME|FILE",
+        help="of DIR: where the trunk's weights are now, which must be those of training; of a "
+        "complete model: imagenet (default), none, or a file with top",
+    )
+    running.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="pictures in one call of the trunk (default: chosen from the device's memory)",
+    )
+    running.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        default=ExtractConfig.workers,
+        help="threads that read and decode (default: one for each core, at least 2)",
+    )
+    add_common_flags(parser)
+    return parser
+
+
+def _add_model_flags(group: Any) -> None:
+    group.add_argument(
+        "--trunk",
+        metavar="NAME|FILE",
+        help="a complete model of keras.applications, with ImageNet's 1,000 classes; or a model of "
+        "your own, as model.save writes it into FILE.keras",
+    )
+    group.add_argument(
+        "--image-size",
+        type=parse_image_size,
+        metavar="N|HxW",
+        help="pixels that a FILE sees, where it takes any",
+    )
+    group.add_argument(
+        "--preprocess",
+        choices=PREPROCESSES,
+        help="the model's own, 1/255, or 0..255 as it is (default: auto; none for a FILE)",
+    )
+
+
+def _add_output_flags(group: Any) -> None:
+    usual = PredictConfig()
+    group.add_argument(
+        "--top",
+        type=int,
+        metavar="N",
+        help=f"labels a picture, best first (default: {usual.top}; {_CHART_TOP} in a chart)",
+    )
+    group.add_argument(
+        "--format",
+        choices=FORMATS,
+        help=f"comma-separated with a heading, or JSON lines (default: {usual.format})",
+    )
+    group.add_argument(
+        *("-o", "--output"),
+        metavar="FILE",
+        type=Path,
+        help="the file to write (default: stdout); for one picture .png, .svg or .pdf draws a "
+        "chart",
+    )
+    group.add_argument(
+        "--max-bad",
+        metavar="N|P%",
+        default=ExtractConfig.max_bad,
+        help="unreadable pictures that are tolerated; with more, the exit code is 4 "
+        "(default: %(default)s)",
+    )
+
+
+def _settings(arguments: argparse.Namespace, chart: bool) -> tuple[PredictConfig, ExtractConfig]:
+    """Check the arguments against each other; loads nothing heavy."""
+    given = [name for name in _MODEL_FLAGS if getattr(arguments, name) is not None]
+    if arguments.head and given:
+        raise SettingError(
+            f"{', '.join(given)}: has no effect beside {arguments.head}, whose head knows its "
+            "trunk; leave the one or the other out"
+        )
+    if not arguments.head and not arguments.trunk:
+        raise SettingError(
+            f"found SOURCE {arguments.source} alone; expected DIR, a folder made by train-head, "
+            "before it, or --trunk NAME for a complete model"
+        )
+    if chart and arguments.format:
+        raise SettingError(f"format: has no effect on {arguments.output}, which is drawn")
+    usual = PredictConfig()
+    top = _CHART_TOP if chart else usual.top
+    running = ExtractConfig(
+        batch_size=arguments.batch_size, workers=arguments.workers, max_bad=arguments.max_bad
+    )
+    return PredictConfig(
+        top if arguments.top is None else arguments.top, arguments.format or usual.format
+    ), running
+
+
+def _predict_images(arguments: argparse.Namespace) -> int:
+    chart = arguments.output is not None and arguments.output.suffix.lower() in CHART_ENDINGS
+    config, running = _settings(arguments, chart)
+
+    from classify import predict
+    from extract.source import list_source
+    from extract.stream import Clock
+
+    if arguments.output:
+        predict.check_output(arguments.output)
+    began, clock = time.perf_counter(), Clock()
+    source = list_source(arguments.source)
+    for warning in source.warnings:
+        log.warning("%s", warning)
+    if chart and len(source.items) != 1:
+        raise SettingError(
+            f"{arguments.output}: found {len(source.items)} pictures in {arguments.source}; "
+            "expected one for a chart; name one, or a file that ends in .csv"
+        )
+    label = _open_head(arguments, running) if arguments.head else _open_model(arguments, running)
+    clock.start = time.perf_counter() - began
+    predictions = label(source.items, top=config.top, config=running, clock=clock)
+    _write(predictions, arguments.output, config.format, chart)
+    return _report(predictions, arguments.output, running, clock)
+
+
+def _open_head(arguments: argparse.Namespace, running: ExtractConfig) -> Any:
+    """Return what labels pictures with a trained head."""
+    from classify import predict
+    from classify.bundle import load_bundle
+
+    bundle = load_bundle(arguments.head)
+    engine = predict.open_trunk(bundle, arguments.weights, running)
+    return lambda items, **settings: predict.predict(bundle, items, engine, **settings)
+
+
+def _open_model(arguments: argparse.Namespace, running: ExtractConfig) -> Any:
+    """Return what labels pictures with a complete model."""
+    from classify import imagenet, predict
+
+    names = (*_MODEL_FLAGS, "weights")
+    given = {name: getattr(arguments, name) for name in names}
+    engine, class_names = imagenet.open_classifier(
+        running, **{name: value for name, value in given.items() if value is not None}
+    )
+    if engine.spec.is_file:
+        log.info("%s does not name its classes: labels are their numbers", engine.spec.trunk)
+    score = partial(imagenet.to_scores, engine)
+    return partial(predict.label_pictures, engine=engine, score=score, class_names=class_names)
+
+
+def _write(predictions: Sequence[Any], output: Path | None, form: str, chart: bool) -> None:
+    from classify.chart import save_chart
+    from classify.predict import save_predictions, write_predictions
+
+    if output is None:
+        write_predictions(predictions, sys.stdout, form)
+    elif not chart:
+        save_predictions(predictions, output, form)
+    elif predictions[0].reason is None:
+        save_chart(predictions, output)
+
+
+def _report(
+    predictions: Sequence[Any], output: Path | None, running: ExtractConfig, clock: Any
+) -> int:
+    failed = [p for p in predictions if p.reason is not None]
+    total = len({p.key for p in predictions})
+    for prediction in failed:
+        log.warning("%s: %s", prediction.key, prediction.reason)
+    log.info(
+        f"{output or 'stdout'}: {total - len(failed)} pictures labelled, {len(failed)} unreadable; "
+        f"start {clock.start:.1f} s, trunk {clock.trunk:.1f} s, waiting for pictures "
+        f"{clock.wait:.1f} s"
+    )
+    return EXIT_TOO_MANY_BAD if len(failed) > running.tolerated(total) else EXIT_OK
