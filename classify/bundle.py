@@ -226,6 +226,7 @@ def _record(dataset: Dataset, result: Result, store: str) -> dict[str, Any]:
             "test": len(first.test),
         },
         "candidates": [_line(dataset, entry, dataset.y[judging]) for entry in result.entries],
+        "finetuned": result.finetuned and result.finetuned.to_dict(),
         "test": result.test and result.test._asdict(),
         "versions": _versions(result),
     }

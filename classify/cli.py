@@ -18,11 +18,13 @@ from classify.config import (
     ACTIVATIONS,
     CLASS_WEIGHTS,
     DEFAULTS,
+    KERAS_HEADS,
     KERNELS,
     METRICS,
     OPTIMIZERS,
     USUAL_HEADS,
     VIEWS,
+    FinetuneConfig,
     HeadSpec,
     TrainConfig,
 )
@@ -120,6 +122,7 @@ def train_head_parser() -> argparse.ArgumentParser:
         help="the folder to make (default: the file's name without its ending, and _head)",
     )
     _add_choice_flags(parser)
+    _add_finetune_flags(parser)
     _add_head_flags(parser)
     add_common_flags(parser)
     return parser
@@ -173,6 +176,34 @@ def _add_choice_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_finetune_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of what is done with the best head."""
+    group = parser.add_argument_group("fine-tuning and export")
+    group.add_argument(
+        "--finetune",
+        action="store_true",
+        help="then train the trunk's blocks above the cached layer together with the best head",
+    )
+    for field, kind, text in (
+        ("finetune_epochs", int, "passes of both together; the best one is kept"),
+        ("finetune_learning_rate", float, "size of the steps of both together"),
+    ):
+        group.add_argument(
+            f"--{field.replace('_', '-')}",
+            type=kind,
+            metavar="X" if kind is float else "N",
+            help=f"{text} (default: {getattr(FinetuneConfig, field)})",
+        )
+    group.add_argument(
+        "--export",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="also write trunk and head as one model from pixels to scores: a .keras or .onnx "
+        "file, or a folder for a SavedModel; repeatable",
+    )
+
+
 def _add_head_flags(parser: argparse.ArgumentParser) -> None:
     """Add a flag for every setting, in a group for the first of the heads that have it."""
     seen = set(_FOR_ALL)
@@ -216,7 +247,12 @@ def _train_config(arguments: argparse.Namespace) -> TrainConfig:
         if name in sweep or settings.get(name[1]) is not None:
             raise SettingError(f"sweep: found {text} beside another {name[1]}; expected it once")
         sweep[name] = values
+    finetune = _finetune_config(arguments)
     heads = choose_heads(arguments.head, settings, sweep)
+    if finetune:
+        # Untold: the heads that can be trained further, on what the blocks give.
+        heads = heads if arguments.head else tuple(h for h in heads if h in KERAS_HEADS) or heads
+        settings["transform"] = settings["transform"] or ()
     if not any("seed" in DEFAULTS.get(head, {}) for head in heads):
         settings["seed"] = None
     return TrainConfig(
@@ -228,7 +264,16 @@ def _train_config(arguments: argparse.Namespace) -> TrainConfig:
         memory=arguments.memory,
         named=bool(arguments.head),
         assert_accuracy=arguments.assert_accuracy,
+        finetune=finetune,
     )
+
+
+def _finetune_config(arguments: argparse.Namespace) -> FinetuneConfig | None:
+    names = [field.name for field in fields(FinetuneConfig)]
+    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    if given and not arguments.finetune:
+        raise SettingError(f"{next(iter(given))}: has no effect without --finetune")
+    return FinetuneConfig(**given) if arguments.finetune else None
 
 
 def _train_head(arguments: argparse.Namespace) -> int:
@@ -237,16 +282,20 @@ def _train_head(arguments: argparse.Namespace) -> int:
     store: Path = arguments.store
     folder = arguments.output or store.with_name(f"{store.stem}_head")
 
+    from classify import export, finetune, search
     from classify.bundle import check_target, save_bundle
     from classify.dataset import load_dataset
-    from classify.search import Stopped, run
 
+    if arguments.export:
+        export.check_targets(arguments.export, config.candidates)
     check_target(folder)
     dataset = load_dataset(store, "+".join(config.candidates[0].layer) or None, config.memory)
+    trunk = export.open_trunk(dataset) if arguments.export else None
     timing = {"read": time.perf_counter() - began}
     try:
+        run = finetune.run if config.finetune else search.run
         result = run(dataset, config, folder)
-    except Stopped as stopped:
+    except search.Stopped as stopped:
         if stopped.result:
             print(stopped.result)
         raise
@@ -258,7 +307,9 @@ def _train_head(arguments: argparse.Namespace) -> int:
         f"{folder}: {result.summary()}; "
         + ", ".join(f"{step} {seconds:.1f} s" for step, seconds in timing.items())
     )
-    accuracy = result.best.scores["accuracy"]
+    if trunk:
+        export.export_best(folder, result, trunk, arguments.export)
+    accuracy = result.accuracy
     if config.assert_accuracy is not None and accuracy < config.assert_accuracy:
         log.error(
             f"accuracy: found {accuracy:.4f}; expected {config.assert_accuracy} or more, as "

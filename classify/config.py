@@ -274,6 +274,30 @@ def no_effect(setting: str, heads: Iterable[str]) -> str:
 
 
 @dataclass(frozen=True)
+class FinetuneConfig:
+    """How the trunk's blocks above the cached layer are trained together with the best head.
+
+    Attributes:
+        finetune_epochs: Passes over the training maps; the weights of the best one are kept.
+        finetune_learning_rate: Size of the steps of SGD with a momentum of 0.9.
+
+    Raises:
+        SettingError: A value is out of range.
+    """
+
+    finetune_epochs: int = 10
+    finetune_learning_rate: float = 1e-4
+
+    def __post_init__(self) -> None:
+        check_positive("finetune_epochs", self.finetune_epochs)
+        if not 0 < self.finetune_learning_rate < math.inf:
+            raise SettingError(
+                f"finetune_learning_rate: found {self.finetune_learning_rate}; expected a number "
+                "above 0"
+            )
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """What one run of ``train-head`` tries, and how it chooses.
 
@@ -289,6 +313,7 @@ class TrainConfig:
         named: Whether the heads were asked for by name: one that cannot be trained on features that
             stay in the file is then an error, and else left out.
         assert_accuracy: Accuracy of the best head below which the run has failed.
+        finetune: How the trunk's upper blocks are trained further; None leaves them alone.
 
     Raises:
         SettingError: There is no candidate, one twice, a value is out of range, or halving can
@@ -303,6 +328,7 @@ class TrainConfig:
     memory: float | None = None
     named: bool = True
     assert_accuracy: float | None = None
+    finetune: FinetuneConfig | None = None
 
     def __post_init__(self) -> None:
         if not self.candidates or len(set(self.candidates)) != len(self.candidates):
@@ -321,6 +347,8 @@ class TrainConfig:
             )
         if self.halving:
             self._check_halving()
+        if self.finetune:
+            self._check_finetune()
 
     def _check_halving(self) -> None:
         """Raise SettingError where no head could be stopped, or where folds would disagree."""
@@ -335,6 +363,29 @@ class TrainConfig:
                 "halving: has no effect without two Keras heads that train as one model, for two "
                 f"epochs or more; those share {', '.join(STACKED)}"
             )
+
+    def _check_finetune(self) -> None:
+        """Raise SettingError where something does not go together with fine-tuning."""
+        if self.folds:
+            raise SettingError(
+                "folds: cannot be used with --finetune, which trains one model on one split; leave "
+                "one of them out"
+            )
+        for spec in self.candidates:
+            if spec.head not in KERAS_HEADS:
+                raise SettingError(
+                    f"head: found {spec.head} with --finetune; expected "
+                    f"{' or '.join(KERAS_HEADS)}, which learn in steps, as the blocks do"
+                )
+            if spec.views:
+                raise SettingError(
+                    "views: has no effect with --finetune, which trains on plain pictures alone"
+                )
+            if spec.transform or len(spec.layer) > 1:
+                raise SettingError(
+                    f"finetune: found {spec.head} behind {'+'.join(spec.transform or spec.layer)}; "
+                    "expected the blocks of one layer and no --transform in front of the head"
+                )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from classify.rows import COPIES, Features, StoredRows, free_memory, join_layers
 from classify.views import StoredViews
 from extract.config import TrunkSpec
 from extract.console import log
-from extract.errors import SettingError, StoreError, unknown_name
+from extract.errors import HeadError, SettingError, StoreError, unknown_name
 from extract.store import DONE, NOT_YET, Store, open_store
 
 
@@ -118,6 +118,16 @@ def load_dataset(
         )
     _check_finite(dataset.X, dataset.keys, path)
     return dataset
+
+
+def check_weights(dataset: Dataset, found: str) -> None:
+    """Raise HeadError unless weights with this digest made the features."""
+    if found != dataset.weights_sha256:
+        raise HeadError(
+            f"weights: {dataset.trunk.weights} has SHA-256 {found[:12]}; expected "
+            f"{dataset.weights_sha256[:12]}, which made the features; put that file back, or "
+            "extract again"
+        )
 
 
 def _choose_layers(store: Store, layer: str | None) -> list[str]:

@@ -41,6 +41,11 @@ class DenseHead:
         self.failed: str | None = None
         self._model = model
 
+    @property
+    def model(self) -> Any:
+        """The Keras model: from features to scores, one sigmoid where there are two classes."""
+        return self._model
+
     def fit(
         self,
         X: Features,
@@ -164,7 +169,7 @@ def _build(keras: Any, spec: HeadSpec, shape: tuple[int, ...], classes: int) -> 
             ]
         else:
             hidden.append(dense(width, activation=spec.activation))
-        hidden.append(layers.Dropout(spec.dropout))
+        hidden.append(layers.Dropout(spec.dropout, seed=(spec.seed or 0) + len(hidden)))
     output = dense(1 if two else classes, activation="sigmoid" if two else "softmax")
     flatten = [layers.Flatten()] if len(shape) > 1 else []
     return keras.Sequential([keras.Input(shape), *flatten, *hidden, output], name=spec.head)

@@ -3,7 +3,7 @@
 import csv
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -100,7 +100,7 @@ def predict(
         EngineError: The trunk cannot be run.
     """
 
-    def score(features: dict[str, np.ndarray]) -> NDArray[np.floating]:
+    def score(features: Mapping[str, np.ndarray]) -> NDArray[np.floating]:
         X = join_layers([features[layer] for layer in bundle.layer.split("+")])
         return bundle.head.predict_proba(X)
 
@@ -110,7 +110,7 @@ def predict(
 def label_pictures(
     items: Sequence[Item],
     engine: Engine,
-    score: Callable[[dict[str, np.ndarray]], NDArray[np.floating]],
+    score: Callable[[Mapping[str, np.ndarray]], NDArray[np.floating]],
     class_names: Sequence[str],
     top: int = 1,
     config: ExtractConfig | None = None,

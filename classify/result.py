@@ -5,7 +5,7 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -64,6 +64,42 @@ class Entry(NamedTuple):
         return label(self.spec) + (f" (epoch {done} of {asked})" if 0 < done < asked else "")
 
 
+class Finetuned(NamedTuple):
+    """What training the trunk's upper blocks together with the best head did.
+
+    Attributes:
+        layer: The layer above which the blocks stand.
+        epochs: Passes over the training maps.
+        best_epoch: The pass whose weights were kept; 0 where the head alone was better.
+        before: What the head alone does on the validation rows.
+        after: What both do on them.
+        history: ``loss``, ``accuracy``, ``val_loss`` and ``val_accuracy`` of each pass.
+    """
+
+    layer: str
+    epochs: int
+    best_epoch: int
+    before: Metrics
+    after: Metrics
+    history: dict[str, list[float]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON can hold them."""
+        return {
+            **self._asdict(),
+            "before": self.before._asdict(),
+            "after": self.after._asdict(),
+        }
+
+    def __str__(self) -> str:
+        kept = f"epoch {self.best_epoch} of {self.epochs}" if self.best_epoch else "the head alone"
+        return (
+            f"fine-tuned above {self.layer}: accuracy {self.before.accuracy:.4f} -> "
+            f"{self.after.accuracy:.4f}, loss {self.before.loss:.4f} -> {self.after.loss:.4f} "
+            f"({kept})"
+        )
+
+
 def rank(
     specs: Sequence[HeadSpec], outcomes: Sequence[Outcome], metric: str, draws: Resampling
 ) -> list[Entry]:
@@ -104,6 +140,7 @@ class Result:
         test: What that head does on the test rows; None where there are none.
         layer: Whose features that head takes.
         shape: Shape of one picture's features there.
+        finetuned: What fine-tuning did to that head; None without.
     """
 
     entries: list[Entry]
@@ -113,11 +150,19 @@ class Result:
     test: Metrics | None = None
     layer: str = ""
     shape: tuple[int, ...] = ()
+    finetuned: Finetuned | None = None
 
     @property
     def best(self) -> Entry:
         """The first of the entries."""
         return self.entries[0]
+
+    @property
+    def accuracy(self) -> float:
+        """The accuracy of the head on the judging rows."""
+        if self.finetuned:
+            return self.finetuned.after.accuracy
+        return self.best.scores["accuracy"]
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return the leaderboard as text: the heading, then a row a candidate."""
@@ -146,6 +191,8 @@ class Result:
         if others:
             quick = min(others, key=lambda entry: entry.outcome.seconds)
             text += f"; {len(others)} more (=) may be as good, the quickest {label(quick.spec)}"
+        if self.finetuned:
+            text += f"\n{self.finetuned}"
         if self.test:
             text += (
                 f"\ntest of {label(self.best.spec)}: accuracy {self.test.accuracy:.4f}, "

@@ -66,6 +66,10 @@ class Transform:
             X = _apply(step, fitted, flat(X))
         return X
 
+    def learnt(self) -> list[tuple[str, _Fitted]]:
+        """Return each step and the arrays that it has learnt, by name."""
+        return list(zip(self.steps, self._fitted, strict=True))
+
     def save(self, folder: Path) -> None:
         """Write the steps and what they learnt, as ``transform.npz``."""
         learnt: dict[str, Any] = {

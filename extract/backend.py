@@ -82,18 +82,18 @@ def compile_model(model: Any, dtype: str, batch_size: int) -> Callable[[Any], li
     ``predict`` in a loop leaks and retraces; one compiled function of a fixed shape does neither.
 
     Args:
-        model: From (B, H, W, 3) uint8 to a list of arrays.
+        model: From one batch, such as (B, H, W, 3) uint8 pixels, to an array or a list of them.
         dtype: Type of the outputs; the cast happens on the device.
         batch_size: B.
 
     Returns:
-        A function of one uint8 batch. Its outputs may still be under way: ``fetch`` waits for them.
+        A function of one batch. Its outputs may still be under way: ``fetch`` waits for them.
     """
     backend = load_keras().backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
 
-        signature = tf.TensorSpec((batch_size, *model.input_shape[1:]), tf.uint8)
+        signature = tf.TensorSpec((batch_size, *model.input_shape[1:]), model.inputs[0].dtype)
 
         # XLA pays on a GPU; on a CPU it was slower (170 against 203 images/s, InceptionV3).
         @tf.function(input_signature=[signature], jit_compile=on_gpu())

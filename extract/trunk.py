@@ -51,7 +51,7 @@ class Trunk:
 class ListedLayer(NamedTuple):
     """A layer that a trunk can be cut at: its shape has the batch first, as None."""
 
-    index: int
+    number: int
     name: str
     shape: tuple[int | None, ...]
 

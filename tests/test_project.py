@@ -27,6 +27,7 @@ ORDER = {
         *(
             "model_file",
             "trunk",
+            "boundary",
             "compiled",
             "engines",
             "layout",
@@ -42,7 +43,8 @@ ORDER = {
     "classify": (
         *("config", "candidates", "rows", "views", "dataset", "splits", "metrics", "transforms"),
         *("stacked", "fitting", "heads", "linear", "estimators", "train", "result", "journal"),
-        *("search", "bundle", "predict", "chart", "imagenet", "predict_cli", "cli"),
+        *("search", "finetune", "bundle", "export", "predict", "chart", "imagenet"),
+        *("predict_cli", "cli"),
     ),
 }
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from classify.cli import train_head, train_head_parser
-from classify.config import HeadSpec, PredictConfig, TrainConfig
+from classify.config import FinetuneConfig, HeadSpec, PredictConfig, TrainConfig
 from classify.predict_cli import predict_images, predict_images_parser
 from extract.config import ExtractConfig, TrunkSpec
 from extract.run import extract_features
@@ -169,10 +169,12 @@ def test_help_loads_nothing_heavy() -> None:
 def test_every_long_flag_is_a_field_and_says_its_default(parser: Callable[[], object]) -> None:
     settings = {
         field.name
-        for kind in (HeadSpec, TrainConfig, PredictConfig, ExtractConfig, TrunkSpec)
+        for kind in (HeadSpec, TrainConfig, FinetuneConfig, PredictConfig, ExtractConfig, TrunkSpec)
         for field in fields(kind)
     }
-    allowed = settings | {"help", "version", "quiet", "verbose", "output", "sweep", "trials"}
+    allowed = (
+        settings | {"help", "version", "quiet", "verbose", "output", "sweep", "trials"} | {"export"}
+    )
     text = parser().format_help()  # type: ignore[attr-defined]
     flags = set(re.findall(r"--([A-Za-z][a-z0-9-]*)", text))
     assert {flag.replace("-", "_") for flag in flags} <= allowed

@@ -1,0 +1,285 @@
+"""A trained head and its trunk as one model, from pixels to scores, for programs without headstart.
+
+Everything in it is a layer or an operation of Keras' own, so that it loads in safe mode.
+"""
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from classify.bundle import Bundle, load_bundle
+from classify.config import KERAS_HEADS, HeadSpec
+from classify.dataset import Dataset, check_weights
+from classify.heads import DenseHead
+from classify.result import Result
+from classify.train import LINEAR_HEADS
+from classify.transforms import Transform
+from extract.backend import load_keras
+from extract.console import log
+from extract.errors import HeadError, SettingError
+from extract.trunk import Trunk, build_trunk
+
+EXPORTABLE = (*KERAS_HEADS, *LINEAR_HEADS)
+# The layer that holds the class names, and the file and the entry that do.
+NAMES = "class_names"
+
+
+def check_targets(targets: Sequence[str], specs: Sequence[HeadSpec]) -> None:
+    """Make sure, before anything is trained, that models can be written there.
+
+    Args:
+        targets: Files or folders, as behind ``--export``.
+        specs: The heads that will be tried.
+
+    Raises:
+        SettingError: An ending is unknown, one place is named twice, or no head can be exported.
+        HeadError: The place cannot be written or holds something else, or a library is lacking.
+    """
+    heads = list(dict.fromkeys(spec.head for spec in specs))
+    if not set(heads) & set(EXPORTABLE):
+        raise SettingError(
+            f"export: found {', '.join(heads)}; expected one of {', '.join(EXPORTABLE)} among the "
+            "heads; others are no layers"
+        )
+    places = [Path(target).absolute() for target in targets]
+    for target, place in zip(targets, places, strict=True):
+        if places.count(place) > 1:
+            raise SettingError(f"export: found {target} twice; expected each place once")
+        if not place.parent.is_dir():
+            raise HeadError(f"{target}: no folder {place.parent}; expected one; make it")
+        _check_place(target, place)
+        if _writer(target) is _write_onnx and not (find_spec("tf2onnx") and find_spec("onnx")):
+            raise HeadError(
+                f'{target}: needs tf2onnx and onnx; pip install "headstart[onnx]", or name a '
+                ".keras file"
+            )
+
+
+def _check_place(target: str, place: Path) -> None:
+    """Raise HeadError unless nothing but a model would be lost there."""
+    if _writer(target) is not _write_saved_model:
+        if place.exists() and not place.is_file():
+            raise HeadError(f"{target}: found no regular file; expected one or none; name another")
+    elif place.is_file() or (
+        place.is_dir() and any(place.iterdir()) and not _is_saved_model(place)
+    ):
+        raise HeadError(
+            f"{target}: found what is no SavedModel; expected nothing, an empty folder or a former "
+            "model; name another"
+        )
+
+
+def _is_saved_model(folder: Path) -> bool:
+    return (folder / "saved_model.pb").is_file()
+
+
+def open_trunk(dataset: Dataset) -> Trunk:
+    """Build the trunk that made a dataset's features, and refuse any other.
+
+    Args:
+        dataset: The features.
+
+    Returns:
+        The trunk, in float32.
+
+    Raises:
+        HeadError: The weights are not those that made the features.
+        TrunkError: The trunk cannot be built.
+    """
+    trunk = build_trunk(dataset.trunk)
+    check_weights(dataset, trunk.weights_sha256)
+    if (dataset.precision, dataset.dtype) != ("float32", "float32"):
+        log.warning(
+            "export: the model computes in float32; the features were made in %s and kept in %s, "
+            "so its scores differ from the head's by that rounding",
+            *(dataset.precision, dataset.dtype),
+        )
+    return trunk
+
+
+def check_head(result: Result) -> None:
+    """Raise HeadError unless the best head can be exported; name the best one that can be."""
+    if result.best.spec.head in EXPORTABLE:
+        return
+    other = next(entry for entry in result.entries if entry.spec.head in EXPORTABLE)
+    raise HeadError(
+        f"export: {result.best.spec.head} is no layer; expected one of {', '.join(EXPORTABLE)}; "
+        f"of those tried here {other.spec.head} is best ({result.metric} "
+        f"{other.scores[result.metric]:.4f}): ask for it alone with --head {other.spec.head}"
+    )
+
+
+def export_best(folder: Path, result: Result, trunk: Trunk, targets: Sequence[str]) -> None:
+    """Export the best head as it was saved, and say so.
+
+    Args:
+        folder: Where the head was saved.
+        result: What it came of.
+        trunk: Its trunk.
+        targets: Files or folders that ``check_targets`` has passed.
+
+    Raises:
+        HeadError: The best head cannot be exported, or a model cannot be written.
+    """
+    check_head(result)
+    bundle = load_bundle(folder)
+    for target in targets:
+        export(bundle, trunk, target)
+        log.info("%s: from pixels to scores of %s", target, ", ".join(bundle.class_names))
+
+
+def export(bundle: Bundle, trunk: Trunk, target: str) -> None:
+    """Write one model from pixels to scores; all of it or nothing.
+
+    Args:
+        bundle: The trained head.
+        trunk: Its trunk.
+        target: A ``.keras`` or ``.onnx`` file, or a folder for a SavedModel.
+
+    Raises:
+        HeadError: It cannot be written.
+    """
+    place = Path(target).resolve()
+    write = _writer(target)
+    beside, former = (
+        place.with_name(f".{place.stem}.{os.getpid()}.{state}{place.suffix}")
+        for state in ("new", "old")
+    )
+    try:
+        write(build_model(bundle, trunk), bundle.class_names, beside)
+        if place.is_dir():
+            place.rename(former)
+        beside.replace(place)
+    except OSError as error:
+        raise HeadError(f"{target}: cannot be written: {error.strerror or error}") from error
+    finally:
+        if former.exists() and not place.exists():
+            former.rename(place)
+        shutil.rmtree(former, ignore_errors=True)
+        shutil.rmtree(beside, ignore_errors=True)
+        if beside.is_file():
+            beside.unlink()
+
+
+def build_model(bundle: Bundle, trunk: Trunk) -> Any:
+    """Put a head on its trunk.
+
+    Args:
+        bundle: The trained head.
+        trunk: Its trunk.
+
+    Returns:
+        A ``keras.Model`` from (B, H, W, 3) uint8 RGB pixels to (B, K) float32 scores, 0 to 1, each
+        row summing to 1.
+    """
+    keras = load_keras()
+    features = dict(zip(trunk.shapes, trunk.model.outputs, strict=True))
+    joined = [bundle.layer] if bundle.layer in features else bundle.layer.split("+")
+    x = features[joined[0]]
+    if len(joined) > 1:
+        x = keras.layers.Concatenate()([_flat(keras, features[name]) for name in joined])
+    x = _transformed(keras, bundle.head.transform, x)
+    if isinstance(bundle.head.head, DenseHead):
+        scores = bundle.head.head.model(x)
+        if scores.shape[1] == 1:
+            scores = keras.ops.concatenate([1 - scores, scores], axis=-1)
+    else:
+        kernel, bias = bundle.head.head.softmax_weights()  # type: ignore[attr-defined]
+        scores = _weighted(
+            keras.layers.Dense(len(bias), activation="softmax"), _flat(keras, x), [kernel, bias]
+        )
+    scores = _named(keras, scores, bundle.class_names)
+    return keras.Model(trunk.model.inputs[0], scores, name=f"{trunk.spec.trunk}_scores")
+
+
+def _flat(keras: Any, x: Any) -> Any:
+    return x if len(x.shape) == 2 else keras.layers.Flatten()(x)
+
+
+def _weighted(layer: Any, x: Any, weights: Sequence[Any]) -> Any:
+    """Call a layer as it is in inference, give it its weights and keep them as they are."""
+    output = layer(x, training=False) if "Normalization" in type(layer).__name__ else layer(x)
+    layer.set_weights(weights)
+    return output
+
+
+def _affine(keras: Any, **settings: Any) -> Any:
+    """Return a layer that computes (x - mean) * scale; variance and epsilon are to be 1 and 0."""
+    return keras.layers.BatchNormalization(epsilon=0.0, center=False, trainable=False, **settings)
+
+
+def _transformed(keras: Any, transform: Transform, x: Any) -> Any:
+    """Do what a transform does."""
+    for step, learnt in transform.learnt():
+        x = _flat(keras, x)
+        if step == "standardise":
+            one = 0 * learnt["mean"] + 1
+            x = _weighted(_affine(keras), x, [learnt["scale"], learnt["mean"], one])
+        elif step == "sqrt":
+            x = keras.ops.sign(x) * keras.ops.sqrt(keras.ops.abs(x))
+        elif step == "l2":
+            x = keras.layers.UnitNormalization()(x)
+        else:
+            axes = learnt["axes"]
+            layer = keras.layers.Dense(axes.shape[1])
+            x = _weighted(layer, x, [axes, -learnt["mean"] @ axes])
+    return x
+
+
+def _named(keras: Any, scores: Any, class_names: Sequence[str]) -> Any:
+    """Pass scores on through a layer whose configuration holds the class names.
+
+    No built-in layer is made to hold strings. This one has no ``beta``, so its initial value is
+    never asked for, but is saved, loaded and within reach as ``beta_initializer.value``.
+    """
+    holder = keras.initializers.Constant(list(class_names))
+    layer = _affine(keras, scale=False, beta_initializer=holder, name=NAMES)
+    return layer(scores, training=False)  # its mean is 0 and its variance 1 from the start
+
+
+def _writer(target: str) -> Callable[[Any, Sequence[str], Path], None]:
+    """Choose the form by the ending."""
+    ending = "" if target.endswith(("/", os.sep)) else Path(target).suffix
+    if ending not in _WRITERS:
+        raise SettingError(
+            f"export: found the ending {ending!r} in {target}; expected .keras, .onnx, or a folder "
+            "(no ending, or / at its end) for a SavedModel"
+        )
+    return _WRITERS[ending]
+
+
+def _write_keras(model: Any, class_names: Sequence[str], path: Path) -> None:
+    model.save(path)
+
+
+def _write_saved_model(model: Any, class_names: Sequence[str], folder: Path) -> None:
+    model.export(folder, format="tf_saved_model", verbose=False)
+    extra = folder / "assets.extra"  # what TensorFlow leaves to others
+    extra.mkdir()
+    text = json.dumps(list(class_names), ensure_ascii=False)
+    (extra / f"{NAMES}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _write_onnx(model: Any, class_names: Sequence[str], path: Path) -> None:
+    import onnx
+
+    model(load_keras().ops.zeros((1, *model.input_shape[1:]), "uint8"))  # Keras asks for a call
+    with warnings.catch_warnings():
+        # Keras looks for a name that NumPy 2 has reserved.
+        warnings.filterwarnings("ignore", ".*`np.object`", FutureWarning)
+        model.export(path, format="onnx", verbose=False)
+    written = onnx.load(path)
+    written.metadata_props.add(key=NAMES, value=json.dumps(list(class_names), ensure_ascii=False))
+    onnx.save(written, path)
+
+
+_WRITERS: Mapping[str, Callable[[Any, Sequence[str], Path], None]] = {
+    ".keras": _write_keras,
+    ".onnx": _write_onnx,
+    "": _write_saved_model,
+}

@@ -1,0 +1,329 @@
+"""Exported models: read by a process that has none of our code, they score as trunk and head do."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from classify import export as module
+from classify.bundle import Bundle, load_bundle
+from classify.cli import train_head
+from classify.config import HeadSpec
+from classify.dataset import Dataset, load_dataset
+from classify.export import build_model, check_targets, export, open_trunk
+from classify.train import Division, FittedHead, fit_batch, transformed
+from classify.transforms import Transform
+from extract.errors import HeadError, SettingError
+from extract.run import extract_features
+from tests.conftest import QUICK
+from tests.test_finetune import paint, pixels_of
+
+# Reads models as any user of Keras and TensorFlow would.
+READER = """
+import json, sys
+import keras, numpy as np, tensorflow as tf
+pixels = np.load("pixels.npy")
+found, names = {}, {}
+for path in sys.argv[1:]:
+    if path.endswith(".keras"):
+        model = keras.models.load_model(path)
+        found[path] = model.predict(pixels, verbose=0)
+        names[path] = model.get_layer("class_names").beta_initializer.value
+    else:
+        model = tf.saved_model.load(path)
+        found[path] = model.serve(pixels).numpy()
+        names[path] = json.load(open(path + "/assets.extra/class_names.json", encoding="utf-8"))
+np.savez("found.npz", **found)
+json.dump(names, open("names.json", "w"))
+assert not {"extract", "classify"} & set(sys.modules)
+"""
+ALL = ("sqrt", "l2", "standardise", "pca=5")
+SMALL = {"units": (8,), "epochs": 3, "learning_rate": 0.01}
+# Name of the model -> classes, layers, head.
+HEADS: dict[str, tuple[int, str, HeadSpec]] = {
+    "dense2.keras": (2, "conv1_relu", HeadSpec("dense", **SMALL)),  # type: ignore[arg-type]
+    "dense3.keras": (
+        *(3, "conv1_relu+conv_dw_1_relu"),
+        HeadSpec("dense", batch_normalisation=True, transform=ALL, **SMALL),  # type: ignore[arg-type]
+    ),
+    "linear2.keras": (2, "conv_dw_1_relu", HeadSpec("linear", epochs=3)),
+    "logistic2.keras": (2, "conv1_relu", HeadSpec("logistic")),
+    "logistic3.keras": (3, "conv1_relu+conv_dw_1_relu", HeadSpec("logistic", transform=ALL)),
+    "ridge2.keras": (2, "conv1_relu", HeadSpec("ridge", alpha=0.01, transform=("l2",))),
+    "ridge3.keras": (
+        3,
+        "conv_dw_1_relu",
+        HeadSpec("ridge", alpha=0.01, transform=("sqrt", "pca=3")),
+    ),
+    "lda3.keras": (3, "conv1_relu", HeadSpec("lda", transform=("pca=8", "standardise"))),
+    "served2": (2, "conv1_relu", HeadSpec("dense", **SMALL)),  # type: ignore[arg-type]
+    "served.3/": (3, "conv1_relu", HeadSpec("logistic")),
+}
+NAMES = ("Käse/1", '<b> "x"', "c, d")
+
+
+def bundle_of(dataset: Dataset, spec: HeadSpec) -> Bundle:
+    """Train a head on everything."""
+    X, y = dataset.X, dataset.y
+    transform = Transform(spec.transform or ())
+    (fit,) = fit_batch([spec], transformed(transform, Division(X, y, X, y)), transform)
+    return Bundle(
+        head=fit.fitted,
+        class_names=dataset.class_names,
+        trunk=dataset.trunk,
+        weights_sha256=dataset.weights_sha256,
+        dtype=dataset.dtype,
+        precision=dataset.precision,
+        calibration_sha256="",
+        layer=dataset.layer,
+        shape=X.shape[1:],
+    )
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Maps of two layers, of two and of three classes, by the number of classes."""
+    made = {}
+    settings: dict[str, Any] = {**QUICK, "layer": ("conv1_relu", "conv_dw_1_relu")}
+    for classes in (2, 3):
+        folder = tmp_path_factory.mktemp(f"of{classes}")
+        made[classes] = folder / "maps.h5"
+        pictures = paint(folder / "pictures", classes, 4)
+        extract_features(pictures, made[classes], pooling="none", **settings)
+    return made
+
+
+def dataset_of(stores: dict[int, Path], classes: int, layer: str) -> Dataset:
+    return replace(load_dataset(stores[classes], layer), class_names=NAMES[:classes])
+
+
+def read(folder: Path, targets: list[str]) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    """Let a process without our code read models; it sees the pixels in ``pixels.npy``."""
+    words = [sys.executable, "-W", "ignore", "-c", READER, *targets]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with np.load(folder / "found.npz") as found:
+        return dict(found), json.loads((folder / "names.json").read_text())
+
+
+def test_models_score_as_cached_features_and_head_do(
+    stores: dict[int, Path], tmp_path: Path
+) -> None:
+    wanted = {}
+    for target, (classes, layer, spec) in HEADS.items():
+        dataset = dataset_of(stores, classes, layer)
+        bundle = bundle_of(dataset, spec)
+        export(bundle, open_trunk(dataset), f"{tmp_path}/{target}")
+        wanted[target] = bundle.head.predict_proba(dataset.X)
+        assert np.ptp(wanted[target]) > 0.01  # the head says something
+    # The pictures of both sets are seen by both kinds of models.
+    sets = [
+        pixels_of(load_dataset(p, "conv1_relu"), p.with_name("pictures")) for p in stores.values()
+    ]
+    np.save(tmp_path / "pixels.npy", np.concatenate(sets))
+    found, names = read(tmp_path, list(HEADS))
+    for target, (classes, _, _) in HEADS.items():
+        part = slice(None, len(sets[0])) if classes == 2 else slice(len(sets[0]), None)
+        assert found[target].shape == (sum(map(len, sets)), classes)
+        np.testing.assert_allclose(found[target][part], wanted[target], atol=1e-4, err_msg=target)
+        assert tuple(names[target]) == NAMES[:classes]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *(target.strip("/") for target in HEADS),
+        *("pixels.npy", "found.npz", "names.json"),
+    }
+
+
+def test_onnx(stores: dict[int, Path], tmp_path: Path) -> None:
+    pytest.importorskip("tf2onnx")
+    import onnxruntime
+
+    for target, (classes, layer, spec) in HEADS.items():
+        if not target.endswith("3.keras") and target != "dense2.keras":
+            continue
+        dataset = dataset_of(stores, classes, layer)
+        bundle = bundle_of(dataset, spec)
+        path = tmp_path / target.replace("keras", "onnx")
+        export(bundle, open_trunk(dataset), str(path))
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        (given,) = session.get_inputs()
+        assert (given.name, given.type, given.shape[1:]) == ("pixels", "tensor(uint8)", [32, 32, 3])
+        pixels = pixels_of(dataset, stores[classes].with_name("pictures"))
+        wanted = bundle.head.predict_proba(dataset.X)
+        for count in (1, len(pixels)):
+            (found,) = session.run(None, {given.name: pixels[:count]})
+            np.testing.assert_allclose(found, wanted[:count], atol=1e-4, err_msg=target)
+        entries = session.get_modelmeta().custom_metadata_map
+        assert tuple(json.loads(entries["class_names"])) == NAMES[:classes]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trunk", ["vgg16", "densenet121", "efficientnet_b0", "convnext_tiny"])
+def test_every_kind_of_preprocessing_loads_in_safe_mode(trunk: str, tmp_path: Path) -> None:
+    store = tmp_path / "out.h5"
+    pictures = paint(tmp_path / "pictures", 2, 2)
+    extract_features(pictures, store, trunk=trunk, weights="none", image_size=(64, 64))
+    dataset = load_dataset(store)
+    bundle = bundle_of(dataset, HeadSpec("logistic"))
+    export(bundle, open_trunk(dataset), str(tmp_path / "model.keras"))
+    np.save(tmp_path / "pixels.npy", pixels_of(dataset, pictures))
+    found, names = read(tmp_path, ["model.keras"])
+    wanted = bundle.head.predict_proba(dataset.X)
+    np.testing.assert_allclose(found["model.keras"], wanted, atol=1e-4)
+    assert names["model.keras"] == ["class0", "class1"]
+
+
+def test_the_command_exports_a_finetuned_head(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, pictures = tmp_path / "maps.h5", paint(tmp_path / "pictures", 2, 6)
+    settings: dict[str, Any] = {**QUICK, "layer": ("conv_pw_12_relu",), "pooling": "none"}
+    extract_features(pictures, store, **settings)
+    words = ["--finetune", "--finetune-epochs", "2", "--units", "8", "--epochs", "2"]
+    targets = [str(tmp_path / name) for name in ("model.keras", "served/")]
+    exports = [word for target in targets for word in ("--export", target)]
+    assert train_head([str(store), *words, *exports]) == 0
+    said = capsys.readouterr().err
+    assert f"{targets[0]}: from pixels to scores of class0, class1" in said
+    np.save(tmp_path / "pixels.npy", pixels_of(load_dataset(store), pictures))
+    found, _ = read(tmp_path, ["model.keras", "served"])
+    wanted = load_bundle(tmp_path / "maps_head").head.predict_proba(load_dataset(store).X)
+    for scores in found.values():
+        np.testing.assert_allclose(scores, wanted, atol=1e-4)
+
+
+def test_frozen_it_stays_when_it_is_trained_further(stores: dict[int, Path]) -> None:
+    dataset = dataset_of(stores, 2, "conv1_relu")
+    model = build_model(bundle_of(dataset, HEADS["logistic2.keras"][2]), open_trunk(dataset))
+    pixels = pixels_of(dataset, stores[2].with_name("pictures"))
+    np.testing.assert_allclose(model(pixels, training=True), model(pixels), atol=1e-6)
+    assert len(model.trainable_weights) == 2
+
+
+# What may stand where a model is to be written.
+
+
+def _file(place: Path) -> None:
+    place.write_text("mine")
+
+
+def _folder(place: Path) -> None:
+    place.mkdir()
+
+
+def _foreign(place: Path) -> None:
+    place.mkdir()
+    (place / "thesis.tex").write_text("mine")
+
+
+def _saved_model(place: Path) -> None:
+    place.mkdir()
+    (place / "saved_model.pb").write_text("old")
+
+
+@pytest.mark.parametrize(
+    ("target", "there", "message"),
+    [
+        ("model.h5", None, "found the ending '.h5'"),
+        ("model.v2", None, "or / at its end"),
+        ("none/model.keras", None, "no folder"),
+        ("model.keras", _folder, "found no regular file"),
+        ("model", _file, "found what is no SavedModel"),
+        ("model/", _foreign, "found what is no SavedModel"),
+        ("model.keras", None, ""),
+        ("model.keras", _file, ""),
+        ("model", _folder, ""),
+        ("model.v2/", _saved_model, ""),
+    ],
+)
+def test_the_place_is_looked_at_first(
+    target: str, there: Callable[[Path], None] | None, message: str, tmp_path: Path
+) -> None:
+    if there:
+        there(tmp_path / target)
+    path = f"{tmp_path}/{target}"
+    if not message:
+        check_targets([path], [HeadSpec("logistic")])
+        return
+    with pytest.raises((HeadError, SettingError), match=message):
+        check_targets([path], [HeadSpec("logistic")])
+
+
+def test_what_else_is_refused_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logistic = HeadSpec("logistic")
+    path = str(tmp_path / "model.keras")
+    with pytest.raises(SettingError, match="twice"):
+        check_targets([path, f"{tmp_path}/./model.keras"], [logistic])
+    with pytest.raises(SettingError, match="found svm, knn; expected one of dense, linear"):
+        check_targets([path], [HeadSpec("svm"), HeadSpec("knn")])
+    check_targets([path], [HeadSpec("svm"), logistic])
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(HeadError, match=r"headstart\[onnx\]"):
+        check_targets([str(tmp_path / "model.onnx")], [logistic])
+
+
+def test_a_best_head_that_is_no_layer(
+    stores: dict[int, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "model.keras"
+    words = ["--layer", "conv1_relu", "--head", "knn", "--head", "linear", "--export", str(target)]
+    words += ["--epochs", "1", "--learning-rate", "1e-9", "-o", str(tmp_path / "head")]
+    assert train_head([str(stores[2]), *words]) == 1
+    assert "export: knn is no layer; expected one of" in (said := capsys.readouterr().err)
+    assert "ask for it alone with --head linear" in said
+    assert not target.exists()
+    assert load_bundle(tmp_path / "head").class_names == ("class0", "class1")
+
+
+def test_weights_of_another_trunk_are_refused_before_training(stores: dict[int, Path]) -> None:
+    dataset = replace(load_dataset(stores[2], "conv1_relu"), weights_sha256="0" * 64)
+    with pytest.raises(HeadError, match="expected 000000000000, which made the features"):
+        open_trunk(dataset)
+
+
+def test_features_of_less_than_float32_are_mentioned(
+    stores: dict[int, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    open_trunk(replace(load_dataset(stores[2], "conv1_relu"), dtype="float16"))
+    assert "kept in float16, so its scores differ" in caplog.text
+
+
+@pytest.mark.parametrize("target", ["model.keras", "model"])
+@pytest.mark.parametrize("interruption", [OSError("disk full"), KeyboardInterrupt()])
+def test_a_write_that_fails_leaves_the_former_model(
+    target: str,
+    interruption: BaseException,
+    stores: dict[int, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dataset = dataset_of(stores, 2, "conv1_relu")
+    bundle, trunk = bundle_of(dataset, HEADS["logistic2.keras"][2]), open_trunk(dataset)
+    export(bundle, trunk, str(tmp_path / target))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def failing(model: Any, class_names: Any, path: Path) -> None:
+        (path.mkdir() if not path.suffix else path.write_text("half"))
+        raise interruption
+
+    for ending in (".keras", ""):
+        monkeypatch.setitem(module._WRITERS, ending, failing)
+    with pytest.raises((HeadError, KeyboardInterrupt)):
+        export(bundle, trunk, str(tmp_path / target))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    monkeypatch.undo()
+    export(bundle, trunk, str(tmp_path / target))  # and it is replaced when it works
+
+
+def test_a_fitted_head_is_all_that_counts(stores: dict[int, Path]) -> None:
+    """A head's class names and layer come from the bundle, not from the dataset."""
+    dataset = dataset_of(stores, 2, "conv_dw_1_relu")
+    bundle = bundle_of(dataset, HEADS["logistic2.keras"][2])
+    model = build_model(bundle, open_trunk(dataset))
+    assert isinstance(bundle.head, FittedHead)
+    assert model.get_layer("class_names").beta_initializer.value == list(NAMES[:2])

@@ -1,0 +1,293 @@
+"""Fine-tuning from cached maps: what it computes, keeps, says and refuses."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from classify.bundle import load_bundle
+from classify.cli import train_head
+from classify.config import FinetuneConfig, HeadSpec, TrainConfig
+from classify.dataset import Dataset, load_dataset
+from classify.finetune import batches, join, pool, run, train_together
+from classify.heads import DenseHead
+from classify.metrics import measure
+from classify.predict_cli import predict_images
+from classify.splits import divide
+from extract.backend import load_keras
+from extract.boundary import build_rest
+from extract.config import TrunkSpec
+from extract.decode import decode
+from extract.errors import HeadError, SettingError
+from extract.run import extract_features
+from extract.source import Item, list_source, read_item
+from extract.trunk import name_layers
+from extract.weights import load_application
+
+CUT: dict[str, Any] = {
+    "trunk": "mobilenet",
+    "weights": "none",
+    "layer": ("conv_pw_12_relu",),
+    "pooling": "none",
+    "image_size": (96, 96),
+}
+HEAD = HeadSpec("dense", units=(8,), dropout=0.0, epochs=3, batch_size=8, learning_rate=1e-3)
+QUICK = ["--units", "8", "--epochs", "3", "--batch-size", "8", "--finetune", "-q"]
+
+
+def paint(root: Path, classes: int, count: int = 8) -> Path:
+    """Make pictures whose classes differ in colour, in three splits."""
+    generator = np.random.default_rng(0)
+    for split in ("train", "validation", "test"):
+        for label in range(classes):
+            folder = root / split / f"class{label}"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = generator.integers(0, 120, (32, 32, 3), dtype=np.uint8)
+                pixels[..., label] += 60
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Maps of two and of three classes, by the number of classes."""
+    made = {}
+    for classes in (2, 3):
+        folder = tmp_path_factory.mktemp(f"of{classes}")
+        made[classes] = folder / "maps.h5"
+        extract_features(paint(folder / "pictures", classes), made[classes], **CUT)
+    return made
+
+
+def pixels_of(dataset: Dataset, source: Path) -> np.ndarray:
+    items: dict[str, Item] = {item.key: item for item in list_source(source).items}
+    size = dataset.trunk.image_size
+    return np.stack([decode(read_item(items[key]), size) for key in dataset.keys])
+
+
+def full_model(spec: TrunkSpec, layer: str, head: Any) -> Any:
+    """Return the model that fine-tuning without a cache trains: pixels in, frozen below a layer."""
+    keras = load_keras()
+    whole = load_application(spec)
+    layers = name_layers(whole)
+    for below in list(layers)[: list(layers).index(layer) + 1]:
+        layers[below].trainable = False
+    module = {"mobilenet": "mobilenet", "inception_v3": "inception_v3"}[spec.trunk]
+    prepare = getattr(keras.applications, module).preprocess_input
+
+    class Full(keras.Model):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.whole, self.head = whole, head
+            self.pool = keras.layers.GlobalAveragePooling2D()
+
+        def call(self, pixels: Any, training: bool = False) -> Any:
+            maps = self.whole(prepare(keras.ops.cast(pixels, "float32")), training=False)
+            return self.head(self.pool(maps), training=training)
+
+    return Full()
+
+
+def compare_with_the_full_model(dataset: Dataset, source: Path, tuning: FinetuneConfig) -> None:
+    keras = load_keras()
+    split, spec = divide(dataset), replace(HEAD, seed=3)
+    rest = build_rest(dataset.trunk, dataset.layer)
+    pooled = pool(rest.model, dataset.X)
+    y = dataset.y
+    head = DenseHead(spec).fit(
+        *(pooled[split.train], y[split.train]), *(pooled[split.validation], y[split.validation])
+    )
+    other = keras.models.clone_model(head.model)
+    other.set_weights(head.model.get_weights())
+    full = full_model(dataset.trunk, dataset.layer, other)
+    kind = "BinaryCrossentropy" if len(dataset.class_names) == 2 else "CategoricalCrossentropy"
+    full.compile(
+        optimizer=keras.optimizers.SGD(tuning.finetune_learning_rate, momentum=0.9),
+        loss=getattr(keras.losses, kind)(),
+    )
+    pixels = replace(dataset, X=pixels_of(dataset, source))
+    wanted = full.fit(
+        batches(pixels, split.train, spec, 3),
+        epochs=tuning.finetune_epochs,
+        validation_data=batches(pixels, split.validation, spec),
+        shuffle=False,
+        verbose=0,
+    ).history
+    found = train_together(rest.model, head, dataset, split, tuning).history
+    np.testing.assert_allclose(found["loss"], wanted["loss"], atol=1e-3)
+    np.testing.assert_allclose(found["val_loss"], wanted["val_loss"], atol=1e-3)
+    # Something was learnt, so that equality says something.
+    assert found["loss"][-1] < found["loss"][0] - 1e-3
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_it_equals_fine_tuning_from_pixels(stores: dict[int, Path], classes: int) -> None:
+    path = stores[classes]
+    tuning = FinetuneConfig(finetune_epochs=3, finetune_learning_rate=0.1)
+    compare_with_the_full_model(load_dataset(path), path.with_name("pictures"), tuning)
+
+
+@pytest.mark.slow
+def test_two_blocks_of_inception_v3(shared: Path, tmp_path: Path) -> None:
+    weights = next((shared / "weights").glob("inception_v3*.h5"))
+    source = tmp_path / "pictures"
+    for side, count in (("train", 24), ("validation", 8)):
+        for name in ("horses", "humans"):
+            folder = source / side / name
+            folder.mkdir(parents=True)
+            pictures = sorted((shared / "horse-or-human" / side / name).iterdir())[:count]
+            for picture in pictures:
+                (folder / picture.name).symlink_to(picture)
+    extract_features(
+        *(source, tmp_path / "maps.h5"),
+        weights=str(weights),
+        layer=("mixed8",),
+        pooling="none",
+        image_size=(150, 150),
+    )
+    dataset = load_dataset(tmp_path / "maps.h5")
+    compare_with_the_full_model(dataset, source, FinetuneConfig(3, 1e-3))
+
+
+def test_batch_normalisation_stays_in_inference_mode(stores: dict[int, Path]) -> None:
+    dataset = load_dataset(stores[2])
+    rest = build_rest(dataset.trunk, dataset.layer)
+    rows = pool(rest.model, dataset.X), dataset.y
+    head = DenseHead(HEAD).fit(*rows, *rows)
+    before = {weight.path: np.array(weight) for weight in rest.model.weights}
+    train_together(rest.model, head, dataset, divide(dataset), FinetuneConfig(1, 1e-2))
+    for weight in rest.model.weights:
+        moved = not np.array_equal(before[weight.path], np.array(weight))
+        assert moved == ("moving" not in weight.path), weight.path
+
+
+def test_the_best_epoch_is_kept_and_the_test_split_is_used_once(stores: dict[int, Path]) -> None:
+    dataset = load_dataset(stores[3])
+    config = TrainConfig((HEAD,), finetune=FinetuneConfig(4, 0.1))
+    result = run(dataset, config)
+    assert result.head is not None
+    assert result.finetuned is not None
+    assert result.finetuned.epochs == 4
+    losses = [result.finetuned.before.loss, *result.finetuned.history["val_loss"]]
+    assert result.finetuned.best_epoch == int(np.argmin(losses))
+    assert result.finetuned.best_epoch > 0
+    assert result.finetuned.after.loss == pytest.approx(min(losses), abs=1e-5)
+    assert result.finetuned.before.loss == pytest.approx(result.best.scores["loss"], abs=1e-5)
+    split = divide(dataset)
+    for rows, metrics in ((split.validation, result.finetuned.after), (split.test, result.test)):
+        scores = result.head.predict_proba(dataset.X[rows])
+        assert metrics == measure(dataset.y[rows], scores)
+    assert result.splits[0].test.tolist() == split.test.tolist()
+    assert str(result.finetuned) in str(result)
+
+
+def test_steps_that_are_too_long_leave_the_head_alone(
+    stores: dict[int, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = load_dataset(stores[2])
+    result = run(dataset, TrainConfig((HEAD,), finetune=FinetuneConfig(2, 1e6)))
+    assert result.head is not None
+    assert result.finetuned is not None
+    assert result.finetuned.best_epoch == 0
+    assert result.finetuned.after == result.finetuned.before
+    assert result.accuracy == result.best.scores["accuracy"]
+    assert "lower --finetune-learning-rate" in caplog.text
+
+
+@pytest.mark.slow
+def test_the_settings_of_the_head_hold_for_both(stores: dict[int, Path]) -> None:
+    dataset = load_dataset(stores[2])
+    rest = build_rest(dataset.trunk, dataset.layer)
+    weights = rest.model.get_weights()
+    rows = pool(rest.model, dataset.X), dataset.y
+    found = []
+    for spec in (
+        *(HEAD, replace(HEAD, l2=0.5), replace(HEAD, label_smoothing=0.3)),
+        *(replace(HEAD, seed=1), replace(HEAD, dropout=0.5), replace(HEAD, dropout=0.5)),
+    ):
+        rest.model.set_weights(weights)
+        head = DenseHead(replace(HEAD, dropout=spec.dropout)).fit(*rows, *rows)
+        head.spec = spec
+        best = train_together(rest.model, head, dataset, divide(dataset), FinetuneConfig(2, 0.1))
+        found.append(best.history["val_loss"])
+    # The same settings and seed are the same numbers, dropout included.
+    np.testing.assert_allclose(found[4], found[5], atol=1e-6)
+    assert len({round(losses[-1], 5) for losses in found[:5]}) == 5, found
+
+
+def test_the_command(stores: dict[int, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    path = stores[3]
+    assert train_head([str(path), *QUICK, "--finetune-epochs", "2"]) == 0
+    table = capsys.readouterr().out
+    folder = path.with_name("maps_head")
+    record = json.loads((folder / "result.json").read_text())
+    assert [c["settings"]["head"] for c in record["candidates"]] == ["dense"]
+    assert record["finetuned"]["layer"] == "conv_pw_12_relu"
+    assert record["finetuned"]["before"]["rows"] == record["finetuned"]["after"]["rows"] == 24
+    assert record["split"]["test"] == record["test"]["rows"] == 24
+    assert "fine-tuned above conv_pw_12_relu: accuracy" in table
+    bundle = load_bundle(folder)
+    assert bundle.shape == (3, 3, 1024)
+    # Pictures are labelled from pixels as they are from cached maps.
+    dataset = load_dataset(path)
+    assert predict_images([str(folder), str(path.with_name("pictures"))]) == 0
+    lines = [line.split(",") for line in capsys.readouterr().out.splitlines()[1:]]
+    scores = bundle.head.predict_proba(dataset.X)
+    assert [line[0] for line in lines] == dataset.keys
+    np.testing.assert_allclose([float(line[2]) for line in lines], scores.max(axis=1), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--finetune-epochs", "3"], 2, "finetune_epochs: has no effect without --finetune"),
+        (["--finetune", "--finetune-epochs", "0"], 2, "finetune_epochs: found 0"),
+        (["--finetune", "--finetune-learning-rate", "0"], 2, "finetune_learning_rate: found 0"),
+        (["--finetune", "--folds", "3"], 2, "folds: cannot be used with --finetune"),
+        (["--finetune", "--head", "logistic"], 2, "head: found logistic with --finetune"),
+        (["--finetune", "--C", "1"], 2, "head: found logistic with --finetune"),
+        (["--finetune", "--transform", "l2"], 2, "found dense behind l2"),
+    ],
+    ids=str,
+)
+def test_what_does_not_go_together(
+    words: list[str],
+    code: int,
+    message: str,
+    stores: dict[int, Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert train_head([str(stores[2]), *words, "-o", str(stores[2].with_name("none"))]) == code
+    assert message in capsys.readouterr().err
+    assert not stores[2].with_name("none").exists()
+
+
+def test_features_that_are_no_maps(stores: dict[int, Path], tmp_path: Path) -> None:
+    dataset = load_dataset(stores[2])
+    config = TrainConfig((HEAD,), finetune=FinetuneConfig())
+    pooled = replace(dataset, X=dataset.X.mean(axis=(1, 2)))
+    with pytest.raises(HeadError, match="extract again with --pooling none"):
+        run(pooled, config)
+    with pytest.raises(HeadError, match="expected 000000000000, which made the features"):
+        run(replace(dataset, weights_sha256="0" * 64), config)
+
+
+def test_settings_are_checked_when_they_are_made() -> None:
+    with pytest.raises(SettingError, match="blocks of one layer"):
+        TrainConfig((replace(HEAD, layer=("a", "b")),), finetune=FinetuneConfig())
+
+
+def test_join_is_what_was_trained(stores: dict[int, Path]) -> None:
+    dataset = load_dataset(stores[2])
+    rest = build_rest(dataset.trunk, dataset.layer)
+    rows = pool(rest.model, dataset.X), dataset.y
+    head = DenseHead(HEAD).fit(*rows, *rows)
+    joined = DenseHead(HEAD, join(rest.model, head.model))
+    np.testing.assert_allclose(
+        joined.predict_proba(dataset.X), head.predict_proba(rows[0]), atol=1e-5
+    )
