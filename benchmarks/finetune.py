@@ -5,7 +5,8 @@ Usage: python -m benchmarks.finetune MAPS.h5 PICTURES [EPOCHS]
 MAPS.h5 holds maps of PICTURES, such as mixed8 of InceptionV3 at 150 px. Both sides train the same
 blocks and head on the same batches with SGD, as ``fit`` of one compiled Keras model; the full one
 is given decoded pixels that lie in memory, and its lower part is frozen. The first epoch, in which
-both are compiled, is left out; medians of the others, taken in turn.
+both are compiled, is left out; medians of the others, taken in turn. Beside the clock stands the
+time of the processor, which other programs on the machine disturb less.
 """
 
 import statistics
@@ -71,22 +72,27 @@ def main(words: list[str]) -> None:
     dataset = load_dataset(Path(words[0]))
     epochs = int(words[2]) if len(words) > 2 else 3
     split = divide(dataset)
-    took: dict[str, list[float]] = {}
+    took: dict[str, list[tuple[float, float]]] = {}
     losses: dict[str, list[float]] = {}
     made = sides(dataset, words[1])
     for _ in range(epochs + 1):
         for name, (model, rows) in made.items():
             order = batches(rows, split.train, SPEC, 0)
-            start = time.perf_counter()
+            start = time.perf_counter(), time.process_time()
             history = model.fit(order, shuffle=False, verbose=0).history
-            took.setdefault(name, []).append(time.perf_counter() - start)
+            spent = time.perf_counter() - start[0], time.process_time() - start[1]
+            took.setdefault(name, []).append(spent)
             losses.setdefault(name, []).append(history["cost"][0])
-    seconds = {name: statistics.median(spent[1:]) for name, spent in took.items()}
+    seconds = {
+        name: [statistics.median(c) for c in zip(*t[1:], strict=True)] for name, t in took.items()
+    }
     print(f"{len(split.train)} pictures, batches of {SPEC.batch_size}, maps {dataset.X.shape[1:]}")
     for name in made:
         shown = ", ".join(f"{loss:.4f}" for loss in losses[name])
-        print(f"{name}: {seconds[name]:.2f} s an epoch; losses {shown}")
-    print(f"ratio {seconds['from pixels'] / seconds['from maps']:.1f}")
+        clock, processor = seconds[name]
+        print(f"{name}: {clock:.2f} s an epoch, processor {processor:.2f} s; losses {shown}")
+    ratios = [a / b for a, b in zip(seconds["from pixels"], seconds["from maps"], strict=True)]
+    print(f"ratio {ratios[0]:.1f}, processor {ratios[1]:.1f}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """A trained head on disk: a folder that predicts by itself and says how it came about.
 
 ``bundle.json``, ``transform.npz`` and ``head.npz``, ``head.keras`` or ``head.skops`` are what
-predicting needs; ``result.json`` (settings, versions, every number), ``result.csv`` (the
-leaderboard), ``timing.json`` and ``curves.png`` are for people. Two runs with the same seed write
-the same ``result.json`` byte for byte, so seconds live in a file of their own.
+predicting needs; ``report.html``, ``result.json`` (settings, versions, every number),
+``result.csv`` (the leaderboard) and ``timing.json`` are for people. Two runs with the same seed
+write the same report and ``result.json`` byte for byte, so seconds live in a file of their own.
 """
 
 import json
@@ -19,10 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify import journal, train, transforms
+from classify.analysis import Analysis
 from classify.candidates import label
 from classify.config import KERAS_HEADS
 from classify.dataset import Dataset
 from classify.metrics import confusion_matrix
+from classify.report import write_report
 from classify.result import Entry, Result
 from classify.train import FittedHead
 from extract.backend import load_keras
@@ -31,11 +33,9 @@ from extract.errors import HeadError, SettingError
 
 FORMAT = "headstart head"
 FORMAT_VERSION = 1
-BUNDLE, RESULT, TIMING, CURVES = "bundle.json", "result.json", "timing.json", "curves.png"
-TABLE = "result.csv"
-FILES = {BUNDLE, RESULT, TABLE, TIMING, CURVES, transforms.FILE, journal.FILE, *train.FILES}
-# Curves of more heads than this are no picture any more.
-_MOST_CURVES = 8
+BUNDLE, RESULT, TIMING = "bundle.json", "result.json", "timing.json"
+TABLE, REPORT = "result.csv", "report.html"
+FILES = {BUNDLE, RESULT, TABLE, TIMING, REPORT, transforms.FILE, journal.FILE, *train.FILES}
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,12 @@ def check_target(folder: Path) -> None:
 
 
 def save_bundle(
-    folder: Path, dataset: Dataset, result: Result, store: str, timing: Mapping[str, float]
+    folder: Path,
+    dataset: Dataset,
+    result: Result,
+    analysis: Analysis,
+    store: str,
+    timing: Mapping[str, float],
 ) -> None:
     """Write the chosen head and the record of the run; all of it or nothing.
 
@@ -90,6 +95,7 @@ def save_bundle(
         folder: Where to; a bundle that is there already is replaced.
         dataset: What was trained on.
         result: What came of it.
+        analysis: The best head, looked at closely.
         store: The store, as the user named it.
         timing: Step -> seconds.
 
@@ -104,11 +110,10 @@ def save_bundle(
         assert result.head is not None
         result.head.save(beside)
         _write_json(beside / BUNDLE, _identity(dataset, result))
-        _write_json(beside / RESULT, _record(dataset, result, store))
+        _write_json(beside / RESULT, _record(dataset, result, analysis, store))
         _write_json(beside / TIMING, {name: round(spent, 3) for name, spent in timing.items()})
         result.write_csv(beside / TABLE)
-        if drawn := [entry for entry in result.entries if entry.outcome.history]:
-            _draw_curves(beside / CURVES, drawn[:_MOST_CURVES])
+        write_report(beside / REPORT, dataset, result, analysis, store)
         if (folder / journal.FILE).exists():
             shutil.copyfile(folder / journal.FILE, beside / journal.FILE)
         if folder.exists():
@@ -208,10 +213,9 @@ def _identity(dataset: Dataset, result: Result) -> dict[str, Any]:
     }
 
 
-def _record(dataset: Dataset, result: Result, store: str) -> dict[str, Any]:
+def _record(dataset: Dataset, result: Result, analysis: Analysis, store: str) -> dict[str, Any]:
     """Return every setting and number of a run."""
-    first = result.splits[0]
-    judging = np.sort(np.concatenate([split.validation for split in result.splits]))
+    first, judging = result.splits[0], result.judging
     return {
         **_identity(dataset, result),
         "store": store,
@@ -227,6 +231,7 @@ def _record(dataset: Dataset, result: Result, store: str) -> dict[str, Any]:
         },
         "candidates": [_line(dataset, entry, dataset.y[judging]) for entry in result.entries],
         "finetuned": result.finetuned and result.finetuned.to_dict(),
+        "best": analysis.to_dict(dataset.keys),
         "test": result.test and result.test._asdict(),
         "versions": _versions(result),
     }
@@ -253,26 +258,3 @@ def _versions(result: Result) -> dict[str, str]:
     if any(entry.spec.head in KERAS_HEADS for entry in result.entries):
         names += ["keras", load_keras().backend.backend()]
     return {name: version(name) for name in names}
-
-
-def _draw_curves(path: Path, entries: list[Entry]) -> None:
-    """Draw training against validation for each epoch: a row a head, accuracy beside loss."""
-    from matplotlib.figure import Figure  # not pyplot: that would look for a screen
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(10, 4 * len(entries)), layout="constrained")
-    grid = figure.subplots(len(entries), 2, squeeze=False)
-    for axes, entry in zip(grid, entries, strict=True):
-        history = entry.outcome.history
-        epochs = range(1, len(history["loss"]) + 1)
-        marker = "o" if len(epochs) < 3 else ""
-        for axis, name in zip(axes, ("accuracy", "loss"), strict=True):
-            axis.plot(epochs, history[name], label="training", marker=marker)
-            axis.plot(epochs, history[f"val_{name}"], "--", label="validation", marker=marker)
-            axis.set(xlabel="epoch", ylabel=name, title=f"{label(entry.spec)}: {name}")
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axis.grid(alpha=0.3)
-            axis.legend()
-        axes[0].set_ylim(top=1.01)
-        axes[1].set_ylim(bottom=0)
-    figure.savefig(path, dpi=120)

@@ -283,6 +283,7 @@ def _train_head(arguments: argparse.Namespace) -> int:
     folder = arguments.output or store.with_name(f"{store.stem}_head")
 
     from classify import export, finetune, search
+    from classify.analysis import analyse
     from classify.bundle import check_target, save_bundle
     from classify.dataset import load_dataset
 
@@ -300,7 +301,9 @@ def _train_head(arguments: argparse.Namespace) -> int:
             print(stopped.result)
         raise
     timing["train"] = time.perf_counter() - began - timing["read"]
-    save_bundle(folder, dataset, result, str(store), timing)
+    analysis = analyse(dataset, result, config.seed, config.memory)
+    save_bundle(folder, dataset, result, analysis, str(store), timing)
+    timing["report"] = time.perf_counter() - began - timing["read"] - timing["train"]
     timing["all"] = time.perf_counter() - began
     print(result)
     log.info(

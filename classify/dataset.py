@@ -38,6 +38,8 @@ class Dataset:
         calibration_sha256: Digest of the pictures that int8 was calibrated on, else empty.
         views: Augmented views of rows of the training split; None where there are none, or no
             memory for them.
+        source: Where the pictures were when the store was made, as the user named it.
+        digests: (N, 16) uint8 BLAKE2b-128 digests of the pictures' files, or None.
     """
 
     X: Any
@@ -54,6 +56,8 @@ class Dataset:
     precision: str = "float32"
     calibration_sha256: str = ""
     views: StoredViews | None = None
+    source: str = ""
+    digests: NDArray[np.uint8] | None = None
 
     def fingerprint(self) -> str:
         """Return a digest of what decides a head's numbers: rows, labels, splits and features.
@@ -115,6 +119,8 @@ def load_dataset(
             precision=store.attributes["precision"],
             calibration_sha256=store.attributes.get("calibration_sha256", ""),
             views=_views(store, layers, rows, memory),
+            source=store.attributes.get("source", ""),
+            digests=store.digests()[rows],
         )
     _check_finite(dataset.X, dataset.keys, path)
     return dataset

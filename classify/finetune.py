@@ -72,6 +72,7 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
         test=measure(dataset.y[test], head.predict_proba(dataset.X[test])) if len(test) else None,
         shape=dataset.X.shape[1:],
         finetuned=outcome,
+        scores=head.predict_proba(dataset.X[split.validation]),
     )
 
 

@@ -4,6 +4,7 @@
 the order in which every ``keras.applications`` model scores them.
 """
 
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -47,7 +48,7 @@ def imagenet_names() -> tuple[str, ...]:
     return tuple((files("classify") / "imagenet.txt").read_text("utf-8").splitlines())
 
 
-def to_scores(engine: Engine, features: dict[str, np.ndarray]) -> NDArray[np.floating]:
+def to_scores(engine: Engine, features: Mapping[str, np.ndarray]) -> NDArray[np.floating]:
     """Turn what a complete model gives into a score for each class.
 
     Args:
@@ -68,4 +69,4 @@ def to_scores(engine: Engine, features: dict[str, np.ndarray]) -> NDArray[np.flo
             f"{engine.spec.trunk}: gives {scores.min():.3g} to {scores.max():.3g} for a picture; "
             "expected scores of 0 to 1 that add up to 1, as softmax or one sigmoid gives them"
         )
-    return scores
+    return np.asarray(scores)

@@ -152,38 +152,48 @@ class Resampling:
 
     def values(self, metric: str, judged: Judged) -> NDArray[np.float64]:
         """Return (1 + RESAMPLES,) values of a metric: of the rows themselves, then of each draw."""
+        return self._values(metric, judged, self._weights)
+
+    def value(self, metric: str, judged: Judged) -> float:
+        """Return the value of a metric of the rows themselves, at a fraction of the work."""
+        return float(self._values(metric, judged, self._weights[:1])[0])
+
+    def _values(
+        self, metric: str, judged: Judged, weights: NDArray[np.float32]
+    ) -> NDArray[np.float64]:
         right = (judged.answers == self._y).astype(np.float32)
-        total = self._drawn(np.ones(len(self._y)))
+        total = self._drawn(weights, np.ones(len(self._y)))
         if metric == "accuracy":
-            return np.asarray(self._drawn(right) / total, np.float64)
+            return np.asarray(self._drawn(weights, right) / total, np.float64)
         if metric == "loss":
-            return np.asarray(self._drawn(-np.log(judged.true_scores)) / total)
-        hits = self._per_class(self._y, right)
-        truth = self._per_class(self._y)
+            return np.asarray(self._drawn(weights, -np.log(judged.true_scores)) / total)
+        hits = self._per_class(weights, self._y, right)
+        truth = self._per_class(weights, self._y)
         if metric == "balanced_accuracy":
             return _mean_share(hits, truth)
-        return _mean_share(2 * hits, truth + self._per_class(judged.answers))
+        return _mean_share(2 * hits, truth + self._per_class(weights, judged.answers))
 
     def _per_class(
-        self, labels: NDArray[np.int64], values: NDArray[np.float32] | None = None
+        self,
+        weights: NDArray[np.float32],
+        labels: NDArray[np.int64],
+        values: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float64]:
-        """Sum weights (times values) by class: (1 + RESAMPLES, K)."""
+        """Sum weights (times values) by class: a row a draw, (draws, K)."""
         if self._drawn_with is not None:
             cells = np.bincount(
-                self._drawn_with * self._classes + labels,
-                values,
-                self._weights.shape[1] * self._classes,
+                self._drawn_with * self._classes + labels, values, weights.shape[1] * self._classes
             )
-            return np.asarray(self._weights @ cells.reshape(-1, self._classes), np.float64)
+            return np.asarray(weights @ cells.reshape(-1, self._classes), np.float64)
         member = np.zeros((len(labels), self._classes), np.float32)
         member[np.arange(len(labels)), labels] = 1 if values is None else values
-        return np.asarray(self._weights @ member, np.float64)
+        return np.asarray(weights @ member, np.float64)
 
-    def _drawn(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Sum values of rows: (1 + RESAMPLES,)."""
+    def _drawn(self, weights: NDArray[np.float32], values: NDArray[Any]) -> NDArray[Any]:
+        """Sum values of rows: one sum a draw."""
         if self._drawn_with is not None:
-            values = np.bincount(self._drawn_with, values, self._weights.shape[1])
-        return np.asarray(self._weights @ values)
+            values = np.bincount(self._drawn_with, values, weights.shape[1])
+        return np.asarray(weights @ values)
 
 
 def _mean_share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:

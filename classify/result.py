@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from classify.candidates import label
 from classify.config import METRICS, HeadSpec
 from classify.metrics import Judged, Metrics, Resampling, indistinct, interval
-from classify.splits import Split
+from classify.splits import Split, judging_rows
 from classify.train import FittedHead
 
 _HEADING = ("rank", "head", "score", "low", "high", "as good", "training", "seconds")
@@ -141,6 +142,8 @@ class Result:
         layer: Whose features that head takes.
         shape: Shape of one picture's features there.
         finetuned: What fine-tuning did to that head; None without.
+        scores: (J, K) scores, 0 to 1, of the best candidate on the J judging rows, in the order of
+            ``judging``, none of them trained on; None of a stopped run.
     """
 
     entries: list[Entry]
@@ -151,6 +154,12 @@ class Result:
     layer: str = ""
     shape: tuple[int, ...] = ()
     finetuned: Finetuned | None = None
+    scores: NDArray[np.floating] | None = None
+
+    @property
+    def judging(self) -> NDArray[np.int64]:
+        """The rows of the dataset that judged, increasing."""
+        return judging_rows(self.splits)
 
     @property
     def best(self) -> Entry:

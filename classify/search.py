@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from classify.candidates import choose_heads, label, make_candidates, parse_sweep
 from classify.config import KERAS_HEADS, HeadSpec, TrainConfig, groups_of
@@ -14,7 +15,7 @@ from classify.journal import Journal
 from classify.metrics import Judged, Resampling, judge, measure
 from classify.result import Outcome, Result, join_outcomes, rank
 from classify.rows import StoredRows, pieces
-from classify.splits import Split, cross_divide, divide, unit_names
+from classify.splits import Split, cross_divide, divide, judging_rows, unit_names
 from classify.train import (
     MOST_SUMMED,
     Division,
@@ -40,6 +41,29 @@ class Stopped(KeyboardInterrupt):
         done = len(result.entries) if result else 0
         super().__init__(f"{done} of {total} candidates are done; the same command goes on")
         self.result = result
+
+
+class _Lead:
+    """Out-of-fold scores of the best candidate so far; those of all might not fit into memory.
+
+    Args:
+        metric: What ranks.
+        draws: Resampled rows.
+    """
+
+    def __init__(self, metric: str, draws: Resampling) -> None:
+        self._metric, self._draws = metric, draws
+        self._place: tuple[float, ...] = ()
+        self.spec: HeadSpec | None = None
+        self.scores: NDArray[np.floating] | None = None
+
+    def offer(self, spec: HeadSpec, outcome: Outcome, scores: NDArray[np.floating] | None) -> None:
+        """Keep the scores of a candidate that goes before the one that is kept."""
+        sign = 1 if self._metric == "loss" else -1
+        value = self._draws.value(self._metric, outcome.judged)
+        place = sign * round(value, 9), self._draws.value("loss", outcome.judged)
+        if not self._place or place < self._place:
+            self._place, self.spec, self.scores = place, spec, scores
 
 
 def sweep(dataset: Dataset, *settings: str, **options: Any) -> Result:
@@ -88,7 +112,7 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
     """
     config = _with_views(dataset, config)
     splits = cross_divide(dataset, config.folds, config.seed) if config.folds else [divide(dataset)]
-    judging = np.sort(np.concatenate([split.validation for split in splits]))
+    judging = judging_rows(splits)
     names = unit_names(dataset)
     y = dataset.y[judging]
     draws = Resampling(y, len(dataset.class_names), [names[row] for row in judging], config.seed)
@@ -96,6 +120,7 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
     heads: dict[HeadSpec, FittedHead] = {}
     halved = config.candidates if config.halving else ()
     journal = Journal(folder, dataset.fingerprint(), splits, halved)
+    lead = _Lead(config.metric, draws)
 
     def ranked() -> Result | None:
         done = [s for s in config.candidates if s in known and not known[s].failed]
@@ -107,20 +132,24 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
         return Result(entries, config.metric, splits)
 
     try:
-        _try_all(dataset, config, splits, journal, (known, heads))
+        _try_all(dataset, config, splits, journal, (known, heads, lead))
     except KeyboardInterrupt:
         raise Stopped(ranked(), len(config.candidates)) from None
     result = ranked()
     if result is None:
         raise HeadError(known[config.candidates[0]].failed)
     best = result.best.spec
-    own = _with_layer(dataset, best, config.memory)
+    own = with_layer(dataset, best, config.memory)
     head = heads.get(best) or _refit(own, best, result.best.outcome.epochs, splits)
     test = None
     if len(splits[0].test):
         rows = splits[0].test
         test = measure(own.y[rows], head.predict_proba(own.X[rows]))
-    return replace(result, head=head, test=test, layer=own.layer, shape=own.X.shape[1:])
+    scores = lead.scores if lead.spec == best else None
+    if scores is None:
+        scores = _scores(own, best, splits, head)
+    shape = own.X.shape[1:]
+    return replace(result, head=head, test=test, layer=own.layer, shape=shape, scores=scores)
 
 
 def _with_views(dataset: Dataset, config: TrainConfig) -> TrainConfig:
@@ -140,7 +169,19 @@ def _with_views(dataset: Dataset, config: TrainConfig) -> TrainConfig:
     return replace(config, candidates=tuple(usual))
 
 
-def _with_layer(dataset: Dataset, spec: HeadSpec, memory: float | None) -> Dataset:
+def _scores(
+    dataset: Dataset, spec: HeadSpec, splits: Sequence[Split], head: FittedHead
+) -> NDArray[np.floating]:
+    """Score the judging rows: by the head itself where one split judges, else trained again."""
+    if len(splits) == 1:
+        judged = pieces(dataset.X[splits[0].validation])
+        return np.concatenate([head.predict_proba(X) for _, X in judged])
+    (tried,) = outcomes(dataset, [spec], splits)
+    assert tried.scores is not None
+    return tried.scores
+
+
+def with_layer(dataset: Dataset, spec: HeadSpec, memory: float | None = None) -> Dataset:
     """Return the dataset with the layers that a candidate takes."""
     layer = "+".join(spec.layer) or dataset.layer
     if layer == dataset.layer or dataset.path is None:
@@ -153,10 +194,10 @@ def _try_all(
     config: TrainConfig,
     splits: Sequence[Split],
     journal: Journal,
-    kept: tuple[dict[HeadSpec, Outcome], dict[HeadSpec, FittedHead]],
+    kept: tuple[dict[HeadSpec, Outcome], dict[HeadSpec, FittedHead], _Lead],
 ) -> None:
     """Fill ``kept`` with every candidate's outcome, and with heads where one split judges."""
-    known, heads = kept
+    known, heads, lead = kept
     candidates = config.candidates
     known |= _recalled(dataset, config, journal)
     best = 0.0
@@ -165,10 +206,11 @@ def _try_all(
             missing = [s for s in candidates if s.layer == layer and s not in known]
             if not missing:
                 continue
-            own = _with_layer(dataset, missing[0], config.memory)
+            own = with_layer(dataset, missing[0], config.memory)
             able = _able(missing, own, config.named)
-            for spec, outcome, head in _outcomes(own, able, splits, config.halving):
+            for spec, outcome, head, scores in outcomes(own, able, splits, config.halving):
                 known[spec] = outcome
+                lead.offer(spec, outcome, scores)
                 journal.add(spec, own.layer, outcome)
                 if head is not None:
                     heads[spec] = head
@@ -207,43 +249,79 @@ def _able(specs: Sequence[HeadSpec], dataset: Dataset, named: bool) -> list[Head
 
 
 def _truth(dataset: Dataset, splits: Sequence[Split]) -> Any:
-    return dataset.y[np.sort(np.concatenate([split.validation for split in splits]))]
+    return dataset.y[judging_rows(splits)]
 
 
-def _outcomes(
-    dataset: Dataset, specs: Sequence[HeadSpec], splits: Sequence[Split], halving: bool
-) -> Iterator[tuple[HeadSpec, Outcome, FittedHead | None]]:
+class Tried(NamedTuple):
+    """A candidate and what it did.
+
+    Attributes:
+        spec: The candidate.
+        outcome: What it did, all folds together.
+        head: The trained head where one split judges, else None.
+        scores: (J, K) scores of the judging rows where folds judge and memory holds those of all
+            that were trained with it, else None.
+    """
+
+    spec: HeadSpec
+    outcome: Outcome
+    head: FittedHead | None
+    scores: NDArray[np.floating] | None
+
+
+def outcomes(
+    dataset: Dataset, specs: Sequence[HeadSpec], splits: Sequence[Split], halving: bool = False
+) -> Iterator[Tried]:
     """Train candidates on every split, batch by batch, and say what each did."""
     front = _Front(dataset, splits)
     for batch in batches(specs):
         some = [specs[position] for position in batch]
         parts: list[list[Outcome]] = [[] for _ in some]
         last: list[FittedHead | None] = [None] * len(some)
+        scores: list[list[NDArray[np.floating]]] = [[] for _ in some]
+        size = 8 * len(some) * len(dataset.y) * len(dataset.class_names)
+        keep = len(splits) > 1 and (len(some) == 1 or size < _KEEP_BYTES)
         for fold in range(len(splits)):
             transform, rows = front.rows(some[0], fold)
             fits = list(fit_batch(some, rows, transform, halving))
-            for fit, outcome in zip(fits, _judged(fits, some, rows), strict=True):
+            judged = _judged(fits, some, rows, keep)
+            for fit, (outcome, found) in zip(fits, judged, strict=True):
                 parts[fit.position].append(outcome)
                 last[fit.position] = fit.fitted if len(splits) == 1 else None
-        joined = [join_outcomes(found, splits) for found in parts]
-        tried = zip(some, joined, last, strict=True)
+                scores[fit.position].append(found)
+        order = np.argsort(np.concatenate([split.validation for split in splits]))
+        tried = [
+            Tried(spec, join_outcomes(some, splits), head, np.concatenate(made)[order])
+            if keep
+            else Tried(spec, join_outcomes(some, splits), head, None)
+            for spec, some, head, made in zip(some, parts, last, scores, strict=True)
+        ]
         # Those of no use last: the journal keeps them beside others.
-        yield from sorted(tried, key=lambda one: bool(one[1].failed))
+        yield from sorted(tried, key=lambda one: bool(one.outcome.failed))
 
 
-def _judged(fits: Sequence[Fit], specs: Sequence[HeadSpec], rows: Division) -> list[Outcome]:
-    """Judge heads that were trained together: all in one pass over the rows."""
+def _judged(
+    fits: Sequence[Fit], specs: Sequence[HeadSpec], rows: Division, keep: bool
+) -> Iterator[tuple[Outcome, NDArray[np.floating]]]:
+    """Judge heads that were trained together: all in one pass over the rows.
+
+    Yields:
+        What each did, and its scores of the judging rows, (0, K) unless they are to be kept.
+    """
     heads = [fit.fitted.head for fit in fits]
     right = np.zeros(len(heads))
     for places, X in pieces(rows.X):
         answers = [head.predict_proba(X).argmax(axis=1) for head in heads]
         right += [(found == rows.y[places]).sum() for found in answers]
     parts: list[list[Judged]] = [[] for _ in heads]
+    scores: list[list[NDArray[np.floating]]] = [[] for _ in heads]
     for places, X in pieces(rows.X_validation):
-        for part, head in zip(parts, heads, strict=True):
-            part.append(judge(rows.y_validation[places], head.predict_proba(X)))
-    return [
-        Outcome(
+        for part, made, head in zip(parts, scores, heads, strict=True):
+            found = head.predict_proba(X)
+            part.append(judge(rows.y_validation[places], found))
+            made.append(found if keep else found[:0])
+    for part, made, count, fit, head in zip(parts, scores, right, fits, heads, strict=True):
+        outcome = Outcome(
             Judged(*(np.concatenate(values) for values in zip(*part, strict=True))),
             float(count / len(rows.y)),
             fit.seconds,
@@ -251,8 +329,7 @@ def _judged(fits: Sequence[Fit], specs: Sequence[HeadSpec], rows: Division) -> l
             _epochs(specs[fit.position], head.history),
             head.failed or "",
         )
-        for part, count, fit, head in zip(parts, right, fits, heads, strict=True)
-    ]
+        yield outcome, np.concatenate(made)
 
 
 def _epochs(spec: HeadSpec, history: dict[str, list[float]]) -> int:

@@ -129,6 +129,11 @@ def _hash(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
 
 
+def judging_rows(splits: Sequence[Split]) -> NDArray[np.int64]:
+    """Return the rows that judge in any of the splits, increasing."""
+    return np.sort(np.concatenate([split.validation for split in splits]))
+
+
 def unit_names(dataset: Dataset) -> list[str]:
     """Return what stays together: a row's group, or its key where it has none."""
     if dataset.groups is None:

@@ -114,12 +114,28 @@ def test_a_damaged_one_is_made_anew(
     assert find_compiled(SPEC) == kept
 
 
+@pytest.mark.parametrize("damage", [truncate, nonsense, foreign, Path.unlink])
+def test_what_an_open_spec_was_settled_to_is_remembered(
+    kept: CompiledTrunk, damage: Callable[[Path], None]
+) -> None:
+    asked = replace(SPEC, pooling="")
+    assert find_compiled(asked) is None
+    assert open_engine(asked, engine="openvino").spec == SPEC
+    assert find_compiled(asked) == kept
+    (remembered,) = compiled.cache_folder().glob("*.json")
+    damage(remembered)
+    assert find_compiled(asked) is None
+    assert open_engine(asked, engine="openvino").spec == SPEC
+    assert find_compiled(asked) == kept
+
+
 def test_a_cache_that_cannot_be_written_costs_only_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "file"))
-    assert open_engine(SPEC, engine="openvino").shapes == {"conv1_relu": (32,)}
+    asked = replace(SPEC, pooling="")
+    assert open_engine(asked, engine="openvino").shapes == {"conv1_relu": (32,)}
 
 
 def test_a_warm_start_loads_no_keras(pictures: Path, tmp_path: Path) -> None:
@@ -170,9 +186,10 @@ def test_every_family_of_trunks_converts_and_equals_keras(
     ((_, found),) = OpenVinoEngine(converted, "float32", 2, "float32").run([(None, pixels)])
     values, wanted = found[spec.layer[0]], expected[spec.layer[0]]
     if layer:
-        # Random weights give sharp scores, which double what goes before them.
+        # Random weights give scores of any sharpness, so that only their order can be compared.
         assert values.shape == (2, 1000)
         np.testing.assert_allclose(values.sum(axis=1), 1, atol=1e-4)
         np.testing.assert_array_equal(values.argmax(axis=1), wanted.argmax(axis=1))
     else:
-        assert np.abs(values - wanted).max() <= 1e-4 * np.abs(wanted).max()
+        # Random weights add up rounding, most in efficientnet_v2_b0: 9e-5.
+        assert np.linalg.norm(values - wanted) <= 1e-4 * np.linalg.norm(wanted)

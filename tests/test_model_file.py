@@ -53,6 +53,13 @@ def vectors(keras: Any, layers: Layers) -> Any:
     return keras.Sequential([keras.Input((32, 32, 3)), *steps])
 
 
+def kept_axes(keras: Any, layers: Layers) -> Any:
+    """Vectors that keep their axes, as MobileNet's top has them, and a name with dots."""
+    steps = [keras.Input((32, 32, 3)), layers.Conv2D(4, 3, name="block.1.map")]
+    top = [layers.GlobalAveragePooling2D(keepdims=True), layers.Conv2D(2, 1, name="logits")]
+    return keras.Sequential([*steps, *top, layers.Flatten(), layers.Softmax()])
+
+
 def two_inputs(keras: Any, layers: Layers) -> Any:
     entries = [keras.Input((8, 8, 3)), keras.Input((8, 8, 3))]
     return keras.Model(entries, layers.Add()(entries))
@@ -82,7 +89,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, An
     keras = load_keras()
     folder = tmp_path_factory.mktemp("models")
     made = {}
-    for make in (nested, functional, vectors):
+    for make in (nested, functional, vectors, kept_axes):
         model = make(keras, keras.layers)
         model.save(folder / f"{make.__name__}.keras")
         made[make.__name__] = (folder / f"{make.__name__}.keras", model)
@@ -102,6 +109,7 @@ def spec_of(models: Models, name: str, **settings: Any) -> TrunkSpec:
         ("nested", "inner", (32, 32), (5,)),
         ("functional", "second", (40, 24), (6,)),
         ("vectors", "hidden", (32, 32), (7,)),
+        ("kept_axes", "block.1.map", (32, 32), (4,)),
     ],
 )
 def test_what_is_left_open_is_read_from_the_model(

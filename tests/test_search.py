@@ -124,8 +124,12 @@ def test_a_stopped_run_ranks_what_is_done_and_goes_on(
     with (tmp_path / "head" / FILE).open("a") as file:
         file.write('["cut off by a ki')
     result = run(dataset(), TrainConfig(SEVERAL, 3), tmp_path / "head")
-    # Three folds of each of the two others, and the chosen one for good.
-    assert calls[0] == 100 + 3 * 2 + 1
+    # Three folds of each of the two others; the chosen one, which the journal knows but not its
+    # scores, once more; and for good.
+    assert calls[0] == 100 + 3 * 2 + 3 + 1
+    assert result.scores is not None
+    assert whole.scores is not None
+    np.testing.assert_allclose(result.scores, whole.scores, atol=1e-6)
     assert [e.spec for e in result.entries] == [e.spec for e in whole.entries]
     assert [e.scores for e in result.entries] == [e.scores for e in whole.entries]
 

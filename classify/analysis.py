@@ -1,0 +1,221 @@
+"""What the report and ``result.json`` say of the best head beyond its place on the leaderboard."""
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from classify.dataset import Dataset
+from classify.maps import FeatureMap, map_features
+from classify.metrics import confusion_matrix
+from classify.quality import (
+    Bin,
+    ClassQuality,
+    Curve,
+    Pair,
+    Share,
+    calibration,
+    class_curves,
+    class_qualities,
+    confident_mistakes,
+    confused_pairs,
+    share,
+)
+from classify.result import Result
+from classify.search import outcomes, with_layer
+from classify.splits import TEST, unit_names
+from extract.console import log, progress
+from extract.errors import HeadError
+
+MISTAKES, PAIRS = 100, 12
+_WORST_CLASSES = 3
+_SIZES = (1 / 8, 1 / 4, 1 / 2)
+
+
+class Mistake(NamedTuple):
+    """A picture that the head is sure of and wrong about.
+
+    Attributes:
+        row: Its row in the dataset.
+        key: Its key.
+        truth: Its class in the store.
+        answer: The class that the head answers.
+        score: The score of that answer, 0 to 1.
+    """
+
+    row: int
+    key: str
+    truth: str
+    answer: str
+    score: float
+
+
+class Size(NamedTuple):
+    """What the best candidate does when trained on ``rows`` of the first split's training rows."""
+
+    rows: int
+    accuracy: Share
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The best head, looked at closely, on the rows that judged it.
+
+    Attributes:
+        confusion: (K, K) int64 counts, truth on the first axis.
+        classes: One a class.
+        pairs: Classes that are taken for each other most often.
+        roc: Curves of true against false positive rate; see ``quality.class_curves``.
+        precision_recall: Curves of precision against recall.
+        calibration: Scores against accuracy.
+        calibration_error: Mean distance between the two, 0 to 1.
+        mistakes: The most confident ones.
+        wrong: (E,) int64 rows of the dataset with a wrong answer.
+        sizes: Accuracy by number of training rows, fewest first; a size at which the head cannot be
+            trained is missing, and of a fine-tuned one all.
+        maps: The features in two dimensions; empty where they have fewer.
+    """
+
+    confusion: NDArray[np.int64]
+    classes: list[ClassQuality]
+    pairs: list[Pair]
+    roc: list[Curve]
+    precision_recall: list[Curve]
+    calibration: list[Bin]
+    calibration_error: float
+    mistakes: list[Mistake]
+    wrong: NDArray[np.int64]
+    sizes: list[Size]
+    maps: list[FeatureMap]
+
+    def to_dict(self, keys: list[str]) -> dict[str, Any]:
+        """Return every number, as JSON can hold it; rows by their keys."""
+        found = {
+            name: _plain(getattr(self, name))
+            for name in ("classes", "pairs", "roc", "precision_recall", "calibration")
+        }
+        mistakes = [{k: v for k, v in _plain(m).items() if k != "row"} for m in self.mistakes]
+        return {
+            **found,
+            "calibration_error": self.calibration_error,
+            "mistakes": {"count": len(self.wrong), "most_confident": mistakes},
+            "sizes": _plain(self.sizes),
+            "maps": [
+                {
+                    "method": found.method,
+                    "keys": [keys[row] for row in found.rows],
+                    "x": found.points[:, 0].tolist(),
+                    "y": found.points[:, 1].tolist(),
+                    "explained": found.explained,
+                }
+                for found in self.maps
+            ],
+        }
+
+
+def _plain(value: Any) -> Any:
+    """Return named tuples as dictionaries, all the way down."""
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return {name: _plain(part) for name, part in value._asdict().items()}
+    return [_plain(part) for part in value] if isinstance(value, list) else value
+
+
+def analyse(
+    dataset: Dataset, result: Result, seed: int = 0, memory: float | None = None
+) -> Analysis:
+    """Look closely at the best head of a finished run.
+
+    Args:
+        dataset: What was trained on.
+        result: What came of it, with scores.
+        seed: Decides which rows the smaller training sets have.
+        memory: See ``dataset.load_dataset``.
+
+    Returns:
+        All that the report shows of it. The head is trained up to three times more, on an eighth,
+        a quarter and half of the training rows, for ``sizes``.
+    """
+    assert result.scores is not None
+    judging, scores = result.judging, result.scores
+    y, names = dataset.y[judging], dataset.class_names
+    units = unit_names(dataset)
+    witnesses = len({units[row] for row in judging}) / len(judging)
+    confusion = confusion_matrix(y, scores.argmax(axis=1), len(names))
+    classes = class_qualities(y, scores, names, witnesses)
+    bins, error = calibration(y, scores, witnesses)
+    own = with_layer(dataset, result.best.spec, memory)
+    return Analysis(
+        confusion=confusion,
+        classes=classes,
+        pairs=confused_pairs(confusion, names, PAIRS) if len(names) > 2 else [],
+        roc=class_curves(y, scores, classes, "roc_area", _WORST_CLASSES),
+        precision_recall=class_curves(y, scores, classes, "average_precision", _WORST_CLASSES),
+        calibration=bins,
+        calibration_error=error,
+        mistakes=_mistakes(dataset, result),
+        wrong=judging[scores.argmax(axis=1) != y],
+        # Fine-tuning again on fewer pictures would take as long as it took.
+        sizes=[] if result.finetuned else _sizes(own, result, seed, witnesses),
+        maps=map_features(own.X, np.flatnonzero(dataset.split != TEST)),
+    )
+
+
+def _mistakes(dataset: Dataset, result: Result) -> list[Mistake]:
+    assert result.scores is not None
+    judging, scores, names = result.judging, result.scores, dataset.class_names
+    return [
+        Mistake(
+            row=int(judging[place]),
+            key=dataset.keys[judging[place]],
+            truth=names[dataset.y[judging[place]]],
+            answer=names[scores[place].argmax()],
+            score=float(scores[place].max()),
+        )
+        for place in confident_mistakes(dataset.y[judging], scores, MISTAKES)
+    ]
+
+
+def _sizes(dataset: Dataset, result: Result, seed: int, witnesses: float) -> list[Size]:
+    """Judge the best candidate, trained on parts of the first split's training rows and on all."""
+    assert result.scores is not None
+    split = result.splits[0]
+    y = dataset.y[split.validation]
+    found = []
+    parts = subsets(dataset.y[split.train], seed)
+    with progress(len(parts), "fit", label="fewer pictures") as bar:
+        for part in parts:
+            fewer = replace(split, train=split.train[part])
+            try:
+                (tried,) = outcomes(dataset, [result.best.spec], [fewer])
+            except HeadError as error:
+                log.debug("not trained on %d pictures: %s", len(part), error)
+                continue
+            right = int((tried.outcome.judged.answers == y).sum())
+            found.append(Size(len(part), share(right, len(y), witnesses)))
+            bar.update(1)
+    whole = result.scores[np.isin(result.judging, split.validation)].argmax(axis=1) == y
+    return [*found, Size(len(split.train), share(int(whole.sum()), len(y), witnesses))]
+
+
+def subsets(y: NDArray[np.int64], seed: int) -> list[NDArray[np.int64]]:
+    """Draw ever larger parts of the rows, each holding the one before it and every class.
+
+    Args:
+        y: (A,) classes.
+        seed: Decides who is in them.
+
+    Returns:
+        Increasing places: about an eighth, a quarter and half of each class; those parts that have
+        two rows a class on average.
+    """
+    generator = np.random.default_rng(seed)
+    members = [generator.permutation(np.flatnonzero(y == label)) for label in np.unique(y)]
+    found: list[NDArray[np.int64]] = []
+    for part in _SIZES:
+        rows = [some[: max(1, round(part * len(some)))] for some in members]
+        places = np.sort(np.concatenate(rows))
+        fewest = max(2 * len(members), len(found[-1]) + 1 if found else 0)
+        if fewest <= len(places) < len(y):
+            found.append(places)
+    return found

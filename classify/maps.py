@@ -1,0 +1,77 @@
+"""Features -> points on a plane: PCA at once, t-SNE beside it where openTSNE is installed."""
+
+from importlib.util import find_spec
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from classify.rows import Features, pieces
+from classify.transforms import Transform
+
+# A map of more rows or features looks the same and takes seconds.
+_MOST_ROWS, _MOST_FEATURES = 3000, 512
+# t-SNE looks for about three times as many neighbours as its perplexity, 30 or what there is.
+_TSNE_ROWS, _TSNE_FEATURES, _PERPLEXITY = 30, 50, 30.0
+
+
+class FeatureMap(NamedTuple):
+    """The features in two dimensions.
+
+    Attributes:
+        method: ``PCA`` or ``t-SNE``.
+        rows: (M,) int64 rows of the dataset.
+        points: (M, 2) float64.
+        explained: Of PCA, the share of the variance of the standardised features along each axis;
+            else None.
+    """
+
+    method: str
+    rows: NDArray[np.int64]
+    points: NDArray[np.float64]
+    explained: list[float] | None = None
+
+
+def map_features(X: Features, rows: NDArray[np.int64]) -> list[FeatureMap]:
+    """Turn standardised features into two coordinates.
+
+    Args:
+        X: (N, *shape) float32 features. Feature maps are averaged over their positions.
+        rows: Which rows to place. Of more than 3,000 rows or 512 features so many are taken,
+            evenly spaced.
+
+    Returns:
+        One map a method; none with fewer than three rows or two features.
+    """
+    rows = rows[_spaced(len(rows), _MOST_ROWS)]
+    flat = np.concatenate([_vectors(part) for _, part in pieces(X[rows])])
+    if len(rows) < 3 or flat.shape[1] < 2:
+        return []
+    even = Transform(("standardise",)).fit_apply(flat)
+    points = Transform(("pca=2",)).fit_apply(even).astype(np.float64)
+    spread = max(float(even.var(axis=0, dtype=np.float64).sum()), np.finfo(np.float32).tiny)
+    explained = (points.var(axis=0) / spread).round(6).tolist()
+    maps = [FeatureMap("PCA", rows, points.round(4), explained)]
+    if len(rows) >= _TSNE_ROWS and find_spec("openTSNE"):
+        maps.append(FeatureMap("t-SNE", rows, _neighbours(even).round(4)))
+    return maps
+
+
+def _vectors(X: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return rows as vectors, at most so wide as a map needs."""
+    flat = X.mean(axis=(1, 2)) if X.ndim == 4 else X.reshape(len(X), -1)
+    return flat[:, _spaced(flat.shape[1], _MOST_FEATURES)]
+
+
+def _spaced(count: int, most: int) -> NDArray[np.int64]:
+    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
+
+
+def _neighbours(even: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Place rows so that neighbours stay together; on one thread, whose sums are the same again."""
+    from openTSNE import TSNE
+
+    width = min(_TSNE_FEATURES, even.shape[1], len(even) - 1)
+    reduced = Transform((f"pca={width}",)).fit_apply(even)
+    perplexity = min(_PERPLEXITY, (len(even) - 1) / 3)
+    return np.asarray(TSNE(perplexity=perplexity, random_state=0, n_jobs=1).fit(reduced), float)

@@ -1,0 +1,159 @@
+"""What a head is good and bad at: against scikit-learn and SciPy, and by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from classify.metrics import confusion_matrix
+from classify.quality import (
+    Pair,
+    area,
+    calibration,
+    class_curves,
+    class_qualities,
+    confident_mistakes,
+    confused_pairs,
+    precision_recall,
+    roc,
+    share,
+)
+
+Rows = tuple[NDArray[np.int64], NDArray[np.float64]]
+NAMES = ("a", "b", "c", "d", "e")
+
+
+def rows(K: int = 4, count: int = 60, seed: int = 0) -> Rows:
+    """Classes and scores, coarse so that many are equal; the last class never occurs."""
+    generator = np.random.default_rng(seed)
+    y = generator.integers(0, K - 1, count)
+    scores = generator.integers(1, 6, (count, K)).astype(np.float64)
+    scores[np.arange(count), y] += 2
+    return y, scores / scores.sum(axis=1, keepdims=True)
+
+
+@settings(deadline=None)  # the first call loads SciPy
+@given(st.integers(1, 500), st.data())
+def test_an_interval_is_wilsons(count: int, data: st.DataObject) -> None:
+    from scipy.stats import binomtest
+
+    hits = data.draw(st.integers(0, count))
+    wanted = binomtest(hits, count).proportion_ci(method="wilson")
+    found = share(hits, count)
+    assert found.value == hits / count
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), abs=1e-6)
+
+
+def test_of_no_rows_nothing_is_said_and_dependent_rows_say_less() -> None:
+    assert share(0, 0) == (None, None, None)
+    alone, grouped = share(8, 10), share(8, 10, witnesses=0.5)
+    assert grouped == share(4, 5)
+    assert None not in (*alone, *grouped)
+    assert grouped.low < alone.low < alone.high < grouped.high  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_classes_as_scikit_learn(seed: int) -> None:
+    from sklearn import metrics
+
+    y, scores = rows(seed=seed)
+    found = class_qualities(y, scores, NAMES[:4])
+    wanted = metrics.precision_recall_fscore_support(
+        y, scores.argmax(axis=1), labels=range(4), zero_division=np.nan
+    )
+    for label, of in enumerate(found):
+        known = [part[label] for part in wanted]
+        values = [of.precision.value, of.recall.value, of.f1.value, of.rows]
+        np.testing.assert_allclose(np.array(values, np.float64), np.array(known, np.float64))
+        for part in (of.precision, of.recall, of.f1):
+            if part.value is not None and part.low is not None and part.high is not None:
+                assert 0 <= part.low <= part.value <= part.high <= 1
+    for label, of in enumerate(found[:3]):
+        truth = y == label
+        assert of.roc_area == pytest.approx(metrics.roc_auc_score(truth, scores[:, label]))
+        precision = metrics.average_precision_score(truth, scores[:, label])
+        assert of.average_precision == pytest.approx(precision)
+    assert (found[3].rows, found[3].roc_area, found[3].average_precision) == (0, None, None)
+
+
+def test_lines_as_scikit_learn() -> None:
+    from sklearn import metrics
+
+    y, scores = rows()
+    wanted = metrics.roc_curve(y == 1, scores[:, 1], drop_intermediate=False)[:2]
+    np.testing.assert_allclose(roc(y == 1, scores[:, 1]), wanted)
+    precision, recall, _ = metrics.precision_recall_curve(y == 1, scores[:, 1])
+    # Theirs goes down from recall 1 and ends in a point of no rows.
+    np.testing.assert_allclose(
+        precision_recall(y == 1, scores[:, 1]), [recall[-2::-1], precision[-2::-1]]
+    )
+
+
+def test_calibration_as_scikit_learn() -> None:
+    from sklearn.calibration import calibration_curve
+
+    y, scores = rows(count=300)
+    bins, error = calibration(y, scores)
+    right, highest = scores.argmax(axis=1) == y, scores.max(axis=1)
+    accuracy, mean = calibration_curve(right, highest, n_bins=10)
+    np.testing.assert_allclose(np.array([found.accuracy.value for found in bins], float), accuracy)
+    np.testing.assert_allclose([found.score for found in bins], mean)
+    weights = np.array([found.rows for found in bins])
+    assert weights.sum() == 300
+    assert error == pytest.approx((np.abs(accuracy - mean) * weights).sum() / 300)
+
+
+def test_scores_that_are_always_right_about_themselves_are_calibrated() -> None:
+    y = np.array([0] * 8 + [1] * 2)
+    assert calibration(y, np.tile([0.8, 0.2], (10, 1)))[1] == pytest.approx(0)
+
+
+@pytest.mark.parametrize("kind", ["roc_area", "average_precision"])
+def test_curves_of_the_mean_and_of_the_worst(kind: str) -> None:
+    y, scores = rows(K=5, count=2000)
+    classes = class_qualities(y, scores, NAMES)
+    mean, *worst = class_curves(y, scores, classes, kind, 2)
+    assert mean.name == ""
+    values = {of.name: getattr(of, kind) for of in classes if of.rows}
+    assert [curve.name for curve in worst] == sorted(values, key=values.__getitem__)[:2]
+    for curve in (mean, *worst):
+        assert len(curve.x) == len(curve.y) <= 101
+        assert 0 <= min(curve.x) <= max(curve.x) == 1
+        assert 0 <= min(curve.y) <= max(curve.y) <= 1
+    found = area(np.array(mean.x), np.array(mean.y))
+    assert found == pytest.approx(np.mean(list(values.values())), abs=0.03)
+
+
+def test_of_two_classes_the_second_is_drawn() -> None:
+    y, scores = rows(K=3)
+    scores = scores[:, :2] / scores[:, :2].sum(axis=1, keepdims=True)
+    classes = class_qualities(y, scores, ("no", "yes"))
+    (curve,) = class_curves(y, scores, classes, "roc_area", 3)
+    assert curve.name == "yes"
+    assert area(np.array(curve.x), np.array(curve.y)) == pytest.approx(classes[1].roc_area)
+
+
+def test_of_one_class_alone_nothing_is_drawn() -> None:
+    y, scores = np.zeros(5, np.int64), np.tile([0.8, 0.2], (5, 1))
+    classes = class_qualities(y, scores, ("no", "yes"))
+    assert class_curves(y, scores, classes, "roc_area", 3) == []
+
+
+def test_pairs_and_mistakes_by_hand() -> None:
+    y = np.array([0, 0, 0, 1, 1, 2])
+    scores = np.array(
+        [
+            [0.9, 0.1, 0.0],
+            [0.2, 0.8, 0.0],
+            [0.4, 0.6, 0.0],
+            [0.0, 0.1, 0.9],
+            [0.0, 1.0, 0.0],
+            [0.2, 0.2, 0.6],
+        ]
+    )
+    confusion = confusion_matrix(y, scores.argmax(axis=1), 3)
+    assert confused_pairs(confusion, NAMES[:3], 5) == [Pair("a", "b", 2, 3), Pair("b", "c", 1, 2)]
+    assert confused_pairs(confusion, NAMES[:3], 1) == [Pair("a", "b", 2, 3)]
+    assert confident_mistakes(y, scores, 10).tolist() == [3, 1, 2]
+    assert confident_mistakes(y, scores, 2).tolist() == [3, 1]

@@ -1,0 +1,417 @@
+"""The report in a real browser: what is on it, that it sorts, loads nothing and runs no name."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from classify.analysis import Analysis, analyse
+from classify.config import HeadSpec, TrainConfig
+from classify.dataset import Dataset
+from classify.report import write_report
+from classify.result import Result
+from classify.search import run
+from extract.config import TrunkSpec
+from extract.stream import digest_content
+
+SCRIPT = "<script>alert(1)</script>"
+IMAGE = "<img src=x onerror=alert(1)>"
+HEADS = (HeadSpec("logistic", C=1.0), HeadSpec("logistic", C=1e-7), HeadSpec("knn"))
+DROPPED = tuple(
+    HeadSpec("dense", units=(8,), epochs=3, learning_rate=0.01, dropout=dropout)
+    for dropout in (0.5, 0.0)
+)
+
+
+def dataset(names: tuple[str, ...], source: Path | None = None, count: int = 20) -> Dataset:
+    """Rows that are told apart but for a few, of pictures that lie in ``source`` where given."""
+    generator = np.random.default_rng(0)
+    K = len(names)
+    y = np.arange(K * count) % K
+    X = generator.normal(size=(len(y), K + 4)).astype(np.float32)
+    X[np.arange(len(y)), y] += 1.5
+    split = (np.arange(len(y)) // K % 2).astype(np.int8)
+    keys = [f"{y[row]}/{IMAGE} {row}.png" for row in range(len(y))]
+    digests = np.zeros((len(y), 16), np.uint8)
+    for row, key in enumerate(keys if source else ()):
+        path = Path(source or "", key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = generator.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+        digests[row] = np.frombuffer(digest_content(path.read_bytes()), np.uint8)
+    spec = TrunkSpec("mobilenet", weights="none", image_size=(32, 32))
+    made = Dataset(X, y, keys, None, split, names, spec.layer[0], spec, "", "float32")
+    return replace(made, source=str(source or "/nowhere/pictures"), digests=digests)
+
+
+def report(
+    made: Dataset, path: Path, heads: tuple[HeadSpec, ...] = HEADS, folds: int | None = None
+) -> tuple[Path, Result, Analysis]:
+    result = run(made, TrainConfig(heads, folds))
+    analysis = analyse(made, result)
+    write_report(path, made, result, analysis, f"{IMAGE}.h5")
+    return path, result, analysis
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    found = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
+    program = next(filter(None, found), None)
+    if program is None:
+        pytest.skip("no Chromium is here to show the report in")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # As root, in a container, there is no sandbox to be had.
+        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@contextmanager
+def opened(browser: Any, path: Path, **settings: Any) -> Iterator[Any]:
+    """Show a page; fail on any message, error, dialog or request but for the file itself."""
+    page = browser.new_page(**settings)
+    said: list[str] = []
+
+    def answer(dialog: Any) -> None:
+        said.append(dialog.message)
+        dialog.dismiss()
+
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("dialog", answer)
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(path.as_uri())
+    yield page
+    page.close()
+    assert said == []
+    assert [url for url in requests if not url.startswith("data:")] == [path.as_uri()]
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result, Analysis]:
+    folder = tmp_path_factory.mktemp("hostile")
+    made = dataset((SCRIPT, '"><b onclick=alert(2)>&amp;', "$5_{x}$"), folder / "pictures")
+    return report(made, folder / "report.html")
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result, Analysis]:
+    path = tmp_path_factory.mktemp("swept") / "report.html"
+    return report(dataset(("cat", "dog")), path, (*HEADS, *DROPPED))
+
+
+# Names that would be code.
+
+
+def test_names_are_text(browser: Any, hostile: tuple[Path, Result, Analysis]) -> None:
+    path, _, analysis = hostile
+    assert analysis.mistakes
+    with opened(browser, path) as page:
+        text = page.inner_text("body")
+        assert SCRIPT in text
+        assert '"><b onclick=alert(2)>&amp;' in text
+        assert f"{IMAGE}.h5" in text
+        assert analysis.mistakes[0].key in page.inner_text("#mistakes")
+        assert "<script>alert(1)</scr" in "".join(page.locator("svg text").all_text_contents())
+        assert "$5_{x}$" in page.locator("#confusions svg text").all_text_contents()
+        assert page.locator("script").count() == 1
+        assert page.locator("[onclick], [onerror], [onload]").count() == 0
+
+
+def test_a_script_that_was_put_in_does_not_run(
+    browser: Any, hostile: tuple[Path, Result, Analysis], tmp_path: Path
+) -> None:
+    altered = tmp_path / "altered.html"
+    text = hostile[0].read_text(encoding="utf-8")
+    altered.write_text(text.replace("<main>", "<main><script>document.title = 'gone'</script>"))
+    page = browser.new_page()
+    refused: list[str] = []
+    page.on("console", lambda message: refused.append(message.text))
+    page.goto(altered.as_uri())
+    assert page.title() != "gone"
+    assert "Content Security Policy" in refused[0]
+    page.close()
+
+
+def test_nothing_in_the_file_points_outside(hostile: tuple[Path, Result, Analysis]) -> None:
+    text = hostile[0].read_text(encoding="utf-8")
+    tags = re.findall(r"<[^>]+>", text)
+    addresses = re.findall(r'(?:src|href)="([^"]+)"|url\(([^)]+)\)', "".join(tags))
+    assert addresses
+    assert all((a or b).startswith(("#", "data:")) for a, b in addresses)
+    assert "@import" not in text
+
+
+def test_no_identifier_is_there_twice(browser: Any, swept: tuple[Path, Result, Analysis]) -> None:
+    with opened(browser, swept[0]) as page:
+        names = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
+        assert len(names) == len(set(names))
+        used = page.evaluate(
+            "[...document.querySelectorAll('use')].map(u => u.href.baseVal.slice(1))"
+        )
+        assert set(used) <= set(names)
+
+
+# What is on it.
+
+
+def test_what_is_said_first(browser: Any, hostile: tuple[Path, Result, Analysis]) -> None:
+    path, result, _ = hostile
+    with opened(browser, path) as page:
+        said = page.inner_text("header")
+        assert page.inner_text("h1").startswith("Use logistic C=1")
+        assert f"{100 * result.best.scores['accuracy']:.1f}".removesuffix(".0") in said
+        assert "the 30 pictures of the validation split" in said
+        assert "is trained on 30" in said
+        assert "Test split" not in said
+
+
+def test_every_section_is_there_and_none_is_empty(
+    browser: Any, swept: tuple[Path, Result, Analysis]
+) -> None:
+    with opened(browser, swept[0]) as page:
+        headings = page.locator("h2").all_inner_texts()
+        assert headings == [
+            *("Leaderboard", "Learning curves", "Confusions", "Classes", "Scores"),
+            *("Would more pictures help?", "Map of the features"),
+            *("Most confident mistakes", "Settings"),
+        ]
+        for link in page.locator("nav a").all():
+            assert page.locator(str(link.get_attribute("href"))).count() == 1
+        # Confusion, ROC, precision-recall, calibration, sizes, two learning curves, and the maps.
+        count = 7 + len(swept[2].maps)
+        assert page.locator("svg[role=img][aria-label]").count() == count
+        for drawing in page.locator("svg").all():
+            box = drawing.bounding_box()
+            assert box["width"] > 100
+            assert box["height"] > 100
+
+
+def test_dropouts_stand_side_by_side(browser: Any, swept: tuple[Path, Result, Analysis]) -> None:
+    with opened(browser, swept[0], viewport={"width": 1200, "height": 800}) as page:
+        panels = page.locator("#learning figure")
+        assert [t.split("\n")[0] for t in panels.locator("h3").all_inner_texts()] == [
+            "dropout 0",
+            "dropout 0.5",
+        ]
+        first, second = (panel.bounding_box() for panel in panels.all())
+        assert first["y"] == second["y"]
+        assert first["x"] < second["x"]
+
+
+def test_without_keras_heads_there_are_no_curves(
+    browser: Any, hostile: tuple[Path, Result, Analysis]
+) -> None:
+    with opened(browser, hostile[0]) as page:
+        assert page.locator("#learning").count() == 0
+        assert "Learning curves" not in page.inner_text("nav")
+
+
+def test_every_number_of_the_tables_is_in_the_record(
+    browser: Any, hostile: tuple[Path, Result, Analysis]
+) -> None:
+    path, result, analysis = hostile
+    with opened(browser, path) as page:
+        shown = page.locator("#leaderboard tbody tr").all()
+        for line, entry in zip(shown, result.entries, strict=True):
+            for value in (*entry.scores.values(), entry.low, entry.high):
+                assert f"{value:.3f}" in line.inner_text()
+        lines = page.locator("#classes tbody tr").all_inner_texts()
+        for text, of in zip(lines, analysis.classes, strict=True):
+            for share in (of.precision, of.recall, of.f1):
+                assert f"{share.value:.2f}" in text
+                assert f"{share.low:.2f}\N{EN DASH}{share.high:.2f}" in text
+            assert f"{of.roc_area:.3f}" in text
+
+
+def test_mistakes_are_shown_with_pictures_and_keys(
+    browser: Any, hostile: tuple[Path, Result, Analysis]
+) -> None:
+    with opened(browser, hostile[0]) as page:
+        pictures = page.locator("#mistakes img")
+        assert pictures.count() == min(24, len(hostile[2].mistakes)) > 0
+        sizes = pictures.evaluate_all("all => all.map(i => [i.complete, i.naturalWidth])")
+        assert sizes == [[True, 144]] * len(sizes)
+
+
+@pytest.mark.parametrize("change", ["gone", "changed", "damaged", "elsewhere"])
+def test_a_picture_that_is_not_the_one_is_not_shown(
+    change: str, browser: Any, tmp_path: Path
+) -> None:
+    made = dataset(("cat", "dog"), tmp_path / "pictures")
+    _, _, analysis = report(made, tmp_path / "report.html")
+    first = analysis.mistakes[0]
+    picture = tmp_path / "pictures" / first.key
+    if change == "gone":
+        picture.unlink()
+    elif change == "changed":
+        Image.new("RGB", (9, 9)).save(picture)
+    elif change == "damaged":
+        picture.write_bytes(b"no picture")
+        assert made.digests is not None
+        made.digests[first.row] = np.frombuffer(digest_content(b"no picture"), np.uint8)
+    else:
+        (tmp_path / "pictures").rename(tmp_path / "moved")
+    path, _, _ = report(made, tmp_path / "report.html")
+    said = {"changed": "changed since", "damaged": "is not a picture"}
+    with opened(browser, path) as page:
+        shown = page.locator("#mistakes .pictures figure").first
+        assert said.get(change, "not where it was") in shown.inner_text()
+        assert first.key in shown.inner_text()
+        missing = len(analysis.mistakes) if change == "elsewhere" else 1
+        assert page.locator("#mistakes .gone").count() == missing
+        assert page.locator("#mistakes img").count() == len(analysis.mistakes) - missing
+        note = page.locator("#mistakes .note")
+        assert note.count() == (change == "elsewhere")
+
+
+def test_a_head_without_a_mistake_has_no_list_of_them(browser: Any, tmp_path: Path) -> None:
+    made = dataset(("cat", "dog"))
+    made.X[np.arange(len(made.y)), made.y] += 100
+    with opened(browser, report(made, tmp_path / "report.html")[0]) as page:
+        assert page.locator("#mistakes").count() == 0
+        assert "100" in page.inner_text(".score")
+
+
+def test_many_classes_stay_readable(browser: Any, tmp_path: Path) -> None:
+    names = tuple(f"class number {i} of a long name" for i in range(70))
+    path, _, analysis = report(dataset(names, count=6), tmp_path / "report.html", HEADS[:1], 3)
+    with opened(browser, path) as page:
+        # No numbers in cells and no names beside 70 rows, but the worst pairs in words.
+        assert len(page.locator("#confusions svg text").all()) == 2
+        assert page.locator("#confusions .pairs tbody tr").count() == len(analysis.pairs) > 3
+        assert page.locator("#classes tbody tr").count() == 70
+        assert page.locator("#map .legend li").count() == 10
+        assert "10 classes with the most mistakes" in page.inner_text("#map")
+        assert "in 3 folds" in page.inner_text("header")
+        assert page.locator("#mistakes details tbody tr").count() == len(analysis.mistakes) - 24
+
+
+def test_a_test_split_is_told_apart(browser: Any, tmp_path: Path) -> None:
+    made = dataset(("cat", "dog"))
+    made.split[-10:] = 2
+    path, result, _ = report(made, tmp_path / "report.html")
+    assert result.test is not None
+    with opened(browser, path) as page:
+        said = page.inner_text("header")
+        assert "Test split" in said
+        assert f"of 10 pictures, loss {result.test.loss:.3f}" in said
+
+
+# How it behaves.
+
+
+def test_sorting(browser: Any, hostile: tuple[Path, Result, Analysis]) -> None:
+    path, result, _ = hostile
+    with opened(browser, path) as page:
+        table = page.locator("#leaderboard table")
+
+        def column(place: int) -> list[str]:
+            return [
+                row.strip()
+                for row in table.locator(f"tbody tr > :nth-child({place})").all_inner_texts()
+            ]
+
+        def sort(name: str) -> str | None:
+            heading = table.get_by_role("columnheader", name=name, exact=False).first
+            heading.get_by_role("button").click()
+            assert table.locator("[aria-sort]").count() == 1
+            return str(heading.get_attribute("aria-sort"))
+
+        scores = [f"{entry.scores['accuracy']:.3f}" for entry in result.entries]
+        assert column(3) == sorted(scores, reverse=True)
+        assert sort("accuracy") == "descending"
+        assert column(3) == sorted(scores, reverse=True)
+        assert sort("accuracy") == "ascending"
+        assert column(3) == sorted(scores)
+        assert column(3)[0] != column(3)[-1]
+        names = column(2)
+        assert sort("head") == "ascending"
+        assert column(2) == sorted(names)
+        assert sort("head") == "descending"
+        assert column(2) == sorted(names, reverse=True)
+        # By the keyboard.
+        table.get_by_role("columnheader", name="#").get_by_role("button").press("Enter")
+        assert column(1) == ["1", "2", "3"]
+
+
+def test_what_is_not_known_sorts_last(browser: Any, tmp_path: Path) -> None:
+    made = dataset(("cat", "dog", "eel"))
+    made.split[made.y == 2] = 0  # no eel to judge by
+    with opened(browser, report(made, tmp_path / "report.html", HEADS[:1])[0]) as page:
+        table = page.locator("#classes table")
+        for _ in range(2):
+            table.get_by_role("button", name="ROC area").click()
+            assert table.locator("tbody th").all_inner_texts()[-1] == "eel"
+
+
+def test_light_dark_and_paper(browser: Any, hostile: tuple[Path, Result, Analysis]) -> None:
+    colours = []
+    for scheme, media in (("light", "screen"), ("dark", "screen"), ("dark", "print")):
+        with opened(browser, hostile[0], color_scheme=scheme) as page:
+            page.emulate_media(media=media, color_scheme=scheme)
+            colours.append(
+                page.evaluate(
+                    "['body', '#scores svg text', '#map use'].map(s => {"
+                    "const style = getComputedStyle(document.querySelector(s));"
+                    "return s === 'body' ? [style.backgroundColor, style.color] : style.fill })"
+                )
+            )
+    light, dark, paper = colours
+    assert light[0] != dark[0]
+    assert all(a != b for a, b in zip(light[1:], dark[1:], strict=True))
+    assert paper[1:] == light[1:]
+
+    def brightness(colour: str) -> int:
+        return sum(int(part) for part in re.findall(r"\d+", colour)[:3])
+
+    page_light, ink_light, page_dark, ink_dark = map(brightness, (*light[0], *dark[0]))
+    assert min(page_light, ink_dark) > 600
+    assert max(page_dark, ink_light) < 200
+
+
+@pytest.mark.parametrize("which", ["hostile", "swept"])
+def test_a_phone_needs_no_sideways_scrolling(
+    which: str, browser: Any, request: pytest.FixtureRequest
+) -> None:
+    path = request.getfixturevalue(which)[0]
+    with opened(browser, path, viewport={"width": 390, "height": 800}) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        table = page.locator("#leaderboard .scroll").bounding_box()
+        assert table["x"] + table["width"] <= 390
+
+
+def test_it_prints_and_unfolds(browser: Any, tmp_path: Path) -> None:
+    made = dataset(("cat", "dog"), count=300)
+    made.X[:] = np.random.default_rng(1).normal(size=made.X.shape)
+    with opened(browser, report(made, tmp_path / "report.html", HEADS[:1])[0]) as page:
+        assert page.pdf(format="A4")[:5] == b"%PDF-"
+        assert page.locator("details[open]").count() == 1
+
+
+def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
+    names = ("cat", "dog", "eel")
+    first, again = (
+        report(dataset(names, tmp_path / "pictures"), tmp_path / f"{i}.html")[0] for i in (1, 2)
+    )
+    assert first.read_bytes() == again.read_bytes()
+
+
+def test_a_users_own_style_of_figures_changes_nothing(tmp_path: Path) -> None:
+    import matplotlib
+
+    made = dataset(("cat", "dog"))
+    plain = report(made, tmp_path / "plain.html")[0]
+    with matplotlib.rc_context({"font.size": 30, "text.usetex": True, "axes.grid": False}):
+        styled = report(made, tmp_path / "styled.html")[0]
+    assert plain.read_bytes() == styled.read_bytes()
