@@ -82,8 +82,8 @@ def build_trunk(spec: TrunkSpec, precision: str = "float32") -> Trunk:
     cut = keras.Model(inputs, outputs, name="trunk" if spec.is_file else spec.trunk)
     cut.trainable = False
     pixels = keras.Input((*spec.image_size, 3), dtype="uint8", name="pixels")
-    # training=False is baked in, so that dropout and batch normalisation stay in inference mode
-    # wherever this model is used.
+    # Inference mode wherever this model is used for predicting. A model in training overrides it;
+    # batch normalisation stays as it is even then, because the layers are frozen.
     prepared = _preprocess(keras, spec, keras.ops.cast(pixels, "float32"))
     maps = [keras.ops.cast(m, "float32") for m in as_list(cut(prepared, training=False))]
     spec = _settle_pooling(spec, [tuple(m.shape) for m in maps])
