@@ -71,7 +71,7 @@ def measure_error(
             difference += float(np.sum((b - a) ** 2))
             size += float(np.sum(a**2))
             norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-            cosines += ((a * b).sum(axis=1) / np.maximum(norms, 1e-30)).tolist()
+            cosines += ((a * b).sum(axis=1) / np.maximum(norms, np.finfo(np.float64).tiny)).tolist()
     return {
         "relative": float(np.sqrt(difference / max(size, 1e-30))),
         "cosine": float(np.mean(cosines)),
