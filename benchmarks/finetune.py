@@ -1,6 +1,6 @@
 """Time an epoch of fine-tuning: blocks above cached maps against the full model from pixels.
 
-Usage: python -m benchmarks.finetune MAPS.h5 PICTURES [EPOCHS]
+Usage: python -m benchmarks.finetune MAPS.h5 PICTURES [EPOCHS] [BATCH_SIZE]
 
 MAPS.h5 holds maps of PICTURES, such as mixed8 of InceptionV3 at 150 px. Both sides train the same
 blocks and head on the same batches with SGD, as ``fit`` of one compiled Keras model; the full one
@@ -28,8 +28,6 @@ from extract.decode import decode
 from extract.source import list_source, read_item
 from extract.trunk import build_trunk
 
-SPEC = HeadSpec("dense")
-
 
 def pixels_of(dataset: Dataset, source: str) -> Any:
     """Return (N, H, W, 3) uint8 pixels of a dataset's rows."""
@@ -50,7 +48,7 @@ def head_of(inputs: int, classes: int) -> Any:
     return keras.Sequential([keras.Input((inputs,)), hidden, keras.layers.Dropout(0.2), last])
 
 
-def sides(dataset: Dataset, source: str) -> dict[str, tuple[Any, Dataset]]:
+def sides(dataset: Dataset, source: str, spec: HeadSpec) -> dict[str, tuple[Any, Dataset]]:
     """Return what is trained, and on what, by name."""
     keras = load_keras()
     classes = len(dataset.class_names)
@@ -63,7 +61,7 @@ def sides(dataset: Dataset, source: str) -> dict[str, tuple[Any, Dataset]]:
             below = keras.Model(trunk.inputs[0], rest(trunk.outputs[0], training=False))
             rows = replace(dataset, X=pixels_of(dataset, source))
         head = head_of(rest.output_shape[1], classes)
-        made[name] = (compiled(below, head, SPEC, classes, FinetuneConfig()), rows)
+        made[name] = (compiled(below, head, spec, classes, FinetuneConfig()), rows)
     return made
 
 
@@ -74,10 +72,11 @@ def main(words: list[str]) -> None:
     split = divide(dataset)
     took: dict[str, list[tuple[float, float]]] = {}
     losses: dict[str, list[float]] = {}
-    made = sides(dataset, words[1])
+    spec = HeadSpec("dense", batch_size=int(words[3]) if len(words) > 3 else None)
+    made = sides(dataset, words[1], spec)
     for _ in range(epochs + 1):
         for name, (model, rows) in made.items():
-            order = batches(rows, split.train, SPEC, 0)
+            order = batches(rows, split.train, spec, 0)
             start = time.perf_counter(), time.process_time()
             history = model.fit(order, shuffle=False, verbose=0).history
             spent = time.perf_counter() - start[0], time.process_time() - start[1]
@@ -86,7 +85,7 @@ def main(words: list[str]) -> None:
     seconds = {
         name: [statistics.median(c) for c in zip(*t[1:], strict=True)] for name, t in took.items()
     }
-    print(f"{len(split.train)} pictures, batches of {SPEC.batch_size}, maps {dataset.X.shape[1:]}")
+    print(f"{len(split.train)} pictures, batches of {spec.batch_size}, maps {dataset.X.shape[1:]}")
     for name in made:
         shown = ", ".join(f"{loss:.4f}" for loss in losses[name])
         clock, processor = seconds[name]
