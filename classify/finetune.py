@@ -17,10 +17,10 @@ from classify import search
 from classify.config import FinetuneConfig, HeadSpec, TrainConfig
 from classify.dataset import Dataset, check_weights
 from classify.heads import DenseHead
-from classify.metrics import measure
+from classify.metrics import Resampling, interval, judge, measure
 from classify.result import Finetuned, Result
 from classify.rows import StoredRows
-from classify.splits import TEST, Split
+from classify.splits import TEST, Split, unit_names
 from classify.train import FittedHead
 from classify.transforms import Transform
 from extract.backend import compile_model, fetch, load_keras, on_gpu
@@ -63,8 +63,7 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
     split = Split(seen[own.train], seen[own.validation], test, own.origin)
     assert found.head is not None
     assert isinstance(found.head.head, DenseHead)
-    assert config.finetune is not None
-    head, outcome = _train(rest.model, found.head.head, dataset, split, config.finetune)
+    head, outcome = _train(rest.model, found.head.head, dataset, split, config)
     return replace(
         found,
         splits=[split],
@@ -129,20 +128,30 @@ def pool(blocks: Any, X: Maps) -> NDArray[np.float32]:
 
 
 def _train(
-    blocks: Any, head: DenseHead, dataset: Dataset, split: Split, tuning: FinetuneConfig
+    blocks: Any, head: DenseHead, dataset: Dataset, split: Split, config: TrainConfig
 ) -> tuple[DenseHead, Finetuned]:
     """Train blocks and head together and say what it did on the validation rows."""
+    tuning = config.finetune or FinetuneConfig()
     tuned = DenseHead(head.spec, join(blocks, head.model))
     tuned.history = head.history
     y, X = dataset.y[split.validation], dataset.X[split.validation]
     before = measure(y, tuned.predict_proba(X))
     best = train_together(blocks, head, dataset, split, tuning, before.loss)
+    scores, names = tuned.predict_proba(X), unit_names(dataset)
+    units = [names[row] for row in split.validation]
+    draws = Resampling(y, len(dataset.class_names), units, config.seed)
+    values = draws.values(config.metric, judge(y, scores))
+    low, high = interval(values)
     outcome = Finetuned(
         layer=dataset.layer,
         epochs=len(best.history["loss"]),
         best_epoch=best.epoch,
         before=before,
-        after=measure(y, tuned.predict_proba(X)),
+        after=measure(y, scores),
+        score=float(values[0]),
+        low=low,
+        high=high,
+        learning_rate=tuning.finetune_learning_rate,
         history=best.history,
     )
     if not best.epoch:

@@ -111,11 +111,16 @@ def _share(found: Share) -> str:
 def _lead(result: Result) -> dict[str, Any]:
     """Return what stands at the top: the best head, who judged it, and on what it was trained."""
     best, first, folds = result.best, result.splits[0], len(result.splits)
+    tuned, name = result.finetuned, label(best.spec)
+    if tuned and tuned.best_epoch:
+        name += f", fine-tuned above {tuned.layer}"
     # With patience one fold says when to stop, so it does not train.
     everything = first.origin == "fold" and best.spec.patience is None
     return {
-        "name": label(best.spec),
-        "score": best.scores[result.metric],
+        "name": name,
+        "score": tuned.score if tuned else best.scores[result.metric],
+        "low": tuned.low if tuned else best.low,
+        "high": tuned.high if tuned else best.high,
         "others": [label(entry.spec) for entry in result.entries[1:] if entry.as_good],
         "origin": first.origin,
         "folds": folds,
@@ -142,28 +147,34 @@ def _board(result: Result) -> list[dict[str, Any]]:
 
 
 def _learning(result: Result) -> list[dict[str, Any]]:
-    """Draw the curves of a dropout sweep side by side, then of the leading other heads."""
+    """Draw curves: of fine-tuning, of a dropout sweep side by side, of the leading other heads."""
     with_epochs = [entry for entry in result.entries if len(entry.outcome.history.get("loss", []))]
     swept = _dropout_sweep(with_epochs)
     chosen = [*swept, *(entry for entry in with_epochs if entry not in swept)][:_MOST_CURVES]
-    if not chosen:
+    lines = [
+        (label(e.spec), e.spec.dropout if e in swept else None, e.outcome.history) for e in chosen
+    ]
+    if result.finetuned and result.finetuned.history["loss"]:
+        tuned = result.finetuned
+        lines.insert(0, (f"fine-tuning above {tuned.layer}", None, tuned.history))
+    if not lines:
         return []
-    histories = [entry.outcome.history for entry in chosen]
+    histories = [history for _, _, history in lines]
     # A head that went astray would flatten all others.
     peaks = [max(*h["loss"], *h["val_loss"]) for h in histories]
     highest = min(max(peaks), 3 * float(np.median(peaks)))
     limits = min(min(*h["accuracy"], *h["val_accuracy"]) for h in histories), highest
     return [
         {
-            "name": label(entry.spec),
-            "dropout": entry.spec.dropout if entry in swept else None,
-            "svg": figures.draw_learning(f"learning{i}", entry.outcome.history, limits),
-            "training": entry.outcome.history["accuracy"][-1],
-            "held": entry.outcome.history["val_accuracy"][-1],
-            "epochs": len(entry.outcome.history["loss"]),
-            "best": int(np.argmin(entry.outcome.history["val_loss"])) + 1,
+            "name": name,
+            "dropout": dropout,
+            "svg": figures.draw_learning(f"learning{i}", history, limits),
+            "training": history["accuracy"][-1],
+            "held": history["val_accuracy"][-1],
+            "epochs": len(history["loss"]),
+            "best": int(np.argmin(history["val_loss"])) + 1,
         }
-        for i, entry in enumerate(chosen)
+        for i, (name, dropout, history) in enumerate(lines)
     ]
 
 
@@ -182,8 +193,9 @@ def _drawn(dataset: Dataset, analysis: Analysis) -> dict[str, str]:
     drawn = {
         "confusion": figures.draw_confusion("confusion", analysis.confusion, dataset.class_names),
         "calibration": figures.draw_calibration("calibration", analysis.calibration),
-        "sizes": figures.draw_sizes("sizes", analysis.sizes),
     }
+    if analysis.sizes:
+        drawn["sizes"] = figures.draw_sizes("sizes", analysis.sizes)
     if analysis.roc:
         rates = ("false positive rate", "true positive rate")
         drawn["roc"] = figures.draw_lines("roc", analysis.roc, rates)

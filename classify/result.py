@@ -74,6 +74,10 @@ class Finetuned(NamedTuple):
         best_epoch: The pass whose weights were kept; 0 where the head alone was better.
         before: What the head alone does on the validation rows.
         after: What both do on them.
+        score: The metric that ranks, of both.
+        low: Lower end of its 95 % interval.
+        high: Upper end.
+        learning_rate: Size of the steps.
         history: ``loss``, ``accuracy``, ``val_loss`` and ``val_accuracy`` of each pass.
     """
 
@@ -82,6 +86,10 @@ class Finetuned(NamedTuple):
     best_epoch: int
     before: Metrics
     after: Metrics
+    score: float
+    low: float
+    high: float
+    learning_rate: float
     history: dict[str, list[float]]
 
     def to_dict(self) -> dict[str, Any]:

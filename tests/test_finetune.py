@@ -17,6 +17,7 @@ from classify.finetune import batches, join, pool, run, train_together
 from classify.heads import DenseHead
 from classify.metrics import measure
 from classify.predict_cli import predict_images
+from classify.report import _percent
 from classify.splits import divide
 from extract.backend import load_keras
 from extract.boundary import build_rest
@@ -230,6 +231,17 @@ def test_the_command(stores: dict[int, Path], capsys: pytest.CaptureFixture[str]
     assert record["finetuned"]["layer"] == "conv_pw_12_relu"
     assert record["finetuned"]["before"]["rows"] == record["finetuned"]["after"]["rows"] == 24
     assert record["split"]["test"] == record["test"]["rows"] == 24
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    found = record["finetuned"]
+    assert found["low"] <= found["score"] <= found["high"]
+    assert found["score"] == pytest.approx(found["after"]["accuracy"])
+    assert f"<strong>{_percent(found['score'])}</strong> accuracy" in page
+    if found["best_epoch"]:
+        assert f"loss {found['before']['loss']:.3f}, then {found['after']['loss']:.3f}" in page
+    else:
+        assert "none of 2 epochs had a lower validation loss" in page
+    assert "fine-tuning above" in page
+    assert "Would more pictures help?" not in page
     assert "fine-tuned above conv_pw_12_relu: accuracy" in table
     bundle = load_bundle(folder)
     assert bundle.shape == (3, 3, 1024)
