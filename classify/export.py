@@ -194,7 +194,7 @@ def build_model(bundle: Bundle, trunk: Trunk) -> Any:
             keras.layers.Dense(len(bias), activation="softmax"), _flat(keras, x), [kernel, bias]
         )
     scores = _named(keras, scores, bundle.class_names)
-    return keras.Model(trunk.model.inputs[0], scores, name=f"{trunk.spec.trunk}_scores")
+    return keras.Model(trunk.model.inputs[0], scores, name="pixels_to_scores")
 
 
 def _flat(keras: Any, x: Any) -> Any:

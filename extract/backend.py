@@ -1,6 +1,7 @@
 """Keras and its backend: loading it quietly, compiling for it. Nothing else knows the backend."""
 
 import contextlib
+import logging
 import os
 import shutil
 import subprocess
@@ -32,6 +33,7 @@ def load_keras() -> Any:
         with _stderr_aside():
             import keras
             import keras.src.backend  # makes the backend load here, where it is quiet
+        logging.getLogger("tensorflow").addFilter(_matters)
     import keras
 
     found = (keras.config.image_data_format(), keras.config.floatx())
@@ -41,6 +43,11 @@ def load_keras() -> Any:
             "float32; change image_data_format and floatx in ~/.keras/keras.json"
         )
     return keras
+
+
+def _matters(record: logging.LogRecord) -> bool:
+    """Pass over what TensorFlow says of many small models: that each one is traced is meant."""
+    return "tf.function retracing" not in record.getMessage()
 
 
 @contextlib.contextmanager

@@ -40,9 +40,14 @@ def build_rest(spec: TrunkSpec, layer: str) -> Rest:
         The rest.
 
     Raises:
-        TrunkError: The rest sees more than this layer's output, there is nothing to train in it, or
+        TrunkError: The trunk is a model of one's own, the rest sees more than this layer's output, there is nothing to train in it, or
             the weights are not to be had.
     """
+    if spec.is_file:
+        raise TrunkError(
+            f"fine-tuning: found a model of your own, {spec.trunk}; expected a trunk of "
+            "keras.applications; train that model further in Keras"
+        )
     keras = load_keras()
     whole = load_application(spec)
     layers = name_layers(whole)
@@ -55,7 +60,7 @@ def build_rest(spec: TrunkSpec, layer: str) -> Rest:
     digest = digest_weights(keras.Model(whole.inputs, [layers[name].output for name in spec.layer]))
     start = layers[layer].output
     maps = keras.Input(start.shape[1:], name=layer)
-    above = keras.Model(start, whole.outputs[0], name=f"{spec.trunk}_above_{layer}")
+    above = keras.Model(start, whole.outputs[0], name=f"above_{layer}")
     pooled = keras.layers.GlobalAveragePooling2D()(above(maps, training=False))
     return Rest(keras.Model(maps, pooled, name="blocks"), digest)
 

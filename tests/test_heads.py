@@ -181,3 +181,9 @@ def test_other_backends(backend: str, tmp_path: Path) -> None:
         check=False,
     )
     assert done.stdout.split() == [backend], done.stderr
+
+
+def test_many_models_in_one_process_are_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    for width in range(4, 11):
+        fit("linear", 2, (width,), epochs=1)
+    assert "retracing" not in caplog.text

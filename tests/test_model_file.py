@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from classify.cli import train_head
 from classify.predict_cli import predict_images
 from extract.backend import load_keras
+from extract.boundary import build_rest
 from extract.cli import extract_features as command
 from extract.compiled import find_compiled
 from extract.config import TrunkSpec
@@ -260,6 +262,10 @@ def test_a_store_and_a_head_find_it_again(
     shutil.copy(models["nested"][0], tmp_path / "own.keras")
     monkeypatch.chdir(tmp_path)
     extract_features(pictures, "out.h5", trunk="own.keras")
+    words = ["out.h5", "--head", "lda", "--export", "own_scores.keras", "-o", "exported", "-q"]
+    assert train_head(words) == 0
+    # Neither the model nor anything in it tells where the file lay.
+    assert str(tmp_path) not in zipfile.ZipFile("own_scores.keras").read("config.json").decode()
     with open_store("out.h5") as store:
         assert store.spec.trunk == str(tmp_path / "own.keras")
         assert store.shapes == {"inner": (5,)}
@@ -285,3 +291,8 @@ def test_a_store_and_a_head_find_it_again(
         extract_features(pictures, "../out.h5", trunk="other.keras")
     with pytest.raises(StoreError, match=r"trunk \(stored .*own.keras, asked vgg16\)"):
         extract_features(pictures, "../out.h5", trunk="vgg16")
+
+
+def test_it_is_not_fine_tuned(models: Models) -> None:
+    with pytest.raises(TrunkError, match="fine-tuning: found a model of your own, .*nested.keras"):
+        build_rest(spec_of(models, "nested"), "inner.first")
