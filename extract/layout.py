@@ -27,7 +27,16 @@ CHUNK_BYTES = 2**20
 _SPLIT_TYPE = h5py.enum_dtype({name: i for i, name in enumerate(SPLITS)}, basetype="i1")
 _KEY_TYPE = h5py.string_dtype("utf-8")
 _REASON_TYPE = h5py.string_dtype("utf-8", REASON_BYTES)
-_COLUMNS = ("keys", "labels", "split", "status", "reason", "digest")
+# What has one entry a row, and of which type; ``groups`` need not be there.
+COLUMN_TYPES: Mapping[str, np.dtype] = {
+    "keys": _KEY_TYPE,
+    "labels": np.dtype(np.int64),
+    "split": _SPLIT_TYPE,
+    "status": np.dtype(np.uint8),
+    "reason": _REASON_TYPE,
+    "digest": np.dtype(np.uint8),
+    "groups": _KEY_TYPE,
+}
 
 
 def create_store(
@@ -170,7 +179,7 @@ def check_layout(path: Path, file: h5py.File) -> None:
         raise StoreError(
             f"{path}: format {version}; expected {FORMAT_VERSION} or lower; upgrade headstart"
         )
-    wanted = [*_COLUMNS, "features"]
+    wanted = [name for name in (*COLUMN_TYPES, "features") if name != "groups"]
     if file.attrs.get("views", 0):
         wanted += ["views/row", *(f"views/{layer}" for layer in to_plain(file.attrs["layer"]))]
     missing = [name for name in wanted if name not in file]

@@ -18,6 +18,14 @@ import numpy as np
 from extract.config import TrunkSpec, ViewSpec
 from extract.errors import StoreError
 from extract.layout import CHUNK_BYTES, REASON_BYTES, check_layout, explained, to_plain
+from extract.soundness import (
+    check_attributes,
+    check_columns,
+    check_foreign,
+    check_objects,
+    readable,
+)
+from extract.source import SPLITS
 
 NOT_YET, DONE, FAILED = 0, 1, 2
 
@@ -69,6 +77,8 @@ class Store:
         self.path = path
         self._file = file
         self.attributes = {name: to_plain(value) for name, value in file.attrs.items()}
+        check_attributes(path, self.attributes)
+        check_objects(path, file, self.attributes)
         self.spec = TrunkSpec.from_dict(self.attributes)
         self.class_names = tuple(self.attributes["class_names"])
         self.keys: list[str] = list(file["keys"].asstr()[:])
@@ -84,8 +94,20 @@ class Store:
         self._views = {layer: file[f"views/{layer}"] for layer in views}
         self.view_rows: np.ndarray = file["views/row"][:] if views else np.empty(0, np.int64)
         self.shapes = {layer: found.shape[1:] for layer, found in self._features.items()}
+        self._check_columns()
         self._uncommitted: list[tuple[np.ndarray, int]] = []
         self._committed_at = time.monotonic()
+
+    def _check_columns(self) -> None:
+        columns = {
+            "labels": (self.labels, -1, len(self.class_names) - 1),
+            "split": (self.split, 0, len(SPLITS) - 1),
+            "status": (self.status, NOT_YET, FAILED),
+        }
+        check_columns(self.path, columns, self.keys)
+        viewed = np.flatnonzero((self.split == 0) & (self.view_spec.views > 0))
+        if not np.array_equal(self.view_rows, viewed):
+            raise StoreError(f"{self.path}: views are not those of the training split")
 
     @property
     def complete(self) -> bool:
@@ -108,7 +130,8 @@ class Store:
             (len(rows), *shape) in the stored type.
         """
         found = self._features[layer]
-        return np.asarray(found[rows]) if isinstance(rows, slice) else _read(found, rows)
+        with readable(self.path):
+            return np.asarray(found[rows]) if isinstance(rows, slice) else _read(found, rows)
 
     def read_views(self, layer: str, rows: np.ndarray) -> np.ndarray:
         """Read augmented views.
@@ -120,11 +143,8 @@ class Store:
         Returns:
             (len(rows), V, *shape) in the stored type.
         """
-        return _read(self._views[layer], np.searchsorted(self.view_rows, rows))
-
-    def row_counts(self) -> dict[str, int]:
-        """Return how many rows each layer's dataset has."""
-        return {layer: int(found.shape[0]) for layer, found in self._features.items()}
+        with readable(self.path):
+            return _read(self._views[layer], np.searchsorted(self.view_rows, rows))
 
     def view_counts(self) -> dict[str, tuple[int, int]]:
         """Return how many rows, and views of each, every layer's dataset of views has."""
@@ -135,7 +155,9 @@ class Store:
         rows = np.flatnonzero(self.status == FAILED)
         if not len(rows):
             return []
-        reasons, digests = self._file["reason"][:], self._file["digest"][:]
+        with readable(self.path):
+            reasons = self._file["reason"][:]
+        digests = self.digests()
         return [
             Failure(int(row), reasons[row].decode("utf-8", "replace"), digests[row].tobytes())
             for row in rows
@@ -143,7 +165,8 @@ class Store:
 
     def digests(self) -> np.ndarray:
         """Return the (N, 16) uint8 BLAKE2b-128 digests of the image files."""
-        return np.asarray(self._file["digest"][:])
+        with readable(self.path):
+            return np.asarray(self._file["digest"][:])
 
     def write(self, block: Block) -> None:
         """Write finished rows; they count from the next commit on, at most a second later.
@@ -221,8 +244,9 @@ def open_store(path: str | os.PathLike[str], write: bool = False) -> Iterator[St
     path = Path(path)
     file = _open(path, write)
     try:
-        check_layout(path, file)
-        store = Store(path, file)
+        with readable(path):
+            check_layout(path, file)
+            store = Store(path, file)
         try:
             yield store
         except KeyboardInterrupt:
@@ -232,7 +256,7 @@ def open_store(path: str | os.PathLike[str], write: bool = False) -> Iterator[St
         if write:
             store.commit()
     finally:
-        with explained(path):
+        with readable(path), explained(path):
             file.close()
 
 
@@ -255,11 +279,12 @@ def read_features(
     # Without a cache a range is read straight to where it goes, and not its chunks first.
     file = _open(path, write=False, cache=0)
     try:
-        found = _feature_sets(file, tuple(layers))
+        with readable(path):
+            found = _feature_sets(file, tuple(layers))
         for rows in ranges:
-            yield [np.asarray(found[layer][rows]) for layer in layers]
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error}; look after the disk") from error
+            with readable(path):
+                read = [np.asarray(found[layer][rows]) for layer in layers]
+            yield read
     finally:
         file.close()
 
@@ -280,19 +305,26 @@ def _open(path: Path, write: bool, cache: int = 16 * CHUNK_BYTES) -> h5py.File:
     if not path.is_file():
         raise StoreError(f"{path}: no such file; make it with extract-features SOURCE {path.name}")
     try:
-        return h5py.File(path, "r+" if write else "r", rdcc_nbytes=cache)
+        file = h5py.File(path, "r+" if write else "r", rdcc_nbytes=cache)
     except BlockingIOError:
         raise StoreError(
             f"{path}: another process has it open; wait for it, or stop it, and run this again"
         ) from None
     except PermissionError as error:
         raise StoreError(f"{path}: {error.strerror}; expected a file that can be opened") from None
-    except OSError as error:
+    except Exception as error:
         what = "truncated" if "truncated file" in str(error) else "not a readable HDF5 file"
         raise StoreError(
             f"{path}: {what}; expected a store of extract-features; remove it and run "
             "extract-features again"
         ) from error
+    try:
+        with readable(path):
+            check_foreign(path, file)
+    except StoreError:
+        file.close()
+        raise
+    return file
 
 
 def _feature_sets(file: h5py.File, layers: tuple[str, ...]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ ORDER = {
             "compiled",
             "engines",
             "layout",
+            "soundness",
             "store",
             "stream",
             "precision",
@@ -81,7 +82,7 @@ def test_stage_one_knows_nothing_of_stage_two() -> None:
 @pytest.mark.parametrize(
     ("library", "allowed"),
     [
-        ("h5py", {"extract/layout.py", "extract/store.py"}),
+        ("h5py", {"extract/layout.py", "extract/soundness.py", "extract/store.py"}),
         ("tensorflow", {"extract/backend.py"}),
         ("jax", {"extract/backend.py"}),
         ("torch", {"extract/backend.py"}),

@@ -224,9 +224,6 @@ def test_a_file_that_cannot_be_trusted_is_refused(
         ("features", 1, np.inf, "1 finished rows are not finite"),
         ("features", 0, 0.0, "1 failed rows are not NaN"),
         ("status", 1, 0, "1 of 3 rows are still to do"),
-        ("status", 1, 9, "status: 1 values outside 0 to 2"),
-        ("labels", 1, 2, "labels: 1 values outside -1 to 1"),
-        ("keys", 1, "000002.png", "keys: 1 are there twice"),
         ("reason", 0, b"", "row 0 .* failed without a reason"),
     ],
 )
@@ -292,7 +289,6 @@ def test_rows_with_views_may_be_written_in_any_order(
     [
         ("views/conv1_relu", 1, np.nan, "views of conv1_relu: 1 finished rows are not finite"),
         ("views/conv1_relu", 0, 0.0, "views of conv1_relu: 1 failed rows are not NaN"),
-        ("views/row", 1, 0, "views: their rows are not those of the training split"),
     ],
 )
 def test_verify_finds_wrong_views(

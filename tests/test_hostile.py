@@ -1,0 +1,263 @@
+"""A store from a stranger, cut or damaged: refused by the name of what is wrong, never believed."""
+
+import json
+import multiprocessing
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from classify.cli import train_head
+from extract import cli
+from extract.errors import StoreError
+from extract.show import verify
+from extract.store import open_store, read_features
+from tests.conftest import MakeStore
+
+Change = Callable[[h5py.File], None]
+
+X = np.arange(60, dtype="f4").reshape(20, 3)
+VIEWS = np.ones((15, 2, 3), "f4")
+SECRET = "secret.h5"
+
+
+@pytest.fixture
+def store(make_store: MakeStore) -> Path:
+    """A sound store with views; beside it a file that is nobody's business."""
+    path = make_store(
+        X, [0, 1] * 10, split=[0] * 15 + [1] * 5, groups=["a"] * 15 + ["b"] * 5, views=VIEWS
+    )
+    with h5py.File(path.with_name(SECRET), "w") as file:
+        file["features"] = np.full((20, 3), 42, "f4")
+        file["labels"] = np.zeros(20, np.int64)
+    path.with_name("raw").write_bytes(b"\1" * 240)
+    return path
+
+
+def swap(name: str, made: object) -> Change:
+    """Put something else in the place of an object."""
+
+    def change(file: h5py.File) -> None:
+        del file[name]
+        file[name] = made
+
+    return change
+
+
+def soft_link(file: h5py.File) -> None:
+    swap("labels", h5py.SoftLink("/views/row"))(file)
+
+
+def external_link(file: h5py.File) -> None:
+    swap("features", h5py.ExternalLink(SECRET, "/features"))(file)
+
+
+def extra_external_link(file: h5py.File) -> None:
+    file["views/extra"] = h5py.ExternalLink(SECRET, "/features")
+
+
+def virtual(file: h5py.File) -> None:
+    layout = h5py.VirtualLayout((20, 3), "f4")
+    layout[:] = h5py.VirtualSource(SECRET, "features", (20, 3))
+    del file["features"]
+    file.create_virtual_dataset("features", layout)
+
+
+def external_storage(file: h5py.File) -> None:
+    del file["features"]
+    file.create_dataset("features", (20, 3), "f4", external=[("raw", 0, 240)])
+
+
+def compressed(file: h5py.File) -> None:
+    del file["labels"]
+    file.create_dataset("labels", data=np.zeros(20, np.int64), compression="gzip")
+
+
+def terabytes(file: h5py.File) -> None:
+    del file["features"]
+    file.create_dataset("features", (20, 10**11), "f4", chunks=(1, 1000))
+
+
+def group(file: h5py.File) -> None:
+    del file["labels"]
+    file.create_group("labels")
+
+
+def set_attribute(name: str, value: object) -> Change:
+    return lambda file: file.attrs.__setitem__(name, value)
+
+
+def set_entry(name: str, value: object) -> Change:
+    return lambda file: file[name].__setitem__(1, value)
+
+
+def bytes_keys(keys: list[bytes]) -> object:
+    return np.array(keys, h5py.string_dtype())
+
+
+N = np.zeros(20, "i8")
+STRANGE: dict[str, tuple[Change, str]] = {
+    "soft link": (soft_link, "labels is a link to somewhere else"),
+    "external link": (external_link, "features is a link to somewhere else"),
+    "extra external link": (extra_external_link, "views/extra is a link to somewhere else"),
+    "virtual": (virtual, "features is kept in another file"),
+    "external storage": (external_storage, "features is kept in another file"),
+    "compressed": (compressed, "labels is compressed or filtered"),
+    "terabytes": (terabytes, r"features has the shape \(20, 100000000000\), and 0 bytes"),
+    "not UTF-8": (swap("keys", bytes_keys([b"\xff%d" % i for i in range(20)])), "damaged"),
+    "class not UTF-8": (set_attribute("class_names", bytes_keys([b"a", b"\xff"])), "damaged"),
+    "keys as numbers": (swap("keys", N), "keys is int64"),
+    "short keys": (swap("keys", bytes_keys([b"a", b"b"])), r"labels is int64 \(20,\), expected"),
+    "key twice": (set_entry("keys", "000000.png"), "keys has 1 names twice"),
+    "labels float": (swap("labels", N.astype("f8")), "labels is float64"),
+    "labels group": (group, "labels is no dataset"),
+    "labels short": (swap("labels", N[:19]), r"labels is int64 \(19,\)"),
+    "labels deep": (swap("labels", N[:, None]), r"labels is int64 \(20, 1\)"),
+    "labels scalar": (swap("labels", 1), r"labels is int64 \(\)"),
+    "labels null": (swap("labels", h5py.Empty("i8")), "labels has the shape None"),
+    "label range": (set_entry("labels", 2), "labels has 1 values outside -1 to 1"),
+    "label low": (set_entry("labels", -2), "labels has 1 values outside -1 to 1"),
+    "split type": (swap("split", N.astype("i1")), "split is int8"),
+    "split range": (set_entry("split", 3), "split has 1 values outside 0 to 2"),
+    "status type": (swap("status", N), "status is int64"),
+    "status range": (set_entry("status", 9), "status has 1 values outside 0 to 2"),
+    "reason": (swap("reason", N), "reason is int64"),
+    "digest": (swap("digest", np.zeros((20, 8), "u1")), r"digest is uint8 \(20, 8\)"),
+    "groups": (swap("groups", N), "groups is int64"),
+    "features type": (swap("features", X.astype("f8")), "features is float64"),
+    "features rank": (swap("features", X[:, 0].copy()), r"features has the shape \(20,\)"),
+    "features short": (swap("features", X[:19]), r"features is float32 \(19, 3\)"),
+    "features empty": (swap("features", X[:, :0]), r"features has the shape \(20, 0\)"),
+    "views row": (set_entry("views/row", 0), "views are not those of the training split"),
+    "views short": (swap("views/conv1_relu", VIEWS[:3]), "views/conv1_relu is"),
+    "views count": (swap("views/conv1_relu", VIEWS[:, :1]), "views/conv1_relu is"),
+    "views width": (swap("views/conv1_relu", VIEWS[:, :, :2]), "views/conv1_relu is"),
+    "other program": (set_attribute("format", "other"), "of another program"),
+    "newer": (set_attribute("format_version", 99), "format 99; expected 1 or lower; upgrade"),
+    "version": (set_attribute("format_version", "x"), "damaged"),
+    "dtype": (set_attribute("dtype", "float64"), "dtype 'float64' is unknown"),
+    "trunk": (set_attribute("trunk", 5), "trunk is 5"),
+    "trunk name": (set_attribute("trunk", "vgg17"), "trunk 'vgg17' is unknown"),
+    "size": (set_attribute("image_size", [1, 2, 3]), r"image_size is \[1, 2, 3\]"),
+    "size text": (set_attribute("image_size", "large"), "image_size is large"),
+    "layer": (set_attribute("layer", "conv1_relu"), "lacks views/c, views/o, views/n"),
+    "layers": (set_attribute("layer", ["a", "b"]), "lacks views/a, views/b"),
+    "classes": (set_attribute("class_names", [1, 2]), r"class_names is \[1, 2\]"),
+    "class twice": (set_attribute("class_names", ["a", "a"]), "class_names has a name twice"),
+    "views many": (set_attribute("views", -1), "views/conv1_relu is float32"),
+    "empty": (set_attribute("extra", h5py.Empty("f4")), "extra is no text or number"),
+    "complex": (set_attribute("extra", 1j), "extra is no text or number"),
+}
+NAMES = ("keys", "labels", "split", "status", "reason", "digest", "features", "views/row")
+
+
+def changed(path: Path, change: Change) -> None:
+    with h5py.File(path, "r+") as file:
+        change(file)
+
+
+@pytest.mark.parametrize("what", STRANGE)
+@pytest.mark.parametrize("write", [False, True])
+def test_a_store_from_a_stranger_is_refused(store: Path, what: str, write: bool) -> None:
+    change, message = STRANGE[what]
+    changed(store, change)
+    with pytest.raises(StoreError, match=message), open_store(store, write):
+        pass
+
+
+def test_rows_are_read_from_no_other_file(store: Path) -> None:
+    changed(store, external_link)
+    with pytest.raises(StoreError, match="features is a link"):
+        list(read_features(store, ["conv1_relu"], [slice(0, 2)]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_object_is_named(store: Path, name: str) -> None:
+    changed(store, lambda file: file.__delitem__(name))
+    with pytest.raises(StoreError, match=f"lacks {name}"), open_store(store):
+        pass
+
+
+def test_what_is_there_beside_is_left_alone(store: Path) -> None:
+    changed(store, lambda file: file.create_dataset("notes", data=[1, 2]) and None)
+    with open_store(store) as opened:
+        assert verify(opened) == []
+
+
+@pytest.mark.parametrize("what", ["external link", "label range", "class not UTF-8", "terabytes"])
+def test_commands_end_with_1(
+    store: Path, what: str, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed(store, STRANGE[what][0])
+    for code in (
+        cli.show_features([str(store)]),
+        train_head([str(store), "--head", "knn"]),
+        cli.extract_features([str(pictures), str(store)]),
+    ):
+        assert code == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 3
+    assert len({line.partition(":")[2] for line in said}) == 1
+
+
+def test_truncated_at_any_byte(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = store.read_bytes()
+    for cut in np.linspace(0, len(content) - 1, 200, dtype=int):
+        store.write_bytes(content[:cut])
+        assert cli.show_features([str(store), "--verify"]) == 1, cut
+        assert train_head([str(store), "--head", "knn"]) == 1, cut
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 400
+    assert all("made.h5: " in line for line in said)
+
+
+def fuzz(path: str, first: int, count: int) -> None:
+    """Open mutants one after the other and note what comes of each; to be run in a child."""
+    sound = Path(path).read_bytes()
+    mutant = Path(path).with_name("mutant.h5")
+    with Path(path).with_name("fuzzed").open("a", buffering=1) as notes:
+        for seed in range(first, count):
+            notes.write(f"{seed}\n")
+            generator = np.random.default_rng(seed)
+            content = bytearray(sound)
+            for place in generator.integers(0, len(content), generator.integers(1, 4)):
+                content[place] ^= generator.integers(1, 256)
+            mutant.write_bytes(content)
+            words = [str(mutant), "-q"]
+            codes = [cli.show_features([*words, "--verify", "--json"])]
+            codes.append(train_head([*words, "--head", "naive_bayes"]) if not seed % 10 else 0)
+            notes.write(f"{json.dumps(codes, separators=(',', ':'))}\n")
+
+
+def fuzzed(path: Path, count: int, seconds: float) -> Counter[str]:
+    """Return how many mutants gave which exit codes; ``crash`` and ``hang`` are HDF5's."""
+    notes, first = path.with_name("fuzzed"), 0
+    notes.touch()
+    while first < count:
+        child = multiprocessing.get_context("spawn").Process(
+            target=fuzz, args=(str(path), first, count)
+        )
+        child.start()
+        size = -1
+        while child.is_alive() and size < (size := notes.stat().st_size):
+            child.join(seconds)
+        ended = "hang" if child.is_alive() else "crash"
+        child.kill()
+        child.join()
+        lines = notes.read_text().splitlines()
+        if lines[-1].isdigit():
+            with notes.open("a") as file:
+                file.write(f"{ended}\n")
+        first = (len(lines) + 1) // 2
+    return Counter(notes.read_text().splitlines()[1::2])
+
+
+@pytest.mark.slow
+def test_flipped_bytes_give_a_named_error_or_a_sound_store(store: Path) -> None:
+    found = fuzzed(store, 500, seconds=20)
+    assert sum(found.values()) == 500
+    assert found["[0,0]"]
+    assert set("".join(found)) <= set("[]01,"), found
