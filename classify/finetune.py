@@ -85,7 +85,7 @@ def open_rest(dataset: Dataset) -> Rest:
     if dataset.X.ndim != 4:
         raise HeadError(
             f"finetune: found features of {dataset.layer} of shape {dataset.X.shape[1:]}; expected "
-            "feature maps of one layer; extract again with --pooling none"
+            "feature maps of one layer; extract again with --pooling none and a --layer of maps"
         )
     rest = build_rest(dataset.trunk, dataset.layer)
     check_weights(dataset, rest.weights_sha256)

@@ -40,8 +40,8 @@ def build_rest(spec: TrunkSpec, layer: str) -> Rest:
         The rest.
 
     Raises:
-        TrunkError: The trunk is a model of one's own, the rest sees more than this layer's output, there is nothing to train in it, or
-            the weights are not to be had.
+        TrunkError: The trunk is a model of one's own, the rest sees more than this layer's output,
+            there is nothing to train in it, or the weights are not to be had.
     """
     if spec.is_file:
         raise TrunkError(

@@ -294,5 +294,5 @@ def test_a_store_and_a_head_find_it_again(
 
 
 def test_it_is_not_fine_tuned(models: Models) -> None:
-    with pytest.raises(TrunkError, match="fine-tuning: found a model of your own, .*nested.keras"):
+    with pytest.raises(TrunkError, match=r"found a model of your own, .*nested\.keras"):
         build_rest(spec_of(models, "nested"), "inner.first")
