@@ -301,11 +301,14 @@ def _train_head(arguments: argparse.Namespace) -> int:
             print(stopped.result)
         raise
     timing["train"] = time.perf_counter() - began - timing["read"]
-    analysis = analyse(dataset, result, config.seed, config.memory)
-    save_bundle(folder, dataset, result, analysis, str(store), timing)
+    print(result)
+    try:
+        analysis = analyse(dataset, result, config.seed, config.memory)
+        save_bundle(folder, dataset, result, analysis, str(store), timing)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the head is not saved; the same command goes on") from None
     timing["report"] = time.perf_counter() - began - timing["read"] - timing["train"]
     timing["all"] = time.perf_counter() - began
-    print(result)
     log.info(
         f"{folder}: {result.summary()}; "
         + ", ".join(f"{step} {seconds:.1f} s" for step, seconds in timing.items())

@@ -51,6 +51,7 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
     Raises:
         HeadError: The features are no maps, the weights are not those that made them, or a head
             could not be trained.
+        Stopped: Ctrl-C; it carries the ranked heads, if there are any.
         TrunkError: The trunk cannot be parted at this layer.
         SplitError: The rows cannot be divided.
     """
@@ -63,7 +64,10 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
     split = Split(seen[own.train], seen[own.validation], test, own.origin)
     assert found.head is not None
     assert isinstance(found.head.head, DenseHead)
-    head, outcome = _train(rest.model, found.head.head, dataset, split, config)
+    try:
+        head, outcome = _train(rest.model, found.head.head, dataset, split, config)
+    except KeyboardInterrupt:
+        raise search.Stopped(found, len(config.candidates)) from None
     return replace(
         found,
         splits=[split],

@@ -18,6 +18,7 @@ from classify.heads import DenseHead
 from classify.metrics import measure
 from classify.predict_cli import predict_images
 from classify.report import _percent
+from classify.search import Stopped
 from classify.splits import divide
 from extract.backend import load_keras
 from extract.boundary import build_rest
@@ -303,3 +304,16 @@ def test_join_is_what_was_trained(stores: dict[int, Path]) -> None:
     np.testing.assert_allclose(
         joined.predict_proba(dataset.X), head.predict_proba(rows[0]), atol=1e-5
     )
+
+
+def test_ctrl_c_while_the_blocks_train_keeps_the_ranked_heads(
+    stores: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("classify.finetune.train_together", stop)
+    with pytest.raises(Stopped, match="1 of 1 candidates are done") as stopped:
+        run(load_dataset(stores[2]), TrainConfig((HEAD,), finetune=FinetuneConfig(1)))
+    assert stopped.value.result is not None
+    assert stopped.value.result.finetuned is None

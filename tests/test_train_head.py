@@ -269,3 +269,21 @@ def test_a_folder_without_a_head_and_a_source_without_pictures(
     shutil.rmtree(pictures)
     assert predict_images([str(trained), str(pictures)]) == 1
     assert "predict-images: " in capsys.readouterr().err
+
+
+def test_ctrl_c_before_the_head_is_saved_keeps_the_leaderboard(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    words = [str(store), "--head", "logistic", "--head", "knn"]
+    with monkeypatch.context() as patch:
+        patch.setattr("classify.analysis.analyse", stop)
+        assert train_head(words) == 130
+    shown = capsys.readouterr()
+    assert [line.split()[0] for line in shown.out.splitlines()] == ["rank", "1", "2", "use", "test"]
+    assert "stopped. the head is not saved; the same command goes on" in shown.err
+    kept = (store.with_name("made_head") / "candidates.jsonl").read_bytes()
+    assert train_head(words) == 0
+    assert (store.with_name("made_head") / "candidates.jsonl").read_bytes() == kept
