@@ -59,7 +59,7 @@ _SETTINGS: dict[str, tuple[Any, str]] = {
     "epochs": (int, "passes over the training pictures, at most"),
     "batch_size": (int, "pictures in a training step"),
     "patience": (int, "stop after N epochs without a lower validation loss; take the best epoch"),
-    "C": (float, "inverse of the strength of the penalty"),
+    "C": (float, "inverse of the strength of the penalty; of a linear svm 0.001"),
     "kernel": (KERNELS, "shape of the boundary"),
     "gamma": (float, "width of the rbf kernel"),
     "alpha": (float, "strength of the penalty"),
@@ -68,6 +68,8 @@ _SETTINGS: dict[str, tuple[Any, str]] = {
     "trees": (int, "trees, or rounds of boosting"),
     "step": (float, "how much of each round is taken"),
 }
+# What stands for nothing, where that is not "off".
+_UNSET = {"gamma": "one over the sum of the features' variances"}
 # The rest is one flag for all heads.
 _FOR_ALL = {"head", "layer", "transform", "views", "seed"}
 
@@ -230,7 +232,8 @@ def _shown(field: str) -> str:
         if field in DEFAULTS[head]:
             value = getattr(HeadSpec(head), field)
             text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            found[head] = "off" if value is None or value is False or value == 0 else text
+            unset = value is None or value is False or value == 0
+            found[head] = _UNSET.get(field, "off") if unset else text
     if len(set(found.values())) == 1:
         return next(iter(found.values()))
     return ", ".join(f"{head} {text}" for head, text in found.items())

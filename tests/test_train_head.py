@@ -287,3 +287,8 @@ def test_ctrl_c_before_the_head_is_saved_keeps_the_leaderboard(
     kept = (store.with_name("made_head") / "candidates.jsonl").read_bytes()
     assert train_head(words) == 0
     assert (store.with_name("made_head") / "candidates.jsonl").read_bytes() == kept
+
+
+def test_help_says_what_an_unset_gamma_is() -> None:
+    said = " ".join(train_head_parser().format_help().split())
+    assert "rbf kernel (default: one over the sum of the features' variances)" in said
