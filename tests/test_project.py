@@ -148,6 +148,10 @@ def test_readmes_commands_parse() -> None:
     text = README.read_text().replace("\\\n", " ")
     blocks = re.findall(r"```(?:sh|bash)\n(.*?)```", text, re.DOTALL)
     commands = [line for block in blocks for line in block.splitlines()]
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    inline = re.findall(rf"`((?:{'|'.join(parsers)}) [^`]+)`", "\n".join(rows))
+    assert len(inline) >= 13  # the table of the course's recipe
+    commands += inline
     seen = set()
     for line in commands:
         for part in line.split("&&"):
