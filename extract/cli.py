@@ -112,6 +112,12 @@ def extract_features_parser() -> argparse.ArgumentParser:
     output.add_argument(
         "--dry-run", action="store_true", default=None, help="say what would be made, and stop"
     )
+    output.add_argument(
+        "--repair",
+        action="store_true",
+        default=None,
+        help="compute again the rows that show-features --verify rejects",
+    )
     look = parser.add_argument_group("look")
     look.add_argument("--list-trunks", action="store_true", help="print every trunk")
     look.add_argument("--list-layers", action="store_true", help="print every layer of a trunk")
@@ -310,7 +316,10 @@ def _show_features(arguments: argparse.Namespace) -> int:
         found["problems"] = problems
     print(json.dumps(found, indent=2) if arguments.json else format_description(found))
     if problems:
-        raise StoreError(f"{arguments.out}: {'; '.join(problems)}; run extract-features again")
+        raise StoreError(
+            f"{arguments.out}: {'; '.join(problems)}; run the same extract-features command with "
+            "--repair"
+        )
     if problems is not None:
         log.info("verified: every row is there, readable and finite")
     return EXIT_OK

@@ -234,9 +234,10 @@ class ExtractConfig:
         max_bad: Unreadable pictures that are tolerated: a number, or a share such as ``1%``.
         overwrite: Replace a store whose settings or source differ.
         dry_run: Say what would be done, and stop.
+        repair: Read the whole store first and compute again what is not sound in it.
 
     Raises:
-        SettingError: A value is unknown or out of range.
+        SettingError: A value is unknown, out of range or without effect.
     """
 
     engine: str = "auto"
@@ -247,6 +248,7 @@ class ExtractConfig:
     max_bad: str = "1%"
     overwrite: bool = False
     dry_run: bool = False
+    repair: bool = False
 
     def __post_init__(self) -> None:
         check_positive("batch_size", self.batch_size)
@@ -256,6 +258,8 @@ class ExtractConfig:
         check_choice("precision", self.precision, PRECISIONS)
         if self.engine == "keras" and self.precision == "int8":
             raise SettingError("precision int8: has no effect with --engine keras; use openvino")
+        if self.repair and (self.overwrite or self.dry_run):
+            raise SettingError("repair: has no effect beside --overwrite or --dry-run")
         self.tolerated(0)
 
     def tolerated(self, total: int) -> int:

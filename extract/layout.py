@@ -27,7 +27,7 @@ CHUNK_BYTES = 2**20
 _SPLIT_TYPE = h5py.enum_dtype({name: i for i, name in enumerate(SPLITS)}, basetype="i1")
 _KEY_TYPE = h5py.string_dtype("utf-8")
 _REASON_TYPE = h5py.string_dtype("utf-8", REASON_BYTES)
-# What has one entry a row, and of which type; ``groups`` need not be there.
+# What has one entry a row, and of which type.
 COLUMN_TYPES: Mapping[str, np.dtype] = {
     "keys": _KEY_TYPE,
     "labels": np.dtype(np.int64),
@@ -36,7 +36,10 @@ COLUMN_TYPES: Mapping[str, np.dtype] = {
     "reason": _REASON_TYPE,
     "digest": np.dtype(np.uint8),
     "groups": _KEY_TYPE,
+    "checksum": np.dtype(np.uint32),
 }
+# Not where there are no groups, and not in files made before there were checksums.
+_OPTIONAL = ("groups", "checksum")
 
 
 def create_store(
@@ -130,6 +133,7 @@ def _allocate(
     file.create_dataset("status", data=np.zeros(count, np.uint8))
     file.create_dataset("reason", data=np.zeros(count, _REASON_TYPE))
     file.create_dataset("digest", data=np.zeros((count, DIGEST_BYTES), np.uint8))
+    file.create_dataset("checksum", data=np.zeros(count, np.uint32))
     for layer, shape in shapes.items():
         name = "features" if len(shapes) == 1 else f"features/{layer}"
         _allocate_features(file, name, (count, *shape), dtype)
@@ -179,7 +183,7 @@ def check_layout(path: Path, file: h5py.File) -> None:
         raise StoreError(
             f"{path}: format {version}; expected {FORMAT_VERSION} or lower; upgrade headstart"
         )
-    wanted = [name for name in (*COLUMN_TYPES, "features") if name != "groups"]
+    wanted = [name for name in (*COLUMN_TYPES, "features") if name not in _OPTIONAL]
     if file.attrs.get("views", 0):
         wanted += ["views/row", *(f"views/{layer}" for layer in to_plain(file.attrs["layer"]))]
     missing = [name for name in wanted if name not in file]

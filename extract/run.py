@@ -22,13 +22,14 @@ from extract.errors import SettingError, StoreError
 from extract.identity import find_difference, settle
 from extract.layout import count_views, create_store, training_rows
 from extract.precision import choose_calibration, measure_error
+from extract.show import find_rejected
 from extract.source import Item, Source, list_source
 from extract.store import DONE, Store, is_in_use, open_store
 from extract.stream import Clock, stream_features
 from extract.weights import WeightsUnavailableError
 
 # What one run does to the file, as against what the file is.
-_ACTIONS = ("overwrite", "dry_run")
+_ACTIONS = ("overwrite", "dry_run", "repair")
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ def extract_features(
     clock, began = Clock(), time.monotonic()
     out = Path(out)
     spec, config, views, given = settle(out, settings)
+    if config.repair and not out.exists():
+        raise StoreError(f"{out}: no such file; expected one to repair; leave --repair out")
     pictures = list_source(source)
     for warning in pictures.warnings:
         log.warning("%s", warning)
@@ -96,6 +99,8 @@ def extract_features(
         return _plan(out, pictures, engine, config, views.views)
     _prepare(out, pictures, engine, config, views)
     with open_store(out, write=True) as store:
+        if config.repair:
+            _forget_rejected(store)
         rows = np.flatnonzero(store.status != DONE)
         clock.start = time.monotonic() - began
         _fill(store, pictures.items, rows, engine, config, clock)
@@ -182,6 +187,13 @@ def _prepare(
             raise StoreError(f"{out}: another process is writing to it; stop that one first")
     attributes = {**_attributes(source, engine, config), **asdict(views)}
     create_store(out, source.items, engine.shapes, attributes, exists)
+
+
+def _forget_rejected(store: Store) -> None:
+    """Count what is not sound as not yet done."""
+    for what, rows in find_rejected(store):
+        log.warning("%s: %s; computed again", store.path, what)
+        store.forget(rows)
 
 
 def _attributes(source: Source, engine: Engine, config: ExtractConfig) -> dict[str, Any]:

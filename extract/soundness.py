@@ -101,7 +101,7 @@ def check_objects(path: Path, file: h5py.File, attributes: Mapping[str, Any]) ->
     """Raise StoreError unless each object has its type and a shape that fits the others."""
     count, dtype, layers = len(file["keys"]), np.dtype(attributes["dtype"]), attributes["layer"]
     for name, wanted in COLUMN_TYPES.items():
-        if name in file:  # groups need not be
+        if name in file:  # some need not be
             tail = (DIGEST_BYTES,) if name == "digest" else ()
             _check_object(path, file, name, wanted, (count, *tail))
     if not count:

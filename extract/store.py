@@ -6,6 +6,7 @@ the last second and never leaves a wrong row.
 
 import os
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -181,12 +182,57 @@ class Store:
                 _write(self._features[layer], rows, values[order])
             self._write_views(block)
             _write(self._file["digest"], rows, block.digests[order])
+            if "checksum" in self._file:
+                sums = self._checksums(block.rows, block.features, block.views)
+                _write(self._file["checksum"], rows, sums[order])
             for failure in block.failed:
                 self._write_failure(failure)
         self._uncommitted.append((block.rows, DONE))
         self._uncommitted.append((np.array([f.row for f in block.failed], np.int64), FAILED))
         if time.monotonic() - self._committed_at >= COMMIT_SECONDS:
             self.commit()
+
+    def _checksums(
+        self,
+        rows: np.ndarray,
+        features: Mapping[str, np.ndarray],
+        views: Mapping[str, np.ndarray],
+    ) -> np.ndarray:
+        """Return (b,) uint32 CRC-32 of what is stored of each row, layer by layer, views last."""
+        sums = [0] * len(rows)
+        viewed = np.flatnonzero(np.isin(rows, self.view_rows))
+        for places, parts in ((np.arange(len(rows)), features), (viewed, views)):
+            for layer in self.shapes if len(places) and parts else ():
+                stored = np.ascontiguousarray(parts[layer], self.dtype)
+                for place, values in zip(places.tolist(), stored, strict=True):
+                    sums[place] = zlib.crc32(values, sums[place])
+        return np.array(sums, np.uint32)
+
+    def find_changed(self, rows: np.ndarray) -> np.ndarray:
+        """Return those of some increasing rows whose features are not what was written, int64.
+
+        None in a file that was made before there were checksums.
+        """
+        if "checksum" not in self._file or not len(rows):
+            return np.empty(0, np.int64)
+        viewed = rows[np.isin(rows, self.view_rows)]
+        now = self._checksums(
+            rows,
+            {layer: self.read(layer, rows) for layer in self.shapes},
+            {layer: self.read_views(layer, viewed) for layer in self._views},
+        )
+        with readable(self.path):
+            written = self._file["checksum"][:][rows]
+        return np.asarray(rows[now != written])
+
+    def forget(self, rows: np.ndarray) -> None:
+        """Make rows count as not yet done.
+
+        Raises:
+            StoreError: The disk is full or failing.
+        """
+        self.status[rows] = NOT_YET
+        self.commit()
 
     def _write_views(self, block: Block) -> None:
         viewed = block.rows[np.isin(block.rows, self.view_rows)]

@@ -36,8 +36,8 @@ ORDER = {
             "stream",
             "precision",
             "identity",
-            "run",
             "show",
+            "run",
             "cli",
         ),
     ),
@@ -121,7 +121,7 @@ def test_a_setting_has_one_name_in_three_places(pictures: Path, tmp_path: Path) 
     extract_features(pictures, tmp_path / "out.h5", **given)
     with open_store(tmp_path / "out.h5") as store:
         # What one run does to the file is no property of the file.
-        assert settings - set(store.attributes) == {"overwrite", "dry_run"}
+        assert settings - set(store.attributes) == {"overwrite", "dry_run", "repair"}
 
 
 @pytest.mark.parametrize("parser", PARSERS)

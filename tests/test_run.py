@@ -181,6 +181,68 @@ def interrupted_after(blocks: int) -> Any:
     return interrupted
 
 
+def flip(path: Path, name: str, row: int) -> None:
+    """Flip the lowest bit of a row's first value, on the disk."""
+    with h5py.File(path) as file:
+        width = file[name].dtype.itemsize * int(np.prod(file[name].shape[1:]))
+        place = file[name].id.get_chunk_info(0).byte_offset + row * width
+    with path.open("r+b") as raw:
+        raw.seek(place)
+        byte = raw.read(1)[0]
+        raw.seek(place)
+        raw.write(bytes([byte ^ 1]))
+
+
+def test_flipped_bits_are_found_and_only_their_rows_repaired(
+    pictures: Path, tmp_path: Path
+) -> None:
+    out, layers = tmp_path / "out.h5", ("conv1_relu", "conv_pw_1_relu")
+    extract(pictures, out, layer=layers, views=2, batch_size=1)
+    before = content(out)
+    flip(out, "features/conv1_relu", 5)
+    flip(out, "views/conv_pw_1_relu", 2)
+    with open_store(out) as store:
+        keys = f"{store.keys[2]}, {store.keys[5]}"
+        assert verify(store) == [f"2 finished rows are not what was written ({keys})"]
+    assert extract_features(pictures, out).computed == 0
+    assert extract_features(pictures, out, batch_size=1, repair=True).computed == 2
+    assert content(out) == before
+    with open_store(out) as store:
+        assert verify(store) == []
+    assert extract_features(pictures, out, repair=True).computed == 0
+
+
+def test_repair_computes_again_whatever_verify_rejects(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.h5"
+    (pictures / "train/cat/empty.jpg").touch()
+    extract(pictures, out)
+    with h5py.File(out, "r+") as file:
+        file["features"][0] = np.nan
+        file["features"][2] = 0
+        file["reason"][2] = b""
+    assert extract_features(pictures, out, repair=True).computed == 2
+    with open_store(out) as store:
+        assert verify(store) == []
+
+
+def test_a_file_without_checksums_is_read_and_continued(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.h5"
+    extract(pictures, out)
+    with h5py.File(out, "r+") as file:
+        del file["checksum"]
+        file["status"][3] = 0
+    assert extract_features(pictures, out).computed == 1
+    with open_store(out) as store:
+        assert verify(store) == []
+
+
+def test_repair_without_a_file_is_refused(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="expected one to repair"):
+        extract(pictures, tmp_path / "out.h5", repair=True)
+    with pytest.raises(SettingError, match="repair: has no effect beside"):
+        extract(pictures, tmp_path / "out.h5", repair=True, overwrite=True)
+
+
 def test_a_finished_store_is_left_alone(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.h5"
     extract(pictures, out)
