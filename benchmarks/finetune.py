@@ -25,7 +25,8 @@ from classify.splits import divide
 from extract.backend import load_keras
 from extract.boundary import build_rest
 from extract.decode import decode
-from extract.source import list_source, read_item
+from extract.item import read_item
+from extract.source import list_source
 from extract.trunk import build_trunk
 
 

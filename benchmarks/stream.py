@@ -30,8 +30,8 @@ from classify.dataset import Dataset, load_dataset
 from classify.rows import WINDOW_BYTES, read_ahead
 from classify.search import run
 from extract.config import TrunkSpec
+from extract.item import Item
 from extract.layout import create_store
-from extract.source import Item
 from extract.store import Block, open_store
 
 HEADS = {

@@ -18,7 +18,7 @@ from extract.config import ExtractConfig
 from extract.console import progress
 from extract.engines import Engine, open_engine
 from extract.errors import HeadError
-from extract.source import Item
+from extract.item import Item
 from extract.stream import Clock, stream_features
 
 

@@ -45,7 +45,15 @@ def predict_images_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "head", metavar="DIR", type=Path, nargs="?", help="a folder made by train-head"
     )
-    parser.add_argument("source", metavar="SOURCE", help="a folder of pictures, or one picture")
+    parser.add_argument(
+        "source", metavar="SOURCE", help="a folder of pictures, one picture, or a table of them"
+    )
+    parser.add_argument(
+        "--columns",
+        metavar="ROLE=NAME,...",
+        default="",
+        help="path=NAME: which column of a table is the path of a picture (default: path)",
+    )
     _add_model_flags(parser.add_argument_group("without DIR"))
     _add_output_flags(parser.add_argument_group("output"))
     running = parser.add_argument_group("running")
@@ -139,7 +147,10 @@ def _settings(arguments: argparse.Namespace, chart: bool) -> tuple[PredictConfig
     usual = PredictConfig()
     top = _CHART_TOP if chart else usual.top
     running = ExtractConfig(
-        batch_size=arguments.batch_size, workers=arguments.workers, max_bad=arguments.max_bad
+        batch_size=arguments.batch_size,
+        workers=arguments.workers,
+        columns=arguments.columns,
+        max_bad=arguments.max_bad,
     )
     return PredictConfig(
         top if arguments.top is None else arguments.top, arguments.format or usual.format
@@ -157,7 +168,7 @@ def _predict_images(arguments: argparse.Namespace) -> int:
     if arguments.output:
         predict.check_output(arguments.output)
     began, clock = time.perf_counter(), Clock()
-    source = list_source(arguments.source)
+    source = list_source(arguments.source, running.columns)
     for warning in source.warnings:
         log.warning("%s", warning)
     if chart and len(source.items) != 1:

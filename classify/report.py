@@ -25,6 +25,8 @@ from classify.quality import Share
 from classify.result import Entry, Result
 from extract.decode import decode
 from extract.errors import ImageError
+from extract.item import Read
+from extract.source import open_reader
 from extract.stream import digest_content
 
 _PAGE = Path(__file__).with_name("page")
@@ -240,17 +242,17 @@ def _map_keys(dataset: Dataset, analysis: Analysis) -> list[dict[str, Any]]:
 
 def _with_pictures(dataset: Dataset, mistakes: Sequence[Mistake]) -> list[dict[str, Any]]:
     """Return mistakes with their pictures as data URIs, or with why there is none."""
-    found = []
+    read, found = open_reader(dataset.source), []
     for mistake in mistakes:
         try:
-            picture, reason = _picture(dataset, mistake), ""
+            picture, reason = _picture(dataset, read, mistake), ""
         except ImageError as error:
             picture, reason = "", str(error)
         found.append({"mistake": mistake, "picture": picture, "reason": reason})
     return found
 
 
-def _picture(dataset: Dataset, mistake: Mistake) -> str:
+def _picture(dataset: Dataset, read: Read, mistake: Mistake) -> str:
     """Return a small picture as a data URI.
 
     Raises:
@@ -259,8 +261,8 @@ def _picture(dataset: Dataset, mistake: Mistake) -> str:
     from PIL import Image
 
     try:
-        content = Path(dataset.source, mistake.key).read_bytes()
-    except (OSError, ValueError) as error:
+        content = read(mistake.key)
+    except ImageError as error:
         raise ImageError("not where it was") from error
     known = None if dataset.digests is None else dataset.digests[mistake.row].tobytes()
     if not dataset.source or digest_content(content) != known:

@@ -27,6 +27,7 @@ examples:
   extract-features data/ out.h5 --trunk vgg16 --image-size 150
   extract-features data/ out.h5 --layer mixed7 --pooling none --weights FILE.h5
   extract-features data/ out.h5 --views 4
+  extract-features birds.csv out.h5 --columns path=file,label=species
   extract-features --list-layers --trunk vgg16
 
 An interrupted run is continued by the same command. Settings that are left out take the values of
@@ -62,9 +63,15 @@ def extract_features_parser() -> argparse.ArgumentParser:
         metavar="SOURCE",
         nargs="?",
         help="class folders, split folders (train, validation, test) over class folders, a flat "
-        "folder, or one picture",
+        "folder, one picture, or a table of pictures (.csv, .tsv, .parquet, .jsonl)",
     )
     parser.add_argument("out", metavar="OUT.h5", nargs="?", help="the file to make or continue")
+    parser.add_argument(
+        "--columns",
+        metavar="ROLE=NAME,...",
+        help="which column of a table is the path, label, split and group of a picture (default: "
+        "those of that name)",
+    )
     _add_trunk_flags(parser.add_argument_group("trunk"))
     defaults = ExtractConfig()
     running = parser.add_argument_group("running")

@@ -113,6 +113,30 @@ def check_positive(field: str, value: int | None) -> None:
         raise SettingError(f"{field}: found {value}; expected a whole number of 1 or more")
 
 
+# What a column of a manifest can be; each is looked for under its own name unless told otherwise.
+ROLES = ("path", "label", "split", "group")
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """Return the column that was named for each role in ``path=file,label=species``.
+
+    Raises:
+        SettingError: The text is of another form, or a role is unknown or named twice.
+    """
+    named: dict[str, str] = {}
+    for part in text.split(",") if text else ():
+        role, equals, column = part.strip().partition("=")
+        if not equals or not column:
+            raise SettingError(
+                f"columns: found {part!r}; expected ROLE=COLUMN, such as path=file,label=species"
+            )
+        check_choice("columns: role", role, ROLES)
+        if role in named:
+            raise SettingError(f"columns: found {role} twice; expected one column for it")
+        named[role] = column
+    return named
+
+
 @dataclass(frozen=True)
 class TrunkSpec:
     """The trunk and how a picture enters it: all that decides the features, but their type.
@@ -223,7 +247,7 @@ class TrunkSpec:
 
 @dataclass(frozen=True)
 class ExtractConfig:
-    """How stage one runs; of these ``precision`` and ``dtype`` change what the store holds.
+    """How stage one runs; ``precision``, ``dtype`` and ``columns`` change what the store holds.
 
     Attributes:
         engine: ``keras``, ``openvino``, or ``auto``, which takes the faster one for this machine.
@@ -231,6 +255,7 @@ class ExtractConfig:
         batch_size: Pictures in one call of the trunk; None lets the engine choose.
         workers: Threads that read and decode.
         dtype: Type the features are stored in.
+        columns: Which column of a manifest is what, such as ``path=file,label=species``.
         max_bad: Unreadable pictures that are tolerated: a number, or a share such as ``1%``.
         overwrite: Replace a store whose settings or source differ.
         dry_run: Say what would be done, and stop.
@@ -245,6 +270,7 @@ class ExtractConfig:
     batch_size: int | None = None
     workers: int = max(2, os.cpu_count() or 1)
     dtype: str = "float32"
+    columns: str = ""
     max_bad: str = "1%"
     overwrite: bool = False
     dry_run: bool = False
@@ -260,6 +286,7 @@ class ExtractConfig:
             raise SettingError("precision int8: has no effect with --engine keras; use openvino")
         if self.repair and (self.overwrite or self.dry_run):
             raise SettingError("repair: has no effect beside --overwrite or --dry-run")
+        parse_columns(self.columns)
         self.tolerated(0)
 
     def tolerated(self, total: int) -> int:

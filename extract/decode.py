@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from extract.errors import ImageError
-from extract.source import PICTURE_KINDS, picture_kind
+from extract.item import PICTURE_KINDS, picture_kind
 
 if TYPE_CHECKING:
     from PIL.Image import Image, Resampling

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 from extract.config import MODEL_ENDING, ExtractConfig, TrunkSpec, ViewSpec
 from extract.engines import Engine
 from extract.errors import ImageError, SettingError, StoreError
-from extract.source import Item, Source, read_item
+from extract.item import Item, Source, read_item
 from extract.store import DONE, Store, open_store
 from extract.stream import digest_content
 
@@ -21,6 +22,8 @@ VIEW_FIELDS = tuple(f.name for f in fields(ViewSpec))
 FIELDS = TRUNK_FIELDS + CONFIG_FIELDS + VIEW_FIELDS
 # The running settings that decide the numbers.
 _NUMBERS = ("dtype", "precision")
+# Those that an existing file keeps.
+_KEPT = (*_NUMBERS, "columns")
 
 
 class Settled(NamedTuple):
@@ -52,8 +55,8 @@ def settle(out: Path, settings: Mapping[str, Any]) -> Settled:
         return Settled(TrunkSpec(**wanted), config, ViewSpec(**views), given)
     with open_store(out) as store:
         stored = {**store.spec.to_dict(), **asdict(store.view_spec)}
-        stored |= {name: store.attributes[name] for name in _NUMBERS}
-    asked = {**wanted, **views, **{name: given[name] for name in _NUMBERS if name in given}}
+        stored |= {name: store.attributes.get(name, "") for name in _KEPT}
+    asked = {**wanted, **views, **{name: given[name] for name in _KEPT if name in given}}
     differing = [
         f"{name} (stored {_show(stored[name])}, asked {_show(value)})"
         for name, value in asked.items()
@@ -69,7 +72,7 @@ def settle(out: Path, settings: Mapping[str, Any]) -> Settled:
     if differing:
         return Settled(TrunkSpec(**wanted), config, ViewSpec(**views), given)
     spec = TrunkSpec.from_dict({**stored, **wanted})
-    config = replace(config, **{name: stored[name] for name in _NUMBERS})
+    config = replace(config, **{name: stored[name] for name in _KEPT})
     return Settled(spec, config, ViewSpec.from_dict(stored), {**given, "trunk": spec.trunk})
 
 
@@ -119,10 +122,12 @@ def _source_difference(store: Store, source: Source) -> str:
         names = source.class_names
         moved = [
             item.key
-            for item, label, split in zip(source.items, store.labels, store.split, strict=True)
-            if (item.label, item.split) != (label, split)
+            for item, label, split, group in zip(
+                source.items, store.labels, store.split, store.groups or repeat(""), strict=False
+            )
+            if (item.label, item.split, item.group) != (label, split, group)
         ]
-        parts.append(_count("with another class or split", moved))
+        parts.append(_count("with another class, split or group", moved))
         if names != store.class_names:
             parts.append(f"classes {_show(names)}, stored {_show(store.class_names)}")
         parts.append(_count("changed", _changed(store, source.items)))

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 from extract.errors import StoreError
-from extract.source import SPLITS, Item
+from extract.item import SPLITS, Item
 
 FORMAT = "headstart"
 FORMAT_VERSION = 1

@@ -8,7 +8,7 @@ from extract.compiled import Calibration
 from extract.config import TrunkSpec
 from extract.engines import Engine, open_engine
 from extract.errors import EngineError
-from extract.source import Item
+from extract.item import Item
 from extract.store import DONE, Store
 from extract.stream import Clock, decode_ahead, stream_features
 

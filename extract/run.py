@@ -20,10 +20,11 @@ from extract.console import log, progress
 from extract.engines import Engine, open_engine
 from extract.errors import SettingError, StoreError
 from extract.identity import find_difference, settle
+from extract.item import Item, Source
 from extract.layout import count_views, create_store, training_rows
 from extract.precision import choose_calibration, measure_error
 from extract.show import find_rejected
-from extract.source import Item, Source, list_source
+from extract.source import list_source
 from extract.store import DONE, Store, is_in_use, open_store
 from extract.stream import Clock, stream_features
 from extract.weights import WeightsUnavailableError
@@ -69,7 +70,7 @@ def extract_features(
     take the values of that file, else their defaults.
 
     Args:
-        source: A folder of pictures, or one picture.
+        source: A folder of pictures, one picture, or a manifest.
         out: The HDF5 file.
         **settings: Fields of TrunkSpec, ExtractConfig and ViewSpec.
 
@@ -88,7 +89,7 @@ def extract_features(
     spec, config, views, given = settle(out, settings)
     if config.repair and not out.exists():
         raise StoreError(f"{out}: no such file; expected one to repair; leave --repair out")
-    pictures = list_source(source)
+    pictures = list_source(source, config.columns)
     for warning in pictures.warnings:
         log.warning("%s", warning)
     if views.views and not len(training_rows(pictures.items)):

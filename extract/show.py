@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from extract.config import ViewSpec
-from extract.source import SPLITS
+from extract.item import SPLITS
 from extract.store import DONE, FAILED, NOT_YET, Store
 
 # Rows whose features are held at once while a store is verified.

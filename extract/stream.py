@@ -18,8 +18,8 @@ from extract.config import TrunkSpec, ViewSpec
 from extract.decode import decode
 from extract.engines import Engine
 from extract.errors import EngineError, ImageError
+from extract.item import Item, read_item
 from extract.layout import DIGEST_BYTES
-from extract.source import Item, read_item
 from extract.store import Block, Failure
 from extract.views import make_views
 

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from extract.config import TrunkSpec, ViewSpec
+from extract.item import Item
 from extract.layout import create_store
-from extract.source import Item
 from extract.store import Block, Failure, open_store
 
 # TensorFlow is imported by the tests, and is quiet if this stands before.

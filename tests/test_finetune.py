@@ -25,8 +25,9 @@ from extract.boundary import build_rest
 from extract.config import TrunkSpec
 from extract.decode import decode
 from extract.errors import HeadError, SettingError
+from extract.item import Item, read_item
 from extract.run import extract_features
-from extract.source import Item, list_source, read_item
+from extract.source import list_source
 from extract.trunk import name_layers
 from extract.weights import load_application
 

@@ -23,7 +23,8 @@ PARSERS = (extract_features_parser, show_features_parser, train_head_parser, pre
 # Lowest first: a file imports only what stands before it.
 ORDER = {
     "extract": (
-        *("errors", "config", "console", "source", "decode", "views", "backend", "weights"),
+        *("errors", "config", "console", "item", "folders", "manifest", "source"),
+        *("decode", "views", "backend", "weights"),
         *(
             "model_file",
             "trunk",

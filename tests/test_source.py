@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extract.errors import ImageError, SourceError
-from extract.source import IMAGE_ENDINGS, Item, list_source, picture_kind, read_item
+from extract.item import IMAGE_ENDINGS, Item, picture_kind, read_item
+from extract.source import list_source
 
 JPEG = b"\xff\xd8\xff\xe0" + bytes(28)
 BMP = b"BM" + bytes(8) + (54).to_bytes(4, "little") + (40).to_bytes(4, "little") + bytes(14)

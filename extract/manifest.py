@@ -1,0 +1,209 @@
+"""A table of pictures -> items: CSV, Parquet or JSON lines with a path column.
+
+Rows are counted from 1, the heading of a CSV apart, so that one number fits all three.
+"""
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from extract.config import ROLES, parse_columns
+from extract.errors import SourceError, unknown_name
+from extract.folders import about_classes
+from extract.item import SPLIT_OF, SPLITS, Item, Source, read_below, show
+
+MANIFEST_ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
+# Pictures of a Parquet file that are in memory as a table at one time.
+_BATCH_ROWS = 2**16
+
+
+class _Row(NamedTuple):
+    """What a row says of a picture; ``split`` indexes ``SPLITS``."""
+
+    key: str
+    label: str
+    split: int
+    group: str
+
+
+def list_manifest(root: str, columns: str = "") -> Source:
+    """List the pictures that a table names; none of them is looked at.
+
+    Args:
+        root: The table; paths in it are absolute, or relative to its folder.
+        columns: Which column is what, see ``config.parse_columns``.
+
+    Returns:
+        The pictures sorted by key, which is the path as it is written.
+
+    Raises:
+        SourceError: The table cannot be read, lacks a column, names no picture or one twice, or a
+            cell makes no sense; the message says which row.
+    """
+    named = parse_columns(columns)
+    rows: dict[str, tuple[int, _Row]] = {}
+    try:
+        for number, cells in _read_table(root, named):
+            row = _parse(root, number, cells, named)
+            earlier = rows.setdefault(row.key, (number, row))[0]
+            if earlier != number:
+                raise SourceError(
+                    f"{show(root)}: found {show(row.key)} in rows {earlier} and {number}; expected "
+                    "each picture once; remove one"
+                )
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SourceError(f"{show(root)}: cannot be read: {reason}; expected a table") from error
+    if not rows:
+        raise SourceError(f"{show(root)}: found no rows; expected one for each picture")
+    return _arrange(root, [rows[key][1] for key in sorted(rows)])
+
+
+def _arrange(root: str, rows: Sequence[_Row]) -> Source:
+    class_names = tuple(sorted({row.label for row in rows if row.label}))
+    label_of = {"": -1} | {name: label for label, name in enumerate(class_names)}
+    # Splits, then, are no folders to look for, but they can lack classes all the same.
+    places = {(row.split, row.label) for row in rows}
+    groups: Mapping[tuple[str, str], list[str]] = {(SPLITS[at], name): [] for at, name in places}
+    warnings = tuple(f"{show(root)}: {oddity}" for oddity in about_classes([], {}, groups))
+    read = partial(read_below, os.path.dirname(root))
+    items = tuple(Item(r.key, r.key, label_of[r.label], r.split, r.group, read) for r in rows)
+    return Source(items, class_names, warnings, root)
+
+
+def _parse(root: str, number: int, cells: Sequence[Any], named: Mapping[str, str]) -> _Row:
+    """Check the cells of a row, which stand in the order of ``ROLES``; None where there is none."""
+    texts = [cell if isinstance(cell, str) else _to_text(cell) for cell in cells]
+    # HDF5 ends a text at the first NUL and holds nothing that is not UTF-8.
+    bad = ["\0" in text or not _is_utf8(text) for text in texts]
+    key, label, split, group = texts
+    at = 0 if cells[2] is None and "split" not in named else SPLIT_OF.get(split.strip().lower())
+    if True in bad:
+        place, expected = bad.index(True), "a whole number or text in UTF-8 without NUL"
+    elif not key:
+        place, expected = 0, "the path of a picture"
+    elif at is None:
+        place, expected = 2, f"one of {', '.join(SPLIT_OF)}"
+    else:
+        return _Row(key, label.strip(), at, group.strip())
+    column = named.get(ROLES[place], ROLES[place])
+    raise SourceError(
+        f"{show(root)}: row {number}: found {cells[place]!r} in column {column}; expected "
+        f"{expected}; correct that row"
+    )
+
+
+def _to_text(cell: Any) -> str:
+    """Return a cell as text, NUL for what is none."""
+    if cell is None:
+        return ""
+    return str(cell) if isinstance(cell, int) else "\0"
+
+
+def _is_utf8(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _read_table(root: str, named: Mapping[str, str]) -> Iterator[tuple[int, Sequence[Any]]]:
+    """Yield the number of each row and its cells in the order of ``ROLES``."""
+    ending = os.path.splitext(root)[1].lower()
+    if ending == ".parquet":
+        yield from enumerate(_read_parquet(root, named), 1)
+        return
+    with open(root, encoding="utf-8-sig", newline="") as file:
+        if ending in (".csv", ".tsv"):
+            yield from _read_csv(root, file, named, "\t" if ending == ".tsv" else ",")
+        else:
+            yield from _read_json(root, file, named)
+
+
+def _read_csv(
+    root: str, file: Iterable[str], named: Mapping[str, str], delimiter: str
+) -> Iterator[tuple[int, Sequence[Any]]]:
+    table = csv.reader(file, delimiter=delimiter, strict=True)
+    heading = next(table, [])
+    places = [heading.index(name) if name else None for name in _choose(root, heading, named)]
+    for number, cells in enumerate(table, 1):
+        if not cells:  # an empty line
+            continue
+        if len(cells) != len(heading):
+            raise SourceError(
+                f"{show(root)}: row {number}: found {len(cells)} cells; expected {len(heading)}, "
+                "as in the heading; quote those that hold a separator"
+            )
+        yield number, [None if place is None else cells[place] for place in places]
+
+
+def _read_json(
+    root: str, file: Iterable[str], named: Mapping[str, str]
+) -> Iterator[tuple[int, Sequence[Any]]]:
+    columns = [named.get(role, role) for role in ROLES]
+    needed = {columns[0], *named.values()}
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise SourceError(
+                f"{show(root)}: row {number}: {error}; expected a JSON object on each line"
+            ) from error
+        if not isinstance(row, dict):
+            raise SourceError(f"{show(root)}: row {number}: expected a JSON object on each line")
+        if not needed <= row.keys():
+            _choose(f"{root}: row {number}", row, named)
+        yield number, [row.get(name) for name in columns]
+
+
+def _read_parquet(root: str, named: Mapping[str, str]) -> Iterator[Sequence[Any]]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise SourceError(
+            f'{show(root)}: Parquet needs pyarrow; pip install "headstart[tables]"'
+        ) from error
+    try:
+        with parquet.ParquetFile(root) as file:
+            chosen = _choose(root, file.schema_arrow.names, named)
+            wanted = [name for name in chosen if name]
+            for batch in file.iter_batches(_BATCH_ROWS, columns=wanted, use_threads=False):
+                cells = {name: batch.column(name).to_pylist() for name in wanted}
+                none = [None] * batch.num_rows
+                yield from zip(*(cells.get(name, none) for name in chosen), strict=True)
+    except pyarrow.ArrowException as error:
+        reason = " ".join(str(error).split())
+        raise SourceError(f"{show(root)}: cannot be read: {reason}; expected Parquet") from error
+
+
+def _choose(root: str, known: Iterable[str], named: Mapping[str, str]) -> list[str]:
+    """Return the column of each role in ``ROLES``, "" where the table has none.
+
+    Raises:
+        SourceError: One that was named, or the path, is lacking.
+    """
+    known = list(known)
+    chosen = []
+    for role in ROLES:
+        column = named.get(role, role)
+        count = known.count(column)
+        if count > 1 or (not count and (role in named or role == "path")):
+            found = (
+                f"column {column!r} stands there twice"
+                if count
+                else unknown_name("column", column, known)
+            )
+            raise SourceError(
+                f"{show(root)}: {found}; say which one is the {role} with --columns {role}=NAME"
+            )
+        chosen.append(column if count else "")
+    return chosen
