@@ -18,6 +18,7 @@ import numpy as np
 
 from extract.config import TrunkSpec, ViewSpec
 from extract.errors import StoreError
+from extract.item import SPLITS
 from extract.layout import CHUNK_BYTES, REASON_BYTES, check_layout, explained, to_plain
 from extract.soundness import (
     check_attributes,
@@ -26,7 +27,6 @@ from extract.soundness import (
     check_objects,
     readable,
 )
-from extract.source import SPLITS
 
 NOT_YET, DONE, FAILED = 0, 1, 2
 
