@@ -4,9 +4,11 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ def load_keras() -> Any:
     """
     if "keras" not in sys.modules:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        with _stderr_aside():
+        with interrupts_wait(), _stderr_aside():
             import keras
             import keras.src.backend  # makes the backend load here, where it is quiet
         logging.getLogger("tensorflow").addFilter(_matters)
@@ -43,6 +45,23 @@ def load_keras() -> Any:
             "float32; change image_data_format and floatx in ~/.keras/keras.json"
         )
     return keras
+
+
+@contextlib.contextmanager
+def interrupts_wait() -> Iterator[None]:
+    """Let Ctrl-C come behind the body: TensorFlow's import was seen to swallow it."""
+    aside = threading.current_thread() is not threading.main_thread()
+    if aside or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _matters(record: logging.LogRecord) -> bool:

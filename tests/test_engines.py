@@ -1,6 +1,7 @@
 """Every engine against Keras' own predict on the same trunk, on every backend at hand."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from extract.backend import load_keras, on_gpu
+from extract.backend import interrupts_wait, load_keras, on_gpu
 from extract.compiled import Calibration, find_compiled
 from extract.config import TrunkSpec
 from extract.console import log
@@ -213,3 +214,20 @@ def _skip_without_torch() -> None:
 
     if find_spec("torch") is None:
         pytest.skip("PyTorch is not installed")
+
+
+def test_ctrl_c_is_not_swallowed_by_an_import() -> None:
+    done = []
+
+    def load() -> None:
+        with interrupts_wait():
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except BaseException:  # as a library may do
+                done.append("swallowed")
+            done.append("loaded")
+
+    with pytest.raises(KeyboardInterrupt):
+        load()
+    assert done == ["loaded"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
