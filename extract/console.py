@@ -1,6 +1,7 @@
 """What a person sees: notes and progress on stderr, results on stdout, an exit code at the end."""
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -9,9 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from extract.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, HeadstartError
+from extract.errors import EXIT_BUG, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, HeadstartError
 
 log = logging.getLogger("headstart")
+
+_FULL = (
+    "the disk is full; expected room for a few results; make some and run the same command again"
+)
 
 
 class _Handler(logging.Handler):
@@ -94,7 +99,12 @@ def run_command(
         # The reader of stdout, such as `head`, has left: nothing went wrong here.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
-    except Exception:  # the last line of defence: whatever is not explained is our bug
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = error.filename or "a file beside the results"
+            print(f"{parser.prog}: {where}: {_FULL}", file=sys.stderr)
+            return EXIT_FAILED
+        # The last line of defence: whatever is not explained is our bug.
         traceback.print_exc()
         print(
             f"{parser.prog}: this is a bug in headstart; please report it with the lines above",

@@ -5,6 +5,7 @@ name, then linked to it), and nothing is created, grown or deleted later. The de
 stays: with ``latest`` a killed writer left a flag set that kept the file from being opened.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -68,8 +69,8 @@ def create_store(
     )
     check_room(path, count_views(items, attributes.get("views", 0)), row_bytes)
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with explained(path):
+    with explained(path):
+        try:
             with h5py.File(beside, "w") as file:
                 _allocate(file, items, shapes, attributes)
                 _describe(file, attributes)
@@ -77,8 +78,8 @@ def create_store(
                 os.replace(beside, path)
             else:
                 _link(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 def training_rows(items: Sequence[Item]) -> np.ndarray:
@@ -99,7 +100,7 @@ def check_room(path: Path, rows: int, row_bytes: int) -> None:
     needed, free = rows * row_bytes, shutil.disk_usage(folder).free
     if needed > free:
         raise StoreError(
-            f"{path}: {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free; use --pooling avg, "
+            f"{path}: {needed / 1e9:.3g} GB needed, {free / 1e9:.3g} GB free; use --pooling avg, "
             "--dtype float16, or another disk"
         )
 
@@ -207,7 +208,7 @@ def explained(path: Path) -> Iterator[None]:
     except StoreError:
         raise
     except OSError as error:
-        full = error.errno == 28 or "No space left" in str(error)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
         what = "the disk is full" if full else f"cannot be written: {error}"
         do = "make room" if full else "look after the disk"
         raise StoreError(

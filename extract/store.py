@@ -30,6 +30,9 @@ from extract.soundness import (
 
 NOT_YET, DONE, FAILED = 0, 1, 2
 
+# One chunk is about 1 MB, which HDF5's own cache of that size does not hold.
+READ_CACHE = 16 * CHUNK_BYTES
+
 # A second of work is what a kill may cost.
 COMMIT_SECONDS = 1.0
 
@@ -288,7 +291,9 @@ def open_store(path: str | os.PathLike[str], write: bool = False) -> Iterator[St
         StoreError: There is no such file, it is damaged, of another program, newer, or in use.
     """
     path = Path(path)
-    file = _open(path, write)
+    # Rows are written straight to the disk: what waits in a cache when a disk is full can neither
+    # be written nor dropped, and HDF5 crashes over it when the process ends.
+    file = _open(path, write, 0 if write else READ_CACHE)
     try:
         with readable(path):
             check_layout(path, file)
@@ -346,8 +351,7 @@ def is_in_use(path: Path) -> bool:
     return False
 
 
-# One chunk is about 1 MB, which HDF5's own cache of that size does not hold.
-def _open(path: Path, write: bool, cache: int = 16 * CHUNK_BYTES) -> h5py.File:
+def _open(path: Path, write: bool, cache: int) -> h5py.File:
     if not path.is_file():
         raise StoreError(f"{path}: no such file; make it with extract-features SOURCE {path.name}")
     try:

@@ -199,8 +199,9 @@ def _load(item: Item, row: int, spec: TrunkSpec, views: ViewSpec) -> Pixels:
     began = time.monotonic()
     try:
         content = read_item(item)
-    except ImageError as error:
-        return Pixels(row, None, str(error), bytes(DIGEST_BYTES), (time.monotonic() - began, 0.0))
+    except (ImageError, MemoryError) as error:
+        reason = str(error) if isinstance(error, ImageError) else "needs more memory than there is"
+        return Pixels(row, None, reason, bytes(DIGEST_BYTES), (time.monotonic() - began, 0.0))
     read = time.monotonic()
     digest = digest_content(content)
     try:

@@ -1,0 +1,173 @@
+"""Full disks, read-only folders, pictures that go, two processes at once, code that fails."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from extract import run
+from extract.decode import decode
+from extract.errors import StoreError
+from extract.show import verify
+from extract.source import Source, list_source, read_item
+from extract.store import open_store
+from tests.conftest import QUICK, MakeStore
+from tests.test_cli import QUICK_FLAGS
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def extract(source: Path, out: Path, **given: Any) -> run.Summary:
+    return run.extract_features(source, out, **{**QUICK, **given})
+
+
+def sound(out: Path) -> bool:
+    with open_store(out) as store:
+        return store.complete and verify(store) == []
+
+
+SMALL_DISK = """
+import os, subprocess, sys
+from pathlib import Path
+from classify.cli import train_head
+from extract import cli
+from extract.store import Store
+
+source, disk = Path(sys.argv[1]), Path(sys.argv[2])
+flags = [*sys.argv[3:], "--pooling", "none", "--batch-size", "1"]
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=True)
+out, ballast = disk / "out.h5", disk / "ballast"
+
+def fill(leave):
+    ballast.unlink(missing_ok=True)
+    space = os.statvfs(disk)
+    ballast.write_bytes(bytes(max(0, space.f_bavail * space.f_frsize - leave)))
+
+def extract(expected):
+    code = cli.extract_features([str(source), str(out), *flags])
+    assert code == expected, (code, expected)
+
+def stop(store, block):
+    raise KeyboardInterrupt
+
+fill(leave=12288)
+extract(1)
+assert [entry.name for entry in disk.iterdir()] == ["ballast"]
+ballast.unlink()
+write, Store.write = Store.write, stop
+extract(130)
+Store.write = write
+for leave in (0, 40960, 122880):
+    fill(leave)
+    extract(1)
+ballast.unlink()
+extract(0)
+assert cli.show_features([str(out), "--verify"]) == 0
+fill(leave=0)
+extract(0)
+assert train_head([str(out), "--head", "knn"]) == 1
+ballast.unlink()
+assert train_head([str(out), "--head", "knn"]) == 0
+subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+assert cli.show_features([str(out), "--verify"]) == 0
+assert cli.extract_features([str(source), str(disk / "other.h5"), *flags]) == 1
+extract(1)
+assert train_head([str(out), "--head", "knn"]) == 1
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_and_a_read_only_one_lose_nothing(pictures: Path, tmp_path: Path) -> None:
+    if sys.platform != "linux" or subprocess.call(["unshare", "-rm", "true"]):
+        pytest.skip("no disk can be mounted here")
+    (tmp_path / "disk").mkdir()
+    words = [sys.executable, "-c", SMALL_DISK, str(pictures), str(tmp_path / "disk")]
+    child = subprocess.run(
+        ["unshare", "-rm", *words, *QUICK_FLAGS],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr
+    assert "Traceback" not in child.stderr
+    assert child.stderr.count("the disk is full; make room") == 3
+    assert child.stderr.count("the disk is full; expected room for a few results") == 1
+    assert child.stderr.count("Read-only file system") >= 2
+
+
+def test_a_picture_that_goes_after_it_was_listed_is_a_failed_row(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, other = pictures / "train/cat/0.png", pictures / "train/dog/0.png"
+
+    def listed(source: Path) -> Source:
+        found = list_source(source)
+        gone.unlink()
+        other.write_bytes((pictures / "train/dog/1.png").read_bytes())
+        return found
+
+    monkeypatch.setattr(run, "list_source", listed)
+    summary = extract(pictures, tmp_path / "out.h5")
+    monkeypatch.undo()
+    assert summary.failed == [("train/cat/0.png", "cannot be opened: No such file or directory")]
+    with open_store(tmp_path / "out.h5") as store:
+        assert verify(store) == []
+        # What was changed in time is stored as what it has become, not as what it was.
+        same = [store.keys.index(f"train/dog/{i}.png") for i in (0, 1)]
+        assert np.array_equal(*store.digests()[same])
+        assert np.array_equal(*store.read("conv1_relu", np.array(same)))
+    with pytest.raises(StoreError, match=r"1 missing \(train/cat/0.png\)"):
+        extract(pictures, tmp_path / "out.h5")
+
+
+def test_a_reader_beside_a_writer_is_told_so(make_store: MakeStore) -> None:
+    path = make_store(np.ones((4, 3), "f4"), [0, 1] * 2, split=[0, 0, 1, 1])
+    code = "import sys; from extract.cli import show_features as m; sys.exit(m())"
+    with open_store(path, write=True):
+        child = subprocess.run(
+            [sys.executable, "-c", code, path],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            check=False,
+        )
+    assert (child.returncode, child.stdout) == (1, "")
+    assert "another process has it open; wait for it" in child.stderr
+
+
+def test_a_fault_in_a_worker_ends_the_run_and_costs_no_finished_row(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(content: bytes, *words: Any) -> np.ndarray:
+        if content == bad:
+            raise RuntimeError("a fault of ours")
+        return decode(content, *words)
+
+    out = tmp_path / "out.h5"
+    bad = (pictures / "validation/dog/1.png").read_bytes()
+    monkeypatch.setattr("extract.stream.decode", failing)
+    monkeypatch.setattr("extract.store.COMMIT_SECONDS", 0.0)
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        extract(pictures, out, batch_size=1, workers=1)
+    monkeypatch.undo()
+    with open_store(out) as store:
+        kept = int((store.status == 1).sum())
+    assert kept >= 4
+    assert extract(pictures, out).computed == 8 - kept
+    assert sound(out)
+
+
+def test_a_picture_larger_than_memory_is_a_failed_row(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(item: Any) -> bytes:
+        return bytes(2**62) if item.key == "train/cat/0.png" else read_item(item)
+
+    monkeypatch.setattr("extract.stream.read_item", read)
+    summary = extract(pictures, tmp_path / "out.h5")
+    assert summary.failed == [("train/cat/0.png", "needs more memory than there is")]
+    assert sound(tmp_path / "out.h5")
