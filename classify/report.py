@@ -7,6 +7,7 @@ named is escaped by the template engine.
 import hashlib
 from base64 import b64encode
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -24,7 +25,7 @@ from classify.drawing import SERIES
 from classify.quality import Share
 from classify.result import Entry, Result
 from extract.decode import decode
-from extract.errors import ImageError
+from extract.errors import ImageError, SourceError
 from extract.item import Read
 from extract.source import open_reader
 from extract.stream import digest_content
@@ -242,7 +243,9 @@ def _map_keys(dataset: Dataset, analysis: Analysis) -> list[dict[str, Any]]:
 
 def _with_pictures(dataset: Dataset, mistakes: Sequence[Mistake]) -> list[dict[str, Any]]:
     """Return mistakes with their pictures as data URIs, or with why there is none."""
-    read, found = open_reader(dataset.source), []
+    found, read = [], None
+    with suppress(SourceError):  # an archive that is gone
+        read = open_reader(dataset.source)
     for mistake in mistakes:
         try:
             picture, reason = _picture(dataset, read, mistake), ""
@@ -252,7 +255,7 @@ def _with_pictures(dataset: Dataset, mistakes: Sequence[Mistake]) -> list[dict[s
     return found
 
 
-def _picture(dataset: Dataset, read: Read, mistake: Mistake) -> str:
+def _picture(dataset: Dataset, read: Read | None, mistake: Mistake) -> str:
     """Return a small picture as a data URI.
 
     Raises:
@@ -260,6 +263,8 @@ def _picture(dataset: Dataset, read: Read, mistake: Mistake) -> str:
     """
     from PIL import Image
 
+    if read is None:
+        raise ImageError("not where it was")
     try:
         content = read(mistake.key)
     except ImageError as error:

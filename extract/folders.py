@@ -12,7 +12,7 @@ Groups = Mapping[_Place, list[str]]  # the keys of the pictures at each place
 Named = list[tuple[str, str]]  # (key, path) of each; a folder's key ends with a slash
 
 
-def arrange(root: str, found: Mapping[str, Named], read: Read = read_file) -> Source:
+def arrange(root: str, found: Mapping[str, Named], read: Read = read_file, skip: int = 0) -> Source:
     """Tell classes and splits from the names of what was found.
 
     Args:
@@ -20,6 +20,7 @@ def arrange(root: str, found: Mapping[str, Named], read: Read = read_file) -> So
         found: Key and path of each ``picture`` and ``folder``; of ``other`` and ``closed`` (cannot
             be opened), which are passed over with a warning.
         read: What reads a picture's path.
+        skip: Folders at the top of every picture's key that say nothing.
 
     Returns:
         The pictures, sorted by key.
@@ -35,14 +36,14 @@ def arrange(root: str, found: Mapping[str, Named], read: Read = read_file) -> So
             "and the like, alone or in a folder for each class"
         )
     folders = _sorted_unique(root, found["folder"])
-    split_of = _split_folders(root, _group(pictures, {}))
-    groups = _group(pictures, split_of)
+    split_of = _split_folders(root, _group(pictures, {}, skip))
+    groups = _group(pictures, split_of, skip)
     _check_alone(root, groups)
     class_names = tuple(sorted({name for _, name in groups if name}))
     label_of = {"": -1} | {name: label for label, name in enumerate(class_names)}
     items = []
     for key, path in pictures:
-        section, name = _place(key, split_of)
+        section, name = _place(key, split_of, skip)
         items.append(Item(key, path, label_of[name], split_of.get(section, 0), "", read))
     oddities = list(about_classes(folders, split_of, groups))
     for kind, why in (("other", "no pictures"), ("closed", "they cannot be opened")):
@@ -63,17 +64,18 @@ def _sorted_unique(root: str, named: Named) -> Named:
     return named
 
 
-def _place(key: str, split_of: Mapping[str, int]) -> _Place:
+def _place(key: str, split_of: Mapping[str, int], skip: int = 0) -> _Place:
     """Return the place of a picture's key, or of a folder's where that ends with a slash."""
+    key = key.split("/", skip)[-1]
     section, _, rest = key.partition("/") if split_of else ("", "", key)
     name, slash, _ = rest.partition("/")
     return section, name if slash else ""
 
 
-def _group(named: Named, split_of: Mapping[str, int]) -> Groups:
+def _group(named: Named, split_of: Mapping[str, int], skip: int) -> Groups:
     groups: dict[_Place, list[str]] = {}
     for key, _ in named:
-        groups.setdefault(_place(key, split_of), []).append(key)
+        groups.setdefault(_place(key, split_of, skip), []).append(key)
     return groups
 
 

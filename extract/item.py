@@ -24,6 +24,9 @@ _SIGNATURE = re.compile(
 )
 PICTURE_KINDS = tuple(_SIGNATURE.groupindex)
 
+# Left behind by Windows, macOS and Python: nobody wants to hear of them.
+_CLUTTER = ("thumbs.db", "desktop.ini", "__macosx", "__pycache__")
+
 Read = Callable[[str], bytes]
 
 
@@ -87,6 +90,11 @@ def picture_kind(head: bytes) -> str | None:
     """Name the kind of picture that a file's first 32 bytes begin, one of ``PICTURE_KINDS``."""
     match = _SIGNATURE.match(head)
     return match.lastgroup if match else None
+
+
+def is_clutter(name: str) -> bool:
+    """Whether a file or folder of that name is hidden, or left behind by some system."""
+    return name.startswith(".") or name.lower() in _CLUTTER
 
 
 def few(names: Iterable[str], noun: str, most: int = 3) -> str:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from extract.config import ROLES, parse_columns
 from extract.errors import SourceError, unknown_name
 from extract.folders import about_classes
-from extract.item import SPLIT_OF, SPLITS, Item, Source, read_below, show
+from extract.item import SPLIT_OF, SPLITS, Item, Read, Source, read_below, show
 
 MANIFEST_ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
 # Pictures of a Parquet file that are in memory as a table at one time.
@@ -44,37 +44,62 @@ def list_manifest(root: str, columns: str = "") -> Source:
             cell makes no sense; the message says which row.
     """
     named = parse_columns(columns)
-    rows: dict[str, tuple[int, _Row]] = {}
+    read = partial(read_below, os.path.dirname(root))
     try:
-        for number, cells in _read_table(root, named):
-            row = _parse(root, number, cells, named)
-            earlier = rows.setdefault(row.key, (number, row))[0]
-            if earlier != number:
-                raise SourceError(
-                    f"{show(root)}: found {show(row.key)} in rows {earlier} and {number}; expected "
-                    "each picture once; remove one"
-                )
+        return arrange_rows(root, _read_table(root, named), named, read)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise SourceError(f"{show(root)}: cannot be read: {reason}; expected a table") from error
+
+
+def arrange_rows(
+    root: str,
+    table: Iterable[tuple[int | str, Sequence[Any]]],
+    named: Mapping[str, str],
+    read: Read,
+    noun: str = "row",
+) -> Source:
+    """Tell classes and splits from rows.
+
+    Args:
+        root: Where they stand, for messages.
+        table: The number of each row and its cells in the order of ``ROLES``, None for none.
+        named: The columns that have a name of their own, by role.
+        read: What reads a picture's path.
+        noun: What is numbered.
+
+    Returns:
+        The pictures, sorted by key.
+
+    Raises:
+        SourceError: There is no row, two of one picture, or a cell makes no sense.
+    """
+    rows: dict[str, tuple[int | str, _Row]] = {}
+    for number, cells in table:
+        row = _parse(f"{show(root)}: {noun} {number}", cells, named)
+        earlier = rows.setdefault(row.key, (number, row))[0]
+        if earlier != number:
+            raise SourceError(
+                f"{show(root)}: found {show(row.key)} in {noun} {earlier} and {number}; expected "
+                "each picture once; remove one"
+            )
     if not rows:
         raise SourceError(f"{show(root)}: found no rows; expected one for each picture")
-    return _arrange(root, [rows[key][1] for key in sorted(rows)])
+    return _arrange(root, [rows[key][1] for key in sorted(rows)], read)
 
 
-def _arrange(root: str, rows: Sequence[_Row]) -> Source:
+def _arrange(root: str, rows: Sequence[_Row], read: Read) -> Source:
     class_names = tuple(sorted({row.label for row in rows if row.label}))
     label_of = {"": -1} | {name: label for label, name in enumerate(class_names)}
     # Splits, then, are no folders to look for, but they can lack classes all the same.
     places = {(row.split, row.label) for row in rows}
     groups: Mapping[tuple[str, str], list[str]] = {(SPLITS[at], name): [] for at, name in places}
     warnings = tuple(f"{show(root)}: {oddity}" for oddity in about_classes([], {}, groups))
-    read = partial(read_below, os.path.dirname(root))
     items = tuple(Item(r.key, r.key, label_of[r.label], r.split, r.group, read) for r in rows)
     return Source(items, class_names, warnings, root)
 
 
-def _parse(root: str, number: int, cells: Sequence[Any], named: Mapping[str, str]) -> _Row:
+def _parse(where: str, cells: Sequence[Any], named: Mapping[str, str]) -> _Row:
     """Check the cells of a row, which stand in the order of ``ROLES``; None where there is none."""
     texts = [cell if isinstance(cell, str) else _to_text(cell) for cell in cells]
     # HDF5 ends a text at the first NUL and holds nothing that is not UTF-8.
@@ -91,8 +116,7 @@ def _parse(root: str, number: int, cells: Sequence[Any], named: Mapping[str, str
         return _Row(key, label.strip(), at, group.strip())
     column = named.get(ROLES[place], ROLES[place])
     raise SourceError(
-        f"{show(root)}: row {number}: found {cells[place]!r} in column {column}; expected "
-        f"{expected}; correct that row"
+        f"{where}: found {cells[place]!r} in column {column}; expected {expected}; correct it"
     )
 
 

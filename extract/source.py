@@ -1,27 +1,35 @@
 """SOURCE -> a sorted list of items: every picture with its key, label and split.
 
 SOURCE is one picture, a flat folder of pictures without labels, a folder of class folders, a folder
-of split folders over class folders, or a table that names its pictures.
+of split folders over class folders, an archive of such, or a table that names its pictures.
 """
 
 import os
 import stat
 from functools import partial
 
+from extract.archive import ARCHIVE_ENDINGS, Archive, is_archive
 from extract.errors import SettingError, SourceError
 from extract.folders import Named, arrange
-from extract.item import IMAGE_ENDINGS, Item, Read, Source, picture_kind, read_below, show
+from extract.item import (
+    IMAGE_ENDINGS,
+    Item,
+    Read,
+    Source,
+    is_clutter,
+    picture_kind,
+    read_below,
+    show,
+)
 from extract.manifest import MANIFEST_ENDINGS, list_manifest
-
-# Left behind by Windows, macOS and Python: nobody wants to hear of them.
-_CLUTTER = ("thumbs.db", "desktop.ini", "__macosx", "__pycache__")
+from extract.shards import list_archive
 
 
 def list_source(source: str | os.PathLike[str], columns: str = "") -> Source:
     """List the pictures of ``source``; only files with other endings are opened, for 32 bytes.
 
     Args:
-        source: A folder, one picture or a manifest.
+        source: A folder, one picture, an archive or a manifest.
         columns: Which columns of a manifest are what, see ``config.parse_columns``.
 
     Raises:
@@ -30,6 +38,8 @@ def list_source(source: str | os.PathLike[str], columns: str = "") -> Source:
         SettingError: ``columns`` are given for what has none.
     """
     root = os.fspath(source)
+    if is_archive(root) and not os.path.isdir(root):
+        return list_archive(root, columns)
     try:
         mode = os.stat(root).st_mode
         if stat.S_ISREG(mode) and root.lower().endswith(MANIFEST_ENDINGS):
@@ -43,11 +53,12 @@ def list_source(source: str | os.PathLike[str], columns: str = "") -> Source:
             return arrange(root, _walk(root))
         if stat.S_ISREG(mode) and _is_picture(root):
             return Source((Item(_to_utf8(os.path.basename(root)), root, -1, 0),), (), (), root)
-        found = "found a file that is no picture (an archive must be unpacked first)"
+        found = "found a file that is no picture"
     except OSError as error:
         found = f"cannot be opened: {error.strerror}"
     raise SourceError(
-        f"{show(root)}: {found}; expected a folder of pictures, one picture or a table of them"
+        f"{show(root)}: {found}; expected a folder of pictures, one picture, a table of "
+        f"them ({', '.join(MANIFEST_ENDINGS)}) or an archive ({', '.join(ARCHIVE_ENDINGS)})"
     )
 
 
@@ -55,8 +66,13 @@ def open_reader(source: str | os.PathLike[str]) -> Read:
     """Return what reads a picture of ``source`` by its key, without listing the others.
 
     It raises ImageError where there is no such picture, or none any more.
+
+    Raises:
+        SourceError: ``source`` is an archive that cannot be read.
     """
     root = os.fspath(source)
+    if is_archive(root) and not os.path.isdir(root):
+        return Archive(root).read
     return partial(read_below, root if os.path.isdir(root) else os.path.dirname(root))
 
 
@@ -79,7 +95,7 @@ def _walk(root: str) -> dict[str, Named]:
             if identity in above:  # a link that leads back up: all behind it is listed already
                 continue
             with os.scandir(folder) as entries:
-                kinds = [(entry, _kind(entry)) for entry in entries if not _hidden(entry.name)]
+                kinds = [(entry, _kind(entry)) for entry in entries if not is_clutter(entry.name)]
         except OSError as error:
             # No warning would do: a class might be missing from all that follows.
             raise SourceError(
@@ -94,10 +110,6 @@ def _walk(root: str) -> dict[str, Named]:
             else:
                 found[kind].append((key, entry.path))
     return found
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _CLUTTER
 
 
 def _kind(entry: os.DirEntry[str]) -> str:

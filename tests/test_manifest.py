@@ -98,7 +98,7 @@ WRONG = {
     "empty path": ("path,label\na.png,cat\n,dog\n", "", "row 2: found '' in column path"),
     "unknown split": ("path,split\na.png,train\nb.png,dev\n", "", "row 2: found 'dev' in column s"),
     "empty split": ("path,split\na.png,train\nb.png,\n", "", "row 2: found '' in column split"),
-    "twice": ("path\na.png\nb.png\na.png\n", "", r"found a\.png in rows 1 and 3"),
+    "twice": ("path\na.png\nb.png\na.png\n", "", r"found a\.png in row 1 and 3"),
     "only a heading": ("path,label\n", "", "found no rows"),
     "empty": ("", "", "column 'path' is unknown"),
     "open quote": ('path\n"a.png\n', "", "cannot be read"),

@@ -23,7 +23,17 @@ PARSERS = (extract_features_parser, show_features_parser, train_head_parser, pre
 # Lowest first: a file imports only what stands before it.
 ORDER = {
     "extract": (
-        *("errors", "config", "console", "item", "folders", "manifest", "source"),
+        *(
+            "errors",
+            "config",
+            "console",
+            "item",
+            "folders",
+            "manifest",
+            "archive",
+            "shards",
+            "source",
+        ),
         *("decode", "views", "backend", "weights"),
         *(
             "model_file",

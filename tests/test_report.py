@@ -244,6 +244,18 @@ def test_mistakes_are_shown_with_pictures_and_keys(
         assert sizes == [[True, 144]] * len(sizes)
 
 
+def test_pictures_of_an_archive_are_shown_until_it_is_gone(tmp_path: Path) -> None:
+    made = dataset(("cat", "dog"), tmp_path / "pictures")
+    packed = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "pictures")
+    shutil.rmtree(tmp_path / "pictures")
+    path, _, analysis = report(replace(made, source=packed), tmp_path / "report.html")
+    assert path.read_text().count("data:image/jpeg") == min(24, len(analysis.mistakes)) > 0
+    Path(packed).unlink()
+    path, _, _ = report(replace(made, source=packed), tmp_path / "report.html")
+    assert "data:image/jpeg" not in path.read_text()
+    assert "not where it was" in path.read_text()
+
+
 @pytest.mark.parametrize("change", ["gone", "changed", "damaged", "elsewhere"])
 def test_a_picture_that_is_not_the_one_is_not_shown(
     change: str, browser: Any, tmp_path: Path

@@ -1,0 +1,296 @@
+import io
+import json
+import os
+import tarfile
+import zipfile
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from extract import archive
+from extract.errors import ImageError, SettingError, SourceError, StoreError
+from extract.item import Source, read_item
+from extract.run import extract_features
+from extract.source import list_source, open_reader
+from extract.store import open_store
+from tests.conftest import QUICK
+
+FORMS = ("stored.zip", "deflated.zip", "a.tar", "a.tar.gz", "a.TGZ")
+
+
+def pack(path: Path, contents: Mapping[str, bytes]) -> Path:
+    """Write an archive of the form that the name says."""
+    if path.suffix == ".zip":
+        method = zipfile.ZIP_STORED if path.name == "stored.zip" else zipfile.ZIP_DEFLATED
+        with zipfile.ZipFile(path, "w", method) as packed:
+            for name, content in contents.items():
+                packed.writestr(name, content)
+        return path
+    mode: Any = "w" if path.suffix == ".tar" else "w:gz"
+    with tarfile.open(path, mode) as file:
+        for name, content in contents.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+    return path
+
+
+def contents_of(folder: Path) -> dict[str, bytes]:
+    # Not sorted: an archive has the order in which it was packed.
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*.png"), reverse=True)
+    }
+
+
+def placed(source: Source) -> dict[str, tuple[str, int, str]]:
+    """Return class, split and group of each key."""
+    names = (*source.class_names, "")
+    return {item.key: (names[item.label], item.split, item.group) for item in source.items}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_what_the_folder_gives(pictures: Path, tmp_path: Path, form: str) -> None:
+    source = list_source(pack(tmp_path / form, contents_of(pictures)))
+    folder = list_source(pictures)
+    assert placed(source) == placed(folder)
+    assert [read_item(item) for item in source.items] == [read_item(i) for i in folder.items]
+    assert [item.key for item in source.items] == [item.key for item in folder.items]
+    assert open_reader(tmp_path / form)("train/cat/0.png") == read_item(folder.items[0])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_threads_read_at_once(tmp_path: Path, form: str) -> None:
+    generator = np.random.default_rng(0)
+    contents = {f"{i:03d}.png": generator.bytes(1000 + 37 * i) for i in range(200)}
+    items = list_source(pack(tmp_path / form, contents)).items * 3
+    with ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(read_item, items))
+    assert all(content == contents[item.key] for item, content in zip(items, read, strict=True))
+
+
+@pytest.mark.parametrize("form", ["deflated.zip", "a.tar.gz"])
+def test_an_archive_makes_the_store_of_its_folder(
+    pictures: Path, tmp_path: Path, form: str
+) -> None:
+    path = pack(tmp_path / form, contents_of(pictures))
+    before = set(tmp_path.iterdir())
+    extract_features(path, tmp_path / "packed.h5", **QUICK)
+    assert set(tmp_path.iterdir()) - before == {tmp_path / "packed.h5"}
+    extract_features(pictures, tmp_path / "folder.h5", **QUICK)
+    with open_store(tmp_path / "packed.h5") as a, open_store(tmp_path / "folder.h5") as b:
+        assert a.keys == b.keys
+        np.testing.assert_array_equal(
+            a.read("conv1_relu", slice(None)), b.read("conv1_relu", slice(None))
+        )
+    assert extract_features(path, tmp_path / "packed.h5").computed == 0
+    contents = contents_of(pictures)
+    contents["train/cat/0.png"] = contents["train/cat/1.png"]
+    pack(path, contents)
+    with pytest.raises(StoreError, match=r"1 changed \(train/cat/0\.png\)"):
+        extract_features(path, tmp_path / "packed.h5")
+
+
+def test_one_folder_around_everything_is_no_class(tmp_path: Path) -> None:
+    names = ["set/cats/a.png", "set/cats/b/c.png", "set/dogs/d.png", "__MACOSX/._a.png"]
+    source = list_source(pack(tmp_path / "a.tar", dict.fromkeys(names, b"x")))
+    assert placed(source) == {
+        "set/cats/a.png": ("cats", 0, ""),
+        "set/cats/b/c.png": ("cats", 0, ""),
+        "set/dogs/d.png": ("dogs", 0, ""),
+    }
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        (["val/cats/a.png", "val/dogs/b.png"], [("cats", 1, ""), ("dogs", 1, "")]),
+        (["s/train/c/a.png", "s/test/c/b.png"], [("c", 2, ""), ("c", 0, "")]),
+        (["./b.png", "a.png"], [("", 0, ""), ("", 0, "")]),
+        (["cats/a.png", "cats/b.png"], [("cats", 0, ""), ("cats", 0, "")]),
+    ],
+)
+def test_folders_in_an_archive(
+    tmp_path: Path, names: list[str], wanted: list[tuple[str, int, str]]
+) -> None:
+    source = list_source(pack(tmp_path / "a.zip", dict.fromkeys(names, b"x")))
+    assert list(placed(source).values()) == wanted
+
+
+def test_shards_may_repeat_their_names(tmp_path: Path) -> None:
+    for shard in range(8, 12):
+        contents = {f"set/{name}/0.png": b"%d" % shard for name in ("cat", "dog")}
+        pack(tmp_path / f"s-{shard:04d}.tar", contents)
+    source = list_source(tmp_path / "s-{0008..0011}.tar")
+    assert len(source.items) == 8
+    assert placed(source)["s-0011/set/dog/0.png"] == ("dog", 0, "")
+    assert open_reader(tmp_path / "s-{0008..0011}.tar")("s-0010/set/cat/0.png") == b"10"
+    with pytest.raises(SourceError, match=r"s-0012\.tar: cannot be read: No such file"):
+        list_source(tmp_path / "s-{0008..0012}.tar")
+    with pytest.raises(SourceError, match=r"counts down; expected \{0008\.\.0011\}"):
+        list_source(tmp_path / "s-{0011..0008}.tar")
+
+
+def test_the_class_stands_beside_each_picture(tmp_path: Path) -> None:
+    for shard in range(2):
+        contents: dict[str, bytes] = {}
+        for i in range(2):
+            contents |= {f"{shard}{i}.left.png": b"x", f"{shard}{i}.cls": b"%d\n" % (i * 7)}
+        pack(tmp_path / f"s-{shard}.tar", contents)
+    found = placed(list_source(tmp_path / "s-{0..1}.tar"))
+    assert found["s-0/00.left.png"] == ("0", 0, "")
+    assert found["s-1/11.left.png"] == ("7", 0, "")
+
+
+def test_json_beside_each_picture(tmp_path: Path) -> None:
+    rows = [
+        {"label": 3, "split": "val", "group": "x", "kind": "cat"},
+        {"label": 4, "split": "train", "group": "y", "kind": "dog"},
+    ]
+    contents: dict[str, bytes] = {}
+    for i, row in enumerate(rows):
+        contents |= {f"a/{i}.png": b"x", f"a/{i}.json": json.dumps(row).encode()}
+    path = pack(tmp_path / "a.zip", contents)
+    wanted = {"a/0.png": ("3", 1, "x"), "a/1.png": ("4", 0, "y")}
+    assert placed(list_source(path)) == wanted
+    named = placed(list_source(path, "label=kind"))
+    assert [kind for kind, _, _ in named.values()] == ["cat", "dog"]
+    with pytest.raises(SourceError, match=r"0\.json: lacks species"):
+        list_source(path, "label=species")
+
+
+def test_json_that_says_nothing_of_classes_is_passed_over(tmp_path: Path) -> None:
+    contents = {"cat/0.png": b"x", "dog/1.png": b"x", "cat/0.json": b'{"caption": "a cat"}'}
+    source = list_source(pack(tmp_path / "a.tar", contents))
+    assert [name for name, _, _ in placed(source).values()] == ["cat", "dog"]
+    assert any("passed over 1 file (cat/0.json)" in said for said in source.warnings)
+
+
+WRONG: dict[str, tuple[dict[str, bytes], str]] = {
+    "above": (
+        {"../../x.png": b"x"},
+        r"found a member '\.\./\.\./x\.png'; expected names that stay",
+    ),
+    "inside above": ({"a/../../x.png": b"x"}, "expected names that stay inside"),
+    "absolute": ({"/etc/x.png": b"x"}, "expected names that stay inside"),
+    "twice": ({"a.png": b"x", "./a.png": b"y"}, r"found a\.png twice"),
+    "no picture": ({"a.txt": b"x"}, "found no picture among 1 file"),
+    "nothing": ({}, "found no picture among 0 files"),
+    "some .cls": ({"a.png": b"x", "b.png": b"x", "a.cls": b"1"}, r"1 picture \(b\.png\) without"),
+    "bad .cls": ({"a.png": b"x", "a.cls": b"\xff"}, r"a\.cls: .*expected the name or number"),
+    "bad .json": ({"a.png": b"x", "a.json": b"[1]"}, r"a\.json: .*expected a JSON object"),
+    "bad split": ({"a.png": b"x", "a.json": b'{"split": "dev"}'}, r"member a\.png: found 'dev'"),
+    "beside folders": ({"a.png": b"x", "cats/b.png": b"x"}, "found 1 picture .* beside 1 folder"),
+}
+
+
+@pytest.mark.parametrize("form", ["a.zip", "a.tar"])
+@pytest.mark.parametrize("name", WRONG)
+def test_an_archive_that_makes_no_sense_is_refused(tmp_path: Path, name: str, form: str) -> None:
+    contents, message = WRONG[name]
+    with pytest.raises(SourceError, match=message):
+        list_source(pack(tmp_path / form, contents))
+
+
+@pytest.mark.parametrize(
+    ("contents", "columns"),
+    [
+        ({"a/0.png": b"x", "b/1.png": b"x"}, "label=kind"),
+        ({"0.png": b"x", "0.cls": b"1"}, "label=kind"),
+        ({"0.png": b"x", "0.json": b'{"label": 1}'}, "path=file"),
+    ],
+)
+def test_columns_without_effect_are_refused(
+    tmp_path: Path, contents: dict[str, bytes], columns: str
+) -> None:
+    with pytest.raises(SettingError, match="no effect"):
+        list_source(pack(tmp_path / "a.tar", contents), columns)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_half_an_archive_is_refused(tmp_path: Path, form: str) -> None:
+    contents = {f"{i}.png": np.random.default_rng(i).bytes(9000) for i in range(9)}
+    path = pack(tmp_path / form, contents)
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(SourceError, match="cannot be read"):
+        list_source(path)
+    path.write_bytes(b"no archive at all")
+    with pytest.raises(SourceError, match="cannot be read"):
+        list_source(path)
+    path.unlink()
+    with pytest.raises(SourceError, match="No such file"):
+        list_source(path)
+
+
+def reasons(path: Path) -> dict[str, str]:
+    """Return why each picture cannot be read."""
+    found = {}
+    for item in list_source(path).items:
+        with pytest.raises(ImageError) as caught:
+            read_item(item)
+        found[item.key] = str(caught.value)
+    return found
+
+
+def test_a_member_that_cannot_be_read_fails_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "deflated.zip"
+    pack(path, {"big.png": bytes(5000), "bad.png": b"abcd" * 100, "good.png": b"good"})
+    content = bytearray(path.read_bytes())
+    content[content.index(b"bad.png") + len(b"bad.png") + 2] ^= 0x5A
+    path.write_bytes(content)
+    monkeypatch.setattr(archive, "MOST_BYTES", 4000)
+    by_key = {item.key: item for item in list_source(path).items}
+    assert read_item(by_key["good.png"]) == b"good"
+    for key, reason in (("big.png", "is 5,000 bytes; at most 4,000"), ("bad.png", "archive")):
+        with pytest.raises(ImageError, match=reason):
+            read_item(by_key[key])
+
+
+def test_a_bomb_unpacks_to_its_declared_size_and_no_further(tmp_path: Path) -> None:
+    path = pack(tmp_path / "deflated.zip", {"bomb.png": bytes(10**7)})
+    content = path.read_bytes()
+    directory = content.rindex(b"PK\x01\x02")
+    assert content[directory + 24 : directory + 28] == (10**7).to_bytes(4, "little")
+    lie = content[: directory + 24] + (100).to_bytes(4, "little") + content[directory + 28 :]
+    path.write_bytes(lie)
+    assert reasons(path) == {"bomb.png": "is damaged in its archive"}
+
+
+def test_encrypted_and_oddly_packed_members_fail(tmp_path: Path) -> None:
+    path = pack(tmp_path / "stored.zip", {"a.png": b"secret"})
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+    assert reasons(path) == {"a.png": "is encrypted"}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as file:
+        file.writestr("a.png", b"x")
+    assert reasons(path)["a.png"].startswith("is packed by method 12; expected none or deflate")
+
+
+def test_an_archive_that_has_changed_since_it_was_listed(tmp_path: Path) -> None:
+    path = pack(tmp_path / "a.tar", {"a.png": bytes(5000)})
+    item = list_source(path).items[0]
+    os.truncate(path, 1000)
+    with pytest.raises(ImageError, match="cut off"):
+        read_item(item)
+    path.unlink()
+    with pytest.raises(ImageError, match="No such file"):
+        read_item(item)
+
+
+def test_links_are_named_and_not_followed(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as file:
+        file.addfile(tarfile.TarInfo("a.png"))
+        link = tarfile.TarInfo("b.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        file.addfile(link)
+    source = list_source(path)
+    assert [item.key for item in source.items] == ["a.png"]
+    assert any("(b.png): they cannot be opened" in said for said in source.warnings)
