@@ -6,9 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from classify.candidates import label
+from classify.config import KERAS_HEADS, HeadSpec
 from classify.dataset import Dataset
 from classify.maps import FeatureMap, map_features
 from classify.metrics import confusion_matrix
+from classify.outcomes import outcomes
 from classify.quality import (
     Bin,
     ClassQuality,
@@ -23,9 +26,11 @@ from classify.quality import (
     share,
 )
 from classify.result import Result
-from classify.search import outcomes, with_layer
-from classify.splits import TEST, unit_names
-from extract.console import log, progress
+from classify.rows import Features
+from classify.search import with_layer
+from classify.splits import TEST, Split, unit_names
+from classify.train import needs_memory
+from extract.console import log, progress, unheard
 from extract.errors import HeadError
 
 MISTAKES, PAIRS = 100, 12
@@ -72,8 +77,10 @@ class Analysis:
         calibration_error: Mean distance between the two, 0 to 1.
         mistakes: The most confident ones.
         wrong: (E,) int64 rows of the dataset with a wrong answer.
-        sizes: Accuracy by number of training rows, fewest first; a size at which the head cannot be
-            trained is missing, and of a fine-tuned one all.
+        sized: The candidate that ``sizes`` is about: the best one without epochs, else logistic
+            regression; None of a fine-tuned head, and where it needs features in memory.
+        sizes: Its accuracy by number of training rows of the first split, fewest first; a size at
+            which it cannot be trained is missing.
         maps: The features in two dimensions; empty where they have fewer.
     """
 
@@ -86,6 +93,7 @@ class Analysis:
     calibration_error: float
     mistakes: list[Mistake]
     wrong: NDArray[np.int64]
+    sized: str | None
     sizes: list[Size]
     maps: list[FeatureMap]
 
@@ -100,6 +108,7 @@ class Analysis:
             **found,
             "calibration_error": self.calibration_error,
             "mistakes": {"count": len(self.wrong), "most_confident": mistakes},
+            "sized": self.sized,
             "sizes": _plain(self.sizes),
             "maps": [
                 {
@@ -133,8 +142,8 @@ def analyse(
         memory: See ``dataset.load_dataset``.
 
     Returns:
-        All that the report shows of it. The head is trained up to three times more, on an eighth,
-        a quarter and half of the training rows, for ``sizes``.
+        All that the report shows of it. For ``sizes`` a quick head is trained on an eighth, a
+        quarter, half and all of the first split's training rows.
     """
     assert result.scores is not None
     judging, scores = result.judging, result.scores
@@ -145,6 +154,7 @@ def analyse(
     classes = class_qualities(y, scores, names, witnesses)
     bins, error = calibration(y, scores, witnesses)
     own = with_layer(dataset, result.best.spec, memory)
+    sized = _sized(result, own.X)
     return Analysis(
         confusion=confusion,
         classes=classes,
@@ -155,8 +165,8 @@ def analyse(
         calibration_error=error,
         mistakes=_mistakes(dataset, result),
         wrong=judging[scores.argmax(axis=1) != y],
-        # Fine-tuning again on fewer pictures would take as long as it took.
-        sizes=[] if result.finetuned else _sizes(own, result, seed, witnesses),
+        sized=label(sized) if sized else None,
+        sizes=_sizes(own, sized, result.splits[0], seed, witnesses) if sized else [],
         maps=map_features(own.X, np.flatnonzero(dataset.split != TEST)),
     )
 
@@ -176,26 +186,34 @@ def _mistakes(dataset: Dataset, result: Result) -> list[Mistake]:
     ]
 
 
-def _sizes(dataset: Dataset, result: Result, seed: int, witnesses: float) -> list[Size]:
-    """Judge the best candidate, trained on parts of the first split's training rows and on all."""
-    assert result.scores is not None
-    split = result.splits[0]
+def _sized(result: Result, X: Features) -> HeadSpec | None:
+    """Return the candidate to train on fewer rows: the best one without epochs, for it is quick."""
+    best = result.best.spec
+    same = [entry.spec for entry in result.entries if entry.spec.layer == best.layer]
+    quick = [spec for spec in same if spec.head not in KERAS_HEADS]
+    spec = quick[0] if quick else HeadSpec("logistic", layer=best.layer)
+    return None if result.finetuned or needs_memory(spec, X) else spec
+
+
+def _sizes(
+    dataset: Dataset, spec: HeadSpec, split: Split, seed: int, witnesses: float
+) -> list[Size]:
+    """Judge a candidate, trained on parts of a split's training rows and on all of them."""
     y = dataset.y[split.validation]
+    parts = [*subsets(dataset.y[split.train], seed), np.arange(len(split.train))]
     found = []
-    parts = subsets(dataset.y[split.train], seed)
-    with progress(len(parts), "fit", label="fewer pictures") as bar:
+    with progress(len(parts), "fit", label="fewer pictures") as bar, unheard():
         for part in parts:
             fewer = replace(split, train=split.train[part])
             try:
-                (tried,) = outcomes(dataset, [result.best.spec], [fewer])
+                (tried,) = outcomes(dataset, [spec], [fewer])
             except HeadError as error:
                 log.debug("not trained on %d pictures: %s", len(part), error)
                 continue
             right = int((tried.outcome.judged.answers == y).sum())
             found.append(Size(len(part), share(right, len(y), witnesses)))
             bar.update(1)
-    whole = result.scores[np.isin(result.judging, split.validation)].argmax(axis=1) == y
-    return [*found, Size(len(split.train), share(int(whole.sum()), len(y), witnesses))]
+    return found
 
 
 def subsets(y: NDArray[np.int64], seed: int) -> list[NDArray[np.int64]]:

@@ -40,6 +40,17 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
+def unheard() -> Iterator[None]:
+    """Keep notes and warnings to ourselves, of what was said before."""
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+@contextmanager
 def progress(total: int, unit: str, done: int = 0, label: str = "") -> Iterator[Any]:
     """Show a tqdm bar with rate and remaining time; silent where stderr is no terminal.
 

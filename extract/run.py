@@ -160,7 +160,7 @@ def _plan(out: Path, source: Source, engine: Engine, config: ExtractConfig, view
         "would write %d pictures of %d classes%s, %s at %s in %s: %.1f MB in %s",
         len(source.items),
         len(source.class_names),
-        f" and {views} views of each for training" if views else "",
+        _and_views(views),
         engine.spec.trunk,
         layers,
         config.dtype,
@@ -197,6 +197,10 @@ def _forget_rejected(store: Store) -> None:
         store.forget(rows)
 
 
+def _and_views(views: int) -> str:
+    return f" and {views} view{'s' * (views > 1)} of each for training" if views else ""
+
+
 def _attributes(source: Source, engine: Engine, config: ExtractConfig) -> dict[str, Any]:
     runner = "openvino" if engine.name == "openvino" else backend_name()
     packages = ("headstart", "keras", runner, "h5py", "numpy", "pillow")
@@ -229,7 +233,11 @@ def _fill(
     views = store.view_spec.views
     log.info(
         "%d pictures%s, %d done before; %s at %d x %d pixels in %s %s, %d at a time, %d workers",
-        *(len(items), f" and {views} views of each for training" if views else "", finished),
+        *(
+            len(items),
+            _and_views(views),
+            finished,
+        ),
         *(engine.spec.trunk, width, height),
         *(engine.name, engine.precision, engine.batch_size, config.workers),
     )

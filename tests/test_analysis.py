@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from classify import search
+from classify import outcomes
 from classify.analysis import MISTAKES, analyse, subsets
 from classify.config import HeadSpec, TrainConfig
 from classify.dataset import Dataset
@@ -71,7 +71,7 @@ def test_a_run_that_goes_on_has_the_same_scores(
 ) -> None:
     first = run(dataset(), TrainConfig(SEVERAL, folds), tmp_path / "head")
     again = run(dataset(), TrainConfig(SEVERAL, folds), tmp_path / "head")
-    monkeypatch.setattr(search, "_KEEP_BYTES", 0)  # no room for the scores of several heads
+    monkeypatch.setattr(outcomes, "_KEEP_BYTES", 0)  # no room for the scores of several heads
     cramped = run(dataset(), TrainConfig(SEVERAL, folds))
     for other in (again, cramped):
         assert first.scores is not None

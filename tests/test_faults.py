@@ -11,8 +11,9 @@ import pytest
 from extract import run
 from extract.decode import decode
 from extract.errors import StoreError
+from extract.item import Source, read_item
 from extract.show import verify
-from extract.source import Source, list_source, read_item
+from extract.source import list_source
 from extract.store import open_store
 from tests.conftest import QUICK, MakeStore
 from tests.test_cli import QUICK_FLAGS
@@ -104,8 +105,8 @@ def test_a_picture_that_goes_after_it_was_listed_is_a_failed_row(
 ) -> None:
     gone, other = pictures / "train/cat/0.png", pictures / "train/dog/0.png"
 
-    def listed(source: Path) -> Source:
-        found = list_source(source)
+    def listed(source: Path, columns: str) -> Source:
+        found = list_source(source, columns)
         gone.unlink()
         other.write_bytes((pictures / "train/dog/1.png").read_bytes())
         return found

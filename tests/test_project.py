@@ -55,7 +55,17 @@ ORDER = {
     "classify": (
         *("config", "candidates", "rows", "views", "dataset", "splits", "metrics", "transforms"),
         *("stacked", "fitting", "heads", "linear", "estimators", "train", "result", "journal"),
-        *("search", "finetune", "quality", "maps", "analysis", "drawing", "figures", "report"),
+        *(
+            "outcomes",
+            "search",
+            "finetune",
+            "quality",
+            "maps",
+            "analysis",
+            "drawing",
+            "figures",
+            "report",
+        ),
         *("bundle", "export", "predict", "chart", "imagenet", "predict_cli", "cli"),
     ),
 }

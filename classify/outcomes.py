@@ -1,0 +1,142 @@
+"""Candidates trained and judged on every split, those that can be together in one go."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from classify.config import HeadSpec
+from classify.dataset import Dataset
+from classify.metrics import Judged, judge
+from classify.result import Outcome, join_outcomes
+from classify.rows import StoredRows, pieces
+from classify.splits import Split
+from classify.train import Division, Fit, FittedHead, batches, fit_batch, transformed
+from classify.transforms import Transform
+from extract.errors import SettingError
+
+# Transformed rows are kept for the next batch of heads where all folds of them fit into this.
+_KEEP_BYTES = 1 << 30
+
+
+class Tried(NamedTuple):
+    """A candidate and what it did.
+
+    Attributes:
+        spec: The candidate.
+        outcome: What it did, all folds together.
+        head: The trained head where one split judges, else None.
+        scores: (J, K) scores of the judging rows where folds judge and memory holds those of all
+            that were trained with it, else None.
+    """
+
+    spec: HeadSpec
+    outcome: Outcome
+    head: FittedHead | None
+    scores: NDArray[np.floating] | None
+
+
+def outcomes(
+    dataset: Dataset, specs: Sequence[HeadSpec], splits: Sequence[Split], halving: bool = False
+) -> Iterator[Tried]:
+    """Train candidates on every split, batch by batch, and say what each did."""
+    front = _Front(dataset, splits)
+    for batch in batches(specs):
+        some = [specs[position] for position in batch]
+        parts: list[list[Outcome]] = [[] for _ in some]
+        last: list[FittedHead | None] = [None] * len(some)
+        scores: list[list[NDArray[np.floating]]] = [[] for _ in some]
+        size = 8 * len(some) * len(dataset.y) * len(dataset.class_names)
+        keep = len(splits) > 1 and (len(some) == 1 or size < _KEEP_BYTES)
+        for fold in range(len(splits)):
+            transform, rows = front.rows(some[0], fold)
+            fits = list(fit_batch(some, rows, transform, halving))
+            judged = _judged(fits, some, rows, keep)
+            for fit, (outcome, found) in zip(fits, judged, strict=True):
+                parts[fit.position].append(outcome)
+                last[fit.position] = fit.fitted if len(splits) == 1 else None
+                scores[fit.position].append(found)
+        order = np.argsort(np.concatenate([split.validation for split in splits]))
+        joined = [np.concatenate(made)[order] if keep else None for made in scores]
+        done = [join_outcomes(found, splits) for found in parts]
+        tried = map(Tried, some, done, last, joined)
+        # Those of no use last: the journal keeps them beside others.
+        yield from sorted(tried, key=lambda one: bool(one.outcome.failed))
+
+
+def _judged(
+    fits: Sequence[Fit], specs: Sequence[HeadSpec], rows: Division, keep: bool
+) -> Iterator[tuple[Outcome, NDArray[np.floating]]]:
+    """Judge heads that were trained together: all in one pass over the rows.
+
+    Yields:
+        What each did, and its scores of the judging rows, (0, K) unless they are to be kept.
+    """
+    heads = [fit.fitted.head for fit in fits]
+    right = np.zeros(len(heads))
+    for places, X in pieces(rows.X):
+        answers = [head.predict_proba(X).argmax(axis=1) for head in heads]
+        right += [(found == rows.y[places]).sum() for found in answers]
+    parts: list[list[Judged]] = [[] for _ in heads]
+    scores: list[list[NDArray[np.floating]]] = [[] for _ in heads]
+    for places, X in pieces(rows.X_validation):
+        for part, made, head in zip(parts, scores, heads, strict=True):
+            found = head.predict_proba(X)
+            part.append(judge(rows.y_validation[places], found))
+            made.append(found if keep else found[:0])
+    for part, made, count, fit, head in zip(parts, scores, right, fits, heads, strict=True):
+        outcome = Outcome(
+            Judged(*(np.concatenate(values) for values in zip(*part, strict=True))),
+            float(count / len(rows.y)),
+            fit.seconds,
+            head.history,
+            _epochs(specs[fit.position], head.history),
+            head.failed or "",
+        )
+        yield outcome, np.concatenate(made)
+
+
+def _epochs(spec: HeadSpec, history: dict[str, list[float]]) -> int:
+    """Return how many epochs are in a head: with patience, up to its best one."""
+    losses = history.get("val_loss", [])
+    return int(np.argmin(losses)) + 1 if spec.patience and losses else len(losses)
+
+
+class _Front:
+    """The transformed rows of each fold, kept while the next heads have the same transform."""
+
+    def __init__(self, dataset: Dataset, splits: Sequence[Split]) -> None:
+        self._dataset, self._splits = dataset, splits
+        self._kept: dict[tuple[Any, int], tuple[Transform, Division]] = {}
+
+    def rows(self, spec: HeadSpec, fold: int) -> tuple[Transform, Division]:
+        """Return the transform fitted on a fold's training rows, and both its sides behind it."""
+        steps = spec.transform or (), spec.views in ("random", "all")
+        if (steps, fold) in self._kept:
+            return self._kept[steps, fold]
+        transform = Transform(spec.transform or ())
+        split = self._splits[fold]
+        rows = divided(self._dataset, spec, split.train, split.validation)
+        made = transform, transformed(transform, rows)
+        X, shown = self._dataset.X, 1 + (rows.views.features.shape[1] if rows.views else 0)
+        if isinstance(X, StoredRows) or X.nbytes * shown * len(self._splits) < _KEEP_BYTES:
+            self._kept = {key: value for key, value in self._kept.items() if key[0] == steps}
+            self._kept[steps, fold] = made
+        return made
+
+
+def divided(
+    dataset: Dataset, spec: HeadSpec, train: NDArray[np.int64], judging: NDArray[np.int64]
+) -> Division:
+    """Return rows to train and to judge a candidate on, and the views that it trains on.
+
+    Raises:
+        SettingError: It wants views, for which there is no memory.
+    """
+    X, y, views = dataset.X, dataset.y, None
+    if spec.views in ("random", "all"):
+        if not dataset.views:
+            raise SettingError(f"views: no memory for those of {dataset.layer}; see --memory")
+        views = dataset.views.of(train)
+    return Division(X[train], y[train], X[judging], y[judging], views)
