@@ -278,10 +278,11 @@ def test_the_top_two_blocks_are_trained_further(horses: Path, weights: Path) -> 
     out = horses.with_name("mixed8.h5")
     trunk = ("--weights", weights, "--layer", "mixed8", "--image-size", 150, "--pooling", "none")
     run(extract_features, horses, out, *trunk)
-    tuning = ("--finetune", "--finetune-learning-rate", 1e-4, "--finetune-epochs", 3)
+    # Without dropout, whose noise is larger than what such small steps do in ten epochs.
+    tuning = ("--finetune", "--finetune-learning-rate", 1e-4, "--dropout", 0)
     found = record_of_run(out, "--epochs", 3, *tuning)["finetuned"]
     # That it equals training the full model, with SGD(1e-4, 0.9) from pixels, is in test_finetune.
-    assert (found["layer"], found["epochs"]) == ("mixed8", 3)
+    assert (found["layer"], found["epochs"]) == ("mixed8", 10)
     assert found["best_epoch"] > 0
     assert found["after"]["loss"] < found["before"]["loss"]
     assert found["history"]["loss"][-1] < found["history"]["loss"][0]
