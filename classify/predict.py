@@ -21,6 +21,9 @@ from extract.errors import HeadError
 from extract.item import Item
 from extract.stream import Clock, stream_features
 
+# What a formula begins with, in one spreadsheet or another.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
 
 class Prediction(NamedTuple):
     """One label for one picture, or the reason why there is none.
@@ -163,7 +166,8 @@ def write_predictions(predictions: Iterable[Prediction], file: TextIO, form: str
         predictions: What to write.
         file: Where to.
         form: ``csv``, with a heading and empty cells for what is missing, or ``json``, an object a
-            line with null for it. Scores have six decimals.
+            line with null for it. Scores have six decimals. In CSV a text that a spreadsheet would
+            run as a formula has an apostrophe in front.
     """
     rounded = (p._replace(score=p.score and round(p.score, 6)) for p in predictions)
     if form == "json":
@@ -173,7 +177,12 @@ def write_predictions(predictions: Iterable[Prediction], file: TextIO, form: str
         return
     table = csv.writer(file, lineterminator="\n")
     table.writerow(Prediction._fields)
-    table.writerows(rounded)
+    table.writerows([_defuse(cell) for cell in prediction] for prediction in rounded)
+
+
+def _defuse(cell: str | float | None) -> str | float | None:
+    """Return a cell that no spreadsheet runs: https://owasp.org/www-community/attacks/CSV_Injection."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
 
 
 def check_output(path: Path) -> None:

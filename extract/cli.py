@@ -19,7 +19,7 @@ from extract.config import (
     ViewSpec,
 )
 from extract.console import add_common_flags, log, run_command
-from extract.errors import EXIT_OK, EXIT_TOO_MANY_BAD, SettingError, StoreError
+from extract.errors import EXIT_OK, EXIT_TOO_MANY_BAD, SettingError, StoreError, one_line
 
 _EXTRACT_EXAMPLES = """\
 examples:
@@ -259,7 +259,7 @@ def _extract_features(arguments: argparse.Namespace) -> int:
 
 def _report(summary: Any) -> None:
     for key, reason in summary.failed:
-        log.warning("%s: %s", key, reason)
+        log.warning("%s: %s", one_line(key), reason)
     if summary.failed:
         log.warning(
             "%d of %d pictures could not be read (%d tolerated); their rows are NaN",

@@ -58,6 +58,11 @@ class HeadError(HeadstartError, ValueError):
     """A head cannot be trained, saved or loaded."""
 
 
+def one_line(name: str) -> str:
+    """Return a name as it is, or quoted with escapes where it could move a terminal's cursor."""
+    return name if name.isprintable() else repr(name)
+
+
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     """Say that a name is unknown, which are known and which are nearest.
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from extract.config import MODEL_ENDING, ExtractConfig, TrunkSpec, ViewSpec
 from extract.engines import Engine
-from extract.errors import ImageError, SettingError, StoreError
+from extract.errors import ImageError, SettingError, StoreError, one_line
 from extract.item import Item, Source, read_item
 from extract.store import DONE, Store, open_store
 from extract.stream import digest_content
@@ -158,5 +158,5 @@ def _digest_of(item: Item) -> bytes:
 def _count(what: str, keys: list[str]) -> str:
     if not keys:
         return ""
-    examples = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+    examples = ", ".join(map(one_line, keys[:3])) + (", ..." if len(keys) > 3 else "")
     return f"{len(keys)} {what} ({examples})"

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from extract.config import ViewSpec
+from extract.errors import one_line
 from extract.item import SPLITS
 from extract.store import DONE, FAILED, NOT_YET, Store
 
@@ -76,7 +77,7 @@ def format_description(found: dict[str, Any]) -> str:
     lines += ["", *_format_counts(found["counts"])]
     if found["failed"]:
         lines += ["", f"{len(found['failed'])} pictures could not be read:"]
-        lines += [f"  {key}: {reason}" for key, reason in found["failed"].items()]
+        lines += [f"  {one_line(key)}: {reason}" for key, reason in found["failed"].items()]
     return "\n".join(lines)
 
 
@@ -95,7 +96,10 @@ def verify(store: Store) -> list[str]:
 def find_rejected(store: Store) -> list[tuple[str, np.ndarray]]:
     """Read a whole store and return what is wrong with which finished or failed rows (int64)."""
     found = [
-        (f"row {failure.row} ({store.keys[failure.row]}) failed without a reason", [failure.row])
+        (
+            f"row {failure.row} ({one_line(store.keys[failure.row])}) failed without a reason",
+            [failure.row],
+        )
         for failure in store.failures()
         if not failure.reason
     ]
@@ -111,7 +115,7 @@ def find_rejected(store: Store) -> list[tuple[str, np.ndarray]]:
     parts = [store.find_changed(rows[i : i + step]) for i in range(0, len(rows), step)]
     changed = [int(row) for part in parts for row in part]
     if changed:
-        keys = ", ".join(store.keys[row] for row in changed[:3])
+        keys = ", ".join(one_line(store.keys[row]) for row in changed[:3])
         more = ", ..." if len(changed) > 3 else ""
         what = f"{len(changed)} finished rows are not what was written ({keys}{more})"
         found.append((what, changed))
@@ -149,10 +153,12 @@ def _count_labels(store: Store, split: int) -> np.ndarray:
 
 def _format_counts(counts: dict[str, dict[str, int]]) -> list[str]:
     names = sorted({name for split in counts.values() for name in split})
-    width = max(len(name) for name in [*names, "all"])
+    shown = {name: one_line(name) for name in [*names, "all"]}
+    width = max(map(len, shown.values()))
     head = " " * width + "".join(f"{split:>12}" for split in counts)
     rows = [
-        f"{name:<{width}}" + "".join(f"{split.get(name, 0):>12}" for split in counts.values())
+        f"{shown[name]:<{width}}"
+        + "".join(f"{split.get(name, 0):>12}" for split in counts.values())
         for name in names
     ]
     total = f"{'all':<{width}}" + "".join(f"{sum(split.values()):>12}" for split in counts.values())

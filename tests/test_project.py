@@ -164,6 +164,13 @@ def test_every_flag_has_help_and_every_example_parses(parser: Any) -> None:
         built.parse_args(example.split()[1:])
 
 
+def test_every_promise_in_readme_has_its_test() -> None:
+    promised = re.findall(r"`(tests/\w+\.py)::(\w+)`", README.read_text())
+    assert len(promised) >= 10
+    for path, name in promised:
+        assert f"def {name}(" in (ROOT / path).read_text()
+
+
 def test_readmes_commands_parse() -> None:
     parsers = {parser().prog: parser() for parser in PARSERS}
     text = README.read_text().replace("\\\n", " ")
