@@ -81,6 +81,9 @@ def check_attributes(path: Path, attributes: Mapping[str, Any]) -> None:
     """Raise StoreError unless the attributes have the types, and those of choice the values."""
     for name, value in attributes.items():
         many = value if isinstance(value, list) else [value]
+        # h5py gives a name that is not UTF-8 as bytes.
+        if not isinstance(name, str):
+            _refuse(path, str(name), "is no name in UTF-8")
         if not all(isinstance(entry, str | int | float) for entry in many):
             _refuse(path, name, "is no text or number")
         texts = [entry for entry in many if isinstance(entry, str)]

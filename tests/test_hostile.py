@@ -86,6 +86,11 @@ def group(file: h5py.File) -> None:
     file.create_group("labels")
 
 
+def name_in_bytes(file: h5py.File) -> None:
+    space, kind = h5py.h5s.create(h5py.h5s.SCALAR), h5py.h5t.NATIVE_INT64
+    h5py.h5a.create(file.id, b"\xff", kind, space).write(np.array(1))
+
+
 def set_attribute(name: str, value: object) -> Change:
     return lambda file: file.attrs.__setitem__(name, value)
 
@@ -148,6 +153,7 @@ STRANGE: dict[str, tuple[Change, str]] = {
     "classes": (set_attribute("class_names", [1, 2]), r"class_names is \[1, 2\]"),
     "class twice": (set_attribute("class_names", ["a", "a"]), "class_names has a name twice"),
     "views many": (set_attribute("views", -1), "views/conv1_relu is float32"),
+    "name not UTF-8": (name_in_bytes, "is no name in UTF-8"),
     "empty": (set_attribute("extra", h5py.Empty("f4")), "extra is no text or number"),
     "complex": (set_attribute("extra", 1j), "extra is no text or number"),
 }
