@@ -244,7 +244,7 @@ def _map_keys(dataset: Dataset, analysis: Analysis) -> list[dict[str, Any]]:
 def _with_pictures(dataset: Dataset, mistakes: Sequence[Mistake]) -> list[dict[str, Any]]:
     """Return mistakes with their pictures as data URIs, or with why there is none."""
     found, read = [], None
-    with suppress(SourceError):  # an archive that is gone
+    with suppress(SourceError):  # an archive that is gone, or another machine
         read = open_reader(dataset.source)
     for mistake in mistakes:
         try:
@@ -264,7 +264,7 @@ def _picture(dataset: Dataset, read: Read | None, mistake: Mistake) -> str:
     from PIL import Image
 
     if read is None:
-        raise ImageError("not where it was")
+        raise ImageError("not at hand")
     try:
         content = read(mistake.key)
     except ImageError as error:

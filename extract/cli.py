@@ -64,7 +64,7 @@ def extract_features_parser() -> argparse.ArgumentParser:
         nargs="?",
         help="class folders, split folders (train, validation, test) over class folders, a flat "
         "folder, an archive of such (.zip, .tar, .tar.gz, shards-{00..99}.tar), one picture, or a "
-        "table of pictures (.csv, .tsv, .parquet, .jsonl)",
+        "table of pictures (.csv, .tsv, .parquet, .jsonl); or a URL that fsspec opens",
     )
     parser.add_argument("out", metavar="OUT.h5", nargs="?", help="the file to make or continue")
     parser.add_argument(

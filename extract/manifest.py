@@ -8,12 +8,14 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from io import BytesIO, TextIOWrapper
+from typing import Any, BinaryIO, NamedTuple
 
 from extract.config import ROLES, parse_columns
-from extract.errors import SourceError, unknown_name
+from extract.errors import ImageError, SourceError, unknown_name
 from extract.folders import about_classes
 from extract.item import SPLIT_OF, SPLITS, Item, Read, Source, read_below, show
+from extract.remote import hide_secrets, is_url, read_url, without_query
 
 MANIFEST_ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
 # Pictures of a Parquet file that are in memory as a table at one time.
@@ -24,6 +26,7 @@ class _Row(NamedTuple):
     """What a row says of a picture; ``split`` indexes ``SPLITS``."""
 
     key: str
+    path: str
     label: str
     split: int
     group: str
@@ -33,7 +36,7 @@ def list_manifest(root: str, columns: str = "") -> Source:
     """List the pictures that a table names; none of them is looked at.
 
     Args:
-        root: The table; paths in it are absolute, or relative to its folder.
+        root: The table, a file or a URL; paths in it are URLs, absolute, or relative to its folder.
         columns: Which column is what, see ``config.parse_columns``.
 
     Returns:
@@ -44,12 +47,21 @@ def list_manifest(root: str, columns: str = "") -> Source:
             cell makes no sense; the message says which row.
     """
     named = parse_columns(columns)
-    read = partial(read_below, os.path.dirname(root))
     try:
-        return arrange_rows(root, _read_table(root, named), named, read)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        if is_url(root):
+            read = partial(_read_beside_url, without_query(root).rpartition("/")[0])
+            file: BinaryIO = BytesIO(read_url(root))
+        else:
+            read = partial(_read_beside, os.path.dirname(root))
+            file = open(root, "rb")  # noqa: SIM115 - closed two lines below
+        with file:
+            table = _read_table(without_query(root), file, named)
+            return arrange_rows(hide_secrets(root), table, named, read)
+    except (OSError, ImageError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise SourceError(f"{show(root)}: cannot be read: {reason}; expected a table") from error
+        raise SourceError(
+            f"{show(hide_secrets(root))}: cannot be read: {reason}; expected a table"
+        ) from error
 
 
 def arrange_rows(
@@ -88,6 +100,14 @@ def arrange_rows(
     return _arrange(root, [rows[key][1] for key in sorted(rows)], read)
 
 
+def _read_beside(folder: str, path: str) -> bytes:
+    return read_url(path) if is_url(path) else read_below(folder, path)
+
+
+def _read_beside_url(folder: str, path: str) -> bytes:
+    return read_url(path if is_url(path) else f"{folder}/{path}")
+
+
 def _arrange(root: str, rows: Sequence[_Row], read: Read) -> Source:
     class_names = tuple(sorted({row.label for row in rows if row.label}))
     label_of = {"": -1} | {name: label for label, name in enumerate(class_names)}
@@ -95,7 +115,7 @@ def _arrange(root: str, rows: Sequence[_Row], read: Read) -> Source:
     places = {(row.split, row.label) for row in rows}
     groups: Mapping[tuple[str, str], list[str]] = {(SPLITS[at], name): [] for at, name in places}
     warnings = tuple(f"{show(root)}: {oddity}" for oddity in about_classes([], {}, groups))
-    items = tuple(Item(r.key, r.key, label_of[r.label], r.split, r.group, read) for r in rows)
+    items = tuple(Item(r.key, r.path, label_of[r.label], r.split, r.group, read) for r in rows)
     return Source(items, class_names, warnings, root)
 
 
@@ -113,7 +133,7 @@ def _parse(where: str, cells: Sequence[Any], named: Mapping[str, str]) -> _Row:
     elif at is None:
         place, expected = 2, f"one of {', '.join(SPLIT_OF)}"
     else:
-        return _Row(key, label.strip(), at, group.strip())
+        return _Row(hide_secrets(key), key, label.strip(), at, group.strip())
     column = named.get(ROLES[place], ROLES[place])
     raise SourceError(
         f"{where}: found {cells[place]!r} in column {column}; expected {expected}; correct it"
@@ -137,17 +157,19 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _read_table(root: str, named: Mapping[str, str]) -> Iterator[tuple[int, Sequence[Any]]]:
+def _read_table(
+    root: str, file: BinaryIO, named: Mapping[str, str]
+) -> Iterator[tuple[int, Sequence[Any]]]:
     """Yield the number of each row and its cells in the order of ``ROLES``."""
     ending = os.path.splitext(root)[1].lower()
     if ending == ".parquet":
-        yield from enumerate(_read_parquet(root, named), 1)
+        yield from enumerate(_read_parquet(root, file, named), 1)
         return
-    with open(root, encoding="utf-8-sig", newline="") as file:
+    with TextIOWrapper(file, "utf-8-sig", newline="") as lines:
         if ending in (".csv", ".tsv"):
-            yield from _read_csv(root, file, named, "\t" if ending == ".tsv" else ",")
+            yield from _read_csv(root, lines, named, "\t" if ending == ".tsv" else ",")
         else:
-            yield from _read_json(root, file, named)
+            yield from _read_json(root, lines, named)
 
 
 def _read_csv(
@@ -188,7 +210,9 @@ def _read_json(
         yield number, [row.get(name) for name in columns]
 
 
-def _read_parquet(root: str, named: Mapping[str, str]) -> Iterator[Sequence[Any]]:
+def _read_parquet(
+    root: str, content: BinaryIO, named: Mapping[str, str]
+) -> Iterator[Sequence[Any]]:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -197,7 +221,7 @@ def _read_parquet(root: str, named: Mapping[str, str]) -> Iterator[Sequence[Any]
             f'{show(root)}: Parquet needs pyarrow; pip install "headstart[tables]"'
         ) from error
     try:
-        with parquet.ParquetFile(root) as file:
+        with parquet.ParquetFile(content) as file:
             chosen = _choose(root, file.schema_arrow.names, named)
             wanted = [name for name in chosen if name]
             for batch in file.iter_batches(_BATCH_ROWS, columns=wanted, use_threads=False):

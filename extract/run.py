@@ -23,6 +23,7 @@ from extract.identity import find_difference, settle
 from extract.item import Item, Source
 from extract.layout import count_views, create_store, training_rows
 from extract.precision import choose_calibration, measure_error
+from extract.remote import hide_secrets
 from extract.show import find_rejected
 from extract.source import list_source
 from extract.store import DONE, Store, is_in_use, open_store
@@ -93,7 +94,7 @@ def extract_features(
     for warning in pictures.warnings:
         log.warning("%s", warning)
     if views.views and not len(training_rows(pictures.items)):
-        raise SettingError(f"views: have no effect, for {source} has no training pictures")
+        raise SettingError(f"views: have no effect, for {pictures.root} has no training pictures")
     engine = _open(spec, config, given, pictures.items)
     config = replace(config, batch_size=engine.batch_size, engine=engine.name)
     if config.dry_run:
@@ -215,7 +216,7 @@ def _attributes(source: Source, engine: Engine, config: ExtractConfig) -> dict[s
         "calibration_sha256": engine.calibration_sha256,
         "source": source.root,
         "versions": made_by,
-        "command": shlex.join(sys.argv),
+        "command": shlex.join(map(hide_secrets, sys.argv)),
     }
 
 

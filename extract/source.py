@@ -22,6 +22,7 @@ from extract.item import (
     show,
 )
 from extract.manifest import MANIFEST_ENDINGS, list_manifest
+from extract.remote import hide_secrets, is_url, list_remote, without_query
 from extract.shards import list_archive
 
 
@@ -29,7 +30,7 @@ def list_source(source: str | os.PathLike[str], columns: str = "") -> Source:
     """List the pictures of ``source``; only files with other endings are opened, for 32 bytes.
 
     Args:
-        source: A folder, one picture, an archive or a manifest.
+        source: A folder, one picture, an archive or a manifest; or a URL that fsspec opens.
         columns: Which columns of a manifest are what, see ``config.parse_columns``.
 
     Raises:
@@ -38,17 +39,15 @@ def list_source(source: str | os.PathLike[str], columns: str = "") -> Source:
         SettingError: ``columns`` are given for what has none.
     """
     root = os.fspath(source)
+    if is_url(root):
+        return _list_url(root, columns)
     if is_archive(root) and not os.path.isdir(root):
         return list_archive(root, columns)
     try:
         mode = os.stat(root).st_mode
         if stat.S_ISREG(mode) and root.lower().endswith(MANIFEST_ENDINGS):
             return list_manifest(root, columns)
-        if columns:
-            raise SettingError(
-                f"columns: has no effect on {show(root)}; expected a table that ends in "
-                f"{', '.join(MANIFEST_ENDINGS)}; leave --columns out"
-            )
+        _check_no_columns(root, columns)
         if stat.S_ISDIR(mode):
             return arrange(root, _walk(root))
         if stat.S_ISREG(mode) and _is_picture(root):
@@ -62,15 +61,39 @@ def list_source(source: str | os.PathLike[str], columns: str = "") -> Source:
     )
 
 
+def _list_url(url: str, columns: str) -> Source:
+    path = without_query(url).lower()
+    if is_archive(path):
+        raise SourceError(
+            f"{show(hide_secrets(url))}: a remote archive; expected a folder, a picture or a "
+            "table; download it"
+        )
+    if path.endswith(MANIFEST_ENDINGS):
+        return list_manifest(url, columns)
+    _check_no_columns(url, columns)
+    return list_remote(url)
+
+
+def _check_no_columns(root: str, columns: str) -> None:
+    if columns:
+        raise SettingError(
+            f"columns: has no effect on {show(hide_secrets(root))}; expected a table that ends in "
+            f"{', '.join(MANIFEST_ENDINGS)}; leave --columns out"
+        )
+
+
 def open_reader(source: str | os.PathLike[str]) -> Read:
     """Return what reads a picture of ``source`` by its key, without listing the others.
 
     It raises ImageError where there is no such picture, or none any more.
 
     Raises:
-        SourceError: ``source`` is an archive that cannot be read.
+        SourceError: ``source`` is an archive that cannot be read, or remote: what is stored of it
+            has no credentials.
     """
     root = os.fspath(source)
+    if is_url(root):
+        raise SourceError(f"{show(root)}: is remote; expected a source on this machine")
     if is_archive(root) and not os.path.isdir(root):
         return Archive(root).read
     return partial(read_below, root if os.path.isdir(root) else os.path.dirname(root))

@@ -253,7 +253,7 @@ def test_pictures_of_an_archive_are_shown_until_it_is_gone(tmp_path: Path) -> No
     Path(packed).unlink()
     path, _, _ = report(replace(made, source=packed), tmp_path / "report.html")
     assert "data:image/jpeg" not in path.read_text()
-    assert "not where it was" in path.read_text()
+    assert "not at hand" in path.read_text()
 
 
 @pytest.mark.parametrize("change", ["gone", "changed", "damaged", "elsewhere"])

@@ -1,0 +1,158 @@
+"""Pictures that fsspec reaches: object stores, web servers, SFTP; kept in memory and nowhere else.
+
+Credentials are fsspec's business. What is stored or said names no password and no signature.
+"""
+
+import re
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+from urllib.parse import unquote
+
+from extract.errors import ImageError, SourceError
+from extract.folders import Named, arrange
+from extract.item import IMAGE_ENDINGS, Item, Source, is_clutter, show
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]*")
+_USER = re.compile(r"://[^/]*@")
+# What the queries of signed links are made of; without them such a link is a name like any other.
+_SIGNED = re.compile(r"sig|token|key|credential|secret|passw|expires|x-amz-|x-goog-", re.IGNORECASE)
+_ATTEMPTS, _PAUSE_SECONDS, _TIMEOUT_SECONDS = 3, 0.5, 60.0
+# Another attempt would end as the first.
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, ImportError, ValueError)
+
+T = TypeVar("T")
+
+
+def is_url(name: str) -> bool:
+    """Whether a name is that of something remote, such as ``s3://bucket/folder``."""
+    return _URL.match(name) is not None
+
+
+def without_query(url: str) -> str:
+    """Return a URL's path, whose ending says what it is; any other name as it is."""
+    return url.partition("?")[0] if is_url(url) else url
+
+
+def hide_secrets(text: str) -> str:
+    """Return text whose URLs have neither user and password nor a signed query."""
+    return _URL.sub(lambda match: _plain(match[0]), text) if "://" in text else text
+
+
+def _plain(url: str) -> str:
+    path, mark, query = _USER.sub("://", url, count=1).partition("?")
+    return path if _SIGNED.search(query) else path + mark + query
+
+
+def read_url(url: str) -> bytes:
+    """Return all that is at ``url``; a connection that breaks or hangs is tried again.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    try:
+        file_system, path = _open(url)
+    except Exception as error:
+        raise ImageError(_explain(error)) from error
+    return _read(file_system, path)
+
+
+def list_remote(url: str) -> Source:
+    """List the pictures below ``url``, known by their endings; laid out as in a local folder.
+
+    Raises:
+        SourceError: It cannot be listed, holds no pictures, or its layout has two meanings.
+    """
+    root = hide_secrets(url)
+    try:
+        file_system, path = _open(url)
+        read = partial(_read, file_system)
+        if without_query(url).lower().endswith(IMAGE_ENDINGS):
+            key = _to_key(file_system, without_query(url).rpartition("/")[2])
+            return Source((Item(key, path, -1, 0, "", read),), (), (), root)
+        file_system.invalidate_cache()
+        found = _walk(file_system, path)
+    except Exception as error:  # each file system has errors of its own
+        raise SourceError(
+            f"{show(root)}: cannot be listed: {_explain(error)}; expected a folder of pictures; "
+            "look after the address and the credentials"
+        ) from error
+    return arrange(root, found, read)
+
+
+def _open(url: str) -> tuple[Any, str]:
+    try:
+        from fsspec.core import url_to_fs
+    except ImportError as error:
+        raise ImportError('needs fsspec; pip install "headstart[remote]"') from error
+    file_system, path = url_to_fs(url)
+    return file_system, path
+
+
+def _walk(file_system: Any, root: str) -> dict[str, Named]:
+    """Return all below ``root`` by kind.
+
+    A folder that cannot be listed ends it, where fsspec's own walk would leave out what is below:
+    a class might be missing from all that follows.
+    """
+    found: dict[str, Named] = {kind: [] for kind in ("picture", "folder", "other", "closed")}
+    top = root.rstrip("/")
+    pending, seen = [root], {top}
+    while pending:
+        folder = pending.pop()
+        below = _to_key(file_system, folder[len(top) :].strip("/"))
+        found["folder"].append((f"{below}/" if below else "", folder))
+        for entry in _attempt(partial(_call, file_system, "ls", folder, detail=True)):
+            name = entry["name"].rstrip("/")
+            key = _to_key(file_system, name[len(top) :].strip("/"))
+            if name in seen or any(map(is_clutter, key.split("/"))):
+                continue
+            seen.add(name)
+            if entry["type"] == "directory":
+                pending.append(entry["name"])
+            else:
+                kind = "picture" if key.lower().endswith(IMAGE_ENDINGS) else "other"
+                found[kind].append((key, name))
+    return found
+
+
+def _to_key(file_system: Any, name: str) -> str:
+    """Return a name as people write it; web servers list theirs quoted."""
+    protocols = file_system.protocol
+    protocols = (protocols,) if isinstance(protocols, str) else protocols
+    return unquote(name) if "http" in protocols else name
+
+
+def _read(file_system: Any, path: str) -> bytes:
+    try:
+        return bytes(_attempt(partial(_call, file_system, "cat_file", path)))
+    except Exception as error:  # each file system has errors of its own
+        raise ImageError(_explain(error)) from error
+
+
+def _call(file_system: Any, name: str, path: str, **settings: Any) -> Any:
+    if not file_system.async_impl:  # its time limit is among its own settings
+        return getattr(file_system, name)(path, **settings)
+    from fsspec.asyn import sync
+
+    work = getattr(file_system, f"_{name}")
+    return sync(file_system.loop, work, path, timeout=_TIMEOUT_SECONDS, **settings)
+
+
+def _attempt(work: Callable[[], T]) -> T:
+    for attempt in range(1, _ATTEMPTS):
+        try:
+            return work()
+        except _FINAL:
+            raise
+        except Exception:  # a cut connection has another name in each file system
+            time.sleep(_PAUSE_SECONDS * 2**attempt)
+    return work()
+
+
+def _explain(error: Exception) -> str:
+    """Return in one line, without secrets, what went wrong."""
+    if isinstance(error, FileNotFoundError):
+        return "there is nothing at this address"
+    return hide_secrets(" ".join(str(error).split())) or type(error).__name__

@@ -1,0 +1,222 @@
+import functools
+import http.server
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+
+from extract import remote
+from extract.errors import ImageError, SettingError, SourceError
+from extract.item import read_item
+from extract.remote import hide_secrets, is_url, read_url
+from extract.run import extract_features
+from extract.source import list_source, open_reader
+from extract.store import open_store
+from tests.conftest import QUICK
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves a folder; ``broken`` names how many answers of a path are cut in the middle."""
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
+        self.broken: Counter[str] = Counter()
+        self.slow: Counter[str] = Counter()
+        self.asked: Counter[str] = Counter()
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        self.server.asked[path] += 1
+        if self.server.slow[path]:
+            self.server.slow[path] -= 1
+            time.sleep(1.0)
+        if not self.server.broken[path]:
+            return super().do_GET()
+        self.server.broken[path] -= 1
+        content = Path(self.translate_path(path)).read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[: len(content) // 2])
+        self.close_connection = True
+        return None
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def server(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(remote, "_PAUSE_SECONDS", 0.01)
+    with Server(pictures) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def memory(pictures: Path) -> Iterator[str]:
+    files = fsspec.filesystem("memory")
+    for path in pictures.rglob("*.png"):
+        files.pipe(f"/set/{path.relative_to(pictures)}", path.read_bytes())
+    yield "memory://set"
+    files.rm("/set", recursive=True)
+
+
+def test_a_remote_folder_gives_what_the_local_one_gives(
+    server: Server, memory: str, pictures: Path
+) -> None:
+    folder = list_source(pictures)
+    for url in (memory, f"{memory}/", server.url, f"{server.url}/"):
+        source = list_source(url)
+        assert (source.class_names, source.root) == (folder.class_names, url)
+        for item, local in zip(source.items, folder.items, strict=True):
+            assert (item.key, item.label, item.split) == (local.key, local.label, local.split)
+            assert read_item(item) == read_item(local)
+
+
+def test_a_connection_that_is_cut_is_made_again(
+    server: Server, pictures: Path, tmp_path: Path
+) -> None:
+    cut, lost = "/train/cat/0.png", "/train/dog/1.png"
+    server.broken.update({cut: 2, lost: 99})
+    summary = extract_features(server.url, tmp_path / "remote.h5", **QUICK)
+    assert server.asked[cut] == server.asked[lost] == 3
+    ((key, reason),) = summary.failed
+    assert key == lost[1:]
+    assert reason
+    server.broken.clear()
+    assert extract_features(server.url, tmp_path / "remote.h5").failed == []
+    extract_features(pictures, tmp_path / "local.h5", **QUICK)
+    with open_store(tmp_path / "remote.h5") as a, open_store(tmp_path / "local.h5") as b:
+        assert a.keys == b.keys
+        np.testing.assert_array_equal(a.digests(), b.digests())
+        np.testing.assert_array_equal(
+            a.read("conv1_relu", slice(None)), b.read("conv1_relu", slice(None))
+        )
+
+
+def test_a_server_that_hangs_is_asked_again(
+    server: Server, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "_TIMEOUT_SECONDS", 0.3)
+    server.slow["/train/cat/0.png"] = 1
+    wanted = (pictures / "train/cat/0.png").read_bytes()
+    assert read_url(f"{server.url}/train/cat/0.png") == wanted
+    assert server.asked["/train/cat/0.png"] == 2
+
+
+def test_what_is_not_there_is_asked_for_once(server: Server) -> None:
+    with pytest.raises(ImageError, match="there is nothing at this address"):
+        read_url(f"{server.url}/none.png")
+    assert server.asked["/none.png"] == 1
+
+
+def test_names_are_keys_as_people_write_them(server: Server, pictures: Path) -> None:
+    (pictures / "train" / "cat").rename(pictures / "train" / "big cat")
+    (pictures / "validation" / "cat").rename(pictures / "validation" / "big cat")
+    source = list_source(server.url)
+    assert source.class_names == ("big cat", "dog")
+    assert source.items[0].key == "train/big cat/0.png"
+    assert read_item(source.items[0]) == (pictures / source.items[0].key).read_bytes()
+
+
+def test_one_remote_picture(server: Server, memory: str, pictures: Path) -> None:
+    for url in (f"{server.url}/train/cat/0.png?token=x", f"{memory}/train/cat/0.png"):
+        (item,) = list_source(url).items
+        assert item.key == "0.png"
+        assert read_item(item) == (pictures / "train/cat/0.png").read_bytes()
+
+
+def test_tables_name_urls_and_are_remote_themselves(
+    server: Server, pictures: Path, tmp_path: Path
+) -> None:
+    rows = ["path,label", "train/cat/0.png,cat", f"{server.url}/train/dog/0.png?sig=x,dog"]
+    (pictures / "table.csv").write_text("\n".join(rows))
+    wanted = [(pictures / f"train/{name}/0.png").read_bytes() for name in ("dog", "cat")]
+    for table in (f"{server.url}/table.csv", pictures / "table.csv"):
+        items = list_source(table).items
+        assert [item.key for item in items] == [f"{server.url}/train/dog/0.png", "train/cat/0.png"]
+        assert [read_item(item) for item in items] == wanted
+    server.broken["/table.csv"] = 1
+    assert len(list_source(f"{server.url}/table.csv").items) == 2
+    with pytest.raises(SourceError, match=r"none\.csv: cannot be read: there is nothing"):
+        list_source(f"{server.url}/none.csv")
+
+
+def test_no_secret_is_stored(server: Server, pictures: Path, tmp_path: Path) -> None:
+    host = server.url.removeprefix("http://")
+    rows = [f"http://me:hush@{host}/train/{name}/0.png?X-Amz-Signature=hush" for name in "ab"]
+    (pictures / "table.csv").write_text("\n".join(["path", *rows]))
+    url = f"http://me:hush@{host}/table.csv?token=hush"
+    summary = extract_features(url, tmp_path / "out.h5", **QUICK, max_bad="2")
+    assert len(summary.failed) == 2
+    assert b"hush" not in (tmp_path / "out.h5").read_bytes()
+    with open_store(tmp_path / "out.h5") as store:
+        assert store.attributes["source"] == f"{server.url}/table.csv"
+    with pytest.raises(SourceError) as caught:
+        list_source(f"http://me:hush@{host}/none?sig=hush")
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("sftp://me:pw@host/a.png", "sftp://host/a.png"),
+        ("https://h/a.png?se=1&sig=abc", "https://h/a.png"),
+        ("https://h/a.png?id=5", "https://h/a.png?id=5"),
+        ("403, url='https://me@h/a?Signature=x'", "403, url='https://h/a'"),
+        ("s3://bucket/a@b.png", "s3://bucket/a@b.png"),
+        ("folder/a.png", "folder/a.png"),
+    ],
+)
+def test_secrets_are_hidden(text: str, wanted: str) -> None:
+    assert hide_secrets(text) == wanted
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://127.0.0.1:9/", "cannot be listed"),
+        ("nothing://host/folder", "Protocol not known"),
+        ("memory://no-such-folder", "nothing at this address"),
+        ("http://127.0.0.1:9/a.zip", "a remote archive; .*download it"),
+    ],
+)
+def test_other_addresses_are_refused(
+    url: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "_PAUSE_SECONDS", 0.01)
+    with pytest.raises(SourceError, match=message):
+        list_source(url)
+
+
+def test_a_folder_that_cannot_be_listed_is_not_left_out(server: Server, pictures: Path) -> None:
+    (pictures / "train" / "dog").rename(pictures / "train" / "gone")
+    (pictures / "train" / "index.html").write_text('<a href="cat/">c</a> <a href="dog/">d</a>')
+    with pytest.raises(SourceError, match="cannot be listed"):
+        list_source(server.url)
+
+
+def test_remote_settings(memory: str) -> None:
+    with pytest.raises(SettingError, match="columns: has no effect"):
+        list_source(memory, "label=kind")
+    with pytest.raises(SourceError, match="is remote"):
+        open_reader(memory)
+    assert not is_url("C:/pictures")
+    assert not is_url("folder/a:b.png")
