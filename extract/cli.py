@@ -118,6 +118,13 @@ def extract_features_parser() -> argparse.ArgumentParser:
         help="replace a file whose settings or source differ",
     )
     output.add_argument(
+        "--update",
+        action="store_true",
+        default=None,
+        help="where the source has changed, keep the rows of pictures that have not, and run the "
+        "others",
+    )
+    output.add_argument(
         "--dry-run", action="store_true", default=None, help="say what would be made, and stop"
     )
     output.add_argument(

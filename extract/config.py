@@ -258,6 +258,7 @@ class ExtractConfig:
         columns: Which column of a manifest is what, such as ``path=file,label=species``.
         max_bad: Unreadable pictures that are tolerated: a number, or a share such as ``1%``.
         overwrite: Replace a store whose settings or source differ.
+        update: Bring a store up to date with a source that has changed.
         dry_run: Say what would be done, and stop.
         repair: Read the whole store first and compute again what is not sound in it.
 
@@ -273,6 +274,7 @@ class ExtractConfig:
     columns: str = ""
     max_bad: str = "1%"
     overwrite: bool = False
+    update: bool = False
     dry_run: bool = False
     repair: bool = False
 
@@ -287,6 +289,8 @@ class ExtractConfig:
         if self.repair and (self.overwrite or self.dry_run):
             raise SettingError("repair: has no effect beside --overwrite or --dry-run")
         parse_columns(self.columns)
+        if self.update and self.overwrite:
+            raise SettingError("update: has no effect beside overwrite; leave the one or the other")
         self.tolerated(0)
 
     def tolerated(self, total: int) -> int:

@@ -63,6 +63,7 @@ def settle(out: Path, settings: Mapping[str, Any]) -> Settled:
         if not _is_digested(name, stored[name], value)
         and value != stored[name]
         and _show(value) != _show(stored[name])
+        and not (name == "columns" and config.update)
     ]
     if differing and not config.overwrite:
         raise StoreError(
@@ -72,7 +73,7 @@ def settle(out: Path, settings: Mapping[str, Any]) -> Settled:
     if differing:
         return Settled(TrunkSpec(**wanted), config, ViewSpec(**views), given)
     spec = TrunkSpec.from_dict({**stored, **wanted})
-    config = replace(config, **{name: stored[name] for name in _KEPT})
+    config = replace(config, **{name: given.get(name, stored[name]) for name in _KEPT})
     return Settled(spec, config, ViewSpec.from_dict(stored), {**given, "trunk": spec.trunk})
 
 
@@ -86,8 +87,8 @@ def _show(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def find_difference(out: Path, source: Source, engine: Engine, views: ViewSpec) -> str:
-    """Name what sets a store apart from what is to be made; empty if nothing does."""
+def find_other_settings(out: Path, engine: Engine, views: ViewSpec) -> str:
+    """Name the settings that set a store apart from what is to be made; empty if none does."""
     with open_store(out) as store:
         stored = store.spec.to_dict()
         changed = [
@@ -108,10 +109,16 @@ def find_difference(out: Path, source: Source, engine: Engine, views: ViewSpec) 
             return (
                 f"made with other weights (SHA-256 {digest[:12]}, now {engine.weights_sha256[:12]})"
             )
-        return _source_difference(store, source)
+        return ""
 
 
-def _source_difference(store: Store, source: Source) -> str:
+def find_other_pictures(out: Path, source: Source) -> str:
+    """Count and name the pictures that set a store apart from its source; empty if none does."""
+    with open_store(out) as store:
+        return _compare(store, source)
+
+
+def _compare(store: Store, source: Source) -> str:
     stored = set(store.keys)
     now = {item.key for item in source.items}
     parts = [
@@ -140,7 +147,7 @@ def _changed(store: Store, items: Sequence[Item]) -> list[str]:
     rows = np.flatnonzero(store.status == DONE)
     digests = store.digests()
     with ThreadPoolExecutor() as pool:
-        now = pool.map(lambda row: _digest_of(items[row]), rows.tolist())
+        now = pool.map(lambda row: digest_of(items[row]), rows.tolist())
         return [
             items[row].key
             for row, digest in zip(rows.tolist(), now, strict=True)
@@ -148,7 +155,8 @@ def _changed(store: Store, items: Sequence[Item]) -> list[str]:
         ]
 
 
-def _digest_of(item: Item) -> bytes:
+def digest_of(item: Item) -> bytes:
+    """Return the digest of a picture's file as it is now, or nothing where it cannot be read."""
     try:
         return digest_content(read_item(item))
     except ImageError:

@@ -19,7 +19,7 @@ from extract.config import ExtractConfig, TrunkSpec, ViewSpec
 from extract.console import log, progress
 from extract.engines import Engine, open_engine
 from extract.errors import SettingError, StoreError
-from extract.identity import find_difference, settle
+from extract.identity import find_other_pictures, find_other_settings, settle
 from extract.item import Item, Source
 from extract.layout import count_views, create_store, training_rows
 from extract.precision import choose_calibration, measure_error
@@ -28,10 +28,11 @@ from extract.show import find_rejected
 from extract.source import list_source
 from extract.store import DONE, Store, is_in_use, open_store
 from extract.stream import Clock, stream_features
+from extract.update import update_store
 from extract.weights import WeightsUnavailableError
 
 # What one run does to the file, as against what the file is.
-_ACTIONS = ("overwrite", "dry_run", "repair")
+_ACTIONS = ("overwrite", "update", "dry_run", "repair")
 
 
 @dataclass(frozen=True)
@@ -175,19 +176,25 @@ def _prepare(
     out: Path, source: Source, engine: Engine, config: ExtractConfig, views: ViewSpec
 ) -> None:
     """Make the store, or make sure that the existing one is of these weights and this source."""
+    attributes = {**_attributes(source, engine, config), **asdict(views)}
     exists = out.exists()
     if exists:
-        difference = find_difference(out, source, engine, views)
-        if not difference:
+        settings = find_other_settings(out, engine, views)
+        pictures = "" if settings else find_other_pictures(out, source)
+        if not settings and not pictures:
             return
-        if not config.overwrite:
-            raise StoreError(
-                f"{out}: {difference}; restore what it was made from, name another file, or give "
-                "--overwrite"
-            )
         if is_in_use(out):
             raise StoreError(f"{out}: another process is writing to it; stop that one first")
-    attributes = {**_attributes(source, engine, config), **asdict(views)}
+        if config.update and not settings:
+            _check_update(out, config)
+            update_store(out, source, engine.shapes, attributes)
+            return
+        if not config.overwrite:
+            update = "" if settings else "give --update to run what is new, "
+            raise StoreError(
+                f"{out}: {settings or pictures}; {update}restore what it was made from, name "
+                "another file, or give --overwrite"
+            )
     create_store(out, source.items, engine.shapes, attributes, exists)
 
 
@@ -200,6 +207,14 @@ def _forget_rejected(store: Store) -> None:
 
 def _and_views(views: int) -> str:
     return f" and {views} view{'s' * (views > 1)} of each for training" if views else ""
+
+
+def _check_update(out: Path, config: ExtractConfig) -> None:
+    if config.precision == "int8":
+        raise StoreError(
+            f"{out}: in int8 each row depends on the pictures that the trunk was calibrated on, "
+            "which have changed; give --overwrite, or use another precision"
+        )
 
 
 def _attributes(source: Source, engine: Engine, config: ExtractConfig) -> dict[str, Any]:

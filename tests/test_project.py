@@ -26,7 +26,7 @@ ORDER = {
         *("errors", "config", "console", "item", "folders", "remote", "manifest", "archive"),
         *("shards", "source", "decode", "views", "backend", "weights", "model_file", "trunk"),
         *("boundary", "compiled", "engines", "layout", "soundness", "store", "stream"),
-        *("precision", "identity", "show", "run", "cli"),
+        *("precision", "identity", "update", "show", "run", "cli"),
     ),
     "classify": (
         *("config", "candidates", "rows", "views", "dataset", "splits", "metrics", "transforms"),
@@ -118,7 +118,7 @@ def test_a_setting_has_one_name_in_three_places(pictures: Path, tmp_path: Path) 
     extract_features(pictures, tmp_path / "out.h5", **given)
     with open_store(tmp_path / "out.h5") as store:
         # What one run does to the file is no property of the file.
-        assert settings - set(store.attributes) == {"overwrite", "dry_run", "repair"}
+        assert settings - set(store.attributes) == {"overwrite", "update", "dry_run", "repair"}
 
 
 @pytest.mark.parametrize("parser", PARSERS)

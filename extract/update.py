@@ -1,0 +1,97 @@
+"""A store brought up to date with a source that has changed: what is the same is copied."""
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from extract.console import log
+from extract.identity import digest_of
+from extract.item import Source
+from extract.layout import CHUNK_BYTES, create_store
+from extract.store import DONE, Block, Store, open_store
+
+
+def update_store(
+    path: Path,
+    source: Source,
+    shapes: Mapping[str, tuple[int, ...]],
+    attributes: Mapping[str, Any],
+) -> None:
+    """Put a store of ``source`` in the place of the one at ``path``.
+
+    It is built beside and renamed, so that at any moment there is a sound one. The rows of pictures
+    that are new or have changed are still to do in it, which the usual loop then does.
+
+    Args:
+        path: A store made with the same settings.
+        source: The pictures as they are now.
+        shapes: Shape of one row's features, by layer.
+        attributes: See ``create_store``.
+
+    Raises:
+        StoreError: A file cannot be read or written, or the disk has no room for both.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.update")
+    try:
+        create_store(beside, source.items, shapes, attributes)
+        with open_store(path) as old, open_store(beside, write=True) as new:
+            rows, places = _unchanged(old, source)
+            for part in _parts(shapes, new):
+                _copy(old, new, rows[part], places[part])
+            dropped = len(set(old.keys).difference(new.keys))
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    log.info(
+        "%s: %d rows are kept, %d are new or changed, %d dropped",
+        *(path, len(rows), len(source.items) - len(rows), dropped),
+    )
+
+
+def _unchanged(old: Store, source: Source) -> tuple[np.ndarray, np.ndarray]:
+    """Return the old rows of pictures that are the same, and their new ones; both increase."""
+    row_of = {old.keys[row]: row for row in np.flatnonzero(old.status == DONE).tolist()}
+    viewed, digests = set(old.view_rows.tolist()), old.digests()
+    pairs = [
+        (row_of[item.key], place)
+        for place, item in enumerate(source.items)
+        if item.key in row_of
+        # A picture that trains from now on needs views, which it has not.
+        and (not old.view_spec.views or item.split != 0 or row_of[item.key] in viewed)
+    ]
+    with ThreadPoolExecutor() as pool:
+        now = pool.map(lambda pair: digest_of(source.items[pair[1]]), pairs)
+        same = [
+            pair
+            for pair, digest in zip(pairs, now, strict=True)
+            if digest == digests[pair[0]].tobytes()
+        ]
+    rows, places = np.array(same, np.int64).reshape(-1, 2).T
+    return rows, places
+
+
+def _parts(shapes: Mapping[str, tuple[int, ...]], new: Store) -> list[slice]:
+    """Return slices of rows that hold some megabytes each, or one row."""
+    row_values = sum(int(np.prod(shape)) for shape in shapes.values())
+    row_bytes = row_values * np.dtype(new.dtype).itemsize * (1 + new.view_spec.views)
+    step = max(1, 8 * CHUNK_BYTES // row_bytes)
+    return [slice(start, start + step) for start in range(0, len(new.keys), step)]
+
+
+def _copy(old: Store, new: Store, rows: np.ndarray, places: np.ndarray) -> None:
+    """Write old rows into their new places."""
+    viewed = rows[np.isin(places, new.view_rows)]
+    layers = new.shapes if len(viewed) else ()
+    block = Block(
+        places,
+        {layer: old.read(layer, rows) for layer in new.shapes},
+        old.digests()[rows],
+        [],
+        {layer: old.read_views(layer, viewed) for layer in layers} if new.view_spec.views else {},
+    )
+    if len(rows):
+        new.write(block)

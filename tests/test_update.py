@@ -1,0 +1,164 @@
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from extract.errors import SettingError, StoreError
+from extract.run import Summary, extract_features
+from extract.show import verify
+from extract.store import open_store
+from tests.conftest import QUICK
+
+
+def extract(source: Path, out: Path, **settings: Any) -> Summary:
+    return extract_features(source, out, **{**QUICK, **settings})
+
+
+def draw(path: Path, seed: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (25, 30, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def change(pictures: Path) -> None:
+    """One picture of each kind: new, of a new class, changed, missing, in another split."""
+    draw(pictures / "train" / "cat" / "00.png", 5)
+    draw(pictures / "train" / "bear" / "0.png", 6)
+    draw(pictures / "train" / "dog" / "1.png", 7)
+    (pictures / "train" / "cat" / "1.png").unlink()
+    os.rename(pictures / "validation" / "dog" / "0.png", pictures / "train" / "dog" / "5.png")
+
+
+def contents(path: Path) -> dict[str, Any]:
+    """Return all that a store says of its pictures."""
+    with open_store(path) as store:
+        assert verify(store) == []
+        views = store.view_spec.views
+        return {
+            "keys": store.keys,
+            "class_names": store.class_names,
+            "labels": store.labels.tolist(),
+            "split": store.split.tolist(),
+            "status": store.status.tolist(),
+            "digests": store.digests().tolist(),
+            "features": store.read("conv1_relu", slice(None)).tolist(),
+            "views": store.read_views("conv1_relu", store.view_rows).tolist() if views else [],
+        }
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_an_updated_store_is_that_of_a_first_run(
+    pictures: Path, tmp_path: Path, views: int
+) -> None:
+    out = tmp_path / "out.h5"
+    extract(pictures, out, views=views)
+    change(pictures)
+    summary = extract(pictures, out, views=views, update=True)
+    assert (summary.images, summary.computed) == (9, 4)
+    extract(pictures, tmp_path / "fresh.h5", views=views)
+    found, wanted = contents(out), contents(tmp_path / "fresh.h5")
+    for name in ("features", "views"):
+        np.testing.assert_allclose(found.pop(name), wanted.pop(name), atol=1e-5)
+    assert found == wanted
+    assert extract_features(pictures, out, update=True).computed == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fresh.h5", "out.h5", "pictures"]
+
+
+def test_kept_rows_are_copied_bit_for_bit(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.h5"
+    extract(pictures, out)
+    with open_store(out, write=True) as store:
+        store._features["conv1_relu"][:] = np.arange(8)[:, None]
+    change(pictures)
+    extract(pictures, out, update=True)
+    with open_store(out) as store:
+        rows = [store.keys.index(key) for key in ("train/cat/0.png", "validation/dog/1.png")]
+        assert store.read("conv1_relu", np.array(rows))[:, 0].tolist() == [0, 7]
+
+
+def test_a_picture_that_trains_from_now_on_gets_views(pictures: Path, tmp_path: Path) -> None:
+    table, out = pictures / "table.csv", tmp_path / "out.h5"
+    keys = ["train/cat/0.png", "train/dog/0.png", "train/cat/1.png", "train/dog/1.png"]
+    for splits in (["train", "train", "val", "val"], ["val", "train", "train", "val"]):
+        rows = [f"{key},{key[6:9]},{split}" for key, split in zip(keys, splits, strict=True)]
+        table.write_text("\n".join(["path,label,split", *rows]))
+        summary = extract(table, out, views=1, update=True)
+    assert summary.computed == 1
+    with open_store(out) as store:
+        assert verify(store) == []
+        assert [store.keys[row] for row in store.view_rows] == [
+            "train/cat/1.png",
+            "train/dog/0.png",
+        ]
+
+
+def test_columns_may_change_with_the_table(pictures: Path, tmp_path: Path) -> None:
+    table, out = pictures / "table.csv", tmp_path / "out.h5"
+    table.write_text("path,label,kind\ntrain/cat/0.png,a,c\ntrain/dog/0.png,b,d\n")
+    extract(table, out)
+    with pytest.raises(StoreError, match="columns"):
+        extract(table, out, columns="label=kind")
+    assert extract(table, out, columns="label=kind", update=True).computed == 0
+    with open_store(out) as store:
+        assert store.class_names == ("c", "d")
+        assert store.attributes["columns"] == "label=kind"
+
+
+def test_without_the_flag_a_changed_source_is_refused(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.h5"
+    extract(pictures, out)
+    draw(pictures / "train" / "cat" / "2.png", 5)
+    before = out.read_bytes()
+    with pytest.raises(StoreError, match=r"1 new \(train/cat/2\.png\); give --update"):
+        extract(pictures, out)
+    with pytest.raises(StoreError, match="made with other settings: image_size"):
+        extract(pictures, out, image_size=(48, 48), update=True)
+    assert out.read_bytes() == before
+    with pytest.raises(SettingError, match="update: has no effect beside overwrite"):
+        extract(pictures, out, update=True, overwrite=True)
+
+
+def test_a_file_that_is_being_written_is_not_updated(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.h5"
+    extract(pictures, out)
+    change(pictures)
+    code = "import h5py, sys; f = h5py.File(sys.argv[1], 'r+'); print(1, flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(out)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        with pytest.raises(StoreError, match="another process"):
+            extract(pictures, out, update=True)
+        writer.communicate(b"\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["_copy", "replace"])
+def test_killed_at_a_step_and_run_again(pictures: Path, tmp_path: Path, step: str) -> None:
+    out, copy = tmp_path / "out.h5", tmp_path / "copy.h5"
+    extract(pictures, out)
+    change(pictures)
+    shutil.copy(out, copy)
+    before = out.read_bytes()
+    where = "update.os" if step == "replace" else "update"
+    code = (
+        "import os, signal, sys; from extract import update, run\n"
+        f"{where}.{step} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "run.extract_features(sys.argv[1], sys.argv[2], update=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(pictures), str(out)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert out.read_bytes() == before
+    assert extract_features(pictures, out, update=True).computed == 4
+    extract_features(pictures, copy, update=True)
+    assert contents(out) == contents(copy)
