@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from classify.dataset import Dataset
 from extract.console import log
+from extract.duplicates import describe_leaks
 from extract.errors import SplitError
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
@@ -52,6 +53,10 @@ def divide(dataset: Dataset) -> Split:
         sides = np.where((sides == TRAIN) & held_out(names), VALIDATION, sides)
     _check_classes(dataset, sides)
     _check_groups(dataset, sides)
+    if dataset.digests is not None and (
+        leaks := describe_leaks(dataset.digests, sides, dataset.keys)
+    ):
+        log.warning("%s: %s", dataset.path, leaks)
     return Split(
         train=np.flatnonzero(sides == TRAIN),
         validation=np.flatnonzero(sides == VALIDATION),

@@ -17,6 +17,7 @@ import numpy as np
 from extract.backend import backend_name
 from extract.config import ExtractConfig, TrunkSpec, ViewSpec
 from extract.console import log, progress
+from extract.duplicates import describe_leaks
 from extract.engines import Engine, open_engine
 from extract.errors import SettingError, StoreError
 from extract.identity import find_other_pictures, find_other_settings, settle
@@ -108,6 +109,7 @@ def extract_features(
         clock.start = time.monotonic() - began
         _fill(store, pictures.items, rows, engine, config, clock)
         failed = [(store.keys[f.row], f.reason) for f in store.failures()]
+        _warn_of_leaks(store)
         error = None
         if config.precision != "float32":
             error = measure_error(store, pictures.items, engine, config.workers)
@@ -233,6 +235,14 @@ def _attributes(source: Source, engine: Engine, config: ExtractConfig) -> dict[s
         "versions": made_by,
         "command": shlex.join(map(hide_secrets, sys.argv)),
     }
+
+
+def _warn_of_leaks(store: Store) -> None:
+    rows = np.flatnonzero(store.status == DONE)
+    keys = [store.keys[row] for row in rows]
+    leaks = describe_leaks(store.digests()[rows], store.split[rows], keys)
+    if leaks:
+        log.warning("%s: %s", store.path, leaks)
 
 
 def _fill(

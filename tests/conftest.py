@@ -105,7 +105,7 @@ def make_store(tmp_path: Path) -> MakeStore:
         block = Block(
             rows,
             {layer: values[rows] for layer, values in layers.items()},
-            np.full((len(rows), 16), 7, np.uint8),
+            np.stack([rows, rows + 1], 1).view(np.uint8),  # no two are the same picture
             [Failure(row, "is empty", bytes(16)) for row in failed],
             {} if views is None else dict.fromkeys(layers, views),
         )

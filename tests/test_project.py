@@ -26,7 +26,7 @@ ORDER = {
         *("errors", "config", "console", "item", "folders", "remote", "manifest", "archive"),
         *("shards", "source", "decode", "views", "backend", "weights", "model_file", "trunk"),
         *("boundary", "compiled", "engines", "layout", "soundness", "store", "stream"),
-        *("precision", "identity", "update", "show", "run", "cli"),
+        *("precision", "identity", "show", "update", "duplicates", "run", "cli"),
     ),
     "classify": (
         *("config", "candidates", "rows", "views", "dataset", "splits", "metrics", "transforms"),
