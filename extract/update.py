@@ -12,6 +12,7 @@ from extract.console import log
 from extract.identity import digest_of
 from extract.item import Source
 from extract.layout import CHUNK_BYTES, create_store
+from extract.show import find_rejected
 from extract.store import DONE, Block, Store, open_store
 
 
@@ -54,7 +55,7 @@ def update_store(
 
 def _unchanged(old: Store, source: Source) -> tuple[np.ndarray, np.ndarray]:
     """Return the old rows of pictures that are the same, and their new ones; both increase."""
-    row_of = {old.keys[row]: row for row in np.flatnonzero(old.status == DONE).tolist()}
+    row_of = {old.keys[row]: row for row in _sound(old).tolist()}
     viewed, digests = set(old.view_rows.tolist()), old.digests()
     pairs = [
         (row_of[item.key], place)
@@ -72,6 +73,15 @@ def _unchanged(old: Store, source: Source) -> tuple[np.ndarray, np.ndarray]:
         ]
     rows, places = np.array(same, np.int64).reshape(-1, 2).T
     return rows, places
+
+
+def _sound(old: Store) -> np.ndarray:
+    """Return the finished rows that are what was written: a copy would get a checksum that fits."""
+    rows = np.flatnonzero(old.status == DONE)
+    for what, rejected in find_rejected(old):
+        log.warning("%s: %s; computed again", old.path, what)
+        rows = np.setdiff1d(rows, rejected)
+    return rows
 
 
 def _parts(shapes: Mapping[str, tuple[int, ...]], new: Store) -> list[slice]:

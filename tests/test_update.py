@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -81,6 +82,19 @@ def test_kept_rows_are_copied_bit_for_bit(pictures: Path, tmp_path: Path) -> Non
     with open_store(out) as store:
         rows = [store.keys.index(key) for key in ("train/cat/0.png", "validation/dog/1.png")]
         assert store.read("conv1_relu", np.array(rows))[:, 0].tolist() == [0, 7]
+
+
+def test_a_row_that_is_not_what_was_written_is_not_kept(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.h5"
+    extract(pictures, out)
+    with h5py.File(out, "r+") as file:
+        file["features"][2, 0, 0, 0] += 1
+    change(pictures)
+    assert extract(pictures, out, update=True).computed == 4 + 1
+    extract(pictures, tmp_path / "fresh.h5")
+    np.testing.assert_allclose(
+        contents(out)["features"], contents(tmp_path / "fresh.h5")["features"], atol=1e-5
+    )
 
 
 def test_a_picture_that_trains_from_now_on_gets_views(pictures: Path, tmp_path: Path) -> None:
