@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import RidgeClassifier
 from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 
-from classify import search as module
+from classify import outcomes as module
 from classify.cli import train_head
 from classify.config import HeadSpec, TrainConfig
 from classify.dataset import load_dataset
