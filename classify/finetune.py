@@ -107,6 +107,7 @@ def _part(dataset: Dataset, X: Maps, rows: NDArray[np.int64]) -> Dataset:
         split=dataset.split[rows],
         path=None,
         views=None,
+        digests=None if dataset.digests is None else dataset.digests[rows],
     )
 
 
