@@ -28,7 +28,7 @@ from classify.quality import (
 from classify.result import Result
 from classify.rows import Features
 from classify.search import with_layer
-from classify.splits import TEST, Split, unit_names
+from classify.splits import TEST, unit_names
 from classify.train import needs_memory
 from extract.console import log, progress, unheard
 from extract.errors import HeadError
@@ -57,7 +57,7 @@ class Mistake(NamedTuple):
 
 
 class Size(NamedTuple):
-    """What the best candidate does when trained on ``rows`` of the first split's training rows."""
+    """What a candidate does when trained on ``rows`` of the first split's training rows."""
 
     rows: int
     accuracy: Share
@@ -143,7 +143,7 @@ def analyse(
 
     Returns:
         All that the report shows of it. For ``sizes`` a quick head is trained on an eighth, a
-        quarter, half and all of the first split's training rows.
+        quarter and half of the first split's training rows, and on all if it was not a candidate.
     """
     assert result.scores is not None
     judging, scores = result.judging, result.scores
@@ -166,7 +166,7 @@ def analyse(
         mistakes=_mistakes(dataset, result),
         wrong=judging[scores.argmax(axis=1) != y],
         sized=label(sized) if sized else None,
-        sizes=_sizes(own, sized, result.splits[0], seed, witnesses) if sized else [],
+        sizes=_sizes(own, sized, result, seed, witnesses) if sized else [],
         maps=map_features(own.X, np.flatnonzero(dataset.split != TEST)),
     )
 
@@ -196,11 +196,16 @@ def _sized(result: Result, X: Features) -> HeadSpec | None:
 
 
 def _sizes(
-    dataset: Dataset, spec: HeadSpec, split: Split, seed: int, witnesses: float
+    dataset: Dataset, spec: HeadSpec, result: Result, seed: int, witnesses: float
 ) -> list[Size]:
-    """Judge a candidate, trained on parts of a split's training rows and on all of them."""
+    """Judge a candidate, trained on parts of the first split's training rows and on all of them."""
+    split = result.splits[0]
     y = dataset.y[split.validation]
-    parts = [*subsets(dataset.y[split.train], seed), np.arange(len(split.train))]
+    here = np.isin(result.judging, split.validation)
+    # Trained on all of them it was judged already, if it is on the leaderboard.
+    whole = [e.outcome.judged.answers[here] for e in result.entries if e.spec == spec]
+    parts = subsets(dataset.y[split.train], seed)
+    parts += [] if whole else [np.arange(len(split.train))]
     found = []
     with progress(len(parts), "fit", label="fewer pictures") as bar, unheard():
         for part in parts:
@@ -210,10 +215,12 @@ def _sizes(
             except HeadError as error:
                 log.debug("not trained on %d pictures: %s", len(part), error)
                 continue
-            right = int((tried.outcome.judged.answers == y).sum())
-            found.append(Size(len(part), share(right, len(y), witnesses)))
+            found.append((len(part), tried.outcome.judged.answers))
             bar.update(1)
-    return found
+    found += [(len(split.train), answers) for answers in whole]
+    return [
+        Size(rows, share(int((answers == y).sum()), len(y), witnesses)) for rows, answers in found
+    ]
 
 
 def subsets(y: NDArray[np.int64], seed: int) -> list[NDArray[np.int64]]:

@@ -119,6 +119,16 @@ def test_more_pictures_are_better_and_all_of_them_are_the_head_itself(folds: int
     assert values[0] < values[-1]
 
 
+def test_a_head_with_epochs_is_not_trained_again_on_fewer_pictures() -> None:
+    made = dataset(count=600)
+    result = run(made, TrainConfig((STRONG,)))
+    slow = replace(result, entries=[result.best._replace(spec=HeadSpec("dense"))])
+    found = analyse(made, slow)
+    assert found.sized == "logistic"
+    assert found.sizes[-1].rows == len(result.splits[0].train)
+    assert len(found.sizes) == 4
+
+
 def test_a_size_that_cannot_be_trained_is_left_out() -> None:
     made = dataset(width=60)
     result = run(made, TrainConfig((replace(STRONG, transform=("pca=30",)),)))
