@@ -53,7 +53,8 @@ def test_train_head_names_leaks_of_its_own_hold_out(
 ) -> None:
     caplog.set_level(logging.WARNING)
     y = [0, 1] * 20
-    made = load_dataset(make_store(np.random.default_rng(0).normal(size=(40, 4)), y))
+    X = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
+    made = load_dataset(make_store(X, y))
     split = divide(made)
     assert "two splits" not in caplog.text
     same = made.digests
