@@ -19,15 +19,16 @@ from classify.config import HeadSpec
 from classify.linear import (
     Plane,
     Span,
-    Sums,
     discriminant,
     fitted_scale,
+    join,
     logistic_path,
     logits,
     probabilities,
     ridge_path,
 )
 from classify.rows import Features, StoredRows, flat
+from classify.sums import Sums
 
 LINEAR_FILE, FILE = "head.npz", "head.skops"
 # Types of scikit-learn's own that its trees are made of, and that skops does not list.
@@ -102,6 +103,21 @@ class LinearHead:
         with (folder / LINEAR_FILE).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             plane = Plane(file["coef"], file["intercept"])
             return cls(HeadSpec(head), plane, float(file["scale"]))
+
+
+def score_linear(heads: Sequence[LinearHead], X: Rows) -> list[NDArray[np.floating]]:
+    """Score rows with several heads at once: ``predict_proba`` of each in one pass over the rows.
+
+    Args:
+        heads: Trained on the same rows.
+        X: (N, *shape) float32 features.
+
+    Returns:
+        (N, K) scores of each head.
+    """
+    planes = [head._plane for head in heads if head._plane is not None]
+    z = np.split(logits(join(planes), flat(X)), len(heads), axis=1)
+    return [probabilities(own, head._scale) for own, head in zip(z, heads, strict=True)]
 
 
 def fit_linear(

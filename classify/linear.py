@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.config import HeadSpec
-from classify.rows import StoredRows, pieces
 from extract.console import log
 
 MAX_ITERATIONS = 1000
@@ -23,8 +22,8 @@ MAX_ITERATIONS = 1000
 _TOLERANCE = 1e-7
 # Columns widened to float64 at a time; rows of more are multiplied as they are.
 _COLUMNS = 4096
-# Rows whose mean is where sums begin.
-_NEAR = 256
+# Eigenvalues below this share of the largest are rounding errors of float32 products.
+_WIDE_ROUNDING = 1e-6
 
 Double = NDArray[np.float64]
 
@@ -39,6 +38,18 @@ class Plane(NamedTuple):
 
     coef: Double
     intercept: Double
+
+
+def join(planes: Sequence[Plane]) -> Plane:
+    """Return heads of one shape as one that gives their logits side by side."""
+    coefs, intercepts = zip(*planes, strict=True)
+    return Plane(np.concatenate(coefs), np.concatenate(intercepts))
+
+
+def part(plane: Plane, count: int) -> list[Plane]:
+    """Undo ``join``."""
+    pairs = zip(np.split(plane.coef, count), np.split(plane.intercept, count), strict=True)
+    return [Plane(*pair) for pair in pairs]
 
 
 class Span:
@@ -58,7 +69,8 @@ class Span:
             self.T: Double = X - self._mean
             return
         values, vectors = np.linalg.eigh(_gram(X, self._mean))
-        keep = values > len(X) * np.finfo(np.float64).eps * max(values[-1], 0)
+        rounding = _WIDE_ROUNDING if _is_wide(X) else len(X) * np.finfo(np.float64).eps
+        keep = values > rounding * max(values[-1], 0)
         self._lengths, self._Q = np.sqrt(values[keep]), vectors[:, keep]
         self.T = self._Q * self._lengths
 
@@ -85,24 +97,38 @@ class Span:
             coef = _product(onto, self._X) - onto.sum(axis=1, keepdims=True) * self._mean
         return Plane(coef, bias - coef @ self._mean)
 
+    def planes(self, solutions: Sequence[tuple[Double, Double]]) -> list[Plane]:
+        """Lead several solutions back at once: wide rows pass through memory once for all."""
+        weights, biases = zip(*solutions, strict=True)
+        return part(self.plane(np.concatenate(weights), np.concatenate(biases)), len(solutions))
 
-def _product(left: NDArray[Any], right: NDArray[Any]) -> Double:
-    """Multiply matrices in float64, very wide ones in float32.
+
+def _is_wide(rows: NDArray[Any]) -> bool:
+    """Whether rows are multiplied as they are, in float32.
 
     Widening 37,632 features of a thousand rows takes ten times as long as the product itself.
     """
-    wide = max(right.shape) > _COLUMNS
-    dtype = np.float32 if wide else np.float64
+    return bool(max(rows.shape) > _COLUMNS)
+
+
+def _product(left: NDArray[Any], right: NDArray[Any]) -> Double:
+    """Multiply matrices in float64, very wide ones in float32."""
+    dtype = np.float32 if _is_wide(right) else np.float64
     product = left.astype(dtype, copy=False) @ right.astype(dtype, copy=False)
     return np.asarray(product, np.float64)
 
 
 def _gram(X: NDArray[np.float32], mean: Double) -> Double:
-    """Return the (n, n) products of the centred rows, summed in float64."""
+    """Return the (n, n) products of the centred rows.
+
+    Those of very wide rows are summed in float32 over some columns at a time, the sums in float64:
+    2e-7 of the largest eigenvalue away, in half the time.
+    """
+    mean = mean.astype(np.float32) if _is_wide(X) else mean
     gram = np.zeros((len(X), len(X)))
     for start in range(0, X.shape[1], _COLUMNS):
-        part = slice(start, start + _COLUMNS)
-        centred = X[:, part] - mean[part]
+        columns = slice(start, start + _COLUMNS)
+        centred = X[:, columns] - mean[columns]
         gram += centred @ centred.T
     return gram
 
@@ -142,8 +168,7 @@ def logistic_path(span: Span, y: NDArray[np.int64], specs: Sequence[HeadSpec]) -
                 "logistic: C=%g not settled after %d steps; a lower C helps", C, MAX_ITERATIONS
             )
         solved[C] = solver.coef_.copy(), solver.intercept_.copy()
-    for spec in specs:
-        yield span.plane(*solved[spec.C or 1.0])
+    yield from span.planes([solved[spec.C or 1.0] for spec in specs])
 
 
 def ridge_path(
@@ -210,13 +235,24 @@ def discriminant(span: Span, y: NDArray[np.int64], spec: HeadSpec) -> Plane:
     means = np.stack([span.T[y == label].mean(axis=0) for label in range(len(counts))])
     within = span.T - means[y]
     covariance = within.T @ within / len(y)
-    return span.plane(*_separate(means, covariance, counts, span.width, spec.shrinkage or 0.0))
+    return span.plane(*separate(means, covariance, counts, span.width, spec.shrinkage or 0.0))
 
 
-def _separate(
+def separate(
     means: Double, covariance: Double, counts: NDArray[np.int64], width: int, share: float
 ) -> tuple[Double, Double]:
-    """Return weights (K or 1, r) and bias of a discriminant; ``covariance`` is used up."""
+    """Solve for a discriminant.
+
+    Args:
+        means: (K, r) of each class, less the mean of all rows.
+        covariance: (r, r) within the classes; it is used up.
+        counts: (K,) rows of each class.
+        width: D, the number of features.
+        share: As ``shrinkage``.
+
+    Returns:
+        Weights, (K or 1, r), and bias, (K or 1,).
+    """
     ground = share * np.trace(covariance) / width
     covariance *= 1 - share
     covariance[np.diag_indices_from(covariance)] += ground + np.finfo(np.float64).tiny
@@ -225,78 +261,6 @@ def _separate(
     if len(counts) == 2:
         weights, bias = weights[1:] - weights[:1], bias[1:] - bias[:1]
     return np.asarray(weights), np.asarray(bias)
-
-
-class Sums:
-    """What ridge and lda need of rows that memory does not hold, from one pass over them.
-
-    The solutions are those of ``ridge_path`` and ``discriminant``, by way of the products of the
-    features in the place of the rows.
-
-    Attributes:
-        counts: (K,) rows of each class.
-        mean: (D,) of all rows.
-        means: (K, D) of each class, less ``mean``.
-        products: (D, D) of the rows less ``mean``, summed over the rows.
-    """
-
-    def __init__(self, X: StoredRows, y: NDArray[np.int64]) -> None:
-        self.counts = np.bincount(y)
-        # Sums of squares lose no digits where they begin near the mean.
-        near = X.read(np.arange(min(_NEAR, len(X)))).mean(axis=0, dtype=np.float64)
-        sums: Double = np.zeros((len(self.counts), len(near)))
-        self.products: Double = np.zeros((len(near), len(near)))
-        for places, rows in pieces(X):
-            moved = rows - near
-            self.products += moved.T @ moved
-            sums += (y[places] == np.arange(len(sums))[:, None]).astype(np.float64) @ moved
-        off = sums.sum(axis=0) / len(y)
-        self.products -= len(y) * np.outer(off, off)
-        self.mean: Double = near + off
-        self.means: Double = sums / self.counts[:, None] - off
-
-    def discriminant(self, spec: HeadSpec) -> Plane:
-        """Solve linear discriminant analysis, as the function of this name."""
-        between = (self.means.T * self.counts) @ self.means
-        covariance = (self.products - between) / self.counts.sum()
-        share = spec.shrinkage or 0.0
-        weights, bias = _separate(self.means, covariance, self.counts, len(self.mean), share)
-        return Plane(weights, bias - weights @ self.mean)
-
-    def ridge_path(
-        self, specs: Sequence[HeadSpec], X: StoredRows, y: NDArray[np.int64]
-    ) -> tuple[list[Plane], list[Double]]:
-        """Solve ridge regression for every penalty, as the function of this name.
-
-        Args:
-            specs: Ridge heads that differ in ``alpha`` alone.
-            X: Some of the training rows.
-            y: Their classes.
-
-        Returns:
-            For each spec the head, and the logits that each of these rows gets from a fit without
-            it, (n, K) or (n, 1).
-        """
-        labels = np.arange(len(self.counts))[1 if len(self.counts) == 2 else 0 :]
-        rows = self.counts.sum()
-        bias = 2 * self.counts[labels] / rows - 1
-        values, vectors = np.linalg.eigh(self.products)
-        # The centred rows times the targets, in the directions of the vectors: (D, K or 1).
-        onto = vectors.T @ (2 * self.counts[labels, None] * self.means[labels]).T
-        inverses = [1 / (np.maximum(values, 0) + (spec.alpha or 0.0)) for spec in specs]
-        planes = []
-        for inverse in inverses:
-            coef = (vectors @ (inverse[:, None] * onto)).T
-            planes.append(Plane(coef, bias - coef @ self.mean))
-        found: list[list[Double]] = [[] for _ in specs]
-        for places, some in pieces(X):
-            turned = (some - self.mean) @ vectors
-            targets = np.where(y[places, None] == labels, 1.0, -1.0)
-            for alone, inverse in zip(found, inverses, strict=True):
-                own = np.minimum(turned**2 @ inverse + 1 / rows, 1 - 1e-6)
-                residual = targets - bias - turned @ (inverse[:, None] * onto)
-                alone.append(targets - residual / (1 - own[:, None]))
-        return planes, [np.concatenate(parts) for parts in found]
 
 
 def logits(plane: Plane, X: NDArray[Any]) -> Double:

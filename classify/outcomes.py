@@ -12,7 +12,7 @@ from classify.metrics import Judged, judge
 from classify.result import Outcome, join_outcomes
 from classify.rows import StoredRows, pieces
 from classify.splits import Split
-from classify.train import Division, Fit, FittedHead, batches, fit_batch, transformed
+from classify.train import Division, Fit, FittedHead, batches, fit_batch, score_all, transformed
 from classify.transforms import Transform
 from extract.errors import SettingError
 
@@ -76,13 +76,12 @@ def _judged(
     heads = [fit.fitted.head for fit in fits]
     right = np.zeros(len(heads))
     for places, X in pieces(rows.X):
-        answers = [head.predict_proba(X).argmax(axis=1) for head in heads]
+        answers = [found.argmax(axis=1) for found in score_all(heads, X)]
         right += [(found == rows.y[places]).sum() for found in answers]
     parts: list[list[Judged]] = [[] for _ in heads]
     scores: list[list[NDArray[np.floating]]] = [[] for _ in heads]
     for places, X in pieces(rows.X_validation):
-        for part, made, head in zip(parts, scores, heads, strict=True):
-            found = head.predict_proba(X)
+        for part, made, found in zip(parts, scores, score_all(heads, X), strict=True):
             part.append(judge(rows.y_validation[places], found))
             made.append(found if keep else found[:0])
     for part, made, count, fit, head in zip(parts, scores, right, fits, heads, strict=True):

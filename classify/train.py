@@ -148,6 +148,14 @@ def batches(specs: Sequence[HeadSpec]) -> list[list[int]]:
     )
 
 
+def score_all(heads: Sequence[Head], X: Rows) -> list[NDArray[np.floating]]:
+    """Score rows with heads that were trained together, (N, K) each."""
+    linear = [head for head in heads if isinstance(head, LinearHead)]
+    if len(linear) == len(heads):
+        return estimators.score_linear(linear, X)
+    return [head.predict_proba(X) for head in heads]
+
+
 def fit_batch(
     specs: Sequence[HeadSpec], rows: Division, transform: Transform, halving: bool = False
 ) -> Iterator[Fit]:

@@ -12,8 +12,10 @@ from classify.rows import Features, StoredRows, flat, pieces
 from extract.errors import HeadError
 
 FILE = "transform.npz"
-# Rows transformed at a time: bounds the copies of wide rows, and what a step holds in float64.
+# Rows transformed at a time: bounds the copies of wide rows.
 _ROWS = 256
+# Values worked on at a time: few enough to stay in the processor's cache.
+_VALUES = 1 << 18
 
 Floats = NDArray[np.floating]
 # The arrays of one fitted step by name; empty for a step that learns nothing.
@@ -106,15 +108,14 @@ def _fit(step: str, X: Any) -> _Fitted:
 
 def _moments(X: Features) -> tuple[Floats, Floats, Floats]:
     """Return each feature's mean, standard deviation and largest magnitude."""
-    if not isinstance(X, StoredRows):
-        double = np.float64
-        return X.mean(axis=0, dtype=double), X.std(axis=0, dtype=double), np.abs(X).max(axis=0)
     # One pass. Sums of squares lose no digits where they begin near the mean.
-    near = X.read(np.arange(min(_ROWS, len(X)))).mean(axis=0, dtype=np.float64)
+    some = np.arange(min(_ROWS, len(X)))
+    near = (X.read(some) if isinstance(X, StoredRows) else X[some]).mean(axis=0, dtype=np.float64)
     sums, squares, largest = np.zeros_like(near), np.zeros_like(near), np.zeros_like(near)
     for _, piece in pieces(X):
-        for start in range(0, len(piece), _ROWS):
-            rows = piece[start : start + _ROWS]
+        step = max(1, _VALUES // len(near))
+        for start in range(0, len(piece), step):
+            rows = piece[start : start + step]
             moved = rows - near
             sums += moved.sum(axis=0)
             squares += np.einsum("nd,nd->d", moved, moved)
@@ -150,9 +151,9 @@ def _apply(step: str, fitted: _Fitted, X: Features) -> Any:
     if isinstance(X, StoredRows):
         return X.behind(functools.partial(_apply, step, fitted), (width,))
     out = np.empty((len(X), width), np.float32)
-    for start in range(0, len(X), _ROWS):
-        rows = X[start : start + _ROWS]
-        out[start : start + _ROWS] = _one_step(step, fitted, rows)
+    some = _ROWS if "axes" in fitted else max(1, _VALUES // width)
+    for start in range(0, len(X), some):
+        out[start : start + some] = _one_step(step, fitted, X[start : start + some])
     return out
 
 

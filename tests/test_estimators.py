@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from classify.config import DEFAULTS, KERAS_HEADS, HeadSpec
-from classify.estimators import FILE, EstimatorHead
+from classify.estimators import FILE, EstimatorHead, fit_linear, score_linear
 from classify.metrics import log_loss, measure
 from classify.train import HEADS, LOADERS
 
@@ -63,6 +63,18 @@ def test_scores_are_no_worse_than_knowing_nothing(spec: HeadSpec) -> None:
     scores = HEADS[spec.head](spec).fit(X, y, new, truth).predict_proba(new)
     bound = 1.35 if spec.head in ("lda", "boosting", "knn") else np.log(3)
     assert log_loss(truth, scores) < bound
+
+
+def test_heads_judged_together_score_as_each_alone() -> None:
+    X, y = rows_of(3, (2, 6))
+    specs = [
+        HeadSpec("logistic", C=0.1),
+        HeadSpec("lda", shrinkage=0.3),
+        HeadSpec("ridge", alpha=300),
+    ]
+    fitted = fit_linear(specs, X, y)
+    for head, scores in zip(fitted, score_linear(fitted, X), strict=True):
+        np.testing.assert_allclose(scores, head.predict_proba(X), atol=1e-6)
 
 
 @pytest.mark.parametrize("kernel", ["linear", "rbf"])

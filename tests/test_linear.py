@@ -43,6 +43,20 @@ def test_the_whole_path_is_the_direct_fit(classes: int, shape: tuple[int, int]) 
         np.testing.assert_allclose(probabilities(logits(plane, new)), wanted, atol=1e-5)
 
 
+def test_very_wide_rows_of_which_some_are_twice_there() -> None:
+    X, y = rows_of(3, 60, 5000)
+    X, y = np.concatenate([X, X[:6]]), np.concatenate([y, y[:6]])
+    new, _ = rows_of(3, 60, 5000, seed=1)
+    penalties = [0.001, 10.0]
+    specs = [HeadSpec("logistic", C=C) for C in penalties]
+    for C, plane in zip(penalties, logistic_path(Span(X), y, specs), strict=True):
+        # Without its mean the direct fit settles.
+        mean = X.mean(axis=0, dtype=np.float64)
+        direct = LogisticRegression(C=C, tol=1e-12, max_iter=10_000).fit(X - mean, y)
+        wanted = direct.predict_proba(new - mean)
+        np.testing.assert_allclose(probabilities(logits(plane, new)), wanted, atol=1e-4)
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("classes", [2, 3])
 def test_ridge_and_what_each_row_gets_without_itself(classes: int, shape: tuple[int, int]) -> None:

@@ -30,8 +30,9 @@ ORDER = {
     ),
     "classify": (
         *("config", "candidates", "rows", "views", "dataset", "splits", "metrics", "transforms"),
-        *("stacked", "fitting", "heads", "linear", "estimators", "train", "result", "journal"),
+        *("stacked", "fitting", "heads", "linear", "sums", "estimators", "train", "result"),
         *(
+            "journal",
             "outcomes",
             "search",
             "finetune",
