@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from classify.config import CHART_ENDINGS, FORMATS, PredictConfig
-from extract.cli import parse_image_size
-from extract.config import PREPROCESSES, ExtractConfig
+from extract.cli import READING, add_model_flags, add_reading_flags
+from extract.config import ExtractConfig
 from extract.console import add_common_flags, log, run_command
 from extract.errors import EXIT_OK, EXIT_TOO_MANY_BAD, SettingError
 
@@ -48,56 +48,19 @@ def predict_images_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "source", metavar="SOURCE", help="a folder of pictures, one picture, or a table of them"
     )
-    parser.add_argument(
-        "--columns",
-        metavar="ROLE=NAME,...",
-        default="",
-        help="path=NAME: which column of a table is the path of a picture (default: path)",
-    )
-    _add_model_flags(parser.add_argument_group("without DIR"))
-    _add_output_flags(parser.add_argument_group("output"))
-    running = parser.add_argument_group("running")
-    running.add_argument(
-        "--weights",
-        metavar="NAME|FILE",
-        help="of DIR: where the trunk's weights are now, which must be those of training; of a "
+    add_reading_flags(parser, "columns")
+    add_model_flags(
+        parser.add_argument_group("without DIR, but for --weights"),
+        trunk="a complete model of keras.applications, with ImageNet's 1,000 classes; "
+        "or a model of your own, as model.save writes it into FILE.keras",
+        weights="of DIR: where the trunk's weights are now, which must be those of training; of a "
         "complete model: imagenet (default), none, or a file with top",
+        image_size="pixels that a FILE sees, where it takes any",
     )
-    running.add_argument(
-        "--batch-size",
-        type=int,
-        metavar="N",
-        help="pictures in one call of the trunk (default: chosen from the device's memory)",
-    )
-    running.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
-        default=ExtractConfig.workers,
-        help="threads that read and decode (default: one for each core, at least 2)",
-    )
+    _add_output_flags(parser.add_argument_group("output"))
+    add_reading_flags(parser.add_argument_group("running"), "batch_size", "workers")
     add_common_flags(parser)
     return parser
-
-
-def _add_model_flags(group: Any) -> None:
-    group.add_argument(
-        "--trunk",
-        metavar="NAME|FILE",
-        help="a complete model of keras.applications, with ImageNet's 1,000 classes; or a model of "
-        "your own, as model.save writes it into FILE.keras",
-    )
-    group.add_argument(
-        "--image-size",
-        type=parse_image_size,
-        metavar="N|HxW",
-        help="pixels that a FILE sees, where it takes any",
-    )
-    group.add_argument(
-        "--preprocess",
-        choices=PREPROCESSES,
-        help="the model's own, 1/255, or 0..255 as it is (default: auto; none for a FILE)",
-    )
 
 
 def _add_output_flags(group: Any) -> None:
@@ -120,13 +83,7 @@ def _add_output_flags(group: Any) -> None:
         help="the file to write (default: stdout); for one picture .png, .svg or .pdf draws a "
         "chart",
     )
-    group.add_argument(
-        "--max-bad",
-        metavar="N|P%",
-        default=ExtractConfig.max_bad,
-        help="unreadable pictures that are tolerated; with more, the exit code is 4 "
-        "(default: %(default)s)",
-    )
+    add_reading_flags(group, "max_bad")
 
 
 def _settings(arguments: argparse.Namespace, chart: bool) -> tuple[PredictConfig, ExtractConfig]:
@@ -146,12 +103,8 @@ def _settings(arguments: argparse.Namespace, chart: bool) -> tuple[PredictConfig
         raise SettingError(f"format: has no effect on {arguments.output}, which is drawn")
     usual = PredictConfig()
     top = _CHART_TOP if chart else usual.top
-    running = ExtractConfig(
-        batch_size=arguments.batch_size,
-        workers=arguments.workers,
-        columns=arguments.columns,
-        max_bad=arguments.max_bad,
-    )
+    reading = {name: getattr(arguments, name) for name in READING}
+    running = ExtractConfig(**{k: v for k, v in reading.items() if v is not None})
     return PredictConfig(
         top if arguments.top is None else arguments.top, arguments.format or usual.format
     ), running

@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from extract.config import (
@@ -39,6 +40,30 @@ examples:
   show-features out.h5 --verify
 """
 
+# Flags of every command that reads pictures; untold, ExtractConfig decides.
+READING: Mapping[str, Mapping[str, Any]] = {
+    "columns": {
+        "metavar": "ROLE=NAME,...",
+        "help": "which column of a table is the path, label, split and group of a picture "
+        "(default: those of that name)",
+    },
+    "batch_size": {
+        "type": int,
+        "metavar": "N",
+        "help": "pictures in one call of the trunk (default: chosen from the device's memory)",
+    },
+    "workers": {
+        "type": int,
+        "metavar": "N",
+        "help": "threads that read and decode (default: one for each core, at least 2)",
+    },
+    "max_bad": {
+        "metavar": "N|P%",
+        "help": "unreadable pictures that are tolerated; with more, the exit code is 4 "
+        f"(default: {ExtractConfig.max_bad})".replace("%", "%%"),
+    },
+}
+
 
 def extract_features(argv: list[str] | None = None) -> int:
     """Run the command ``extract-features``; returns its exit code."""
@@ -67,12 +92,7 @@ def extract_features_parser() -> argparse.ArgumentParser:
         "table of pictures (.csv, .tsv, .parquet, .jsonl); or a URL that fsspec opens",
     )
     parser.add_argument("out", metavar="OUT.h5", nargs="?", help="the file to make or continue")
-    parser.add_argument(
-        "--columns",
-        metavar="ROLE=NAME,...",
-        help="which column of a table is the path, label, split and group of a picture (default: "
-        "those of that name)",
-    )
+    add_reading_flags(parser, "columns")
     _add_trunk_flags(parser.add_argument_group("trunk"))
     defaults = ExtractConfig()
     running = parser.add_argument_group("running")
@@ -88,29 +108,13 @@ def extract_features_parser() -> argparse.ArgumentParser:
         help="what the trunk computes in; below float32 is faster, and the error is measured "
         f"(default: {defaults.precision})",
     )
-    running.add_argument(
-        "--batch-size",
-        type=int,
-        metavar="N",
-        help="pictures in one call of the trunk (default: chosen from the device's memory)",
-    )
-    running.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
-        help="threads that read and decode (default: one for each core, at least 2)",
-    )
+    add_reading_flags(running, "batch_size", "workers")
     _add_view_flags(parser.add_argument_group("views"))
     output = parser.add_argument_group("output")
     output.add_argument(
         "--dtype", choices=DTYPES, help=f"type of the stored features (default: {defaults.dtype})"
     )
-    output.add_argument(
-        "--max-bad",
-        metavar="N|P%",
-        help="unreadable pictures that are tolerated; with more, the exit code is 4 "
-        f"(default: {defaults.max_bad})".replace("%", "%%"),
-    )
+    add_reading_flags(output, "max_bad")
     output.add_argument(
         "--overwrite",
         action="store_true",
@@ -157,19 +161,39 @@ def show_features_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def add_reading_flags(group: Any, *names: str) -> None:
+    """Add flags of a command that reads pictures, by the names of their settings."""
+    for name in names:
+        group.add_argument(f"--{name.replace('_', '-')}", **READING[name])
+
+
+def add_model_flags(group: Any, **texts: str) -> None:
+    """Add the flags that name a model and say what it sees.
+
+    Args:
+        group: The parser, or a group of it.
+        **texts: What ``trunk``, ``weights`` and ``image_size`` are to the command.
+    """
+    group.add_argument("--trunk", metavar="NAME|FILE", help=texts["trunk"])
+    group.add_argument("--weights", metavar="NAME|FILE", help=texts["weights"])
+    group.add_argument("--image-size", type=_image_size, metavar="N|HxW", help=texts["image_size"])
+    group.add_argument(
+        "--preprocess",
+        choices=PREPROCESSES,
+        help="the model's own, the course's 1/255, or 0..255 as it is "
+        f"(default: {TrunkSpec().preprocess}; none for a FILE)",
+    )
+
+
 def _add_trunk_flags(group: Any) -> None:
     usual = TrunkSpec()
-    group.add_argument(
-        "--trunk",
-        metavar="NAME|FILE",
-        help=f"a model of keras.applications (default: {usual.trunk}), see --list-trunks; or a "
+    add_model_flags(
+        group,
+        trunk=f"a model of keras.applications (default: {usual.trunk}), see --list-trunks; or a "
         "model of your own, as model.save writes it into FILE.keras",
-    )
-    group.add_argument(
-        "--weights",
-        metavar="NAME|FILE",
-        help="imagenet, none (seeded random) or a file: .h5 with or without top, .weights.h5, "
+        weights="imagenet, none (seeded random) or a file: .h5 with or without top, .weights.h5, "
         f".keras (default: {usual.weights})",
+        image_size="pixels that the trunk sees (default: its native size)",
     )
     group.add_argument(
         "--layer",
@@ -184,12 +208,6 @@ def _add_trunk_flags(group: Any) -> None:
         help=f"what becomes of a feature map (default: {usual.pooling}; none for a vector)",
     )
     group.add_argument(
-        "--image-size",
-        type=parse_image_size,
-        metavar="N|HxW",
-        help="pixels that the trunk sees (default: its native size)",
-    )
-    group.add_argument(
         "--resize",
         choices=RESIZES,
         help=f"stretch, crop the middle, or pad with black (default: {usual.resize})",
@@ -198,12 +216,6 @@ def _add_trunk_flags(group: Any) -> None:
         "--interpolation",
         choices=INTERPOLATIONS,
         help=f"resampling filter (default: {usual.interpolation})",
-    )
-    group.add_argument(
-        "--preprocess",
-        choices=PREPROCESSES,
-        help="the model's own, the course's 1/255, or 0..255 as it is "
-        f"(default: {usual.preprocess}; none for a FILE)",
     )
 
 
@@ -236,7 +248,7 @@ def _add_view_flags(group: Any) -> None:
     )
 
 
-def parse_image_size(text: str) -> tuple[int, int]:
+def _image_size(text: str) -> tuple[int, int]:
     """Turn ``150`` or ``150x200`` into height and width."""
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
     if not match:
