@@ -7,7 +7,6 @@ write the same report and ``result.json`` byte for byte, so seconds live in a fi
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -30,6 +29,7 @@ from classify.train import FittedHead
 from extract.backend import load_keras
 from extract.config import TrunkSpec
 from extract.errors import HeadError, SettingError
+from extract.whole import whole
 
 FORMAT = "headstart head"
 FORMAT_VERSION = 1
@@ -103,9 +103,7 @@ def save_bundle(
         HeadError: The folder cannot be written, or holds something else.
     """
     check_target(folder)
-    folder = folder.resolve()
-    beside, former = (folder.with_name(f".{folder.name}.{os.getpid()}.{s}") for s in ("new", "old"))
-    try:
+    with whole(folder, HeadError) as beside:
         beside.mkdir()
         assert result.head is not None
         result.head.save(beside)
@@ -116,16 +114,6 @@ def save_bundle(
         write_report(beside / REPORT, dataset, result, analysis, store)
         if (folder / journal.FILE).exists():
             shutil.copyfile(folder / journal.FILE, beside / journal.FILE)
-        if folder.exists():
-            folder.rename(former)
-        beside.rename(folder)
-    except OSError as error:
-        raise HeadError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    finally:
-        if former.exists() and not folder.exists():
-            former.rename(folder)
-        for leftover in (beside, former):
-            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def load_bundle(folder: Path) -> Bundle:

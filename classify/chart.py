@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from classify.predict import Prediction, whole_file
+from classify.predict import Prediction
+from extract.errors import HeadError
+from extract.whole import whole
 
 
 def save_chart(predictions: Sequence[Prediction], path: Path) -> None:
@@ -32,5 +34,5 @@ def save_chart(predictions: Sequence[Prediction], path: Path) -> None:
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
-    with whole_file(path) as beside:
+    with whole(path, HeadError) as beside:
         figure.savefig(beside, dpi=120, format=path.suffix[1:].lower())

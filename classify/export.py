@@ -5,7 +5,6 @@ Everything in it is a layer or an operation of Keras' own, so that it loads in s
 
 import json
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
@@ -23,6 +22,7 @@ from extract.backend import load_keras
 from extract.console import log
 from extract.errors import HeadError, SettingError
 from extract.trunk import Trunk, build_trunk
+from extract.whole import whole
 
 EXPORTABLE = (*KERAS_HEADS, *LINEAR_HEADS)
 # The layer that holds the class names, and the file and the entry that do.
@@ -144,26 +144,9 @@ def export(bundle: Bundle, trunk: Trunk, target: str) -> None:
     Raises:
         HeadError: It cannot be written.
     """
-    place = Path(target).resolve()
     write = _writer(target)
-    beside, former = (
-        place.with_name(f".{place.stem}.{os.getpid()}.{state}{place.suffix}")
-        for state in ("new", "old")
-    )
-    try:
+    with whole(Path(target), HeadError) as beside:
         write(build_model(bundle, trunk), bundle.class_names, beside)
-        if place.is_dir():
-            place.rename(former)
-        beside.replace(place)
-    except OSError as error:
-        raise HeadError(f"{target}: cannot be written: {error.strerror or error}") from error
-    finally:
-        if former.exists() and not place.exists():
-            former.rename(place)
-        shutil.rmtree(former, ignore_errors=True)
-        shutil.rmtree(beside, ignore_errors=True)
-        if beside.is_file():
-            beside.unlink()
 
 
 def build_model(bundle: Bundle, trunk: Trunk) -> Any:

@@ -2,9 +2,7 @@
 
 import csv
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -20,6 +18,7 @@ from extract.engines import Engine, open_engine
 from extract.errors import HeadError
 from extract.item import Item
 from extract.stream import Clock, stream_features
+from extract.whole import whole
 
 # What a formula begins with, in one spreadsheet or another.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -204,23 +203,5 @@ def save_predictions(predictions: Iterable[Prediction], path: Path, form: str) -
     Raises:
         HeadError: The file cannot be written.
     """
-    with whole_file(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
+    with whole(path, HeadError) as beside, beside.open("w", encoding="utf-8", newline="") as file:
         write_predictions(predictions, file, form)
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Give the path of a temporary file beside ``path``, which takes its place once it is whole.
-
-    Raises:
-        HeadError: The file cannot be written.
-    """
-    path = path.resolve()  # a link stays, and what it leads to is replaced
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield beside
-        beside.replace(path)
-    except OSError as error:
-        raise HeadError(f"{path}: cannot be written: {error.strerror}") from error
-    finally:
-        beside.unlink(missing_ok=True)

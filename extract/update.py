@@ -1,6 +1,5 @@
 """A store brought up to date with a source that has changed: what is the same is copied."""
 
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from extract.console import log
+from extract.errors import StoreError
 from extract.identity import digest_of
 from extract.item import Source
 from extract.layout import CHUNK_BYTES, create_store
 from extract.show import find_rejected
 from extract.store import DONE, Block, Store, open_store
+from extract.whole import whole
 
 
 def update_store(
@@ -36,17 +37,13 @@ def update_store(
     Raises:
         StoreError: A file cannot be read or written, or the disk has no room for both.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.update")
-    try:
+    with whole(path, StoreError) as beside:
         create_store(beside, source.items, shapes, attributes)
         with open_store(path) as old, open_store(beside, write=True) as new:
             rows, places = _unchanged(old, source)
             for part in _parts(shapes, new):
                 _copy(old, new, rows[part], places[part])
             dropped = len(set(old.keys).difference(new.keys))
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
     log.info(
         "%s: %d rows are kept, %d are new or changed, %d dropped",
         *(path, len(rows), len(source.items) - len(rows), dropped),

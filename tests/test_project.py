@@ -25,7 +25,7 @@ ORDER = {
     "extract": (
         *("errors", "config", "console", "item", "folders", "remote", "manifest", "archive"),
         *("shards", "source", "decode", "views", "backend", "weights", "model_file", "trunk"),
-        *("boundary", "compiled", "engines", "layout", "soundness", "store", "stream"),
+        *("boundary", "compiled", "engines", "whole", "layout", "soundness", "store", "stream"),
         *("precision", "identity", "show", "update", "duplicates", "run", "cli"),
     ),
     "classify": (

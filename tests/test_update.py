@@ -166,7 +166,7 @@ def test_killed_at_a_step_and_run_again(pictures: Path, tmp_path: Path, step: st
     change(pictures)
     shutil.copy(out, copy)
     before = out.read_bytes()
-    where = "update.os" if step == "replace" else "update"
+    where = "update.Path" if step == "replace" else "update"
     code = (
         "import os, signal, sys; from extract import update, run\n"
         f"{where}.{step} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
