@@ -20,7 +20,7 @@ import numpy as np
 
 from classify.config import FinetuneConfig, HeadSpec
 from classify.dataset import Dataset, load_dataset
-from classify.finetune import batches, compiled
+from classify.joint import batches, compiled
 from classify.splits import divide
 from extract.backend import load_keras
 from extract.boundary import build_rest

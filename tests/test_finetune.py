@@ -13,8 +13,9 @@ from classify.bundle import load_bundle
 from classify.cli import train_head
 from classify.config import FinetuneConfig, HeadSpec, TrainConfig
 from classify.dataset import Dataset, load_dataset
-from classify.finetune import batches, join, pool, run, train_together
+from classify.finetune import pool, run
 from classify.heads import DenseHead
+from classify.joint import batches, join, train_together
 from classify.metrics import measure
 from classify.predict_cli import predict_images
 from classify.report import _percent

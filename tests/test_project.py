@@ -35,6 +35,7 @@ ORDER = {
             "journal",
             "outcomes",
             "search",
+            "joint",
             "finetune",
             "quality",
             "maps",
