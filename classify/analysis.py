@@ -27,7 +27,6 @@ from classify.quality import (
 )
 from classify.result import Result
 from classify.rows import Features
-from classify.search import with_layer
 from classify.splits import TEST, unit_names
 from classify.train import needs_memory
 from extract.console import log, progress, unheard
@@ -130,21 +129,20 @@ def _plain(value: Any) -> Any:
     return [_plain(part) for part in value] if isinstance(value, list) else value
 
 
-def analyse(
-    dataset: Dataset, result: Result, seed: int = 0, memory: float | None = None
-) -> Analysis:
+def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
     """Look closely at the best head of a finished run.
 
     Args:
         dataset: What was trained on.
         result: What came of it, with scores.
         seed: Decides which rows the smaller training sets have.
-        memory: See ``dataset.load_dataset``.
 
     Returns:
         All that the report shows of it. For ``sizes`` a quick head is trained on an eighth, a
         quarter and half of the first split's training rows, and on all if it was not a candidate.
     """
+    own = result.dataset
+    assert own is not None
     assert result.scores is not None
     judging, scores = result.judging, result.scores
     y, names = dataset.y[judging], dataset.class_names
@@ -153,7 +151,6 @@ def analyse(
     confusion = confusion_matrix(y, scores.argmax(axis=1), len(names))
     classes = class_qualities(y, scores, names, witnesses)
     bins, error = calibration(y, scores, witnesses)
-    own = with_layer(dataset, result.best.spec, memory)
     sized = _sized(result, own.X)
     return Analysis(
         confusion=confusion,

@@ -186,6 +186,8 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 def _identity(dataset: Dataset, result: Result) -> dict[str, Any]:
     """Return what predicting needs to know, and what sets this head apart from others."""
+    own = result.dataset
+    assert own is not None
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -196,8 +198,8 @@ def _identity(dataset: Dataset, result: Result) -> dict[str, Any]:
         "dtype": dataset.dtype,
         "precision": dataset.precision,
         "calibration_sha256": dataset.calibration_sha256,
-        "layer": result.layer,
-        "shape": list(result.shape),
+        "layer": own.layer,
+        "shape": list(own.X.shape[1:]),
     }
 
 

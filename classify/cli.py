@@ -306,7 +306,7 @@ def _train_head(arguments: argparse.Namespace) -> int:
     timing["train"] = time.perf_counter() - began - timing["read"]
     print(result)
     try:
-        analysis = analyse(dataset, result, config.seed, config.memory)
+        analysis = analyse(dataset, result, config.seed)
         save_bundle(folder, dataset, result, analysis, str(store), timing)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the head is not saved; the same command goes on") from None

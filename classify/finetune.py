@@ -68,7 +68,7 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
         splits=[split],
         head=FittedHead(Transform(), head),
         test=measure(dataset.y[test], head.predict_proba(dataset.X[test])) if len(test) else None,
-        shape=dataset.X.shape[1:],
+        dataset=dataset,
         finetuned=outcome,
         scores=head.predict_proba(dataset.X[split.validation]),
     )

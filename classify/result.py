@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from classify.candidates import label
 from classify.config import METRICS, HeadSpec
+from classify.dataset import Dataset
 from classify.metrics import Judged, Metrics, Resampling, indistinct, interval
 from classify.splits import Split, judging_rows
 from classify.train import FittedHead
@@ -147,8 +148,7 @@ class Result:
         splits: One division of the rows, or one a fold.
         head: The best candidate, trained on all rows that may train; None of a stopped run.
         test: What that head does on the test rows; None where there are none.
-        layer: Whose features that head takes.
-        shape: Shape of one picture's features there.
+        dataset: The rows, with the features of the layer that head takes; None of a stopped run.
         finetuned: What fine-tuning did to that head; None without.
         scores: (J, K) scores, 0 to 1, of the best candidate on the J judging rows, in the order of
             ``judging``, none of them trained on; None of a stopped run.
@@ -159,8 +159,7 @@ class Result:
     splits: list[Split]
     head: FittedHead | None = None
     test: Metrics | None = None
-    layer: str = ""
-    shape: tuple[int, ...] = ()
+    dataset: Dataset | None = None
     finetuned: Finetuned | None = None
     scores: NDArray[np.floating] | None = None
 

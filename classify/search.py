@@ -128,7 +128,7 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
     if result is None:
         raise HeadError(known[config.candidates[0]].failed)
     best = result.best.spec
-    own = with_layer(dataset, best, config.memory)
+    own = _with_layer(dataset, best, config.memory)
     head = heads.get(best) or _refit(own, best, result.best.outcome.epochs, splits)
     test = None
     if len(splits[0].test):
@@ -137,8 +137,7 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
     scores = lead.scores if lead.spec == best else None
     if scores is None:
         scores = _scores(own, best, splits, head)
-    shape = own.X.shape[1:]
-    return replace(result, head=head, test=test, layer=own.layer, shape=shape, scores=scores)
+    return replace(result, head=head, test=test, dataset=own, scores=scores)
 
 
 def _with_views(dataset: Dataset, config: TrainConfig) -> TrainConfig:
@@ -170,7 +169,7 @@ def _scores(
     return tried.scores
 
 
-def with_layer(dataset: Dataset, spec: HeadSpec, memory: float | None = None) -> Dataset:
+def _with_layer(dataset: Dataset, spec: HeadSpec, memory: float | None) -> Dataset:
     """Return the dataset with the layers that a candidate takes."""
     layer = "+".join(spec.layer) or dataset.layer
     if layer == dataset.layer or dataset.path is None:
@@ -195,7 +194,7 @@ def _try_all(
             missing = [s for s in candidates if s.layer == layer and s not in known]
             if not missing:
                 continue
-            own = with_layer(dataset, missing[0], config.memory)
+            own = _with_layer(dataset, missing[0], config.memory)
             able = _able(missing, own, config.named)
             for spec, outcome, head, scores in outcomes(own, able, splits, config.halving):
                 known[spec] = outcome

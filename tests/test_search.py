@@ -10,6 +10,7 @@ import pytest
 
 import classify
 from classify import outcomes as module
+from classify.analysis import analyse
 from classify.config import HeadSpec, TrainConfig
 from classify.dataset import Dataset, load_dataset
 from classify.heads import DenseHead
@@ -259,8 +260,13 @@ def test_the_layer_is_a_setting(make_store: MakeStore) -> None:
     assert len(result.entries) == 3
     assert result.best.spec.layer != ("conv1_relu",)
     assert result.entries[-1].spec.layer == ("conv1_relu",)
-    assert result.layer == "+".join(result.best.spec.layer)
+    assert result.dataset is not None
+    assert result.dataset.layer == "+".join(result.best.spec.layer)
+    assert result.dataset.X.shape[1] in (3, 8)
     assert load_dataset(path, "conv1_relu+conv_pw_1").X.shape == (40, 8)
+    # What was read for the head is not read again for the report.
+    path.unlink()
+    assert analyse(made, result).maps
 
 
 def test_a_result_shows_itself() -> None:
