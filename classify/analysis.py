@@ -26,7 +26,7 @@ from classify.quality import (
     share,
 )
 from classify.result import Result
-from classify.rows import Features
+from classify.rows import Features, StoredRows
 from classify.splits import TEST, unit_names
 from classify.train import needs_memory
 from extract.console import log, progress, unheard
@@ -189,7 +189,8 @@ def _sized(result: Result, X: Features) -> HeadSpec | None:
     same = [entry.spec for entry in result.entries if entry.spec.layer == best.layer]
     quick = [spec for spec in same if spec.head not in KERAS_HEADS]
     spec = quick[0] if quick else HeadSpec("logistic", layer=best.layer)
-    return None if result.finetuned or needs_memory(spec, X) else spec
+    lacking = isinstance(X, StoredRows) and needs_memory(spec, X.shape[1:])
+    return None if result.finetuned or lacking else spec
 
 
 def _sizes(

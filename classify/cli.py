@@ -289,11 +289,17 @@ def _train_head(arguments: argparse.Namespace) -> int:
     from classify.analysis import analyse
     from classify.bundle import check_target, save_bundle
     from classify.dataset import load_dataset
+    from classify.settle import settle
 
     if arguments.export:
         export.check_targets(arguments.export, config.candidates)
     check_target(folder)
     dataset = load_dataset(store, "+".join(config.candidates[0].layer) or None, config.memory)
+    # What cannot be is said at once, before a trunk is built or anything trained.
+    if config.finetune:
+        finetune.check_maps(dataset)
+    else:
+        config = settle(dataset, config)
     trunk = export.open_trunk(dataset) if arguments.export else None
     timing = {"read": time.perf_counter() - began}
     try:

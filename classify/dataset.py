@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.rows import COPIES, Features, StoredRows, free_memory, join_layers, pieces
+from classify.room import COPIES, Room, find_room
+from classify.rows import Features, StoredRows, join_layers, pieces
 from classify.views import StoredViews
 from extract.config import TrunkSpec
 from extract.console import log
@@ -104,8 +106,9 @@ def load_dataset(
     with open_store(path) as store:
         layers = _choose_layers(store, layer)
         rows = _usable_rows(store)
+        room = find_room(store, layers, len(rows), memory)
         dataset = Dataset(
-            X=_features(store, layers, rows, memory),
+            X=_features(store, layers, rows, room),
             y=store.labels[rows],
             keys=[store.keys[row] for row in rows],
             groups=None if store.groups is None else [store.groups[row] for row in rows],
@@ -118,12 +121,29 @@ def load_dataset(
             path=path,
             precision=store.attributes["precision"],
             calibration_sha256=store.attributes.get("calibration_sha256", ""),
-            views=_views(store, layers, rows, memory),
+            views=_views(store, layers, rows, room),
             source=store.attributes.get("source", ""),
             digests=store.digests()[rows],
         )
     _check_finite(dataset.X, dataset.keys, path)
     return dataset
+
+
+def room_for(dataset: Dataset, layer: str, memory: float | None = None) -> Room:
+    """Say what memory would hold of another layer of a dataset's store; nothing of it is read.
+
+    Args:
+        dataset: Rows of a store.
+        layer: Which layer, or several joined by ``+``.
+        memory: See ``load_dataset``, which decides in the same way.
+
+    Raises:
+        SettingError: The layer is unknown.
+        StoreError: The store cannot be read.
+    """
+    assert dataset.path is not None
+    with open_store(dataset.path) as store:
+        return find_room(store, _choose_layers(store, layer), len(dataset.y), memory)
 
 
 def check_weights(dataset: Dataset, found: str) -> None:
@@ -172,40 +192,32 @@ def _usable_rows(store: Store) -> NDArray[np.int64]:
     return rows
 
 
-def _features(
-    store: Store, layers: list[str], rows: NDArray[np.int64], memory: float | None
-) -> Features:
+def _features(store: Store, layers: list[str], rows: NDArray[np.int64], room: Room) -> Features:
     """Read the features if there is room for them, else say how to; a note says which."""
-    shapes = [store.shapes[name] for name in layers]
-    width = sum(int(np.prod(shape)) for shape in shapes)
-    size, free = 4 * len(rows) * width, free_memory() if memory is None else int(memory * 1e9)
-    text = f"{store.path}: {len(rows)} rows of {width} features, {_shown(size)}"
-    if COPIES * size <= free:
+    width = math.prod(room.shape)
+    text = f"{store.path}: {len(rows)} rows of {width} features, {_shown(room.size)}"
+    if room.holds_features:
         log.info("%s, in memory", text)
         return join_layers([store.read(name, rows) for name in layers])
     log.info(
         "%s, read from the file while training: %d times as much does not fit into %s",
-        *(text, COPIES, _shown(free)),
+        *(text, COPIES, _shown(room.free)),
     )
-    shape = shapes[0] if len(layers) == 1 else (width,)
     identity = hashlib.blake2b(store.digests()[rows].tobytes(), digest_size=16).hexdigest()
-    return StoredRows(store.path, layers, rows, shape, identity)
+    return StoredRows(store.path, layers, rows, room.shape, identity)
 
 
 def _views(
-    store: Store, layers: list[str], rows: NDArray[np.int64], memory: float | None
+    store: Store, layers: list[str], rows: NDArray[np.int64], room: Room
 ) -> StoredViews | None:
     """Find the augmented views, if there are any and there is room for them beside the features."""
-    if not store.view_spec.views:
+    if not room.views:
         return None
-    row_bytes = 4 * sum(int(np.prod(store.shapes[name])) for name in layers)
-    size = row_bytes * len(rows) * (1 + store.view_spec.views)
-    free = free_memory() if memory is None else int(memory * 1e9)
-    if COPIES * size <= free:
+    if room.holds_views:
         return StoredViews(store.path, layers, rows, store.view_spec)
     log.info(
         "left out: views; with them there are %s, and %d times as much does not fit into %s",
-        *(_shown(size), COPIES, _shown(free)),
+        *(_shown(room.size * (1 + room.views)), COPIES, _shown(room.free)),
     )
     return None
 

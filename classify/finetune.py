@@ -50,7 +50,8 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
         TrunkError: The trunk cannot be parted at this layer.
         SplitError: The rows cannot be divided.
     """
-    rest = open_rest(dataset)
+    check_maps(dataset)
+    rest = _open_rest(dataset)
     seen = np.flatnonzero(dataset.split != TEST)
     pooled = pool(rest.model, dataset.X)[seen]
     found = search.run(_part(dataset, pooled, seen), config, folder)
@@ -74,8 +75,8 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
     )
 
 
-def open_rest(dataset: Dataset) -> Rest:
-    """Build the blocks above a dataset's layer, with the weights of the trunk that made it."""
+def check_maps(dataset: Dataset) -> None:
+    """Raise HeadError unless a dataset holds maps, in memory, which blocks can run over."""
     if isinstance(dataset.X, StoredRows):
         raise HeadError(
             f"finetune: the maps of {dataset.layer} do not fit into memory beside their copies; "
@@ -86,6 +87,10 @@ def open_rest(dataset: Dataset) -> Rest:
             f"finetune: found features of {dataset.layer} of shape {dataset.X.shape[1:]}; expected "
             "feature maps of one layer; extract again with --pooling none and a --layer of maps"
         )
+
+
+def _open_rest(dataset: Dataset) -> Rest:
+    """Build the blocks above a dataset's layer, with the weights of the trunk that made it."""
     rest = build_rest(dataset.trunk, dataset.layer)
     check_weights(dataset, rest.weights_sha256)
     return rest

@@ -22,8 +22,6 @@ BLOCK_BYTES = 2**20
 # Rows that are mixed with each other, and rows that are read in order, as float32.
 WINDOW_BYTES = 2**27
 PIECE_BYTES = 2**24
-# Training holds the rows, those of one side, and these transformed or widened.
-COPIES = 4
 
 Places: TypeAlias = NDArray[np.int64]
 
@@ -221,32 +219,3 @@ def join_layers(features: Sequence[NDArray[np.floating]]) -> NDArray[np.float32]
         return features[0].astype(np.float32, copy=False)
     flattened = [part.reshape(len(part), -1) for part in features]
     return np.concatenate(flattened, axis=1, dtype=np.float32)
-
-
-def free_memory() -> int:
-    """Return the bytes that this process may still take.
-
-    What the machine has to give bounds it, and so do the limits of its control group (a container
-    or a batch job) and of ``ulimit``.
-    """
-    import psutil
-
-    process = psutil.Process()
-    used, found = process.memory_info(), [psutil.virtual_memory().available]
-    if group := _group_limit():
-        found.append(group - used.rss)
-    for name, kind in (("RLIMIT_AS", "vms"), ("RLIMIT_DATA", "data")):
-        limit = process.rlimit(getattr(psutil, name))[0] if hasattr(psutil, name) else -1
-        if limit >= 0:
-            found.append(limit - getattr(used, kind))
-    return int(max(0, min(found)))
-
-
-def _group_limit() -> int | None:
-    """Return the bytes that the control group gives, or None."""
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        try:
-            return int(Path("/sys/fs/cgroup", name).read_text(encoding="ascii"))
-        except (OSError, ValueError):  # no such group, or "max"
-            continue
-    return None

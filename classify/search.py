@@ -9,18 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.candidates import choose_heads, label, make_candidates, parse_sweep
-from classify.config import KERAS_HEADS, HeadSpec, TrainConfig, groups_of
+from classify.config import HeadSpec, TrainConfig, groups_of
 from classify.dataset import Dataset, load_dataset
 from classify.journal import Journal
 from classify.metrics import Resampling, measure
 from classify.outcomes import divided, outcomes
 from classify.result import Outcome, Result, rank
 from classify.rows import pieces
+from classify.settle import settle
 from classify.splits import Split, cross_divide, divide, judging_rows, unit_names
-from classify.train import MOST_SUMMED, FittedHead, fit_batch, needs_memory, transformed
+from classify.train import FittedHead, fit_batch, transformed
 from classify.transforms import Transform
 from extract.console import log, progress
-from extract.errors import HeadError, SettingError
+from extract.errors import HeadError
 
 
 class Stopped(KeyboardInterrupt):
@@ -96,10 +97,11 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
     Raises:
         HeadError: No head could be trained, or one that was asked for by name needs features in
             memory that are not.
+        SettingError: A layer is unknown, or there are no views, or no memory for them.
         SplitError: The rows cannot be divided.
         Stopped: Ctrl-C; it carries what was finished.
     """
-    config = _with_views(dataset, config)
+    config = settle(dataset, config)
     splits = cross_divide(dataset, config.folds, config.seed) if config.folds else [divide(dataset)]
     judging = judging_rows(splits)
     names = unit_names(dataset)
@@ -140,23 +142,6 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
     return replace(result, head=head, test=test, dataset=own, scores=scores)
 
 
-def _with_views(dataset: Dataset, config: TrainConfig) -> TrainConfig:
-    """Say of every candidate what it makes of views, or raise SettingError where there are none."""
-    asked = [spec.views for spec in config.candidates if spec.views]
-    if asked and not dataset.views:
-        raise SettingError(
-            f"views: {asked[0]} has no effect, for {dataset.path} holds none, or more than memory "
-            "does; make some with extract-features --views, or see --memory"
-        )
-    if not dataset.views:
-        return config
-    usual = [
-        replace(spec, views=spec.views or ("random" if spec.head in KERAS_HEADS else "all"))
-        for spec in config.candidates
-    ]
-    return replace(config, candidates=tuple(usual))
-
-
 def _scores(
     dataset: Dataset, spec: HeadSpec, splits: Sequence[Split], head: FittedHead
 ) -> NDArray[np.floating]:
@@ -195,8 +180,7 @@ def _try_all(
             if not missing:
                 continue
             own = _with_layer(dataset, missing[0], config.memory)
-            able = _able(missing, own, config.named)
-            for spec, outcome, head, scores in outcomes(own, able, splits, config.halving):
+            for spec, outcome, head, scores in outcomes(own, missing, splits, config.halving):
                 known[spec] = outcome
                 lead.offer(spec, outcome, scores)
                 journal.add(spec, own.layer, outcome)
@@ -217,23 +201,6 @@ def _recalled(dataset: Dataset, config: TrainConfig, journal: Journal) -> dict[H
         if not all(found[spec] for spec in rivals):
             found |= dict.fromkeys(rivals)
     return {spec: outcome for spec, outcome in found.items() if outcome}
-
-
-def _able(specs: Sequence[HeadSpec], dataset: Dataset, named: bool) -> list[HeadSpec]:
-    """Leave out the heads that need features in memory which are not, or refuse to."""
-    reasons = {spec: needs_memory(spec, dataset.X) for spec in specs}
-    able = [spec for spec, reason in reasons.items() if not reason]
-    if len(able) == len(specs):
-        return able
-    missing = ", ".join(dict.fromkeys(filter(None, reasons.values())))
-    if named or not able:
-        raise HeadError(
-            f"{missing}: not to be trained while the features stay in the file; expected dense or "
-            f"linear, or ridge or lda of {MOST_SUMMED} features at most, without pca; name one "
-            "with --head, or extract with --pooling avg"
-        )
-    log.info("left out, for the features stay in the file: %s", missing)
-    return able
 
 
 def _truth(dataset: Dataset, splits: Sequence[Split]) -> Any:

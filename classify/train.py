@@ -13,7 +13,7 @@ from classify import estimators, heads
 from classify.config import KERAS_HEADS, HeadSpec, groups_of
 from classify.estimators import EstimatorHead, LinearHead
 from classify.heads import DenseHead
-from classify.rows import Features, StoredRows, pieces
+from classify.rows import Features, pieces
 from classify.transforms import Transform
 from classify.views import DrawnRows, Views, all_views
 
@@ -122,13 +122,11 @@ class Division(NamedTuple):
     views: Views | None = None
 
 
-def needs_memory(spec: HeadSpec, X: Features) -> str:
-    """Say why a head cannot be trained on these rows while they stay in the file, or nothing."""
-    if not isinstance(X, StoredRows):
-        return ""
+def needs_memory(spec: HeadSpec, shape: tuple[int, ...]) -> str:
+    """Say why a head cannot be trained while rows of a shape stay in the file, or nothing."""
     if any(step.startswith("pca=") for step in spec.transform or ()):
         return "pca"
-    wide = math.prod(X.shape[1:])
+    wide = math.prod(shape)
     if spec.head in SUMMED_HEADS:
         return f"{spec.head} of {wide} features" if wide > MOST_SUMMED else ""
     return "" if spec.head in KERAS_HEADS else spec.head

@@ -247,7 +247,7 @@ def test_without_views_in_the_file_the_setting_is_an_error(
 ) -> None:
     path = make_store(np.ones((4, 3), "f4"), [0, 1] * 2, split=[0, 0, 1, 1])
     assert train_head([str(path), "--head", "knn", "--views", "all"]) == 2
-    assert "views: all has no effect, for" in capsys.readouterr().err
+    assert "views: all has no effect on conv1_relu, for" in capsys.readouterr().err
     assert not path.with_name("made_head").exists()
 
 
@@ -259,6 +259,28 @@ def test_views_that_memory_does_not_hold_are_left_out(make_store: MakeStore) -> 
     assert dataset.views is None
     assert run(dataset, TrainConfig((HeadSpec("knn"),))).best.spec.views is None
     assert train_head([str(path), "--head", "knn", "--views", "all", "--memory", "5e-6"]) == 2
+
+
+def test_a_larger_layer_whose_views_memory_does_not_hold(
+    make_store: MakeStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, memory = numbered(make_store, layers=2), 2e-5
+    joined = ("conv1_relu", "conv_pw_1_relu")
+    dataset = load_dataset(path, "conv1_relu", memory)
+    specs = tuple(HeadSpec("knn", layer=layer) for layer in ((), joined))
+    # It is trained without them, as any layer is whose views memory does not hold.
+    made = {
+        e.spec.layer: e.spec.views for e in run(dataset, TrainConfig(specs, memory=memory)).entries
+    }
+    assert made == {(): "all", joined: None}
+    words = [str(path), "--head", "knn", "--sweep", f"layer=conv1_relu,{'+'.join(joined)}"]
+    words += ["--memory", str(memory)]
+    assert train_head([*words, "--views", "all"]) == 2
+    assert "views: all has no effect on conv1_relu+conv_pw_1_relu" in capsys.readouterr().err
+    assert train_head([*words[:3], "--sweep", "layer=conv1_relu,conv9", *words[5:]]) == 2
+    assert "layer 'conv9' is unknown" in capsys.readouterr().err
+    assert not path.with_name("made_head").exists()  # nothing was trained before that
+    assert train_head([*words, "--views", "none"]) == 0
 
 
 def test_a_draw_without_epochs_is_an_error() -> None:

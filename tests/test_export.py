@@ -280,6 +280,27 @@ def test_a_best_head_that_is_no_layer(
     assert load_bundle(tmp_path / "head").class_names == ("class0", "class1")
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--head", "logistic"], "logistic: not to be trained while the features of conv1_relu"),
+        (["--finetune"], "the maps of conv1_relu do not fit into memory"),
+    ],
+)
+def test_heads_without_memory_are_refused_before_the_trunk_is_built(
+    words: list[str],
+    message: str,
+    stores: dict[int, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(module, "build_trunk", None)
+    words += ["--layer", "conv1_relu", "--memory", "1e-9", "--export", str(tmp_path / "m.keras")]
+    assert train_head([str(stores[2]), *words, "-o", str(tmp_path / "head")]) == 1
+    assert message in capsys.readouterr().err
+
+
 def test_weights_of_another_trunk_are_refused_before_training(stores: dict[int, Path]) -> None:
     dataset = replace(load_dataset(stores[2], "conv1_relu"), weights_sha256="0" * 64)
     with pytest.raises(HeadError, match="expected 000000000000, which made the features"):

@@ -17,7 +17,8 @@ from classify.config import HeadSpec, TrainConfig
 from classify.dataset import Dataset, load_dataset
 from classify.heads import fit_heads
 from classify.metrics import Judged, Resampling
-from classify.rows import Epoch, StoredRows, flat, free_memory, pieces
+from classify.room import free_memory
+from classify.rows import Epoch, StoredRows, flat, pieces
 from classify.search import run
 from classify.transforms import Transform
 from extract.errors import HeadError, StoreError
@@ -245,7 +246,7 @@ def test_who_needs_memory_is_left_out_or_refused(
     with caplog.at_level(logging.INFO, "headstart"):
         result = run(pair[1], TrainConfig((svm, lda, pca), named=False))
     assert [entry.spec for entry in result.entries] == [lda]
-    assert "left out, for the features stay in the file: svm, pca" in caplog.text
+    assert "left out, for the features of conv1_relu stay in the file: svm, pca" in caplog.text
     for config in (TrainConfig((svm, lda)), TrainConfig((svm,), named=False)):
         with pytest.raises(HeadError, match=r"svm: .* expected dense or linear, or ridge or lda"):
             run(pair[1], config)
