@@ -4,9 +4,11 @@
 predicting needs; ``report.html``, ``result.json`` (settings, versions, every number),
 ``result.csv`` (the leaderboard) and ``timing.json`` are for people. Two runs with the same seed
 write the same report and ``result.json`` byte for byte, so seconds live in a file of their own.
+The head is there before it is looked at closely: a stop meanwhile costs the report alone.
 """
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -81,23 +83,14 @@ def check_target(folder: Path) -> None:
         )
 
 
-def save_bundle(
-    folder: Path,
-    dataset: Dataset,
-    result: Result,
-    analysis: Analysis,
-    store: str,
-    timing: Mapping[str, float],
-) -> None:
-    """Write the chosen head and the record of the run; all of it or nothing.
+def save_bundle(folder: Path, dataset: Dataset, result: Result, store: str) -> None:
+    """Write the chosen head and what is known of the run by now; all of it or nothing.
 
     Args:
         folder: Where to; a bundle that is there already is replaced.
         dataset: What was trained on.
         result: What came of it.
-        analysis: The best head, looked at closely.
         store: The store, as the user named it.
-        timing: Step -> seconds.
 
     Raises:
         HeadError: The folder cannot be written, or holds something else.
@@ -108,12 +101,47 @@ def save_bundle(
         assert result.head is not None
         result.head.save(beside)
         _write_json(beside / BUNDLE, _identity(dataset, result))
-        _write_json(beside / RESULT, _record(dataset, result, analysis, store))
-        _write_json(beside / TIMING, {name: round(spent, 3) for name, spent in timing.items()})
+        _write_json(beside / RESULT, _record(dataset, result, None, store))
         result.write_csv(beside / TABLE)
-        write_report(beside / REPORT, dataset, result, analysis, store)
         if (folder / journal.FILE).exists():
             shutil.copyfile(folder / journal.FILE, beside / journal.FILE)
+
+
+def save_report(
+    folder: Path,
+    dataset: Dataset,
+    result: Result,
+    analysis: Analysis,
+    store: str,
+    timing: Mapping[str, float],
+) -> None:
+    """Put the report and every number of it beside a head; all of it or nothing.
+
+    Args:
+        folder: What ``save_bundle`` wrote.
+        dataset: What was trained on.
+        result: What came of it.
+        analysis: The best head, looked at closely.
+        store: The store, as the user named it.
+        timing: Step -> seconds.
+
+    Raises:
+        HeadError: The folder cannot be written.
+    """
+    made_here = shutil.ignore_patterns(RESULT, TIMING, REPORT)
+    with whole(folder, HeadError) as beside:
+        shutil.copytree(folder, beside, copy_function=_link, ignore=made_here)
+        _write_json(beside / RESULT, _record(dataset, result, analysis, store))
+        _write_json(beside / TIMING, {name: round(spent, 3) for name, spent in timing.items()})
+        write_report(beside / REPORT, dataset, result, analysis, store)
+
+
+def _link(file: str, beside: str) -> None:
+    """Let a large head have two names for a while, or copy it where files have one."""
+    try:
+        os.link(file, beside)
+    except OSError:
+        shutil.copyfile(file, beside)
 
 
 def load_bundle(folder: Path) -> Bundle:
@@ -203,8 +231,10 @@ def _identity(dataset: Dataset, result: Result) -> dict[str, Any]:
     }
 
 
-def _record(dataset: Dataset, result: Result, analysis: Analysis, store: str) -> dict[str, Any]:
-    """Return every setting and number of a run."""
+def _record(
+    dataset: Dataset, result: Result, analysis: Analysis | None, store: str
+) -> dict[str, Any]:
+    """Return every setting and number of a run; None stands for an analysis that is to come."""
     first, judging = result.splits[0], result.judging
     return {
         **_identity(dataset, result),
@@ -221,7 +251,7 @@ def _record(dataset: Dataset, result: Result, analysis: Analysis, store: str) ->
         },
         "candidates": [_line(dataset, entry, dataset.y[judging]) for entry in result.entries],
         "finetuned": result.finetuned and result.finetuned.to_dict(),
-        "best": analysis.to_dict(dataset.keys),
+        "best": analysis and analysis.to_dict(dataset.keys),
         "test": result.test and result.test._asdict(),
         "versions": _versions(result),
     }

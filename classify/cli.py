@@ -286,7 +286,6 @@ def _train_head(arguments: argparse.Namespace) -> int:
     folder = arguments.output or store.with_name(f"{store.stem}_head")
 
     from classify import export, finetune, search
-    from classify.analysis import analyse
     from classify.bundle import check_target, save_bundle
     from classify.dataset import load_dataset
     from classify.settle import settle
@@ -311,19 +310,18 @@ def _train_head(arguments: argparse.Namespace) -> int:
         raise
     timing["train"] = time.perf_counter() - began - timing["read"]
     print(result)
-    try:
-        analysis = analyse(dataset, result, config.seed)
-        save_bundle(folder, dataset, result, analysis, str(store), timing)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("the head is not saved; the same command goes on") from None
-    timing["report"] = time.perf_counter() - began - timing["read"] - timing["train"]
+    save_bundle(folder, dataset, result, str(store))
+    log.debug("%s: saved; a look at it from all sides for the report", folder)
+    if trunk and export.can_export(result):
+        export.export_best(folder, trunk, arguments.export)
+    _save_report(folder, dataset, result, config.seed, str(store), timing)
     timing["all"] = time.perf_counter() - began
     log.info(
         f"{folder}: {result.summary()}; "
         + ", ".join(f"{step} {seconds:.1f} s" for step, seconds in timing.items())
     )
     if trunk:
-        export.export_best(folder, result, trunk, arguments.export)
+        export.check_head(result)
     accuracy = result.accuracy
     if config.assert_accuracy is not None and accuracy < config.assert_accuracy:
         log.error(
@@ -333,3 +331,21 @@ def _train_head(arguments: argparse.Namespace) -> int:
         return EXIT_FAILED
     log.info("next: predict-images %s SOURCE", shlex.quote(str(folder)))
     return EXIT_OK
+
+
+def _save_report(
+    folder: Path, dataset: Any, result: Any, seed: int, store: str, timing: dict[str, float]
+) -> None:
+    """Look closely at the head that is saved, and put the report beside it."""
+    from classify.analysis import analyse
+    from classify.bundle import save_report
+
+    began = time.perf_counter()
+    try:
+        analysis = analyse(dataset, result, seed)
+        save_report(folder, dataset, result, analysis, store, timing)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"the head is saved in {folder}, its report is not; the same command goes on"
+        ) from None
+    timing["report"] = time.perf_counter() - began

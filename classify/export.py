@@ -102,9 +102,14 @@ def open_trunk(dataset: Dataset) -> Trunk:
     return trunk
 
 
+def can_export(result: Result) -> bool:
+    """Say whether the best head can be exported."""
+    return result.best.spec.head in EXPORTABLE
+
+
 def check_head(result: Result) -> None:
     """Raise HeadError unless the best head can be exported; name the best one that can be."""
-    if result.best.spec.head in EXPORTABLE:
+    if can_export(result):
         return
     other = next(entry for entry in result.entries if entry.spec.head in EXPORTABLE)
     raise HeadError(
@@ -114,19 +119,17 @@ def check_head(result: Result) -> None:
     )
 
 
-def export_best(folder: Path, result: Result, trunk: Trunk, targets: Sequence[str]) -> None:
+def export_best(folder: Path, trunk: Trunk, targets: Sequence[str]) -> None:
     """Export the best head as it was saved, and say so.
 
     Args:
-        folder: Where the head was saved.
-        result: What it came of.
+        folder: Where the head was saved; ``can_export`` holds of it.
         trunk: Its trunk.
         targets: Files or folders that ``check_targets`` has passed.
 
     Raises:
-        HeadError: The best head cannot be exported, or a model cannot be written.
+        HeadError: A model cannot be written.
     """
-    check_head(result)
     bundle = load_bundle(folder)
     for target in targets:
         export(bundle, trunk, target)

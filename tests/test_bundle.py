@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from classify.analysis import Analysis, analyse
-from classify.bundle import FILES, Bundle, check_target, load_bundle, save_bundle
+from classify.bundle import FILES, Bundle, check_target, load_bundle, save_bundle, save_report
 from classify.config import HeadSpec, TrainConfig
 from classify.dataset import Dataset
 from classify.result import Result
@@ -44,11 +44,12 @@ _ANALYSES: list[tuple[Any, Analysis]] = []
 
 
 def save(folder: Path, made: Dataset, result: Result, store: str, timing: dict[str, float]) -> None:
+    save_bundle(folder, made, result, store)
     known = [analysis for scores, analysis in _ANALYSES if scores is result.scores]
     if not known:
         known = [analyse(made, result)]
         _ANALYSES.append((result.scores, known[0]))
-    save_bundle(folder, made, result, known[0], store, timing)
+    save_report(folder, made, result, known[0], store, timing)
 
 
 @pytest.fixture(scope="module")

@@ -4,15 +4,18 @@ import csv
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from classify.bundle import load_bundle
 from classify.cli import train_head, train_head_parser
 from classify.config import FinetuneConfig, HeadSpec, PredictConfig, TrainConfig
 from classify.predict_cli import predict_images, predict_images_parser
@@ -279,14 +282,49 @@ def test_ctrl_c_before_the_head_is_saved_keeps_the_leaderboard(
 
     words = [str(store), "--head", "logistic", "--head", "knn"]
     with monkeypatch.context() as patch:
-        patch.setattr("classify.analysis.analyse", stop)
+        patch.setattr("classify.bundle.save_bundle", stop)
         assert train_head(words) == 130
     shown = capsys.readouterr()
     assert [line.split()[0] for line in shown.out.splitlines()] == ["rank", "1", "2", "use", "test"]
-    assert "stopped. the head is not saved; the same command goes on" in shown.err
+    assert "stopped." in shown.err
+    assert not (store.with_name("made_head") / "bundle.json").exists()
     kept = (store.with_name("made_head") / "candidates.jsonl").read_bytes()
     assert train_head(words) == 0
     assert (store.with_name("made_head") / "candidates.jsonl").read_bytes() == kept
+
+
+_STOPPABLE = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests run under
+from classify.cli import train_head
+raise SystemExit(train_head(sys.argv[1:]))
+"""
+
+
+def test_ctrl_c_while_the_report_is_drawn_costs_the_report_alone(store: Path) -> None:
+    # A head that takes a while to be trained on fewer pictures, for the report.
+    words = [str(store), "--head", "forest", "--trees", "1000"]
+    folder = store.with_name("made_head")
+    command = [sys.executable, "-c", _STOPPABLE, *words, "-v"]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as it:
+        assert it.stdout is not None
+        assert it.stderr is not None
+        assert any("made_head: saved" in line for line in it.stderr)
+        it.send_signal(signal.SIGINT)
+        out, said = it.stdout.read(), it.stderr.read()
+    assert it.returncode == 130, said
+    assert f"stopped. the head is saved in {folder}, its report is not" in said
+    assert "forest trees=1000" in out
+    assert not (folder / "report.html").exists()
+    assert json.loads((folder / "result.json").read_text())["best"] is None
+    assert load_bundle(folder).class_names == ("cat", "dog")
+    assert sorted(path.name for path in store.parent.iterdir()) == ["made.h5", "made_head"]
+    kept = (folder / "candidates.jsonl").read_bytes()
+    assert train_head(words) == 0
+    assert (folder / "candidates.jsonl").read_bytes() == kept
+    assert (folder / "report.html").exists()
+    assert json.loads((folder / "result.json").read_text())["best"]
 
 
 def test_help_says_what_an_unset_gamma_is() -> None:
