@@ -241,7 +241,8 @@ def _record(
         "store": store,
         "fingerprint": dataset.fingerprint(),
         "metric": result.metric,
-        "views": dataset.views and asdict(dataset.views.spec),
+        # Fine-tuning sees plain pictures alone.
+        "views": asdict(dataset.views.spec) if dataset.views and not result.finetuned else None,
         "split": {
             "origin": first.origin,
             "folds": len(result.splits) if first.origin == "fold" else None,

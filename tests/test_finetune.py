@@ -64,7 +64,9 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     for classes in (2, 3):
         folder = tmp_path_factory.mktemp(f"of{classes}")
         made[classes] = folder / "maps.h5"
-        extract_features(paint(folder / "pictures", classes), made[classes], **CUT)
+        pictures = paint(folder / "pictures", classes)
+        # Views, where there are any, take no part.
+        extract_features(pictures, made[classes], **CUT, views=classes - 2)
     return made
 
 
@@ -232,6 +234,7 @@ def test_the_command(stores: dict[int, Path], capsys: pytest.CaptureFixture[str]
     record = json.loads((folder / "result.json").read_text())
     assert [c["settings"]["head"] for c in record["candidates"]] == ["dense"]
     assert record["finetuned"]["layer"] == "conv_pw_12_relu"
+    assert record["views"] is None
     assert record["finetuned"]["before"]["rows"] == record["finetuned"]["after"]["rows"] == 24
     assert record["split"]["test"] == record["test"]["rows"] == 24
     page = (folder / "report.html").read_text(encoding="utf-8")
