@@ -11,24 +11,17 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from classify import journal, train, transforms
 from classify.analysis import Analysis
-from classify.candidates import label
-from classify.config import KERAS_HEADS
 from classify.dataset import Dataset
-from classify.metrics import confusion_matrix
+from classify.record import describe_run
 from classify.report import write_report
-from classify.result import Entry, Result
+from classify.result import Result
 from classify.train import FittedHead
-from extract.backend import load_keras
 from extract.config import TrunkSpec
 from extract.errors import HeadError, SettingError
 from extract.whole import whole
@@ -100,8 +93,9 @@ def save_bundle(folder: Path, dataset: Dataset, result: Result, store: str) -> N
         beside.mkdir()
         assert result.head is not None
         result.head.save(beside)
-        _write_json(beside / BUNDLE, _identity(dataset, result))
-        _write_json(beside / RESULT, _record(dataset, result, None, store))
+        identity = _identity(dataset, result)
+        _write_json(beside / BUNDLE, identity)
+        _write_json(beside / RESULT, identity | describe_run(dataset, result, store))
         result.write_csv(beside / TABLE)
         if (folder / journal.FILE).exists():
             shutil.copyfile(folder / journal.FILE, beside / journal.FILE)
@@ -131,7 +125,8 @@ def save_report(
     made_here = shutil.ignore_patterns(RESULT, TIMING, REPORT)
     with whole(folder, HeadError) as beside:
         shutil.copytree(folder, beside, copy_function=_link, ignore=made_here)
-        _write_json(beside / RESULT, _record(dataset, result, analysis, store))
+        described = json.loads((folder / RESULT).read_bytes())
+        _write_json(beside / RESULT, described | {"best": analysis.to_dict(dataset.keys)})
         _write_json(beside / TIMING, {name: round(spent, 3) for name, spent in timing.items()})
         write_report(beside / REPORT, dataset, result, analysis, store)
 
@@ -229,53 +224,3 @@ def _identity(dataset: Dataset, result: Result) -> dict[str, Any]:
         "layer": own.layer,
         "shape": list(own.X.shape[1:]),
     }
-
-
-def _record(
-    dataset: Dataset, result: Result, analysis: Analysis | None, store: str
-) -> dict[str, Any]:
-    """Return every setting and number of a run; None stands for an analysis that is to come."""
-    first, judging = result.splits[0], result.judging
-    return {
-        **_identity(dataset, result),
-        "store": store,
-        "fingerprint": dataset.fingerprint(),
-        "metric": result.metric,
-        # Fine-tuning sees plain pictures alone.
-        "views": asdict(dataset.views.spec) if dataset.views and not result.finetuned else None,
-        "split": {
-            "origin": first.origin,
-            "folds": len(result.splits) if first.origin == "fold" else None,
-            "train": len(first.train),
-            "validation": len(judging),
-            "test": len(first.test),
-        },
-        "candidates": [_line(dataset, entry, dataset.y[judging]) for entry in result.entries],
-        "finetuned": result.finetuned and result.finetuned.to_dict(),
-        "best": analysis and analysis.to_dict(dataset.keys),
-        "test": result.test and result.test._asdict(),
-        "versions": _versions(result),
-    }
-
-
-def _line(dataset: Dataset, entry: Entry, y: NDArray[np.int64]) -> dict[str, Any]:
-    """Return what is known of one candidate."""
-    answers = entry.outcome.judged.answers
-    return {
-        "name": label(entry.spec),
-        "settings": entry.spec.to_dict(),
-        "scores": entry.scores,
-        "interval": [entry.low, entry.high],
-        "as_good": entry.as_good,
-        "train_accuracy": entry.outcome.train_accuracy,
-        "epochs": entry.outcome.epochs,
-        "confusion": confusion_matrix(y, answers, len(dataset.class_names)).tolist(),
-        "history": entry.outcome.history,
-    }
-
-
-def _versions(result: Result) -> dict[str, str]:
-    names = ["headstart", "numpy", "scikit-learn"]
-    if any(entry.spec.head in KERAS_HEADS for entry in result.entries):
-        names += ["keras", load_keras().backend.backend()]
-    return {name: version(name) for name in names}

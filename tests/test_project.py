@@ -42,8 +42,8 @@ ORDER = {
             "result",
         ),
         *("journal", "outcomes", "settle", "search", "joint", "finetune", "quality", "maps"),
-        *("analysis", "drawing", "figures", "report", "bundle", "export", "predict", "chart"),
-        *("imagenet", "predict_cli", "cli"),
+        *("analysis", "drawing", "figures", "report", "record", "bundle", "export", "predict"),
+        *("chart", "imagenet", "predict_cli", "cli"),
     ),
 }
 
