@@ -18,6 +18,7 @@ from classify.config import (
     ACTIVATIONS,
     CLASS_WEIGHTS,
     DEFAULTS,
+    GROUPS,
     KERAS_HEADS,
     KERNELS,
     METRICS,
@@ -146,6 +147,13 @@ def _add_choice_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--folds", type=int, metavar="K", help="cross-validate in the place of one validation split"
+    )
+    group.add_argument(
+        "--groups",
+        choices=GROUPS,
+        default=GROUPS[0],
+        help="what stays on one side: the groups in the file; digest adds to them pictures that "
+        "are the same byte for byte (default: %(default)s)",
     )
     group.add_argument(
         "--halving",
@@ -293,7 +301,8 @@ def _train_head(arguments: argparse.Namespace) -> int:
     if arguments.export:
         export.check_targets(arguments.export, config.candidates)
     check_target(folder)
-    dataset = load_dataset(store, "+".join(config.candidates[0].layer) or None, config.memory)
+    layer = "+".join(config.candidates[0].layer) or None
+    dataset = load_dataset(store, layer, config.memory, arguments.groups)
     # What cannot be is said at once, before a trunk is built or anything trained.
     if config.finetune:
         finetune.check_maps(dataset)

@@ -75,6 +75,7 @@ KERNELS = ("linear", "rbf")
 CLASS_WEIGHTS = ("balanced",)
 # What becomes of augmented views, where the store holds some; only Keras' heads have epochs.
 VIEWS = ("none", "random", "all")
+GROUPS = ("stored", "digest")
 STEPS = ("standardise", "sqrt", "l2", "pca")
 FORMATS = ("csv", "json")
 # What a file is called that is drawn instead of written.

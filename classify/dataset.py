@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from classify.config import GROUPS
 from classify.room import COPIES, Room, find_room
 from classify.rows import Features, StoredRows, join_layers, pieces
 from classify.views import StoredViews
-from extract.config import TrunkSpec
+from extract.config import TrunkSpec, check_choice
 from extract.console import log
+from extract.duplicates import group_by_digest
 from extract.errors import HeadError, SettingError, StoreError, unknown_name
 from extract.store import DONE, NOT_YET, Store, open_store
 
@@ -82,7 +84,10 @@ class Dataset:
 
 
 def load_dataset(
-    path: Path | str, layer: str | None = None, memory: float | None = None
+    path: Path | str,
+    layer: str | None = None,
+    memory: float | None = None,
+    groups: str = "stored",
 ) -> Dataset:
     """Read the rows that a head can be trained on.
 
@@ -93,6 +98,8 @@ def load_dataset(
         path: A finished store.
         layer: Which layer's features, or several joined by ``+``; None where the store holds one.
         memory: In GB (1e9 bytes); None asks the system for what is free.
+        groups: What stays together: ``stored``, the groups in the file, or ``digest``, beside them
+            pictures that are the same byte for byte.
 
     Returns:
         The labelled rows with features.
@@ -100,8 +107,10 @@ def load_dataset(
     Raises:
         StoreError: The store cannot be read, is unfinished, has no labelled row, or holds features
             that are not finite numbers.
-        SettingError: The layer is unknown, or there are several and none was named.
+        SettingError: The layer is unknown, or there are several and none was named; or ``groups``
+            is unknown.
     """
+    check_choice("groups", groups, GROUPS)
     path = Path(path)
     with open_store(path) as store:
         layers = _choose_layers(store, layer)
@@ -111,7 +120,7 @@ def load_dataset(
             X=_features(store, layers, rows, room),
             y=store.labels[rows],
             keys=[store.keys[row] for row in rows],
-            groups=None if store.groups is None else [store.groups[row] for row in rows],
+            groups=_groups(store, rows, groups),
             split=store.split[rows],
             class_names=store.class_names,
             layer="+".join(layers),
@@ -190,6 +199,11 @@ def _usable_rows(store: Store) -> NDArray[np.int64]:
     if (done & ~labelled).any():
         log.info("left out: %d pictures without a label", (done & ~labelled).sum())
     return rows
+
+
+def _groups(store: Store, rows: NDArray[np.int64], groups: str) -> list[str] | None:
+    stored = None if store.groups is None else [store.groups[row] for row in rows]
+    return stored if groups == "stored" else group_by_digest(store.digests()[rows], stored)
 
 
 def _features(store: Store, layers: list[str], rows: NDArray[np.int64], room: Room) -> Features:

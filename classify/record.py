@@ -12,6 +12,7 @@ from classify.config import KERAS_HEADS
 from classify.dataset import Dataset
 from classify.metrics import confusion_matrix
 from classify.result import Entry, Result
+from classify.splits import unit_names
 from extract.backend import load_keras
 
 
@@ -40,6 +41,7 @@ def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]
             "train": len(first.train),
             "validation": len(judging),
             "test": len(first.test),
+            "groups": dataset.groups and len(set(unit_names(dataset))),
         },
         "candidates": [_line(dataset, entry, dataset.y[judging]) for entry in result.entries],
         "finetuned": result.finetuned and result.finetuned.to_dict(),

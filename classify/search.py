@@ -159,7 +159,7 @@ def _with_layer(dataset: Dataset, spec: HeadSpec, memory: float | None) -> Datas
     layer = "+".join(spec.layer) or dataset.layer
     if layer == dataset.layer or dataset.path is None:
         return dataset
-    return load_dataset(dataset.path, layer, memory)
+    return replace(load_dataset(dataset.path, layer, memory), groups=dataset.groups)
 
 
 def _try_all(

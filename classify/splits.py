@@ -11,9 +11,11 @@ from classify.dataset import Dataset
 from extract.console import log
 from extract.duplicates import describe_leaks
 from extract.errors import SplitError
+from extract.item import show
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 HOLD_OUT = 0.2
+_GROUP_THEM = "give --groups digest, or "
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def divide(dataset: Dataset) -> Split:
 
     Raises:
         SplitError: There are fewer than two classes, a side is empty, a class has no training row,
-            or the store's splits part a group.
+            or the splits part a group.
     """
     sides, origin = dataset.split, "store"
     if not (sides == VALIDATION).any():
@@ -53,10 +55,8 @@ def divide(dataset: Dataset) -> Split:
         sides = np.where((sides == TRAIN) & held_out(names), VALIDATION, sides)
     _check_classes(dataset, sides)
     _check_groups(dataset, sides)
-    if dataset.digests is not None and (
-        leaks := describe_leaks(dataset.digests, sides, dataset.keys)
-    ):
-        log.warning("%s: %s", dataset.path, leaks)
+    remedy = "" if origin == "store" else _GROUP_THEM
+    _warn_of_leaks(dataset, sides, "splits", remedy)
     return Split(
         train=np.flatnonzero(sides == TRAIN),
         validation=np.flatnonzero(sides == VALIDATION),
@@ -80,8 +80,10 @@ def cross_divide(dataset: Dataset, folds: int, seed: int = 0) -> list[Split]:
         One split a fold.
 
     Raises:
-        SplitError: There are fewer than two classes, or a fold leaves one without training row.
+        SplitError: There are fewer than two classes, a fold leaves one without training row, or
+            the test split parts a group.
     """
+    _check_groups(dataset, np.where(dataset.split == TEST, TEST, TRAIN))
     rows = np.flatnonzero(dataset.split != TEST)
     names = unit_names(dataset)
     members: dict[str, list[int]] = {}
@@ -103,6 +105,7 @@ def cross_divide(dataset: Dataset, folds: int, seed: int = 0) -> list[Split]:
     for fold in range(folds):
         sides = np.where(fold_of_row == fold, VALIDATION, TRAIN)
         _check_classes(dataset, np.where(fold_of_row < 0, TEST, sides), warn=False)
+    _warn_of_leaks(dataset, fold_of_row, "folds", _GROUP_THEM)
     return [
         Split(
             train=np.flatnonzero((fold_of_row >= 0) & (fold_of_row != fold)),
@@ -174,8 +177,21 @@ def _check_classes(dataset: Dataset, sides: NDArray[np.signedinteger], warn: boo
 def _check_groups(dataset: Dataset, sides: NDArray[np.signedinteger]) -> None:
     """Raise SplitError where a group has rows on two sides."""
     seen: dict[str, int] = {}
-    for group, side in zip(dataset.groups or [], sides.tolist(), strict=False):
-        if group and seen.setdefault(group, side) != side:
+    for row, group in enumerate(dataset.groups or []):
+        earlier = seen.setdefault(group, row) if group else row
+        if sides[earlier] != sides[row]:
             raise SplitError(
-                f"group {group!r}: its pictures are in two splits; expected one; move them together"
+                f"group {group!r}: its pictures {show(dataset.keys[earlier])} and "
+                f"{show(dataset.keys[row])} are in two splits; expected one; move them together or "
+                "remove one"
             )
+
+
+def _warn_of_leaks(
+    dataset: Dataset, sides: NDArray[np.signedinteger], noun: str, remedy: str
+) -> None:
+    """Name pictures that are on two sides, byte for byte."""
+    if dataset.digests is not None and (
+        leaks := describe_leaks(dataset.digests, sides, dataset.keys, noun, remedy)
+    ):
+        log.warning("%s: %s", dataset.path, leaks)

@@ -1,4 +1,4 @@
-"""The same picture in two splits: a head would be judged on what it was trained on."""
+"""The same picture twice: a head would be judged on what it was trained on."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,21 @@ import numpy as np
 from extract.item import few
 
 
-def describe_leaks(digests: np.ndarray, sides: np.ndarray, keys: Sequence[str]) -> str:
+def describe_leaks(
+    digests: np.ndarray,
+    sides: np.ndarray,
+    keys: Sequence[str],
+    noun: str = "splits",
+    remedy: str = "",
+) -> str:
     """Say which pictures are, byte for byte, on more than one side; empty if none is.
 
     Args:
         digests: (N, 16) uint8, of the pictures' files.
         sides: (N,) the split of each.
         keys: N names, for examples.
+        noun: What the sides are.
+        remedy: What to do instead of removing one, with ", or " behind it.
     """
     first: dict[bytes, int] = {}
     pairs = []
@@ -24,6 +32,37 @@ def describe_leaks(digests: np.ndarray, sides: np.ndarray, keys: Sequence[str]) 
     if not pairs:
         return ""
     return (
-        f"found the same picture in two splits {few(pairs, 'time')}; expected each in one, for "
-        "heads are judged on what they were trained on; remove one of each"
+        f"found the same picture in two {noun} {few(pairs, 'time')}; expected each in one, for "
+        f"heads are judged on what they were trained on; {remedy}remove one of each"
     )
+
+
+def group_by_digest(digests: np.ndarray, groups: Sequence[str] | None = None) -> list[str]:
+    """Name what stays together where pictures that are the same byte for byte do.
+
+    A picture's name is its digest, alone or not, so that a copy that is added moves nothing; with
+    groups, the first of those that it or a copy of it belongs to, or that those lead to.
+
+    Args:
+        digests: (N, 16) uint8, of the pictures' files.
+        groups: N names of groups, "" for none; they are joined where they share a picture.
+
+    Returns:
+        N names.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    own = [bytes(digest).hex() for digest in digests]
+    if groups is None or not own:
+        return own
+    names = [group or digest for group, digest in zip(groups, own, strict=True)]
+    distinct, one = np.unique(own, return_inverse=True)
+    other = len(distinct) + np.unique(names, return_inverse=True)[1]
+    size = int(other.max()) + 1
+    links = coo_array((np.ones(len(own)), (one, other)), (size, size))
+    parts = connected_components(links, directed=False)[1][one].tolist()
+    first: dict[int, tuple[bool, str]] = {}
+    for part, group, name in zip(parts, groups, names, strict=True):
+        first[part] = min(first.get(part, (True, name)), (not group, name))
+    return [first[part][1] for part in parts]

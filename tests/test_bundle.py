@@ -122,6 +122,7 @@ def test_the_record_holds_every_setting_and_number(tmp_path: Path) -> None:
         "train": 18,
         "validation": 6,
         "test": 6,
+        "groups": None,
     }
     assert found["settings"] == result.best.spec.to_dict()
     assert found["fingerprint"] == dataset().fingerprint()

@@ -1,14 +1,20 @@
+import json
 import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
+from classify.cli import train_head
+from classify.config import HeadSpec
 from classify.dataset import load_dataset
-from classify.splits import divide
-from extract.duplicates import describe_leaks
+from classify.search import sweep, with_layer
+from classify.splits import cross_divide, divide
+from extract.duplicates import describe_leaks, group_by_digest
+from extract.errors import SettingError, SplitError
 from extract.run import extract_features
 from tests.conftest import QUICK, MakeStore
 
@@ -62,3 +68,92 @@ def test_train_head_names_leaks_of_its_own_hold_out(
     same[split.train[0]] = same[split.validation[0]]
     divide(replace(made, digests=same))
     assert "found the same picture in two splits 1 time" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("numbers", "groups", "together"),
+    [
+        ([1, 2, 1], None, "aba"),
+        ([1, 2, 1], ["", "", ""], "aba"),
+        # A copy goes where its group goes, and joins two of them, and those of its copies.
+        ([1, 2, 1], ["x", "x", ""], "aaa"),
+        ([1, 1, 2, 3], ["x", "y", "y", ""], "aaab"),
+        ([1, 2, 2, 3, 3, 4], ["w", "w", "x", "x", "y", "y"], "aaaaaa"),
+        ([], [], ""),
+    ],
+)
+def test_copies_are_of_one_group(
+    numbers: list[int], groups: list[str] | None, together: str
+) -> None:
+    found = group_by_digest(digests(*numbers).reshape(-1, 16), groups)
+    assert ["ab"[sorted(set(found), key=found.index).index(name)] for name in found] == list(
+        together
+    )
+
+
+def test_a_copy_that_is_added_moves_no_other() -> None:
+    alone, _ = group_by_digest(digests(1, 2))
+    assert group_by_digest(digests(3, 1, 1))[1:] == [alone, alone]
+    assert group_by_digest(digests(1, 2), ["burst", ""])[0] == "burst"
+
+
+def copied_store(make_store: MakeStore, split: list[int] | None = None) -> tuple[Path, np.ndarray]:
+    """Forty pictures, of which each is there twice, as different rows; and which is which."""
+    picture = np.random.default_rng(0).permutation(40) // 2
+    X = np.random.default_rng(1).normal(size=(20, 4)).astype("float32")[picture]
+    path = make_store(X, (picture % 2).tolist(), split)
+    same = np.repeat(picture[:, None].astype(np.uint8), 16, 1)
+    with h5py.File(path, "r+") as file:
+        file["digest"][:] = same
+    return path, picture
+
+
+def test_copies_stay_in_one_fold_and_on_one_side_where_that_is_asked_for(
+    make_store: MakeStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    path, picture = copied_store(make_store)
+    apart = load_dataset(path)
+    cross_divide(apart, 4)
+    assert "the same picture in two folds" in caplog.text
+    assert "give --groups digest, or remove one of each" in caplog.text
+    caplog.clear()
+    together = load_dataset(path, groups="digest")
+    for split in (*cross_divide(together, 4), divide(together)):
+        assert not set(picture[split.train]) & set(picture[split.validation])
+    assert "the same picture" not in caplog.text
+    assert together.fingerprint() != apart.fingerprint()
+    # One judge is not counted twice.
+    wide, narrow = (
+        sweep(dataset, head="logistic", folds=4).entries[0] for dataset in (together, apart)
+    )
+    assert wide.high - wide.low > narrow.high - narrow.low
+
+
+def test_layers_that_are_read_later_keep_copies_together(make_store: MakeStore) -> None:
+    X = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
+    path = make_store({"conv1_relu": X, "conv_pw_1_relu": X}, [0, 1] * 10)
+    made = load_dataset(path, "conv1_relu", groups="digest")
+    assert with_layer(made, HeadSpec("logistic", layer=("conv_pw_1_relu",))).groups == made.groups
+
+
+def test_copies_that_the_splits_of_the_file_part_are_refused(
+    make_store: MakeStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, _ = copied_store(make_store, [0, 1, 2, 0] * 10)
+    made = load_dataset(path, groups="digest")
+    for parted in (lambda: divide(made), lambda: cross_divide(made, 4)):
+        with pytest.raises(SplitError, match=r"its pictures 0000\d\d.png and 0000\d\d.png are in"):
+            parted()
+    assert train_head([str(path), "--head", "logistic", "--groups", "digest"]) == 1
+    assert "are in two splits" in capsys.readouterr().err
+    with pytest.raises(SettingError, match="groups 'digests' is unknown; nearest: digest"):
+        load_dataset(path, groups="digests")
+
+
+def test_train_head_groups_copies(make_store: MakeStore, tmp_path: Path) -> None:
+    path, _ = copied_store(make_store)
+    words = ["--head", "logistic", "--folds", "4", "-q", "-o", str(tmp_path / "head")]
+    for more, groups in (([], None), (["--groups", "digest"], 20)):
+        assert train_head([str(path), *words, *more]) == 0
+        assert json.loads((tmp_path / "head/result.json").read_text())["split"]["groups"] == groups

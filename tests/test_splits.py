@@ -103,7 +103,7 @@ def test_a_row_without_a_group_is_held_out_by_its_key() -> None:
         (dataset([0, 1, 0], [0, 2, 1]), "no training picture of dog"),
         (
             dataset([0, 1, 0], [0, 0, 1], groups=["a", "b", "a"]),
-            "group 'a': its pictures are in two splits",
+            "group 'a': its pictures 0.jpg and 2.jpg are in two splits",
         ),
     ],
 )
