@@ -19,8 +19,9 @@ _USER = re.compile(r"://[^/]*@")
 # What the queries of signed links are made of; without them such a link is a name like any other.
 _SIGNED = re.compile(r"sig|token|key|credential|secret|passw|expires|x-amz-|x-goog-", re.IGNORECASE)
 _ATTEMPTS, _PAUSE_SECONDS, _TIMEOUT_SECONDS = 3, 0.5, 60.0
-# Another attempt would end as the first.
+# Another attempt would end as the first; classes of libraries that may not be here go by name.
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, ImportError, ValueError)
+_FINAL_NAMES = {"AuthenticationException", "BadHostKeyException", "NoCredentialsError"}
 
 T = TypeVar("T")
 
@@ -51,11 +52,7 @@ def read_url(url: str) -> bytes:
     Raises:
         ImageError: It cannot be read.
     """
-    try:
-        file_system, path = _open(url)
-    except Exception as error:
-        raise ImageError(_explain(error)) from error
-    return _read(file_system, path)
+    return _read(url, None)
 
 
 def list_remote(url: str) -> Source:
@@ -66,13 +63,13 @@ def list_remote(url: str) -> Source:
     """
     root = hide_secrets(url)
     try:
-        file_system, path = _open(url)
-        read = partial(_read, file_system)
+        file_system, path = _attempt(url, lambda file_system, path: (file_system, path))
+        read = partial(_read, url)
         if without_query(url).lower().endswith(IMAGE_ENDINGS):
             key = _to_key(file_system, without_query(url).rpartition("/")[2])
             return Source((Item(key, path, -1, 0, "", read),), (), (), root)
         file_system.invalidate_cache()
-        found = _walk(file_system, path)
+        found = _walk(url, file_system, path)
     except Exception as error:  # each file system has errors of its own
         raise SourceError(
             f"{show(root)}: cannot be listed: {_explain(error)}; expected a folder of pictures; "
@@ -87,10 +84,13 @@ def _open(url: str) -> tuple[Any, str]:
     except ImportError as error:
         raise ImportError('needs fsspec; pip install "headstart[remote]"') from error
     file_system, path = url_to_fs(url)
+    # Of SFTP; it would wait for ever.
+    if channel_of := getattr(getattr(file_system, "ftp", None), "get_channel", None):
+        channel_of().settimeout(_TIMEOUT_SECONDS)
     return file_system, path
 
 
-def _walk(file_system: Any, root: str) -> dict[str, Named]:
+def _walk(url: str, file_system: Any, root: str) -> dict[str, Named]:
     """Return all below ``root`` by kind.
 
     A folder that cannot be listed ends it, where fsspec's own walk would leave out what is below:
@@ -103,7 +103,7 @@ def _walk(file_system: Any, root: str) -> dict[str, Named]:
         folder = pending.pop()
         below = _to_key(file_system, folder[len(top) :].strip("/"))
         found["folder"].append((f"{below}/" if below else "", folder))
-        for entry in _attempt(partial(_call, file_system, "ls", folder, detail=True)):
+        for entry in _attempt(url, partial(_call, "ls", folder, detail=True)):
             name = entry["name"].rstrip("/")
             key = _to_key(file_system, name[len(top) :].strip("/"))
             if name in seen or any(map(is_clutter, key.split("/"))):
@@ -124,14 +124,16 @@ def _to_key(file_system: Any, name: str) -> str:
     return unquote(name) if "http" in protocols else name
 
 
-def _read(file_system: Any, path: str) -> bytes:
+def _read(url: str, path: str | None) -> bytes:
+    """Return all that is at ``path``, which is where ``url`` is, or what ``url`` itself names."""
     try:
-        return bytes(_attempt(partial(_call, file_system, "cat_file", path)))
+        return bytes(_attempt(url, partial(_call, "cat_file", path)))
     except Exception as error:  # each file system has errors of its own
         raise ImageError(_explain(error)) from error
 
 
-def _call(file_system: Any, name: str, path: str, **settings: Any) -> Any:
+def _call(name: str, path: str | None, file_system: Any, root: str, **settings: Any) -> Any:
+    path = root if path is None else path
     if not file_system.async_impl:  # its time limit is among its own settings
         return getattr(file_system, name)(path, **settings)
     from fsspec.asyn import sync
@@ -140,15 +142,26 @@ def _call(file_system: Any, name: str, path: str, **settings: Any) -> Any:
     return sync(file_system.loop, work, path, timeout=_TIMEOUT_SECONDS, **settings)
 
 
-def _attempt(work: Callable[[], T]) -> T:
-    for attempt in range(1, _ATTEMPTS):
+def _attempt(url: str, work: Callable[[Any, str], T]) -> T:
+    """Do ``work`` on the file system of ``url`` and its path there, again where that fails.
+
+    fsspec keeps a file system for each thread, or one for all that makes connections as it needs
+    them. One that has a single connection, as SFTP has, is dead with it, and made anew.
+    """
+    for attempt in range(1, _ATTEMPTS + 1):
+        file_system = None
         try:
-            return work()
+            file_system, path = _open(url)
+            return work(file_system, path)
         except _FINAL:
             raise
-        except Exception:  # a cut connection has another name in each file system
+        except Exception as error:  # a cut connection has another name in each file system
+            if attempt == _ATTEMPTS or type(error).__name__ in _FINAL_NAMES:
+                raise
+            if file_system is not None and not file_system.async_impl:
+                type(file_system).clear_instance_cache()
             time.sleep(_PAUSE_SECONDS * 2**attempt)
-    return work()
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _explain(error: Exception) -> str:

@@ -1,0 +1,284 @@
+"""Real servers on this machine as sources, with connections that are cut or go silent."""
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import socketserver
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from fsspec.config import conf
+from PIL import Image
+
+from extract import remote
+from extract.errors import ImageError, SourceError
+from extract.item import read_item
+from extract.remote import read_url
+from extract.run import extract_features
+from extract.source import list_source
+from extract.store import open_store
+from tests.conftest import QUICK
+
+SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
+BUCKET = "pictures"
+
+
+class Proxy(socketserver.ThreadingTCPServer):
+    """Passes connections on to ``target``, and ends some in the middle.
+
+    Attributes:
+        left: After how many more bytes from the target a connection ends, then the next.
+        silent: Whether such a connection stays open, and says nothing more.
+        ended: How many have ended so.
+        made: How many there were.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, target: int) -> None:
+        super().__init__(("127.0.0.1", 0), Passage)
+        self.target = target
+        self.port = self.server_address[1]
+        self.left: list[int] = []
+        self.silent = False
+        self.ended = self.made = 0
+        self.lock = threading.Lock()
+
+    def spend(self, piece: bytes) -> tuple[bytes, bool]:
+        """Return what of a piece is to be passed on, and whether that is the end."""
+        with self.lock:
+            if not self.left or len(piece) < self.left[0]:
+                self.left[:1] = [room - len(piece) for room in self.left[:1]]
+                return piece, False
+            self.ended += 1
+            return piece[: self.left.pop(0)], True
+
+
+class Passage(socketserver.BaseRequestHandler):
+    server: Proxy
+
+    def handle(self) -> None:
+        self.server.made += 1
+        with socket.create_connection(("127.0.0.1", self.server.target)) as target:
+            up = threading.Thread(target=self.ask, args=(target,))
+            up.start()
+            with suppress(OSError):
+                ended = False
+                while not ended and (piece := target.recv(2**14)):
+                    piece, ended = self.server.spend(piece)
+                    self.request.sendall(piece)
+                if ended and self.server.silent:
+                    time.sleep(3.0)
+            for end in (self.request, target):
+                with suppress(OSError):  # the other side was first
+                    end.shutdown(socket.SHUT_RDWR)
+            up.join()
+
+    def ask(self, target: socket.socket) -> None:
+        with suppress(OSError):
+            while piece := self.request.recv(2**14):
+                target.sendall(piece)
+            target.shutdown(socket.SHUT_WR)
+
+
+@contextmanager
+def proxied(port: int) -> Iterator[Proxy]:
+    with Proxy(port) as proxy:
+        thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield proxy
+        proxy.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Twelve pictures of noise, of 30 kB each: a connection can be cut within one."""
+    generator = np.random.default_rng(0)
+    root = tmp_path / "photos"
+    for number in range(12):
+        path = root / ("train", "validation")[number % 2] / f"kind {number % 3}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = generator.integers(0, 256, (100, 100, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "_PAUSE_SECONDS", 0.01)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(600):
+        assert process.poll() is None, process.stderr and process.stderr.read().decode()
+        with socket.socket() as tried:
+            if tried.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"nothing listens at {port}")
+
+
+@pytest.fixture
+def sftp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """OpenSSH with a key of its own, behind a proxy; fsspec's configuration has our key."""
+    pytest.importorskip("paramiko", exc_type=ImportError)
+    if SSHD is None:
+        pytest.skip("OpenSSH's server is not installed")
+    for name in ("host", "mine"):
+        make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)]
+        subprocess.run(make, check=True)
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)  # asked for where root starts it
+    port = free_port()
+    lines = [
+        f"Port {port}",
+        "ListenAddress 127.0.0.1",
+        f"HostKey {tmp_path / 'host'}",
+        f"AuthorizedKeysFile {tmp_path / 'mine.pub'}",
+        "PidFile none",
+        "StrictModes no",
+        "UsePAM no",
+        "PasswordAuthentication no",
+        "Subsystem sftp internal-sftp",
+    ]
+    ready = tmp_path / "sshd_config"
+    ready.write_text("\n".join(lines) + "\n")
+    command = [SSHD, "-D", "-e", "-f", str(ready)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as server:
+        wait_for(port, server)
+        user = pwd.getpwuid(os.getuid()).pw_name
+        own = {"username": user, "key_filename": str(tmp_path / "mine"), "look_for_keys": False}
+        monkeypatch.setitem(conf, "sftp", {**own, "allow_agent": False})
+        with proxied(port) as proxy:
+            yield proxy
+            fsspec.get_filesystem_class("sftp").clear_instance_cache()
+        os.killpg(server.pid, signal.SIGTERM)
+
+
+@pytest.fixture
+def s3(photos: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """Moto's S3 with the photos in a bucket, behind a proxy."""
+    pytest.importorskip("s3fs")
+    moto = pytest.importorskip("moto.server")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    port = server.get_host_and_port()[1]
+    # What is in its buckets outlives a server of the same process.
+    ask = urllib.request.Request(f"http://127.0.0.1:{port}/moto-api/reset", method="POST")
+    urllib.request.urlopen(ask).close()
+    with proxied(port) as proxy:
+        own = {"key": "me", "secret": "hush", "endpoint_url": f"http://127.0.0.1:{proxy.port}"}
+        monkeypatch.setitem(conf, "s3", own)
+        files = fsspec.filesystem("s3")
+        files.mkdir(BUCKET)
+        files.put(str(photos), f"{BUCKET}/set", recursive=True)
+        yield proxy
+        type(files).clear_instance_cache()
+    server.stop()
+
+
+def same_store(path: Path, photos: Path) -> None:
+    """Check that a store is what the folder gives."""
+    wanted = path.with_name("wanted.h5")
+    extract_features(photos, wanted, **QUICK)
+    with open_store(path) as a, open_store(wanted) as b:
+        assert (a.keys, a.class_names) == (b.keys, b.class_names)
+        for column in ("labels", "split", "status"):
+            np.testing.assert_array_equal(getattr(a, column), getattr(b, column))
+        np.testing.assert_array_equal(a.digests(), b.digests())
+        np.testing.assert_array_equal(
+            a.read("conv1_relu", slice(None)), b.read("conv1_relu", slice(None))
+        )
+
+
+def test_sftp_with_connections_cut_in_the_middle(sftp: Proxy, photos: Path, tmp_path: Path) -> None:
+    url = f"sftp://127.0.0.1:{sftp.port}{photos}"
+    list_source(url)
+    sftp.left = [100_000, 100_000]
+    summary = extract_features(url, tmp_path / "out.h5", **QUICK, workers=2)
+    assert (summary.images, summary.failed) == (12, [])
+    assert sftp.ended == 2
+    same_store(tmp_path / "out.h5", photos)
+
+
+def test_an_sftp_server_that_falls_silent_is_left(
+    sftp: Proxy, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "_TIMEOUT_SECONDS", 1.0)
+    sftp.left, sftp.silent = [20_000], True
+    path = photos / "train" / "kind 0" / "0.png"
+    assert read_url(f"sftp://127.0.0.1:{sftp.port}{path}") == path.read_bytes()
+    assert (sftp.ended, sftp.made) == (1, 2)
+
+
+def test_a_listing_over_sftp_that_breaks_is_begun_again(sftp: Proxy, photos: Path) -> None:
+    url, items = f"sftp://127.0.0.1:{sftp.port}{photos}", list_source(photos).items
+    list_source(url)
+    sftp.left = [500]
+    found = list_source(url).items
+    assert (sftp.ended, sftp.made) == (1, 2)
+    assert [(item.key, item.label, item.split) for item in found] == [
+        (item.key, item.label, item.split) for item in items
+    ]
+
+
+def test_a_table_names_pictures_on_an_sftp_server(sftp: Proxy, photos: Path) -> None:
+    url = f"sftp://127.0.0.1:{sftp.port}{photos}"
+    (photos / "table.csv").write_text(f"path\ntrain/kind 0/0.png\n{url}/train/kind 1/4.png\n")
+    wanted = [(photos / "train" / name).read_bytes() for name in ("kind 1/4.png", "kind 0/0.png")]
+    assert [read_item(item) for item in list_source(f"{url}/table.csv").items] == wanted
+    with pytest.raises(ImageError, match="there is nothing at this address"):
+        read_url(f"{url}/none.png")
+
+
+def test_a_key_that_an_sftp_server_refuses_is_shown_once(
+    sftp: Proxy, photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.pub").write_text("")
+    with pytest.raises(SourceError, match="cannot be listed: Authentication failed"):
+        list_source(f"sftp://127.0.0.1:{sftp.port}{photos}")
+    assert sftp.made == 1
+
+
+def test_s3_with_connections_cut_in_the_middle(s3: Proxy, photos: Path, tmp_path: Path) -> None:
+    url = f"s3://{BUCKET}/set"
+    list_source(url)
+    s3.left = [100_000, 100_000]
+    summary = extract_features(url, tmp_path / "out.h5", **QUICK, workers=2)
+    assert (summary.images, summary.failed) == (12, [])
+    assert s3.ended == 2
+    same_store(tmp_path / "out.h5", photos)
+
+
+def test_an_s3_server_that_falls_silent_is_left(
+    s3: Proxy, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "_TIMEOUT_SECONDS", 1.0)
+    s3.left, s3.silent = [20_000], True
+    wanted = (photos / "train" / "kind 0" / "0.png").read_bytes()
+    assert read_url(f"s3://{BUCKET}/set/train/kind 0/0.png") == wanted
+    assert s3.ended == 1
+
+
+def test_what_is_not_on_s3(s3: Proxy) -> None:
+    with pytest.raises(ImageError, match="there is nothing at this address"):
+        read_url(f"s3://{BUCKET}/set/none.png")
+    with pytest.raises(SourceError, match="there is nothing at this address"):
+        list_source("s3://no-such-bucket/set")
