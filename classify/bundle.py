@@ -22,9 +22,9 @@ from classify.record import describe_run
 from classify.report import write_report
 from classify.result import Result
 from classify.train import FittedHead
+from extract.beside import whole
 from extract.config import TrunkSpec
 from extract.errors import HeadError, SettingError
-from extract.whole import whole
 
 FORMAT = "headstart head"
 FORMAT_VERSION = 1

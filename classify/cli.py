@@ -29,6 +29,7 @@ from classify.config import (
     HeadSpec,
     TrainConfig,
 )
+from extract.beside import clear
 from extract.console import add_common_flags, log, run_command
 from extract.errors import EXIT_FAILED, EXIT_OK, SettingError
 
@@ -300,6 +301,7 @@ def _train_head(arguments: argparse.Namespace) -> int:
 
     if arguments.export:
         export.check_targets(arguments.export, config.candidates)
+    clear(folder.resolve())
     check_target(folder)
     layer = "+".join(config.candidates[0].layer) or None
     dataset = load_dataset(store, layer, config.memory, arguments.groups)

@@ -19,10 +19,10 @@ from classify.result import Result
 from classify.train import LINEAR_HEADS
 from classify.transforms import Transform
 from extract.backend import load_keras
+from extract.beside import whole
 from extract.console import log
 from extract.errors import HeadError, SettingError
 from extract.trunk import Trunk, build_trunk
-from extract.whole import whole
 
 EXPORTABLE = (*KERAS_HEADS, *LINEAR_HEADS)
 # The layer that holds the class names, and the file and the entry that do.

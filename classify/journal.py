@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ FILE = "candidates.jsonl"
 class Journal:
     """A line of JSON for each finished candidate, behind a line that says of which rows.
 
-    A line that was cut off by a kill is passed over; what is of other rows or splits is dropped.
+    A line that was cut off by a kill, or is damaged, is passed over; what is of other rows or
+    splits is dropped.
 
     Args:
         folder: Where it lies; None keeps nothing.
@@ -46,11 +48,13 @@ class Journal:
         self._path = folder / FILE if folder else None
         self.found: dict[str, Outcome] = {}
         if self._path and self._path.is_file():
-            lines = self._path.read_text(encoding="utf-8", errors="replace").split("\n")
-            if lines[0] == self._head:
-                self.found = dict(_read(line) for line in lines[1:-1])
-                if lines[-1]:
-                    self._path.write_text("\n".join([*lines[:-1], ""]), encoding="utf-8")
+            content = self._path.read_bytes()
+            first, *lines = content.split(b"\n")
+            if first == self._head.encode() and lines:
+                cut = lines.pop()
+                self.found = dict(filter(None, map(_read, lines)))
+                if cut:  # not written anew: a kill in between would cost all of it
+                    os.truncate(self._path, len(content) - len(cut))
 
     def get(self, spec: HeadSpec, layer: str) -> Outcome | None:
         """Return what a candidate did on a layer, if it is known."""
@@ -80,10 +84,14 @@ def _plain(outcome: Outcome) -> dict[str, Any]:
     return {**outcome._asdict(), "judged": judged}
 
 
-def _read(line: str) -> tuple[str, Outcome]:
-    key, values = json.loads(line)
-    judged = values["judged"]
-    values["judged"] = Judged(
-        np.array(judged["answers"], np.int64), np.array(judged["true_scores"], np.float64)
-    )
-    return key, Outcome(**values)
+def _read(line: bytes) -> tuple[str, Outcome] | None:
+    """Return a candidate and what it did, or None where the line is damaged."""
+    try:
+        key, values = json.loads(line)
+        judged = values["judged"]
+        values["judged"] = Judged(
+            np.array(judged["answers"], np.int64), np.array(judged["true_scores"], np.float64)
+        )
+        return str(key), Outcome(**values)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None

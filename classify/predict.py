@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from classify.bundle import Bundle
 from classify.rows import join_layers
+from extract.beside import whole
 from extract.config import ExtractConfig
 from extract.console import progress
 from extract.engines import Engine, open_engine
 from extract.errors import HeadError
 from extract.item import Item
 from extract.stream import Clock, stream_features
-from extract.whole import whole
 
 # What a formula begins with, in one spreadsheet or another.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -104,7 +104,7 @@ def predict(
 
     def score(features: Mapping[str, np.ndarray]) -> NDArray[np.floating]:
         X = join_layers([features[layer] for layer in bundle.layer.split("+")])
-        return bundle.head.predict_proba(X)
+        return bundle.predict_proba(X)
 
     return label_pictures(items, engine, score, bundle.class_names, top, config, clock)
 

@@ -16,6 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from extract.beside import beside, put, sync
 from extract.errors import StoreError
 from extract.item import SPLITS, Item
 
@@ -63,23 +64,26 @@ def create_store(
     Raises:
         StoreError: The file exists, its folder does not, or the disk has no room.
     """
+    with explained(path), beside(path) as made:
+        write_store(made, items, shapes, attributes)
+        put(made, path) if replace else _link(made, path)
+
+
+def write_store(
+    path: Path,
+    items: Sequence[Item],
+    shapes: Mapping[str, tuple[int, ...]],
+    attributes: Mapping[str, Any],
+) -> None:
+    """Make a store under a name that nobody knows yet; see ``create_store``."""
     row_bytes = (
         sum(int(np.prod(shape)) for shape in shapes.values())
         * np.dtype(attributes["dtype"]).itemsize
     )
     check_room(path, count_views(items, attributes.get("views", 0)), row_bytes)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with explained(path):
-        try:
-            with h5py.File(beside, "w") as file:
-                _allocate(file, items, shapes, attributes)
-                _describe(file, attributes)
-            if replace:
-                os.replace(beside, path)
-            else:
-                _link(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+    with explained(path), h5py.File(path, "w") as file:
+        _allocate(file, items, shapes, attributes)
+        _describe(file, attributes)
 
 
 def training_rows(items: Sequence[Item]) -> np.ndarray:
@@ -105,17 +109,19 @@ def check_room(path: Path, rows: int, row_bytes: int) -> None:
         )
 
 
-def _link(beside: Path, path: Path) -> None:
+def _link(made: Path, path: Path) -> None:
     """Give a finished file its name, unless another run has just taken that name."""
+    sync(made)
     try:
-        os.link(beside, path)
+        os.link(made, path)
     except FileExistsError:
         raise StoreError(
             f"{path}: another run has just made it; run the same command again"
         ) from None
     except OSError:
         # A file system without hard links.
-        os.rename(beside, path)
+        os.rename(made, path)
+    sync(path.parent)
 
 
 def _allocate(

@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from extract.beside import beside, put
 from extract.console import log
-from extract.errors import StoreError
 from extract.identity import digest_of
 from extract.item import Source
-from extract.layout import CHUNK_BYTES, create_store
+from extract.layout import CHUNK_BYTES, explained, write_store
 from extract.show import find_rejected
 from extract.store import DONE, Block, Store, open_store
-from extract.whole import whole
 
 
 def update_store(
@@ -37,13 +36,14 @@ def update_store(
     Raises:
         StoreError: A file cannot be read or written, or the disk has no room for both.
     """
-    with whole(path, StoreError) as beside:
-        create_store(beside, source.items, shapes, attributes)
-        with open_store(path) as old, open_store(beside, write=True) as new:
+    with explained(path), beside(path) as made:
+        write_store(made, source.items, shapes, attributes)
+        with open_store(path) as old, open_store(made, write=True) as new:
             rows, places = _unchanged(old, source)
             for part in _parts(shapes, new):
                 _copy(old, new, rows[part], places[part])
             dropped = len(set(old.keys).difference(new.keys))
+        put(made, path)
     log.info(
         "%s: %d rows are kept, %d are new or changed, %d dropped",
         *(path, len(rows), len(source.items) - len(rows), dropped),

@@ -23,9 +23,10 @@ PARSERS = (extract_features_parser, show_features_parser, train_head_parser, pre
 # Lowest first: a file imports only what stands before it.
 ORDER = {
     "extract": (
-        *("errors", "config", "console", "item", "folders", "remote", "manifest", "archive"),
+        *("errors", "beside"),
+        *("config", "console", "item", "folders", "remote", "manifest", "archive"),
         *("shards", "source", "decode", "views", "backend", "weights", "model_file", "trunk"),
-        *("boundary", "compiled", "engines", "whole", "layout", "soundness", "store", "stream"),
+        *("boundary", "compiled", "engines", "layout", "soundness", "store", "stream"),
         *("precision", "identity", "show", "update", "duplicates", "run", "cli"),
     ),
     "classify": (

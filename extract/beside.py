@@ -1,0 +1,119 @@
+"""Files and folders that get their name only once they are whole, and what kills leave of them."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from extract.errors import HeadstartError
+
+# Being made; replaced, and not yet removed.
+_NEW, _OLD = "new", "old"
+
+
+@contextmanager
+def beside(place: Path) -> Iterator[Path]:
+    """Give a name beside ``place`` for what is made to take it; what has not is gone on leaving.
+
+    Args:
+        place: Where it is to go, with ``put``.
+
+    Yields:
+        A name that nothing has, with the same ending.
+    """
+    clear(place)
+    made = _name(place, _NEW)
+    try:
+        yield made
+    finally:
+        _remove(made)
+
+
+@contextmanager
+def whole(path: Path, error: type[HeadstartError]) -> Iterator[Path]:
+    """Give a path beside another one, for a file or folder that takes its place once it is whole.
+
+    Whatever happens, what was there or what is new stands there, and nothing is left beside it. A
+    link stays, and what it leads to is replaced.
+
+    Args:
+        path: Where to.
+        error: What is raised where it cannot be written.
+
+    Yields:
+        The path to write to, of the same ending.
+
+    Raises:
+        HeadstartError: ``error``; it cannot be written.
+    """
+    place = path.resolve()
+    try:
+        with beside(place) as made:
+            yield made
+            put(made, place)
+    except OSError as failed:
+        if isinstance(failed, HeadstartError):
+            raise
+        raise error(f"{path}: cannot be written: {failed.strerror or failed}") from failed
+
+
+def put(made: Path, place: Path) -> None:
+    """Let a file or folder take a place, its content on the disk before its name.
+
+    A file takes it in one step. A folder cannot take that of another: a kill between two renames
+    leaves the former one as it is under a name from which ``clear`` brings it back.
+    """
+    for path in (*made.rglob("*"), made):
+        sync(path)
+    former = _name(place, _OLD)
+    try:
+        if made.is_dir() and place.is_dir():
+            place.rename(former)
+        made.replace(place)
+    finally:
+        if former.exists() and not place.exists():
+            former.rename(place)
+    sync(place.parent)
+    _remove(former)
+
+
+def clear(place: Path) -> None:
+    """Remove what killed runs left beside ``place``; what had been there before comes back."""
+    import psutil
+
+    name = re.compile(
+        rf"\.{re.escape(place.stem)}\.(\d+)\.({_NEW}|{_OLD}){re.escape(place.suffix)}"
+    )
+    for path in list(place.parent.iterdir()) if place.parent.is_dir() else ():
+        match = name.fullmatch(path.name)
+        # In a container every run may have the same number: one with ours is not at work either.
+        if not match or (int(match[1]) != os.getpid() and psutil.pid_exists(int(match[1]))):
+            continue
+        if match[2] == _OLD and not place.exists():
+            path.rename(place)
+        else:
+            _remove(path)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    if os.name == "nt" and path.is_dir():  # which cannot be opened there
+        return
+    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _name(place: Path, state: str) -> Path:
+    return place.with_name(f".{place.stem}.{os.getpid()}.{state}{place.suffix}")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,136 @@
+"""What is made beside its place: there whole or not at all, cleared when its maker was killed."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from extract.beside import beside, clear, put, whole
+from extract.errors import HeadError, StoreError
+
+CODE = """
+import os, signal, sys
+from pathlib import Path
+from extract import beside
+
+place, moment = Path(sys.argv[1]), sys.argv[2]
+with beside.beside(place) as made:
+    made.mkdir()
+    (made / "file").write_text("new")
+    if moment == "making":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if moment == "between":
+        Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    if moment == "removing":
+        beside._remove = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    beside.put(made, place)
+"""
+
+
+def tree(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_text() for path in files}
+
+
+@pytest.mark.parametrize(
+    ("moment", "found"), [("making", "former"), ("between", "former"), ("removing", "new")]
+)
+def test_killed_at_a_step_a_folder_is_the_former_or_the_new_one(
+    tmp_path: Path, moment: str, found: str
+) -> None:
+    place = tmp_path / "place.d"
+    place.mkdir()
+    (place / "file").write_text("former")
+    child = subprocess.run([sys.executable, "-c", CODE, place, moment], check=False)
+    assert child.returncode == -signal.SIGKILL
+    assert place.exists() == (moment != "between")
+    assert len(list(tmp_path.iterdir())) == 2
+    clear(place)
+    assert tree(tmp_path) == {"place.d/file": found}
+
+
+def test_what_this_process_left_is_cleared_and_what_others_make_is_not(tmp_path: Path) -> None:
+    place = tmp_path / "out.h5"
+    mine, others = (f".out.{number}.new.h5" for number in (os.getpid(), os.getppid()))
+    for name in (mine, others, ".out.new.h5", ".other.1.new.h5"):
+        (tmp_path / name).write_text("half")
+    with beside(place) as made:
+        assert not made.exists()
+        made.write_text("whole")
+        put(made, place)
+    assert tree(tmp_path) == {
+        "out.h5": "whole",
+        **dict.fromkeys((others, ".out.new.h5", ".other.1.new.h5"), "half"),
+    }
+
+
+def test_what_fails_leaves_the_former(tmp_path: Path) -> None:
+    place = tmp_path / "out.csv"
+    place.write_text("former")
+
+    def fail() -> None:
+        with beside(place) as made:
+            made.write_text("half")
+            put(tmp_path / "nothing", place)
+
+    with pytest.raises(FileNotFoundError):
+        fail()
+    assert tree(tmp_path) == {"out.csv": "former"}
+
+
+def write(path: Path, folder: bool, text: str) -> None:
+    if folder:
+        path.mkdir()
+    (path / "part" if folder else path).write_text(text)
+
+
+@pytest.mark.parametrize("folder", [False, True])
+@pytest.mark.parametrize("former", [False, True])
+def test_what_is_whole_takes_its_place(folder: bool, former: bool, tmp_path: Path) -> None:
+    path = tmp_path / "made.v1.keras"
+    if former:
+        write(path, folder, "old")
+    with whole(path, HeadError) as beside:
+        assert beside.suffix == ".keras"
+        write(beside, folder, "new")
+        assert path.exists() == former
+    assert tree(tmp_path) == {"made.v1.keras" + "/part" * folder: "new"}
+
+
+@pytest.mark.parametrize("folder", [False, True])
+@pytest.mark.parametrize("stop", [OSError("no room"), KeyboardInterrupt(), StoreError("damaged")])
+def test_what_is_not_leaves_the_former_one(
+    folder: bool, stop: BaseException, tmp_path: Path
+) -> None:
+    path = tmp_path / "made"
+    write(path, folder, "old")
+    before = tree(tmp_path)
+    kind = HeadError if type(stop) is OSError else type(stop)
+
+    def fail() -> None:
+        with whole(path, HeadError) as beside:
+            write(beside, folder, "half")
+            raise stop
+
+    with pytest.raises(kind) as raised:
+        fail()
+    if kind is HeadError:
+        assert str(raised.value) == f"{path}: cannot be written: no room"
+    else:
+        assert raised.value is stop  # it says for itself what is wrong
+    assert tree(tmp_path) == before
+
+
+def test_a_link_stays_and_a_file_is_no_folders_successor(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    write(tmp_path / "kept" / "file", False, "old")
+    (tmp_path / "link").symlink_to(tmp_path / "kept" / "file")
+    with whole(tmp_path / "link", HeadError) as beside:
+        beside.write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    with pytest.raises(HeadError), whole(tmp_path / "kept", HeadError) as beside:
+        beside.write_text("a file in the place of a folder")
+    assert tree(tmp_path / "kept") == {"file": "new"}
