@@ -33,6 +33,14 @@ NOT_YET, DONE, FAILED = 0, 1, 2
 # One chunk is about 1 MB, which HDF5's own cache of that size does not hold.
 READ_CACHE = 16 * CHUNK_BYTES
 
+# Why a power cut harms nothing that counts: all objects lie where they lay when the file was made,
+# and rows, digests, checksums, status and ``complete`` are written over in place. Between two
+# fsyncs a disk may write any sectors, in any order, and lose the rest. So what a row is goes first,
+# behind an fsync its status, behind another ``complete``, which goes first where it ends. A cut
+# costs rows that do not count; of the status each byte is the old or the new one, both right. Of
+# HDF5's own data the attributes are written again, with one byte changed, and the superblock's
+# flags for writing, which this format ignores.
+
 # A second of work is what a kill may cost.
 COMMIT_SECONDS = 1.0
 
@@ -101,6 +109,7 @@ class Store:
         self._check_columns()
         self._uncommitted: list[tuple[np.ndarray, int]] = []
         self._committed_at = time.monotonic()
+        self._said_complete = bool(self.attributes.get("complete"))
 
     def _check_columns(self) -> None:
         columns = {
@@ -266,10 +275,18 @@ class Store:
             for rows, status in self._uncommitted:
                 self.status[rows] = status
             self._uncommitted.clear()
+            if self._said_complete and not self.complete:
+                self._say_complete()
             self._file["status"][:] = self.status
-            self._file.attrs.modify("complete", np.uint8(self.complete))
             self._sync()
+            if self._said_complete != self.complete:
+                self._say_complete()
         self._committed_at = time.monotonic()
+
+    def _say_complete(self) -> None:
+        self._file.attrs.modify("complete", np.uint8(self.complete))
+        self._sync()
+        self._said_complete = self.complete
 
     def _sync(self) -> None:
         self._file.flush()
