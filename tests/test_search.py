@@ -14,7 +14,7 @@ from classify.analysis import analyse
 from classify.config import HeadSpec, TrainConfig
 from classify.dataset import Dataset, load_dataset
 from classify.heads import DenseHead
-from classify.journal import FILE
+from classify.journal import FILE, Journal
 from classify.metrics import measure
 from classify.search import Stopped, run
 from classify.train import fit_batch
@@ -288,3 +288,17 @@ def test_a_journal_is_plain_json(tmp_path: Path) -> None:
     run(dataset(), TrainConfig(SEVERAL), tmp_path / "head")
     lines = (tmp_path / "head" / FILE).read_text().splitlines()
     assert [len(json.loads(line)) for line in lines] == [3, *[2] * 4]
+
+
+def test_damaged_lines_of_a_journal_are_passed_over(tmp_path: Path) -> None:
+    folder = tmp_path / "head"
+    whole = run(dataset(), TrainConfig(SEVERAL), folder)
+    first, *lines = (folder / FILE).read_bytes().split(b"\n")
+    # Zeros, as a power cut leaves them; no line of ours; one that a kill has cut off.
+    damaged = [first, lines[0], bytes(len(lines[1])), b'["key", {}]', lines[3], lines[2][:50]]
+    (folder / FILE).write_bytes(b"\n".join(damaged))
+    journal = Journal(folder, dataset().fingerprint(), whole.splits)
+    assert len(journal.found) == 2
+    assert (folder / FILE).read_bytes() == b"\n".join([*damaged[:-1], b""])
+    assert run(dataset(), TrainConfig(SEVERAL), folder).scores is not None
+    assert len(Journal(folder, dataset().fingerprint(), whole.splits).found) == 4
