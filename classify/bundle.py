@@ -59,6 +59,25 @@ class Bundle:
     layer: str
     shape: tuple[int, ...]
 
+    def predict_proba(self, X: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Score each class for each row, (N, K).
+
+        Args:
+            X: (N, *shape) features.
+
+        Raises:
+            HeadError: The head is damaged: some of what is wrong with it shows first here.
+        """
+        try:
+            return self.head.predict_proba(X)
+        except MemoryError:
+            raise
+        except Exception as error:  # scikit-learn raises whatever a damaged head makes it meet
+            raise HeadError(
+                f"the head cannot score: {type(error).__name__}: {str(error)[:200]}; expected "
+                "what train-head wrote; train the head again"
+            ) from error
+
 
 def check_target(folder: Path) -> None:
     """Raise HeadError unless a bundle can be written there without losing anything but a bundle."""
@@ -170,7 +189,7 @@ def load_bundle(folder: Path) -> Bundle:
     except Exception as error:  # Keras and skops raise whatever a damaged file makes them meet
         said = str(error).strip().splitlines() or [""]
         raise HeadError(
-            f"{folder}: the head cannot be read: {type(error).__name__}: {said[0]}; "
+            f"{folder}: the head cannot be read: {type(error).__name__}: {said[0][:200]}; "
             "expected what train-head wrote; train the head again"
         ) from error
     if not fits:
@@ -190,7 +209,7 @@ def _read_identity(folder: Path) -> dict[str, Any]:
         raise HeadError(f"{folder}: no readable {BUNDLE}; {expected}") from error
     try:
         described = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise HeadError(f"{folder / BUNDLE}: not JSON; {expected}; train it again") from error
     if not isinstance(described, dict) or described.get("format") != FORMAT:
         raise HeadError(f"{folder / BUNDLE}: of another program; {expected}")

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.config import HeadSpec
+from classify.indices import check_indices
 from classify.linear import (
     Plane,
     Span,
@@ -277,7 +278,9 @@ class EstimatorHead:
         """
         import skops.io
 
-        return cls(HeadSpec(head), skops.io.load(folder / FILE, trusted=_TREES.get(head, [])))
+        parts = skops.io.load(folder / FILE, trusted=_TREES.get(head, []))
+        check_indices(head, parts)
+        return cls(HeadSpec(head), parts)
 
 
 def _make(spec: HeadSpec, rows: int) -> Any:

@@ -23,6 +23,10 @@ class HeadstartError(Exception):
 
     exit_code = EXIT_FAILED
 
+    def __str__(self) -> str:
+        """Return the message without what would break the line, which libraries put into it."""
+        return "".join(c if c.isprintable() else " " for c in super().__str__())
+
 
 class SettingError(HeadstartError, ValueError):
     """A setting has a value that cannot be used, alone or beside the others."""

@@ -67,7 +67,7 @@ def _reason(error: Exception) -> str:
     own = re.search(r"Could not locate \w+ '([^']+)'", text)
     if own or "Lambda" in text:
         return f"found code of its own, {own[1] if own else 'a Lambda layer'}, which is not run"
-    return (text.splitlines() or [type(error).__name__])[0].rstrip(".")
+    return (text.splitlines() or [type(error).__name__])[0][:200].rstrip(".")
 
 
 def _computing_in(keras: Any, model: Any, precision: str) -> Any:

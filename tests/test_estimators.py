@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +128,48 @@ print([name for name in ("keras", "tensorflow", "jax", "torch") if name in sys.m
         [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def _wide(parts: dict[str, Any]) -> None:
+    parts["estimator"].estimators_[0].tree_.feature[0] = 10**6
+
+
+def _circle(parts: dict[str, Any]) -> None:
+    parts["estimator"].estimators_[0].tree_.children_left[0] = 0
+
+
+def _far(parts: dict[str, Any]) -> None:
+    parts["estimator"]._predictors[0][0].nodes["right"][0] = 10**6
+
+
+def _categories(parts: dict[str, Any]) -> None:
+    parts["estimator"]._predictors[0][0].nodes["is_categorical"][0] = 1
+
+
+def _other_row(parts: dict[str, Any]) -> None:
+    parts["estimator"].support_[0] = 10**6
+
+
+def _more_vectors(parts: dict[str, Any]) -> None:
+    parts["estimator"]._n_support[0] += 9
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        *(("forest", _wide), ("forest", _circle), ("boosting", _far), ("boosting", _categories)),
+        *(("svm", _other_row), ("svm", _more_vectors)),
+    ],
+)
+def test_indices_that_lead_outside_are_refused(
+    name: str, damage: Callable[[dict[str, Any]], None], tmp_path: Path
+) -> None:
+    random = np.random.default_rng(0)
+    X, y = random.normal(size=(60, 4)).astype("f4"), np.arange(60) % 2
+    head = EstimatorHead(HeadSpec(name)).fit(X, y, X, y)
+    head.save(tmp_path)
+    EstimatorHead.load(tmp_path, name)
+    damage(head._parts)
+    head.save(tmp_path)
+    with pytest.raises(ValueError, match=f"{name} with indices outside"):
+        EstimatorHead.load(tmp_path, name)

@@ -37,6 +37,7 @@ ORDER = {
             "fitting",
             "heads",
             "linear",
+            "indices",
             "sums",
             "estimators",
             "train",

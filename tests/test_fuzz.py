@@ -1,0 +1,44 @@
+"""A short run of what ``python -m tests.fuzz`` does at length, and what that has found."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from classify.bundle import load_bundle
+from classify.config import HeadSpec
+from extract.errors import HeadError, SourceError
+from tests.fuzz import TARGETS, fuzz, write_head
+from tests.test_bundle import dataset, run_of
+
+TRIES = {"decode": 600, "manifest": 300, "archive": 300, "bundle": 120, "weights": 120, "trunk": 60}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_mutants_are_read_or_refused(target: str, tmp_path: Path) -> None:
+    found = fuzz(target, tmp_path, TRIES[target], seed=1)
+    assert found.findings == {}
+    assert found.outcomes["read"] + found.outcomes["refused"] == TRIES[target]
+    assert min(found.outcomes.values()) > 5
+
+
+def test_what_a_library_says_does_not_break_the_line() -> None:
+    # Of a damaged Parquet file; of a table whose heading holds a control character.
+    error = SourceError("table: Invalid data\nDeserializing failed.\n; expected path\x08label")
+    assert str(error) == "table: Invalid data Deserializing failed. ; expected path label"
+
+
+@pytest.mark.parametrize("head", ["logistic", "knn"])
+def test_a_head_that_fails_only_when_it_scores_is_named(head: str, tmp_path: Path) -> None:
+    result = run_of(HeadSpec(head))
+    assert result.head is not None
+    kept: Any = result.head.head
+    if head == "knn":
+        kept._parts["estimator"]._y[:] = 2**60
+    else:
+        kept._plane = kept._plane._replace(intercept=np.array(["a"] * 1))
+    write_head(tmp_path / head, result)
+    bundle = load_bundle(tmp_path / head)
+    with pytest.raises(HeadError, match=r"the head cannot score: .*; train the head again"):
+        bundle.predict_proba(dataset().X)
