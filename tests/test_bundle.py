@@ -12,7 +12,7 @@ import pytest
 
 from classify.analysis import Analysis, analyse
 from classify.bundle import FILES, Bundle, check_target, load_bundle, save_bundle, save_report
-from classify.config import HeadSpec, TrainConfig
+from classify.config import DEFAULTS, HeadSpec, TrainConfig
 from classify.dataset import Dataset
 from classify.result import Result
 from classify.search import run
@@ -146,6 +146,20 @@ def test_the_same_seed_gives_the_same_bytes(dense: Path, tmp_path: Path) -> None
         assert (tmp_path / "again" / name).read_bytes() == (dense / name).read_bytes()
     save(tmp_path / "other", dataset(), run_of(replace(DENSE, seed=1)), "out.h5", {"read": 9.9})
     assert (tmp_path / "other/result.json").read_bytes() != (dense / "result.json").read_bytes()
+
+
+def test_every_head_is_the_same_again(tmp_path: Path) -> None:
+    short: dict[str, dict[str, Any]] = {
+        "dense": {"units": (4,), "epochs": 2},
+        "linear": {"epochs": 2},
+        "forest": {"trees": 5},
+        "boosting": {"trees": 5},
+    }
+    specs = [HeadSpec(name, **short.get(name, {})) for name in DEFAULTS]
+    for name in ("a", "b"):
+        save(tmp_path / name, dataset(), run_of(*specs), "out.h5", {})
+    results = [(tmp_path / name / "result.json").read_bytes() for name in ("a", "b")]
+    assert results[0] == results[1]
 
 
 # What may stand where a bundle is to be written.
