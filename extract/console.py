@@ -14,9 +14,13 @@ from extract.errors import EXIT_BUG, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, Hea
 
 log = logging.getLogger("headstart")
 
-_FULL = (
-    "the disk is full; expected room for a few results; make some and run the same command again"
+_AGAIN = "and run the same command again"
+_FULL = f"the disk is full; expected room for a few results; make some {_AGAIN}"
+_NO_MEMORY = (
+    "needs more memory than there is; expected room for a few batches; close other programs or "
+    f"give a smaller --batch-size, {_AGAIN}"
 )
+_NO_FILES = "too many open files; expected a limit that leaves some; raise it (ulimit -n) " + _AGAIN
 
 
 class _Handler(logging.Handler):
@@ -72,6 +76,17 @@ def progress(total: int, unit: str, done: int = 0, label: str = "") -> Iterator[
         yield bar
 
 
+def _lacking(error: Exception) -> str:
+    """Say which means of the machine are at an end; nothing of any other error."""
+    if isinstance(error, MemoryError):
+        return _NO_MEMORY
+    number = error.errno if isinstance(error, OSError) else None
+    where = getattr(error, "filename", None) or "a file beside the results"
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return f"{where}: {_FULL}"
+    return f"{where}: {_NO_FILES}" if number in (errno.EMFILE, errno.ENFILE) else ""
+
+
 def run_command(
     parser: argparse.ArgumentParser,
     command: Callable[[argparse.Namespace], int],
@@ -111,9 +126,8 @@ def run_command(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            where = error.filename or "a file beside the results"
-            print(f"{parser.prog}: {where}: {_FULL}", file=sys.stderr)
+        if lacking := _lacking(error):
+            print(f"{parser.prog}: {lacking}", file=sys.stderr)
             return EXIT_FAILED
         # The last line of defence: whatever is not explained is our bug.
         traceback.print_exc()

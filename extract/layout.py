@@ -40,6 +40,13 @@ COLUMN_TYPES: Mapping[str, np.dtype] = {
     "groups": _KEY_TYPE,
     "checksum": np.dtype(np.uint32),
 }
+# What the system says of a file that is none of its own faults, and what helps.
+CURES: Mapping[int, str] = {
+    errno.ENOLCK: "its file system gives no locks: set HDF5_USE_FILE_LOCKING=FALSE, let nothing "
+    "else use the file",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENFILE: "let other programs close files",
+}
 # Not where there are no groups, and not in files made before there were checksums.
 _OPTIONAL = ("groups", "checksum")
 
@@ -216,7 +223,7 @@ def explained(path: Path) -> Iterator[None]:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
         what = "the disk is full" if full else f"cannot be written: {error}"
-        do = "make room" if full else "look after the disk"
+        do = "make room" if full else CURES.get(error.errno or 0, "look after the disk")
         raise StoreError(
             f"{path}: {what}; {do} and run the same command again: finished rows are kept"
         ) from error

@@ -199,7 +199,7 @@ def _read_json(
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SourceError(
                 f"{show(root)}: row {number}: {error}; expected a JSON object on each line"
             ) from error

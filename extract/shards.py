@@ -91,7 +91,7 @@ def _cells(archive: Archive, key: str, named: Mapping[str, str]) -> list[Any]:
         text = archive.read(key).decode()
         said = {columns[0]: text} if is_class else json.loads(text)
         lacking = named.values() - said.keys()
-    except (ImageError, ValueError, AttributeError) as error:
+    except (ImageError, ValueError, AttributeError, RecursionError) as error:
         expected = "the name or number of a class" if is_class else "a JSON object"
         raise SourceError(
             f"{show(archive.root)}: {show(key)}: {error}; expected {expected} in UTF-8"

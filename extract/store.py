@@ -19,7 +19,7 @@ import numpy as np
 from extract.config import TrunkSpec, ViewSpec
 from extract.errors import StoreError
 from extract.item import SPLITS
-from extract.layout import CHUNK_BYTES, REASON_BYTES, check_layout, explained, to_plain
+from extract.layout import CHUNK_BYTES, CURES, REASON_BYTES, check_layout, explained, to_plain
 from extract.soundness import (
     check_attributes,
     check_columns,
@@ -380,6 +380,11 @@ def _open(path: Path, write: bool, cache: int) -> h5py.File:
     except PermissionError as error:
         raise StoreError(f"{path}: {error.strerror}; expected a file that can be opened") from None
     except Exception as error:
+        if number := getattr(error, "errno", None):
+            do = CURES.get(number, "look after the disk")
+            raise StoreError(
+                f"{path}: cannot be opened: {os.strerror(number)}; {do} and run this again"
+            ) from error
         what = "truncated" if "truncated file" in str(error) else "not a readable HDF5 file"
         raise StoreError(
             f"{path}: {what}; expected a store of extract-features; remove it and run "

@@ -1,0 +1,178 @@
+"""A machine whose means are at an end: files, locks, memory, or a clock that goes back."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from classify.bundle import load_bundle
+from extract.errors import HeadError, SourceError
+from extract.run import extract_features
+from extract.show import verify
+from extract.source import list_source
+from extract.store import open_store
+from tests.conftest import QUICK
+from tests.test_archive import pack
+from tests.test_cli import QUICK_FLAGS
+from tests.test_run import assert_equal_stores
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = """
+import os, resource, sys
+from pathlib import Path
+from classify.cli import train_head
+from classify.predict_cli import predict_images
+from extract import cli
+
+source, folder, *flags = sys.argv[1:]
+folder = Path(folder)
+store = str(folder / "out.h5")
+
+def extract(name, *more):
+    return cli.extract_features([source, str(folder / name), *flags, *more, "-q"])
+
+"""
+# Everything is loaded and the trunk converted before the limit comes.
+FEW_FILES = """
+assert extract("out.h5") == 0
+assert train_head([store, "--head", "knn", "-q"]) == 0
+free = os.dup(0)
+os.close(free)
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+seen = []
+for left in range(0, 12, 2):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + left, hard))
+    seen += [
+        extract(f"{left}.h5"),
+        cli.show_features([store, "--verify", "-q"]),
+        train_head([store, "--head", "knn", "-q"]),
+        predict_images([str(folder / "out_head"), source, "-q"]),
+    ]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+# 4: no picture could be opened; they are tried again.
+assert seen[0] == seen[1] == 1 and set(seen) <= {0, 1, 4}, seen
+for left in range(0, 12, 2):
+    assert extract(f"{left}.h5") == 0
+    assert cli.show_features([str(folder / f"{left}.h5"), "--verify", "-q"]) == 0
+assert train_head([store, "--head", "knn", "-q"]) == 0
+"""
+LITTLE_MEMORY = """
+assert extract("out.h5", "--batch-size", "1") == 0
+hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+for spare in (48, 16, 4):
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (spare << 20), hard))
+    code = extract(f"{spare}.h5", "--batch-size", "256")
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+    assert code in (0, 1, 4), (spare, code)
+    assert extract(f"{spare}.h5", "--batch-size", "1") == 0
+    assert cli.show_features([str(folder / f"{spare}.h5"), "--verify", "-q"]) == 0
+assert code
+"""
+
+
+def run_child(script: str, source: Path, folder: Path, *flags: str) -> str:
+    words = [sys.executable, "-c", COMMANDS + script, source, folder, *QUICK_FLAGS, *flags]
+    child = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert child.returncode == 0, child.stderr
+    assert "Traceback" not in child.stderr
+    return child.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs the limits of Linux")
+def test_without_files_to_open_every_command_says_so(pictures: Path, tmp_path: Path) -> None:
+    said = run_child(FEW_FILES, pictures, tmp_path)
+    assert "Too many open files; raise the limit on open files (ulimit -n)" in said
+    assert "remove it" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="needs the limits of Linux")
+def test_memory_short_of_a_batch_ends_the_run_and_costs_no_row(
+    pictures: Path, tmp_path: Path
+) -> None:
+    said = run_child(LITTLE_MEMORY, pictures, tmp_path, "--image-size", "400")
+    assert "memory" in said
+
+
+def test_a_file_system_without_locks_is_named(pictures: Path, tmp_path: Path) -> None:
+    if not shutil.which("strace") or subprocess.call(["strace", "-o", os.devnull, "true"]):
+        pytest.skip("no call of the system can be made to fail here")
+    out = tmp_path / "out.h5"
+    extract_features(pictures, out, **QUICK)  # type: ignore[arg-type]
+    before = out.read_bytes()
+    # What an NFS server without its lock daemon answers.
+    inject = ["strace", "-f", "-q", "-o", os.devnull, "-e", "inject=flock:error=ENOLCK"]
+    code = "import sys; from extract.cli import {0} as m; sys.exit(m())"
+    for command, words in (
+        ("show_features", [out]),
+        ("extract_features", [pictures, out]),
+        ("extract_features", [pictures, tmp_path / "new.h5", *QUICK_FLAGS]),
+    ):
+        line = [*inject, sys.executable, "-c", code.format(command), *words]
+        child = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert (child.returncode, child.stdout) == (1, ""), child.stderr
+        assert "No locks available" in child.stderr
+        assert "set HDF5_USE_FILE_LOCKING=FALSE" in child.stderr
+        assert "Traceback" not in child.stderr
+    assert out.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.glob("*.h5")) == ["out.h5"]
+
+
+def test_a_clock_that_goes_back_changes_nothing(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract_features(pictures, tmp_path / "whole.h5", **QUICK)  # type: ignore[arg-type]
+    for path in pictures.rglob("*.png"):  # of tomorrow
+        os.utime(path, (time.time() + 86400,) * 2)
+    hours = iter(range(10**6))
+    # The machine's clock is everybody's, so only this process sees it go back.
+    monkeypatch.setattr(time, "time", lambda: 1e9 - 3600 * next(hours))
+    out = tmp_path / "out.h5"
+    summary = extract_features(pictures, out, **QUICK, batch_size=1)  # type: ignore[arg-type]
+    assert summary.seconds.start > 0
+    os.utime(out, (0, 0))
+    assert extract_features(pictures, out).computed == 0
+    assert_equal_stores(out, tmp_path / "whole.h5")
+    with open_store(out) as store:
+        assert verify(store) == []
+
+
+DEEP = b"[" * 100_000
+
+
+def _table(folder: Path) -> None:
+    (folder / "table.jsonl").write_bytes(b'{"path": ' + DEEP)
+    list_source(folder / "table.jsonl")
+
+
+def _beside(folder: Path) -> None:
+    list_source(pack(folder / "a.tar", {"1.png": b"", "1.json": DEEP}))
+
+
+def _bundle(folder: Path) -> None:
+    (folder / "bundle.json").write_bytes(DEEP)
+    load_bundle(folder)
+
+
+@pytest.mark.parametrize("read", [_table, _beside, _bundle])
+def test_json_deeper_than_the_stack_is_refused(
+    read: Callable[[Path], None], tmp_path: Path
+) -> None:
+    with pytest.raises((SourceError, HeadError)):
+        read(tmp_path)
+
+
+def test_folders_and_archives_in_archives_go_as_deep_as_they_like(tmp_path: Path) -> None:
+    picture, key = b"\x89PNG\r\n\x1a\n", "a/" * 2000 + "1.png"
+    inner = pack(tmp_path / "inner.zip", {"x/1.png": picture}).read_bytes()
+    for name in ("outer.zip", "outer.tar"):
+        path = pack(tmp_path / name, {key: picture, "b/inner.zip": inner, "c/2.png": picture})
+        source = list_source(path)
+        assert {item.key for item in source.items} == {key, "c/2.png"}
+        assert any("inner.zip" in warning for warning in source.warnings)
