@@ -109,6 +109,12 @@ def extract_features_parser() -> argparse.ArgumentParser:
         f"(default: {defaults.precision})",
     )
     add_reading_flags(running, "batch_size", "workers")
+    running.add_argument(
+        "--cluster",
+        metavar="ADDRESS|local",
+        help="run on the machines of a Ray cluster: HOST:PORT, auto for the one that this machine "
+        "is part of, or local for one of this machine alone",
+    )
     _add_view_flags(parser.add_argument_group("views"))
     output = parser.add_argument_group("output")
     output.add_argument(

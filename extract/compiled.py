@@ -28,7 +28,7 @@ from extract.trunk import Trunk
 FORMAT_VERSION = 1
 # Whatever has a hand in the numbers of a converted model.
 _MAKERS = ("headstart", "keras", "tensorflow", "openvino")
-_FILES = ("model.xml", "model.bin")
+FILES = ("model.xml", "model.bin")
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def quantise(plain: CompiledTrunk, calibration: Calibration) -> CompiledTrunk:
         raise EngineError(
             'precision int8: needs NNCF; pip install "headstart[int8]", or use bfloat16'
         ) from None
-    model = openvino.Core().read_model(plain.folder / _FILES[0])
+    model = openvino.Core().read_model(plain.folder / FILES[0])
     log.info("calibrating int8 on %d pictures", len(calibration.keys))
     nncf.set_log_level(logging.ERROR)
     pictures = np.split(calibration.pixels, range(1, len(calibration.pixels)))
@@ -240,7 +240,7 @@ def _keep(
     except OSError:
         # A home that cannot be written: this run works, the next one converts again.
         beside = folder = Path(tempfile.mkdtemp(prefix="headstart-"))
-    openvino.save_model(model, beside / _FILES[0], compress_to_fp16=False)
+    openvino.save_model(model, beside / FILES[0], compress_to_fp16=False)
     described = {
         "identity": identity,
         "shapes": shapes,
@@ -258,7 +258,7 @@ def _keep(
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    return {name: _digest(folder / name) for name in _FILES}
+    return {name: _digest(folder / name) for name in FILES}
 
 
 def _digest(path: Path) -> str:

@@ -4,6 +4,7 @@ A field here, the long flag on the command line and the attribute in the store h
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
@@ -253,7 +254,9 @@ class ExtractConfig:
         engine: ``keras``, ``openvino``, or ``auto``, which takes the faster one for this machine.
         precision: What the trunk computes in.
         batch_size: Pictures in one call of the trunk; None lets the engine choose.
-        workers: Threads that read and decode.
+        workers: Threads that read and decode; on a cluster the processors of a task, for both.
+        cluster: Where Ray runs: ``local`` starts it here, ``auto`` or HOST:PORT joins one; empty,
+            no cluster.
         dtype: Type the features are stored in.
         columns: Which column of a manifest is what, such as ``path=file,label=species``.
         max_bad: Unreadable pictures that are tolerated: a number, or a share such as ``1%``.
@@ -270,6 +273,7 @@ class ExtractConfig:
     precision: str = "float32"
     batch_size: int | None = None
     workers: int = max(2, os.cpu_count() or 1)
+    cluster: str = ""
     dtype: str = "float32"
     columns: str = ""
     max_bad: str = "1%"
@@ -288,6 +292,11 @@ class ExtractConfig:
             raise SettingError("precision int8: has no effect with --engine keras; use openvino")
         if self.repair and (self.overwrite or self.dry_run):
             raise SettingError("repair: has no effect beside --overwrite or --dry-run")
+        if not re.fullmatch(r"(local|auto|[^/\s]+:\d+)?", self.cluster):
+            raise SettingError(
+                f"cluster: found {self.cluster!r}; expected local, auto or HOST:PORT of a running "
+                "Ray"
+            )
         parse_columns(self.columns)
         if self.update and self.overwrite:
             raise SettingError("update: has no effect beside overwrite; leave the one or the other")

@@ -1,7 +1,9 @@
 """TrunkSpec -> Engine: batches of uint8 pixels in, features out, several batches under way."""
 
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -17,7 +19,7 @@ from extract.backend import (
     load_openvino,
     on_gpu,
 )
-from extract.compiled import Calibration, CompiledTrunk, convert, find_compiled, quantise
+from extract.compiled import FILES, Calibration, CompiledTrunk, convert, find_compiled, quantise
 from extract.config import TrunkSpec
 from extract.console import log
 from extract.errors import EngineError
@@ -29,6 +31,8 @@ Tag = TypeVar("Tag")
 # 32 or 1; Keras' cost of a call is spread by more.
 CPU_BATCH = {"openvino": 8, "keras": 32}
 GPU_BATCH_RANGE = (8, 512)
+# What a trunk that runs in Keras is saved as.
+KERAS_FILE = "model.keras"
 # What OpenVINO calls the instructions that a precision needs.
 CAPABILITIES = {"bfloat16": "BF16", "float16": "FP16", "int8": "INT8"}
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
@@ -73,6 +77,10 @@ class Engine(Protocol):
         Raises:
             EngineError: One picture alone is too much for the device's memory.
         """
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the trunk as it is run, weights and all, into files in ``folder``."""
         ...
 
 
@@ -169,6 +177,7 @@ class OpenVinoEngine:
         precision: str = "float32",
         calibration_keys: tuple[str, ...] = (),
         calibration_sha256: str = "",
+        threads: int = 0,
     ) -> None:
         self.spec = compiled.spec
         self.dtype = dtype
@@ -178,7 +187,8 @@ class OpenVinoEngine:
         self.weights_sha256 = compiled.weights_sha256
         self.calibration_keys = calibration_keys
         self.calibration_sha256 = calibration_sha256
-        self._model = _compile(compiled, dtype, self.batch_size, precision)
+        self._folder = compiled.folder
+        self._model = _compile(compiled, dtype, self.batch_size, precision, threads)
         # One more than can run, so that none waits while results are taken away.
         self._requests = self._model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1
 
@@ -200,6 +210,11 @@ class OpenVinoEngine:
         while under_way:
             yield self._finish(*under_way.popleft())
 
+    def save(self, folder: Path) -> None:
+        """See ``Engine.save``."""
+        for name in FILES:
+            shutil.copy(self._folder / name, folder)
+
     def _finish(self, request: Any, tag: Tag, count: int) -> tuple[Tag, dict[str, np.ndarray]]:
         request.wait()
         outputs = (request.get_output_tensor(i).data for i in range(len(self.shapes)))
@@ -208,8 +223,10 @@ class OpenVinoEngine:
         return tag, dict(zip(self.shapes, copies, strict=True))
 
 
-def _compile(compiled: CompiledTrunk, dtype: str, batch_size: int, precision: str) -> Any:
-    """Compile for this processor: a fixed batch, the output's cast inside."""
+def _compile(
+    compiled: CompiledTrunk, dtype: str, batch_size: int, precision: str, threads: int
+) -> Any:
+    """Compile for this processor, 0 threads for all of it: a fixed batch, the cast inside."""
     openvino = load_openvino()
     core = openvino.Core()
     model = core.read_model(compiled.folder / "model.xml")
@@ -222,9 +239,12 @@ def _compile(compiled: CompiledTrunk, dtype: str, batch_size: int, precision: st
     rest = "bfloat16" if _has_bfloat16(core) else "float32"
     # Always said: left alone, OpenVINO takes bfloat16 wherever the processor has it.
     hint = _HINTS[rest if precision == "int8" else precision]
-    return core.compile_model(
-        steps.build(), "CPU", {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": hint}
-    )
+    settings = {
+        "PERFORMANCE_HINT": "THROUGHPUT",
+        "INFERENCE_PRECISION_HINT": hint,
+        "INFERENCE_NUM_THREADS": threads,
+    }
+    return core.compile_model(steps.build(), "CPU", settings)
 
 
 def _has_bfloat16(core: Any) -> bool:
@@ -280,6 +300,10 @@ class KerasEngine:
                 yield self._finish(*under_way.popleft())
         while under_way:
             yield self._finish(*under_way.popleft())
+
+    def save(self, folder: Path) -> None:
+        """See ``Engine.save``."""
+        self._model.save(folder / KERAS_FILE)
 
     def _start(self, pixels: np.ndarray) -> list[Any] | None:
         """Start one batch; None when the device's memory did not suffice."""

@@ -6,6 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from extract.backend import backend_name
+from extract.cluster import stream_on_cluster
 from extract.config import ExtractConfig, TrunkSpec, ViewSpec
 from extract.console import log, progress
 from extract.duplicates import describe_leaks
@@ -32,8 +34,8 @@ from extract.stream import Clock, stream_features
 from extract.update import update_store
 from extract.weights import WeightsUnavailableError
 
-# What one run does to the file, as against what the file is.
-_ACTIONS = ("overwrite", "update", "dry_run", "repair")
+# What one run does and where, as against what the file is.
+_ACTIONS = ("overwrite", "update", "dry_run", "repair", "cluster")
 
 
 @dataclass(frozen=True)
@@ -267,9 +269,12 @@ def _fill(
         *(engine.spec.trunk, width, height),
         *(engine.name, engine.precision, engine.batch_size, config.workers),
     )
-    blocks = stream_features(items, rows, engine, config.workers, clock, store.view_spec)
+    if config.cluster:
+        blocks = stream_on_cluster(items, rows, engine, config, clock, store.view_spec)
+    else:
+        blocks = stream_features(items, rows, engine, config.workers, clock, store.view_spec)
     try:
-        with progress(len(items), "pictures", finished) as bar:
+        with closing(blocks), progress(len(items), "pictures", finished) as bar:
             for block in blocks:
                 began = time.monotonic()
                 store.write(block)

@@ -7,7 +7,7 @@ that every batch is full; a row is whole, and written, once all of its views are
 import hashlib
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -63,24 +63,26 @@ class Slot(NamedTuple):
 
 # Slots of one batch, and what has come back of a row: view -> layer -> features.
 Slots = list[Slot]
+# Pictures by row: all of them, or those of a task.
+Items = Sequence[Item] | Mapping[int, Item]
 Parts = dict[int, dict[str, np.ndarray]]
 
 
 def stream_features(
-    items: Sequence[Item],
+    items: Items,
     rows: np.ndarray,
     engine: Engine,
     workers: int,
     clock: Clock | None = None,
     views: ViewSpec = _PLAIN,
-) -> Iterator[Block]:
+) -> Generator[Block, None, None]:
     """Decode pictures in threads ahead of the trunk and yield their features.
 
     Memory does not depend on the number of items: a bounded window of pictures is under way.
 
     Args:
-        items: The pictures.
-        rows: Which of them to compute, as indices into ``items``.
+        items: The pictures, by row.
+        rows: Which of them to compute.
         engine: The trunk.
         workers: Threads that read and decode.
         clock: Where the seconds are added up.
@@ -163,7 +165,7 @@ def _stack_views(taken: list[Parts], layer: str) -> np.ndarray:
 
 
 def decode_ahead(
-    items: Sequence[Item],
+    items: Items,
     rows: np.ndarray,
     spec: TrunkSpec,
     workers: int,
@@ -219,7 +221,7 @@ def _drain(failed: list[Failure]) -> list[Failure]:
 
 
 def _check_finite(
-    items: Sequence[Item], slots: Slots, features: dict[str, np.ndarray], engine: Engine
+    items: Items, slots: Slots, features: dict[str, np.ndarray], engine: Engine
 ) -> None:
     for layer, values in features.items():
         finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)

@@ -49,6 +49,8 @@ def test_a_bad_trunk_setting_is_named(settings: dict[str, object], message: str)
         ({"batch_size": 0}, "batch_size: found 0"),
         ({"workers": -1}, "workers: found -1"),
         ({"dtype": "float64"}, "dtype 'float64' is unknown; nearest: float"),
+        ({"cluster": "somewhere"}, "cluster: found 'somewhere'; expected local, auto or HOST:PORT"),
+        ({"cluster": "ray://head:10001"}, "cluster: found 'ray://head:10001'"),
         ({"max_bad": "many"}, "max_bad: found 'many'"),
         ({"max_bad": "-1"}, "max_bad: found '-1'"),
         ({"max_bad": "101%"}, "max_bad: found '101%'"),

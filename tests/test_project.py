@@ -27,7 +27,17 @@ ORDER = {
         *("config", "console", "item", "folders", "remote", "manifest", "archive"),
         *("shards", "source", "decode", "views", "backend", "weights", "model_file", "trunk"),
         *("boundary", "compiled", "engines", "layout", "soundness", "store", "stream"),
-        *("precision", "identity", "show", "update", "duplicates", "run", "cli"),
+        *(
+            "precision",
+            "identity",
+            "show",
+            "update",
+            "duplicates",
+            "parcel",
+            "cluster",
+            "run",
+            "cli",
+        ),
     ),
     "classify": (
         *("config", "candidates", "room", "rows", "views", "dataset", "splits", "metrics"),
@@ -120,8 +130,9 @@ def test_a_setting_has_one_name_in_three_places(pictures: Path, tmp_path: Path) 
     given: dict[str, Any] = {**QUICK, "views": 1}
     extract_features(pictures, tmp_path / "out.h5", **given)
     with open_store(tmp_path / "out.h5") as store:
-        # What one run does to the file is no property of the file.
-        assert settings - set(store.attributes) == {"overwrite", "update", "dry_run", "repair"}
+        # What one run does, and where, is no property of the file.
+        actions = {"overwrite", "update", "dry_run", "repair", "cluster"}
+        assert settings - set(store.attributes) == actions
 
 
 @pytest.mark.parametrize("parser", PARSERS)

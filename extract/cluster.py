@@ -1,0 +1,242 @@
+"""The same loop on a Ray cluster: workers decode and run the trunk, this process alone writes.
+
+Ray Data spreads the tasks, begins those again whose worker or node has died, and holds them back
+while the writer is behind.
+"""
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from extract.config import ExtractConfig, ViewSpec
+from extract.engines import Engine
+from extract.errors import EngineError, HeadstartError
+from extract.item import Item, Read
+from extract.parcel import Parcel, open_parcel, pack_engine
+from extract.store import Block
+from extract.stream import Clock, stream_features
+
+# Batches of a task: what is done in vain when a worker dies, against the start and the end of a
+# task, where decoding and trunk do not overlap.
+TASK_BATCHES = 32
+# Tasks that are handed to Ray at a time, so that its memory does not grow with the source.
+PORTION_TASKS = 4096
+# Times that a task is begun again: a picture that kills its worker must not go round for ever.
+MOST_RETRIES = 8
+_COLUMNS = ("row", "key", "path", "split", "read")
+# A name need not be valid UTF-8.
+_NAMES = ("utf-8", "surrogatepass")
+
+Task = dict[str, list[Any]]
+
+
+class Work(NamedTuple):
+    """What each worker is given, once.
+
+    ``reads`` are the ways in which pictures are read: one may hold the index of a whole archive.
+    """
+
+    engine: Parcel
+    views: ViewSpec
+    reads: list[Read]
+    workers: int
+
+
+class Outcome(NamedTuple):
+    """What comes back of a task: blocks and the seconds they took, or why there are none."""
+
+    blocks: list[Block]
+    clock: Clock
+    error: str = ""
+
+
+def stream_on_cluster(
+    items: Sequence[Item],
+    rows: np.ndarray,
+    engine: Engine,
+    config: ExtractConfig,
+    clock: Clock,
+    views: ViewSpec,
+) -> Generator[Block, None, None]:
+    """Do on a cluster what ``stream_features`` does here.
+
+    Args:
+        items: The pictures; workers read them under the same paths.
+        rows: Which of them to compute, as indices into ``items``.
+        engine: The trunk; workers run the same one, in batches of the same size.
+        config: ``cluster`` says where, ``workers`` how many processors a task takes.
+        clock: Where the seconds are added up; ``trunk`` is what was waited for the cluster.
+        views: Augmented views of the training pictures.
+
+    Yields:
+        Blocks of finished rows, in any order.
+
+    Raises:
+        EngineError: The cluster cannot be reached, or the trunk cannot be run there.
+    """
+    if not len(rows):
+        return
+    began = time.monotonic()
+    reads = list(dict.fromkeys(items[row].read for row in rows))
+    with _connected(config.cluster) as ray:
+        workers, gpus = _choose_resources(ray.nodes(), engine, config)
+        work = ray.put(Work(pack_engine(engine, items[rows[0]]), views, reads, workers))
+        for outcome in _run(ray, _plan(items, rows, engine, views, reads), work, workers, gpus):
+            if outcome.error:
+                raise EngineError(outcome.error)
+            waited = time.monotonic() - began
+            if not clock.trunk:
+                # The first task cannot have begun before its worker had the engine.
+                start = max(0.0, waited - outcome.clock.wait - outcome.clock.trunk)
+                clock.start += start
+                waited -= start
+            clock.trunk += waited
+            clock.read += outcome.clock.read
+            clock.decode += outcome.clock.decode
+            yield from outcome.blocks
+            began = time.monotonic()
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[Any]:
+    """Join a cluster, and leave it; or start one here, and end it."""
+    ray = _load_ray(address)
+    if ray.is_initialized():
+        raise EngineError(f"cluster {address}: Ray is in use in this process; ray.shutdown() first")
+    try:
+        _join(ray, address)
+        yield ray
+    except ray.exceptions.RayTaskError:
+        raise  # a fault of ours, in a worker
+    except ray.exceptions.RayError as error:
+        raise EngineError(
+            f"cluster {address}: {_first_line(error)}; expected workers that stay alive; the same "
+            "command goes on"
+        ) from error
+    finally:
+        ray.shutdown()
+
+
+def _load_ray(address: str) -> Any:
+    """Import Ray without its chatter, and without its reports to its makers."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    if address == "local":
+        # Ray's name for its switch between every network and this machine alone.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise EngineError('cluster: needs Ray; pip install "headstart[ray]"') from error
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    return ray
+
+
+def _join(ray: Any, address: str) -> None:
+    host, _, port = address.rpartition(":")
+    quiet = {"include_dashboard": False} if address == "local" else {}
+    try:
+        if host:
+            # Ray itself looks for minutes for what is not there.
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **quiet)
+    except Exception as error:  # of many kinds, from a refused connection to another version
+        raise EngineError(
+            f"cluster {address}: {_first_line(error)}; expected a Ray that runs, on this machine "
+            "too, started by `ray start`; look after address, token and versions"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _choose_resources(
+    nodes: Sequence[dict[str, Any]], engine: Engine, config: ExtractConfig
+) -> tuple[int, int]:
+    """Return the processors and GPUs of a task: of processors no more than the smallest node has.
+
+    A GPU is for Keras, where nodes have any.
+    """
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    with_gpu = [found for found in alive if engine.name == "keras" and found.get("GPU", 0) >= 1]
+    counts = [int(found.get("CPU", 0)) for found in with_gpu or alive]
+    usable = [count for count in counts if count]
+    if not usable:
+        raise EngineError(
+            f"cluster {config.cluster}: found {len(alive)} nodes without processors; expected one "
+            "with some; start it with `ray start --num-cpus N`"
+        )
+    return min(config.workers, *usable), min(1, len(with_gpu))
+
+
+def _plan(
+    items: Sequence[Item], rows: np.ndarray, engine: Engine, views: ViewSpec, reads: list[Read]
+) -> Iterator[Task]:
+    """Yield tasks, each a table of some pictures."""
+    places = {read: place for place, read in enumerate(reads)}
+    size = engine.batch_size * max(1, TASK_BATCHES // (1 + views.views))
+    for start in range(0, len(rows), size):
+        part = [(row, items[row]) for row in rows[start : start + size].tolist()]
+        table = [
+            (
+                row,
+                item.key.encode(*_NAMES),
+                item.path.encode(*_NAMES),
+                item.split,
+                places[item.read],
+            )
+            for row, item in part
+        ]
+        yield dict(zip(_COLUMNS, map(list, zip(*table, strict=True)), strict=True))
+
+
+def _run(ray: Any, tasks: Iterator[Task], work: Any, workers: int, gpus: int) -> Iterator[Outcome]:
+    """Give out the outcomes of tasks, in any order."""
+    while portion := list(islice(tasks, PORTION_TASKS)):
+        outcomes = ray.data.from_items(portion, override_num_blocks=len(portion)).map(
+            _work,
+            fn_args=(work,),
+            num_cpus=workers,
+            num_gpus=gpus,
+            # Otherwise a process that has used a GPU ends with its task, and its engine with it.
+            max_calls=0,
+            max_retries=MOST_RETRIES,
+        )
+        for row in outcomes.iter_rows():
+            yield row["outcome"]
+
+
+def _work(task: Task, work: Any) -> dict[str, Outcome]:
+    """Compute the features of a task, in a worker."""
+    clock = Clock()
+    try:
+        given, engine = _open(work)
+        items = {
+            row: Item(key.decode(*_NAMES), path.decode(*_NAMES), -1, split, "", given.reads[read])
+            for row, key, path, split, read in zip(*(task[name] for name in _COLUMNS), strict=True)
+        }
+        rows = np.array(task["row"], np.int64)
+        blocks = list(stream_features(items, rows, engine, given.workers, clock, given.views))
+    except HeadstartError as error:
+        return {"outcome": Outcome([], clock, str(error))}
+    return {"outcome": Outcome(blocks, clock)}
+
+
+@lru_cache(maxsize=1)
+def _open(work: Any) -> tuple[Work, Engine]:
+    """Open the engine, once in a worker's life."""
+    import ray
+
+    given: Work = ray.get(work)
+    return given, open_parcel(given.engine, given.workers)

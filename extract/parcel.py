@@ -1,0 +1,124 @@
+"""The engine that is open here, packed so that another machine can open the same one.
+
+The trunk travels as it runs, weights and all: the other machine needs neither the weights' file
+nor a cache. Whatever else decides the numbers there is compared, not assumed.
+"""
+
+import contextlib
+import os
+import platform
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from extract.backend import backend_name, load_keras
+from extract.compiled import CompiledTrunk
+from extract.engines import KERAS_FILE, Engine, KerasEngine, OpenVinoEngine, check_instructions
+from extract.errors import EngineError, one_line
+from extract.identity import digest_of
+from extract.item import Item
+from extract.trunk import Trunk
+
+# What an engine is made from, beside the files of its trunk.
+_FIELDS = ("name", "spec", "dtype", "precision", "batch_size", "shapes", "weights_sha256")
+
+
+class Parcel(NamedTuple):
+    """An engine, packed.
+
+    Attributes:
+        engine: Its attributes by name.
+        files: Those of its trunk, by name.
+        backend: That of Keras.
+        versions: Of whatever has a hand in the numbers.
+        folder: Where relative paths begin.
+        witness: A picture, and the digest of its file.
+    """
+
+    engine: dict[str, Any]
+    files: dict[str, bytes]
+    backend: str
+    versions: dict[str, str]
+    folder: str
+    witness: tuple[Item, bytes]
+
+
+def pack_engine(engine: Engine, witness: Item) -> Parcel:
+    """Pack an engine.
+
+    Args:
+        engine: The engine that is open here.
+        witness: A picture that the other machine must see as it is seen here.
+
+    Returns:
+        All that ``open_parcel`` needs.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        engine.save(Path(folder))
+        files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+    backend = backend_name()
+    return Parcel(
+        {name: getattr(engine, name) for name in _FIELDS},
+        files,
+        backend,
+        _versions(engine.name, backend),
+        os.getcwd(),
+        (witness, digest_of(witness)),
+    )
+
+
+def open_parcel(parcel: Parcel, threads: int) -> Engine:
+    """Open the engine on another machine, in a process that does nothing else.
+
+    Args:
+        parcel: The engine.
+        threads: How many it may use on a processor.
+
+    Returns:
+        The engine, ready to run.
+
+    Raises:
+        EngineError: This machine has other versions, cannot read the pictures, or lacks the
+            instructions for the precision.
+    """
+    here = _versions(parcel.engine["name"], parcel.backend)
+    if here != parcel.versions:
+        raise EngineError(
+            f"{platform.node()}: found {_list(here)}; expected {_list(parcel.versions)}; install "
+            "the same versions on every machine"
+        )
+    with contextlib.suppress(OSError):  # without relative paths it does not matter
+        os.chdir(parcel.folder)
+    item, digest = parcel.witness
+    if digest_of(item) != digest:
+        raise EngineError(
+            f"{platform.node()}: {one_line(item.key)} is not what it is where the store is; "
+            "expected the same pictures under the same paths everywhere; use a shared folder or "
+            "URLs"
+        )
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        for name, content in parcel.files.items():
+            Path(folder, name).write_bytes(content)
+        return _open(parcel, Path(folder), threads)
+
+
+def _open(parcel: Parcel, folder: Path, threads: int) -> Engine:
+    """Open the engine whose files are in ``folder``; once it is open they can go."""
+    name, spec, dtype, precision, batch_size, shapes, digest = map(parcel.engine.get, _FIELDS)
+    if name == "openvino":
+        check_instructions(precision)
+        compiled = CompiledTrunk(spec, folder, shapes, digest)
+        return OpenVinoEngine(compiled, dtype, batch_size, precision, threads=threads)
+    os.environ["KERAS_BACKEND"] = parcel.backend
+    model = load_keras().models.load_model(folder / KERAS_FILE, compile=False)
+    return KerasEngine(Trunk(spec, model, shapes, digest), dtype, batch_size, precision)
+
+
+def _versions(engine: str, backend: str) -> dict[str, str]:
+    runner = ("openvino",) if engine == "openvino" else ("keras", backend)
+    return {name: version(name) for name in ("headstart", "numpy", "pillow", *runner)}
+
+
+def _list(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in versions.items())
