@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from classify import journal, train, transforms
 from classify.analysis import Analysis
 from classify.dataset import Dataset

@@ -105,7 +105,9 @@ def open_parcel(parcel: Parcel, threads: int) -> Engine:
 
 def _open(parcel: Parcel, folder: Path, threads: int) -> Engine:
     """Open the engine whose files are in ``folder``; once it is open they can go."""
-    name, spec, dtype, precision, batch_size, shapes, digest = map(parcel.engine.get, _FIELDS)
+    name, spec, dtype, precision, batch_size, shapes, digest = (
+        parcel.engine[field] for field in _FIELDS
+    )
     if name == "openvino":
         check_instructions(precision)
         compiled = CompiledTrunk(spec, folder, shapes, digest)

@@ -34,7 +34,21 @@ MEMORY = 2 << 30
 HANG_SECONDS = 60.0
 # What sizes, counts and offsets are wrong by.
 ODD = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
-ODD_VALUES = (None, True, -1, 0, 1.5, 10**9, 10**18, "", "\u202ex\n", [], {}, [10**9], [[]])
+ODD_VALUES: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    0,
+    1.5,
+    10**9,
+    10**18,
+    "",
+    "\u202ex\n",
+    [],
+    {},
+    [10**9],
+    [[]],
+)
 
 Random = np.random.Generator
 
@@ -195,7 +209,7 @@ def mutate(content: bytes, random: Random) -> bytes:
         elif kind == 3:
             width, order = (1, 2, 4, 8)[random.integers(4)], ("little", "big")[random.integers(2)]
             value = ODD[random.integers(len(ODD))] % 256**width
-            changed[at : at + width] = value.to_bytes(width, order)  # type: ignore[arg-type]
+            changed[at : at + width] = value.to_bytes(width, order)
         elif at < len(changed):
             changed[at] ^= 1 << int(random.integers(8)) if kind == 4 else random.integers(1, 256)
     return bytes(
@@ -237,7 +251,7 @@ def _mutate_json(content: bytes, random: Random) -> bytes:
 def make_mutant(files: Sequence[Path], seed: int, number: int) -> tuple[Path, bytes]:
     """Return which file is changed to what."""
     random = np.random.default_rng([seed, number])
-    path = files[random.integers(len(files))]
+    path = files[int(random.integers(len(files)))]
     return path, mutate(path.read_bytes(), random)
 
 

@@ -11,7 +11,7 @@ import pytest
 from classify.cli import train_head
 from classify.config import HeadSpec
 from classify.dataset import load_dataset
-from classify.search import sweep, with_layer
+from classify.search import _with_layer, sweep
 from classify.splits import cross_divide, divide
 from extract.duplicates import describe_leaks, group_by_digest
 from extract.errors import SettingError, SplitError
@@ -134,7 +134,8 @@ def test_layers_that_are_read_later_keep_copies_together(make_store: MakeStore) 
     X = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
     path = make_store({"conv1_relu": X, "conv_pw_1_relu": X}, [0, 1] * 10)
     made = load_dataset(path, "conv1_relu", groups="digest")
-    assert with_layer(made, HeadSpec("logistic", layer=("conv_pw_1_relu",))).groups == made.groups
+    other = _with_layer(made, HeadSpec("logistic", layer=("conv_pw_1_relu",)), None)
+    assert other.groups == made.groups
 
 
 def test_copies_that_the_splits_of_the_file_part_are_refused(

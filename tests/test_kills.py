@@ -76,7 +76,7 @@ class Killer:
         process.join()
         assert process.exitcode in (0, -signal.SIGKILL), self._arguments[2].read_text()
         self.kills += process.exitcode != 0
-        return process.exitcode == 0
+        return bool(process.exitcode == 0)
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def source(form: str, folder: Path) -> tuple[Path, int]:
 @pytest.mark.parametrize("form", FORMS)
 def test_shuffled_labels_are_learnt_by_no_head(form: str, tmp_path: Path) -> None:
     pictures, witnesses = source(form, tmp_path)
-    extract_features(pictures, tmp_path / "out.h5", **QUICK, views=2)  # type: ignore[arg-type]
+    extract_features(pictures, tmp_path / "out.h5", **QUICK, views=2)
     with open_store(tmp_path / "out.h5") as store:
         largest = np.bincount(store.labels).max() / COUNT
     result = sweep(
@@ -79,6 +79,6 @@ def test_shuffled_labels_are_learnt_by_no_head(form: str, tmp_path: Path) -> Non
 def test_twins_that_are_parted_would_be_told(tmp_path: Path) -> None:
     table, witnesses = source("table.csv", tmp_path)
     table.write_text("\n".join(line.rpartition(",")[0] for line in table.read_text().splitlines()))
-    extract_features(table, tmp_path / "out.h5", **QUICK, views=2)  # type: ignore[arg-type]
+    extract_features(table, tmp_path / "out.h5", **QUICK, views=2)
     result = sweep(load_dataset(tmp_path / "out.h5"), head="knn", neighbours=1, folds=4)
     assert result.accuracy > binom.ppf(1 - 1e-4, witnesses, 0.6) / witnesses

@@ -77,7 +77,8 @@ assert code
 
 
 def run_child(script: str, source: Path, folder: Path, *flags: str) -> str:
-    words = [sys.executable, "-c", COMMANDS + script, source, folder, *QUICK_FLAGS, *flags]
+    words = [sys.executable, "-c", COMMANDS + script, str(source), str(folder)]
+    words += [*QUICK_FLAGS, *flags]
     child = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert child.returncode == 0, child.stderr
     assert "Traceback" not in child.stderr
@@ -104,7 +105,7 @@ def test_a_file_system_without_locks_is_named(pictures: Path, tmp_path: Path) ->
     if not shutil.which("strace") or subprocess.call(["strace", "-o", os.devnull, "true"]):
         pytest.skip("no call of the system can be made to fail here")
     out = tmp_path / "out.h5"
-    extract_features(pictures, out, **QUICK)  # type: ignore[arg-type]
+    extract_features(pictures, out, **QUICK)
     before = out.read_bytes()
     # What an NFS server without its lock daemon answers.
     inject = ["strace", "-f", "-q", "-o", os.devnull, "-e", "inject=flock:error=ENOLCK"]
@@ -127,14 +128,14 @@ def test_a_file_system_without_locks_is_named(pictures: Path, tmp_path: Path) ->
 def test_a_clock_that_goes_back_changes_nothing(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    extract_features(pictures, tmp_path / "whole.h5", **QUICK)  # type: ignore[arg-type]
+    extract_features(pictures, tmp_path / "whole.h5", **QUICK)
     for path in pictures.rglob("*.png"):  # of tomorrow
         os.utime(path, (time.time() + 86400,) * 2)
     hours = iter(range(10**6))
     # The machine's clock is everybody's, so only this process sees it go back.
     monkeypatch.setattr(time, "time", lambda: 1e9 - 3600 * next(hours))
     out = tmp_path / "out.h5"
-    summary = extract_features(pictures, out, **QUICK, batch_size=1)  # type: ignore[arg-type]
+    summary = extract_features(pictures, out, **QUICK, batch_size=1)
     assert summary.seconds.start > 0
     os.utime(out, (0, 0))
     assert extract_features(pictures, out).computed == 0
