@@ -1,15 +1,17 @@
 """Time an epoch of fine-tuning: blocks above cached maps against the full model from pixels.
 
-Usage: python -m benchmarks.finetune MAPS.h5 PICTURES [EPOCHS] [BATCH_SIZE]
-
-MAPS.h5 holds maps of PICTURES, such as mixed8 of InceptionV3 at 150 px. Both sides train the same
-blocks and head on the same batches with SGD, as ``fit`` of one compiled Keras model; the full one
-is given decoded pixels that lie in memory, and its lower part is frozen. The first epoch, in which
-both are compiled, is left out; medians of the others, taken in turn. Beside the clock stands the
-time of the processor, which other programs on the machine disturb less.
+Run with ``python -m benchmarks.finetune MAPS.h5 PICTURES``. MAPS.h5 holds maps of PICTURES, such as
+mixed8 of InceptionV3 at 150 px. Both sides train the same blocks and head on the same batches with
+SGD, as ``fit`` of one compiled Keras model, each in a process of its own; the full one is given
+decoded pixels that lie in memory, and its lower part is frozen. The first epoch, in which both are
+compiled, is left out; medians of the others. Beside the clock stands the time of the processor,
+which other programs on the machine disturb less.
 """
 
+import argparse
+import json
 import statistics
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -22,7 +24,7 @@ from classify.config import FinetuneConfig, HeadSpec
 from classify.dataset import Dataset, load_dataset
 from classify.joint import batches, compiled
 from classify.splits import divide
-from extract.backend import load_keras
+from extract.backend import keep_freed_memory, load_keras
 from extract.boundary import build_rest
 from extract.decode import decode
 from extract.item import read_item
@@ -49,51 +51,62 @@ def head_of(inputs: int, classes: int) -> Any:
     return keras.Sequential([keras.Input((inputs,)), hidden, keras.layers.Dropout(0.2), last])
 
 
-def sides(dataset: Dataset, source: str, spec: HeadSpec) -> dict[str, tuple[Any, Dataset]]:
-    """Return what is trained, and on what, by name."""
+def side(dataset: Dataset, source: str, spec: HeadSpec, name: str) -> tuple[Any, Dataset]:
+    """Return what is trained, and on what."""
     keras = load_keras()
     classes = len(dataset.class_names)
-    made = {}
-    for name in ("from maps", "from pixels"):
-        rest = build_rest(dataset.trunk, dataset.layer).model
-        rows, below = dataset, rest
-        if name == "from pixels":
-            trunk = build_trunk(dataset.trunk).model  # frozen
-            below = keras.Model(trunk.inputs[0], rest(trunk.outputs[0], training=False))
-            rows = replace(dataset, X=pixels_of(dataset, source))
-        head = head_of(rest.output_shape[1], classes)
-        made[name] = (compiled(below, head, spec, classes, FinetuneConfig()), rows)
-    return made
+    rest = build_rest(dataset.trunk, dataset.layer).model
+    rows, below = dataset, rest
+    if name == "pixels":
+        trunk = build_trunk(dataset.trunk).model  # frozen
+        below = keras.Model(trunk.inputs[0], rest(trunk.outputs[0], training=False))
+        rows = replace(dataset, X=pixels_of(dataset, source))
+    else:
+        keep_freed_memory()  # as train-head does
+    head = head_of(rest.output_shape[1], classes)
+    return compiled(below, head, spec, classes, FinetuneConfig()), rows
 
 
-def main(words: list[str]) -> None:
+def train(given: argparse.Namespace) -> dict[str, Any]:
+    """Train one side and say how long each epoch took; what a child process does."""
+    dataset = load_dataset(given.maps)
+    spec = HeadSpec("dense", batch_size=given.batch_size)
+    model, rows = side(dataset, given.pictures, spec, given.side)
+    order = batches(rows, divide(dataset).train, spec, 0)
+    found: dict[str, Any] = {"clock": [], "processor": [], "losses": []}
+    for _ in range(given.epochs + 1):
+        start = time.perf_counter(), time.process_time()
+        history = model.fit(order, shuffle=False, verbose=0).history
+        found["clock"].append(time.perf_counter() - start[0])
+        found["processor"].append(time.process_time() - start[1])
+        found["losses"].append(round(history["cost"][0], 4))
+    return found
+
+
+def main() -> None:
     """Print seconds an epoch of both, and their ratio."""
-    dataset = load_dataset(Path(words[0]))
-    epochs = int(words[2]) if len(words) > 2 else 3
-    split = divide(dataset)
-    took: dict[str, list[tuple[float, float]]] = {}
-    losses: dict[str, list[float]] = {}
-    spec = HeadSpec("dense", batch_size=int(words[3]) if len(words) > 3 else None)
-    made = sides(dataset, words[1], spec)
-    for _ in range(epochs + 1):
-        for name, (model, rows) in made.items():
-            order = batches(rows, split.train, spec, 0)
-            start = time.perf_counter(), time.process_time()
-            history = model.fit(order, shuffle=False, verbose=0).history
-            spent = time.perf_counter() - start[0], time.process_time() - start[1]
-            took.setdefault(name, []).append(spent)
-            losses.setdefault(name, []).append(history["cost"][0])
-    seconds = {
-        name: [statistics.median(c) for c in zip(*t[1:], strict=True)] for name, t in took.items()
-    }
-    print(f"{len(split.train)} pictures, batches of {spec.batch_size}, maps {dataset.X.shape[1:]}")
-    for name in made:
-        shown = ", ".join(f"{loss:.4f}" for loss in losses[name])
-        clock, processor = seconds[name]
-        print(f"{name}: {clock:.2f} s an epoch, processor {processor:.2f} s; losses {shown}")
-    ratios = [a / b for a, b in zip(seconds["from pixels"], seconds["from maps"], strict=True)]
-    print(f"ratio {ratios[0]:.1f}, processor {ratios[1]:.1f}")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("maps", type=Path)
+    parser.add_argument("pictures")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=20)
+    parser.add_argument("--side", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.side:
+        print(json.dumps(train(given)))
+        return
+    medians = {}
+    for name in ("maps", "pixels"):
+        words = [sys.executable, "-m", "benchmarks.finetune", *sys.argv[1:], "--side", name]
+        done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+        found = json.loads(done.stdout.splitlines()[-1])
+        # The first epoch compiles.
+        medians[name] = [statistics.median(found[c][1:]) for c in ("clock", "processor")]
+        clock, processor = medians[name]
+        print(f"{name}: {clock:.2f} s an epoch, processor {processor:.2f} s; {found['losses']}")
+    ratios = [a / b for a, b in zip(medians["pixels"], medians["maps"], strict=True)]
+    print(f"batches of {given.batch_size}: ratio {ratios[0]:.1f}, processor {ratios[1]:.1f}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -10,7 +10,7 @@ from classify.config import FinetuneConfig, HeadSpec
 from classify.dataset import Dataset
 from classify.heads import DenseHead
 from classify.splits import Split
-from extract.backend import load_keras, on_gpu
+from extract.backend import keep_freed_memory, load_keras, on_gpu
 from extract.console import log, progress
 
 MOMENTUM = 0.9
@@ -49,6 +49,7 @@ def train_together(
         The best epoch and the curves.
     """
     spec = head.spec
+    keep_freed_memory()
     model = compiled(blocks, head.model, spec, len(dataset.class_names), tuning)
     with progress(tuning.finetune_epochs, "epoch", label="fine-tuning") as bar:
         best = Best(model, loss, bar)

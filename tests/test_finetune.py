@@ -1,6 +1,9 @@
 """Fine-tuning from cached maps: what it computes, keeps, says and refuses."""
 
 import json
+import platform
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,8 @@ from extract.run import extract_features
 from extract.source import list_source
 from extract.trunk import name_layers
 from extract.weights import load_application
+
+ROOT = Path(__file__).resolve().parents[1]
 
 CUT: dict[str, Any] = {
     "trunk": "mobilenet",
@@ -322,3 +327,30 @@ def test_ctrl_c_while_the_blocks_train_keeps_the_ranked_heads(
         run(load_dataset(stores[2]), TrainConfig((HEAD,), finetune=FinetuneConfig(1)))
     assert stopped.value.result is not None
     assert stopped.value.result.finetuned is None
+
+
+def test_freed_memory_is_kept_for_the_next_step() -> None:
+    code = """
+import re, sys
+import numpy as np
+from extract.backend import keep_freed_memory
+
+def held() -> int:
+    return int(re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024
+
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+before = held()
+for _ in range(2):
+    weights = np.ones(64 << 17)
+    del weights
+print(held() - before)
+"""
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+        pytest.skip("needs the GNU C library")
+    kept, given_back = (
+        int(subprocess.check_output([sys.executable, "-c", code, which], cwd=ROOT))
+        for which in ("kept", "given back")
+    )
+    assert given_back < 32
+    assert 60 < kept < 96
