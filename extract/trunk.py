@@ -76,7 +76,7 @@ def build_trunk(spec: TrunkSpec, precision: str = "float32") -> Trunk:
         spec, inputs, cuts = _open_file(keras, spec, precision)
     else:
         with _computing_in(keras, precision):
-            whole = load_application(spec, _needs_top(spec))
+            whole = _load_whole(spec)
         inputs, cuts = whole.inputs, _application_cuts(whole)
     outputs = [_choose(spec, cuts, name).output() for name in spec.layer]
     cut = keras.Model(inputs, outputs, name="trunk" if spec.is_file else spec.trunk)
@@ -158,18 +158,19 @@ def _computing_in(keras: Any, precision: str) -> Iterator[None]:
         keras.config.set_dtype_policy(former)
 
 
-def _needs_top(spec: TrunkSpec) -> bool:
-    """Say whether a layer is in the complete application only, which takes its native size.
+def _load_whole(spec: TrunkSpec) -> Any:
+    """Load the application that has the layers: without its top, unless they are of that.
 
     Raises:
         TrunkError: A layer is in neither, or in the complete model and the size is another.
     """
     native = TRUNKS[spec.trunk]
     if spec.layer == (native.cut,):
-        return False
-    cuts = _application_cuts(build_application(spec, None))
+        return load_application(spec)
+    plain = build_application(spec, None)
+    cuts = _application_cuts(plain)
     if cuts.keys() >= set(spec.layer):
-        return False
+        return load_application(spec, built=plain)
     complete = _application_cuts(build_application(spec, None, top=True))
     for name in spec.layer:
         if name not in complete:
@@ -181,7 +182,7 @@ def _needs_top(spec: TrunkSpec) -> bool:
             f"{native.image_size} x {native.image_size} pixels, found {width} x {height}; leave "
             "--image-size out"
         )
-    return True
+    return load_application(spec, top=True)
 
 
 def _application_cuts(model: Any) -> dict[str, Cut]:

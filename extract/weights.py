@@ -27,8 +27,16 @@ class WeightsUnavailableError(TrunkError):
     """ImageNet weights are neither on this machine nor within reach."""
 
 
-def load_application(spec: TrunkSpec, top: bool = False) -> Any:
+def load_application(spec: TrunkSpec, top: bool = False, built: Any = None) -> Any:
     """Build the whole trunk with the weights that were asked for; with ``top`` the complete model.
+
+    Args:
+        spec: The trunk.
+        top: Whether the complete model is asked for.
+        built: What ``build_application`` made of both, where that is at hand; it may be used.
+
+    Returns:
+        A ``keras.Model``.
 
     Raises:
         WeightsUnavailableError: ImageNet weights are not to be had.
@@ -36,7 +44,7 @@ def load_application(spec: TrunkSpec, top: bool = False) -> Any:
     """
     if spec.weights == "imagenet":
         return _imagenet(spec, top)
-    model = build_application(spec, None, top)
+    model = build_application(spec, None, top) if built is None else built
     if spec.weights == "none":
         _randomise(model)
     else:
