@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -30,10 +31,22 @@ FAMILIES = (
 )
 
 
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> CompiledTrunk:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADSTART_CACHE", str(tmp_path_factory.mktemp("converted")))
+        return convert(build_trunk(SPEC))
+
+
 @pytest.fixture
-def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CompiledTrunk:
+def kept(
+    converted: CompiledTrunk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> CompiledTrunk:
+    """A cache that holds one converted trunk, to be damaged."""
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
-    return convert(build_trunk(SPEC))
+    folder = tmp_path / "cache" / converted.folder.name
+    shutil.copytree(converted.folder, folder)
+    return replace(converted, folder=folder)
 
 
 def test_what_was_kept_is_found(kept: CompiledTrunk) -> None:
