@@ -19,9 +19,10 @@ from extract.store import Block, Failure, open_store
 
 # TensorFlow is imported by the tests, and is quiet if this stands before.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Converted trunks of the tests are theirs alone.
-os.environ["HEADSTART_CACHE"] = tempfile.mkdtemp(prefix="headstart-tests-")
-atexit.register(shutil.rmtree, os.environ["HEADSTART_CACHE"], ignore_errors=True)
+# Converted trunks of the tests are theirs alone, and those of one process another's too.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["HEADSTART_CACHE"] = tempfile.mkdtemp(prefix="headstart-tests-")
+    atexit.register(shutil.rmtree, os.environ["HEADSTART_CACHE"], ignore_errors=True)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
