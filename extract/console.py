@@ -78,7 +78,7 @@ def progress(total: int, unit: str, done: int = 0, label: str = "") -> Iterator[
 
 def _lacking(error: Exception) -> str:
     """Say which means of the machine are at an end; nothing of any other error."""
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or "bad_alloc" in str(error):  # the latter is OpenVINO's
         return _NO_MEMORY
     number = error.errno if isinstance(error, OSError) else None
     where = getattr(error, "filename", None) or "a file beside the results"
