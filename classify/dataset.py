@@ -43,6 +43,7 @@ class Dataset:
         views: Augmented views of rows of the training split; None where there are none, or no
             memory for them.
         source: Where the pictures were when the store was made, as the user named it.
+        columns: Which columns of it are what.
         digests: (N, 16) uint8 BLAKE2b-128 digests of the pictures' files, or None.
     """
 
@@ -61,6 +62,7 @@ class Dataset:
     calibration_sha256: str = ""
     views: StoredViews | None = None
     source: str = ""
+    columns: str = ""
     digests: NDArray[np.uint8] | None = None
 
     def fingerprint(self) -> str:
@@ -132,6 +134,7 @@ def load_dataset(
             calibration_sha256=store.attributes.get("calibration_sha256", ""),
             views=_views(store, layers, rows, room),
             source=store.attributes.get("source", ""),
+            columns=store.attributes.get("columns", ""),
             digests=store.digests()[rows],
         )
     _check_finite(dataset.X, dataset.keys, path)

@@ -245,7 +245,7 @@ def _with_pictures(dataset: Dataset, mistakes: Sequence[Mistake]) -> list[dict[s
     """Return mistakes with their pictures as data URIs, or with why there is none."""
     found, read = [], None
     with suppress(SourceError):  # an archive that is gone, or another machine
-        read = open_reader(dataset.source)
+        read = open_reader(dataset.source, dataset.columns)
     for mistake in mistakes:
         try:
             picture, reason = _picture(dataset, read, mistake), ""

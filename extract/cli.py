@@ -44,8 +44,8 @@ examples:
 READING: Mapping[str, Mapping[str, Any]] = {
     "columns": {
         "metavar": "ROLE=NAME,...",
-        "help": "which column of a table is the path, label, split and group of a picture "
-        "(default: those of that name)",
+        "help": "which column of a table, or of records that hold pictures, is the path (or the "
+        "picture), label, split and group (default: those of that name)",
     },
     "batch_size": {
         "type": int,

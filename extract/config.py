@@ -258,7 +258,7 @@ class ExtractConfig:
         cluster: Where Ray runs: ``local`` starts it here, ``auto`` or HOST:PORT joins one; empty,
             no cluster.
         dtype: Type the features are stored in.
-        columns: Which column of a manifest is what, such as ``path=file,label=species``.
+        columns: Which column of a table or of records is what, such as ``path=file,label=species``.
         max_bad: Unreadable pictures that are tolerated: a number, or a share such as ``1%``.
         overwrite: Replace a store whose settings or source differ.
         update: Bring a store up to date with a source that has changed.

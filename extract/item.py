@@ -2,9 +2,9 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from extract.errors import ImageError
 
@@ -65,6 +65,18 @@ class Item(NamedTuple):
     split: int
     group: str = ""
     read: Read = read_file
+
+
+class Records(NamedTuple):
+    """The pictures that lie in one file, row after row.
+
+    ``names`` are those that the file has for them, None where it has none; ``cells`` are label,
+    split and group of each; ``read`` gives the bytes of a row and may be called from threads.
+    """
+
+    names: Sequence[str | None]
+    cells: Sequence[Sequence[Any]]
+    read: Callable[[int], bytes]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """SOURCE -> a sorted list of items: every picture with its key, label and split.
 
 SOURCE is one picture, a flat folder of pictures without labels, a folder of class folders, a folder
-of split folders over class folders, an archive of such, or a table that names its pictures.
+of split folders over class folders, an archive of such, a table that names its pictures, or a file
+that holds them row by row.
 """
 
 import os
@@ -9,6 +10,7 @@ import stat
 from functools import partial
 
 from extract.archive import ARCHIVE_ENDINGS, Archive, is_archive
+from extract.config import parse_columns
 from extract.errors import SettingError, SourceError
 from extract.folders import Named, arrange
 from extract.item import (
@@ -22,16 +24,19 @@ from extract.item import (
     show,
 )
 from extract.manifest import MANIFEST_ENDINGS, list_manifest
+from extract.records import RECORD_ENDINGS, RecordSet, holds_records, list_records
 from extract.remote import hide_secrets, is_url, list_remote, without_query
 from extract.shards import list_archive
+from extract.tfrecord import is_tfrecord
 
 
 def list_source(source: str | os.PathLike[str], columns: str = "") -> Source:
     """List the pictures of ``source``; only files with other endings are opened, for 32 bytes.
 
     Args:
-        source: A folder, one picture, an archive or a manifest; or a URL that fsspec opens.
-        columns: Which columns of a manifest are what, see ``config.parse_columns``.
+        source: A folder, one picture, an archive, a manifest or a file of records; or a URL that
+            fsspec opens.
+        columns: Which columns of a table or of records are what, see ``config.parse_columns``.
 
     Raises:
         SourceError: ``source`` or a folder in it cannot be read, it holds no pictures, its layout
@@ -45,6 +50,8 @@ def list_source(source: str | os.PathLike[str], columns: str = "") -> Source:
         return list_archive(root, columns)
     try:
         mode = os.stat(root).st_mode
+        if holds_records(root, columns):
+            return list_records(root, columns)
         if stat.S_ISREG(mode) and root.lower().endswith(MANIFEST_ENDINGS):
             return list_manifest(root, columns)
         _check_no_columns(root, columns)
@@ -56,16 +63,18 @@ def list_source(source: str | os.PathLike[str], columns: str = "") -> Source:
     except OSError as error:
         found = f"cannot be opened: {error.strerror}"
     raise SourceError(
-        f"{show(root)}: {found}; expected a folder of pictures, one picture, a table of "
-        f"them ({', '.join(MANIFEST_ENDINGS)}) or an archive ({', '.join(ARCHIVE_ENDINGS)})"
+        f"{show(root)}: {found}; expected a folder of pictures, one picture, a table of them "
+        f"({', '.join(MANIFEST_ENDINGS)}), an archive ({', '.join(ARCHIVE_ENDINGS)}) or a file of "
+        f"records ({', '.join(RECORD_ENDINGS)})"
     )
 
 
 def _list_url(url: str, columns: str) -> Source:
     path = without_query(url).lower()
-    if is_archive(path):
+    if is_archive(path) or path.endswith(RECORD_ENDINGS) or is_tfrecord(path):
+        kind = "archive" if is_archive(path) else "file of records"
         raise SourceError(
-            f"{show(hide_secrets(url))}: a remote archive; expected a folder, a picture or a "
+            f"{show(hide_secrets(url))}: a remote {kind}; expected a folder, a picture or a "
             "table; download it"
         )
     if path.endswith(MANIFEST_ENDINGS):
@@ -78,24 +87,30 @@ def _check_no_columns(root: str, columns: str) -> None:
     if columns:
         raise SettingError(
             f"columns: has no effect on {show(hide_secrets(root))}; expected a table that ends in "
-            f"{', '.join(MANIFEST_ENDINGS)}; leave --columns out"
+            f"{', '.join(MANIFEST_ENDINGS)}, or records; leave --columns out"
         )
 
 
-def open_reader(source: str | os.PathLike[str]) -> Read:
+def open_reader(source: str | os.PathLike[str], columns: str = "") -> Read:
     """Return what reads a picture of ``source`` by its key, without listing the others.
 
     It raises ImageError where there is no such picture, or none any more.
 
+    Args:
+        source: As for ``list_source``.
+        columns: As for ``list_source``.
+
     Raises:
-        SourceError: ``source`` is an archive that cannot be read, or remote: what is stored of it
-            has no credentials.
+        SourceError: ``source`` is an archive or a file of records that cannot be
+            read, or remote: what is stored of it has no credentials.
     """
     root = os.fspath(source)
     if is_url(root):
         raise SourceError(f"{show(root)}: is remote; expected a source on this machine")
     if is_archive(root) and not os.path.isdir(root):
         return Archive(root).read
+    if os.path.exists(root) and holds_records(root, columns):
+        return RecordSet(root, parse_columns(columns)).read
     return partial(read_below, root if os.path.isdir(root) else os.path.dirname(root))
 
 

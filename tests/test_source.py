@@ -188,10 +188,10 @@ def test_one_picture_is_a_source(tmp_path: Path) -> None:
         assert read_item(source.items[0]) == head
 
 
-@pytest.mark.parametrize("name", ["absent", "absent.jpg", "store.h5", "file/a.jpg"])
+@pytest.mark.parametrize("name", ["absent", "absent.jpg", "notes.txt", "file/a.jpg"])
 def test_other_sources_are_refused(tmp_path: Path, name: str) -> None:
-    plant(tmp_path, ["store.h5", "file"])
-    reason = "found a file that is no picture" if name.endswith(".h5") else "cannot be opened"
+    plant(tmp_path, ["notes.txt", "file"])
+    reason = "found a file that is no picture" if name.endswith(".txt") else "cannot be opened"
     with pytest.raises(SourceError, match=f"{name}: {reason}.*; expected a folder of pictures"):
         list_source(tmp_path / name)
 

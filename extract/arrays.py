@@ -1,0 +1,131 @@
+"""Pictures as arrays of pixels, in HDF5 and NumPy files, handed on as bitmaps."""
+
+import struct
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from extract.config import ROLES
+from extract.errors import ImageError, SourceError, unknown_name
+from extract.item import Records, show
+
+ARRAY_ENDINGS = (".h5", ".hdf5", ".npy", ".npz")
+# What labels and the rest are called where nobody says.
+_USUAL = {"label": ("label", "labels"), "split": ("split",), "group": ("group", "groups")}
+# Of chunks that hold several pictures, those that are read next stay in memory.
+_CHUNK_CACHE = 2**26
+
+
+def open_arrays(path: str, named: Mapping[str, str]) -> Records:
+    """Open a file of pixels: uint8, (N, H, W, 3) RGB, or (N, H, W) or (N, H, W, 1) grey.
+
+    Args:
+        path: An HDF5 file, or what ``numpy.save`` or ``numpy.savez`` has written; the arrays of an
+            ``.npz`` are read into memory, the others stay on the disk.
+        named: The datasets that have a name of their own, by role.
+
+    Returns:
+        Its pictures, without names.
+
+    Raises:
+        SourceError: It cannot be read, or it is not clear which of its arrays are the pictures.
+    """
+    arrays = _open(path)
+    pixels = arrays[_picture_array(path, arrays, named)]
+    columns = [_values(path, arrays, role, named, len(pixels)) for role in ROLES[1:]]
+    none = [None] * len(pixels)
+    return Records(none, list(zip(*columns, strict=True)), partial(_read, pixels))
+
+
+def _open(path: str) -> dict[str, Any]:
+    """Return each array of a file by its name."""
+    ending = path.lower().rpartition(".")[2]
+    try:
+        if ending == "npy":
+            return {"image": np.load(path, mmap_mode="r")}
+        if ending == "npz":
+            with open(path, "rb") as opened, np.load(opened) as file:
+                return dict(file)
+        import h5py
+
+        found: dict[str, Any] = {}
+        h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE).visititems(
+            lambda name, at: found.update({name: at} if isinstance(at, h5py.Dataset) else {})
+        )
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        reason = " ".join(str(error).split())
+        raise SourceError(
+            f"{show(path)}: cannot be read: {reason}; expected arrays of pixels"
+        ) from error
+    return found
+
+
+def _picture_array(path: str, arrays: Mapping[str, Any], named: Mapping[str, str]) -> str:
+    fits = [name for name, at in arrays.items() if _is_pixels(at)]
+    name = named.get("path")
+    if name in fits or (name is None and len(fits) == 1):
+        return name or fits[0]
+    known = [f"{name} {at.shape} {at.dtype}" for name, at in arrays.items()]
+    raise SourceError(
+        f"{show(path)}: found {', '.join(known)[:300] or 'no arrays'}; expected uint8 of (N, H, W, "
+        "3) or (N, H, W); say which with --columns path=NAME"
+    )
+
+
+def _is_pixels(array: Any) -> bool:
+    shape = array.shape
+    shaped = len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))
+    return array.dtype == np.uint8 and shaped and all(shape[1:])
+
+
+def _values(
+    path: str, arrays: Mapping[str, Any], role: str, named: Mapping[str, str], count: int
+) -> list[Any]:
+    """Return what an array says of each picture, None where there is no such array."""
+    usual = [name for name in _USUAL[role] if name in arrays]
+    name = named.get(role) or next(iter(usual), None)
+    if name is None:
+        return [None] * count
+    if name not in arrays:
+        raise SourceError(f"{show(path)}: {unknown_name('array', name, arrays)}")
+    values = np.asarray(arrays[name][()])
+    if values.shape not in ((count,), (count, 1)):
+        raise SourceError(
+            f"{show(path)}: found {name} of shape {values.shape} beside {count} pictures; expected "
+            f"one {role} for each; name another with --columns {role}=NAME"
+        )
+    plain = values.reshape(-1).tolist()
+    return [
+        value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in plain
+    ]
+
+
+def _read(pixels: Any, row: int) -> bytes:
+    try:
+        return to_bitmap(np.asarray(pixels[row]))
+    except (OSError, ValueError) as error:
+        raise ImageError(f"cannot be read: {' '.join(str(error).split())[:80]}") from error
+
+
+def to_bitmap(pixels: np.ndarray) -> bytes:
+    """Return pixels as a file that every reader of pictures takes, without loss.
+
+    So an array goes the way of all pictures, digest and report included. The header is written
+    here, not by a library, for a digest must not change with its version.
+
+    Args:
+        pixels: (H, W, 3) RGB, or (H, W) or (H, W, 1) grey, uint8.
+
+    Returns:
+        A BMP of 24 bits a pixel. Source: BITMAPFILEHEADER and BITMAPINFOHEADER.
+    """
+    height, width = pixels.shape[:2]
+    rgb = np.broadcast_to(pixels.reshape(height, width, -1), (height, width, 3))
+    lines = np.zeros((height, -(-3 * width // 4) * 4), np.uint8)  # a line ends at four bytes
+    lines[:, : 3 * width] = rgb[::-1, :, ::-1].reshape(height, -1)  # from below; BGR
+    file = struct.pack("<2sIHHI", b"BM", 54 + lines.size, 0, 0, 54)
+    picture = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, lines.size, 0, 0, 0, 0)
+    return file + picture + lines.tobytes()

@@ -1,0 +1,386 @@
+"""Files that hold pictures row by row give what the folder of the same pictures gives."""
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+from extract.arrays import to_bitmap
+from extract.decode import decode
+from extract.errors import ImageError, SourceError
+from extract.item import Source, read_item
+from extract.run import extract_features
+from extract.source import list_source, open_reader
+from extract.store import open_store
+from tests.conftest import QUICK
+
+google_crc32c = pytest.importorskip("google_crc32c")
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 21, 30, 3), dtype=np.uint8)
+NAMES = [f"{i}.png" for i in (3, 1, 2, 0, 5, 4)]
+LABELS = [0, 1, 1, 0, 1, 0]
+CLASSES = ("cat", "dog")
+
+
+def encoded(pixels: np.ndarray) -> bytes:
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+CONTENTS = [encoded(pixels) for pixels in PIXELS]
+
+
+# Arrow, as the library ``datasets`` writes it.
+
+
+def table(rows: Sequence[int] = range(6), names: bool = True) -> pa.Table:
+    """A table with the metadata that ``datasets`` puts beside an Image and a ClassLabel."""
+    label = {"names": list(CLASSES), "_type": "ClassLabel"}
+    described = {"info": {"features": {"image": {"_type": "Image"}, "label": label}}}
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    found = [{"bytes": CONTENTS[i], "path": NAMES[i] if names else None} for i in rows]
+    columns = {
+        "image": pa.array(found, kind),
+        "label": pa.array([LABELS[i] for i in rows], pa.int64()),
+    }
+    schema = pa.schema(
+        {name: column.type for name, column in columns.items()},
+        metadata={"huggingface": json.dumps(described)},
+    )
+    return pa.table(columns, schema)
+
+
+def write_stream(path: Path, content: pa.Table) -> Path:
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, content.schema) as stream:
+        stream.write_table(content, max_chunksize=2)
+    return path
+
+
+def write_arrow_file(path: Path, content: pa.Table) -> Path:
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, content.schema) as out:
+        out.write_table(content)
+    return path
+
+
+def save_to_disk(folder: Path, content: pa.Table, shards: int = 1) -> Path:
+    """Write what ``datasets.save_to_disk`` writes."""
+    folder.mkdir(parents=True)
+    step = -(-content.num_rows // shards)
+    for shard in range(shards):
+        part = content.slice(shard * step, step)
+        write_stream(folder / f"data-{shard:05d}-of-{shards:05d}.arrow", part)
+    (folder / "state.json").write_text("{}")
+    (folder / "dataset_info.json").write_text("{}")
+    return folder
+
+
+# TFRecord.
+
+
+def varint(number: int) -> bytes:
+    found = b""
+    while number > 127:
+        found, number = found + bytes([number & 127 | 128]), number >> 7
+    return found + bytes([number])
+
+
+def field(number: int, content: bytes) -> bytes:
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def example(**features: Any) -> bytes:
+    """Serialise a tf.train.Example, by hand: the product's own description is not asked."""
+    entries = b""
+    for name, value in features.items():
+        if isinstance(value, bytes):
+            kind = field(1, field(1, value))
+        else:
+            kind = field(3, field(1, varint(value)))
+        entries += field(1, field(1, name.replace("__", "/").encode()) + field(2, kind))
+    return field(1, entries)
+
+
+def write_tfrecord(path: Path, records: Sequence[bytes]) -> Path:
+    def masked(content: bytes) -> bytes:
+        check = google_crc32c.value(content)
+        return struct.pack("<I", ((check >> 15 | check << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+    with path.open("wb") as file:
+        for record in records:
+            length = struct.pack("<Q", len(record))
+            file.write(length + masked(length) + record + masked(record))
+    return path
+
+
+def as_tensorflow_does(rows: Sequence[int] = range(6)) -> list[bytes]:
+    return [
+        example(
+            image__encoded=CONTENTS[i],
+            image__class__label=7 + LABELS[i],
+            image__class__text=CLASSES[LABELS[i]].encode(),
+            image__filename=NAMES[i].encode(),
+        )
+        for i in rows
+    ]
+
+
+def as_tfds_does(rows: Sequence[int] = range(6)) -> list[bytes]:
+    return [example(image=CONTENTS[i], label=LABELS[i]) for i in rows]
+
+
+# Arrays.
+
+
+def write_hdf5(path: Path) -> Path:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("set/pixels", data=PIXELS, chunks=(4, 21, 30, 3), compression="gzip")
+        file["labels"] = [CLASSES[label].encode() for label in LABELS]
+        file["weights"] = np.zeros((6, 2))
+    return path
+
+
+def write_npz(path: Path) -> Path:
+    np.savez(path, x=PIXELS, label=np.array(LABELS)[:, None])
+    return path
+
+
+def write_npy(path: Path) -> Path:
+    np.save(path, PIXELS)
+    return path
+
+
+BY_NAME = dict(zip(NAMES, range(6), strict=True))
+BY_ROW = {f"{row:09d}": row for row in range(6)}
+# What writes it, the keys it gives, the names of its classes.
+FORMS: dict[str, tuple[Callable[[Path], Path], dict[str, int], tuple[str, ...]]] = {
+    "a.arrow": (lambda path: write_stream(path, table()), BY_NAME, CLASSES),
+    "b.arrow": (lambda path: write_arrow_file(path, table(names=False)), BY_ROW, CLASSES),
+    "a.parquet": (
+        lambda path: parquet.write_table(table(), path, row_group_size=4) or path,
+        *(BY_ROW, CLASSES),
+    ),
+    "b.parquet": (
+        lambda path: (
+            parquet.write_table(pa.table({"image": CONTENTS, "label": LABELS}), path) or path
+        ),
+        *(BY_ROW, ("0", "1")),
+    ),
+    "saved": (lambda path: save_to_disk(path, table()), BY_NAME, CLASSES),
+    "a.tfrecord": (lambda path: write_tfrecord(path, as_tensorflow_does()), BY_NAME, CLASSES),
+    "a.tfrecord-00000-of-00001": (
+        lambda path: write_tfrecord(path, as_tfds_does()),
+        *(BY_ROW, ("0", "1")),
+    ),
+    "a.h5": (write_hdf5, BY_ROW, CLASSES),
+    "a.npz": (write_npz, BY_ROW, ("0", "1")),
+    "a.npy": (write_npy, BY_ROW, ()),
+}
+
+
+def pixels_of(content: bytes) -> np.ndarray:
+    return decode(content, (21, 30))
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_gives_the_pictures_with_their_classes(tmp_path: Path, name: str) -> None:
+    write, keys, class_names = FORMS[name]
+    path = write(tmp_path / name)
+    source, read = list_source(path), open_reader(path)
+    assert source.class_names == class_names
+    assert [item.key for item in source.items] == sorted(keys)
+    for item in source.items:
+        row = keys[item.key]
+        assert item.label == (LABELS[row] if class_names else -1)
+        np.testing.assert_array_equal(pixels_of(read_item(item)), PIXELS[row])
+        assert read(item.key) == read_item(item)
+    with pytest.raises(ImageError, match="is not among"):
+        read("none")
+
+
+def test_features_are_those_of_a_folder(tmp_path: Path) -> None:
+    for name, label, content in zip(NAMES, LABELS, CONTENTS, strict=True):
+        (tmp_path / "folder" / CLASSES[label]).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "folder" / CLASSES[label] / name).write_bytes(content)
+    write_hdf5(tmp_path / "pixels.h5")
+    write_stream(tmp_path / "a.arrow", table())
+    found = {}
+    for source in ("folder", "pixels.h5", "a.arrow"):
+        out = tmp_path / f"{source}.out.h5"
+        assert extract_features(tmp_path / source, out, **QUICK).failed == []
+        assert extract_features(tmp_path / source, out).computed == 0
+        with open_store(out) as store:
+            rows = [(BY_NAME | BY_ROW)[Path(key).name] for key in store.keys]
+            order = np.argsort(rows)
+            found[source] = store.read("conv1_relu", slice(None))[order], store.digests()[order]
+    np.testing.assert_array_equal(found["folder"][0], found["pixels.h5"][0])
+    np.testing.assert_array_equal(found["folder"][0], found["a.arrow"][0])
+    np.testing.assert_array_equal(found["folder"][1], found["a.arrow"][1])
+
+
+def keys_and_splits(source: Source) -> list[tuple[str, int]]:
+    return [(item.key, item.split) for item in source.items]
+
+
+def test_saved_sets_have_splits_and_shards(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "test"]}))
+    save_to_disk(tmp_path / "set" / "train", table(range(4), names=False), 2)
+    save_to_disk(tmp_path / "set" / "test", table(range(4, 6), names=False))
+    shards = [f"train/data-0000{i}-of-00002.arrow/00000000{j}" for i in (0, 1) for j in (0, 1)]
+    tests = [f"test/00000000{j}" for j in (0, 1)]
+    assert keys_and_splits(list_source(tmp_path / "set")) == [
+        *((key, 2) for key in tests),
+        *((key, 0) for key in shards),
+    ]
+    (tmp_path / "set" / "test").rename(tmp_path / "set" / "unsupervised")
+    with pytest.raises(
+        SourceError, match=r"found 1 split \(unsupervised\); expected some of train"
+    ):
+        list_source(tmp_path / "set")
+
+
+def test_a_folder_of_tfrecords_has_splits_in_its_names(tmp_path: Path) -> None:
+    write_tfrecord(tmp_path / "set-train.tfrecord-00000-of-00001", as_tensorflow_does(range(4)))
+    write_tfrecord(tmp_path / "set-test.tfrecord-00000-of-00001", as_tensorflow_does([4, 5]))
+    (tmp_path / "features.json").write_text("{}")
+    assert keys_and_splits(list_source(tmp_path)) == [
+        (name, 2 if BY_NAME[name] > 3 else 0) for name in sorted(NAMES)
+    ]
+    write_tfrecord(tmp_path / "more.tfrecord", as_tensorflow_does([0]))
+    with pytest.raises(SourceError, match=r"1 file \(more.tfrecord\) without a split in the name"):
+        list_source(tmp_path)
+
+
+def test_columns_are_named(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x"], file["masks"], file["kind"] = PIXELS, PIXELS[..., 0], LABELS
+    with pytest.raises(SourceError, match=r"masks \(6, 21, 30\) uint8.*say which with --columns"):
+        list_source(tmp_path / "a.h5")
+    source = list_source(tmp_path / "a.h5", "path=x,label=kind")
+    assert [item.label for item in source.items] == LABELS
+    read = open_reader(tmp_path / "a.h5", "path=x,label=kind")
+    np.testing.assert_array_equal(pixels_of(read("000000002")), PIXELS[2])
+    renamed = table().rename_columns(["photo_of_it", "species"])
+    parquet.write_table(renamed, tmp_path / "a.parquet")
+    source = list_source(tmp_path / "a.parquet", "path=photo_of_it,label=species")
+    assert [item.label for item in source.items] == LABELS
+    assert source.class_names == ("0", "1")
+
+
+def test_grey_pixels_are_pictures_too(tmp_path: Path) -> None:
+    np.savez(tmp_path / "grey.npz", image=PIXELS[..., 0], other=PIXELS[..., 0].astype(float))
+    item = list_source(tmp_path / "grey.npz").items[1]
+    np.testing.assert_array_equal(
+        pixels_of(read_item(item)), np.repeat(PIXELS[1, :, :, :1], 3, axis=2)
+    )
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (5, 3, 3), (4, 4, 3), (7, 2, 3), (3, 5), (3, 6, 1)])
+def test_a_bitmap_has_the_pixels_it_was_made_of(shape: tuple[int, ...]) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+    found = decode(to_bitmap(pixels), shape[:2])  # type: ignore[arg-type]
+    np.testing.assert_array_equal(
+        found, np.broadcast_to(pixels.reshape(*shape[:2], -1), found.shape)
+    )
+
+
+def test_names_that_are_not_all_there_or_twice_give_way_to_rows(tmp_path: Path) -> None:
+    rows = [0, 1, 1]
+    assert keys_and_splits(list_source(write_stream(tmp_path / "a.arrow", table(rows)))) == [
+        (f"{row:09d}", 0) for row in range(3)
+    ]
+
+
+def test_pictures_beside_tfrecords_have_two_meanings(tmp_path: Path) -> None:
+    write_tfrecord(tmp_path / "a.tfrecord", as_tfds_does())
+    (tmp_path / "b.png").write_bytes(CONTENTS[0])
+    with pytest.raises(SourceError, match=r"1 picture or folder \(b.png\) beside TFRecord"):
+        list_source(tmp_path)
+
+
+def test_records_at_a_url_are_refused() -> None:
+    with pytest.raises(SourceError, match=r"a remote file of records; .*download it"):
+        list_source("http://127.0.0.1:9/a.tfrecord-00000-of-00001")
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 20)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[200] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "message"),
+    [
+        ("a.tfrecord", cut, "record 5 cannot be read: is cut off"),
+        ("a.tfrecord", flip, "its checksum is wrong"),
+        ("a.h5", cut, "cannot be read: .*truncated"),
+        ("a.npz", cut, "cannot be read"),
+        ("a.npy", cut, "cannot be read"),
+        ("b.arrow", cut, "cannot be read"),
+        ("a.parquet", cut, "cannot be read"),
+    ],
+)
+def test_damaged_files_are_refused(
+    tmp_path: Path, name: str, spoil: Callable[[Path], None], message: str
+) -> None:
+    spoil(FORMS[name][0](tmp_path / name))
+    with pytest.raises(SourceError, match=message) as caught:
+        list_source(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_without_pictures_are_refused(tmp_path: Path) -> None:
+    write_stream(tmp_path / "a.arrow", pa.table({"label": LABELS}))
+    np.save(tmp_path / "a.npy", PIXELS.astype(np.float32))
+    np.savez(tmp_path / "a.npz", x=PIXELS, label=LABELS[:5])
+    write_tfrecord(tmp_path / "a.tfrecord", [example(label=1)])
+    write_tfrecord(tmp_path / "b.tfrecord", [b"no example"])
+    for name, message in (
+        ("a.arrow", "found no column of pictures among label int64"),
+        ("a.npy", r"image \(6, 21, 30, 3\) float32; expected uint8"),
+        ("a.npz", r"found label of shape \(5,\) beside 6 pictures"),
+        ("a.tfrecord", "record 0: feature 'image/encoded' is unknown.*known: label"),
+        ("b.tfrecord", "record 0 cannot be read: it is no tf.train.Example"),
+    ):
+        with pytest.raises(SourceError, match=message):
+            list_source(tmp_path / name)
+    with pytest.raises(SourceError, match="column 'kind' is unknown"):
+        list_source(write_stream(tmp_path / "b.arrow", table()), "label=kind")
+
+
+def test_a_record_without_a_picture_fails_alone(tmp_path: Path) -> None:
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    rows = [{"bytes": None, "path": "elsewhere/a.png"}, {"bytes": CONTENTS[0], "path": "b.png"}]
+    write_stream(tmp_path / "a.arrow", pa.table({"image": pa.array(rows, kind)}))
+    whole, bare = list_source(tmp_path / "a.arrow").items
+    with pytest.raises(ImageError, match="has no bytes"):
+        read_item(bare)
+    assert read_item(whole) == CONTENTS[0]
+
+
+def test_a_tfrecord_is_read_without_tensorflow(tmp_path: Path) -> None:
+    path = write_tfrecord(tmp_path / "a.tfrecord", as_tensorflow_does())
+    code = (
+        "import sys; from extract.source import list_source; from extract.item import read_item\n"
+        "items = list_source(sys.argv[1]).items; read_item(items[0])\n"
+        "assert len(items) == 6 and 'tensorflow' not in sys.modules and 'h5py' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True)
