@@ -1,6 +1,7 @@
 """Numbers against scikit-learn's, and against what a hand works out."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from classify.metrics import confusion_matrix, log_loss, macro_f1, measure
+from classify.metrics import (
+    Resampling,
+    confusion_matrix,
+    indistinct,
+    interval,
+    judge,
+    log_loss,
+    macro_f1,
+    measure,
+)
 
 Y = np.array([0, 0, 1, 1, 2])
 # Answers 0, 1, 1, 1, 0: three of five right.
@@ -74,3 +84,83 @@ def test_a_score_of_zero_for_the_truth_costs_much_but_not_infinitely_much(
 
 def test_equal_scores_count_for_the_lower_class() -> None:
     assert measure(np.array([0, 1]), np.full((2, 2), 0.5)).confusion == [[1, 0], [1, 0]]
+
+
+def test_what_is_kept_of_scores() -> None:
+    scores = np.array([[0.1, 0.9], [0.123456789, 0.876543211], [1, 0], [np.nan, np.nan]])
+    found = judge(np.array([0, 0, 1, 1]), scores)
+    assert found.answers.tolist()[:3] == [1, 1, 0]
+    assert found.answers.dtype == np.int64
+    assert found.true_scores.tolist() == [0.1, 0.123457, 1e-7, 1e-7]
+
+
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "loss")
+
+
+def weighted(metric: str, y: Any, scores: Any, weights: Any) -> float:
+    """Let scikit-learn measure rows that count so many times."""
+    from sklearn import metrics
+
+    if metric == "loss":
+        labels = list(range(scores.shape[1]))
+        return float(metrics.log_loss(y, scores, labels=labels, sample_weight=weights))
+    y, answers, weights = (values[weights > 0] for values in (y, scores.argmax(axis=1), weights))
+    if metric == "macro_f1":
+        return float(metrics.f1_score(y, answers, average="macro", sample_weight=weights))
+    measured = {"accuracy": metrics.accuracy_score, "balanced_accuracy": metrics.recall_score}
+    extra = {} if metric == "accuracy" else {"average": "macro", "labels": np.unique(y)}
+    return float(measured[metric](y, answers, sample_weight=weights, **extra))
+
+
+@pytest.mark.parametrize("most", [10_000, 11])
+def test_each_draw_is_measured_as_scikit_learn_does(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("classify.metrics.MOST_DRAWN", most)
+    generator = np.random.default_rng(0)
+    y = np.array([*generator.integers(0, 3, 38), 3, 3])  # a rare class is not in every draw
+    scores = generator.dirichlet([1, 1, 1, 1], 40).round(6) + np.eye(4)[y] * 0.2
+    scores /= scores.sum(axis=1, keepdims=True)
+    draws = Resampling(y, 4, [f"group {row // 2}" for row in range(40)], seed=0)
+    judged = judge(y, scores)
+    weights = draws._weights if most > 40 else draws._weights[:, draws._drawn_with]
+    assert weights.shape == (1001, 40)
+    assert (weights[0] == 1).all()
+    assert (weights[:, ::2] == weights[:, 1::2]).all()  # groups come and go together
+    assert len(np.unique(weights[1:], axis=0)) > 990
+    if most > 40:
+        assert set(weights.sum(axis=1)) == {40}
+    else:
+        assert set(draws._weights.sum(axis=1)) == {11}
+    for metric in METRICS:
+        values = draws.values(metric, judged)
+        assert values.dtype == np.float64
+        assert values.shape == (1001,)
+        assert draws.value(metric, judged) == pytest.approx(values[0], rel=1e-6)
+        for draw in range(30):
+            wanted = weighted(metric, y, scores, weights[draw])
+            assert values[draw] == pytest.approx(wanted, rel=1e-4), (metric, draw)
+
+
+def test_draws_are_those_of_their_seed() -> None:
+    y, names = np.array([0, 1] * 20), [str(row) for row in range(40)]
+    judged = judge(y, np.tile([0.7, 0.3], (40, 1)))
+    first, again, other = (
+        Resampling(y, 2, names, seed).values("accuracy", judged).tolist() for seed in (0, 0, 1)
+    )
+    assert first == again != other
+
+
+def test_the_interval_holds_the_middle_of_the_draws_and_not_the_sample() -> None:
+    assert interval(np.array([1e9, *range(101)])) == pytest.approx((2.5, 97.5))
+
+
+def test_a_lead_that_draws_take_away_is_chance() -> None:
+    sure, unsure = np.full(1001, 0.1), np.r_[0.1, np.full(970, 0.1), np.full(30, -0.1)]
+    other = np.full(1001, 0.5)
+    assert not indistinct(other + sure, other, more_is_better=True)
+    assert indistinct(other + unsure, other, more_is_better=True)
+    assert indistinct(other, other, more_is_better=True)
+    assert not indistinct(other - sure, other, more_is_better=False)
+    assert indistinct(other - unsure, other, more_is_better=False)
+    assert indistinct(other + sure, other, more_is_better=False)

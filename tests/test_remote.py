@@ -159,6 +159,13 @@ def test_tables_name_urls_and_are_remote_themselves(
         list_source(f"{server.url}/none.csv")
 
 
+def test_the_columns_of_a_remote_table_may_be_named(memory: str) -> None:
+    fsspec.filesystem("memory").pipe("/set/table.csv", b"file,kind\ntrain/cat/0.png,cat\n")
+    source = list_source(f"{memory}/table.csv", "path=file,label=kind")
+    assert [item.key for item in source.items] == ["train/cat/0.png"]
+    assert source.class_names == ("cat",)
+
+
 def test_no_secret_is_stored(server: Server, pictures: Path, tmp_path: Path) -> None:
     host = server.url.removeprefix("http://")
     rows = [f"http://me:hush@{host}/train/{name}/0.png?X-Amz-Signature=hush" for name in "ab"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from extract.errors import ImageError, SourceError
 from extract.item import IMAGE_ENDINGS, Item, picture_kind, read_item
-from extract.source import list_source
+from extract.source import list_source, open_reader
 
 JPEG = b"\xff\xd8\xff\xe0" + bytes(28)
 BMP = b"BM" + bytes(8) + (54).to_bytes(4, "little") + (40).to_bytes(4, "little") + bytes(14)
@@ -186,6 +186,19 @@ def test_one_picture_is_a_source(tmp_path: Path) -> None:
         assert source.items == (Item(name, str(path), -1, 0),)
         assert (source.class_names, source.warnings, source.root) == ((), (), str(path))
         assert read_item(source.items[0]) == head
+
+
+def test_a_picture_is_read_by_its_key_alone(tmp_path: Path) -> None:
+    plant(tmp_path, ["cats/a.jpg", "b.jpg"])
+    (tmp_path / "cats" / "a.jpg").write_bytes(JPEG)
+    (tmp_path / "b.jpg").write_bytes(BMP)
+    assert open_reader(tmp_path)("cats/a.jpg") == JPEG
+    assert open_reader(tmp_path / "b.jpg")("b.jpg") == BMP
+    (tmp_path / "set.tar").mkdir()  # a folder, whatever it is called
+    (tmp_path / "set.tar" / "c.jpg").write_bytes(JPEG)
+    assert open_reader(tmp_path / "set.tar")("c.jpg") == JPEG
+    with pytest.raises(ImageError, match="cannot be opened"):
+        open_reader(tmp_path)("cats/none.jpg")
 
 
 @pytest.mark.parametrize("name", ["absent", "absent.jpg", "notes.txt", "file/a.jpg"])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from classify.dataset import Dataset
-from classify.splits import cross_divide, divide, held_out
+from classify.splits import cross_divide, divide, held_out, judging_rows
 from extract.config import TrunkSpec
 from extract.errors import SplitError
 
@@ -156,6 +156,13 @@ def test_classes_are_spread_evenly_over_folds_and_test_rows_stay_out() -> None:
         assert np.bincount(np.array(y)[split.validation]).tolist() == [10, 5]
         assert split.test.tolist() == list(range(75, 85))
         assert split.origin == "fold"
+
+
+def test_the_rows_that_judge_are_those_of_all_folds() -> None:
+    made = dataset([0, 1] * 10, [0] * 16 + [2] * 4)
+    splits = cross_divide(made, 4)
+    assert judging_rows(splits).tolist() == list(range(16))
+    assert judging_rows(splits[:1]).tolist() == splits[0].validation.tolist()
 
 
 def test_another_seed_gives_other_folds() -> None:

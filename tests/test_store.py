@@ -19,7 +19,7 @@ from extract.config import TrunkSpec, ViewSpec
 from extract.errors import StoreError
 from extract.layout import create_store
 from extract.show import describe, format_description, verify
-from extract.store import Block, Failure, open_store
+from extract.store import Block, Failure, is_in_use, open_store, read_features
 from tests.conftest import QUICK, MakeStore, items_of
 
 SPEC = TrunkSpec(**QUICK)  # type: ignore[arg-type]
@@ -154,6 +154,18 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     assert "another process has it open" in answer.stdout
 
 
+def test_whether_another_process_writes_can_be_asked(tmp_path: Path) -> None:
+    path = make_empty(tmp_path / "o.h5", 1)
+    code = "import sys; from extract.store import is_in_use; from pathlib import Path\n"
+    words = [sys.executable, "-c", f"{code}print(is_in_use(Path(sys.argv[1])))", str(path)]
+    with open_store(path, write=True):
+        assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "True\n"
+    assert not is_in_use(path)
+    path.write_text("not HDF5")
+    assert not is_in_use(path)
+    assert not is_in_use(tmp_path / "none.h5")
+
+
 def test_a_name_that_was_just_taken_is_not_replaced(tmp_path: Path) -> None:
     path = make_empty(tmp_path / "o.h5", 1)
     with pytest.raises(StoreError, match="another run has just made it"):
@@ -260,6 +272,52 @@ def test_views_are_kept_of_training_rows_alone(make_store: MakeStore) -> None:
         assert np.array_equal(store.read("conv1_relu", np.array([0, 1])), X[:2])
         text = format_description(describe(store))
     assert "views      2 of each of 4 training pictures: seed 0, rotation 40.0" in text
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_changed_rows_are_found_in_each_layer_and_in_views(
+    make_store: MakeStore, dtype: str
+) -> None:
+    layers = {name: np.ones((6, 3), dtype) for name in ("conv1_relu", "conv_pw_1_relu")}
+    split = [0, 1, 0, 2, 0, 0]
+    path = make_store(layers, [0, 1] * 3, split=split, failed=[3], views=np.ones((4, 2, 3), dtype))
+    rows = np.array([0, 1, 2, 4, 5])
+    with open_store(path) as store:
+        assert store.find_changed(rows).tolist() == []
+        assert store.find_changed(rows[:0]).tolist() == []
+        assert store.view_counts() == dict.fromkeys(layers, (4, 2))
+    with h5py.File(path, "r+") as file:
+        file["features/conv1_relu"][0, 1] = 1.5
+        file["features/conv_pw_1_relu"][1, 0] = 1.5
+        file["views/conv_pw_1_relu"][2, 1, 0] = 1.5  # the third training row, 4
+    with open_store(path) as store:
+        assert store.find_changed(rows).tolist() == [0, 1, 4]
+        assert store.find_changed(rows[1:3]).tolist() == [1]
+        assert store.find_changed(rows).dtype == np.int64
+    with h5py.File(path, "r+") as file:
+        del file["checksum"]  # as in files of earlier builds
+    with open_store(path) as store:
+        assert store.find_changed(rows).tolist() == []
+
+
+def test_rows_that_are_forgotten_are_to_do_again(make_store: MakeStore) -> None:
+    path = make_store(np.ones((4, 3), "f4"), [0, 1, 0, 1])
+    with open_store(path, write=True) as store:
+        store.forget(np.array([1, 3]))
+    with open_store(path) as store:
+        assert store.status.tolist() == [1, 0, 1, 0]
+        assert not store.complete
+        assert not store.attributes["complete"]
+
+
+def test_ranges_are_read_from_each_layer(make_store: MakeStore) -> None:
+    X = np.arange(12, dtype="f4").reshape(4, 3)
+    path = make_store({"conv1_relu": X, "conv_pw_1_relu": -X}, [0, 1, 0, 1])
+    ranges = (slice(2, 4), slice(0, 1))
+    with open_store(path):  # two readers do not mind each other
+        found = list(read_features(path, ["conv_pw_1_relu", "conv1_relu"], ranges))
+    for parts, rows in zip(found, ranges, strict=True):
+        assert [part.tolist() for part in parts] == [(-X)[rows].tolist(), X[rows].tolist()]
 
 
 @given(order=st.permutations(range(8)), cuts=st.lists(st.integers(1, 7), max_size=4))
