@@ -3,11 +3,15 @@
 import argparse
 import ast
 import re
+import tomllib
+from collections.abc import Sequence
 from dataclasses import fields
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 from classify.cli import train_head_parser
 from classify.predict_cli import predict_images_parser
@@ -187,3 +191,32 @@ def test_readmes_commands_parse() -> None:
                 parsers[program].parse_args(words[1:])
                 seen.add(program)
     assert seen == set(parsers)
+
+
+def brought_by(requirements: Sequence[str]) -> dict[str, Distribution]:
+    """Return what a plain install of some requirements brings, by name."""
+    found: dict[str, Distribution] = {}
+    pending = list(map(Requirement, requirements))
+    while pending:
+        wanted = pending.pop()
+        needed = wanted.marker is None or wanted.marker.evaluate({"extra": ""})
+        if needed and wanted.name.lower() not in found:
+            found[wanted.name.lower()] = brought = distribution(wanted.name)
+            pending += map(Requirement, brought.requires or [])
+    return found
+
+
+def licence(package: Distribution) -> str:
+    """Return the licence's name: in the terms of today, else of yesterday."""
+    stated = package.metadata
+    classifiers = [c for c in stated.get_all("Classifier", []) if c.startswith("License")]
+    return stated["License-Expression"] or " ".join(classifiers) or (stated["License"] or "")[:80]
+
+
+def test_a_plain_install_brings_no_copyleft() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    brought = brought_by(project["dependencies"])
+    assert len(brought) > 30
+    # A library of the compiler may be used by any program: "GPL-3.0 WITH GCC-exception-3.1".
+    copyleft = re.compile(r"GPL(?!\S* WITH)|General Public|CeCILL|EUPL|SSPL", re.IGNORECASE)
+    assert {name for name, package in brought.items() if copyleft.search(licence(package))} == set()
