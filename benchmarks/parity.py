@@ -1,0 +1,108 @@
+"""Compare each engine and precision with Keras in float32, for every trunk, or those named.
+
+    python benchmarks/parity.py [TRUNK ...] [--image-size 96] [--precision float32 ...]
+
+Weights are random and pixels are noise, the same ones for every run; features are pooled at the
+default cut. The figure is the largest difference of any feature of any picture, relative to the
+root mean square of the features. It is said for each trunk on stderr and printed for each family,
+the worst of its trunks, as a Markdown table. int8 is calibrated on the pictures it is judged by.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+
+import numpy as np
+
+from extract.config import TRUNKS, TrunkSpec
+
+PICTURES = 8
+RUNS = {
+    "float32": ("openvino",),
+    "bfloat16": ("openvino", "keras"),
+    "float16": ("openvino", "keras"),
+    "int8": ("openvino",),
+}
+
+
+def differences(name: str, side: int, precisions: Sequence[str]) -> dict[str, float]:
+    """Return the largest relative difference by engine and precision; less what cannot run."""
+    from extract.compiled import Calibration, convert
+    from extract.engines import Engine, KerasEngine, open_engine
+    from extract.errors import EngineError
+    from extract.trunk import build_trunk
+
+    spec = TrunkSpec(trunk=name, weights="none", image_size=(side, side))
+    pixels = np.random.default_rng(0).integers(0, 256, (PICTURES, side, side, 3), dtype=np.uint8)
+    calibration = Calibration(tuple(map(str, range(PICTURES))), pixels)
+
+    def features(engine: Engine) -> np.ndarray:
+        ((_, found),) = engine.run([(None, pixels)])
+        return next(iter(found.values())).astype(np.float64)
+
+    trunk = build_trunk(spec)
+    wanted = features(KerasEngine(trunk, "float32", PICTURES))
+    scale = np.sqrt(np.square(wanted).mean())
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["HEADSTART_CACHE"] = folder
+        convert(trunk, spec)
+        for precision in precisions:
+            for engine in RUNS[precision]:
+                try:
+                    opened = open_engine(
+                        spec, "float32", PICTURES, engine, precision, lambda _: calibration
+                    )
+                    difference = np.abs(features(opened) - wanted).max() / scale
+                except EngineError as error:
+                    print(f"{name}: {error}", file=sys.stderr)
+                else:
+                    found[f"{engine} {precision}"] = float(difference)
+    return found
+
+
+def every_trunk(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, float]]]:
+    """Measure each trunk in a process of its own, whose memory is free when it ends."""
+    names = options.trunks or list(TRUNKS)
+    one = partial(differences, side=options.image_size, precisions=options.precision)
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+        for name, found in zip(names, pool.map(one, names), strict=True):
+            said = ", ".join(f"{what} {value:.1e}" for what, value in found.items())
+            print(f"{name}: {said}", file=sys.stderr, flush=True)
+            yield name, found
+
+
+def main() -> None:
+    """Measure in turn and print the table by family."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("trunks", nargs="*", metavar="TRUNK", help="default: all of them")
+    parser.add_argument("--image-size", type=int, default=96, metavar="N", help="of all (96)")
+    parser.add_argument(
+        "--precision",
+        nargs="+",
+        choices=RUNS,
+        default=["float32", "bfloat16"],
+        help="float32 and bfloat16; int8 takes a minute a trunk",
+    )
+    options = parser.parse_args()
+    for name in options.trunks:
+        TrunkSpec(trunk=name)  # a wrong name is said before anything runs
+    families: dict[str, list[dict[str, float]]] = {}
+    for name, found in every_trunk(options):
+        families.setdefault(TRUNKS[name].module, []).append(found)
+    columns = [f"{engine} {p}" for p in options.precision for engine in RUNS[p]]
+    print("| family | trunks |", *(f"{column} |" for column in columns))
+    print("| --- | --- |" + " --- |" * len(columns))
+    for family, members in sorted(families.items()):
+        worst = [max((m[c] for m in members if c in m), default=None) for c in columns]
+        cells = ["" if value is None else f"{value:.1g}" for value in worst]
+        print(f"| {family} | {len(members)} |", *(f"{cell} |" for cell in cells))
+
+
+if __name__ == "__main__":
+    main()
