@@ -7,6 +7,7 @@ write the same report and ``result.json`` byte for byte, so seconds live in a fi
 The head is there before it is looked at closely: a stop meanwhile costs the report alone.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -190,6 +191,8 @@ def load_bundle(folder: Path) -> Bundle:
     except (KeyError, SettingError) as error:
         raise HeadError(f"{folder / BUNDLE}: damaged: {error}; train the head again") from error
     except Exception as error:  # Keras and skops raise whatever a damaged file makes them meet
+        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+            raise  # of the machine, not of the head
         said = str(error).strip().splitlines() or [""]
         raise HeadError(
             f"{folder}: the head cannot be read: {type(error).__name__}: {said[0][:200]}; "

@@ -229,7 +229,14 @@ def _compile(
     """Compile for this processor, 0 threads for all of it: a fixed batch, the cast inside."""
     openvino = load_openvino()
     core = openvino.Core()
-    model = core.read_model(compiled.folder / "model.xml")
+    try:
+        model = core.read_model(compiled.folder / "model.xml")
+    except RuntimeError as error:  # its files were whole a moment ago
+        said = str(error).strip().splitlines()[-1]
+        raise EngineError(
+            f"{compiled.folder}: {said}; expected a converted trunk that can be opened; raise the "
+            "limit on open files (ulimit -n), or remove that folder"
+        ) from error
     model.reshape([batch_size, *compiled.spec.image_size, 3])
     steps = openvino.preprocess.PrePostProcessor(model)
     for i in range(len(compiled.shapes)):

@@ -208,7 +208,8 @@ def scores_of(model: Path) -> np.ndarray:
         return np.asarray(load_keras().models.load_model(model)(PIXELS))
     import tensorflow as tf
 
-    return np.asarray(tf.saved_model.load(str(model)).serve(PIXELS))
+    loaded = tf.saved_model.load(str(model))  # its variables live as long as it does
+    return np.asarray(loaded.serve(PIXELS))
 
 
 @pytest.mark.slow
