@@ -135,7 +135,7 @@ def test_a_file_system_without_locks_is_named(pictures: Path, tmp_path: Path) ->
         ("extract_features", [pictures, out]),
         ("extract_features", [pictures, tmp_path / "new.h5", *QUICK_FLAGS]),
     ):
-        line = [*inject, sys.executable, "-c", code.format(command), *words]
+        line = [*inject, sys.executable, "-c", code.format(command), *map(str, words)]
         child = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
         assert (child.returncode, child.stdout) == (1, ""), child.stderr
         assert "No locks available" in child.stderr
