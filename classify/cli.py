@@ -322,7 +322,6 @@ def _train_head(arguments: argparse.Namespace) -> int:
     timing["train"] = time.perf_counter() - began - timing["read"]
     print(result)
     save_bundle(folder, dataset, result, str(store))
-    log.debug("%s: saved; a look at it from all sides for the report", folder)
     if trunk and export.can_export(result):
         export.export_best(folder, trunk, arguments.export)
     _save_report(folder, dataset, result, config.seed, str(store), timing)
@@ -348,11 +347,12 @@ def _save_report(
     folder: Path, dataset: Any, result: Any, seed: int, store: str, timing: dict[str, float]
 ) -> None:
     """Look closely at the head that is saved, and put the report beside it."""
-    from classify.analysis import analyse
-    from classify.bundle import save_report
-
     began = time.perf_counter()
     try:
+        log.debug("%s: saved; a look at it from all sides for the report", folder)
+        from classify.analysis import analyse
+        from classify.bundle import save_report
+
         analysis = analyse(dataset, result, seed)
         save_report(folder, dataset, result, analysis, store, timing)
     except KeyboardInterrupt:

@@ -7,9 +7,11 @@ while the writer is behind.
 import logging
 import os
 import socket
+import sys
 import time
+import warnings
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import lru_cache
 from itertools import islice
 from typing import Any, NamedTuple
@@ -113,7 +115,9 @@ def _connected(address: str) -> Iterator[Any]:
         raise EngineError(f"cluster {address}: Ray is in use in this process; ray.shutdown() first")
     try:
         _join(ray, address)
-        yield ray
+        # Ray prints there when a node dies; what is there is for programs.
+        with redirect_stdout(sys.stderr):
+            yield ray
     except ray.exceptions.RayTaskError:
         raise  # a fault of ours, in a worker
     except ray.exceptions.RayError as error:
@@ -128,7 +132,6 @@ def _connected(address: str) -> Iterator[Any]:
 def _load_ray(address: str) -> Any:
     """Import Ray without its chatter, and without its reports to its makers."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if address == "local":
         # Ray's name for its switch between every network and this machine alone.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
@@ -204,15 +207,19 @@ def _plan(
 def _run(ray: Any, tasks: Iterator[Task], work: Any, workers: int, gpus: int) -> Iterator[Outcome]:
     """Give out the outcomes of tasks, in any order."""
     while portion := list(islice(tasks, PORTION_TASKS)):
-        outcomes = ray.data.from_items(portion, override_num_blocks=len(portion)).map(
-            _work,
-            fn_args=(work,),
-            num_cpus=workers,
-            num_gpus=gpus,
-            # Otherwise a process that has used a GPU ends with its task, and its engine with it.
-            max_calls=0,
-            max_retries=MOST_RETRIES,
-        )
+        rows = ray.data.from_items(portion, override_num_blocks=len(portion))
+        with warnings.catch_warnings():
+            # Of the limit of retries, for which Ray has no other name yet.
+            warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
+            outcomes = rows.map(
+                _work,
+                fn_args=(work,),
+                num_cpus=workers,
+                num_gpus=gpus,
+                # Otherwise a process that has used a GPU ends with its task, and its engine too.
+                max_calls=0,
+                max_retries=MOST_RETRIES,
+            )
         for row in outcomes.iter_rows():
             yield row["outcome"]
 

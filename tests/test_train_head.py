@@ -176,7 +176,9 @@ def test_every_long_flag_is_a_field_and_says_its_default(parser: Callable[[], ob
         for field in fields(kind)
     }
     allowed = (
-        settings | {"help", "version", "quiet", "verbose", "output", "sweep", "trials"} | {"export"}
+        settings
+        | {"help", "version", "quiet", "verbose", "output", "sweep", "trials"}
+        | {"export", "groups"}
     )
     text = parser().format_help()  # type: ignore[attr-defined]
     flags = set(re.findall(r"--([A-Za-z][a-z0-9-]*)", text))
