@@ -4,7 +4,6 @@ import struct
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -33,9 +32,17 @@ def open_arrays(path: str, named: Mapping[str, str]) -> Records:
     Raises:
         SourceError: It cannot be read, or it is not clear which of its arrays are the pictures.
     """
-    arrays = _open(path)
-    pixels = arrays[_picture_array(path, arrays, named)]
-    columns = [_values(path, arrays, role, named, len(pixels)) for role in ROLES[1:]]
+    try:
+        arrays = _open(path)
+        pixels = arrays[_picture_array(path, arrays, named)]
+        columns = [_values(path, arrays, role, named, len(pixels)) for role in ROLES[1:]]
+    except SourceError:
+        raise
+    except Exception as error:  # h5py raises a dozen kinds over a damaged file
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise SourceError(
+            f"{show(path)}: cannot be read: {reason}; expected arrays of pixels"
+        ) from error
     none = [None] * len(pixels)
     return Records(none, list(zip(*columns, strict=True)), partial(_read, pixels))
 
@@ -43,23 +50,23 @@ def open_arrays(path: str, named: Mapping[str, str]) -> Records:
 def _open(path: str) -> dict[str, Any]:
     """Return each array of a file by its name."""
     ending = path.lower().rpartition(".")[2]
-    try:
-        if ending == "npy":
-            return {"image": np.load(path, mmap_mode="r")}
-        if ending == "npz":
-            with open(path, "rb") as opened, np.load(opened) as file:
-                return dict(file)
-        import h5py
+    if ending == "npy":
+        return {"image": np.load(path, mmap_mode="r")}
+    if ending == "npz":
+        with open(path, "rb") as opened, np.load(opened) as file:
+            return dict(file)
+    import h5py
 
-        found: dict[str, Any] = {}
-        h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE).visititems(
-            lambda name, at: found.update({name: at} if isinstance(at, h5py.Dataset) else {})
-        )
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        reason = " ".join(str(error).split())
-        raise SourceError(
-            f"{show(path)}: cannot be read: {reason}; expected arrays of pixels"
-        ) from error
+    found: dict[str, Any] = {}
+    h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE).visititems(
+        lambda name, at: found.update({name: at} if isinstance(at, h5py.Dataset) else {})
+    )
+    for name, at in found.items():
+        if at.is_virtual or at.external:
+            raise SourceError(
+                f"{show(path)}: found {name}, whose pixels lie in another file; expected arrays "
+                "that are in this one; copy them into it"
+            )
     return found
 
 
@@ -106,7 +113,7 @@ def _values(
 def _read(pixels: Any, row: int) -> bytes:
     try:
         return to_bitmap(np.asarray(pixels[row]))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise ImageError(f"cannot be read: {' '.join(str(error).split())[:80]}") from error
 
 

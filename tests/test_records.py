@@ -384,3 +384,41 @@ def test_a_tfrecord_is_read_without_tensorflow(tmp_path: Path) -> None:
         "assert len(items) == 6 and 'tensorflow' not in sys.modules and 'h5py' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+
+
+@pytest.mark.parametrize("how", ["virtual", "external"])
+def test_arrays_that_lie_in_another_file_are_refused(how: str, tmp_path: Path) -> None:
+    shape = (2, 4, 5, 3)
+    (tmp_path / "secret").write_bytes(bytes(range(120)))
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["image"] = np.zeros(shape, np.uint8)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        if how == "virtual":
+            layout = h5py.VirtualLayout(shape, np.uint8)
+            layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "image", shape)
+            file.create_virtual_dataset("image", layout)
+        else:
+            outside = [(str(tmp_path / "secret"), 0, 120)]
+            file.create_dataset("image", shape, np.uint8, external=outside)
+    with pytest.raises(SourceError, match="found image, whose pixels lie in another file"):
+        list_source(tmp_path / "a.h5")
+
+
+def test_damaged_arrays_are_named(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "sound.h5", "w") as file:
+        file["image"] = np.zeros((3, 4, 5, 3), np.uint8)
+        file["label"] = ["cat", "dog", "cat"]
+    sound = (tmp_path / "sound.h5").read_bytes()
+    random = np.random.default_rng(0)
+    said = []
+    for _ in range(100):
+        damaged = bytearray(sound)
+        for at in random.integers(0, 2048, 8):
+            damaged[at] ^= 1 << int(random.integers(8))
+        (tmp_path / "a.h5").write_bytes(damaged)
+        try:
+            list_source(tmp_path / "a.h5")
+        except SourceError as error:
+            said.append(str(error))
+    assert said
+    assert not any("\n" in message for message in said)
