@@ -39,6 +39,15 @@ def open_arrow(path: str, named: Mapping[str, str]) -> Records:
     Raises:
         SourceError: It cannot be read, or lacks a column.
     """
+    try:
+        return _open_records(path, named)
+    except SourceError:
+        raise
+    except Exception as error:  # of many kinds, from a checksum to UTF-8
+        raise _unreadable(path, error) from error
+
+
+def _open_records(path: str, named: Mapping[str, str]) -> Records:
     file = _open(path)
     is_parquet = path.lower().endswith(".parquet")
     schema = file.schema_arrow if is_parquet else file.schema
@@ -79,12 +88,20 @@ def _open(path: str) -> Any:
             return parquet.ParquetFile(path)
         mapped = pyarrow.memory_map(path)
         if mapped.read(6) == b"ARROW1":
-            return pyarrow.ipc.open_file(mapped).read_all()
-        mapped.seek(0)
-        return pyarrow.ipc.open_stream(mapped).read_all()
+            table = pyarrow.ipc.open_file(mapped).read_all()
+        else:
+            mapped.seek(0)
+            table = pyarrow.ipc.open_stream(mapped).read_all()
+        # Arrow takes offsets on trust: a wrong one would read foreign memory.
+        table.validate(full=True)
+        return table
     except (pyarrow.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise SourceError(f"{show(path)}: cannot be read: {reason}; expected Arrow") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str, error: Exception) -> SourceError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return SourceError(f"{show(path)}: cannot be read: {reason}; expected Arrow")
 
 
 def _is_binary(kind: Any) -> bool:
@@ -179,7 +196,7 @@ def _content(read: Any, row: int) -> bytes:
 
     try:
         found = read(row)
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, ValueError) as error:
         raise ImageError(f"cannot be read: {' '.join(str(error).split())[:80]}") from error
     content = found["bytes"] if isinstance(found, dict) else found
     if content is None:

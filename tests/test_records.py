@@ -422,3 +422,46 @@ def test_damaged_arrays_are_named(tmp_path: Path) -> None:
             said.append(str(error))
     assert said
     assert not any("\n" in message for message in said)
+
+
+_READ_MUTANTS = """
+import sys
+from pathlib import Path
+import numpy as np
+from extract.errors import HeadstartError
+from extract.source import list_source
+sound = Path(sys.argv[1])
+content, random, refused = sound.read_bytes(), np.random.default_rng(0), 0
+for _ in range(200):
+    damaged = bytearray(content)
+    for at in random.integers(0, len(content), 4):
+        damaged[at] ^= 1 << int(random.integers(8))
+    mutant = sound.with_stem("mutant")
+    mutant.write_bytes(damaged)
+    try:
+        list_source(mutant)
+    except HeadstartError as error:
+        assert chr(10) not in str(error)
+        refused += 1
+assert refused
+"""
+
+
+@pytest.mark.parametrize("ending", [".arrow", ".parquet"])
+def test_damaged_columns_are_named_and_lead_nowhere(ending: str, tmp_path: Path) -> None:
+    cells = [{"bytes": b"\xff\xd8\xff" + bytes(40), "path": f"{i}.jpg"} for i in range(6)]
+    table = pa.table({"image": pa.array(cells), "label": ["cat", "dog"] * 3})
+    path = tmp_path / f"sound{ending}"
+    if ending == ".parquet":
+        parquet.write_table(table, path)
+    else:
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+            writer.write_table(table)
+    # A process of its own: a wrong offset that is followed ends it.
+    child = subprocess.run(
+        [sys.executable, "-c", _READ_MUTANTS, str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr
