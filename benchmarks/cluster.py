@@ -71,7 +71,8 @@ def write_rows(count: int) -> None:
     from extract.config import TrunkSpec, ViewSpec
     from extract.item import Item
     from extract.layout import create_store
-    from extract.store import Block, open_store
+    from extract.single import Block
+    from extract.store import open_store
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     items = [

@@ -32,7 +32,8 @@ from classify.search import run
 from extract.config import TrunkSpec
 from extract.item import Item
 from extract.layout import create_store
-from extract.store import Block, open_store
+from extract.single import Block
+from extract.store import open_store
 
 HEADS = {
     "linear": HeadSpec("linear", epochs=3, transform=()),

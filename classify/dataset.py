@@ -18,7 +18,8 @@ from extract.config import TrunkSpec, check_choice
 from extract.console import log
 from extract.duplicates import group_by_digest
 from extract.errors import HeadError, SettingError, StoreError, unknown_name
-from extract.store import DONE, NOT_YET, Store, open_store
+from extract.single import DONE, NOT_YET
+from extract.store import Store, open_store
 
 
 @dataclass(frozen=True)

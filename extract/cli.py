@@ -120,6 +120,12 @@ def extract_features_parser() -> argparse.ArgumentParser:
     output.add_argument(
         "--dtype", choices=DTYPES, help=f"type of the stored features (default: {defaults.dtype})"
     )
+    output.add_argument(
+        "--shards",
+        metavar="DIR",
+        help="keep the features in several files in DIR, written where the work is, and make "
+        "OUT.h5 a small index of them, which every command opens like one file",
+    )
     add_reading_flags(output, "max_bad")
     output.add_argument(
         "--overwrite",

@@ -6,11 +6,12 @@ while the writer is behind.
 
 import logging
 import os
+import platform
 import socket
 import sys
 import time
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from functools import lru_cache
 from itertools import islice
@@ -20,23 +21,32 @@ import numpy as np
 
 from extract.config import ExtractConfig, ViewSpec
 from extract.engines import Engine
-from extract.errors import EngineError, HeadstartError
+from extract.errors import EngineError, HeadstartError, StoreError
+from extract.index import Shard, open_shard
 from extract.item import Item, Read
+from extract.layout import DIGEST_BYTES
 from extract.parcel import Parcel, open_parcel, pack_engine
-from extract.store import Block
+from extract.single import DONE, Block, is_in_use
+from extract.store import ShardedStore, Store, localise
 from extract.stream import Clock, stream_features
 
 # Batches of a task: what is done in vain when a worker dies, against the start and the end of a
 # task, where decoding and trunk do not overlap.
 TASK_BATCHES = 32
-# Tasks that are handed to Ray at a time, so that its memory does not grow with the source.
+# Tasks that are handed to Ray at a time, so that its memory does not grow with the source; a task
+# that fills a shard has as many pictures as forty others.
 PORTION_TASKS = 4096
+PORTION_SHARDS = 1024
 # Times that a task is begun again: a picture that kills its worker must not go round for ever.
 MOST_RETRIES = 8
+# What a worker whose command has died may take to let go of a shard.
+LOCK_SECONDS = 60.0
 _COLUMNS = ("row", "key", "path", "split", "read")
+_NO_DIGESTS = np.empty((0, DIGEST_BYTES), np.uint8)
 # A name need not be valid UTF-8.
 _NAMES = ("utf-8", "surrogatepass")
 
+# Columns of pictures; and of one row, the number of the shard that they go into, or -1.
 Task = dict[str, list[Any]]
 
 
@@ -44,12 +54,14 @@ class Work(NamedTuple):
     """What each worker is given, once.
 
     ``reads`` are the ways in which pictures are read: one may hold the index of a whole archive.
+    ``shards`` are where workers write; none where blocks come back.
     """
 
     engine: Parcel
     views: ViewSpec
     reads: list[Read]
     workers: int
+    shards: Sequence[Shard]
 
 
 class Outcome(NamedTuple):
@@ -66,7 +78,7 @@ def stream_on_cluster(
     engine: Engine,
     config: ExtractConfig,
     clock: Clock,
-    views: ViewSpec,
+    store: Store,
 ) -> Generator[Block, None, None]:
     """Do on a cluster what ``stream_features`` does here.
 
@@ -76,22 +88,36 @@ def stream_on_cluster(
         engine: The trunk; workers run the same one, in batches of the same size.
         config: ``cluster`` says where, ``workers`` how many processors a task takes.
         clock: Where the seconds are added up; ``trunk`` is what was waited for the cluster.
-        views: Augmented views of the training pictures.
+        store: Where the rows go. Shards are written by the workers.
 
     Yields:
-        Blocks of finished rows, in any order.
+        Blocks of finished rows, in any order; without features where they are written already.
 
     Raises:
         EngineError: The cluster cannot be reached, or the trunk cannot be run there.
     """
     if not len(rows):
         return
-    began = time.monotonic()
+    began, views = time.monotonic(), store.view_spec
+    shards = store.shards if isinstance(store, ShardedStore) else ()
     reads = list(dict.fromkeys(items[row].read for row in rows))
     with _connected(config.cluster) as ray:
-        workers, gpus = _choose_resources(ray.nodes(), engine, config)
-        work = ray.put(Work(pack_engine(engine, items[rows[0]]), views, reads, workers))
-        for outcome in _run(ray, _plan(items, rows, engine, views, reads), work, workers, gpus):
+        resources = _choose_resources(ray.nodes(), engine, config)
+        parcel = pack_engine(engine, items[rows[0]])
+        work = ray.put(
+            Work(
+                parcel,
+                views,
+                reads,
+                resources[0],
+                [s._replace(path=s.path.absolute()) for s in shards],
+            )
+        )
+        size = engine.batch_size * max(1, TASK_BATCHES // (1 + views.views))
+        tasks = _plan(items, _cut(rows, size, shards), reads)
+        most = PORTION_SHARDS if shards else PORTION_TASKS
+        portions = iter(lambda: list(islice(tasks, most)), [])
+        for outcome in _run(ray, portions, work, resources):
             if outcome.error:
                 raise EngineError(outcome.error)
             waited = time.monotonic() - began
@@ -183,14 +209,23 @@ def _choose_resources(
     return min(config.workers, *usable), min(1, len(with_gpu))
 
 
+def _cut(rows: np.ndarray, size: int, shards: Sequence[Shard]) -> Iterator[tuple[np.ndarray, int]]:
+    """Yield the rows of each task, and the number of the shard that they go into, -1 for none."""
+    if not shards:
+        yield from ((rows[start : start + size], -1) for start in range(0, len(rows), size))
+    for number, shard in enumerate(shards):
+        start, stop = np.searchsorted(rows, [shard.rows.start, shard.rows.stop])
+        if start < stop:
+            yield rows[start:stop], number
+
+
 def _plan(
-    items: Sequence[Item], rows: np.ndarray, engine: Engine, views: ViewSpec, reads: list[Read]
+    items: Sequence[Item], parts: Iterable[tuple[np.ndarray, int]], reads: list[Read]
 ) -> Iterator[Task]:
     """Yield tasks, each a table of some pictures."""
     places = {read: place for place, read in enumerate(reads)}
-    size = engine.batch_size * max(1, TASK_BATCHES // (1 + views.views))
-    for start in range(0, len(rows), size):
-        part = [(row, items[row]) for row in rows[start : start + size].tolist()]
+    for rows, shard in parts:
+        part = [(row, items[row]) for row in rows.tolist()]
         table = [
             (
                 row,
@@ -201,12 +236,15 @@ def _plan(
             )
             for row, item in part
         ]
-        yield dict(zip(_COLUMNS, map(list, zip(*table, strict=True)), strict=True))
+        columns = dict(zip(_COLUMNS, map(list, zip(*table, strict=True)), strict=True))
+        yield {**columns, "shard": [shard]}
 
 
-def _run(ray: Any, tasks: Iterator[Task], work: Any, workers: int, gpus: int) -> Iterator[Outcome]:
+def _run(
+    ray: Any, portions: Iterable[list[Task]], work: Any, resources: tuple[int, int]
+) -> Iterator[Outcome]:
     """Give out the outcomes of tasks, in any order."""
-    while portion := list(islice(tasks, PORTION_TASKS)):
+    for portion in portions:
         rows = ray.data.from_items(portion, override_num_blocks=len(portion))
         with warnings.catch_warnings():
             # Of the limit of retries, for which Ray has no other name yet.
@@ -214,8 +252,8 @@ def _run(ray: Any, tasks: Iterator[Task], work: Any, workers: int, gpus: int) ->
             outcomes = rows.map(
                 _work,
                 fn_args=(work,),
-                num_cpus=workers,
-                num_gpus=gpus,
+                num_cpus=resources[0],
+                num_gpus=resources[1],
                 # Otherwise a process that has used a GPU ends with its task, and its engine too.
                 max_calls=0,
                 max_retries=MOST_RETRIES,
@@ -233,11 +271,32 @@ def _work(task: Task, work: Any) -> dict[str, Outcome]:
             row: Item(key.decode(*_NAMES), path.decode(*_NAMES), -1, split, "", given.reads[read])
             for row, key, path, split, read in zip(*(task[name] for name in _COLUMNS), strict=True)
         }
-        rows = np.array(task["row"], np.int64)
-        blocks = list(stream_features(items, rows, engine, given.workers, clock, given.views))
+        rows, shard = np.array(task["row"], np.int64), task["shard"][0]
+
+        def stream(rows: np.ndarray) -> Iterator[Block]:
+            return stream_features(items, rows, engine, given.workers, clock, given.views)
+
+        blocks = list(stream(rows)) if shard < 0 else [_fill(given.shards[shard], rows, stream)]
+    except StoreError as error:
+        return {"outcome": Outcome([], clock, f"{platform.node()}: {error}")}
     except HeadstartError as error:
         return {"outcome": Outcome([], clock, str(error))}
     return {"outcome": Outcome(blocks, clock)}
+
+
+def _fill(shard: Shard, rows: np.ndarray, stream: Callable[[np.ndarray], Iterator[Block]]) -> Block:
+    """Write into a shard what a worker that died has not; return which rows are done or failed."""
+    until = time.monotonic() + LOCK_SECONDS
+    while is_in_use(shard.path) and time.monotonic() < until:
+        time.sleep(0.5)
+    with open_shard(shard, write=True) as store:
+        start = shard.rows.start
+        for block in stream(rows[store.status[rows - start] != DONE]):
+            store.write(localise(block, shard))
+        store.commit()
+        failed = [failure._replace(row=failure.row + start) for failure in store.failures()]
+    own = np.array([failure.row for failure in failed], np.int64)
+    return Block(np.setdiff1d(rows, own), {}, _NO_DIGESTS, failed)
 
 
 @lru_cache(maxsize=1)

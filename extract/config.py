@@ -259,6 +259,8 @@ class ExtractConfig:
             no cluster.
         dtype: Type the features are stored in.
         columns: Which column of a table or of records is what, such as ``path=file,label=species``.
+        shards: Folder for the features, in files of some thousand rows each, beside an index of
+            them in the place of the one file; empty, one file.
         max_bad: Unreadable pictures that are tolerated: a number, or a share such as ``1%``.
         overwrite: Replace a store whose settings or source differ.
         update: Bring a store up to date with a source that has changed.
@@ -276,6 +278,7 @@ class ExtractConfig:
     cluster: str = ""
     dtype: str = "float32"
     columns: str = ""
+    shards: str = ""
     max_bad: str = "1%"
     overwrite: bool = False
     update: bool = False
@@ -300,6 +303,10 @@ class ExtractConfig:
         parse_columns(self.columns)
         if self.update and self.overwrite:
             raise SettingError("update: has no effect beside overwrite; leave the one or the other")
+        if self.update and self.shards:
+            raise SettingError(
+                "update: cannot be had with shards, whose rows are fixed; give --overwrite"
+            )
         self.tolerated(0)
 
     def tolerated(self, total: int) -> int:

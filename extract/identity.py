@@ -13,7 +13,8 @@ from extract.config import MODEL_ENDING, ExtractConfig, TrunkSpec, ViewSpec
 from extract.engines import Engine
 from extract.errors import ImageError, SettingError, StoreError, one_line
 from extract.item import Item, Source, read_item
-from extract.store import DONE, Store, open_store
+from extract.single import DONE
+from extract.store import Store, open_store
 from extract.stream import digest_content
 
 TRUNK_FIELDS = tuple(f.name for f in fields(TrunkSpec))
@@ -23,7 +24,7 @@ FIELDS = TRUNK_FIELDS + CONFIG_FIELDS + VIEW_FIELDS
 # The running settings that decide the numbers.
 _NUMBERS = ("dtype", "precision")
 # Those that an existing file keeps.
-_KEPT = (*_NUMBERS, "columns")
+_KEPT = (*_NUMBERS, "columns", "shards")
 
 
 class Settled(NamedTuple):
@@ -45,6 +46,8 @@ def settle(out: Path, settings: Mapping[str, Any]) -> Settled:
         {name: given[name] for name in names if name in given}
         for names in (TRUNK_FIELDS, CONFIG_FIELDS, VIEW_FIELDS)
     )
+    if given.get("shards"):
+        running["shards"] = given["shards"] = _below(out, given["shards"])
     config = ExtractConfig(**running)
     # A store must find its files from any folder.
     if wanted.get("weights") not in (None, "imagenet", "none"):
@@ -75,6 +78,17 @@ def settle(out: Path, settings: Mapping[str, Any]) -> Settled:
     spec = TrunkSpec.from_dict({**stored, **wanted})
     config = replace(config, **{name: given.get(name, stored[name]) for name in _KEPT})
     return Settled(spec, config, ViewSpec.from_dict(stored), {**given, "trunk": spec.trunk})
+
+
+def _below(out: Path, folder: str) -> str:
+    """Return a folder as it is seen from that of the index, with which it may move."""
+    here = out.absolute().parent.resolve()
+    place = Path(folder).absolute().resolve()
+    if here not in place.parents:
+        raise SettingError(
+            f"shards: found {folder}; expected a folder below {here}, where {out.name} is to be"
+        )
+    return place.relative_to(here).as_posix()
 
 
 def _is_digested(name: str, stored: Any, now: Any) -> bool:

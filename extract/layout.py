@@ -71,6 +71,7 @@ def create_store(
     Raises:
         StoreError: The file exists, its folder does not, or the disk has no room.
     """
+    check_room(path, items, shapes, attributes)
     with explained(path), beside(path) as made:
         write_store(made, items, shapes, attributes)
         put(made, path) if replace else _link(made, path)
@@ -83,12 +84,7 @@ def write_store(
     attributes: Mapping[str, Any],
 ) -> None:
     """Make a store under a name that nobody knows yet; see ``create_store``."""
-    row_bytes = (
-        sum(int(np.prod(shape)) for shape in shapes.values())
-        * np.dtype(attributes["dtype"]).itemsize
-    )
-    check_room(path, count_views(items, attributes.get("views", 0)), row_bytes)
-    with explained(path), h5py.File(path, "w") as file:
+    with h5py.File(path, "w") as file:
         _allocate(file, items, shapes, attributes)
         _describe(file, attributes)
 
@@ -103,12 +99,20 @@ def count_views(items: Sequence[Item], views: int) -> int:
     return len(items) + views * len(training_rows(items))
 
 
-def check_room(path: Path, rows: int, row_bytes: int) -> None:
-    """Raise StoreError when the disk has no room for so many rows of features."""
+def check_room(
+    path: Path,
+    items: Sequence[Item],
+    shapes: Mapping[str, tuple[int, ...]],
+    attributes: Mapping[str, Any],
+) -> None:
+    """Raise StoreError when the disk has no room for the features; see ``create_store``."""
     folder = path.absolute().parent
     if not folder.is_dir():
         raise StoreError(f"{folder}: no such folder; expected one to write {path.name} into")
-    needed, free = rows * row_bytes, shutil.disk_usage(folder).free
+    values = sum(int(np.prod(shape)) for shape in shapes.values())
+    rows = count_views(items, attributes.get("views", 0))
+    needed = rows * values * np.dtype(attributes["dtype"]).itemsize
+    free = shutil.disk_usage(folder).free
     if needed > free:
         raise StoreError(
             f"{path}: {needed / 1e9:.3g} GB needed, {free / 1e9:.3g} GB free; use --pooling avg, "
@@ -162,7 +166,8 @@ def _allocate_features(file: h5py.File, name: str, shape: tuple[int, ...], dtype
     """Reserve the space of a dataset without writing it, in chunks of whole rows."""
     row_bytes = int(np.prod(shape[1:])) * dtype.itemsize
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    plist.set_chunk((min(shape[0], max(1, CHUNK_BYTES // row_bytes)), *shape[1:]))
+    if shape[0]:  # a shard may have no row with views
+        plist.set_chunk((min(shape[0], max(1, CHUNK_BYTES // row_bytes)), *shape[1:]))
     plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     parents = h5py.h5p.create(h5py.h5p.LINK_CREATE)
@@ -192,11 +197,7 @@ def check_layout(path: Path, file: h5py.File) -> None:
         raise StoreError(
             f"{path}: an HDF5 file of another program; expected a store of extract-features"
         )
-    version = int(file.attrs.get("format_version", 0))
-    if version > FORMAT_VERSION:
-        raise StoreError(
-            f"{path}: format {version}; expected {FORMAT_VERSION} or lower; upgrade headstart"
-        )
+    check_version(path, file)
     wanted = [name for name in (*COLUMN_TYPES, "features") if name not in _OPTIONAL]
     if file.attrs.get("views", 0):
         wanted += ["views/row", *(f"views/{layer}" for layer in to_plain(file.attrs["layer"]))]
@@ -210,6 +211,15 @@ def check_layout(path: Path, file: h5py.File) -> None:
         raise StoreError(
             f"{path}: lacks {', '.join(missing)}; expected a whole store; remove it and run "
             "extract-features again"
+        )
+
+
+def check_version(path: Path, file: h5py.File) -> None:
+    """Raise StoreError where the file is of a format that this version does not know."""
+    version = int(file.attrs.get("format_version", 0))
+    if version > FORMAT_VERSION:
+        raise StoreError(
+            f"{path}: format {version}; expected {FORMAT_VERSION} or lower; upgrade headstart"
         )
 
 

@@ -9,7 +9,8 @@ from extract.config import TrunkSpec
 from extract.engines import Engine, open_engine
 from extract.errors import EngineError
 from extract.item import Item
-from extract.store import DONE, Store
+from extract.single import DONE
+from extract.store import Store
 from extract.stream import Clock, decode_ahead, stream_features
 
 # NNCF measures ranges on few pictures; more changed nothing that could be seen.

@@ -23,13 +23,15 @@ from extract.duplicates import describe_leaks
 from extract.engines import Engine, open_engine
 from extract.errors import SettingError, StoreError
 from extract.identity import find_other_pictures, find_other_settings, settle
+from extract.index import create_shards
 from extract.item import Item, Source
 from extract.layout import count_views, create_store, training_rows
 from extract.precision import choose_calibration, measure_error
 from extract.remote import hide_secrets
 from extract.show import find_rejected
+from extract.single import DONE, is_in_use
 from extract.source import list_source
-from extract.store import DONE, Store, is_in_use, open_store
+from extract.store import ShardedStore, Store, open_store
 from extract.stream import Clock, stream_features
 from extract.update import update_store
 from extract.weights import WeightsUnavailableError
@@ -199,7 +201,8 @@ def _prepare(
                 f"{out}: {settings or pictures}; {update}restore what it was made from, name "
                 "another file, or give --overwrite"
             )
-    create_store(out, source.items, engine.shapes, attributes, exists)
+    create = create_shards if config.shards else create_store
+    create(out, source.items, engine.shapes, attributes, exists)
 
 
 def _forget_rejected(store: Store) -> None:
@@ -270,14 +273,16 @@ def _fill(
         *(engine.name, engine.precision, engine.batch_size, config.workers),
     )
     if config.cluster:
-        blocks = stream_on_cluster(items, rows, engine, config, clock, store.view_spec)
+        blocks = stream_on_cluster(items, rows, engine, config, clock, store)
     else:
         blocks = stream_features(items, rows, engine, config.workers, clock, store.view_spec)
+    # Of a cluster, the workers write to shards.
+    take = store.note if config.cluster and isinstance(store, ShardedStore) else store.write
     try:
         with closing(blocks), progress(len(items), "pictures", finished) as bar:
             for block in blocks:
                 began = time.monotonic()
-                store.write(block)
+                take(block)
                 clock.write += time.monotonic() - began
                 bar.update(len(block.rows) + len(block.failed))
             store.commit()

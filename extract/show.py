@@ -8,7 +8,8 @@ import numpy as np
 from extract.config import ViewSpec
 from extract.errors import one_line
 from extract.item import SPLITS
-from extract.store import DONE, FAILED, NOT_YET, Store
+from extract.single import DONE, FAILED, NOT_YET
+from extract.store import ShardedStore, Store
 
 # Rows whose features are held at once while a store is verified.
 VERIFY_BYTES = 64 * 2**20
@@ -21,9 +22,9 @@ def describe(store: Store) -> dict[str, Any]:
         store: An open store.
 
     Returns:
-        ``images``, ``status`` counts, ``layers`` with shapes, ``viewed``, the pictures that have
-        augmented views, ``counts`` by split and class, ``failed`` keys with reasons, ``bytes`` and
-        all ``attributes``.
+        ``images``, ``shards``, the number of files that hold them, ``status`` counts, ``layers``
+        with shapes, ``viewed``, the pictures that have augmented views, ``counts`` by split and
+        class, ``failed`` keys with reasons, ``bytes`` and all ``attributes``.
     """
     names = [*store.class_names, "(no label)"]
     counts = {
@@ -37,8 +38,9 @@ def describe(store: Store) -> dict[str, Any]:
     }
     return {
         "file": str(store.path),
-        "bytes": store.path.stat().st_size,
+        "bytes": store.size,
         "images": len(store.keys),
+        "shards": len(store.shards) if isinstance(store, ShardedStore) else 1,
         "complete": store.complete,
         "status": {
             name: int((store.status == value).sum())
@@ -56,8 +58,10 @@ def format_description(found: dict[str, Any]) -> str:
     """Lay out what ``describe`` found as a text of a few lines."""
     attributes, status = found["attributes"], found["status"]
     height, width = attributes["image_size"]
+    count = found["shards"]
+    shards = f" in {count} shard{'s' * (count > 1)}" if attributes.get("shards") else ""
     lines = [
-        f"{found['file']}: {found['images']} pictures, {found['bytes'] / 1e6:.1f} MB, "
+        f"{found['file']}: {found['images']} pictures{shards}, {found['bytes'] / 1e6:.1f} MB, "
         + ("complete" if found["complete"] else f"{status['not_yet']} pictures still to do"),
         "",
         f"trunk      {attributes['trunk']}, {width} x {height} pixels ({attributes['resize']}, "

@@ -1,331 +1,233 @@
-"""The HDF5 file between the two stages: filled row by row, continued and read.
-
-Rows are written before the ``status`` that counts them, so that a stop at any moment loses at most
-the last second and never leaves a wrong row.
-"""
+"""The seam between the stages: a store of one file, or an index of several, used alike."""
 
 import os
-import time
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from itertools import pairwise
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TypeAlias
 
-import h5py
 import numpy as np
 
-from extract.config import TrunkSpec, ViewSpec
-from extract.errors import StoreError
-from extract.item import SPLITS
-from extract.layout import CHUNK_BYTES, CURES, REASON_BYTES, check_layout, explained, to_plain
-from extract.soundness import (
-    check_attributes,
-    check_columns,
-    check_foreign,
-    check_objects,
-    readable,
+from extract.index import Shard, damaged, open_shard, read_index
+from extract.layout import DIGEST_BYTES
+from extract.single import (
+    DONE,
+    FAILED,
+    NOT_YET,
+    Block,
+    Failure,
+    SingleStore,
+    open_file,
+    read_single,
+    store_in,
 )
 
-NOT_YET, DONE, FAILED = 0, 1, 2
-
-# One chunk is about 1 MB, which HDF5's own cache of that size does not hold.
-READ_CACHE = 16 * CHUNK_BYTES
-
-# Why a power cut harms nothing that counts: all objects lie where they lay when the file was made,
-# and rows, digests, checksums, status and ``complete`` are written over in place. Between two
-# fsyncs a disk may write any sectors, in any order, and lose the rest. So what a row is goes first,
-# behind an fsync its status, behind another ``complete``, which goes first where it ends. A cut
-# costs rows that do not count; of the status each byte is the old or the new one, both right. Of
-# HDF5's own data the attributes are written again, with one byte changed, and the superblock's
-# flags for writing, which this format ignores.
-
-# A second of work is what a kill may cost.
-COMMIT_SECONDS = 1.0
+# Shards that are open for writing at once; rows come nearly in order.
+_MOST_OPEN = 64
 
 
-class Failure(NamedTuple):
-    """A picture that could not be read: its row, why, and the digest of what was read."""
+class ShardedStore:
+    """Several stores that are read and written like one; see ``SingleStore`` for its attributes.
 
-    row: int
-    reason: str
-    digest: bytes
-
-
-class Block(NamedTuple):
-    """Some finished rows, in any order; either part may be empty.
-
-    ``rows`` is (b,) int64, ``features`` holds (b, *shape) by layer, ``digests`` is (b, 16) uint8.
-    ``views`` holds (v, V, *shape) by layer, for those of ``rows`` that have views, in their order.
+    No shard stays open while it is read; those that are written to are closed by ``commit``.
     """
 
-    rows: np.ndarray
-    features: Mapping[str, np.ndarray]
-    digests: np.ndarray
-    failed: list[Failure]
-    views: Mapping[str, np.ndarray] = {}
+    def __init__(self, path: Path, shards: Sequence[Shard]) -> None:
+        self.path, self.shards = path, shards
+        self._starts = np.array([shard.rows.start for shard in shards])
+        self._writing: dict[Shard, SingleStore] = {}
+        self.opened = ExitStack()
+        self._take_first()
+        self.keys: list[str] = []
+        groups: list[str] = []
+        labels, split, status, view_rows = [], [], [], []
+        for shard in shards:
+            with open_shard(shard) as store:
+                self._check_same(shard, store)
+                self.keys += store.keys
+                groups += store.groups or [""] * len(store.keys)
+                labels.append(store.labels)
+                split.append(store.split)
+                status.append(store.status)
+                view_rows.append(store.view_rows + shard.rows.start)
+        self.groups = groups if any(groups) else None
+        self.labels, self.split = np.concatenate(labels), np.concatenate(split)
+        self.status, self.view_rows = np.concatenate(status), np.concatenate(view_rows)
+        if len(set(self.keys)) < len(self.keys):
+            raise damaged(path, "its shards share keys")
 
+    def _take_first(self) -> None:
+        """Take from the first shard what all have in common."""
+        with open_shard(self.shards[0]) as store:
+            self.attributes, self.spec, self.view_spec = (
+                store.attributes,
+                store.spec,
+                store.view_spec,
+            )
+            self.class_names, self.shapes, self.dtype = store.class_names, store.shapes, store.dtype
 
-class Store:
-    """An open store: everything but the features is in memory, features are read by row.
-
-    Attributes:
-        path: Where the file is.
-        attributes: Every attribute, as plain Python values.
-        spec: The trunk that made the features.
-        view_spec: How the augmented views came about.
-        view_rows: (M,) int64, the rows that have such views, increasing.
-        class_names: K names; a label is an index into them.
-        keys: N keys, in row order.
-        labels: (N,) int64, -1 without a label.
-        split: (N,) int8, an index into ``SPLITS``.
-        groups: N names of groups, or None.
-        status: (N,) uint8: 0 not yet, 1 done, 2 failed.
-        shapes: Shape of one row's features, by layer.
-    """
-
-    def __init__(self, path: Path, file: h5py.File) -> None:
-        self.path = path
-        self._file = file
-        self.attributes = {name: to_plain(value) for name, value in file.attrs.items()}
-        check_attributes(path, self.attributes)
-        check_objects(path, file, self.attributes)
-        self.spec = TrunkSpec.from_dict(self.attributes)
-        self.class_names = tuple(self.attributes["class_names"])
-        self.keys: list[str] = list(file["keys"].asstr()[:])
-        self.labels: np.ndarray = file["labels"][:]
-        self.split: np.ndarray = file["split"][:]
-        self.groups: list[str] | None = (
-            list(file["groups"].asstr()[:]) if "groups" in file else None
-        )
-        self.status: np.ndarray = file["status"][:]
-        self.view_spec = ViewSpec.from_dict(self.attributes)
-        self._features = _feature_sets(file, self.spec.layer)
-        views = self.spec.layer if self.view_spec.views else ()
-        self._views = {layer: file[f"views/{layer}"] for layer in views}
-        self.view_rows: np.ndarray = file["views/row"][:] if views else np.empty(0, np.int64)
-        self.shapes = {layer: found.shape[1:] for layer, found in self._features.items()}
-        self._check_columns()
-        self._uncommitted: list[tuple[np.ndarray, int]] = []
-        self._committed_at = time.monotonic()
-        self._said_complete = bool(self.attributes.get("complete"))
-
-    def _check_columns(self) -> None:
-        columns = {
-            "labels": (self.labels, -1, len(self.class_names) - 1),
-            "split": (self.split, 0, len(SPLITS) - 1),
-            "status": (self.status, NOT_YET, FAILED),
-        }
-        check_columns(self.path, columns, self.keys)
-        viewed = np.flatnonzero((self.split == 0) & (self.view_spec.views > 0))
-        if not np.array_equal(self.view_rows, viewed):
-            raise StoreError(f"{self.path}: views are not those of the training split")
+    def _check_same(self, shard: Shard, store: SingleStore) -> None:
+        """Raise StoreError unless a shard was made together with the first one."""
+        names = sorted((self.attributes.keys() | store.attributes.keys()) - {"complete"})
+        other = [n for n in names if self.attributes.get(n) != store.attributes.get(n)]
+        if store.shapes != self.shapes:
+            other.append("shape of features")
+        if other:
+            raise damaged(shard.path, f"has another {', '.join(other)} than the first shard")
 
     @property
     def complete(self) -> bool:
         """Whether every row was tried."""
         return bool((self.status != NOT_YET).all())
 
+    def has_views(self, rows: np.ndarray) -> np.ndarray:
+        """Say of each row whether it has augmented views: those of the training split do."""
+        return np.asarray((self.split[rows] == 0) & (self.view_spec.views > 0))
+
     @property
-    def dtype(self) -> str:
-        """Type of the stored features."""
-        return str(self.attributes["dtype"])
+    def size(self) -> int:
+        """Bytes of the index and its shards."""
+        return sum(path.stat().st_size for path in (self.path, *(s.path for s in self.shards)))
 
     def read(self, layer: str, rows: np.ndarray | slice) -> np.ndarray:
-        """Read features.
-
-        Args:
-            layer: One of ``shapes``.
-            rows: Increasing row numbers, or a slice.
-
-        Returns:
-            (len(rows), *shape) in the stored type.
-        """
-        found = self._features[layer]
-        with readable(self.path):
-            return np.asarray(found[rows]) if isinstance(rows, slice) else _read(found, rows)
+        """Read features, see ``SingleStore.read``."""
+        numbers = np.arange(len(self.keys))[rows] if isinstance(rows, slice) else rows
+        found = np.empty((len(numbers), *self.shapes[layer]), self.dtype)
+        for shard, part in self._divide(numbers):
+            with open_shard(shard) as store:
+                found[part] = store.read(layer, numbers[part] - shard.rows.start)
+        return found
 
     def read_views(self, layer: str, rows: np.ndarray) -> np.ndarray:
-        """Read augmented views.
-
-        Args:
-            layer: One of ``shapes``.
-            rows: Increasing row numbers, all in ``view_rows``.
-
-        Returns:
-            (len(rows), V, *shape) in the stored type.
-        """
-        with readable(self.path):
-            return _read(self._views[layer], np.searchsorted(self.view_rows, rows))
+        """Read augmented views, see ``SingleStore.read_views``."""
+        found = np.empty((len(rows), self.view_spec.views, *self.shapes[layer]), self.dtype)
+        for shard, part in self._divide(rows):
+            with open_shard(shard) as store:
+                found[part] = store.read_views(layer, rows[part] - shard.rows.start)
+        return found
 
     def view_counts(self) -> dict[str, tuple[int, int]]:
-        """Return how many rows, and views of each, every layer's dataset of views has."""
-        return {layer: found.shape[:2] for layer, found in self._views.items()}
+        """Return how many rows, and views of each, every layer has."""
+        views = self.view_spec.views
+        return {layer: (len(self.view_rows), views) for layer in self.shapes} if views else {}
 
     def failures(self) -> list[Failure]:
         """Return the rows that could not be read, with the reasons."""
-        rows = np.flatnonzero(self.status == FAILED)
-        if not len(rows):
-            return []
-        with readable(self.path):
-            reasons = self._file["reason"][:]
-        digests = self.digests()
-        return [
-            Failure(int(row), reasons[row].decode("utf-8", "replace"), digests[row].tobytes())
-            for row in rows
-        ]
+        found = []
+        for shard in self.shards:
+            with open_shard(shard) as store:
+                found += [f._replace(row=f.row + shard.rows.start) for f in store.failures()]
+        return found
 
     def digests(self) -> np.ndarray:
         """Return the (N, 16) uint8 BLAKE2b-128 digests of the image files."""
-        with readable(self.path):
-            return np.asarray(self._file["digest"][:])
-
-    def write(self, block: Block) -> None:
-        """Write finished rows; they count from the next commit on, at most a second later.
-
-        Raises:
-            StoreError: The disk is full or failing.
-        """
-        order = np.argsort(block.rows)
-        rows = block.rows[order]
-        with explained(self.path):
-            for layer, values in block.features.items():
-                _write(self._features[layer], rows, values[order])
-            self._write_views(block)
-            _write(self._file["digest"], rows, block.digests[order])
-            if "checksum" in self._file:
-                sums = self._checksums(block.rows, block.features, block.views)
-                _write(self._file["checksum"], rows, sums[order])
-            for failure in block.failed:
-                self._write_failure(failure)
-        self._uncommitted.append((block.rows, DONE))
-        self._uncommitted.append((np.array([f.row for f in block.failed], np.int64), FAILED))
-        if time.monotonic() - self._committed_at >= COMMIT_SECONDS:
-            self.commit()
-
-    def _checksums(
-        self,
-        rows: np.ndarray,
-        features: Mapping[str, np.ndarray],
-        views: Mapping[str, np.ndarray],
-    ) -> np.ndarray:
-        """Return (b,) uint32 CRC-32 of what is stored of each row, layer by layer, views last."""
-        sums = [0] * len(rows)
-        viewed = np.flatnonzero(np.isin(rows, self.view_rows))
-        for places, parts in ((np.arange(len(rows)), features), (viewed, views)):
-            for layer in self.shapes if len(places) and parts else ():
-                stored = np.ascontiguousarray(parts[layer], self.dtype)
-                for place, values in zip(places.tolist(), stored, strict=True):
-                    sums[place] = zlib.crc32(values, sums[place])
-        return np.array(sums, np.uint32)
+        found = np.empty((len(self.keys), DIGEST_BYTES), np.uint8)
+        for shard in self.shards:
+            with open_shard(shard) as store:
+                found[shard.rows.start : shard.rows.stop] = store.digests()
+        return found
 
     def find_changed(self, rows: np.ndarray) -> np.ndarray:
-        """Return those of some increasing rows whose features are not what was written, int64.
+        """Return those of some increasing rows whose features are not what was written, int64."""
+        found = [np.empty(0, np.int64)]
+        for shard, part in self._divide(rows):
+            with open_shard(shard) as store:
+                start = shard.rows.start
+                found.append(store.find_changed(rows[part] - start) + start)
+        return np.concatenate(found)
 
-        None in a file that was made before there were checksums.
-        """
-        if "checksum" not in self._file or not len(rows):
-            return np.empty(0, np.int64)
-        viewed = rows[np.isin(rows, self.view_rows)]
-        now = self._checksums(
-            rows,
-            {layer: self.read(layer, rows) for layer in self.shapes},
-            {layer: self.read_views(layer, viewed) for layer in self._views},
-        )
-        with readable(self.path):
-            written = self._file["checksum"][:][rows]
-        return np.asarray(rows[now != written])
+    def _divide(self, rows: np.ndarray) -> Iterator[tuple[Shard, slice]]:
+        """Yield the shards of increasing rows, each with which of these are its own."""
+        bounds = np.searchsorted(rows, [*self._starts, len(self.keys)]).tolist()
+        for shard, start, stop in zip(self.shards, bounds, bounds[1:], strict=False):
+            if start < stop:
+                yield shard, slice(start, stop)
+
+    def write(self, block: Block) -> None:
+        """Write finished rows, see ``SingleStore.write``."""
+        numbers = self._number(block.rows)
+        failed = self._number(np.array([failure.row for failure in block.failed], np.int64))
+        viewed = numbers[self.has_views(block.rows)]
+        for number in np.unique(np.concatenate([numbers, failed])).tolist():
+            shard, own = self.shards[number], numbers == number
+            part = Block(
+                block.rows[own],
+                {layer: values[own] for layer, values in block.features.items()},
+                block.digests[own],
+                [f for f, of in zip(block.failed, failed, strict=True) if of == number],
+                {layer: values[viewed == number] for layer, values in block.views.items()},
+            )
+            self._writer(shard).write(localise(part, shard))
+
+    def _number(self, rows: np.ndarray) -> np.ndarray:
+        """Return the number of each row's shard."""
+        return np.searchsorted(self._starts, rows, side="right") - 1
+
+    def _writer(self, shard: Shard) -> SingleStore:
+        if shard not in self._writing:
+            if len(self._writing) >= _MOST_OPEN:
+                self.commit()
+            self._writing[shard] = self.opened.enter_context(open_shard(shard, write=True))
+        return self._writing[shard]
 
     def forget(self, rows: np.ndarray) -> None:
-        """Make rows count as not yet done.
-
-        Raises:
-            StoreError: The disk is full or failing.
-        """
-        self.status[rows] = NOT_YET
+        """Make increasing rows count as not yet done."""
+        for shard, part in self._divide(rows):
+            self._writer(shard).forget(rows[part] - shard.rows.start)
         self.commit()
 
-    def _write_views(self, block: Block) -> None:
-        viewed = block.rows[np.isin(block.rows, self.view_rows)]
-        order = np.argsort(viewed)
-        places = np.searchsorted(self.view_rows, viewed[order])
-        if len(viewed):
-            for layer, found in self._views.items():
-                _write(found, places, block.views[layer][order])
-
-    def _write_failure(self, failure: Failure) -> None:
-        for found in self._features.values():
-            found[failure.row] = np.nan
-        for place in np.flatnonzero(self.view_rows == failure.row):
-            for found in self._views.values():
-                found[place] = np.nan
-        reason = failure.reason.encode()[:REASON_BYTES].decode("utf-8", "ignore")
-        self._file["reason"][failure.row] = reason.encode()
-        self._file["digest"][failure.row] = np.frombuffer(failure.digest, np.uint8)
+    def note(self, block: Block) -> None:
+        """Count rows that another process has written."""
+        self.status[block.rows] = DONE
+        self.status[[failure.row for failure in block.failed]] = FAILED
 
     def commit(self) -> None:
-        """Make the written rows count: rows reach the disk first, their status after them.
+        """Make the written rows count, and close their shards."""
+        self.opened.close()
+        for shard, store in self._writing.items():
+            self.status[shard.rows.start : shard.rows.stop] = store.status
+        self._writing.clear()
 
-        Raises:
-            StoreError: The disk is full or failing.
-        """
-        with explained(self.path):
-            self._sync()
-            for rows, status in self._uncommitted:
-                self.status[rows] = status
-            self._uncommitted.clear()
-            if self._said_complete and not self.complete:
-                self._say_complete()
-            self._file["status"][:] = self.status
-            self._sync()
-            if self._said_complete != self.complete:
-                self._say_complete()
-        self._committed_at = time.monotonic()
 
-    def _say_complete(self) -> None:
-        self._file.attrs.modify("complete", np.uint8(self.complete))
-        self._sync()
-        self._said_complete = self.complete
-
-    def _sync(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.id.get_vfd_handle())
+Store: TypeAlias = SingleStore | ShardedStore
 
 
 @contextmanager
 def open_store(path: str | os.PathLike[str], write: bool = False) -> Iterator[Store]:
-    """Open a store; on leaving, written rows are committed and the file is closed.
+    """Open a store; on leaving, written rows are committed and its files are closed.
 
     Args:
-        path: The file.
+        path: The file, or the index of several.
         write: Open it for writing, which one process at a time can.
 
     Yields:
         The store.
 
     Raises:
-        StoreError: There is no such file, it is damaged, of another program, newer, or in use.
+        StoreError: There is no such file, it or a shard is damaged, of another program, newer, or
+            in use.
     """
     path = Path(path)
-    # Rows are written straight to the disk: what waits in a cache when a disk is full can neither
-    # be written nor dropped, and HDF5 crashes over it when the process ends.
-    file = _open(path, write, 0 if write else READ_CACHE)
-    try:
-        with readable(path):
-            check_layout(path, file)
-            store = Store(path, file)
-        try:
+    with open_file(path, write) as file:
+        shards = read_index(path, file)
+        if not shards:
+            with store_in(path, file, write) as single:
+                yield single
+            return
+        # The lock of the index, which is open until the end, is that of its shards.
+        store = ShardedStore(path, shards)
+        with store.opened:
             yield store
-        except KeyboardInterrupt:
-            if write:
-                store.commit()
-            raise
-        if write:
-            store.commit()
-    finally:
-        with readable(path), explained(path):
-            file.close()
+
+
+def localise(block: Block, shard: Shard) -> Block:
+    """Return a block of one shard's rows, numbered as they are in it."""
+    start = shard.rows.start
+    failed = [failure._replace(row=failure.row - start) for failure in block.failed]
+    return block._replace(rows=block.rows - start, failed=failed)
 
 
 def read_features(
@@ -342,86 +244,31 @@ def read_features(
         For each range (rows, *shape) of each layer, in the stored type.
 
     Raises:
-        StoreError: The file cannot be read.
+        StoreError: A file cannot be read.
     """
-    # Without a cache a range is read straight to where it goes, and not its chunks first.
-    file = _open(path, write=False, cache=0)
-    try:
-        with readable(path):
-            found = _feature_sets(file, tuple(layers))
-        for rows in ranges:
-            with readable(path):
-                read = [np.asarray(found[layer][rows]) for layer in layers]
-            yield read
-    finally:
-        file.close()
+    with open_file(path) as file:
+        shards = read_index(path, file)
+    if not shards:
+        yield from read_single(path, layers, ranges)
+        return
+    pieces = [(rows, *piece) for rows in ranges for piece in _divide(shards, rows)]
+    held: list[list[np.ndarray]] = []
+    for shard, own in groupby(pieces, key=itemgetter(1)):
+        wanted = list(own)
+        parts = read_single(shard.path, layers, [local for _, _, local in wanted])
+        for (rows, _, local), part in zip(wanted, parts, strict=True):
+            held.append(part)
+            if local.stop + shard.rows.start == rows.stop:
+                yield [np.concatenate(found) for found in zip(*held, strict=True)]
+                held = []
 
 
-def is_in_use(path: Path) -> bool:
-    """Say whether another process is writing to the file."""
-    try:
-        h5py.File(path, "r+").close()
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def _open(path: Path, write: bool, cache: int) -> h5py.File:
-    if not path.is_file():
-        raise StoreError(f"{path}: no such file; make it with extract-features SOURCE {path.name}")
-    try:
-        file = h5py.File(path, "r+" if write else "r", rdcc_nbytes=cache)
-    except BlockingIOError:
-        raise StoreError(
-            f"{path}: another process has it open; wait for it, or stop it, and run this again"
-        ) from None
-    except PermissionError as error:
-        raise StoreError(f"{path}: {error.strerror}; expected a file that can be opened") from None
-    except Exception as error:
-        if number := getattr(error, "errno", None):
-            do = CURES.get(number, "look after the disk")
-            raise StoreError(
-                f"{path}: cannot be opened: {os.strerror(number)}; {do} and run this again"
-            ) from error
-        what = "truncated" if "truncated file" in str(error) else "not a readable HDF5 file"
-        raise StoreError(
-            f"{path}: {what}; expected a store of extract-features; remove it and run "
-            "extract-features again"
-        ) from error
-    try:
-        with readable(path):
-            check_foreign(path, file)
-    except StoreError:
-        file.close()
-        raise
-    return file
-
-
-def _feature_sets(file: h5py.File, layers: tuple[str, ...]) -> dict[str, Any]:
-    found = file["features"]
-    if isinstance(found, h5py.Dataset):
-        return {layers[0]: found}
-    return {layer: found[layer] for layer in layers}
-
-
-def _read(found: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
-    """Read increasing rows: in ranges, because HDF5 is slow on long lists of them."""
-    values = np.empty((len(rows), *found.shape[1:]), found.dtype)
-    for part in _runs(rows):
-        values[part] = found[rows[part][0] : rows[part][-1] + 1]
-    return values
-
-
-def _write(found: h5py.Dataset, rows: np.ndarray, values: np.ndarray) -> None:
-    """Write increasing rows."""
-    for part in _runs(rows):
-        found[rows[part][0] : rows[part][-1] + 1] = values[part]
-
-
-def _runs(rows: np.ndarray) -> list[slice]:
-    """Cut increasing row numbers into slices of neighbours."""
-    edges = np.flatnonzero(np.diff(rows) != 1) + 1
-    bounds = [0, *edges.tolist(), len(rows)]
-    return [slice(a, b) for a, b in pairwise(bounds) if a < b]
+def _divide(shards: Sequence[Shard], rows: slice) -> Iterator[tuple[Shard, slice]]:
+    """Yield the shards that a range of rows reaches into, each with the part in it."""
+    first = bisect_right(shards, rows.start, key=lambda shard: shard.rows.start) - 1
+    for shard in islice(shards, first, None):
+        own = shard.rows
+        if own.start >= rows.stop:
+            return
+        start, stop = max(rows.start, own.start), min(rows.stop, own.stop)
+        yield shard, slice(start - own.start, stop - own.start)

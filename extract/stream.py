@@ -20,7 +20,7 @@ from extract.engines import Engine
 from extract.errors import EngineError, ImageError
 from extract.item import Item, read_item
 from extract.layout import DIGEST_BYTES
-from extract.store import Block, Failure
+from extract.single import Block, Failure
 from extract.views import make_views
 
 _PLAIN = ViewSpec()

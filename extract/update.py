@@ -11,9 +11,10 @@ from extract.beside import beside, put
 from extract.console import log
 from extract.identity import digest_of
 from extract.item import Source
-from extract.layout import CHUNK_BYTES, explained, write_store
+from extract.layout import CHUNK_BYTES, check_room, explained, write_store
 from extract.show import find_rejected
-from extract.store import DONE, Block, Store, open_store
+from extract.single import DONE, Block
+from extract.store import Store, open_store
 
 
 def update_store(
@@ -36,6 +37,7 @@ def update_store(
     Raises:
         StoreError: A file cannot be read or written, or the disk has no room for both.
     """
+    check_room(path, source.items, shapes, attributes)
     with explained(path), beside(path) as made:
         write_store(made, source.items, shapes, attributes)
         with open_store(path) as old, open_store(made, write=True) as new:

@@ -15,7 +15,8 @@ from PIL import Image
 from extract.config import TrunkSpec, ViewSpec
 from extract.item import Item
 from extract.layout import create_store
-from extract.store import Block, Failure, open_store
+from extract.single import Block, Failure
+from extract.store import open_store
 
 # TensorFlow is imported by the tests, and is quiet if this stands before.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -143,7 +143,7 @@ def test_ctrl_c_is_130(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("extract.store.Store.write", interrupt)
+    monkeypatch.setattr("extract.single.SingleStore.write", interrupt)
     assert extract(pictures, tmp_path / "out.h5", *QUICK_FLAGS) == 130
     stderr = capsys.readouterr().err
     assert "stopped. 0 of 8 pictures are in" in stderr

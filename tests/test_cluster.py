@@ -24,12 +24,17 @@ from extract.item import Item
 from extract.parcel import open_parcel, pack_engine
 from extract.run import extract_features
 from extract.show import verify
-from extract.store import DONE, open_store
+from extract.single import DONE
+from extract.store import ShardedStore, open_store
 from tests.conftest import QUICK
 from tests.test_run import content
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRACT = "import sys; from extract.cli import extract_features as m; sys.exit(m())"
+# Of a hundred rows, shards are quick to fill.
+EXTRACT = (
+    "import sys, extract.index as index; index.SHARD_ROWS = 100\n"
+    "from extract.cli import extract_features as m; sys.exit(m())"
+)
 # Slow enough to be killed in the middle.
 SLOW_FLAGS = ["--trunk", "mobilenet_v3_small", "--weights", "none", "--image-size", "96"]
 FLAGS = ["--trunk", "mobilenet", "--weights", "none", "--image-size", "32"]
@@ -54,8 +59,10 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> str:
 
 
 def count_done(out: Path) -> int:
-    """Rows that count, of a file that another process is writing to."""
+    """Rows that count, of a file that another process is writing to, or of shards."""
     with contextlib.suppress(OSError), h5py.File(out, locking=False) as file:
+        if "shards" in file:
+            return sum(count_done(out.parent / name) for name in file["shards"].asstr()[:])
         return int((file["status"][:] != 0).sum())
     return 0
 
@@ -64,6 +71,19 @@ def wait_for_rows(process: subprocess.Popen[str], out: Path, rows: int) -> None:
     while count_done(out) < rows:
         assert process.poll() is None, process.communicate()
         time.sleep(0.2)
+
+
+def joined(out: Path) -> dict[str, Any]:
+    """The content of a store; of its shards, one behind the other."""
+    with open_store(out) as store:
+        if not isinstance(store, ShardedStore):
+            return content(out)
+        parts = [content(shard.path) for shard in store.shards]
+    whole = parts[0]
+    for part in parts[1:]:
+        for name, values in part.items():
+            whole[name] += values  # bytes of numbers, lists of texts
+    return whole
 
 
 def make_pictures(root: Path, count: int) -> None:
@@ -121,13 +141,15 @@ def free_port() -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("shards", [[], ["--shards", "parts"]])
 def test_a_driver_and_a_node_die_and_the_store_is_that_of_one_machine(
-    tmp_path: Path, start_node: Callable[..., Node]
+    tmp_path: Path, start_node: Callable[..., Node], shards: list[str]
 ) -> None:
     pytest.importorskip("ray")
     make_pictures(tmp_path / "pictures", 2000)
     words = [tmp_path / "pictures", "--quiet", *SLOW_FLAGS]
     finish(start_extract(*words, tmp_path / "one.h5"))
+    words += [tmp_path / word if word == "parts" else word for word in shards]
     address = f"127.0.0.1:{free_port()}"
     start_node("--head", "--port", address.partition(":")[2], "--include-dashboard", "false")
     node = start_node("--address", address)
@@ -144,7 +166,7 @@ def test_a_driver_and_a_node_die_and_the_store_is_that_of_one_machine(
     kill(node)
     assert kept < before < 2000
     finish(driver)
-    assert content(out) == content(tmp_path / "one.h5")
+    assert joined(out) == content(tmp_path / "one.h5")
     with open_store(out) as store:
         assert store.complete
         assert verify(store) == []
@@ -157,6 +179,7 @@ def test_a_driver_and_a_node_die_and_the_store_is_that_of_one_machine(
     [
         ["--views", "2", "--layer", "conv1_relu", "--layer", "conv_pw_13_relu"],
         ["--engine", "keras", "--dtype", "float16"],
+        ["--views", "1", "--shards", "parts"],
     ],
 )
 def test_a_cluster_of_this_machine_gives_the_same_store(
@@ -166,9 +189,12 @@ def test_a_cluster_of_this_machine_gives_the_same_store(
     (pictures / "train/cat/bad.png").write_text("no picture")
     (pictures / "train/cat/0.png").rename(pictures / os.fsdecode(b"train/cat/\xff.png"))
     words = [pictures, *FLAGS, *flags, "--max-bad", "1"]
-    finish(start_extract(*words, tmp_path / "one.h5"))
+    finish(
+        start_extract(*[w for w in words if w not in ("--shards", "parts")], tmp_path / "one.h5")
+    )
+    words = [tmp_path / word if word == "parts" else word for word in words]
     said = finish(start_extract(*words, tmp_path / "out.h5", "--cluster", "local"))
-    assert content(tmp_path / "out.h5") == content(tmp_path / "one.h5")
+    assert joined(tmp_path / "out.h5") == content(tmp_path / "one.h5")
     # Ray itself says nothing.
     ours = ("9 pictures", "warning: ", f"{tmp_path / 'out.h5'}: 9 pictures", "next: ")
     assert [line for line in said.splitlines() if not line.startswith(ours)] == []

@@ -35,7 +35,7 @@ import os, subprocess, sys
 from pathlib import Path
 from classify.cli import train_head
 from extract import cli
-from extract.store import Store
+from extract.single import SingleStore
 
 source, disk = Path(sys.argv[1]), Path(sys.argv[2])
 flags = [*sys.argv[3:], "--pooling", "none", "--batch-size", "1"]
@@ -58,9 +58,9 @@ fill(leave=12288)
 extract(1)
 assert [entry.name for entry in disk.iterdir()] == ["ballast"]
 ballast.unlink()
-write, Store.write = Store.write, stop
+write, SingleStore.write = SingleStore.write, stop
 extract(130)
-Store.write = write
+SingleStore.write = write
 for leave in (0, 40960, 122880):
     fill(leave)
     extract(1)
@@ -151,7 +151,7 @@ def test_a_fault_in_a_worker_ends_the_run_and_costs_no_finished_row(
     out = tmp_path / "out.h5"
     bad = (pictures / "validation/dog/1.png").read_bytes()
     monkeypatch.setattr("extract.stream.decode", failing)
-    monkeypatch.setattr("extract.store.COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr("extract.single.COMMIT_SECONDS", 0.0)
     with pytest.raises(RuntimeError, match="a fault of ours"):
         extract(pictures, out, batch_size=1, workers=1)
     monkeypatch.undo()

@@ -22,7 +22,8 @@ from classify.cli import train_head
 from extract import cli
 from extract.backend import load_keras
 from extract.show import verify
-from extract.store import DONE, open_store
+from extract.single import DONE
+from extract.store import open_store
 from tests.conftest import MakeStore
 from tests.test_run import assert_equal_stores
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from extract.run import Summary, extract_features
-from extract.store import DONE, FAILED, Store, open_store
+from extract.single import DONE, FAILED
+from extract.store import Store, open_store
 from tests.conftest import QUICK
 from tests.test_run import assert_equal_stores
 from tests.test_update import change
@@ -54,7 +55,7 @@ class Disk:
 
 @pytest.fixture
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
-    monkeypatch.setattr("extract.store.COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr("extract.single.COMMIT_SECONDS", 0.0)
     with pytest.MonkeyPatch.context() as patch:
         yield Disk(tmp_path, patch)
 

@@ -25,6 +25,7 @@ from extract.decode import decode
 from extract.errors import EngineError, SettingError, StoreError
 from extract.run import Summary, extract_features
 from extract.show import verify
+from extract.single import SingleStore
 from extract.store import open_store
 from extract.trunk import build_trunk
 from extract.views import make_views
@@ -159,7 +160,7 @@ def test_stopped_anywhere_and_continued_is_one_run(
     for stop in [*stops, None]:
         with pytest.MonkeyPatch.context() as patch:
             if stop is not None:
-                patch.setattr("extract.store.Store.write", interrupted_after(stop))
+                patch.setattr("extract.single.SingleStore.write", interrupted_after(stop))
             with contextlib.suppress(KeyboardInterrupt):
                 made = extract(source, folder / "parts.h5", batch_size=1, views=views)
                 computed.append(made.computed)
@@ -168,11 +169,9 @@ def test_stopped_anywhere_and_continued_is_one_run(
 
 
 def interrupted_after(blocks: int) -> Any:
-    from extract.store import Store
+    write, left = SingleStore.write, [blocks]
 
-    write, left = Store.write, [blocks]
-
-    def interrupted(store: Store, block: Any) -> None:
+    def interrupted(store: SingleStore, block: Any) -> None:
         if not left[0]:
             raise KeyboardInterrupt
         left[0] -= 1

@@ -14,7 +14,8 @@ from PIL import Image
 from extract.errors import SettingError, StoreError
 from extract.run import Summary, extract_features
 from extract.show import verify
-from extract.store import Block, open_store
+from extract.single import Block
+from extract.store import open_store
 from tests.conftest import QUICK
 
 

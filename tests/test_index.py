@@ -1,0 +1,347 @@
+"""Several stores behind an index: in every respect the one file that they stand for."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from classify.cli import train_head
+from classify.dataset import load_dataset
+from extract.cli import show_features
+from extract.errors import SettingError, StoreError
+from extract.run import Summary, extract_features
+from extract.show import describe, verify
+from extract.single import DONE, SingleStore
+from extract.store import open_store, read_features
+from tests.conftest import QUICK
+
+ROOT = Path(__file__).resolve().parents[1]
+LAYERS = ("conv1_relu", "conv_pw_1_relu")
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("extract.index.SHARD_ROWS", 3)
+
+
+def extract(source: Path, out: Path, **given: Any) -> Summary:
+    return extract_features(source, out, **{**QUICK, "max_bad": "100%", **given})
+
+
+def everything(path: Path) -> dict[str, Any]:
+    """All that a store says, whatever it consists of."""
+    with open_store(path) as store:
+        assert verify(store) == []
+        rows = np.arange(len(store.keys))
+        said = describe(store)
+        said["attributes"] = {k: v for k, v in said["attributes"].items() if k != "shards"}
+        columns = [store.labels, store.split, store.status, store.view_rows, store.digests()]
+        return {
+            **{name: said[name] for name in said if name not in ("file", "bytes", "shards")},
+            "keys": store.keys,
+            "groups": store.groups,
+            "failures": store.failures(),
+            "columns": [column.tolist() for column in columns],
+            "features": {n: store.read(n, rows).tolist() for n in store.shapes},
+            "views": {
+                n: store.read_views(n, store.view_rows).tolist() for n in store.view_counts()
+            },
+        }
+
+
+def test_an_index_is_the_one_file_in_every_respect(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["extract-features"])  # the command is kept
+    (pictures / "train/dog/bad.png").write_text("no picture")
+    extract(pictures, tmp_path / "one.h5", layer=LAYERS, views=2)
+    made = extract(pictures, tmp_path / "out.h5", layer=LAYERS, views=2, shards=tmp_path / "parts")
+    assert (made.images, made.computed, len(made.failed)) == (9, 9, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("one.h5", "out.h5", "parts", "pictures"),
+    ]
+    assert [path.name for path in sorted((tmp_path / "parts").iterdir())] == [
+        *("shard-00000.h5", "shard-00001.h5", "shard-00002.h5"),
+    ]
+    assert repr(everything(tmp_path / "out.h5")) == repr(everything(tmp_path / "one.h5"))
+    for part in (tmp_path / "parts").iterdir():
+        with open_store(part) as store:
+            assert store.complete
+            assert len(store.keys) == 3
+    assert extract_features(pictures, tmp_path / "out.h5", max_bad="1").computed == 1
+
+
+def test_ranges_are_read_across_shards(pictures: Path, tmp_path: Path) -> None:
+    extract(pictures, tmp_path / "out.h5", shards=tmp_path / "parts")
+    with open_store(tmp_path / "out.h5") as store:
+        every = store.read("conv1_relu", slice(None))
+        some = np.array([0, 2, 3, 7])
+        np.testing.assert_array_equal(store.read("conv1_relu", some), every[some])
+        np.testing.assert_array_equal(store.read("conv1_relu", slice(2, 4)), every[2:4])
+    ranges = [slice(0, 2), slice(2, 7), slice(7, 8), slice(1, 3), slice(0, 8)]
+    found = list(read_features(tmp_path / "out.h5", ["conv1_relu"], ranges))
+    for rows, (values,) in zip(ranges, found, strict=True):
+        np.testing.assert_array_equal(values, every[rows])
+
+
+def test_heads_are_those_of_the_one_file(pictures: Path, tmp_path: Path) -> None:
+    extract(pictures, tmp_path / "one.h5")
+    extract(pictures, tmp_path / "out.h5", shards=tmp_path / "parts")
+    found = [load_dataset(tmp_path / name) for name in ("one.h5", "out.h5")]
+    assert found[0].fingerprint() == found[1].fingerprint()
+    # Read while training, too.
+    streamed = load_dataset(tmp_path / "out.h5", memory=1e-6)
+    np.testing.assert_array_equal(streamed.X.read(np.arange(8)), found[0].X)
+    assert train_head([str(tmp_path / "out.h5"), "--head", "ridge", "--quiet"]) == 0
+
+
+@pytest.mark.parametrize("stop", [0, 1, 4, 7])
+def test_stopped_it_goes_on(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["extract-features"])
+    out = tmp_path / "out.h5"
+    write, left = SingleStore.write, [stop]
+
+    def interrupted(store: SingleStore, block: Any) -> None:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        write(store, block)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SingleStore, "write", interrupted)
+        with pytest.raises(KeyboardInterrupt, match=f"{stop} of 8 pictures are in"):
+            extract(pictures, out, batch_size=1, shards=tmp_path / "parts")
+    assert extract_features(pictures, out).computed == 8 - stop
+    extract(pictures, tmp_path / "one.h5", batch_size=1)
+    assert repr(everything(out)) == repr(everything(tmp_path / "one.h5"))
+
+
+@pytest.mark.parametrize(
+    ("step", "calls", "left"),
+    [
+        ("extract.index.write_store", 0, 8),
+        ("extract.index.write_store", 2, 8),
+        ("extract.index._write_index", 0, 8),
+        ("extract.index.put", 0, 8),
+        ("extract.index.put", 1, 8),  # the folder is there, the index is not
+        ("extract.single.SingleStore.commit", 0, 8),
+        ("extract.single.SingleStore.commit", 1, 6),  # the last shard, of two rows
+    ],
+)
+def test_killed_at_a_step_it_goes_on(
+    pictures: Path, tmp_path: Path, step: str, calls: int, left: int
+) -> None:
+    out = tmp_path / "out.h5"
+    code = (
+        "import os, signal, sys, extract.index, extract.single\n"
+        "extract.index.SHARD_ROWS = 3\n"
+        f"was, left = {step}, [{calls}]\n"
+        "def killed(*given):\n"
+        "    left[0] -= 1\n"
+        "    return was(*given) if left[0] >= 0 else os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"{step} = killed\n"
+        "from extract.cli import extract_features\n"
+        "extract_features()"
+    )
+    words = [*("--trunk", "mobilenet", "--weights", "none", "--layer", "conv1_relu")]
+    words += ["--image-size", "32", "--shards", str(tmp_path / "parts")]
+    command = [sys.executable, "-c", code, str(pictures), str(out), *words]
+    assert subprocess.run(command, check=False, cwd=ROOT, capture_output=True).returncode == -9
+    assert extract(pictures, out, shards=tmp_path / "parts").computed == left
+    extract(pictures, tmp_path / "one.h5")
+    with open_store(out) as store, open_store(tmp_path / "one.h5") as one:
+        assert verify(store) == []
+        every = slice(None)
+        np.testing.assert_array_equal(
+            store.read("conv1_relu", every), one.read("conv1_relu", every)
+        )
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_what_is_not_sound_is_found_and_computed_again(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.h5"
+    extract(pictures, out, shards=tmp_path / "parts")
+    with h5py.File(tmp_path / "parts/shard-00001.h5", "r+") as file:
+        file["features"][1] += 1
+    with open_store(out) as store:
+        assert verify(store) == [f"1 finished rows are not what was written ({store.keys[4]})"]
+    assert extract_features(pictures, out, repair=True).computed == 1
+    with open_store(out) as store:
+        assert verify(store) == []
+
+
+def remove(folder: Path) -> None:
+    (folder / "shard-00001.h5").unlink()
+
+
+def truncate(folder: Path) -> None:
+    os.truncate(folder / "shard-00001.h5", 3000)
+
+
+def swap(folder: Path) -> None:
+    os.replace(folder / "shard-00000.h5", folder / "shard-00001.h5")
+    shutil.copy(folder / "shard-00001.h5", folder / "shard-00000.h5")
+
+
+def relabel(folder: Path) -> None:
+    with h5py.File(folder / "shard-00001.h5", "r+") as file:
+        file.attrs["weights_sha256"] = "0" * 64
+
+
+def link(folder: Path) -> None:
+    os.replace(folder, folder.parents[1] / "elsewhere")
+    folder.symlink_to(folder.parents[1] / "elsewhere")
+
+
+def rename(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        with h5py.File(folder.parent / "out.h5", "r+") as file:
+            names = file["shards"].asstr()[:].tolist()
+            file["shards"][:] = [name.format(folder=folder), *names[1:]]
+
+    return change
+
+
+def edit(values: Callable[[h5py.File], None]) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        with h5py.File(folder.parent / "out.h5", "r+") as file:
+            values(file)
+
+    return change
+
+
+def fewer_rows(file: h5py.File) -> None:
+    file["rows"][:] = [3, 3, 1]
+
+
+def without_rows(file: h5py.File) -> None:
+    del file["rows"]
+
+
+def newer(file: h5py.File) -> None:
+    file.attrs["format_version"] = 9
+
+
+def elsewhere(file: h5py.File) -> None:
+    del file["rows"]
+    file["rows"] = h5py.ExternalLink("/nowhere.h5", "rows")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (remove, r"shard-00001.h5: no such file; expected a shard of 3 rows; restore it"),
+        (truncate, r"shard-00001.h5: truncated; expected a store"),
+        (swap, r"shard-00001.h5: has rows of other pictures than the index says"),
+        (relabel, r"shard-00001.h5: has another weights_sha256 than the first shard"),
+        (link, r"out.h5: names .*shard-00000.h5, outside of its folder"),
+        (rename("/etc/passwd"), r"out.h5: names /etc/passwd, outside of its folder"),
+        (rename("../other.h5"), r"out.h5: names .*other.h5, outside of its folder"),
+        (rename("parts/shard-00001.h5"), r"out.h5: lists no shard, one twice, or one without"),
+        (rename("parts/no"), r"parts/no: no such file; expected a shard of 3 rows"),
+        (edit(fewer_rows), r"shard-00002.h5: has rows of other pictures than"),
+        (edit(without_rows), r"out.h5: damaged"),
+        (edit(newer), r"out.h5: format 9; expected 1 or lower; upgrade headstart"),
+        (edit(elsewhere), r"out.h5: rows is a link to somewhere else"),
+    ],
+)
+def test_an_index_that_is_not_what_was_made_is_refused(
+    pictures: Path, tmp_path: Path, change: Callable[[Path], None], message: str
+) -> None:
+    folder = tmp_path / "here/parts"
+    folder.parent.mkdir()
+    out = folder.parent / "out.h5"
+    extract(pictures, out, shards=folder)
+    change(folder)
+    for read in (open_store, lambda path: contextlib.nullcontext(load_dataset(path))):
+        with pytest.raises(StoreError, match=message), read(out):
+            pass
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(pictures: Path, tmp_path: Path) -> None:
+    before = sorted(pictures.rglob("*"))
+    for overwrite in (False, True):
+        with pytest.raises(StoreError, match=r"pictures: found train; expected a folder for sha"):
+            extract(pictures, tmp_path / "out.h5", shards=pictures, overwrite=overwrite)
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=r"file: found file; expected a folder"):
+        extract(pictures, tmp_path / "out.h5", shards=tmp_path / "file")
+    extract(pictures, tmp_path / "out.h5", shards=tmp_path / "parts")
+    with pytest.raises(StoreError, match=r"parts: shard-00000.h5 has finished rows; expected"):
+        extract(pictures, tmp_path / "new.h5", shards=tmp_path / "parts")
+    assert sorted(pictures.rglob("*")) == before
+    assert verify_file(tmp_path / "out.h5") == []
+
+
+def verify_file(path: Path) -> list[str]:
+    with open_store(path) as store:
+        return verify(store)
+
+
+def test_what_differs_is_refused_and_overwrite_replaces(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.h5"
+    extract(pictures, out, shards=tmp_path / "parts")
+    with pytest.raises(StoreError, match=r"shards \(stored parts, asked other\)"):
+        extract(pictures, out, shards=tmp_path / "other")
+    (pictures / "train/cat/0.png").unlink()
+    with pytest.raises(StoreError, match=r"the source has changed: 1 missing \(train/cat/0.png\)"):
+        extract(pictures, out)
+    with pytest.raises(SettingError, match=r"update: cannot be had with shards"):
+        extract(pictures, out, update=True)
+    assert extract(pictures, out, overwrite=True).computed == 7
+    assert verify_file(out) == []
+    assert len(list((tmp_path / "parts").iterdir())) == 3
+
+
+@pytest.mark.parametrize("folder", ["..", ".", "../parts", "/parts"])
+def test_shards_lie_below_their_index(pictures: Path, tmp_path: Path, folder: str) -> None:
+    with pytest.raises(SettingError, match=r"shards: found .*; expected a folder below"):
+        extract(pictures, tmp_path / "out.h5", shards=os.path.join(tmp_path, folder))
+
+
+def test_an_index_moves_with_its_folder(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    extract(pictures, tmp_path / "here/out.h5", shards=tmp_path / "here/parts")
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert verify_file(tmp_path / "there/out.h5") == []
+    assert extract_features(pictures, tmp_path / "there/out.h5").computed == 0
+
+
+def test_a_second_writer_is_refused_at_once(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.h5"
+    extract(pictures, out, shards=tmp_path / "parts")
+    code = (
+        "import sys; from extract.store import open_store\n"
+        "with open_store(sys.argv[1], write=True): pass"
+    )
+    with open_store(out, write=True):
+        second = subprocess.run(
+            [sys.executable, "-c", code, str(out)],
+            check=False,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+    assert "out.h5: another process has it open" in second.stderr
+
+
+def test_it_is_shown_like_one_file(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    extract(pictures, tmp_path / "out.h5", shards=tmp_path / "parts")
+    assert show_features([str(tmp_path / "out.h5"), "--verify"]) == 0
+    said = capsys.readouterr().out
+    assert f"{tmp_path / 'out.h5'}: 8 pictures in 3 shards" in said
+    with open_store(tmp_path / "out.h5") as store:
+        assert (store.status == DONE).all()
+        assert store.size > sum(path.stat().st_size for path in (tmp_path / "parts").iterdir())
