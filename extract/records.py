@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from extract.arrays import ARRAY_ENDINGS, open_arrays
@@ -63,7 +63,7 @@ def holds_records(root: str, columns: str = "") -> bool:
             names = os.listdir(root)
         except OSError:  # said by whoever looks for pictures
             return False
-        return _STATE in names or _SPLITS in names or any(map(is_tfrecord, names))
+        return _STATE in names or _SPLITS in names or _holds_files(root, names, columns)
     if root.lower().endswith(".parquet"):
         return os.path.isfile(root) and holds_pictures(root, parse_columns(columns))
     return root.lower().endswith(RECORD_ENDINGS) or is_tfrecord(root)
@@ -73,7 +73,8 @@ def list_records(root: str, columns: str = "") -> Source:
     """List the pictures of such a file, or of a folder of them.
 
     Args:
-        root: A file, a folder that ``datasets`` has saved, or one of TFRecord files.
+        root: A file, a folder that ``datasets`` has saved, or one of TFRecord, Arrow or Parquet
+            files.
         columns: What holds the pictures (``path``), labels, splits and groups, see
             ``config.parse_columns``.
 
@@ -115,7 +116,7 @@ def _find_files(root: str) -> list[tuple[str, str, str | None]]:
         named = sorted(name for name in os.listdir(root) if name.endswith(ARROW_ENDINGS[0]))
         splits: list[str | None] = [None] * len(named)
     else:
-        named = _tfrecords(root)
+        named = _files_in(root)
         splits = [_split_in(name) for name in named]
     if len({split is None for split in splits}) != 1:
         lacking = few((n for n, split in zip(named, splits, strict=True) if not split), "file")
@@ -130,20 +131,38 @@ def _find_files(root: str) -> list[tuple[str, str, str | None]]:
     ]
 
 
-def _tfrecords(root: str) -> list[str]:
-    """Return the TFRecord files of a folder, in which there are no pictures beside."""
+def _holds_files(root: str, names: list[str], columns: str) -> bool:
+    """Whether a folder is one of such files; pictures may have a table in Parquet beside them."""
+    if any(map(is_tfrecord, names)):
+        return True
+    columnar = sorted(name for name in names if name.lower().endswith(ARROW_ENDINGS))
+    if not columnar or _others_in(root, names):
+        return False
+    first = os.path.join(root, columnar[0])
+    return first.lower().endswith(".arrow") or holds_pictures(first, parse_columns(columns))
+
+
+def _files_in(root: str) -> list[str]:
+    """Return the files of a folder that hold pictures; there are no pictures beside."""
     names = sorted(name for name in os.listdir(root) if not is_clutter(name))
-    others = [
-        name
-        for name in names
-        if name.lower().endswith(IMAGE_ENDINGS) or os.path.isdir(os.path.join(root, name))
-    ]
-    if others:
+    if others := _others_in(root, names):
         raise SourceError(
             f"{show(root)}: found {few(others, 'picture or folder')} beside TFRecord files; "
             "expected only the one or the other; move them apart"
         )
-    return [name for name in names if is_tfrecord(name)]
+    return [name for name in names if is_tfrecord(name)] or [
+        name for name in names if name.lower().endswith(ARROW_ENDINGS)
+    ]
+
+
+def _others_in(root: str, names: Iterable[str]) -> list[str]:
+    """Return the pictures and folders among the names in a folder."""
+    return [
+        name
+        for name in names
+        if not is_clutter(name)
+        and (name.lower().endswith(IMAGE_ENDINGS) or os.path.isdir(os.path.join(root, name)))
+    ]
 
 
 def _split_in(name: str) -> str | None:

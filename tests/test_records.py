@@ -264,6 +264,29 @@ def test_a_folder_of_tfrecords_has_splits_in_its_names(tmp_path: Path) -> None:
         list_source(tmp_path)
 
 
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+def test_a_folder_of_columnar_files_has_splits_in_its_names(tmp_path: Path, ending: str) -> None:
+    """As data sets of Hugging Face lie in their repositories, and in the cache of its library."""
+    write = parquet.write_table if ending == "parquet" else lambda t, path: write_stream(path, t)
+    for split, rows in (("train", range(4)), ("validation", range(4, 6))):
+        write(table(rows, names=False), tmp_path / f"{split}-00000-of-00001.{ending}")
+    (tmp_path / "README.md").write_text("of the set")
+    found = list_source(tmp_path)
+    assert found.class_names == CLASSES
+    assert [item.label for item in found.items] == LABELS
+    assert keys_and_splits(found) == [
+        *((f"train-00000-of-00001.{ending}/{row:09d}", 0) for row in range(4)),
+        *((f"validation-00000-of-00001.{ending}/{row:09d}", 1) for row in range(2)),
+    ]
+    assert [read_item(item) for item in found.items] == CONTENTS
+
+
+def test_a_table_beside_pictures_makes_no_records_of_them(tmp_path: Path) -> None:
+    parquet.write_table(table(), tmp_path / "metadata.parquet")
+    (tmp_path / "b.png").write_bytes(CONTENTS[0])
+    assert keys_and_splits(list_source(tmp_path)) == [("b.png", 0)]
+
+
 def test_columns_are_named(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["x"], file["masks"], file["kind"] = PIXELS, PIXELS[..., 0], LABELS
