@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from classify.config import FinetuneConfig, HeadSpec
+from classify.config import FinetuneConfig
 from classify.dataset import Dataset, load_dataset
 from classify.joint import batches, compiled
+from classify.spec import HeadSpec
 from classify.splits import divide
 from extract.backend import keep_freed_memory, load_keras
 from extract.boundary import build_rest

@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from classify import fitting
-from classify.config import HeadSpec
 from classify.heads import fit_heads
+from classify.spec import HeadSpec
 from extract.backend import load_keras
 
 

@@ -19,7 +19,8 @@ from multiprocessing import get_context
 
 import numpy as np
 
-from extract.config import TRUNKS, TrunkSpec
+from extract.applications import TRUNKS
+from extract.config import TrunkSpec
 
 PICTURES = 8
 RUNS = {

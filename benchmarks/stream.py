@@ -25,10 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from classify import fitting
-from classify.config import HeadSpec, TrainConfig
+from classify.config import TrainConfig
 from classify.dataset import Dataset, load_dataset
 from classify.rows import WINDOW_BYTES, read_ahead
 from classify.search import run
+from classify.spec import HeadSpec
 from extract.config import TrunkSpec
 from extract.item import Item
 from extract.layout import create_store

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from extract.config import TRUNKS, TrunkSpec
+from extract.applications import TRUNKS
+from extract.config import TrunkSpec
 
 
 def measure(name: str, seconds: float, batches: int) -> dict[str, Any]:

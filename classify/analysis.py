@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.candidates import label
-from classify.config import KERAS_HEADS, HeadSpec
 from classify.dataset import Dataset
 from classify.maps import FeatureMap, map_features
 from classify.metrics import confusion_matrix
@@ -27,6 +26,7 @@ from classify.quality import (
 )
 from classify.result import Result
 from classify.rows import Features, StoredRows
+from classify.spec import KERAS_HEADS, HeadSpec
 from classify.splits import TEST, unit_names
 from classify.train import needs_memory
 from extract.console import log, progress, unheard

@@ -14,20 +14,17 @@ from classify.candidates import (
     parse_names,
     parse_sweep,
 )
-from classify.config import (
+from classify.config import GROUPS, METRICS, FinetuneConfig, TrainConfig
+from classify.spec import (
     ACTIVATIONS,
     CLASS_WEIGHTS,
     DEFAULTS,
-    GROUPS,
     KERAS_HEADS,
     KERNELS,
-    METRICS,
     OPTIMIZERS,
     USUAL_HEADS,
     VIEWS,
-    FinetuneConfig,
     HeadSpec,
-    TrainConfig,
 )
 from extract.beside import clear
 from extract.console import add_common_flags, log, run_command

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.config import HeadSpec
 from classify.indices import check_indices
 from classify.linear import (
     Plane,
@@ -29,6 +28,7 @@ from classify.linear import (
     ridge_path,
 )
 from classify.rows import Features, StoredRows, flat
+from classify.spec import HeadSpec
 from classify.sums import Sums
 
 LINEAR_FILE, FILE = "head.npz", "head.skops"

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from classify.bundle import Bundle, load_bundle
-from classify.config import KERAS_HEADS, HeadSpec
 from classify.dataset import Dataset, check_weights
 from classify.heads import DenseHead
 from classify.result import Result
+from classify.spec import KERAS_HEADS, HeadSpec
 from classify.train import LINEAR_HEADS
 from classify.transforms import Transform
 from extract.backend import load_keras

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.candidates import label
-from classify.config import HeadSpec
 from classify.rows import Epoch, Features, StoredRows
+from classify.spec import HeadSpec
 from classify.stacked import Rows, Weights, build_stack, head_weights, stack_state
 from classify.views import DrawnRows
 from extract.backend import fetch, load_keras

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.config import HeadSpec, groups_of
 from classify.fitting import Course, History, fit_group
 from classify.rows import Features, flat
+from classify.spec import HeadSpec, groups_of
 from classify.stacked import BN_EPSILON, BN_MOMENTUM, Rows
 from classify.views import DrawnRows
 from extract.backend import load_keras

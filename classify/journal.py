@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from classify.config import HeadSpec
 from classify.metrics import Judged
 from classify.result import Outcome
+from classify.spec import HeadSpec
 from classify.splits import Split
 
 FILE = "candidates.jsonl"

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.config import HeadSpec
+from classify.spec import HeadSpec
 from extract.console import log
 
 MAX_ITERATIONS = 1000

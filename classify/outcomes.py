@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.config import HeadSpec
 from classify.dataset import Dataset
 from classify.metrics import Judged, judge
 from classify.result import Outcome, join_outcomes
 from classify.rows import StoredRows, pieces
+from classify.spec import HeadSpec
 from classify.splits import Split
 from classify.train import Division, Fit, FittedHead, batches, fit_batch, score_all, transformed
 from classify.transforms import Transform

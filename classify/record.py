@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.candidates import label
-from classify.config import KERAS_HEADS
 from classify.dataset import Dataset
 from classify.metrics import confusion_matrix
 from classify.result import Entry, Result
+from classify.spec import KERAS_HEADS
 from classify.splits import unit_names
 from extract.backend import load_keras
 

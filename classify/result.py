@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.candidates import label
-from classify.config import METRICS, HeadSpec
+from classify.config import METRICS
 from classify.dataset import Dataset
 from classify.metrics import Judged, Metrics, Resampling, indistinct, interval
+from classify.spec import HeadSpec
 from classify.splits import Split, judging_rows
 from classify.train import FittedHead
 

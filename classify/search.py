@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.candidates import choose_heads, label, make_candidates, parse_sweep
-from classify.config import HeadSpec, TrainConfig, groups_of
+from classify.config import TrainConfig
 from classify.dataset import Dataset, load_dataset
 from classify.journal import Journal
 from classify.metrics import Resampling, measure
@@ -17,6 +17,7 @@ from classify.outcomes import divided, outcomes
 from classify.result import Outcome, Result, rank
 from classify.rows import pieces
 from classify.settle import settle
+from classify.spec import HeadSpec, groups_of
 from classify.splits import Split, cross_divide, divide, judging_rows, unit_names
 from classify.train import FittedHead, fit_batch, transformed
 from classify.transforms import Transform

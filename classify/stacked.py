@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.config import HeadSpec
+from classify.spec import HeadSpec
 from extract.backend import fetch, load_keras
 
 # Keras' own.

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.config import HeadSpec
 from classify.linear import Double, Plane, separate
 from classify.rows import StoredRows, pieces
+from classify.spec import HeadSpec
 
 # Rows whose mean is where sums begin.
 _NEAR = 256

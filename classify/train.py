@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify import estimators, heads
-from classify.config import KERAS_HEADS, HeadSpec, groups_of
 from classify.estimators import EstimatorHead, LinearHead
 from classify.heads import DenseHead
 from classify.rows import Features, pieces
+from classify.spec import KERAS_HEADS, HeadSpec, groups_of
 from classify.transforms import Transform
 from classify.views import DrawnRows, Views, all_views
 

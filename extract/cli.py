@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from extract.applications import TRUNKS
 from extract.config import (
     DTYPES,
     ENGINES,
@@ -14,7 +15,6 @@ from extract.config import (
     PRECISIONS,
     PREPROCESSES,
     RESIZES,
-    TRUNKS,
     ExtractConfig,
     TrunkSpec,
     ViewSpec,

@@ -26,7 +26,8 @@ from extract.index import Shard, open_shard
 from extract.item import Item, Read
 from extract.layout import DIGEST_BYTES
 from extract.parcel import Parcel, open_parcel, pack_engine
-from extract.single import DONE, Block, is_in_use
+from extract.single import DONE, Block
+from extract.soundness import is_in_use
 from extract.store import ShardedStore, Store, localise
 from extract.stream import Clock, stream_features
 

@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from extract.applications import TRUNKS
 from extract.backend import load_openvino
-from extract.config import IN_MODEL, TRUNKS, TrunkSpec
+from extract.config import IN_MODEL, TrunkSpec
 from extract.console import log
 from extract.errors import EngineError
 from extract.trunk import Trunk

@@ -29,7 +29,8 @@ from extract.layout import count_views, create_store, training_rows
 from extract.precision import choose_calibration, measure_error
 from extract.remote import hide_secrets
 from extract.show import find_rejected
-from extract.single import DONE, is_in_use
+from extract.single import DONE
+from extract.soundness import is_in_use
 from extract.source import list_source
 from extract.store import ShardedStore, Store, open_store
 from extract.stream import Clock, stream_features

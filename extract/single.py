@@ -19,19 +19,16 @@ import numpy as np
 from extract.config import TrunkSpec, ViewSpec
 from extract.errors import StoreError
 from extract.item import SPLITS
-from extract.layout import CHUNK_BYTES, CURES, REASON_BYTES, check_layout, explained, to_plain
+from extract.layout import REASON_BYTES, check_layout, explained, to_plain
 from extract.soundness import (
     check_attributes,
     check_columns,
-    check_foreign,
     check_objects,
+    open_file,
     readable,
 )
 
 NOT_YET, DONE, FAILED = 0, 1, 2
-
-# One chunk is about 1 MB, which HDF5's own cache of that size does not hold.
-READ_CACHE = 16 * CHUNK_BYTES
 
 # Why a power cut harms nothing that counts: all objects lie where they lay when the file was made,
 # and rows, digests, checksums, status and ``complete`` are written over in place. Between two
@@ -368,56 +365,6 @@ def read_single(
             yield read
     finally:
         file.close()
-
-
-def is_in_use(path: Path) -> bool:
-    """Say whether another process is writing to the file."""
-    try:
-        h5py.File(path, "r+").close()
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def open_file(path: Path, write: bool = False, cache: int = READ_CACHE) -> h5py.File:
-    """Open an HDF5 file in which nothing leads to another one.
-
-    Raises:
-        StoreError: It cannot be opened, or is of a stranger's making.
-    """
-    # Rows are written straight to the disk: what waits in a cache when a disk is full can neither
-    # be written nor dropped, and HDF5 crashes over it when the process ends.
-    mode, cache = ("r+", 0) if write else ("r", cache)
-    if not path.is_file():
-        raise StoreError(f"{path}: no such file; make it with extract-features SOURCE {path.name}")
-    try:
-        file = h5py.File(path, mode, rdcc_nbytes=cache)
-    except BlockingIOError:
-        raise StoreError(
-            f"{path}: another process has it open; wait for it, or stop it, and run this again"
-        ) from None
-    except PermissionError as error:
-        raise StoreError(f"{path}: {error.strerror}; expected a file that can be opened") from None
-    except Exception as error:
-        if number := getattr(error, "errno", None):
-            do = CURES.get(number, "look after the disk")
-            raise StoreError(
-                f"{path}: cannot be opened: {os.strerror(number)}; {do} and run this again"
-            ) from error
-        what = "truncated" if "truncated file" in str(error) else "not a readable HDF5 file"
-        raise StoreError(
-            f"{path}: {what}; expected a store of extract-features; remove it and run "
-            "extract-features again"
-        ) from error
-    try:
-        with readable(path):
-            check_foreign(path, file)
-    except StoreError:
-        file.close()
-        raise
-    return file
 
 
 def _feature_sets(file: h5py.File, layers: tuple[str, ...]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Whether a file is a store through and through, before anything in it is believed.
+"""Opening a file, and whether it is a store through and through, before anything in it is believed.
 
 A store may come from a stranger. HDF5 can make one file read others (external links, virtual
 datasets, external storage), and can make a few bytes look like terabytes (chunks that were never
@@ -6,6 +6,7 @@ written, filters). A store has none of these, so they are refused by the name of
 """
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +17,15 @@ import numpy as np
 
 from extract.config import DTYPES, PRECISIONS, check_choice
 from extract.errors import StoreError
-from extract.layout import COLUMN_TYPES, DIGEST_BYTES
+from extract.layout import CHUNK_BYTES, COLUMN_TYPES, CURES, DIGEST_BYTES
 
 _TEXTS = (
     *("trunk", "weights", "pooling", "resize", "interpolation", "preprocess"),
     *("weights_sha256", "dtype", "precision", "calibration_sha256", "source", "command", "engine"),
 )
 _LISTS = ("class_names", "layer", "versions", "calibration_keys")
+# One chunk is about 1 MB, which HDF5's own cache of that size does not hold.
+READ_CACHE = 16 * CHUNK_BYTES
 _ELSEWHERE = "is a link to somewhere else"
 _DO = "restore it, or remove it and run extract-features again"
 
@@ -41,6 +44,56 @@ def readable(path: Path) -> Iterator[None]:
         raise StoreError(
             f"{path}: damaged ({said[:200]}); expected a store of extract-features; {_DO}"
         ) from error
+
+
+def is_in_use(path: Path) -> bool:
+    """Say whether another process is writing to the file."""
+    try:
+        h5py.File(path, "r+").close()
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def open_file(path: Path, write: bool = False, cache: int = READ_CACHE) -> h5py.File:
+    """Open an HDF5 file in which nothing leads to another one.
+
+    Raises:
+        StoreError: It cannot be opened, or is of a stranger's making.
+    """
+    # Rows are written straight to the disk: what waits in a cache when a disk is full can neither
+    # be written nor dropped, and HDF5 crashes over it when the process ends.
+    mode, cache = ("r+", 0) if write else ("r", cache)
+    if not path.is_file():
+        raise StoreError(f"{path}: no such file; make it with extract-features SOURCE {path.name}")
+    try:
+        file = h5py.File(path, mode, rdcc_nbytes=cache)
+    except BlockingIOError:
+        raise StoreError(
+            f"{path}: another process has it open; wait for it, or stop it, and run this again"
+        ) from None
+    except PermissionError as error:
+        raise StoreError(f"{path}: {error.strerror}; expected a file that can be opened") from None
+    except Exception as error:
+        if number := getattr(error, "errno", None):
+            do = CURES.get(number, "look after the disk")
+            raise StoreError(
+                f"{path}: cannot be opened: {os.strerror(number)}; {do} and run this again"
+            ) from error
+        what = "truncated" if "truncated file" in str(error) else "not a readable HDF5 file"
+        raise StoreError(
+            f"{path}: {what}; expected a store of extract-features; remove it and run "
+            "extract-features again"
+        ) from error
+    try:
+        with readable(path):
+            check_foreign(path, file)
+    except StoreError:
+        file.close()
+        raise
+    return file
 
 
 def check_foreign(path: Path, file: h5py.File) -> None:

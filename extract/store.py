@@ -13,17 +13,8 @@ import numpy as np
 
 from extract.index import Shard, damaged, open_shard, read_index
 from extract.layout import DIGEST_BYTES
-from extract.single import (
-    DONE,
-    FAILED,
-    NOT_YET,
-    Block,
-    Failure,
-    SingleStore,
-    open_file,
-    read_single,
-    store_in,
-)
+from extract.single import DONE, FAILED, NOT_YET, Block, Failure, SingleStore, read_single, store_in
+from extract.soundness import open_file
 
 # Shards that are open for writing at once; rows come nearly in order.
 _MOST_OPEN = 64

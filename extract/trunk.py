@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from extract.applications import TRUNKS
 from extract.backend import as_list, load_keras
-from extract.config import TRUNKS, TrunkSpec
+from extract.config import TrunkSpec
 from extract.errors import TrunkError, unknown_name
 from extract.model_file import (
     Cut,

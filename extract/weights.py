@@ -11,8 +11,9 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from extract.applications import TRUNKS
 from extract.backend import load_keras
-from extract.config import TRUNKS, TrunkSpec
+from extract.config import TrunkSpec
 from extract.errors import TrunkError
 
 WEIGHTS_ENDINGS = (".h5", ".hdf5", ".keras")

@@ -12,10 +12,11 @@ import pytest
 
 from classify.analysis import Analysis, analyse
 from classify.bundle import FILES, Bundle, check_target, load_bundle, save_bundle, save_report
-from classify.config import DEFAULTS, HeadSpec, TrainConfig
+from classify.config import TrainConfig
 from classify.dataset import Dataset
 from classify.result import Result
 from classify.search import run
+from classify.spec import DEFAULTS, HeadSpec
 from extract.config import TrunkSpec
 from extract.errors import HeadError
 

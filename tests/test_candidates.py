@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from classify.candidates import choose_heads, label, make_candidates, parse_sweep
-from classify.config import USUAL_HEADS, HeadSpec
+from classify.spec import USUAL_HEADS, HeadSpec
 from extract.errors import SettingError
 
 GOOD: list[tuple[str, str | None, str, list[Any]]] = [

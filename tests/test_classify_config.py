@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from classify.config import DEFAULTS, HeadSpec, PredictConfig, TrainConfig
+from classify.config import PredictConfig, TrainConfig
+from classify.spec import DEFAULTS, HeadSpec
 from extract.errors import SettingError
 
 GOOD: list[dict[str, Any]] = [

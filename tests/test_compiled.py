@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from extract import compiled
+from extract.applications import TRUNKS
 from extract.compiled import CompiledTrunk, convert, find_compiled
-from extract.config import TRUNKS, TrunkSpec
+from extract.config import TrunkSpec
 from extract.engines import KerasEngine, OpenVinoEngine, open_engine
 from extract.errors import EngineError
 from extract.trunk import build_trunk

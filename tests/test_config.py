@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from extract.config import TRUNKS, ExtractConfig, TrunkSpec, ViewSpec
+from extract.applications import TRUNKS
+from extract.config import ExtractConfig, TrunkSpec, ViewSpec
 from extract.errors import SettingError
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from classify.cli import train_head
-from classify.config import HeadSpec
 from classify.dataset import load_dataset
 from classify.search import _with_layer, sweep
+from classify.spec import HeadSpec
 from classify.splits import cross_divide, divide
 from extract.duplicates import describe_leaks, group_by_digest
 from extract.errors import SettingError, SplitError

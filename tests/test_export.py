@@ -14,9 +14,9 @@ import pytest
 from classify import export as module
 from classify.bundle import Bundle, load_bundle
 from classify.cli import train_head
-from classify.config import HeadSpec
 from classify.dataset import Dataset, load_dataset
 from classify.export import build_model, check_targets, export, open_trunk
+from classify.spec import HeadSpec
 from classify.train import Division, FittedHead, fit_batch, transformed
 from classify.transforms import Transform
 from extract.errors import HeadError, SettingError

@@ -14,7 +14,7 @@ from PIL import Image
 
 from classify.bundle import load_bundle
 from classify.cli import train_head
-from classify.config import FinetuneConfig, HeadSpec, TrainConfig
+from classify.config import FinetuneConfig, TrainConfig
 from classify.dataset import Dataset, load_dataset
 from classify.finetune import pool, run
 from classify.heads import DenseHead
@@ -23,6 +23,7 @@ from classify.metrics import measure
 from classify.predict_cli import predict_images
 from classify.report import _percent
 from classify.search import Stopped
+from classify.spec import HeadSpec
 from classify.splits import divide
 from extract.backend import load_keras
 from extract.boundary import build_rest

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from classify.bundle import load_bundle
-from classify.config import HeadSpec
+from classify.spec import HeadSpec
 from extract.errors import HeadError, SourceError
 from tests.fuzz import TARGETS, fuzz, write_head
 from tests.test_bundle import dataset, run_of

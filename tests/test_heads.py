@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from classify.config import DEFAULTS, HeadSpec
 from classify.heads import PREDICT_ROWS, DenseHead, _build
 from classify.metrics import measure
+from classify.spec import DEFAULTS, HeadSpec
 from classify.stacked import Rows, build_stack
 from classify.train import HEADS, LOADERS, Head
 from extract.backend import load_keras

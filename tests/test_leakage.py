@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.stats import binom
 
 from classify import load_dataset, sweep
-from classify.config import DEFAULTS
+from classify.spec import DEFAULTS
 from extract.run import extract_features
 from extract.store import open_store
 from tests.conftest import QUICK

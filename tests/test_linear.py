@@ -9,7 +9,6 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 
 from classify import linear
-from classify.config import HeadSpec
 from classify.linear import (
     Span,
     discriminant,
@@ -18,6 +17,7 @@ from classify.linear import (
     probabilities,
     ridge_path,
 )
+from classify.spec import HeadSpec
 
 SHAPES = [(60, 8), (60, 200), (40, 700)]
 

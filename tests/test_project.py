@@ -28,7 +28,7 @@ PARSERS = (extract_features_parser, show_features_parser, train_head_parser, pre
 ORDER = {
     "extract": (
         *("errors", "beside"),
-        *("config", "console", "item", "folders", "remote", "manifest", "archive"),
+        *("applications", "config", "console", "item", "folders", "remote", "manifest", "archive"),
         *("arrow", "arrays", "tfrecord", "records"),
         *("shards", "source", "decode", "views", "backend", "weights", "model_file", "trunk"),
         *("boundary", "compiled", "engines", "layout", "soundness", "single", "index"),
@@ -46,7 +46,7 @@ ORDER = {
         ),
     ),
     "classify": (
-        *("config", "candidates", "room", "rows", "views", "dataset", "splits", "metrics"),
+        *("spec", "config", "candidates", "room", "rows", "views", "dataset", "splits", "metrics"),
         *(
             "transforms",
             "stacked",

@@ -13,11 +13,12 @@ import pytest
 from PIL import Image
 
 from classify.analysis import Analysis, analyse
-from classify.config import HeadSpec, TrainConfig
+from classify.config import TrainConfig
 from classify.dataset import Dataset
 from classify.report import write_report
 from classify.result import Result
 from classify.search import run
+from classify.spec import HeadSpec
 from extract.config import TrunkSpec
 from extract.stream import digest_content
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from classify.config import HeadSpec, groups_of
 from classify.fitting import RUNGS, _batches
 from classify.heads import DenseHead, _build, fit_heads
+from classify.spec import HeadSpec, groups_of
 from classify.stacked import Rows, build_stack, head_weights
 from extract.backend import fetch, load_keras
 from tests.test_heads import rows_of

@@ -19,7 +19,8 @@ from extract.config import TrunkSpec, ViewSpec
 from extract.errors import StoreError
 from extract.layout import create_store
 from extract.show import describe, format_description, verify
-from extract.single import Block, Failure, is_in_use
+from extract.single import Block, Failure
+from extract.soundness import is_in_use
 from extract.store import open_store, read_features
 from tests.conftest import QUICK, MakeStore, items_of
 
@@ -157,7 +158,7 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
 
 def test_whether_another_process_writes_can_be_asked(tmp_path: Path) -> None:
     path = make_empty(tmp_path / "o.h5", 1)
-    code = "import sys; from extract.single import is_in_use; from pathlib import Path\n"
+    code = "import sys; from extract.soundness import is_in_use; from pathlib import Path\n"
     words = [sys.executable, "-c", f"{code}print(is_in_use(Path(sys.argv[1])))", str(path)]
     with open_store(path, write=True):
         assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "True\n"

@@ -17,8 +17,9 @@ import pytest
 
 from classify.bundle import load_bundle
 from classify.cli import train_head, train_head_parser
-from classify.config import FinetuneConfig, HeadSpec, PredictConfig, TrainConfig
+from classify.config import FinetuneConfig, PredictConfig, TrainConfig
 from classify.predict_cli import predict_images, predict_images_parser
+from classify.spec import HeadSpec
 from extract.config import ExtractConfig, TrunkSpec
 from extract.run import extract_features
 from tests.conftest import QUICK, MakeStore

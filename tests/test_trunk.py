@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from extract import weights
+from extract.applications import TRUNKS
 from extract.backend import load_keras
-from extract.config import TRUNKS, TrunkSpec
+from extract.config import TrunkSpec
 from extract.errors import TrunkError
 from extract.trunk import Trunk, build_trunk, list_layers, name_layers
 from extract.weights import build_application, digest_weights
