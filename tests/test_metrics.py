@@ -128,6 +128,7 @@ def test_each_draw_is_measured_as_scikit_learn_does(
     assert (weights[0] == 1).all()
     assert (weights[:, ::2] == weights[:, 1::2]).all()  # groups come and go together
     assert len(np.unique(weights[1:], axis=0)) > 990
+    assert draws._weights.dtype == np.float32  # half the memory of float64
     if most > 40:
         assert set(weights.sum(axis=1)) == {40}
     else:
@@ -140,6 +141,11 @@ def test_each_draw_is_measured_as_scikit_learn_does(
         for draw in range(30):
             wanted = weighted(metric, y, scores, weights[draw])
             assert values[draw] == pytest.approx(wanted, rel=1e-4), (metric, draw)
+
+
+def test_a_class_of_one_row_counts_like_the_others() -> None:
+    draws, judged = Resampling(Y, 3, list("abcde"), seed=0), judge(Y, SCORES)
+    assert draws.value("balanced_accuracy", judged) == pytest.approx((1 / 2 + 2 / 2 + 0 / 1) / 3)
 
 
 def test_draws_are_those_of_their_seed() -> None:
