@@ -68,6 +68,17 @@ def test_train_head_names_leaks_of_its_own_hold_out(
     same[split.train[0]] = same[split.validation[0]]
     divide(replace(made, digests=same))
     assert "found the same picture in two splits 1 time" in caplog.text
+    assert "give --groups digest, or remove one of each" in caplog.text
+
+
+def test_splits_of_the_file_that_share_a_picture_are_for_their_maker_to_mend(
+    make_store: MakeStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, _ = copied_store(make_store, [0, 1, 2, 0] * 10)
+    with caplog.at_level(logging.WARNING, "headstart"):
+        divide(load_dataset(path))
+    assert "the same picture in two splits" in caplog.text
+    assert "; remove one of each" in caplog.text
 
 
 @pytest.mark.parametrize(

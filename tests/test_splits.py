@@ -139,7 +139,7 @@ def test_folds_part_no_group_judge_each_row_once_and_mind_no_order(
     for split in splits:
         sides = [{groups[row] for row in side} - {""} for side in (split.train, split.validation)]
         assert not sides[0] & sides[1]
-        assert not set(split.train.tolist()) & set(split.validation.tolist())
+        assert sorted([*split.train.tolist(), *split.validation.tolist()]) == sorted(judged)
     order = list(range(len(y)))
     random.shuffle(order)
     moved = dataset(
@@ -154,8 +154,22 @@ def test_classes_are_spread_evenly_over_folds_and_test_rows_stay_out() -> None:
     made = dataset(y, [0] * 75 + [2] * 10)
     for split in cross_divide(made, 5):
         assert np.bincount(np.array(y)[split.validation]).tolist() == [10, 5]
+        assert sorted([*split.train.tolist(), *split.validation.tolist()]) == list(range(75))
         assert split.test.tolist() == list(range(75, 85))
         assert split.origin == "fold"
+
+
+def test_a_class_may_lack_in_a_fold_if_it_can_be_trained(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "headstart"):
+        splits = cross_divide(dataset([0] * 6 + [1] * 2), 3)
+    assert sorted(int((split.validation >= 6).sum()) for split in splits) == [0, 1, 1]
+    assert not caplog.text  # it is judged in another fold
+
+
+def test_large_groups_are_placed_before_small_ones() -> None:
+    groups = ["", "", "", "", "big", "big", "big", "big"]
+    for split in cross_divide(dataset([0, 1] * 4, groups=groups), 2):
+        assert len(split.validation) == 4
 
 
 def test_the_rows_that_judge_are_those_of_all_folds() -> None:
@@ -169,6 +183,7 @@ def test_another_seed_gives_other_folds() -> None:
     made = dataset([0, 1] * 20)
     first, again, other = (cross_divide(made, 4, seed)[0].validation.tolist() for seed in (0, 0, 1))
     assert first == again != other
+    assert cross_divide(made, 4)[0].validation.tolist() == first
 
 
 @pytest.mark.parametrize(
@@ -176,6 +191,7 @@ def test_another_seed_gives_other_folds() -> None:
     [
         (dataset([0, 1] * 3), 7, "found 7 for 6 pictures or groups"),
         (dataset([0, 0, 0, 0, 1]), 2, "no training picture of dog"),
+        (dataset([0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 0, 2]), 2, "no training picture of dog"),
         (dataset([0, 1] * 3, groups=["a", "b"] * 3), 2, "no training picture of"),
     ],
 )
