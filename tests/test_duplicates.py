@@ -77,8 +77,8 @@ def test_splits_of_the_file_that_share_a_picture_are_for_their_maker_to_mend(
     path, _ = copied_store(make_store, [0, 1, 2, 0] * 10)
     with caplog.at_level(logging.WARNING, "headstart"):
         divide(load_dataset(path))
-    assert "the same picture in two splits" in caplog.text
-    assert "; remove one of each" in caplog.text
+    assert caplog.messages[0].startswith(f"{path}: found the same picture in two splits 12 times")
+    assert caplog.messages[0].endswith("; remove one of each")
 
 
 @pytest.mark.parametrize(

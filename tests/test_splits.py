@@ -115,8 +115,10 @@ def test_what_cannot_be_divided_is_refused_by_name(made: Dataset, message: str) 
 
 def test_a_class_that_is_not_judged_is_named(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "headstart"):
-        divide(dataset([0, 1, 0], [0, 0, 1]))
-    assert "no validation picture of dog" in caplog.text
+        divide(dataset([0, 1, 0, 1], [0, 0, 1, 1]))
+        assert not caplog.messages
+        divide(dataset([0, 1, 2, 0], [0, 0, 0, 1], class_names=("cat", "dog", "fox")))
+    assert caplog.messages == ["no validation picture of dog, fox: its share is not judged"]
 
 
 # Folds.
