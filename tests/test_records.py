@@ -301,6 +301,8 @@ def test_columns_are_named(tmp_path: Path) -> None:
     source = list_source(tmp_path / "a.parquet", "path=photo_of_it,label=species")
     assert [item.label for item in source.items] == LABELS
     assert source.class_names == ("0", "1")
+    read = open_reader(tmp_path / "a.parquet", "path=photo_of_it,label=species")
+    assert read(source.items[2].key) == read_item(source.items[2])
 
 
 def test_grey_pixels_are_pictures_too(tmp_path: Path) -> None:

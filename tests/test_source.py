@@ -217,6 +217,7 @@ def test_links(tmp_path: Path) -> None:
         "wolves": "../away",
         "cats/up": "..",  # loops
         "cats/here": ".",
+        "../away/x/again": "..",
         "cats/self": "self",
         "cats/lost": "nowhere",  # broken
         "cats/lost.JPG": "nowhere",
