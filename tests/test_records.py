@@ -297,6 +297,7 @@ def test_columns_are_named(tmp_path: Path) -> None:
     read = open_reader(tmp_path / "a.h5", "path=x,label=kind")
     np.testing.assert_array_equal(pixels_of(read("000000002")), PIXELS[2])
     renamed = table().rename_columns(["photo_of_it", "species"])
+    renamed = renamed.append_column("mask_of_it", renamed["photo_of_it"])
     parquet.write_table(renamed, tmp_path / "a.parquet")
     source = list_source(tmp_path / "a.parquet", "path=photo_of_it,label=species")
     assert [item.label for item in source.items] == LABELS
