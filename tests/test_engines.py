@@ -100,6 +100,13 @@ def test_int8_is_calibrated_and_kept() -> None:
     assert not find_compiled(SPEC, "0" * 64)
 
 
+def test_the_extra_that_int8_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    calibration = Calibration(("a",), PIXELS[:1])
+    with pytest.raises(EngineError, match=r'pip install "headstart\[int8\]", or use bfloat16'):
+        open_engine(SPEC, precision="int8", calibrate=lambda spec: calibration)
+
+
 def test_auto_takes_keras_on_another_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     assert open_engine(SPEC).name == ("keras" if on_gpu() else "openvino")
     monkeypatch.setattr("extract.engines.backend_name", lambda: "jax")

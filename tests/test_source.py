@@ -209,6 +209,32 @@ def test_other_sources_are_refused(tmp_path: Path, name: str) -> None:
         list_source(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("name", "library", "extra"),
+    [
+        ("a.parquet", "pyarrow", "tables"),
+        ("a.arrow", "pyarrow", "tables"),
+        ("a.tfrecord", "google_crc32c", "tfrecord"),
+        ("a.tar.gz", "indexed_gzip", "gzip"),
+        ("http://127.0.0.1:9/", "fsspec.core", "remote"),
+        ("memory://a.parquet", "pyarrow", "tables"),
+    ],
+)
+def test_the_extra_that_a_source_needs_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, library: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    if "://" not in name:
+        (tmp_path / name).write_bytes(bytes(20))
+        name = str(tmp_path / name)
+    elif name.startswith("memory"):
+        import fsspec
+
+        fsspec.filesystem("memory").pipe("a.parquet", bytes(20))
+    with pytest.raises(SourceError, match=rf'pip install "headstart\[{extra}\]"'):
+        list_source(name)
+
+
 def test_links(tmp_path: Path) -> None:
     plant(tmp_path, ["source/cats/a.jpg", "away/x/b.jpg", "away/c.jpg"])
     root = tmp_path / "source"
