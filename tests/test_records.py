@@ -352,10 +352,20 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+def cut_in_the_first_head(path: Path) -> None:
+    os.truncate(path, 11)
+
+
+def flip_the_first_length(path: Path) -> None:
+    path.write_bytes(b"\xff" + path.read_bytes()[1:])
+
+
 @pytest.mark.parametrize(
     ("name", "spoil", "message"),
     [
         ("a.tfrecord", cut, "record 5 cannot be read: is cut off"),
+        ("a.tfrecord", cut_in_the_first_head, "record 0 cannot be read: is cut off"),
+        ("a.tfrecord", flip_the_first_length, "the checksum of its length is wrong"),
         ("a.tfrecord", flip, "its checksum is wrong"),
         ("a.h5", cut, "cannot be read: .*truncated"),
         ("a.npz", cut, "cannot be read"),
@@ -400,6 +410,16 @@ def test_a_record_without_a_picture_fails_alone(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="has no bytes"):
         read_item(bare)
     assert read_item(whole) == CONTENTS[0]
+
+
+def test_a_record_that_changed_after_it_was_listed_fails_alone(tmp_path: Path) -> None:
+    path = write_tfrecord(tmp_path / "a.tfrecord", [example(image=CONTENTS[0]), example(image=1)])
+    item, number = list_source(path).items
+    with pytest.raises(ImageError, match="its record holds numbers; expected the bytes"):
+        read_item(number)
+    path.write_bytes(path.read_bytes()[:12] + bytes(100))
+    with pytest.raises(ImageError, match="cannot be read from its record: it is no"):
+        read_item(item)
 
 
 def test_a_tfrecord_is_read_without_tensorflow(tmp_path: Path) -> None:
