@@ -49,7 +49,7 @@ def readable(path: Path) -> Iterator[None]:
 def is_in_use(path: Path) -> bool:
     """Say whether another process is writing to the file."""
     try:
-        h5py.File(path, "r+").close()
+        h5py.File(path, "r").close()
     except BlockingIOError:
         return True
     except OSError:

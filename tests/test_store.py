@@ -114,9 +114,13 @@ def test_a_failed_row_is_nan_with_its_reason(tmp_path: Path) -> None:
 def test_a_long_reason_is_cut_at_a_character(tmp_path: Path) -> None:
     path = make_empty(tmp_path / "o.h5", 1)
     with open_store(path, write=True) as store:
-        store.write(block_of([])._replace(failed=[Failure(0, "é" * 100, bytes(16))]))
+        store.write(block_of([])._replace(failed=[Failure(0, "a" + "é" * 100, bytes(16))]))
     with open_store(path) as store:
-        assert store.failures()[0].reason == "é" * 60
+        assert store.failures()[0].reason == "a" + "é" * 59
+    with h5py.File(path, "r+") as file:
+        file["reason"][0] = b"caf\xe9"
+    with open_store(path) as store:
+        assert store.failures()[0].reason == "caf\ufffd"
 
 
 def test_uncommitted_rows_do_not_count(tmp_path: Path) -> None:
@@ -160,8 +164,10 @@ def test_whether_another_process_writes_can_be_asked(tmp_path: Path) -> None:
     path = make_empty(tmp_path / "o.h5", 1)
     code = "import sys; from extract.soundness import is_in_use; from pathlib import Path\n"
     words = [sys.executable, "-c", f"{code}print(is_in_use(Path(sys.argv[1])))", str(path)]
-    with open_store(path, write=True):
-        assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "True\n"
+    for write in (True, False):
+        with open_store(path, write=write):
+            child = subprocess.run(words, capture_output=True, text=True, check=True)
+        assert child.stdout == f"{write}\n"
     assert not is_in_use(path)
     path.write_text("not HDF5")
     assert not is_in_use(path)
