@@ -1,7 +1,6 @@
 """What was asked against what a store holds: the same inputs, or the names of what differs."""
 
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from itertools import repeat
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from extract.ahead import run_ahead
 from extract.config import MODEL_ENDING, ExtractConfig, TrunkSpec, ViewSpec
 from extract.engines import Engine
 from extract.errors import ImageError, SettingError, StoreError, one_line
@@ -25,6 +25,8 @@ FIELDS = TRUNK_FIELDS + CONFIG_FIELDS + VIEW_FIELDS
 _NUMBERS = ("dtype", "precision")
 # Those that an existing file keeps.
 _KEPT = (*_NUMBERS, "columns", "shards")
+# Threads that read; a disk or a network is what they wait for.
+_READERS = 8
 
 
 class Settled(NamedTuple):
@@ -158,19 +160,21 @@ def _compare(store: Store, source: Source) -> str:
 
 def _changed(store: Store, items: Sequence[Item]) -> list[str]:
     """Name the finished pictures whose file is not what it was: their features would be stale."""
-    rows = np.flatnonzero(store.status == DONE)
+    rows = np.flatnonzero(store.status == DONE).tolist()
     digests = store.digests()
-    with ThreadPoolExecutor() as pool:
-        now = pool.map(lambda row: digest_of(items[row]), rows.tolist())
-        return [
-            items[row].key
-            for row, digest in zip(rows.tolist(), now, strict=True)
-            if digest != digests[row].tobytes()
-        ]
+    return [
+        items[row].key
+        for row, digest in zip(rows, digests_of(items[row] for row in rows), strict=True)
+        if digest != digests[row].tobytes()
+    ]
 
 
-def digest_of(item: Item) -> bytes:
-    """Return the digest of a picture's file as it is now, or nothing where it cannot be read."""
+def digests_of(items: Iterable[Item]) -> Iterator[bytes]:
+    """Yield the digest of each picture's file as it is now, nothing where it cannot be read."""
+    return (digest or b"" for digest in run_ahead(_digest, items, _READERS, 2 * _READERS))
+
+
+def _digest(item: Item) -> bytes:
     try:
         return digest_content(read_item(item))
     except ImageError:

@@ -16,7 +16,7 @@ from extract.backend import backend_name, load_keras
 from extract.compiled import CompiledTrunk
 from extract.engines import KERAS_FILE, Engine, KerasEngine, OpenVinoEngine, check_instructions
 from extract.errors import EngineError, one_line
-from extract.identity import digest_of
+from extract.identity import digests_of
 from extract.item import Item
 from extract.trunk import Trunk
 
@@ -64,7 +64,7 @@ def pack_engine(engine: Engine, witness: Item) -> Parcel:
         backend,
         _versions(engine.name, backend),
         os.getcwd(),
-        (witness, digest_of(witness)),
+        (witness, next(digests_of([witness]))),
     )
 
 
@@ -91,7 +91,7 @@ def open_parcel(parcel: Parcel, threads: int) -> Engine:
     with contextlib.suppress(OSError):  # without relative paths it does not matter
         os.chdir(parcel.folder)
     item, digest = parcel.witness
-    if digest_of(item) != digest:
+    if next(digests_of([item])) != digest:
         raise EngineError(
             f"{platform.node()}: {one_line(item.key)} is not what it is where the store is; "
             "expected the same pictures under the same paths everywhere; use a shared folder or "

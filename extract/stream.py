@@ -6,19 +6,21 @@ that every batch is full; a row is whole, and written, once all of its views are
 
 import hashlib
 import time
-from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
+from extract import ahead
 from extract.config import TrunkSpec, ViewSpec
+from extract.console import log
 from extract.decode import decode
 from extract.engines import Engine
 from extract.errors import EngineError, ImageError
-from extract.item import Item, read_item
+from extract.item import Item, read_item, show
 from extract.layout import DIGEST_BYTES
 from extract.single import Block, Failure
 from extract.views import make_views
@@ -174,31 +176,27 @@ def decode_ahead(
     views: ViewSpec = _PLAIN,
 ) -> Iterator[Pixels]:
     """Decode in threads, in order, never more than ``window`` pictures ahead."""
-    under_way: deque[Future[Pixels]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        try:
-            for row in rows:
-                under_way.append(pool.submit(_load, items[row], int(row), spec, views))
-                if len(under_way) >= window:
-                    yield _take(under_way, clock)
-            while under_way:
-                yield _take(under_way, clock)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    load = partial(_load, items, spec, views)
+    with closing(ahead.run_ahead(load, map(int, rows), workers, window)) as pictures:
+        for row in map(int, rows):
+            began = time.monotonic()
+            picture = next(pictures) or _give_up(items[row].key, row)
+            clock.wait += time.monotonic() - began
+            clock.read += picture.seconds[0]
+            clock.decode += picture.seconds[1]
+            yield picture
 
 
-def _take(under_way: deque[Future[Pixels]], clock: Clock) -> Pixels:
-    began = time.monotonic()
-    picture = under_way.popleft().result()
-    clock.wait += time.monotonic() - began
-    clock.read += picture.seconds[0]
-    clock.decode += picture.seconds[1]
-    return picture
+def _give_up(key: str, row: int) -> Pixels:
+    """Return a picture whose thread was left behind."""
+    reason = f"took longer than {ahead.LIMIT_SECONDS:g} s to read and decode"
+    log.warning("%s: %s", show(key), reason)
+    return Pixels(row, None, reason, bytes(DIGEST_BYTES), (ahead.LIMIT_SECONDS, 0.0))
 
 
-def _load(item: Item, row: int, spec: TrunkSpec, views: ViewSpec) -> Pixels:
+def _load(items: Items, spec: TrunkSpec, views: ViewSpec, row: int) -> Pixels:
     """Read and decode one picture and make its views; what is wrong becomes the reason."""
-    began = time.monotonic()
+    began, item = time.monotonic(), items[row]
     try:
         content = read_item(item)
     except (ImageError, MemoryError) as error:

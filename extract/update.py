@@ -1,7 +1,6 @@
 """A store brought up to date with a source that has changed: what is the same is copied."""
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 
 from extract.beside import beside, put
 from extract.console import log
-from extract.identity import digest_of
+from extract.identity import digests_of
 from extract.item import Source
 from extract.layout import CHUNK_BYTES, check_room, explained, write_store
 from extract.show import find_rejected
@@ -63,13 +62,12 @@ def _unchanged(old: Store, source: Source) -> tuple[np.ndarray, np.ndarray]:
         # A picture that trains from now on needs views, which it has not.
         and (not old.view_spec.views or item.split != 0 or row_of[item.key] in viewed)
     ]
-    with ThreadPoolExecutor() as pool:
-        now = pool.map(lambda pair: digest_of(source.items[pair[1]]), pairs)
-        same = [
-            pair
-            for pair, digest in zip(pairs, now, strict=True)
-            if digest == digests[pair[0]].tobytes()
-        ]
+    now = digests_of(source.items[place] for _, place in pairs)
+    same = [
+        pair
+        for pair, digest in zip(pairs, now, strict=True)
+        if digest == digests[pair[0]].tobytes()
+    ]
     rows, places = np.array(same, np.int64).reshape(-1, 2).T
     return rows, places
 

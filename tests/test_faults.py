@@ -1,12 +1,16 @@
 """Full disks, read-only folders, pictures that go, two processes at once, code that fails."""
 
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from extract import run
 from extract.decode import decode
@@ -123,6 +127,97 @@ def test_a_picture_that_goes_after_it_was_listed_is_a_failed_row(
         assert np.array_equal(*store.read("conv1_relu", np.array(same)))
     with pytest.raises(StoreError, match=r"1 missing \(train/cat/0.png\)"):
         extract(pictures, tmp_path / "out.h5")
+
+
+HANGING = """
+import ctypes, os, sys
+from extract import ahead, cli, run, stream
+from extract.decode import decode
+from extract.source import list_source
+
+hung, limit, most = (int(word) for word in sys.argv[2:5])
+ahead.LIMIT_SECONDS, ahead.MOST_STUCK = float(limit), most
+
+def listed(source, columns):
+    found = list_source(source, columns)
+    for item in found.items[:hung]:
+        if sys.argv[1] == "reading":  # whoever opens one waits for ever
+            os.unlink(item.path)
+            os.mkfifo(item.path)
+        else:
+            open(item.path, "w").write("hang")
+    return found
+
+def decoded(content, *words):  # C code that does not come back
+    return ctypes.CDLL(None).pause() if content == b"hang" else decode(content, *words)
+
+run.list_source, stream.decode = listed, decoded
+sys.exit(cli.extract_features(sys.argv[5:]))
+"""
+
+
+@pytest.fixture
+def hanging(pictures: Path, tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """Extract in a child where the first pictures can never be read."""
+    children = []
+
+    def start(where: str, *numbers: int) -> "subprocess.Popen[str]":
+        words = [where, *map(str, (*numbers, pictures, tmp_path / "out.h5")), *QUICK_FLAGS]
+        command = [sys.executable, "-c", HANGING, *words, "--workers", "2"]
+        children.append(subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.kill()
+        child.communicate()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a named pipe")
+@pytest.mark.parametrize("where", ["reading", "decoding"])
+def test_pictures_that_hang_are_failed_rows(
+    where: str, pictures: Path, tmp_path: Path, hanging: Callable[..., Any]
+) -> None:
+    out = tmp_path / "out.h5"
+    child = hanging(where, 3, 2, 3)
+    said = child.communicate(timeout=300)[1]
+    assert child.returncode == 4, said
+    assert said.count(".png: took longer than 2 s to read and decode") == 6  # now, and in the end
+    with open_store(out) as store:
+        assert store.status.tolist() == [2] * 3 + [1] * 5
+        assert verify(store) == []
+        reasons = {failure.reason for failure in store.failures()}
+    assert reasons == {"took longer than 2 s to read and decode"}
+    for number, name in enumerate(("cat/0", "cat/1", "dog/0")):
+        path = pictures / "train" / f"{name}.png"
+        path.unlink()
+        Image.new("RGB", (30, 20), (number, 0, 0)).save(path)
+    assert extract(pictures, out).computed == 3
+    assert sound(out)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a named pipe")
+def test_a_source_where_everything_hangs_ends_the_run(hanging: Callable[..., Any]) -> None:
+    child = hanging("reading", 8, 1, 3)
+    said = child.communicate(timeout=300)[1]
+    assert child.returncode == 1, said
+    assert "4 pictures: each took longer than 1 s, and none can be stopped" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a named pipe")
+def test_stopped_while_a_picture_hangs_the_command_answers(
+    pictures: Path, hanging: Callable[..., Any]
+) -> None:
+    first = pictures / "train/cat/0.png"
+    child = hanging("reading", 1, 3600, 1)
+    while not first.is_fifo():
+        time.sleep(0.1)
+    with first.open("wb"):  # the reader is there, and waits for what is written
+        child.send_signal(signal.SIGINT)
+        said = child.communicate(timeout=300)[1]
+    assert child.returncode == 130, said
+    assert "the same command goes on" in said
 
 
 def test_a_reader_beside_a_writer_is_told_so(make_store: MakeStore) -> None:

@@ -27,7 +27,7 @@ PARSERS = (extract_features_parser, show_features_parser, train_head_parser, pre
 # Lowest first: a file imports only what stands before it.
 ORDER = {
     "extract": (
-        *("errors", "beside"),
+        *("errors", "ahead", "beside"),
         *("applications", "config", "console", "item", "folders", "remote", "manifest", "archive"),
         *("arrow", "arrays", "tfrecord", "records"),
         *("shards", "source", "decode", "views", "backend", "weights", "model_file", "trunk"),
