@@ -54,10 +54,10 @@ def create_shards(
     """Make an index and its shards with every row still to do.
 
     Args:
-        path: The index; the attribute ``shards`` names the folder below its own.
-        items: The rows, in order.
-        shapes: Shape of one row's features, by layer.
-        attributes: See ``layout.create_store``.
+        path: The index.
+        items: See ``layout.create_store``, here and below.
+        shapes: See there.
+        attributes: ``shards`` names a folder below that of the index.
         replace: Take the place of what is there.
 
     Raises:

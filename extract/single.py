@@ -341,19 +341,7 @@ def store_in(path: Path, file: h5py.File, write: bool) -> Iterator[SingleStore]:
 def read_single(
     path: Path, layers: Sequence[str], ranges: Iterable[slice]
 ) -> Iterator[list[np.ndarray]]:
-    """Read ranges of rows and nothing else: to open a whole store of many rows takes seconds.
-
-    Args:
-        path: A store.
-        layers: Whose features.
-        ranges: Of neighbouring rows.
-
-    Yields:
-        For each range (rows, *shape) of each layer, in the stored type.
-
-    Raises:
-        StoreError: The file cannot be read.
-    """
+    """Read ranges of rows of one file; see ``store.read_features``."""
     # Without a cache a range is read straight to where it goes, and not its chunks first.
     file = open_file(path, cache=0)
     try:

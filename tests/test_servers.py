@@ -208,24 +208,35 @@ def same_store(path: Path, photos: Path) -> None:
         )
 
 
-def test_sftp_with_connections_cut_in_the_middle(sftp: Proxy, photos: Path, tmp_path: Path) -> None:
-    url = f"sftp://127.0.0.1:{sftp.port}{photos}"
+@pytest.fixture(params=["sftp", "s3"])
+def far(request: pytest.FixtureRequest, photos: Path) -> tuple[Proxy, str]:
+    """A server, and the address of the photos on it."""
+    proxy: Proxy = request.getfixturevalue(request.param)
+    at = f"127.0.0.1:{proxy.port}{photos}" if request.param == "sftp" else f"{BUCKET}/set"
+    return proxy, f"{request.param}://{at}"
+
+
+def test_with_connections_cut_in_the_middle(
+    far: tuple[Proxy, str], photos: Path, tmp_path: Path
+) -> None:
+    proxy, url = far
     list_source(url)
-    sftp.left = [100_000, 100_000]
+    proxy.left = [100_000, 100_000]
     summary = extract_features(url, tmp_path / "out.h5", **QUICK, workers=2)
     assert (summary.images, summary.failed) == (12, [])
-    assert sftp.ended == 2
+    assert proxy.ended == 2
     same_store(tmp_path / "out.h5", photos)
 
 
-def test_an_sftp_server_that_falls_silent_is_left(
-    sftp: Proxy, photos: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_server_that_falls_silent_is_left(
+    far: tuple[Proxy, str], photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    proxy, url = far
     monkeypatch.setattr(remote, "_TIMEOUT_SECONDS", 1.0)
-    sftp.left, sftp.silent = [20_000], True
-    path = photos / "train" / "kind 0" / "0.png"
-    assert read_url(f"sftp://127.0.0.1:{sftp.port}{path}") == path.read_bytes()
-    assert (sftp.ended, sftp.made) == (1, 2)
+    proxy.left, proxy.silent = [20_000], True
+    key = "train/kind 0/0.png"
+    assert read_url(f"{url}/{key}") == (photos / key).read_bytes()
+    assert proxy.ended == 1
 
 
 def test_a_listing_over_sftp_that_breaks_is_begun_again(sftp: Proxy, photos: Path) -> None:
@@ -255,26 +266,6 @@ def test_a_key_that_an_sftp_server_refuses_is_shown_once(
     with pytest.raises(SourceError, match="cannot be listed: Authentication failed"):
         list_source(f"sftp://127.0.0.1:{sftp.port}{photos}")
     assert sftp.made == 1
-
-
-def test_s3_with_connections_cut_in_the_middle(s3: Proxy, photos: Path, tmp_path: Path) -> None:
-    url = f"s3://{BUCKET}/set"
-    list_source(url)
-    s3.left = [100_000, 100_000]
-    summary = extract_features(url, tmp_path / "out.h5", **QUICK, workers=2)
-    assert (summary.images, summary.failed) == (12, [])
-    assert s3.ended == 2
-    same_store(tmp_path / "out.h5", photos)
-
-
-def test_an_s3_server_that_falls_silent_is_left(
-    s3: Proxy, photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(remote, "_TIMEOUT_SECONDS", 1.0)
-    s3.left, s3.silent = [20_000], True
-    wanted = (photos / "train" / "kind 0" / "0.png").read_bytes()
-    assert read_url(f"s3://{BUCKET}/set/train/kind 0/0.png") == wanted
-    assert s3.ended == 1
 
 
 def test_what_is_not_on_s3(s3: Proxy) -> None:
