@@ -29,7 +29,7 @@ from extract.layout import count_views, create_store, training_rows
 from extract.precision import choose_calibration, measure_error
 from extract.remote import hide_secrets
 from extract.show import find_rejected
-from extract.single import DONE
+from extract.single import DONE, NOT_YET
 from extract.soundness import is_in_use
 from extract.source import list_source
 from extract.store import ShardedStore, Store, open_store
@@ -289,7 +289,9 @@ def _fill(
             store.commit()
     except KeyboardInterrupt:
         store.commit()
+        # Workers tell of whole shards.
+        least = "" if take == store.write else "at least "
         raise KeyboardInterrupt(
-            f"{int((store.status != 0).sum())} of {len(items)} pictures are in {store.path}; "
-            "the same command goes on"
+            f"{least}{int((store.status != NOT_YET).sum())} of {len(items)} pictures are in "
+            f"{store.path}; the same command goes on"
         ) from None
