@@ -24,9 +24,9 @@ from extract.item import (
     show,
 )
 from extract.manifest import MANIFEST_ENDINGS, list_manifest
+from extract.members import list_archive
 from extract.records import RECORD_ENDINGS, RecordSet, holds_records, list_records
 from extract.remote import hide_secrets, is_url, list_remote, without_query
-from extract.shards import list_archive
 from extract.tfrecord import is_tfrecord
 
 

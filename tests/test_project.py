@@ -30,7 +30,7 @@ ORDER = {
         *("errors", "ahead", "beside"),
         *("applications", "config", "console", "item", "folders", "remote", "manifest", "archive"),
         *("arrow", "arrays", "tfrecord", "records"),
-        *("shards", "source", "decode", "views", "backend", "weights", "model_file", "trunk"),
+        *("members", "source", "decode", "views", "backend", "weights", "model_file", "trunk"),
         *("boundary", "compiled", "engines", "layout", "soundness", "single", "index"),
         *("store", "stream"),
         *(

@@ -1,4 +1,4 @@
-"""An archive, or several shards of one, -> items: classes from folders, or from files beside."""
+"""The members of an archive, or of its shards, -> items: classes from folders or files beside."""
 
 import json
 from collections.abc import Mapping, Sequence
