@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -293,8 +294,14 @@ def test_changed_rows_are_found_in_each_layer_and_in_views(
     with open_store(path) as store:
         assert store.find_changed(rows).tolist() == []
         assert store.find_changed(rows[:0]).tolist() == []
+        assert store.find_changed(rows[:0]).dtype == np.int64
+        assert store.read("conv1_relu", rows).dtype == dtype
         assert store.view_counts() == dict.fromkeys(layers, (4, 2))
     with h5py.File(path, "r+") as file:
+        # What a file of another day holds: CRC-32 of a row's layers and, of a training row, views.
+        parts = [np.ones(count, dtype).tobytes() for count in (3, 3, 6, 6)]
+        assert file["checksum"][0] == zlib.crc32(b"".join(parts))
+        assert file["checksum"][1] == zlib.crc32(b"".join(parts[:2]))
         file["features/conv1_relu"][0, 1] = 1.5
         file["features/conv_pw_1_relu"][1, 0] = 1.5
         file["views/conv_pw_1_relu"][2, 1, 0] = 1.5  # the third training row, 4
