@@ -1,7 +1,8 @@
 """Whether the indices of a loaded classifier stay inside its arrays.
 
 Compiled code takes them on trust: a tree's node names its children and a feature, a support vector
-machine the rows of its kernel. A wrong one reads foreign memory, or goes in a circle for ever.
+machine the rows of its kernel, a neighbour its class. A wrong one reads foreign memory, or goes in
+a circle for ever.
 """
 
 from collections.abc import Callable, Mapping
@@ -69,6 +70,16 @@ def _svm(estimator: Any, parts: Mapping[str, Any]) -> bool:
     )
 
 
+def _knn(estimator: Any, parts: Mapping[str, Any]) -> bool:
+    rows = len(estimator._y)
+    # scikit-learn divides by the number of rows.
+    return bool(
+        0 < rows == estimator.n_samples_fit_
+        and estimator._fit_X.shape == (rows, parts["width"])
+        and _within(estimator._y, len(estimator.classes_))
+    )
+
+
 def _within(found: NDArray[Any], end: int) -> bool:
     """Say whether indices are from 0 to below an end."""
     return bool(((found >= 0) & (found < end)).all())
@@ -78,4 +89,5 @@ _CHECKS: Mapping[str, Callable[[Any, Mapping[str, Any]], bool]] = {
     "forest": _forest,
     "boosting": _boosting,
     "svm": _svm,
+    "knn": _knn,
 }

@@ -196,6 +196,8 @@ def mutate(content: bytes, random: Random) -> bytes:
         return _mutate_zip(content, random)
     if content.startswith(b"{") and b"\n{" not in content and random.random() < 0.8:
         return _mutate_json(content, random)
+    if content.startswith(b"\x93NUMPY") and random.random() < 0.5:
+        return _mutate_array(content, random)
     changed = bytearray(content)
     for _ in range(int(random.integers(1, 6))):
         at, size = int(random.integers(len(changed) + 1)), int(random.integers(1, 17))
@@ -215,6 +217,26 @@ def mutate(content: bytes, random: Random) -> bytes:
     return bytes(
         changed[: random.integers(len(changed) + 1)] if random.random() < 0.05 else changed
     )
+
+
+def _mutate_array(content: bytes, random: Random) -> bytes:
+    """Change how long or wide an array is, or a value of it, so that it is an array still."""
+    array, stream = np.load(BytesIO(content)), BytesIO()
+    kind = random.integers(4) if array.ndim and array.size else 3
+    if kind == 0:
+        array = array[: random.integers(len(array))]
+    elif kind == 1:
+        array = array[..., : random.integers(array.shape[-1])]
+    elif kind == 2:
+        array = np.concatenate([array] * 3)
+    else:
+        values, at = bytearray(array.tobytes()), int(random.integers(max(1, array.nbytes)))
+        values[at : at + 8] = bytes([ODD[random.integers(len(ODD))] % 256]) * len(
+            values[at : at + 8]
+        )
+        array = np.frombuffer(values, array.dtype).reshape(array.shape)
+    np.save(stream, np.ascontiguousarray(array))
+    return stream.getvalue()
 
 
 def _mutate_zip(content: bytes, random: Random) -> bytes:

@@ -154,11 +154,28 @@ def _more_vectors(parts: dict[str, Any]) -> None:
     parts["estimator"]._n_support[0] += 9
 
 
+def _no_rows(parts: dict[str, Any]) -> None:
+    parts["estimator"]._fit_X = parts["estimator"]._fit_X[:0]
+
+
+def _more_rows(parts: dict[str, Any]) -> None:
+    parts["estimator"]._fit_X = np.tile(parts["estimator"]._fit_X, (3, 1))
+
+
+def _narrow_rows(parts: dict[str, Any]) -> None:
+    parts["estimator"]._fit_X = parts["estimator"]._fit_X[:, :1].copy()
+
+
+def _other_class(parts: dict[str, Any]) -> None:
+    parts["estimator"]._y[0] = 2
+
+
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
         *(("forest", _wide), ("forest", _circle), ("boosting", _far), ("boosting", _categories)),
-        *(("svm", _other_row), ("svm", _more_vectors)),
+        *(("svm", _other_row), ("svm", _more_vectors), ("knn", _no_rows), ("knn", _more_rows)),
+        *(("knn", _narrow_rows), ("knn", _other_class)),
     ],
 )
 def test_indices_that_lead_outside_are_refused(
