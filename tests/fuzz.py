@@ -103,6 +103,16 @@ def _archives(folder: Path) -> list[Path]:
     return [pack(folder / f"pictures{form}", files) for form in (".zip", ".tar", ".tar.gz")]
 
 
+def _records(folder: Path) -> list[Path]:
+    from tests.test_records import FORMS
+
+    # Of folders there are tests of their own; HDF5's own code can loop for ever.
+    names = [name for name in FORMS if name not in ("saved", "a.h5")]
+    for name in names:
+        FORMS[name][0](folder / name)
+    return [folder / name for name in names]
+
+
 def _list(path: Path) -> None:
     from extract.errors import ImageError
     from extract.item import read_item
@@ -184,6 +194,7 @@ TARGETS = {
     "decode": Target(_pictures, _decode),
     "manifest": Target(_tables, _list),
     "archive": Target(_archives, _list),
+    "records": Target(_records, _list),
     "bundle": Target(_heads, _load_head),
     "weights": Target(_weights, _load_weights),
     "trunk": Target(_model_file, _load_trunk),

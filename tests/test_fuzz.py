@@ -12,7 +12,10 @@ from extract.errors import HeadError, SourceError
 from tests.fuzz import TARGETS, fuzz, write_head
 from tests.test_bundle import dataset, run_of
 
-TRIES = {"decode": 600, "manifest": 300, "archive": 300, "bundle": 120, "weights": 120, "trunk": 60}
+TRIES = {
+    **{"decode": 600, "manifest": 300, "archive": 300, "records": 300},
+    **{"bundle": 120, "weights": 120, "trunk": 60},
+}
 
 
 @pytest.mark.parametrize("target", TARGETS)
