@@ -28,7 +28,7 @@ def beside(place: Path) -> Iterator[Path]:
     try:
         yield made
     finally:
-        _remove(made)
+        remove(made)
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def put(made: Path, place: Path) -> None:
         if former.exists() and not place.exists():
             former.rename(place)
     sync(place.parent)
-    _remove(former)
+    remove(former)
 
 
 def clear(place: Path) -> None:
@@ -94,7 +94,7 @@ def clear(place: Path) -> None:
         if match[2] == _OLD and not place.exists():
             path.rename(place)
         else:
-            _remove(path)
+            remove(path)
 
 
 def sync(path: Path) -> None:
@@ -112,7 +112,8 @@ def _name(place: Path, state: str) -> Path:
     return place.with_name(f".{place.stem}.{os.getpid()}.{state}{place.suffix}")
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file or a whole folder."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:

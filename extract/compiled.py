@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 import warnings
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -21,6 +22,7 @@ import numpy as np
 
 from extract.applications import TRUNKS
 from extract.backend import load_openvino
+from extract.beside import remove
 from extract.config import IN_MODEL, TrunkSpec
 from extract.console import log
 from extract.errors import EngineError
@@ -30,6 +32,8 @@ FORMAT_VERSION = 1
 # Whatever has a hand in the numbers of a converted model.
 _MAKERS = ("headstart", "keras", "tensorflow", "openvino")
 FILES = ("model.xml", "model.bin")
+# What the names of files begin with that are being made, and when they no longer are.
+_NEW, _STALE_SECONDS = ".new-", 86400.0
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,20 @@ def cache_folder() -> Path:
     return Path(named) if named else user_cache_path("headstart", appauthor=False)
 
 
+def _make_folder() -> Path:
+    """Make the cache's folder, and clear in it what killed runs have left half.
+
+    By age: machines that share a home know nothing of each other's processes.
+    """
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob(f"{_NEW}*"):
+        with contextlib.suppress(OSError):  # another run clears as well
+            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                remove(path)
+    return folder
+
+
 def _identity(spec: TrunkSpec, calibration_digest: str) -> dict[str, Any]:
     """Return all that decides a converted trunk, as JSON holds it."""
     described = {k: v for k, v in spec.to_dict().items() if k not in ("resize", "interpolation")}
@@ -195,8 +213,7 @@ def _remember(asked: TrunkSpec, settled: TrunkSpec) -> None:
     file = _asked_file(asked)
     described = {"identity": _identity(asked, ""), "settled": settled.to_dict()}
     with contextlib.suppress(OSError):  # a cache that cannot be written costs only time
-        file.parent.mkdir(parents=True, exist_ok=True)
-        beside = file.with_suffix(f".{os.getpid()}.partial")
+        beside = Path(_make_folder(), f"{_NEW}{file.stem}-{os.getpid()}")
         beside.write_text(json.dumps(described, indent=2))
         beside.replace(file)
 
@@ -236,8 +253,7 @@ def _keep(
     openvino = load_openvino()
     folder = _folder(identity)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".new-"))
+        beside = Path(tempfile.mkdtemp(dir=_make_folder(), prefix=_NEW))
     except OSError:
         # A home that cannot be written: this run works, the next one converts again.
         beside = folder = Path(tempfile.mkdtemp(prefix="headstart-"))

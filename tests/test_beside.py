@@ -25,7 +25,7 @@ with beside.beside(place) as made:
     if moment == "between":
         Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     if moment == "removing":
-        beside._remove = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        beside.remove = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     beside.put(made, place)
 """
 

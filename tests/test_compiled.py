@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from extract.engines import KerasEngine, OpenVinoEngine, open_engine
 from extract.errors import EngineError
 from extract.trunk import build_trunk
 
+ROOT = Path(__file__).resolve().parents[1]
 SPEC = TrunkSpec(
     trunk="mobilenet", weights="none", layer=("conv1_relu",), pooling="avg", image_size=(32, 32)
 )
@@ -150,6 +153,43 @@ def test_a_cache_that_cannot_be_written_costs_only_time(
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "file"))
     asked = replace(SPEC, pooling="")
     assert open_engine(asked, engine="openvino").shapes == {"conv1_relu": (32,)}
+
+
+KILLED = """
+import os, signal
+from pathlib import Path
+from extract import compiled
+from extract.trunk import build_trunk
+from tests.test_compiled import SPEC, replace
+
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if os.fork() == 0:
+    Path.replace = kill
+    compiled._remember(SPEC, SPEC)
+os.wait()
+compiled._digests = kill
+compiled.convert(build_trunk(SPEC))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")
+def test_what_killed_conversions_leave_is_cleared_a_day_later(
+    converted: CompiledTrunk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path))
+    child = subprocess.run([sys.executable, "-c", KILLED], cwd=ROOT, check=False)
+    assert child.returncode == -signal.SIGKILL
+    left = sorted(tmp_path.iterdir(), key=Path.is_dir)
+    assert [path.is_dir() for path in left] == [False, True]
+    assert (left[1] / "model.bin").exists()
+    (tmp_path / ".new-other").touch()  # it may be at work on another machine
+    for path in left:
+        os.utime(path, (time.time() - 100_000,) * 2)
+    compiled._remember(SPEC, SPEC)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ""}
+    assert [path.name for path in tmp_path.glob(".*")] == [".new-other"]
 
 
 def test_a_warm_start_loads_no_keras(pictures: Path, tmp_path: Path) -> None:
