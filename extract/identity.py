@@ -12,6 +12,7 @@ from extract.ahead import run_ahead
 from extract.config import MODEL_ENDING, ExtractConfig, TrunkSpec, ViewSpec
 from extract.engines import Engine
 from extract.errors import ImageError, SettingError, StoreError, one_line
+from extract.index import find_loss
 from extract.item import Item, Source, read_item
 from extract.single import DONE
 from extract.store import Store, open_store
@@ -56,7 +57,7 @@ def settle(out: Path, settings: Mapping[str, Any]) -> Settled:
         wanted["weights"] = str(Path(wanted["weights"]).absolute())
     if wanted.get("trunk", "").endswith(MODEL_ENDING):
         wanted["trunk"] = str(Path(wanted["trunk"]).absolute())
-    if not out.exists():
+    if not out.exists() or (config.overwrite and find_loss(out)):
         return Settled(TrunkSpec(**wanted), config, ViewSpec(**views), given)
     with open_store(out) as store:
         stored = {**store.spec.to_dict(), **asdict(store.view_spec)}
@@ -84,8 +85,14 @@ def settle(out: Path, settings: Mapping[str, Any]) -> Settled:
 
 def _below(out: Path, folder: str) -> str:
     """Return a folder as it is seen from that of the index, with which it may move."""
-    here = out.absolute().parent.resolve()
-    place = Path(folder).absolute().resolve()
+    out, place = out.absolute().resolve(), Path(folder).absolute().resolve()
+    here = out.parent
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise SettingError(f"shards: found {str(folder)!r}; expected a name in UTF-8") from None
+    if place == out:
+        raise SettingError(f"shards: found {folder}; expected a folder of its own, not the index")
     if here not in place.parents:
         raise SettingError(
             f"shards: found {folder}; expected a folder below {here}, where {out.name} is to be"
@@ -103,7 +110,7 @@ def _show(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def find_other_settings(out: Path, engine: Engine, views: ViewSpec) -> str:
+def find_other_settings(out: Path, engine: Engine, views: ViewSpec, shards: str) -> str:
     """Name the settings that set a store apart from what is to be made; empty if none does."""
     with open_store(out) as store:
         stored = store.spec.to_dict()
@@ -118,6 +125,8 @@ def find_other_settings(out: Path, engine: Engine, views: ViewSpec) -> str:
             changed.append("engine")
         if store.view_spec != views:
             changed.append("recipe of views")
+        if store.attributes.get("shards", "") != shards:
+            changed.append("folder of shards")
         if changed:
             return f"made with another {', '.join(changed)}"
         digest = store.attributes["weights_sha256"]

@@ -6,8 +6,9 @@ in the place of a file that it cannot open.
 """
 
 import hashlib
+import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,12 +24,13 @@ from extract.layout import (
     FORMAT_VERSION,
     check_room,
     check_version,
+    claim,
     explained,
     to_plain,
     write_store,
 )
 from extract.single import NOT_YET, SingleStore, open_single
-from extract.soundness import readable
+from extract.soundness import open_file, readable
 
 # Minutes of a processor's work, and 30 MB of pooled features.
 SHARD_ROWS = 10_000
@@ -36,8 +38,12 @@ INDEX_FORMAT = "headstart index"
 _SHARD_NAME = re.compile(r"shard-\d{5,}\.h5")
 
 
+class ShardLostError(StoreError):
+    """A shard is not there, or another one is in its place."""
+
+
 class Shard(NamedTuple):
-    """One of the files behind an index: ``rows`` of the whole, ``identity`` of their keys."""
+    """One of the files behind an index: ``rows`` of the whole, ``identity`` of what it was."""
 
     path: Path
     rows: range
@@ -54,42 +60,72 @@ def create_shards(
     """Make an index and its shards with every row still to do.
 
     Args:
-        path: The index.
+        path: The index. A link stays, and what it leads to is made.
         items: See ``layout.create_store``, here and below.
         shapes: See there.
         attributes: ``shards`` names a folder below that of the index.
         replace: Take the place of what is there.
 
     Raises:
-        StoreError: The folder holds something else, its own folder is not there, or the disk has
-            no room.
+        StoreError: The folder holds something else, its own folder is not there, the disk has no
+            room, or another run has just made the same.
     """
-    folder = path.parent / attributes["shards"]
+    place = _real(path)
+    folder = place.parent / attributes["shards"]
     check_room(folder, items, shapes, attributes)
-    _check_folder(folder, replace)
+    known = find_shards(place) if replace else []
     starts = range(0, len(items), SHARD_ROWS)
     parts = {f"shard-{n:05d}.h5": items[s : s + SHARD_ROWS] for n, s in enumerate(starts)}
-    with explained(path), beside(folder) as made, beside(path) as index:
+    with explained(path), beside(folder) as made, beside(place) as index:
+        # What a killed run has left is gone by now, and what it took away is back.
+        _check_folder(folder, {shard.path for shard in known})
+        was_there = folder.exists()
         made.mkdir()
         for name, part in parts.items():
             write_store(made / name, part, shapes, attributes)
-        _write_index(index, attributes["shards"], parts)
-        put(made, folder)
-        put(index, path)
+        _write_index(index, attributes["shards"], parts, made)
+        put(made, folder) if was_there else claim(made, folder)
+        put(index, place) if replace else claim(index, place)
 
 
-def _check_folder(folder: Path, replace: bool) -> None:
-    """Raise StoreError unless the folder's content can go: shards, and without rows if need be.
+def find_shards(path: Path) -> list[Shard]:
+    """Return the shards that a file is the index of; none where it is a store itself.
 
-    Such are left by a run that was killed before there was an index.
+    Raises:
+        StoreError: It cannot be opened, or is no sound index.
+    """
+    with open_file(path) as file:
+        return read_index(path, file)
+
+
+def find_loss(path: Path) -> str:
+    """Say which shard of an index is not there, or is another one; empty where none is."""
+    try:
+        for shard in find_shards(path):
+            with open_shard(shard):
+                pass
+    except ShardLostError as error:
+        return str(error).partition("; expected")[0]
+    return ""
+
+
+def _real(path: Path) -> Path:
+    """Return where an index lies, from whose folder its shards are seen."""
+    return path.resolve() if path.is_symlink() else path
+
+
+def _check_folder(folder: Path, known: Set[Path]) -> None:
+    """Raise StoreError unless the folder's content can go: known shards, or some without rows.
+
+    The latter are left by a run that was killed before there was an index.
     """
     for path in sorted(folder.iterdir()) if folder.is_dir() else [folder] * folder.exists():
         if not _SHARD_NAME.fullmatch(path.name):
             raise StoreError(
-                f"{folder}: found {path.name}; expected a folder for shards alone; name another "
-                "one with --shards"
+                f"{folder}: found {one_line(path.name)}; expected a folder for shards alone; name "
+                "another one with --shards"
             )
-        if not replace:
+        if path not in known:
             with open_single(path) as store:
                 if (store.status != NOT_YET).any():
                     raise StoreError(
@@ -98,14 +134,17 @@ def _check_folder(folder: Path, replace: bool) -> None:
                     )
 
 
-def _write_index(path: Path, folder: str, parts: Mapping[str, Sequence[Item]]) -> None:
+def _write_index(path: Path, folder: str, parts: Mapping[str, Sequence[Item]], made: Path) -> None:
+    with open_single(made / next(iter(parts))) as first:
+        attributes = first.attributes
     with h5py.File(path, "w") as file:
         file.attrs["format"] = INDEX_FORMAT
         file.attrs["format_version"] = FORMAT_VERSION
         names = [f"{folder}/{name}" for name in parts]
         file.create_dataset("shards", data=names, dtype=h5py.string_dtype("utf-8"))
         file.create_dataset("rows", data=[len(part) for part in parts.values()], dtype=np.int64)
-        identities = [_identify(item.key for item in part) for part in parts.values()]
+        keys = ([item.key for item in part] for part in parts.values())
+        identities = [_identify(some, attributes) for some in keys]
         file.create_dataset(
             "identity", data=np.frombuffer(b"".join(identities), np.uint8).reshape(-1, DIGEST_BYTES)
         )
@@ -126,16 +165,27 @@ def read_index(path: Path, file: h5py.File) -> list[Shard]:
         stops = np.cumsum(counts).tolist()
         if not names or min(counts) < 1 or len(set(names)) < len(names):
             raise damaged(path, "lists no shard, one twice, or one without rows")
+        home = _real(path).parent
         shards = [
-            Shard(path.parent / name, range(stop - count, stop), identity)
+            Shard(home / name, range(stop - count, stop), identity)
             for name, count, stop, identity in zip(names, counts, stops, identities, strict=True)
         ]
-    folder = path.parent.resolve()
-    for shard in shards:
-        # A file from a stranger makes nobody read what is not his.
-        if not shard.path.resolve().is_relative_to(folder):
-            raise damaged(path, f"names {one_line(str(shard.path))}, outside of its folder")
+        _check_inside(path, home, [shard.path for shard in shards])
     return shards
+
+
+def _check_inside(index: Path, home: Path, paths: Iterable[Path]) -> None:
+    """Raise StoreError unless all lie below a folder: a stranger's file makes nobody read others.
+
+    A folder is resolved once for all that lie in it: thousands of shards took a second.
+    """
+    real = home.resolve()
+    inside: dict[Path, bool] = {}
+    for path in paths:
+        if path.parent not in inside:
+            inside[path.parent] = path.parent.resolve().is_relative_to(real)
+        if not inside[path.parent] or path.is_symlink() or path.name == "..":
+            raise damaged(index, f"names {one_line(str(path))}, outside of its folder")
 
 
 @contextmanager
@@ -143,17 +193,27 @@ def open_shard(shard: Shard, write: bool = False) -> Iterator[SingleStore]:
     """Open a shard, if it is the one that the index was made with.
 
     Raises:
-        StoreError: It is not there, cannot be opened, or is another.
+        ShardLostError: It is not there, or is another.
+        StoreError: It cannot be opened.
     """
     if not shard.path.is_file():
-        raise StoreError(
-            f"{shard.path}: no such file; expected a shard of {len(shard.rows)} rows; restore it, "
-            "or make all anew with --overwrite"
-        )
+        raise ShardLostError(f"{one_line(str(shard.path))}: no such file; {_expected(shard)}")
     with open_single(shard.path, write) as store:
-        if len(store.keys) != len(shard.rows) or _identify(store.keys) != shard.identity:
-            raise damaged(shard.path, "has rows of other pictures than the index says")
+        if (
+            len(store.keys) != len(shard.rows)
+            or _identify(store.keys, store.attributes) != shard.identity
+        ):
+            raise ShardLostError(
+                f"{shard.path}: is another shard than the index was made with; {_expected(shard)}"
+            )
         yield store
+
+
+def _expected(shard: Shard) -> str:
+    return (
+        f"expected the one of rows {shard.rows.start} to {shard.rows.stop - 1}; restore it, or "
+        "make all anew by the whole command with --overwrite"
+    )
 
 
 def damaged(path: Path, found: str) -> StoreError:
@@ -164,8 +224,10 @@ def damaged(path: Path, found: str) -> StoreError:
     )
 
 
-def _identify(keys: Iterable[str]) -> bytes:
-    found = hashlib.blake2b(digest_size=DIGEST_BYTES)
+def _identify(keys: Iterable[str], attributes: Mapping[str, Any]) -> bytes:
+    """Return a digest of whose rows a shard has, and of how it was made."""
+    made = {name: value for name, value in attributes.items() if name != "complete"}
+    found = hashlib.blake2b(json.dumps(made, sort_keys=True).encode(), digest_size=DIGEST_BYTES)
     for key in keys:
         found.update(key.encode() + b"\0")
     return found.digest()

@@ -74,7 +74,7 @@ def create_store(
     check_room(path, items, shapes, attributes)
     with explained(path), beside(path) as made:
         write_store(made, items, shapes, attributes)
-        put(made, path) if replace else _link(made, path)
+        put(made, path) if replace else claim(made, path)
 
 
 def write_store(
@@ -120,16 +120,24 @@ def check_room(
         )
 
 
-def _link(made: Path, path: Path) -> None:
-    """Give a finished file its name, unless another run has just taken that name."""
-    sync(made)
+def claim(made: Path, path: Path) -> None:
+    """Give a finished file or folder its name, unless another run has just taken that name.
+
+    Raises:
+        StoreError: It has.
+    """
+    for part in (*made.rglob("*"), made):
+        sync(part)
     try:
-        os.link(made, path)
-    except FileExistsError:
-        raise StoreError(
-            f"{path}: another run has just made it; run the same command again"
-        ) from None
-    except OSError:
+        # Only an empty folder gives way to another one.
+        made.rename(path) if made.is_dir() else os.link(made, path)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise StoreError(
+                f"{path}: another run has just made it; run the same command again"
+            ) from None
+        if made.is_dir():
+            raise
         # A file system without hard links.
         os.rename(made, path)
     sync(path.parent)

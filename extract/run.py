@@ -23,7 +23,7 @@ from extract.duplicates import describe_leaks
 from extract.engines import Engine, open_engine
 from extract.errors import SettingError, StoreError
 from extract.identity import find_other_pictures, find_other_settings, settle
-from extract.index import create_shards
+from extract.index import Shard, create_shards, find_loss, find_shards
 from extract.item import Item, Source
 from extract.layout import count_views, create_store, training_rows
 from extract.precision import choose_calibration, measure_error
@@ -184,9 +184,10 @@ def _prepare(
 ) -> None:
     """Make the store, or make sure that the existing one is of these weights and this source."""
     attributes = {**_attributes(source, engine, config), **asdict(views)}
-    exists = out.exists()
+    exists, former = out.exists(), []
     if exists:
-        settings = find_other_settings(out, engine, views)
+        lost = find_loss(out) if config.overwrite else ""
+        settings = lost or find_other_settings(out, engine, views, config.shards)
         pictures = "" if settings else find_other_pictures(out, source)
         if not settings and not pictures:
             return
@@ -202,8 +203,23 @@ def _prepare(
                 f"{out}: {settings or pictures}; {update}restore what it was made from, name "
                 "another file, or give --overwrite"
             )
+        if lost:
+            log.warning("%s; all is made anew", lost)
+        former = find_shards(out)
     create = create_shards if config.shards else create_store
     create(out, source.items, engine.shapes, attributes, exists)
+    _warn_of_former(out, former)
+
+
+def _warn_of_former(out: Path, former: Sequence[Shard]) -> None:
+    """Name the shards of an index that has been replaced by one of others, or by a store."""
+    now = {shard.path for shard in find_shards(out)}
+    left = [shard.path for shard in former if shard.path not in now and shard.path.exists()]
+    if left:
+        log.warning(
+            "%s: %d shards that %s no longer names; remove them if they are not needed",
+            *(left[0].parent, len(left), out),
+        )
 
 
 def _forget_rejected(store: Store) -> None:

@@ -4,6 +4,7 @@ import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
@@ -11,25 +12,22 @@ from typing import TypeAlias
 
 import numpy as np
 
-from extract.index import Shard, damaged, open_shard, read_index
+from extract.index import Shard, damaged, find_shards, open_shard, read_index
 from extract.layout import DIGEST_BYTES
 from extract.single import DONE, FAILED, NOT_YET, Block, Failure, SingleStore, read_single, store_in
 from extract.soundness import open_file
-
-# Shards that are open for writing at once; rows come nearly in order.
-_MOST_OPEN = 64
 
 
 class ShardedStore:
     """Several stores that are read and written like one; see ``SingleStore`` for its attributes.
 
-    No shard stays open while it is read; those that are written to are closed by ``commit``.
+    No shard stays open while it is read, and one of those that are written to.
     """
 
     def __init__(self, path: Path, shards: Sequence[Shard]) -> None:
         self.path, self.shards = path, shards
         self._starts = np.array([shard.rows.start for shard in shards])
-        self._writing: dict[Shard, SingleStore] = {}
+        self._writing: tuple[Shard, SingleStore] | None = None
         self.opened = ExitStack()
         self._take_first()
         self.keys: list[str] = []
@@ -49,6 +47,7 @@ class ShardedStore:
         self.status, self.view_rows = np.concatenate(status), np.concatenate(view_rows)
         if len(set(self.keys)) < len(self.keys):
             raise damaged(path, "its shards share keys")
+        self.attributes["complete"] = int(self.complete)
 
     def _take_first(self) -> None:
         """Take from the first shard what all have in common."""
@@ -158,11 +157,14 @@ class ShardedStore:
         return np.searchsorted(self._starts, rows, side="right") - 1
 
     def _writer(self, shard: Shard) -> SingleStore:
-        if shard not in self._writing:
-            if len(self._writing) >= _MOST_OPEN:
-                self.commit()
-            self._writing[shard] = self.opened.enter_context(open_shard(shard, write=True))
-        return self._writing[shard]
+        """Return a shard that is open for writing; what the one before it has counts from now on.
+
+        Rows come nearly in order, and a kill costs no more than the last second of one shard.
+        """
+        if not self._writing or self._writing[0] != shard:
+            self.commit()
+            self._writing = shard, self.opened.enter_context(open_shard(shard, write=True))
+        return self._writing[1]
 
     def forget(self, rows: np.ndarray) -> None:
         """Make increasing rows count as not yet done."""
@@ -176,11 +178,12 @@ class ShardedStore:
         self.status[[failure.row for failure in block.failed]] = FAILED
 
     def commit(self) -> None:
-        """Make the written rows count, and close their shards."""
+        """Make the written rows count, and close their shard."""
         self.opened.close()
-        for shard, store in self._writing.items():
+        if self._writing:
+            shard, store = self._writing
             self.status[shard.rows.start : shard.rows.stop] = store.status
-        self._writing.clear()
+            self._writing = None
 
 
 Store: TypeAlias = SingleStore | ShardedStore
@@ -237,8 +240,7 @@ def read_features(
     Raises:
         StoreError: A file cannot be read.
     """
-    with open_file(path) as file:
-        shards = read_index(path, file)
+    shards = _recall(path, path.stat().st_mtime_ns if path.exists() else 0)
     if not shards:
         yield from read_single(path, layers, ranges)
         return
@@ -252,6 +254,12 @@ def read_features(
             if local.stop + shard.rows.start == rows.stop:
                 yield [np.concatenate(found) for found in zip(*held, strict=True)]
                 held = []
+
+
+@lru_cache(maxsize=1)
+def _recall(path: Path, _changed: int) -> list[Shard]:
+    """Return the shards of an index, which training asks for every few megabytes."""
+    return find_shards(path)
 
 
 def _divide(shards: Sequence[Shard], rows: slice) -> Iterator[tuple[Shard, slice]]:

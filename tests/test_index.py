@@ -15,11 +15,12 @@ import pytest
 
 from classify.cli import train_head
 from classify.dataset import load_dataset
+from extract import index
 from extract.cli import show_features
 from extract.errors import SettingError, StoreError
 from extract.run import Summary, extract_features
 from extract.show import describe, verify
-from extract.single import DONE, SingleStore
+from extract.single import DONE, Block, SingleStore, open_single
 from extract.store import open_store, read_features
 from tests.conftest import QUICK
 
@@ -132,31 +133,17 @@ def test_stopped_it_goes_on(
         ("extract.index.write_store", 0, 8),
         ("extract.index.write_store", 2, 8),
         ("extract.index._write_index", 0, 8),
-        ("extract.index.put", 0, 8),
-        ("extract.index.put", 1, 8),  # the folder is there, the index is not
+        ("extract.index.claim", 0, 8),
+        ("extract.index.claim", 1, 8),  # the folder is there, the index is not
         ("extract.single.SingleStore.commit", 0, 8),
-        ("extract.single.SingleStore.commit", 1, 6),  # the last shard, of two rows
+        ("extract.single.SingleStore.commit", 1, 5),  # the first shard counts, the second does not
     ],
 )
 def test_killed_at_a_step_it_goes_on(
     pictures: Path, tmp_path: Path, step: str, calls: int, left: int
 ) -> None:
     out = tmp_path / "out.h5"
-    code = (
-        "import os, signal, sys, extract.index, extract.single\n"
-        "extract.index.SHARD_ROWS = 3\n"
-        f"was, left = {step}, [{calls}]\n"
-        "def killed(*given):\n"
-        "    left[0] -= 1\n"
-        "    return was(*given) if left[0] >= 0 else os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"{step} = killed\n"
-        "from extract.cli import extract_features\n"
-        "extract_features()"
-    )
-    words = [*("--trunk", "mobilenet", "--weights", "none", "--layer", "conv1_relu")]
-    words += ["--image-size", "32", "--shards", str(tmp_path / "parts")]
-    command = [sys.executable, "-c", code, str(pictures), str(out), *words]
-    assert subprocess.run(command, check=False, cwd=ROOT, capture_output=True).returncode == -9
+    assert run_killed(pictures, out, step, calls) == -9
     assert extract(pictures, out, shards=tmp_path / "parts").computed == left
     extract(pictures, tmp_path / "one.h5")
     with open_store(out) as store, open_store(tmp_path / "one.h5") as one:
@@ -166,6 +153,28 @@ def test_killed_at_a_step_it_goes_on(
             store.read("conv1_relu", every), one.read("conv1_relu", every)
         )
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def run_killed(source: Path, out: Path, step: str, calls: int, *more: str) -> int:
+    """Run the command and kill it at a step, once that was called some times; return its code."""
+    code = (
+        "import os, signal, sys, extract.beside, extract.index, extract.single\n"
+        "extract.index.SHARD_ROWS = 3\n"
+        f"was, left = {step}, [{calls}]\n"
+        "def killed(*given):\n"
+        "    left[0] -= 1\n"
+        "    return was(*given) if left[0] >= 0 else os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"{step} = killed\n"
+        "from extract.cli import extract_features\n"
+        "extract_features()"
+    )
+    command = [sys.executable, "-c", code, str(source), str(out), *flags(out), *more]
+    return subprocess.run(command, check=False, cwd=ROOT, capture_output=True).returncode
+
+
+def flags(out: Path) -> list[str]:
+    words = [*("--trunk", "mobilenet", "--weights", "none", "--layer", "conv1_relu")]
+    return [*words, "--image-size", "32", "--shards", str(out.with_name("parts"))]
 
 
 def test_what_is_not_sound_is_found_and_computed_again(pictures: Path, tmp_path: Path) -> None:
@@ -203,6 +212,44 @@ def link(folder: Path) -> None:
     folder.symlink_to(folder.parents[1] / "elsewhere")
 
 
+def link_one(folder: Path) -> None:
+    os.replace(folder / "shard-00001.h5", folder / "moved.h5")
+    (folder / "shard-00001.h5").symlink_to("moved.h5")
+
+
+def loop(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.symlink_to(folder.name)
+
+
+def forge(change: Callable[[h5py.File], None]) -> Callable[[Path], None]:
+    """Change a shard and have the index say that it is what was made."""
+
+    def forged(folder: Path) -> None:
+        with h5py.File(folder / "shard-00001.h5", "r+") as file:
+            change(file)
+        with open_single(folder / "shard-00001.h5") as store:
+            identity = index._identify(store.keys, store.attributes)
+        with h5py.File(folder.parent / "out.h5", "r+") as file:
+            file["identity"][1] = np.frombuffer(identity, np.uint8)
+
+    return forged
+
+
+def other_weights(file: h5py.File) -> None:
+    file.attrs["weights_sha256"] = "0" * 64
+
+
+def other_shape(file: h5py.File) -> None:
+    del file["features"]
+    file["features"] = np.zeros((3, 5), "f4")
+
+
+def other_keys(file: h5py.File) -> None:
+    with h5py.File(Path(file.filename).with_name("shard-00000.h5")) as first:
+        file["keys"][:] = first["keys"][:]
+
+
 def rename(name: str) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         with h5py.File(folder.parent / "out.h5", "r+") as file:
@@ -232,6 +279,32 @@ def newer(file: h5py.File) -> None:
     file.attrs["format_version"] = 9
 
 
+def counts(*rows: float) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        del file["rows"]
+        file["rows"] = np.array(rows)
+
+    return change
+
+
+def fewer_identities(file: h5py.File) -> None:
+    identities = file["identity"][:2]
+    del file["identity"]
+    file["identity"] = identities
+
+
+def with_a_null(file: h5py.File) -> None:
+    del file["shards"]
+    file["shards"] = np.array([b"parts/\0x", b"parts/1", b"parts/2"])
+
+
+def without_shards(file: h5py.File) -> None:
+    for name in ("shards", "rows", "identity"):
+        values = file[name][:0]
+        del file[name]
+        file[name] = values
+
+
 def elsewhere(file: h5py.File) -> None:
     del file["rows"]
     file["rows"] = h5py.ExternalLink("/nowhere.h5", "rows")
@@ -240,17 +313,31 @@ def elsewhere(file: h5py.File) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (remove, r"shard-00001.h5: no such file; expected a shard of 3 rows; restore it"),
+        (remove, r"shard-00001.h5: no such file; expected the one of rows 3 to 5; restore it"),
         (truncate, r"shard-00001.h5: truncated; expected a store"),
-        (swap, r"shard-00001.h5: has rows of other pictures than the index says"),
-        (relabel, r"shard-00001.h5: has another weights_sha256 than the first shard"),
+        (swap, r"shard-00001.h5: is another shard than the index"),
+        (relabel, r"shard-00001.h5: is another shard than the index"),
         (link, r"out.h5: names .*shard-00000.h5, outside of its folder"),
+        (link_one, r"out.h5: names .*shard-00001.h5, outside of its folder"),
+        (loop, r"out.h5: (damaged|names)"),
+        (forge(other_weights), r"00001.h5: has another weights_sha256 than the first shard"),
+        (forge(other_shape), r"00001.h5: has another shape of features than the first shard"),
+        (forge(other_keys), r"out.h5: its shards share keys"),
         (rename("/etc/passwd"), r"out.h5: names /etc/passwd, outside of its folder"),
         (rename("../other.h5"), r"out.h5: names .*other.h5, outside of its folder"),
         (rename("parts/shard-00001.h5"), r"out.h5: lists no shard, one twice, or one without"),
-        (rename("parts/no"), r"parts/no: no such file; expected a shard of 3 rows"),
-        (edit(fewer_rows), r"shard-00002.h5: has rows of other pictures than"),
+        (rename("parts/no"), r"parts/no: no such file; expected the one of rows"),
+        (edit(fewer_rows), r"shard-00002.h5: is another shard than"),
         (edit(without_rows), r"out.h5: damaged"),
+        (edit(counts(3, 0, 5)), r"out.h5: lists no shard, one twice, or one without rows"),
+        (edit(counts(3, -3, 8)), r"out.h5: lists no shard, one twice, or one without rows"),
+        (edit(counts(3.0, 3.0, 2.0)), r"out.h5: damaged"),
+        (edit(counts(3, 3)), r"out.h5: damaged"),
+        (edit(fewer_identities), r"out.h5: damaged"),
+        (edit(without_shards), r"out.h5: "),
+        (edit(with_a_null), r"parts/.x00x': no such file; expected the one"),
+        (rename("parts/" + "x" * 300), r"out.h5: damaged"),
+        (rename("parts/.."), r"out.h5: names .*, outside of its folder"),
         (edit(newer), r"out.h5: format 9; expected 1 or lower; upgrade headstart"),
         (edit(elsewhere), r"out.h5: rows is a link to somewhere else"),
     ],
@@ -345,3 +432,163 @@ def test_it_is_shown_like_one_file(
     with open_store(tmp_path / "out.h5") as store:
         assert (store.status == DONE).all()
         assert store.size > sum(path.stat().st_size for path in (tmp_path / "parts").iterdir())
+
+
+def test_what_is_finished_counts_once_another_shard_is_written_to(
+    pictures: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.h5"
+    begin(pictures, out)
+    with open_store(out, write=True) as store:
+        for row in range(4):
+            features = {"conv1_relu": np.ones((1, *store.shapes["conv1_relu"]), "f4")}
+            store.write(Block(np.array([row]), features, np.ones((1, 16), np.uint8), []))
+        # What a kill would leave now.
+        shutil.copy(tmp_path / "parts/shard-00000.h5", tmp_path / "copy.h5")
+        with open_store(tmp_path / "copy.h5") as copy:
+            assert copy.status.tolist() == [DONE] * 3
+
+
+def begin(source: Path, out: Path, **given: Any) -> None:
+    """Make an index and its shards without any row."""
+
+    def stop(store: SingleStore, block: Block) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SingleStore, "write", stop)
+        with pytest.raises(KeyboardInterrupt):
+            extract(source, out, shards=out.with_name("parts"), **given)
+
+
+def test_overwrite_takes_no_shards_of_another_index(pictures: Path, tmp_path: Path) -> None:
+    extract(pictures, tmp_path / "other.h5", shards=tmp_path / "parts")
+    extract(pictures, tmp_path / "out.h5")
+    with pytest.raises(StoreError, match=r"parts: shard-00000.h5 has finished rows; expected"):
+        extract(
+            *(pictures, tmp_path / "out.h5"),
+            shards=tmp_path / "parts",
+            pooling="max",
+            overwrite=True,
+        )
+    assert verify_file(tmp_path / "other.h5") == []
+    assert verify_file(tmp_path / "out.h5") == []
+
+
+@pytest.mark.parametrize("to", ["other", ""])
+def test_shards_that_overwrite_leaves_are_named(
+    pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, to: str
+) -> None:
+    out = tmp_path / "out.h5"
+    extract(pictures, out, shards=tmp_path / "parts")
+    extract(pictures, out, shards=tmp_path / to if to else "", overwrite=True)
+    assert f"{tmp_path / 'parts'}: 3 shards that {out} no longer names" in caplog.text
+    assert verify_file(out) == []
+    caplog.clear()
+    extract(pictures, out, shards=tmp_path / "again", overwrite=True)
+    assert (f"{tmp_path / 'other'}: 3 shards" in caplog.text) == (to == "other")
+
+
+def test_overwrite_makes_anew_what_lacks_a_shard(
+    pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out.h5"
+    extract(pictures, out, shards=tmp_path / "parts")
+    (tmp_path / "parts/shard-00001.h5").unlink()
+    with pytest.raises(StoreError, match=r"shard-00001.h5: no such file; .* with --overwrite"):
+        extract(pictures, out, shards=tmp_path / "parts")
+    made = extract(pictures, out, shards=tmp_path / "parts", overwrite=True)
+    assert made.computed == 8
+    assert "shard-00001.h5: no such file" in caplog.text
+    assert verify_file(out) == []
+
+
+@pytest.mark.parametrize("step", ["extract.beside.Path.replace", "extract.index.put"])
+def test_overwrite_that_was_killed_goes_on(pictures: Path, tmp_path: Path, step: str) -> None:
+    out = tmp_path / "out.h5"
+    extract(pictures, out, shards=tmp_path / "parts")
+    (pictures / "train/cat/0.png").unlink()
+    # Between the two names of the folder, and between the folder's and the index's.
+    calls = 0 if step.endswith("replace") else 1
+    assert run_killed(pictures, out, step, calls, "--overwrite") == -9
+    with pytest.raises(StoreError, match=r"with --overwrite"):
+        extract(pictures, out, shards=tmp_path / "parts")
+    assert extract(pictures, out, shards=tmp_path / "parts", overwrite=True).computed == 7
+    assert verify_file(out) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.h5", "parts", "pictures"]
+
+
+def test_two_runs_at_once_do_not_share_a_folder(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "import sys; from extract.cli import extract_features as m; sys.exit(m())"
+    first, write_index = tmp_path / "first.h5", index._write_index
+
+    def overtaken(*given: Any) -> None:
+        words = [sys.executable, "-c", code, str(pictures), str(first), *flags(first)]
+        subprocess.run(words, check=True, cwd=ROOT, capture_output=True)
+        write_index(*given)
+
+    monkeypatch.setattr("extract.index._write_index", overtaken)
+    with pytest.raises(StoreError, match=r"parts: another run has just made it"):
+        extract(pictures, tmp_path / "out.h5", shards=tmp_path / "parts")
+    assert verify_file(tmp_path / "first.h5") == []
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_shards_made_anew_in_between_are_not_written_to(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["extract-features"])
+    begin(pictures, tmp_path / "out.h5")
+    begin(pictures, tmp_path / "other.h5", pooling="max")
+    with pytest.raises(StoreError, match=r"shard-00000.h5: is another shard than"):
+        extract(pictures, tmp_path / "out.h5")
+
+
+def test_an_index_is_found_through_a_link(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    extract(pictures, tmp_path / "here/out.h5", shards=tmp_path / "here/parts")
+    (tmp_path / "there/link.h5").symlink_to("../here/out.h5")
+    link = tmp_path / "there/link.h5"
+    assert verify_file(link) == []
+    assert extract(pictures, link, shards=tmp_path / "here/parts").computed == 0
+    (pictures / "train/cat/0.png").unlink()
+    assert extract(pictures, link, overwrite=True).computed == 7
+    assert link.is_symlink()
+    assert verify_file(tmp_path / "here/out.h5") == []
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["link.h5"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("out.h5", r"out.h5; expected a folder of its own"),
+        (os.fsdecode(b"parts\xff"), r"expected a name in UTF-8"),
+    ],
+)
+def test_a_name_that_no_folder_of_shards_can_have(
+    pictures: Path, tmp_path: Path, name: str, message: str
+) -> None:
+    with pytest.raises(SettingError, match=message):
+        extract(pictures, tmp_path / "out.h5", shards=tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+
+
+@pytest.mark.parametrize("name", ["größe & ' maße", "a/b\nc", "-x"])
+def test_odd_names_of_folders_are_names(pictures: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "a").mkdir()
+    extract(pictures, tmp_path / "out.h5", shards=f"{tmp_path / name}/")
+    assert verify_file(tmp_path / "out.h5") == []
+    assert extract(pictures, tmp_path / "out.h5", shards=tmp_path / name).computed == 0
+
+
+def test_complete_is_said_of_the_whole(pictures: Path, tmp_path: Path) -> None:
+    extract(pictures, tmp_path / "out.h5", shards=tmp_path / "parts")
+    with open_store(tmp_path / "out.h5", write=True) as store:
+        assert store.attributes["complete"] == 1
+        store.forget(np.array([7]))
+    with open_store(tmp_path / "out.h5") as store:
+        assert not store.complete
+        assert store.attributes["complete"] == 0
