@@ -3,6 +3,8 @@
 import argparse
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +22,14 @@ from extract.config import (
     ViewSpec,
 )
 from extract.console import add_common_flags, log, run_command
-from extract.errors import EXIT_OK, EXIT_TOO_MANY_BAD, SettingError, StoreError, one_line
+from extract.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_TOO_MANY_BAD,
+    SettingError,
+    StoreError,
+    one_line,
+)
 
 _EXTRACT_EXAMPLES = """\
 examples:
@@ -38,6 +47,7 @@ _SHOW_EXAMPLES = """\
 examples:
   show-features out.h5
   show-features out.h5 --verify
+  show-features strangers.h5 --verify --limit 60
 """
 
 # Flags of every command that reads pictures; untold, ExtractConfig decides.
@@ -169,6 +179,13 @@ def show_features_parser() -> argparse.ArgumentParser:
         "--verify", action="store_true", help="read everything; exit code 1 if anything is wrong"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--limit",
+        type=_seconds,
+        metavar="SECONDS",
+        help="read it in a process of its own, ended after so long: for a file from a stranger, "
+        "over which HDF5 may crash or loop",
+    )
     add_common_flags(parser)
     return parser
 
@@ -270,6 +287,13 @@ def _image_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2] or match[1])
 
 
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < 1e6:
+        raise argparse.ArgumentTypeError(f"found {text!r}; expected seconds above 0")
+    return seconds
+
+
 def _extract_features(arguments: argparse.Namespace) -> int:
     if arguments.list_trunks:
         return _print_trunks()
@@ -345,6 +369,8 @@ def _print_layers(arguments: argparse.Namespace) -> int:
 
 
 def _show_features(arguments: argparse.Namespace) -> int:
+    if arguments.limit is not None:
+        return _show_within(arguments)
     from extract.show import describe, format_description, verify
     from extract.store import open_store
 
@@ -362,3 +388,23 @@ def _show_features(arguments: argparse.Namespace) -> int:
     if problems is not None:
         log.info("verified: every row is there, readable and finite")
     return EXIT_OK
+
+
+def _show_within(arguments: argparse.Namespace) -> int:
+    """Run the same command in a process that a file can crash, or keep for ever, without harm."""
+    flags = [f for f in ("verify", "json", "quiet", "verbose") if getattr(arguments, f)]
+    # -P: nothing is imported from the folder that the stranger's file is in.
+    code = "import sys; from extract.cli import show_features; sys.exit(show_features())"
+    words = [sys.executable, "-P", "-c", code, arguments.out, *(f"--{flag}" for flag in flags)]
+    try:
+        ended = subprocess.run(words, timeout=arguments.limit, check=False).returncode
+    except subprocess.TimeoutExpired:
+        found = f"not read within {arguments.limit:g} s"
+    else:
+        if 0 <= ended <= EXIT_INTERRUPTED:
+            return ended
+        found = "HDF5 crashes over it"
+    raise StoreError(
+        f"{arguments.out}: {found}; expected a sound file; give a higher --limit if it is large "
+        "and you trust it, else remove it"
+    )

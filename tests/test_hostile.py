@@ -1,13 +1,19 @@
 """A store from a stranger, cut or damaged: refused by the name of what is wrong, never believed."""
 
+import contextlib
 import json
 import multiprocessing
+import signal
+import sys
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import numpy as np
+import psutil
 import pytest
 
 from classify.cli import train_head
@@ -218,6 +224,52 @@ def test_truncated_at_any_byte(store: Path, capsys: pytest.CaptureFixture[str]) 
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 400
     assert all("made.h5: " in line for line in said)
+
+
+def test_within_a_limit_a_sound_store_is_shown(
+    store: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.show_features([str(store), "--verify", "--limit", "300", "--json"]) == 0
+    shown = capfd.readouterr()
+    assert json.loads(shown.out)["images"] == 20
+    assert "verified" in shown.err
+    store.write_bytes(store.read_bytes()[:-1])
+    assert cli.show_features([str(store), "--limit", "300"]) == 1
+    assert capfd.readouterr().err.count("show-features: ") == 1
+    with pytest.raises(SystemExit):
+        cli.show_features([str(store), "--limit", "0"])
+
+
+def let_hdf5_loop(path: Path) -> None:
+    """Let what is free in the heap of names be 0 bytes long: HDF5 steps over it for ever."""
+    content = bytearray(path.read_bytes())
+    place = content.index(b"GCOL") + 16
+    while int.from_bytes(content[place : place + 2], "little"):  # 0 is what is free
+        place += 16 + -(-int.from_bytes(content[place + 8 : place + 16], "little") // 8) * 8
+    content[place + 8 : place + 16] = bytes(8)
+    path.write_bytes(content)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGSEGV")
+def test_a_file_over_which_hdf5_loops_or_crashes_is_named(
+    store: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def crash() -> None:
+        reads: list[psutil.Process] = []
+        while not reads:
+            time.sleep(0.05)
+            with contextlib.suppress(psutil.Error):
+                reads = [c for c in psutil.Process().children() if str(store) in c.cmdline()]
+        reads[0].send_signal(signal.SIGSEGV)
+
+    let_hdf5_loop(store)
+    assert cli.show_features([str(store), "--limit", "10"]) == 1
+    assert "made.h5: not read within 10 s; expected a sound file" in capfd.readouterr().err
+    thread = threading.Thread(target=crash)
+    thread.start()
+    assert cli.show_features([str(store), "--limit", "300"]) == 1
+    thread.join()
+    assert "made.h5: HDF5 crashes over it; expected a sound file" in capfd.readouterr().err
 
 
 def fuzz(path: str, first: int, count: int) -> None:
