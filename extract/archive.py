@@ -118,7 +118,7 @@ def _to_key(shard: str, name: str) -> str:
     """Return a member's name as a key; it is never a path, and still must not look like one."""
     name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     parts = [part for part in name.split("/") if part not in ("", ".")]
-    if name.startswith("/") or ".." in parts:
+    if not parts or name.startswith("/") or ".." in parts:
         raise SourceError(
             f"{show(shard)}: found a member {name!r}; expected names that stay inside the "
             "archive; pack it again"
@@ -145,7 +145,7 @@ def _list_zip(shard: str) -> Iterator[tuple[str, _Member]]:
     read_at = partial(_read_at, shard)
     with zipfile.ZipFile(shard) as file:
         for info in file.infolist():
-            if not info.is_dir():
+            if not info.filename.endswith("/"):  # is_dir() fails over an empty name
                 yield info.filename, _Member(read_at, 0, info.file_size, info)
 
 

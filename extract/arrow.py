@@ -95,7 +95,7 @@ def _open(path: str) -> Any:
         # Arrow takes offsets on trust: a wrong one would read foreign memory.
         table.validate(full=True)
         return table
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:  # of a column's name
         raise _unreadable(path, error) from error
 
 

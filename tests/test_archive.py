@@ -196,6 +196,13 @@ def test_an_archive_that_makes_no_sense_is_refused(tmp_path: Path, name: str, fo
         list_source(pack(tmp_path / form, contents))
 
 
+def test_a_member_without_a_name_is_refused(tmp_path: Path) -> None:
+    path = pack(tmp_path / "a.zip", {"?.png": b"x"})
+    path.write_bytes(path.read_bytes().replace(b"?.png", b"\0.png"))  # a name ends there
+    with pytest.raises(SourceError, match="found a member ''; expected names that stay inside"):
+        list_source(path)
+
+
 @pytest.mark.parametrize(
     ("contents", "columns"),
     [

@@ -360,6 +360,10 @@ def flip_the_first_length(path: Path) -> None:
     path.write_bytes(b"\xff" + path.read_bytes()[1:])
 
 
+def rename(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"label", b"\xffabel"))
+
+
 @pytest.mark.parametrize(
     ("name", "spoil", "message"),
     [
@@ -372,6 +376,7 @@ def flip_the_first_length(path: Path) -> None:
         ("a.npy", cut, "cannot be read"),
         ("b.arrow", cut, "cannot be read"),
         ("a.parquet", cut, "cannot be read"),
+        ("b.parquet", rename, "cannot be read: 'utf-8' codec"),
     ],
 )
 def test_damaged_files_are_refused(
