@@ -7,7 +7,9 @@ changes no answer. ``knn`` and ``forest`` count votes; one vote more, shared as 
 training, keeps the score of a class that got none above zero.
 """
 
+import json
 import math
+import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -214,6 +216,7 @@ class EstimatorHead:
             shows = np.arange(len(y)) if shows is None else shows
             self._parts["scale"] = self._honest_scale(given, y, shows)
         self._parts["estimator"] = _make(self.spec, len(y)).fit(given, y)
+        vars(self._parts["estimator"]).pop("_feature_subsample_rng", None)  # see ``load``
         return self
 
     def _honest_scale(self, given: NDArray[Any], y: Labels, shows: Labels) -> float:
@@ -278,6 +281,11 @@ class EstimatorHead:
         """
         import skops.io
 
+        with zipfile.ZipFile(folder / FILE) as file:
+            described = json.dumps(json.loads(file.read("schema.json")))
+        # It may ask for a pool of any size, of which NumPy mixes each number with each other.
+        if "RandomGenerator" in described:
+            raise ValueError("a generator of random numbers, which no head has")
         parts = skops.io.load(folder / FILE, trusted=_TREES.get(head, []))
         check_indices(head, parts)
         return cls(HeadSpec(head), parts)

@@ -130,6 +130,19 @@ print([name for name in ("keras", "tensorflow", "jax", "torch") if name in sys.m
     assert done.stdout.strip() == "[]"
 
 
+def test_a_generator_whose_pool_could_be_of_any_size_is_refused(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    X, y = random.normal(size=(60, 4)).astype("f4"), np.arange(60) % 2
+    head = EstimatorHead(HeadSpec("boosting", trees=3)).fit(X, y, X, y)
+    head.save(tmp_path)
+    loaded = EstimatorHead.load(tmp_path, "boosting")
+    assert np.array_equal(loaded.predict_proba(X), head.predict_proba(X))
+    head._parts["estimator"].other = random
+    head.save(tmp_path)
+    with pytest.raises(ValueError, match="a generator of random numbers"):
+        EstimatorHead.load(tmp_path, "boosting")
+
+
 def _wide(parts: dict[str, Any]) -> None:
     parts["estimator"].estimators_[0].tree_.feature[0] = 10**6
 
