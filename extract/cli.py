@@ -395,9 +395,11 @@ def _show_within(arguments: argparse.Namespace) -> int:
     flags = [f for f in ("verify", "json", "quiet", "verbose") if getattr(arguments, f)]
     # -P: nothing is imported from the folder that the stranger's file is in.
     code = "import sys; from extract.cli import show_features; sys.exit(show_features())"
-    words = [sys.executable, "-P", "-c", code, arguments.out, *(f"--{flag}" for flag in flags)]
+    words = [sys.executable, "-P", "-c", code, *(f"--{flag}" for flag in flags)]
     try:
-        ended = subprocess.run(words, timeout=arguments.limit, check=False).returncode
+        ended = subprocess.run(
+            [*words, "--", arguments.out], timeout=arguments.limit, check=False
+        ).returncode
     except subprocess.TimeoutExpired:
         found = f"not read within {arguments.limit:g} s"
     else:
