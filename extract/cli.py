@@ -1,10 +1,7 @@
 """The commands of stage one: arguments -> settings -> run."""
 
 import argparse
-import json
 import re
-import subprocess
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,11 +20,9 @@ from extract.config import (
 )
 from extract.console import add_common_flags, log, run_command
 from extract.errors import (
-    EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_TOO_MANY_BAD,
     SettingError,
-    StoreError,
     one_line,
 )
 
@@ -43,13 +38,6 @@ examples:
 An interrupted run is continued by the same command. Settings that are left out take the values of
 the existing file.
 """
-_SHOW_EXAMPLES = """\
-examples:
-  show-features out.h5
-  show-features out.h5 --verify
-  show-features strangers.h5 --verify --limit 60
-"""
-
 # Flags of every command that reads pictures; untold, ExtractConfig decides.
 READING: Mapping[str, Mapping[str, Any]] = {
     "columns": {
@@ -78,11 +66,6 @@ READING: Mapping[str, Mapping[str, Any]] = {
 def extract_features(argv: list[str] | None = None) -> int:
     """Run the command ``extract-features``; returns its exit code."""
     return run_command(extract_features_parser(), _extract_features, argv)
-
-
-def show_features(argv: list[str] | None = None) -> int:
-    """Run the command ``show-features``; returns its exit code."""
-    return run_command(show_features_parser(), _show_features, argv)
 
 
 def extract_features_parser() -> argparse.ArgumentParser:
@@ -162,30 +145,6 @@ def extract_features_parser() -> argparse.ArgumentParser:
     look = parser.add_argument_group("look")
     look.add_argument("--list-trunks", action="store_true", help="print every trunk")
     look.add_argument("--list-layers", action="store_true", help="print every layer of a trunk")
-    add_common_flags(parser)
-    return parser
-
-
-def show_features_parser() -> argparse.ArgumentParser:
-    """Build the parser of ``show-features``."""
-    parser = argparse.ArgumentParser(
-        prog="show-features",
-        description="Say what is in a file of features and whether it is sound.\n\n"
-        + _SHOW_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("out", metavar="OUT.h5", help="a file made by extract-features")
-    parser.add_argument(
-        "--verify", action="store_true", help="read everything; exit code 1 if anything is wrong"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument(
-        "--limit",
-        type=_seconds,
-        metavar="SECONDS",
-        help="read it in a process of its own, ended after so long: for a file from a stranger, "
-        "over which HDF5 may crash or loop",
-    )
     add_common_flags(parser)
     return parser
 
@@ -287,13 +246,6 @@ def _image_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2] or match[1])
 
 
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < 1e6:
-        raise argparse.ArgumentTypeError(f"found {text!r}; expected seconds above 0")
-    return seconds
-
-
 def _extract_features(arguments: argparse.Namespace) -> int:
     if arguments.list_trunks:
         return _print_trunks()
@@ -366,47 +318,3 @@ def _print_layers(arguments: argparse.Namespace) -> int:
     for index, name, shape in [] if spec.is_file else list_top(spec, listed):
         print(f"{index:>4} {name:<32} {shape}  of the complete model")
     return EXIT_OK
-
-
-def _show_features(arguments: argparse.Namespace) -> int:
-    if arguments.limit is not None:
-        return _show_within(arguments)
-    from extract.show import describe, format_description, verify
-    from extract.store import open_store
-
-    with open_store(arguments.out) as store:
-        found = describe(store)
-        problems = verify(store) if arguments.verify else None
-    if problems is not None:
-        found["problems"] = problems
-    print(json.dumps(found, indent=2) if arguments.json else format_description(found))
-    if problems:
-        raise StoreError(
-            f"{arguments.out}: {'; '.join(problems)}; run the same extract-features command with "
-            "--repair"
-        )
-    if problems is not None:
-        log.info("verified: every row is there, readable and finite")
-    return EXIT_OK
-
-
-def _show_within(arguments: argparse.Namespace) -> int:
-    """Run the same command in a process that a file can crash, or keep for ever, without harm."""
-    flags = [f for f in ("verify", "json", "quiet", "verbose") if getattr(arguments, f)]
-    # -P: nothing is imported from the folder that the stranger's file is in.
-    code = "import sys; from extract.cli import show_features; sys.exit(show_features())"
-    words = [sys.executable, "-P", "-c", code, *(f"--{flag}" for flag in flags)]
-    try:
-        ended = subprocess.run(
-            [*words, "--", arguments.out], timeout=arguments.limit, check=False
-        ).returncode
-    except subprocess.TimeoutExpired:
-        found = f"not read within {arguments.limit:g} s"
-    else:
-        if 0 <= ended <= EXIT_INTERRUPTED:
-            return ended
-        found = "HDF5 crashes over it"
-    raise StoreError(
-        f"{arguments.out}: {found}; expected a sound file; give a higher --limit if it is large "
-        "and you trust it, else remove it"
-    )

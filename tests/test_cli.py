@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extract import cli
+from extract import cli, show_cli
 from extract.store import open_store
 from tests.conftest import MakeStore
 
@@ -173,12 +173,12 @@ def test_list_layers_and_trunks(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_show_features(make_store: MakeStore, capsys: pytest.CaptureFixture[str]) -> None:
     path = make_store(np.ones((3, 3), "f4"), [0, 1, 1], failed=[1])
-    assert cli.show_features([str(path)]) == 0
+    assert show_cli.show_features([str(path)]) == 0
     stdout, stderr = capsys.readouterr()
     assert "3 pictures" in stdout
     assert "000001.png: is empty" in stdout
     assert stderr == ""
-    assert cli.show_features([str(path), "--verify", "--json"]) == 0
+    assert show_cli.show_features([str(path), "--verify", "--json"]) == 0
     stdout, stderr = capsys.readouterr()
     found = json.loads(stdout)
     assert found["problems"] == []
@@ -190,7 +190,7 @@ def test_verify_of_a_damaged_store_is_1(
     make_store: MakeStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = make_store(np.full((2, 3), np.nan, "f4"), [0, 1])
-    assert cli.show_features([str(path), "--verify"]) == 1
+    assert show_cli.show_features([str(path), "--verify"]) == 1
     assert "2 finished rows are not finite" in capsys.readouterr().err
 
 
@@ -207,12 +207,11 @@ def test_a_reader_that_leaves_early_is_no_failure() -> None:
     assert child.wait() == 0
 
 
-@pytest.mark.parametrize("command", ["extract-features", "show-features"])
+@pytest.mark.parametrize("command", ["cli.extract_features", "show_cli.show_features"])
 def test_help_answers_at_once(command: str) -> None:
-    function = command.replace("-", "_")
     code = (
-        "import sys; from extract import cli\n"
-        f"try: cli.{function}(['--help'])\n"
+        "import sys; from extract import cli, show_cli\n"
+        f"try: {command}(['--help'])\n"
         "finally: print({m.split('.')[0] for m in sys.modules})"
     )
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -38,7 +38,7 @@ SMALL_DISK = """
 import os, subprocess, sys
 from pathlib import Path
 from classify.cli import train_head
-from extract import cli
+from extract import cli, show_cli
 from extract.single import SingleStore
 
 source, disk = Path(sys.argv[1]), Path(sys.argv[2])
@@ -70,14 +70,14 @@ for leave in (0, 40960, 122880):
     extract(1)
 ballast.unlink()
 extract(0)
-assert cli.show_features([str(out), "--verify"]) == 0
+assert show_cli.show_features([str(out), "--verify"]) == 0
 fill(leave=0)
 extract(0)
 assert train_head([str(out), "--head", "knn"]) == 1
 ballast.unlink()
 assert train_head([str(out), "--head", "knn"]) == 0
 subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-assert cli.show_features([str(out), "--verify"]) == 0
+assert show_cli.show_features([str(out), "--verify"]) == 0
 assert cli.extract_features([str(source), str(disk / "other.h5"), *flags]) == 1
 extract(1)
 assert train_head([str(out), "--head", "knn"]) == 1
@@ -222,7 +222,7 @@ def test_stopped_while_a_picture_hangs_the_command_answers(
 
 def test_a_reader_beside_a_writer_is_told_so(make_store: MakeStore) -> None:
     path = make_store(np.ones((4, 3), "f4"), [0, 1] * 2, split=[0, 0, 1, 1])
-    code = "import sys; from extract.cli import show_features as m; sys.exit(m())"
+    code = "import sys; from extract.show_cli import show_features as m; sys.exit(m())"
     with open_store(path, write=True):
         child = subprocess.run(
             [sys.executable, "-c", code, path],

@@ -16,10 +16,10 @@ import pytest
 from classify.cli import train_head
 from classify.dataset import load_dataset
 from extract import index
-from extract.cli import show_features
 from extract.errors import SettingError, StoreError
 from extract.run import Summary, extract_features
 from extract.show import describe, verify
+from extract.show_cli import show_features
 from extract.single import DONE, Block, SingleStore, open_single
 from extract.store import open_store, read_features
 from tests.conftest import QUICK

@@ -28,7 +28,7 @@ import os, resource, sys
 from pathlib import Path
 from classify.cli import train_head
 from classify.predict_cli import predict_images
-from extract import cli
+from extract import cli, show_cli
 
 source, folder, *flags = sys.argv[1:]
 folder = Path(folder)
@@ -50,7 +50,7 @@ for left in (1, 2, 3, 5, 8):
     resource.setrlimit(resource.RLIMIT_NOFILE, (free + left, hard))
     seen += [
         extract(f"{left}.h5"),
-        cli.show_features([store, "--verify", "-q"]),
+        show_cli.show_features([store, "--verify", "-q"]),
         train_head([store, "--head", "knn", "-q"]),
         predict_images([str(folder / "out_head"), source, "-q"]),
     ]
@@ -59,7 +59,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 assert seen[0] == 1 and 4 in seen and set(seen) <= {0, 1, 4}, seen
 for left in (1, 2, 3, 5, 8):
     assert extract(f"{left}.h5") == 0
-    assert cli.show_features([str(folder / f"{left}.h5"), "--verify", "-q"]) == 0
+    assert show_cli.show_features([str(folder / f"{left}.h5"), "--verify", "-q"]) == 0
 assert train_head([store, "--head", "knn", "-q"]) == 0
 """
 LITTLE_MEMORY = """
@@ -72,7 +72,7 @@ for spare in (48, 16, 4):
     resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
     assert code in (0, 1, 4), (spare, code)
     assert extract(f"{spare}.h5", "--batch-size", "1") == 0
-    assert cli.show_features([str(folder / f"{spare}.h5"), "--verify", "-q"]) == 0
+    assert show_cli.show_features([str(folder / f"{spare}.h5"), "--verify", "-q"]) == 0
 assert code
 """
 
@@ -129,13 +129,13 @@ def test_a_file_system_without_locks_is_named(pictures: Path, tmp_path: Path) ->
     before = out.read_bytes()
     # What an NFS server without its lock daemon answers.
     inject = ["strace", "-f", "-q", "-o", os.devnull, "-e", "inject=flock:error=ENOLCK"]
-    code = "import sys; from extract.cli import {0} as m; sys.exit(m())"
-    for command, words in (
-        ("show_features", [out]),
-        ("extract_features", [pictures, out]),
-        ("extract_features", [pictures, tmp_path / "new.h5", *QUICK_FLAGS]),
+    code = "import sys; from extract.{0} import {1} as m; sys.exit(m())"
+    for module, command, words in (
+        ("show_cli", "show_features", [out]),
+        ("cli", "extract_features", [pictures, out]),
+        ("cli", "extract_features", [pictures, tmp_path / "new.h5", *QUICK_FLAGS]),
     ):
-        line = [*inject, sys.executable, "-c", code.format(command), *map(str, words)]
+        line = [*inject, sys.executable, "-c", code.format(module, command), *map(str, words)]
         child = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
         assert (child.returncode, child.stdout) == (1, ""), child.stderr
         assert "No locks available" in child.stderr

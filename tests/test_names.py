@@ -12,7 +12,7 @@ from PIL import Image
 
 from classify.cli import train_head
 from classify.predict_cli import predict_images
-from extract import cli
+from extract import cli, show_cli
 from tests.test_cli import QUICK_FLAGS
 
 FORMULA = "=cmd|' calc'!A0"
@@ -62,10 +62,10 @@ def test_odd_names_pass_through_every_command(
     assert cli.extract_features([str(source), str(out), *flags]) == 0
     said = capsys.readouterr().err
     assert f"warning: {f'{FORMULA}/bad' + chr(10) + 'name.png'!r}: is empty" in said
-    assert cli.show_features([str(out), "--verify"]) == 0
+    assert show_cli.show_features([str(out), "--verify"]) == 0
     shown = capsys.readouterr().out
     assert all(line.isprintable() for line in shown.splitlines())
-    assert cli.show_features([str(out), "--json"]) == 0
+    assert show_cli.show_features([str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["attributes"]["class_names"] == sorted(CLASSES)
     assert train_head([str(out), "--head", "knn", "-q"]) == 0
     page = (tmp_path / "out_head/report.html").read_text()

@@ -15,8 +15,9 @@ from packaging.requirements import Requirement
 
 from classify.cli import train_head_parser
 from classify.predict_cli import predict_images_parser
-from extract.cli import extract_features_parser, show_features_parser
+from extract.cli import extract_features_parser
 from extract.config import ExtractConfig, TrunkSpec, ViewSpec
+from extract.show_cli import show_features_parser
 from extract.store import open_store
 from tests.conftest import QUICK
 
@@ -43,6 +44,7 @@ ORDER = {
             "cluster",
             "run",
             "cli",
+            "show_cli",
         ),
     ),
     "classify": (
