@@ -79,7 +79,12 @@ def test_a_score_of_zero_for_the_truth_costs_much_but_not_infinitely_much(
 ) -> None:
     scores: NDArray[np.floating] = np.array([[1, 0]], dtype)
     assert log_loss(np.array([1]), scores) == pytest.approx(-math.log(np.finfo(dtype).eps))
-    assert log_loss(np.array([0]), scores) == pytest.approx(0, abs=1e-6)
+    assert log_loss(np.array([0]), scores) == pytest.approx(-math.log1p(-np.finfo(dtype).eps))
+
+
+def test_the_logarithm_is_taken_in_double_precision() -> None:
+    scores = np.array([[0.7, 0.3]], np.float32)
+    assert log_loss(np.array([0]), scores) == pytest.approx(-math.log(scores[0, 0]), rel=1e-12)
 
 
 def test_equal_scores_count_for_the_lower_class() -> None:

@@ -69,6 +69,8 @@ def test_a_reader_needs_only_h5py(make_store: MakeStore) -> None:
         assert file.attrs["complete"] == 1
         assert list(file.attrs["image_size"]) == [32, 32]
         assert file["features"].chunks[1] == 3
+    with open_store(path) as store:
+        assert store.groups == ["a", "a", "b", ""]
 
 
 def test_several_layers_are_a_group(make_store: MakeStore) -> None:
@@ -129,6 +131,7 @@ def test_uncommitted_rows_do_not_count(tmp_path: Path) -> None:
     child = multiprocessing.get_context("spawn").Process(target=write_and_hang, args=(str(path),))
     child.start()
     while not path.with_suffix(".ready").exists():
+        assert child.is_alive()
         time.sleep(0.01)
     child.kill()
     child.join()
@@ -235,8 +238,27 @@ def test_a_file_that_cannot_be_trusted_is_refused(
 ) -> None:
     path = make_store(np.ones((2, 3), "f4"), [0, 1])
     damage(path)  # type: ignore[operator]
-    with pytest.raises(StoreError, match=message), open_store(path):
+    with pytest.raises(StoreError, match=message) as caught, open_store(path):
         pass
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_rows_count_after_a_second_and_are_checked_as_they_are_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "o.h5"
+    items = items_of(["a.png", "b.png"], [0, 0], [0, 0])
+    create_store(path, items, {"conv1_relu": (3,)}, {**ATTRIBUTES, "dtype": "float16"})
+    third = np.full((1, 3), 1 / 3, "f4")  # is another number in float16
+    with open_store(path, write=True) as store:
+        monkeypatch.setattr("extract.store.COMMIT_SECONDS", 3600)
+        store.write(block_of([0])._replace(features={"conv1_relu": third}))
+        assert store.status.tolist() == [0, 0]
+        monkeypatch.setattr("extract.store.COMMIT_SECONDS", 0)
+        store.write(block_of([1]))
+        assert store.status.tolist() == [1, 1]
+    with open_store(path) as store:
+        assert store.find_changed(np.array([0, 1])).tolist() == []
 
 
 @pytest.mark.parametrize(
