@@ -498,6 +498,30 @@ def done_rows(out: Path) -> np.ndarray:
         return np.asarray(file["status"][:] == 1)
 
 
+@pytest.mark.timeout(300)
+def test_without_weights_a_trunk_nobody_asked_for_gives_way_to_vgg16(
+    pictures: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnx")
+    nobody = "http://127.0.0.1:9"  # no network, wherever this runs
+    own = {"KERAS_HOME": str(tmp_path), "https_proxy": nobody, "HTTPS_PROXY": nobody}
+    for flags, code in (["--trunk", "inception_v3"], 1), ([], 0):
+        child = subprocess.run(
+            [*COMMAND, pictures, tmp_path / "out.h5", "--image-size", "75", *flags],
+            env={**os.environ, **own},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert child.returncode == code, child.stderr
+        assert f"ImageNet weights of inception_v3: not in {tmp_path}/models" in child.stderr
+        assert ("using vgg16, whose ImageNet weights are at hand" in child.stderr) == (code == 0)
+        assert (tmp_path / "out.h5").exists() == (code == 0)
+    with open_store(tmp_path / "out.h5") as store:
+        assert (store.spec.trunk, store.spec.layer) == ("vgg16", ("block5_pool",))
+        assert store.spec.image_size == (75, 75)
+
+
 @pytest.fixture
 def many(tmp_path: Path) -> Path:
     generator = np.random.default_rng(0)
