@@ -72,10 +72,10 @@ def create_shards(
     """
     place = _real(path)
     folder = place.parent / attributes["shards"]
-    check_room(folder, items, shapes, attributes)
-    known = find_shards(place) if replace else []
     starts = range(0, len(items), SHARD_ROWS)
     parts = {f"shard-{n:05d}.h5": items[s : s + SHARD_ROWS] for n, s in enumerate(starts)}
+    check_room(folder, items, shapes, attributes, len(parts) + 1)
+    known = find_shards(place) if replace else []
     with explained(path), beside(folder) as made, beside(place) as index:
         # What a killed run has left is gone by now, and what it took away is back.
         _check_folder(folder, {shard.path for shard in known})

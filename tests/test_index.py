@@ -518,11 +518,19 @@ def test_overwrite_that_was_killed_goes_on(pictures: Path, tmp_path: Path, step:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.h5", "parts", "pictures"]
 
 
-def test_two_runs_at_once_do_not_share_a_folder(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "folder", "taken"), [("first.h5", "parts", "parts"), ("out.h5", "other", "out.h5")]
+)
+def test_two_runs_at_once_share_neither_folder_nor_index(
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    folder: str,
+    taken: str,
 ) -> None:
     code = "import sys; from extract.cli import extract_features as m; sys.exit(m())"
-    first, write_index = tmp_path / "first.h5", index._write_index
+    first, write_index = tmp_path / name, index._write_index
 
     def overtaken(*given: Any) -> None:
         words = [sys.executable, "-c", code, str(pictures), str(first), *flags(first)]
@@ -530,10 +538,10 @@ def test_two_runs_at_once_do_not_share_a_folder(
         write_index(*given)
 
     monkeypatch.setattr("extract.index._write_index", overtaken)
-    with pytest.raises(StoreError, match=r"parts: another run has just made it"):
-        extract(pictures, tmp_path / "out.h5", shards=tmp_path / "parts")
-    assert verify_file(tmp_path / "first.h5") == []
-    assert not (tmp_path / "out.h5").exists()
+    with pytest.raises(StoreError, match=f"{taken}: another run has just made it"):
+        extract(pictures, tmp_path / "out.h5", shards=tmp_path / folder)
+    assert verify_file(first) == []
+    assert (tmp_path / "out.h5").exists() == (name == "out.h5")
 
 
 def test_shards_made_anew_in_between_are_not_written_to(
@@ -592,3 +600,53 @@ def test_complete_is_said_of_the_whole(pictures: Path, tmp_path: Path) -> None:
     with open_store(tmp_path / "out.h5") as store:
         assert not store.complete
         assert store.attributes["complete"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no/parts", r"no: no such folder; expected one to write parts into"),
+        ("x" * 250, r"out.h5: cannot be written: .*File name too long"),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_named(
+    pictures: Path, tmp_path: Path, name: str, message: str
+) -> None:
+    with pytest.raises(StoreError, match=message):
+        extract(pictures, tmp_path / "out.h5", shards=tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+
+
+FULL_DISK = """
+import os, subprocess, sys
+from pathlib import Path
+import extract.index
+from extract.cli import extract_features
+
+source, disk, flags = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=True)
+extract.index.SHARD_ROWS = 3
+for leave in (4096, 8192, 12288, 20480, 28672, 36864):
+    for more in ([], ["--shards", str(disk / "parts")]):
+        space = os.statvfs(disk)
+        size = space.f_bavail * space.f_frsize - (leave if more else min(leave, 12288))
+        (disk / "ballast").write_bytes(bytes(size))
+        assert extract_features([source, str(disk / "out.h5"), *flags, *more]) == 1
+        assert [path.name for path in disk.iterdir()] == ["ballast"]
+        (disk / "ballast").unlink()
+"""
+
+
+@pytest.mark.slow
+def test_a_disk_without_room_for_the_files_is_named(pictures: Path, tmp_path: Path) -> None:
+    if sys.platform != "linux" or subprocess.call(["unshare", "-rm", "true"]):
+        pytest.skip("no disk can be mounted here")
+    (tmp_path / "disk").mkdir()
+    words = [sys.executable, "-c", FULL_DISK, str(pictures), str(tmp_path / "disk")]
+    given = flags(tmp_path / "out.h5")[:-2]
+    child = subprocess.run(
+        ["unshare", "-rm", *words, *given], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert child.returncode == 0, child.stderr
+    assert child.stderr.count("GB free; use --pooling avg") == 12
+    assert "Traceback" not in child.stderr

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from extract.config import TrunkSpec, ViewSpec
 from extract.errors import StoreError
-from extract.layout import create_store
+from extract.layout import create_store, explained
 from extract.show import describe, format_description, verify
 from extract.single import Block, Failure
 from extract.soundness import is_in_use
@@ -191,6 +191,14 @@ def test_no_room_is_said_before_the_start(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"GB needed, .* GB free"):
         make_empty(tmp_path / "o.h5", 1000, width=10**11)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_others_fill_meanwhile_is_named(tmp_path: Path) -> None:
+    said = "Disable slist on flush dest failure failed (error message = 'No space left on device')"
+    with pytest.raises(StoreError, match="the disk is full"), explained(tmp_path):
+        raise RuntimeError(said)  # h5py, when a file is closed
+    with pytest.raises(RuntimeError, match="ours"), explained(tmp_path):
+        raise RuntimeError("ours")
 
 
 def damage_truncate(path: Path) -> None:
