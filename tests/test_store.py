@@ -259,10 +259,10 @@ def test_rows_count_after_a_second_and_are_checked_as_they_are_stored(
     create_store(path, items, {"conv1_relu": (3,)}, {**ATTRIBUTES, "dtype": "float16"})
     third = np.full((1, 3), 1 / 3, "f4")  # is another number in float16
     with open_store(path, write=True) as store:
-        monkeypatch.setattr("extract.store.COMMIT_SECONDS", 3600)
+        monkeypatch.setattr("extract.single.COMMIT_SECONDS", 3600)
         store.write(block_of([0])._replace(features={"conv1_relu": third}))
         assert store.status.tolist() == [0, 0]
-        monkeypatch.setattr("extract.store.COMMIT_SECONDS", 0)
+        monkeypatch.setattr("extract.single.COMMIT_SECONDS", 0)
         store.write(block_of([1]))
         assert store.status.tolist() == [1, 1]
     with open_store(path) as store:
