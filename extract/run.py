@@ -1,44 +1,33 @@
 """The one loop: items -> decode -> engine -> store."""
 
 import os
-import platform
-import shlex
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from extract.backend import backend_name
 from extract.cluster import stream_on_cluster
-from extract.config import ExtractConfig, TrunkSpec, ViewSpec
+from extract.config import ExtractConfig, TrunkSpec
 from extract.console import log, progress
 from extract.duplicates import describe_leaks
 from extract.engines import Engine, open_engine
 from extract.errors import SettingError, StoreError
-from extract.identity import find_other_pictures, find_other_settings, settle
-from extract.index import Shard, create_shards, find_loss, find_shards
+from extract.identity import settle
 from extract.item import Item, Source
-from extract.layout import count_views, create_store, training_rows
+from extract.layout import count_views, training_rows
 from extract.precision import choose_calibration, measure_error
-from extract.remote import hide_secrets
+from extract.prepare import prepare_store
 from extract.show import find_rejected
 from extract.single import DONE, NOT_YET
-from extract.soundness import is_in_use
 from extract.source import list_source
 from extract.store import ShardedStore, Store, open_store
 from extract.stream import Clock, stream_features
-from extract.update import update_store
 from extract.weights import WeightsUnavailableError
-
-# What one run does and where, as against what the file is.
-_ACTIONS = ("overwrite", "update", "dry_run", "repair", "cluster")
 
 
 @dataclass(frozen=True)
@@ -106,7 +95,7 @@ def extract_features(
     config = replace(config, batch_size=engine.batch_size, engine=engine.name)
     if config.dry_run:
         return _plan(out, pictures, engine, config, views.views)
-    _prepare(out, pictures, engine, config, views)
+    prepare_store(out, pictures, engine, config, views)
     with open_store(out, write=True) as store:
         if config.repair:
             _forget_rejected(store)
@@ -179,49 +168,6 @@ def _plan(out: Path, source: Source, engine: Engine, config: ExtractConfig, view
     return Summary(out, len(source.items), 0, [], 0, source.class_names, engine.shapes)
 
 
-def _prepare(
-    out: Path, source: Source, engine: Engine, config: ExtractConfig, views: ViewSpec
-) -> None:
-    """Make the store, or make sure that the existing one is of these weights and this source."""
-    attributes = {**_attributes(source, engine, config), **asdict(views)}
-    exists, former = out.exists(), []
-    if exists:
-        lost = find_loss(out) if config.overwrite else ""
-        settings = lost or find_other_settings(out, engine, views, config.shards)
-        pictures = "" if settings else find_other_pictures(out, source)
-        if not settings and not pictures:
-            return
-        if is_in_use(out):
-            raise StoreError(f"{out}: another process is writing to it; stop that one first")
-        if config.update and not settings:
-            _check_update(out, config)
-            update_store(out, source, engine.shapes, attributes)
-            return
-        if not config.overwrite:
-            update = "" if settings else "give --update to run what is new, "
-            raise StoreError(
-                f"{out}: {settings or pictures}; {update}restore what it was made from, name "
-                "another file, or give --overwrite"
-            )
-        if lost:
-            log.warning("%s; all is made anew", lost)
-        former = find_shards(out)
-    create = create_shards if config.shards else create_store
-    create(out, source.items, engine.shapes, attributes, exists)
-    _warn_of_former(out, former)
-
-
-def _warn_of_former(out: Path, former: Sequence[Shard]) -> None:
-    """Name the shards of an index that has been replaced by one of others, or by a store."""
-    now = {shard.path for shard in find_shards(out)}
-    left = [shard.path for shard in former if shard.path not in now and shard.path.exists()]
-    if left:
-        log.warning(
-            "%s: %d shards that %s no longer names; remove them if they are not needed",
-            *(left[0].parent, len(left), out),
-        )
-
-
 def _forget_rejected(store: Store) -> None:
     """Count what is not sound as not yet done."""
     for what, rows in find_rejected(store):
@@ -231,32 +177,6 @@ def _forget_rejected(store: Store) -> None:
 
 def _and_views(views: int) -> str:
     return f" and {views} view{'s' * (views > 1)} of each for training" if views else ""
-
-
-def _check_update(out: Path, config: ExtractConfig) -> None:
-    if config.precision == "int8":
-        raise StoreError(
-            f"{out}: in int8 each row depends on the pictures that the trunk was calibrated on, "
-            "which have changed; give --overwrite, or use another precision"
-        )
-
-
-def _attributes(source: Source, engine: Engine, config: ExtractConfig) -> dict[str, Any]:
-    runner = "openvino" if engine.name == "openvino" else backend_name()
-    packages = ("headstart", "keras", runner, "h5py", "numpy", "pillow")
-    made_by = [f"python {platform.python_version()}", *(f"{p} {version(p)}" for p in packages)]
-    settings = {k: v for k, v in asdict(config).items() if k not in _ACTIONS}
-    return {
-        **engine.spec.to_dict(),
-        **settings,
-        "class_names": source.class_names,
-        "weights_sha256": engine.weights_sha256,
-        "calibration_keys": engine.calibration_keys or None,
-        "calibration_sha256": engine.calibration_sha256,
-        "source": source.root,
-        "versions": made_by,
-        "command": shlex.join(map(hide_secrets, sys.argv)),
-    }
 
 
 def _warn_of_leaks(store: Store) -> None:

@@ -381,7 +381,9 @@ def test_what_differs_is_refused_and_overwrite_replaces(pictures: Path, tmp_path
     with pytest.raises(StoreError, match=r"shards \(stored parts, asked other\)"):
         extract(pictures, out, shards=tmp_path / "other")
     (pictures / "train/cat/0.png").unlink()
-    with pytest.raises(StoreError, match=r"the source has changed: 1 missing \(train/cat/0.png\)"):
+    with pytest.raises(
+        StoreError, match=r"has changed: 1 missing \(train/cat/0.png\); restore what"
+    ):
         extract(pictures, out)
     with pytest.raises(SettingError, match=r"update: cannot be had with shards"):
         extract(pictures, out, update=True)

@@ -39,6 +39,7 @@ ORDER = {
             "identity",
             "show",
             "update",
+            "prepare",
             "duplicates",
             "parcel",
             "cluster",

@@ -1,0 +1,106 @@
+"""The store before the first row: made, brought up to date, or found to be of the same inputs."""
+
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from extract.backend import backend_name
+from extract.config import ExtractConfig, ViewSpec
+from extract.console import log
+from extract.engines import Engine
+from extract.errors import StoreError
+from extract.identity import find_other_pictures, find_other_settings
+from extract.index import Shard, create_shards, find_loss, find_shards
+from extract.item import Source
+from extract.layout import create_store
+from extract.remote import hide_secrets
+from extract.soundness import is_in_use
+from extract.update import update_store
+
+# What one run does and where, as against what the file is.
+_ACTIONS = ("overwrite", "update", "dry_run", "repair", "cluster")
+
+
+def prepare_store(
+    out: Path, source: Source, engine: Engine, config: ExtractConfig, views: ViewSpec
+) -> None:
+    """Make the store, or make sure that the existing one is of these weights and this source.
+
+    Args:
+        out: The store.
+        source: The pictures.
+        engine: What is to run the trunk.
+        config: Whether a store that differs is to be replaced, or brought up to date.
+        views: Augmented views of the training pictures.
+
+    Raises:
+        StoreError: The existing one differs, is damaged or in use, or the disk has no room.
+    """
+    attributes = {**_attributes(source, engine, config), **asdict(views)}
+    exists, former = out.exists(), []
+    if exists:
+        lost = find_loss(out) if config.overwrite else ""
+        settings = lost or find_other_settings(out, engine, views, config.shards)
+        pictures = "" if settings else find_other_pictures(out, source)
+        if not settings and not pictures:
+            return
+        if is_in_use(out):
+            raise StoreError(f"{out}: another process is writing to it; stop that one first")
+        if config.update and not settings:
+            _check_update(out, config)
+            update_store(out, source, engine.shapes, attributes)
+            return
+        if not config.overwrite:
+            update = "" if settings or config.shards else "give --update to run what is new, "
+            raise StoreError(
+                f"{out}: {settings or pictures}; {update}restore what it was made from, name "
+                "another file, or give --overwrite"
+            )
+        if lost:
+            log.warning("%s; all is made anew", lost)
+        former = find_shards(out)
+    create = create_shards if config.shards else create_store
+    create(out, source.items, engine.shapes, attributes, exists)
+    _warn_of_former(out, former)
+
+
+def _warn_of_former(out: Path, former: Sequence[Shard]) -> None:
+    """Name the shards of an index that has been replaced by one of others, or by a store."""
+    now = {shard.path for shard in find_shards(out)}
+    left = [shard.path for shard in former if shard.path not in now and shard.path.exists()]
+    if left:
+        log.warning(
+            "%s: %d shards that %s no longer names; remove them if they are not needed",
+            *(left[0].parent, len(left), out),
+        )
+
+
+def _check_update(out: Path, config: ExtractConfig) -> None:
+    if config.precision == "int8":
+        raise StoreError(
+            f"{out}: in int8 each row depends on the pictures that the trunk was calibrated on, "
+            "which have changed; give --overwrite, or use another precision"
+        )
+
+
+def _attributes(source: Source, engine: Engine, config: ExtractConfig) -> dict[str, Any]:
+    runner = "openvino" if engine.name == "openvino" else backend_name()
+    packages = ("headstart", "keras", runner, "h5py", "numpy", "pillow")
+    made_by = [f"python {platform.python_version()}", *(f"{p} {version(p)}" for p in packages)]
+    settings = {k: v for k, v in asdict(config).items() if k not in _ACTIONS}
+    return {
+        **engine.spec.to_dict(),
+        **settings,
+        "class_names": source.class_names,
+        "weights_sha256": engine.weights_sha256,
+        "calibration_keys": engine.calibration_keys or None,
+        "calibration_sha256": engine.calibration_sha256,
+        "source": source.root,
+        "versions": made_by,
+        "command": shlex.join(map(hide_secrets, sys.argv)),
+    }
