@@ -20,8 +20,8 @@ from extract.errors import SettingError, StoreError
 from extract.run import Summary, extract_features
 from extract.show import describe, verify
 from extract.show_cli import show_features
-from extract.single import DONE, Block, SingleStore, open_single
-from extract.store import open_store, read_features
+from extract.single import DONE, FAILED, Block, Failure, SingleStore, open_single
+from extract.store import ShardedStore, open_store, read_features
 from tests.conftest import QUICK
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,6 +91,30 @@ def test_ranges_are_read_across_shards(pictures: Path, tmp_path: Path) -> None:
     found = list(read_features(tmp_path / "out.h5", ["conv1_relu"], ranges))
     for rows, (values,) in zip(ranges, found, strict=True):
         np.testing.assert_array_equal(values, every[rows])
+
+
+def test_an_index_made_anew_is_read_anew(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.h5"
+    for size, count in ((3, 8), (2, 7)):
+        monkeypatch.setattr("extract.index.SHARD_ROWS", size)
+        extract(pictures, out, shards=tmp_path / "parts", overwrite=True)
+        ((found,),) = read_features(out, ["conv1_relu"], [slice(1, count)])
+        with open_store(out) as store:
+            np.testing.assert_array_equal(found, store.read("conv1_relu", np.arange(1, count)))
+        (pictures / "train/cat/0.png").unlink(missing_ok=True)
+
+
+def test_groups_of_some_shards_are_those_of_the_whole(pictures: Path, tmp_path: Path) -> None:
+    keys = sorted(str(path.relative_to(pictures)) for path in pictures.rglob("*.png"))
+    table = pictures / "table.csv"
+    rows = [f"{key},cat,{'g' * (row > 4)}" for row, key in enumerate(keys)]
+    table.write_text("\n".join(["path,label,group", *rows]))
+    extract(table, tmp_path / "one.h5")
+    extract(table, tmp_path / "out.h5", shards=tmp_path / "parts")
+    with open_store(tmp_path / "out.h5") as store, open_store(tmp_path / "one.h5") as one:
+        assert store.groups == one.groups == [""] * 5 + ["g"] * 3
 
 
 def test_heads_are_those_of_the_one_file(pictures: Path, tmp_path: Path) -> None:
@@ -449,6 +473,38 @@ def test_what_is_finished_counts_once_another_shard_is_written_to(
         shutil.copy(tmp_path / "parts/shard-00000.h5", tmp_path / "copy.h5")
         with open_store(tmp_path / "copy.h5") as copy:
             assert copy.status.tolist() == [DONE] * 3
+
+
+def test_an_error_leaves_no_shard_open(pictures: Path, tmp_path: Path) -> None:
+    begin(pictures, tmp_path / "out.h5")
+
+    def fail() -> None:
+        with open_store(tmp_path / "out.h5", write=True) as store:
+            features = {"conv1_relu": np.ones((1, *store.shapes["conv1_relu"]), "f4")}
+            store.write(Block(np.array([4]), features, np.ones((1, 16), np.uint8), []))
+            raise RuntimeError("a fault of ours")
+
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        fail()
+    assert extract_features(pictures, tmp_path / "out.h5").computed == 8
+
+
+def test_what_other_processes_wrote_is_counted(pictures: Path, tmp_path: Path) -> None:
+    begin(pictures, tmp_path / "out.h5")
+    with open_store(tmp_path / "out.h5") as store:
+        assert isinstance(store, ShardedStore)
+        none = np.empty((0, 16), np.uint8)
+        store.note(Block(np.array([3, 4]), {}, none, [Failure(5, "is empty", bytes(16))]))
+        assert store.status.tolist() == [0, 0, 0, DONE, DONE, FAILED, 0, 0]
+
+
+def test_a_shard_is_known_by_each_key_and_how_it_was_made() -> None:
+    made = {"trunk": "vgg16", "layer": ["a", "b"], "complete": 0}
+    known = index._identify(["ab", "c"], made)
+    assert index._identify(["ab", "c"], {**made, "complete": 1}) == known
+    assert index._identify(["a", "bc"], made) != known
+    assert index._identify(["ab"], made) != known
+    assert index._identify(["ab", "c"], {**made, "trunk": "vgg19"}) != known
 
 
 def begin(source: Path, out: Path, **given: Any) -> None:
