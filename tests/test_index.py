@@ -477,15 +477,20 @@ def test_what_is_finished_counts_once_another_shard_is_written_to(
 
 def test_an_error_leaves_no_shard_open(pictures: Path, tmp_path: Path) -> None:
     begin(pictures, tmp_path / "out.h5")
+    opened = []
 
     def fail() -> None:
         with open_store(tmp_path / "out.h5", write=True) as store:
+            opened.append(store)
             features = {"conv1_relu": np.ones((1, *store.shapes["conv1_relu"]), "f4")}
             store.write(Block(np.array([4]), features, np.ones((1, 16), np.uint8), []))
             raise RuntimeError("a fault of ours")
 
     with pytest.raises(RuntimeError, match="a fault of ours"):
         fail()
+    assert isinstance(opened[0], ShardedStore)
+    assert opened[0]._writing
+    assert not opened[0]._writing[1]._file  # an h5py file that is closed
     assert extract_features(pictures, tmp_path / "out.h5").computed == 8
 
 
