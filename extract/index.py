@@ -17,11 +17,13 @@ import h5py
 import numpy as np
 
 from extract.beside import beside, put
+from extract.console import log
 from extract.errors import StoreError, one_line
 from extract.item import Item
 from extract.layout import (
     DIGEST_BYTES,
     FORMAT_VERSION,
+    OWN_ATTRIBUTES,
     check_room,
     check_version,
     claim,
@@ -98,15 +100,65 @@ def find_shards(path: Path) -> list[Shard]:
         return read_index(path, file)
 
 
-def find_loss(path: Path) -> str:
-    """Say which shard of an index is not there, or is another one; empty where none is."""
-    try:
-        for shard in find_shards(path):
+def find_lost(path: Path) -> dict[Shard, str]:
+    """Return the shards of an index that are not there, or are others, and what is found of each.
+
+    Raises:
+        StoreError: A shard cannot be opened.
+    """
+    lost = {}
+    for shard in find_shards(path):
+        try:
             with open_shard(shard):
                 pass
-    except ShardLostError as error:
-        return str(error).partition("; expected")[0]
-    return ""
+        except ShardLostError as error:
+            lost[shard] = str(error).partition("; expected")[0]
+    return lost
+
+
+def find_sound(path: Path) -> Path:
+    """Return a file with the settings of a store: itself, or the first of its shards that is there.
+
+    Raises:
+        StoreError: None is.
+    """
+    lost, shards = find_lost(path), find_shards(path)
+    if shards and len(lost) == len(shards):
+        raise damaged(path, f"none of its {len(shards)} shards is there")
+    return next((shard.path for shard in shards if shard not in lost), path)
+
+
+def remake_lost(path: Path, items: Sequence[Item]) -> None:
+    """Make the shards of an index that are not there again, with every row still to do.
+
+    Args:
+        path: The index.
+        items: The rows of all shards, in order.
+
+    Raises:
+        StoreError: In the place of a shard is another, or its rows are no longer in the source.
+    """
+    lost = find_lost(path)
+    if not lost:
+        return
+    with open_single(find_sound(path)) as store:
+        shapes = store.shapes
+        attributes = {k: v for k, v in store.attributes.items() if k not in OWN_ATTRIBUTES}
+    for shard, found in lost.items():
+        part = items[shard.rows.start : shard.rows.stop]
+        if shard.path.exists():
+            raise StoreError(f"{found}; expected nothing in its place; move it away")
+        if _identify([item.key for item in part], attributes) != shard.identity:
+            raise StoreError(
+                f"{found}; expected its pictures as rows {shard.rows.start} to "
+                f"{shard.rows.stop - 1} of the source, which has changed; restore the one or the "
+                "other"
+            )
+        log.warning("%s; made again", found)
+        shard.path.parent.mkdir(exist_ok=True)
+        with explained(path), beside(shard.path) as made:
+            write_store(made, part, shapes, attributes)
+            claim(made, shard.path)
 
 
 def _real(path: Path) -> Path:
@@ -212,7 +264,8 @@ def open_shard(shard: Shard, write: bool = False) -> Iterator[SingleStore]:
 def _expected(shard: Shard) -> str:
     return (
         f"expected the one of rows {shard.rows.start} to {shard.rows.stop - 1}; restore it, or "
-        "make all anew by the whole command with --overwrite"
+        "run extract-features with --repair, which makes again what is gone, or the whole command "
+        "with --overwrite, which makes all anew"
     )
 
 
@@ -226,7 +279,7 @@ def damaged(path: Path, found: str) -> StoreError:
 
 def _identify(keys: Iterable[str], attributes: Mapping[str, Any]) -> bytes:
     """Return a digest of whose rows a shard has, and of how it was made."""
-    made = {name: value for name, value in attributes.items() if name != "complete"}
+    made = {name: value for name, value in attributes.items() if name not in OWN_ATTRIBUTES}
     found = hashlib.blake2b(json.dumps(made, sort_keys=True).encode(), digest_size=DIGEST_BYTES)
     for key in keys:
         found.update(key.encode() + b"\0")

@@ -22,6 +22,8 @@ from extract.item import SPLITS, Item
 
 FORMAT = "headstart"
 FORMAT_VERSION = 1
+# What a file says of itself alone; all other attributes are how its rows came about.
+OWN_ATTRIBUTES = ("format", "format_version", "complete")
 DIGEST_BYTES = 16
 REASON_BYTES = 120
 CHUNK_BYTES = 2**20

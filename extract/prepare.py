@@ -15,7 +15,7 @@ from extract.console import log
 from extract.engines import Engine
 from extract.errors import StoreError
 from extract.identity import find_other_pictures, find_other_settings
-from extract.index import Shard, create_shards, find_loss, find_shards
+from extract.index import Shard, create_shards, find_lost, find_shards, remake_lost
 from extract.item import Source
 from extract.layout import create_store
 from extract.remote import hide_secrets
@@ -44,7 +44,9 @@ def prepare_store(
     attributes = {**_attributes(source, engine, config), **asdict(views)}
     exists, former = out.exists(), []
     if exists:
-        lost = find_loss(out) if config.overwrite else ""
+        if config.repair:
+            remake_lost(out, source.items)
+        lost = next(iter(find_lost(out).values()), "") if config.overwrite else ""
         settings = lost or find_other_settings(out, engine, views, config.shards)
         pictures = "" if settings else find_other_pictures(out, source)
         if not settings and not pictures:

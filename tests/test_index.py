@@ -213,6 +213,30 @@ def test_what_is_not_sound_is_found_and_computed_again(pictures: Path, tmp_path:
         assert verify(store) == []
 
 
+def test_a_lost_shard_is_made_again_and_no_other(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["extract-features"])  # the command is kept
+    out, folder = tmp_path / "out.h5", tmp_path / "parts"
+    extract(pictures, out, shards=folder, layer=LAYERS, views=2)
+    before = repr(everything(out))
+    (folder / "shard-00000.h5").unlink()
+    with pytest.raises(StoreError, match=r"shard-00000.h5: no such file; .*with --repair, "):
+        extract_features(pictures, out)
+    assert extract_features(pictures, out, repair=True).computed == 3
+    assert repr(everything(out)) == before
+    shutil.copy(folder / "shard-00002.h5", folder / "shard-00001.h5")
+    with pytest.raises(StoreError, match=r"is another .*expected nothing in its place; move it"):
+        extract_features(pictures, out, repair=True)
+    (folder / "shard-00001.h5").unlink()
+    (pictures / "train/dog/1.png").rename(pictures / "train/dog/2.png")
+    with pytest.raises(StoreError, match=r"rows 3 to 5 of the source, which has changed; restore"):
+        extract_features(pictures, out, repair=True)
+    shutil.rmtree(folder)
+    with pytest.raises(StoreError, match=r"none of its 3 shards is there; .*remove them and run"):
+        extract_features(pictures, out, repair=True)
+
+
 def remove(folder: Path) -> None:
     (folder / "shard-00001.h5").unlink()
 
