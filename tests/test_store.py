@@ -311,6 +311,12 @@ def test_views_are_kept_of_training_rows_alone(make_store: MakeStore) -> None:
         assert np.array_equal(store.read("conv1_relu", np.array([0, 1])), X[:2])
         text = format_description(describe(store))
     assert "views      2 of each of 4 training pictures: seed 0, rotation 40.0" in text
+    with h5py.File(path, "r+") as file:
+        file["split"][1] = 0
+    with pytest.raises(StoreError, match="views are not those of the training"), open_store(path):
+        pass
+    with open_store(make_store(X[:2], [0, 1], views=VIEWS[:2, :1], name="one.h5")) as store:
+        assert store.view_rows.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
