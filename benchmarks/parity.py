@@ -3,11 +3,9 @@
     python benchmarks/parity.py [TRUNK ...] [--image-size 96] [--precision float32 ...]
 
 Weights are random and pixels are noise, the same ones for every run; features are pooled at the
-default cut. Batch normalisation is set to keep the size of signals, as training does: where they
-grow, gates flip over a rounding, and EfficientNetV2-B1 in Keras' own float32 is 12 % from float64.
-The figure is the largest difference of any feature of any picture, relative to the root mean square
-of the features. It is said for each trunk on stderr and printed for each family, the worst of its
-trunks, as a Markdown table. int8 is calibrated on the pictures it is judged by.
+default cut. The figure is the largest difference of any feature of any picture, relative to the
+root mean square of the features. It is said for each trunk on stderr and printed for each family,
+the worst of its trunks, as a Markdown table. int8 is calibrated on the pictures it is judged by.
 """
 
 import argparse
@@ -18,16 +16,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from extract.applications import TRUNKS
-from extract.backend import load_keras
 from extract.config import TrunkSpec
-
-if TYPE_CHECKING:
-    from extract.trunk import Trunk
 
 PICTURES = 8
 RUNS = {
@@ -36,23 +29,6 @@ RUNS = {
     "float16": ("openvino", "keras"),
     "int8": ("openvino",),
 }
-
-
-def keep_size(trunk: "Trunk", pixels: np.ndarray) -> None:
-    """Let each batch normalisation divide by the root mean square of what it is given."""
-    keras = load_keras()
-    keras.utils.set_random_seed(0)  # of dropout
-    inner = next(layer for layer in trunk.model.layers if hasattr(layer, "layers"))
-    found = [x for x in inner.layers if isinstance(x, keras.layers.BatchNormalization)]
-    inner.trainable = True
-    for layer in found:
-        layer.momentum = 0.0
-    trunk.model(pixels, training=True)
-    for layer in found:
-        mean = layer.moving_mean.numpy()
-        layer.moving_variance.assign(layer.moving_variance.numpy() + mean**2)
-        layer.moving_mean.assign(np.zeros_like(mean))
-    inner.trainable = False
 
 
 def differences(name: str, side: int, precisions: Sequence[str]) -> dict[str, float]:
@@ -70,16 +46,7 @@ def differences(name: str, side: int, precisions: Sequence[str]) -> dict[str, fl
         ((_, found),) = engine.run([(None, pixels)])
         return next(iter(found.values())).astype(np.float64)
 
-    def keras_in(precision: str) -> Engine:
-        low = build_trunk(spec, precision)
-        low.model.set_weights(trunk.model.get_weights())
-        return KerasEngine(low, "float32", PICTURES, precision)
-
-    def openvino_in(precision: str) -> Engine:
-        return open_engine(spec, "float32", PICTURES, "openvino", precision, lambda _: calibration)
-
     trunk = build_trunk(spec)
-    keep_size(trunk, pixels)
     wanted = features(KerasEngine(trunk, "float32", PICTURES))
     scale = np.sqrt(np.square(wanted).mean())
     found = {}
@@ -89,7 +56,9 @@ def differences(name: str, side: int, precisions: Sequence[str]) -> dict[str, fl
         for precision in precisions:
             for engine in RUNS[precision]:
                 try:
-                    opened = keras_in(precision) if engine == "keras" else openvino_in(precision)
+                    opened = open_engine(
+                        spec, "float32", PICTURES, engine, precision, lambda _: calibration
+                    )
                     difference = np.abs(features(opened) - wanted).max() / scale
                 except EngineError as error:
                     print(f"{name}: {error}", file=sys.stderr)
