@@ -6,6 +6,8 @@ Weights are random and pixels are noise, the same ones for every run; features a
 default cut. The figure is the largest difference of any feature of any picture, relative to the
 root mean square of the features. It is said for each trunk on stderr and printed for each family,
 the worst of its trunks, as a Markdown table. int8 is calibrated on the pictures it is judged by.
+EfficientNetV2's figures say nothing: with random weights its signals grow and roundings with them,
+and Keras' own float32 is as far from float64 as OpenVINO's.
 """
 
 import argparse
