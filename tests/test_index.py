@@ -37,6 +37,10 @@ def extract(source: Path, out: Path, **given: Any) -> Summary:
     return extract_features(source, out, **{**QUICK, "max_bad": "100%", **given})
 
 
+def with_type(values: np.ndarray) -> tuple[str, Any]:
+    return str(values.dtype), values.tolist()
+
+
 def everything(path: Path) -> dict[str, Any]:
     """All that a store says, whatever it consists of."""
     with open_store(path) as store:
@@ -51,9 +55,9 @@ def everything(path: Path) -> dict[str, Any]:
             "groups": store.groups,
             "failures": store.failures(),
             "columns": [column.tolist() for column in columns],
-            "features": {n: store.read(n, rows).tolist() for n in store.shapes},
+            "features": {n: with_type(store.read(n, rows)) for n in store.shapes},
             "views": {
-                n: store.read_views(n, store.view_rows).tolist() for n in store.view_counts()
+                n: with_type(store.read_views(n, store.view_rows)) for n in store.view_counts()
             },
         }
 
@@ -84,6 +88,7 @@ def test_ranges_are_read_across_shards(pictures: Path, tmp_path: Path) -> None:
     extract(pictures, tmp_path / "out.h5", shards=tmp_path / "parts")
     with open_store(tmp_path / "out.h5") as store:
         every = store.read("conv1_relu", slice(None))
+        assert every.dtype == np.float32
         some = np.array([0, 2, 3, 7])
         np.testing.assert_array_equal(store.read("conv1_relu", some), every[some])
         np.testing.assert_array_equal(store.read("conv1_relu", slice(2, 4)), every[2:4])
@@ -214,7 +219,10 @@ def test_what_is_not_sound_is_found_and_computed_again(pictures: Path, tmp_path:
 
 
 def test_a_lost_shard_is_made_again_and_no_other(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["extract-features"])  # the command is kept
     out, folder = tmp_path / "out.h5", tmp_path / "parts"
@@ -224,6 +232,7 @@ def test_a_lost_shard_is_made_again_and_no_other(
     with pytest.raises(StoreError, match=r"shard-00000.h5: no such file; .*with --repair, "):
         extract_features(pictures, out)
     assert extract_features(pictures, out, repair=True).computed == 3
+    assert f"{folder / 'shard-00000.h5'}: no such file; made again" in caplog.messages
     assert repr(everything(out)) == before
     shutil.copy(folder / "shard-00002.h5", folder / "shard-00001.h5")
     with pytest.raises(StoreError, match=r"is another .*expected nothing in its place; move it"):
