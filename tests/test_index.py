@@ -84,6 +84,19 @@ def test_an_index_is_the_one_file_in_every_respect(
     assert extract_features(pictures, tmp_path / "out.h5", max_bad="1").computed == 1
 
 
+def test_an_index_is_read_with_h5py_alone(pictures: Path, tmp_path: Path) -> None:
+    extract(pictures, tmp_path / "out.h5", shards=tmp_path / "parts")
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert file.attrs["format_version"] == 1
+        parts = file["shards"].asstr()[:].tolist()
+        assert file["rows"][:].tolist() == [3, 3, 2]
+    keys: list[str] = []
+    for part in parts:
+        with h5py.File(tmp_path / part) as file:
+            keys += file["keys"].asstr()[:].tolist()
+    assert keys == sorted(str(path.relative_to(pictures)) for path in pictures.rglob("*.png"))
+
+
 def test_ranges_are_read_across_shards(pictures: Path, tmp_path: Path) -> None:
     extract(pictures, tmp_path / "out.h5", shards=tmp_path / "parts")
     with open_store(tmp_path / "out.h5") as store:
