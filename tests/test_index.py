@@ -239,7 +239,7 @@ def test_a_lost_shard_is_made_again_and_no_other(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["extract-features"])  # the command is kept
     out, folder = tmp_path / "out.h5", tmp_path / "parts"
-    extract(pictures, out, shards=folder, layer=LAYERS, views=2)
+    extract(pictures, out, shards=folder, layer=LAYERS, views=1)
     before = repr(everything(out))
     (folder / "shard-00000.h5").unlink()
     with pytest.raises(StoreError, match=r"shard-00000.h5: no such file; .*with --repair, "):
