@@ -12,7 +12,7 @@ from extract.ahead import run_ahead
 from extract.config import MODEL_ENDING, ExtractConfig, TrunkSpec, ViewSpec
 from extract.engines import Engine
 from extract.errors import ImageError, SettingError, StoreError, one_line
-from extract.index import find_lost, find_sound
+from extract.index import find_lost, open_part
 from extract.item import Item, Source, read_item
 from extract.single import DONE
 from extract.store import Store, open_store
@@ -59,7 +59,7 @@ def settle(out: Path, settings: Mapping[str, Any]) -> Settled:
         wanted["trunk"] = str(Path(wanted["trunk"]).absolute())
     if not out.exists() or (config.overwrite and find_lost(out)):
         return Settled(TrunkSpec(**wanted), config, ViewSpec(**views), given)
-    with open_store(find_sound(out) if config.repair else out) as store:
+    with open_part(out, find_lost(out) if config.repair else ()) as store:
         stored = {**store.spec.to_dict(), **asdict(store.view_spec)}
         stored |= {name: store.attributes.get(name, "") for name in _KEPT}
     asked = {**wanted, **views, **{name: given[name] for name in _KEPT if name in given}}
@@ -112,7 +112,7 @@ def _show(value: Any) -> str:
 
 def find_other_settings(out: Path, engine: Engine, views: ViewSpec, shards: str) -> str:
     """Name the settings that set a store apart from what is to be made; empty if none does."""
-    with open_store(out) as store:
+    with open_part(out) as store:
         stored = store.spec.to_dict()
         changed = [
             name

@@ -8,7 +8,7 @@ in the place of a file that it cannot open.
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -116,16 +116,23 @@ def find_lost(path: Path) -> dict[Shard, str]:
     return lost
 
 
-def find_sound(path: Path) -> Path:
-    """Return a file with the settings of a store: itself, or the first of its shards that is there.
+@contextmanager
+def open_part(path: Path, lost: Container[Shard] = ()) -> Iterator[SingleStore]:
+    """Open a file with the settings of a whole store, and no others of it.
+
+    Args:
+        path: A store of one file, or an index: of its shards the first is opened.
+        lost: Shards that are passed over.
 
     Raises:
-        StoreError: None is.
+        StoreError: It cannot be opened, or all shards are lost.
     """
-    lost, shards = find_lost(path), find_shards(path)
-    if shards and len(lost) == len(shards):
+    shards = find_shards(path)
+    left = [shard for shard in shards if shard not in lost]
+    if shards and not left:
         raise damaged(path, f"none of its {len(shards)} shards is there")
-    return next((shard.path for shard in shards if shard not in lost), path)
+    with open_shard(left[0]) if left else open_single(path) as store:
+        yield store
 
 
 def remake_lost(path: Path, items: Sequence[Item]) -> None:
@@ -141,7 +148,7 @@ def remake_lost(path: Path, items: Sequence[Item]) -> None:
     lost = find_lost(path)
     if not lost:
         return
-    with open_single(find_sound(path)) as store:
+    with open_part(path, lost) as store:
         shapes = store.shapes
         attributes = {k: v for k, v in store.attributes.items() if k not in OWN_ATTRIBUTES}
     for shard, found in lost.items():

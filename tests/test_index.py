@@ -23,6 +23,7 @@ from extract.show_cli import show_features
 from extract.single import DONE, FAILED, Block, Failure, SingleStore, open_single
 from extract.store import ShardedStore, open_store, read_features
 from tests.conftest import QUICK
+from tests.test_run import interrupted_after
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = ("conv1_relu", "conv_pw_1_relu")
@@ -152,16 +153,8 @@ def test_stopped_it_goes_on(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["extract-features"])
     out = tmp_path / "out.h5"
-    write, left = SingleStore.write, [stop]
-
-    def interrupted(store: SingleStore, block: Any) -> None:
-        if not left[0]:
-            raise KeyboardInterrupt
-        left[0] -= 1
-        write(store, block)
-
     with monkeypatch.context() as patch:
-        patch.setattr(SingleStore, "write", interrupted)
+        patch.setattr(SingleStore, "write", interrupted_after(stop))
         with pytest.raises(KeyboardInterrupt, match=f"{stop} of 8 pictures are in"):
             extract(pictures, out, batch_size=1, shards=tmp_path / "parts")
     assert extract_features(pictures, out).computed == 8 - stop
