@@ -60,7 +60,7 @@ def holds_records(root: str, columns: str = "") -> bool:
     """Whether a file or folder holds pictures row by row."""
     if os.path.isdir(root):
         try:
-            names = os.listdir(root)
+            names = [name for name in os.listdir(root) if not is_clutter(name)]
         except OSError:  # said by whoever looks for pictures
             return False
         return _STATE in names or _SPLITS in names or _holds_files(root, names, columns)
@@ -160,8 +160,7 @@ def _others_in(root: str, names: Iterable[str]) -> list[str]:
     return [
         name
         for name in names
-        if not is_clutter(name)
-        and (name.lower().endswith(IMAGE_ENDINGS) or os.path.isdir(os.path.join(root, name)))
+        if name.lower().endswith(IMAGE_ENDINGS) or os.path.isdir(os.path.join(root, name))
     ]
 
 

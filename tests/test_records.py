@@ -271,6 +271,7 @@ def test_a_folder_of_columnar_files_has_splits_in_its_names(tmp_path: Path, endi
     for split, rows in (("train", range(4)), ("validation", range(4, 6))):
         write(table(rows, names=False), tmp_path / f"{split}-00000-of-00001.{ending}")
     (tmp_path / "README.md").write_text("of the set")
+    (tmp_path / f"._train-00000-of-00001.{ending}").write_text("left by macOS")
     found = list_source(tmp_path)
     assert found.class_names == CLASSES
     assert [item.label for item in found.items] == LABELS
@@ -279,6 +280,13 @@ def test_a_folder_of_columnar_files_has_splits_in_its_names(tmp_path: Path, endi
         *((f"validation-00000-of-00001.{ending}/{row:09d}", 1) for row in range(2)),
     ]
     assert [read_item(item) for item in found.items] == CONTENTS
+
+
+@pytest.mark.parametrize("ending", ["arrow", "tfrecord"])
+def test_what_a_system_leaves_behind_is_no_records(tmp_path: Path, ending: str) -> None:
+    (tmp_path / f"._train.{ending}").write_text("left by macOS")
+    with pytest.raises(SourceError, match=r"found no picture among 0 files"):
+        list_source(tmp_path)
 
 
 def test_a_table_beside_pictures_makes_no_records_of_them(tmp_path: Path) -> None:
