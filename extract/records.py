@@ -60,7 +60,7 @@ def holds_records(root: str, columns: str = "") -> bool:
     """Whether a file or folder holds pictures row by row."""
     if os.path.isdir(root):
         try:
-            names = [name for name in os.listdir(root) if not is_clutter(name)]
+            names = _names_in(root)
         except OSError:  # said by whoever looks for pictures
             return False
         return _STATE in names or _SPLITS in names or _holds_files(root, names, columns)
@@ -100,7 +100,7 @@ def _find_files(root: str) -> list[tuple[str, str, str | None]]:
     if not os.path.isdir(root):
         return [("", root, None)]
     if os.path.exists(os.path.join(root, _SPLITS)):
-        folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+        folders = [name for name in _names_in(root) if os.path.isdir(os.path.join(root, name))]
         unknown = [name for name in folders if name.lower() not in SPLIT_OF]
         if unknown or not folders:
             raise SourceError(
@@ -113,7 +113,7 @@ def _find_files(root: str) -> list[tuple[str, str, str | None]]:
             for at, path, _ in _find_files(os.path.join(root, name))
         ]
     if os.path.exists(os.path.join(root, _STATE)):
-        named = sorted(name for name in os.listdir(root) if name.endswith(ARROW_ENDINGS[0]))
+        named = [name for name in _names_in(root) if name.endswith(ARROW_ENDINGS[0])]
         splits: list[str | None] = [None] * len(named)
     else:
         named = _files_in(root)
@@ -131,11 +131,16 @@ def _find_files(root: str) -> list[tuple[str, str, str | None]]:
     ]
 
 
+def _names_in(folder: str) -> list[str]:
+    """Return what is in a folder, sorted, without what systems leave behind."""
+    return sorted(name for name in os.listdir(folder) if not is_clutter(name))
+
+
 def _holds_files(root: str, names: list[str], columns: str) -> bool:
     """Whether a folder is one of such files; pictures may have a table in Parquet beside them."""
     if any(map(is_tfrecord, names)):
         return True
-    columnar = sorted(name for name in names if name.lower().endswith(ARROW_ENDINGS))
+    columnar = [name for name in names if name.lower().endswith(ARROW_ENDINGS)]
     if not columnar or _others_in(root, names):
         return False
     first = os.path.join(root, columnar[0])
@@ -144,7 +149,7 @@ def _holds_files(root: str, names: list[str], columns: str) -> bool:
 
 def _files_in(root: str) -> list[str]:
     """Return the files of a folder that hold pictures; there are no pictures beside."""
-    names = sorted(name for name in os.listdir(root) if not is_clutter(name))
+    names = _names_in(root)
     if others := _others_in(root, names):
         raise SourceError(
             f"{show(root)}: found {few(others, 'picture or folder')} beside TFRecord files; "

@@ -241,6 +241,8 @@ def test_saved_sets_have_splits_and_shards(tmp_path: Path) -> None:
     save_to_disk(tmp_path / "set" / "test", table(range(4, 6), names=False))
     shards = [f"train/data-0000{i}-of-00002.arrow/00000000{j}" for i in (0, 1) for j in (0, 1)]
     tests = [f"test/00000000{j}" for j in (0, 1)]
+    (tmp_path / "set" / ".cache").mkdir()
+    (tmp_path / "set" / "test" / "._data-00000-of-00001.arrow").write_text("left by macOS")
     assert keys_and_splits(list_source(tmp_path / "set")) == [
         *((key, 2) for key in tests),
         *((key, 0) for key in shards),
