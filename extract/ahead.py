@@ -21,6 +21,9 @@ from extract.errors import SourceError
 LIMIT_SECONDS = 300.0
 # A thread that was left behind keeps its memory, and its processor where it computes.
 MOST_STUCK = 16
+# A wait is cut into pieces: a signal that comes just before one, or to another thread, does not end
+# it, and Python answers Ctrl-C only between them.
+_ANSWER_SECONDS = 0.5
 # What is under way when nobody wants it any more may end in peace, if it does so soon.
 _GRACE_SECONDS = 1.0
 
@@ -107,7 +110,7 @@ def _take(
         began, thread = piece.began or (time.monotonic(), None)
         left = began + LIMIT_SECONDS - time.monotonic()
         if left > 0:
-            wait([piece], left)
+            wait([piece], min(left, _ANSWER_SECONDS))
         elif thread:
             with suppress(InvalidStateError):  # it has come to its end just now
                 piece.set_exception(TimeoutError())

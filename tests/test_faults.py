@@ -130,7 +130,7 @@ def test_a_picture_that_goes_after_it_was_listed_is_a_failed_row(
 
 
 HANGING = """
-import ctypes, os, sys
+import ctypes, os, signal, sys, threading, time
 from extract import ahead, cli, run, stream
 from extract.decode import decode
 from extract.source import list_source
@@ -149,7 +149,12 @@ def listed(source, columns):
     return found
 
 def decoded(content, *words):  # C code that does not come back
-    return ctypes.CDLL(None).pause() if content == b"hang" else decode(content, *words)
+    if content != b"hang":
+        return decode(content, *words)
+    if sys.argv[1] == "interrupted":  # as if the signal had come just before the wait for this
+        time.sleep(1)
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+    ctypes.CDLL(None).pause()
 
 run.list_source, stream.decode = listed, decoded
 sys.exit(cli.extract_features(sys.argv[5:]))
@@ -216,6 +221,14 @@ def test_stopped_while_a_picture_hangs_the_command_answers(
     with first.open("wb"):  # the reader is there, and waits for what is written
         child.send_signal(signal.SIGINT)
         said = child.communicate(timeout=300)[1]
+    assert child.returncode == 130, said
+    assert "the same command goes on" in said
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs pthread_kill")
+def test_an_interrupt_that_does_not_end_a_wait_is_answered(hanging: Callable[..., Any]) -> None:
+    child = hanging("interrupted", 1, 3600, 1)
+    said = child.communicate(timeout=60)[1]
     assert child.returncode == 130, said
     assert "the same command goes on" in said
 
