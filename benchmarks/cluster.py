@@ -67,11 +67,11 @@ def compare(pictures: Path, weights: str, runs: int) -> None:
 
 def write_rows(count: int) -> None:
     """Plan and write a store of that many rows, and print what it took."""
+    from extract.block import Block
     from extract.cluster import TASK_BATCHES
     from extract.config import TrunkSpec, ViewSpec
     from extract.item import Item
     from extract.layout import create_store
-    from extract.single import Block
     from extract.store import open_store
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

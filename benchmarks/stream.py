@@ -30,10 +30,10 @@ from classify.dataset import Dataset, load_dataset
 from classify.rows import WINDOW_BYTES, read_ahead
 from classify.search import run
 from classify.spec import HeadSpec
+from extract.block import Block
 from extract.config import TrunkSpec
 from extract.item import Item
 from extract.layout import create_store
-from extract.single import Block
 from extract.store import open_store
 
 HEADS = {

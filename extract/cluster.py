@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from extract.block import DONE, Block
 from extract.config import ExtractConfig, ViewSpec
 from extract.engines import Engine
 from extract.errors import EngineError, HeadstartError, StoreError
@@ -26,7 +27,6 @@ from extract.index import Shard, open_shard
 from extract.item import Item, Read
 from extract.layout import DIGEST_BYTES
 from extract.parcel import Parcel, open_parcel, pack_engine
-from extract.single import DONE, Block
 from extract.soundness import is_in_use
 from extract.store import ShardedStore, Store, localise
 from extract.stream import Clock, stream_features

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from extract.ahead import run_ahead
+from extract.block import DONE
 from extract.config import MODEL_ENDING, ExtractConfig, TrunkSpec, ViewSpec
 from extract.engines import Engine
 from extract.errors import ImageError, SettingError, StoreError, one_line
 from extract.index import find_lost, open_part
 from extract.item import Item, Source, read_item
-from extract.single import DONE
 from extract.store import Store, open_store
 from extract.stream import digest_content
 

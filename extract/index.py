@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 
 from extract.beside import beside, put
+from extract.block import NOT_YET
 from extract.console import log
 from extract.errors import StoreError, one_line
 from extract.item import Item
@@ -31,7 +32,7 @@ from extract.layout import (
     to_plain,
     write_store,
 )
-from extract.single import NOT_YET, SingleStore, open_single
+from extract.single import SingleStore, open_single
 from extract.soundness import open_file, readable
 
 # Minutes of a processor's work, and 30 MB of pooled features.

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from extract.block import DONE, NOT_YET
 from extract.cluster import stream_on_cluster
 from extract.config import ExtractConfig, TrunkSpec
 from extract.console import log, progress
@@ -23,7 +24,6 @@ from extract.layout import count_views, training_rows
 from extract.precision import choose_calibration, measure_error
 from extract.prepare import prepare_store
 from extract.show import find_rejected
-from extract.single import DONE, NOT_YET
 from extract.source import list_source
 from extract.store import ShardedStore, Store, open_store
 from extract.stream import Clock, stream_features

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from extract.block import DONE, FAILED, NOT_YET
 from extract.config import ViewSpec
 from extract.errors import one_line
 from extract.item import SPLITS
-from extract.single import DONE, FAILED, NOT_YET
 from extract.store import ShardedStore, Store
 
 # Rows whose features are held at once while a store is verified.

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import h5py
 import numpy as np
 
+from extract.block import DONE, FAILED, NOT_YET, Block, Failure
 from extract.config import TrunkSpec, ViewSpec
 from extract.errors import StoreError
 from extract.item import SPLITS
@@ -28,8 +29,6 @@ from extract.soundness import (
     readable,
 )
 
-NOT_YET, DONE, FAILED = 0, 1, 2
-
 # Why a power cut harms nothing that counts: all objects lie where they lay when the file was made,
 # and rows, digests, checksums, status and ``complete`` are written over in place. Between two
 # fsyncs a disk may write any sectors, in any order, and lose the rest. So what a row is goes first,
@@ -40,28 +39,6 @@ NOT_YET, DONE, FAILED = 0, 1, 2
 
 # A second of work is what a kill may cost.
 COMMIT_SECONDS = 1.0
-
-
-class Failure(NamedTuple):
-    """A picture that could not be read: its row, why, and the digest of what was read."""
-
-    row: int
-    reason: str
-    digest: bytes
-
-
-class Block(NamedTuple):
-    """Some finished rows, in any order; either part may be empty.
-
-    ``rows`` is (b,) int64, ``features`` holds (b, *shape) by layer, ``digests`` is (b, 16) uint8.
-    ``views`` holds (v, V, *shape) by layer, for those of ``rows`` that have views, in their order.
-    """
-
-    rows: np.ndarray
-    features: Mapping[str, np.ndarray]
-    digests: np.ndarray
-    failed: list[Failure]
-    views: Mapping[str, np.ndarray] = {}
 
 
 class SingleStore:

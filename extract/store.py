@@ -12,9 +12,10 @@ from typing import TypeAlias
 
 import numpy as np
 
+from extract.block import DONE, FAILED, NOT_YET, Block, Failure
 from extract.index import Shard, damaged, find_shards, open_shard, read_index
 from extract.layout import DIGEST_BYTES
-from extract.single import DONE, FAILED, NOT_YET, Block, Failure, SingleStore, read_single, store_in
+from extract.single import SingleStore, read_single, store_in
 from extract.soundness import open_file
 
 

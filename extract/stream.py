@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from extract import ahead
+from extract.block import Block, Failure
 from extract.config import TrunkSpec, ViewSpec
 from extract.console import log
 from extract.decode import decode
@@ -22,7 +23,6 @@ from extract.engines import Engine
 from extract.errors import EngineError, ImageError
 from extract.item import Item, read_item, show
 from extract.layout import DIGEST_BYTES
-from extract.single import Block, Failure
 from extract.views import make_views
 
 _PLAIN = ViewSpec()

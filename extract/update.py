@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from extract.beside import beside, put
+from extract.block import DONE, Block
 from extract.console import log
 from extract.identity import digests_of
 from extract.item import Source
 from extract.layout import CHUNK_BYTES, check_room, explained, write_store
 from extract.show import find_rejected
-from extract.single import DONE, Block
 from extract.store import Store, open_store
 
 

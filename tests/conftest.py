@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from extract.block import Block, Failure
 from extract.config import TrunkSpec, ViewSpec
 from extract.item import Item
 from extract.layout import create_store
-from extract.single import Block, Failure
 from extract.store import open_store
 
 # TensorFlow is imported by the tests, and is quiet if this stands before.

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from extract.block import DONE
 from extract.config import TrunkSpec
 from extract.engines import open_engine
 from extract.errors import EngineError
@@ -25,7 +26,6 @@ from extract.item import Item
 from extract.parcel import open_parcel, pack_engine
 from extract.run import extract_features
 from extract.show import verify
-from extract.single import DONE
 from extract.store import ShardedStore, open_store
 from tests.conftest import QUICK
 from tests.test_run import content

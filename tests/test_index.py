@@ -16,11 +16,12 @@ import pytest
 from classify.cli import train_head
 from classify.dataset import load_dataset
 from extract import index
+from extract.block import DONE, FAILED, Block, Failure
 from extract.errors import SettingError, StoreError
 from extract.run import Summary, extract_features
 from extract.show import describe, verify
 from extract.show_cli import show_features
-from extract.single import DONE, FAILED, Block, Failure, SingleStore, open_single
+from extract.single import SingleStore, open_single
 from extract.store import ShardedStore, open_store, read_features
 from tests.conftest import QUICK
 from tests.test_run import interrupted_after

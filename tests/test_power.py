@@ -10,8 +10,8 @@ import h5py
 import numpy as np
 import pytest
 
+from extract.block import DONE, FAILED
 from extract.run import Summary, extract_features
-from extract.single import DONE, FAILED
 from extract.store import Store, open_store
 from tests.conftest import QUICK
 from tests.test_run import assert_equal_stores

@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from extract.block import Block, Failure
 from extract.config import TrunkSpec, ViewSpec
 from extract.errors import StoreError
 from extract.layout import create_store, explained
 from extract.show import describe, format_description, verify
-from extract.single import Block, Failure
 from extract.soundness import is_in_use
 from extract.store import open_store, read_features
 from tests.conftest import QUICK, MakeStore, items_of

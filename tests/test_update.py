@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from extract.block import Block
 from extract.errors import SettingError, StoreError
 from extract.run import Summary, extract_features
 from extract.show import verify
-from extract.single import Block
 from extract.store import open_store
 from tests.conftest import QUICK
 

@@ -1,0 +1,31 @@
+"""What passes from the trunk to a store: finished rows and failed ones; and a row's status."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+# Of a row, as the file has it.
+NOT_YET, DONE, FAILED = 0, 1, 2
+
+
+class Failure(NamedTuple):
+    """A picture that could not be read: its row, why, and the digest of what was read."""
+
+    row: int
+    reason: str
+    digest: bytes
+
+
+class Block(NamedTuple):
+    """Some finished rows, in any order; either part may be empty.
+
+    ``rows`` is (b,) int64, ``features`` holds (b, *shape) by layer, ``digests`` is (b, 16) uint8.
+    ``views`` holds (v, V, *shape) by layer, for those of ``rows`` that have views, in their order.
+    """
+
+    rows: np.ndarray
+    features: Mapping[str, np.ndarray]
+    digests: np.ndarray
+    failed: list[Failure]
+    views: Mapping[str, np.ndarray] = {}
