@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from extract.backend import backend_name
 from extract.config import ExtractConfig, ViewSpec
@@ -26,6 +26,16 @@ from extract.update import update_store
 _ACTIONS = ("overwrite", "update", "dry_run", "repair", "cluster")
 
 
+class Work(NamedTuple):
+    """What a store needs before its rows are run, and why.
+
+    ``action`` is make, continue, update or replace.
+    """
+
+    action: str
+    why: str = ""
+
+
 def prepare_store(
     out: Path, source: Source, engine: Engine, config: ExtractConfig, views: ViewSpec
 ) -> None:
@@ -41,34 +51,58 @@ def prepare_store(
     Raises:
         StoreError: The existing one differs, is damaged or in use, or the disk has no room.
     """
+    if config.repair:
+        remake_lost(out, source.items)
+    action = find_work(out, source, engine, config, views).action
     attributes = {**_attributes(source, engine, config), **asdict(views)}
-    exists, former = out.exists(), []
-    if exists:
-        if config.repair:
-            remake_lost(out, source.items)
-        lost = next(iter(find_lost(out).values()), "") if config.overwrite else ""
-        settings = lost or find_other_settings(out, engine, views, config.shards)
-        pictures = "" if settings else find_other_pictures(out, source)
-        if not settings and not pictures:
-            return
-        if is_in_use(out):
-            raise StoreError(f"{out}: another process is writing to it; stop that one first")
-        if config.update and not settings:
-            _check_update(out, config)
-            update_store(out, source, engine.shapes, attributes)
-            return
-        if not config.overwrite:
-            update = "" if settings or config.shards else "give --update to run what is new, "
-            raise StoreError(
-                f"{out}: {settings or pictures}; {update}restore what it was made from, name "
-                "another file, or give --overwrite"
-            )
-        if lost:
-            log.warning("%s; all is made anew", lost)
-        former = find_shards(out)
-    create = create_shards if config.shards else create_store
-    create(out, source.items, engine.shapes, attributes, exists)
-    _warn_of_former(out, former)
+    if action == "update":
+        update_store(out, source, engine.shapes, attributes)
+    elif action != "continue":
+        former = find_shards(out) if action == "replace" else []
+        create = create_shards if config.shards else create_store
+        create(out, source.items, engine.shapes, attributes, action == "replace")
+        _warn_of_former(out, former)
+
+
+def find_work(
+    out: Path, source: Source, engine: Engine, config: ExtractConfig, views: ViewSpec
+) -> Work:
+    """Find out what a store needs; nothing is written.
+
+    Args:
+        out: See ``prepare_store``, here and below.
+        source: The pictures.
+        engine: What is to run the trunk.
+        config: See there.
+        views: See there.
+
+    Returns:
+        The work.
+
+    Raises:
+        StoreError: The existing one differs, is damaged or in use.
+    """
+    if not out.exists():
+        return Work("make")
+    lost = next(iter(find_lost(out).values()), "") if config.overwrite else ""
+    settings = lost or find_other_settings(out, engine, views, config.shards)
+    pictures = "" if settings else find_other_pictures(out, source)
+    if not settings and not pictures:
+        return Work("continue")
+    if is_in_use(out):
+        raise StoreError(f"{out}: another process is writing to it; stop that one first")
+    if config.update and not settings:
+        _check_update(out, config)
+        return Work("update", pictures)
+    if not config.overwrite:
+        update = "" if settings or config.shards else "give --update to run what is new, "
+        raise StoreError(
+            f"{out}: {settings or pictures}; {update}restore what it was made from, name "
+            "another file, or give --overwrite"
+        )
+    if lost:
+        log.warning("%s; all is made anew", lost)
+    return Work("replace", settings or pictures)
 
 
 def _warn_of_former(out: Path, former: Sequence[Shard]) -> None:

@@ -13,16 +13,17 @@ import numpy as np
 
 from extract.block import DONE, NOT_YET
 from extract.cluster import stream_on_cluster
-from extract.config import ExtractConfig, TrunkSpec
+from extract.config import ExtractConfig, TrunkSpec, ViewSpec
 from extract.console import log, progress
 from extract.duplicates import describe_leaks
 from extract.engines import Engine, open_engine
 from extract.errors import SettingError, StoreError
 from extract.identity import settle
+from extract.index import SHARD_ROWS
 from extract.item import Item, Source
 from extract.layout import count_views, training_rows
 from extract.precision import choose_calibration, measure_error
-from extract.prepare import prepare_store
+from extract.prepare import find_work, prepare_store
 from extract.show import find_rejected
 from extract.source import list_source
 from extract.store import ShardedStore, Store, open_store
@@ -94,7 +95,7 @@ def extract_features(
     engine = _open(spec, config, given, pictures.items)
     config = replace(config, batch_size=engine.batch_size, engine=engine.name)
     if config.dry_run:
-        return _plan(out, pictures, engine, config, views.views)
+        return _plan(out, pictures, engine, config, views)
     prepare_store(out, pictures, engine, config, views)
     with open_store(out, write=True) as store:
         if config.repair:
@@ -149,21 +150,33 @@ def _open(
         return engine
 
 
-def _plan(out: Path, source: Source, engine: Engine, config: ExtractConfig, views: int) -> Summary:
-    """Say what a run would do."""
+def _plan(
+    out: Path, source: Source, engine: Engine, config: ExtractConfig, views: ViewSpec
+) -> Summary:
+    """Say what a run would do; what it would refuse is refused."""
+    work = find_work(out, source, engine, config, views)
+    done = 0
+    if work.action == "continue":
+        with open_store(out) as store:
+            done = int((store.status == DONE).sum())
     values = sum(int(np.prod(shape)) for shape in engine.shapes.values())
-    size = count_views(source.items, views) * values * np.dtype(config.dtype).itemsize
+    size = count_views(source.items, views.views) * values * np.dtype(config.dtype).itemsize
     layers = ", ".join(f"{layer} {shape}" for layer, shape in engine.shapes.items())
+    shards = -(-len(source.items) // SHARD_ROWS)
     log.info(
-        "would write %d pictures of %d classes%s, %s at %s in %s: %.1f MB in %s",
+        "would %s %s%s: %d pictures of %d classes%s, %d done before; %s at %s in %s, %.1f MB%s",
+        work.action,
+        out,
+        f", for {work.why}" if work.why else "",
         len(source.items),
         len(source.class_names),
-        _and_views(views),
+        _and_views(views.views),
+        done,
         engine.spec.trunk,
         layers,
         config.dtype,
         size / 1e6,
-        out,
+        f" in {shards} shard{'s' * (shards > 1)} in {config.shards}" if config.shards else "",
     )
     return Summary(out, len(source.items), 0, [], 0, source.class_names, engine.shapes)
 

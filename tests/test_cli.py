@@ -46,6 +46,38 @@ def test_flags_may_stand_between_the_words(pictures: Path, tmp_path: Path) -> No
     assert (tmp_path / "out.h5").exists()
 
 
+def test_a_dry_run_says_what_the_run_would_do(
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = [*QUICK_FLAGS, "--dry-run"]
+
+    def said(*words: str, code: int = 0) -> str:
+        assert extract(pictures, "out.h5", *flags, *words) == code
+        return capsys.readouterr().err.splitlines()[-1]
+
+    end = "; mobilenet at conv1_relu (32,) in float32, 0.0 MB"
+    assert said() == f"would make out.h5: 8 pictures of 2 classes, 0 done before{end}"
+    assert said("--shards", "parts").endswith(f"{end} in 1 shard in parts")
+    assert extract(pictures, "out.h5", *QUICK_FLAGS) == 0
+    capsys.readouterr()
+    with open_store("out.h5", write=True) as store:
+        store.forget(np.array([1, 2, 3]))
+    assert said() == f"would continue out.h5: 8 pictures of 2 classes, 5 done before{end}"
+    assert "layer" in said("--layer", "conv_pw_1_relu", code=1)
+    (pictures / "train/cat/0.png").unlink()
+    changed = "the source has changed: 1 missing (train/cat/0.png)"
+    before = Path("out.h5").read_bytes()
+    assert f"{changed}; give --update" in said(code=1)
+    for action in ("update", "overwrite"):
+        what = f"would {action.replace('overwrite', 'replace')} out.h5, for {changed}: 7 pictures"
+        assert said(f"--{action}").startswith(what)
+    assert Path("out.h5").read_bytes() == before
+
+
 def test_quiet_says_nothing(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

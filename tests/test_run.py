@@ -441,9 +441,11 @@ def test_a_failed_picture_is_tried_again(pictures: Path, tmp_path: Path) -> None
 
 
 def test_a_dry_run_writes_nothing(pictures: Path, tmp_path: Path) -> None:
-    summary = extract(pictures, tmp_path / "out.h5", dry_run=True, views=2)
+    out, parts = tmp_path / "out.h5", tmp_path / "parts"
+    summary = extract(pictures, out, dry_run=True, views=2, shards=str(parts))
     assert (summary.images, summary.shapes) == (8, {"conv1_relu": (32,)})
-    assert not (tmp_path / "out.h5").exists()
+    assert not out.exists()
+    assert not parts.exists()
 
 
 def test_a_value_that_float16_cannot_hold_is_an_error(pictures: Path, tmp_path: Path) -> None:
