@@ -39,8 +39,10 @@ SCALES = {"efficientnet_v2": 0.7}
 def differences(name: str, side: int, precisions: Sequence[str]) -> dict[str, float]:
     """Return the largest relative difference by engine and precision; less what cannot run."""
     from extract.compiled import Calibration, convert
-    from extract.engines import Engine, KerasEngine, open_engine
+    from extract.engine import Engine
+    from extract.engines import open_engine
     from extract.errors import EngineError
+    from extract.keras_engine import KerasEngine
     from extract.trunk import build_trunk
 
     spec = TrunkSpec(trunk=name, weights="none", image_size=(side, side))

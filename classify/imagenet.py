@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.config import ExtractConfig, TrunkSpec
-from extract.engines import Engine, open_engine
+from extract.engine import Engine
+from extract.engines import open_engine
 from extract.errors import TrunkError
 from extract.trunk import OUTPUT
 

@@ -15,7 +15,8 @@ from classify.rows import join_layers
 from extract.beside import whole
 from extract.config import ExtractConfig
 from extract.console import progress
-from extract.engines import Engine, open_engine
+from extract.engine import Engine
+from extract.engines import open_engine
 from extract.errors import HeadError
 from extract.item import Item
 from extract.stream import Clock, stream_features

@@ -134,7 +134,10 @@ def extract_features_parser() -> argparse.ArgumentParser:
         "others",
     )
     output.add_argument(
-        "--dry-run", action="store_true", default=None, help="say what would be done, or refuse it, and stop"
+        "--dry-run",
+        action="store_true",
+        default=None,
+        help="say what would be done, or refuse it, and stop",
     )
     output.add_argument(
         "--repair",

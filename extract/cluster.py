@@ -21,7 +21,7 @@ import numpy as np
 
 from extract.block import DONE, Block
 from extract.config import ExtractConfig, ViewSpec
-from extract.engines import Engine
+from extract.engine import Engine
 from extract.errors import EngineError, HeadstartError, StoreError
 from extract.index import Shard, open_shard
 from extract.item import Item, Read

@@ -11,7 +11,7 @@ import numpy as np
 from extract.ahead import run_ahead
 from extract.block import DONE
 from extract.config import MODEL_ENDING, ExtractConfig, TrunkSpec, ViewSpec
-from extract.engines import Engine
+from extract.engine import Engine
 from extract.errors import ImageError, SettingError, StoreError, one_line
 from extract.index import find_lost, open_part
 from extract.item import Item, Source, read_item

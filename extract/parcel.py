@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 
 from extract.backend import backend_name, load_keras
 from extract.compiled import CompiledTrunk
-from extract.engines import KERAS_FILE, Engine, KerasEngine, OpenVinoEngine, check_instructions
+from extract.engine import Engine
 from extract.errors import EngineError, one_line
 from extract.identity import digests_of
 from extract.item import Item
+from extract.keras_engine import KERAS_FILE, KerasEngine
+from extract.openvino_engine import OpenVinoEngine, check_instructions
 from extract.trunk import Trunk
 
 # What an engine is made from, beside the files of its trunk.

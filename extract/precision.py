@@ -7,7 +7,8 @@ import numpy as np
 from extract.block import DONE
 from extract.compiled import Calibration
 from extract.config import TrunkSpec
-from extract.engines import Engine, open_engine
+from extract.engine import Engine
+from extract.engines import open_engine
 from extract.errors import EngineError
 from extract.item import Item
 from extract.store import Store

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from extract.backend import backend_name
 from extract.config import ExtractConfig, ViewSpec
 from extract.console import log
-from extract.engines import Engine
+from extract.engine import Engine
 from extract.errors import StoreError
 from extract.identity import find_other_pictures, find_other_settings
 from extract.index import Shard, create_shards, find_lost, find_shards, remake_lost

@@ -16,7 +16,8 @@ from extract.cluster import stream_on_cluster
 from extract.config import ExtractConfig, TrunkSpec, ViewSpec
 from extract.console import log, progress
 from extract.duplicates import describe_leaks
-from extract.engines import Engine, open_engine
+from extract.engine import Engine
+from extract.engines import open_engine
 from extract.errors import SettingError, StoreError
 from extract.identity import settle
 from extract.index import SHARD_ROWS

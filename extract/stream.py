@@ -19,7 +19,7 @@ from extract.block import Block, Failure
 from extract.config import TrunkSpec, ViewSpec
 from extract.console import log
 from extract.decode import decode
-from extract.engines import Engine
+from extract.engine import Engine
 from extract.errors import EngineError, ImageError
 from extract.item import Item, read_item, show
 from extract.layout import DIGEST_BYTES

@@ -18,8 +18,10 @@ from extract import compiled
 from extract.applications import TRUNKS
 from extract.compiled import CompiledTrunk, convert, find_compiled
 from extract.config import TrunkSpec
-from extract.engines import KerasEngine, OpenVinoEngine, open_engine
+from extract.engines import open_engine
 from extract.errors import EngineError
+from extract.keras_engine import KerasEngine
+from extract.openvino_engine import OpenVinoEngine
 from extract.trunk import build_trunk
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,8 +13,11 @@ from extract.backend import load_keras, on_gpu
 from extract.compiled import Calibration, find_compiled
 from extract.config import TrunkSpec
 from extract.console import log
-from extract.engines import CAPABILITIES, Engine, KerasEngine, open_engine
+from extract.engine import Engine
+from extract.engines import open_engine
 from extract.errors import EngineError
+from extract.keras_engine import KerasEngine
+from extract.openvino_engine import CAPABILITIES
 from extract.trunk import Trunk, build_trunk
 
 LAYERS = ("conv1_relu", "conv_pw_1_relu")
@@ -153,7 +156,7 @@ def test_batches_are_halved_when_memory_runs_out(
 ) -> None:
     engine = KerasEngine(trunk, "float32", 8)
     device = SmallDevice(engine, holds)
-    monkeypatch.setattr("extract.engines.compile_model", device.compile)
+    monkeypatch.setattr("extract.keras_engine.compile_model", device.compile)
     engine._call = device.compile(trunk.model, "float32", 8)
     expected = trunk.model.predict(PIXELS, verbose=0)
     found = run(engine, sizes)
@@ -167,7 +170,7 @@ def test_a_picture_that_fits_no_memory_is_an_error(
 ) -> None:
     engine = KerasEngine(trunk, "float32", 2)
     device = SmallDevice(engine, 0)
-    monkeypatch.setattr("extract.engines.compile_model", device.compile)
+    monkeypatch.setattr("extract.keras_engine.compile_model", device.compile)
     engine._call = device.compile(trunk.model, "float32", 2)
     with pytest.raises(EngineError, match="does not hold one picture"):
         run(engine, (2, 2, 2, 2, 2, 1))

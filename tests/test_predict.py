@@ -17,7 +17,7 @@ from classify.cli import train_head
 from classify.predict import Prediction, open_trunk, predict, write_predictions
 from classify.predict_cli import predict_images
 from extract.config import ExtractConfig
-from extract.engines import Engine
+from extract.engine import Engine
 from extract.errors import HeadError
 from extract.run import extract_features
 from extract.source import list_source
