@@ -67,6 +67,13 @@ def test_every_file_has_its_place(package: str) -> None:
 
 
 @pytest.mark.parametrize("package", ORDER)
+def test_newcomers_are_told_of_every_file_once(package: str) -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    table = text.split(f"in `{package}/` | look into |\n")[1].split("\n\n")[0]
+    assert sorted(re.findall(r"`(\w+)`", table)) == sorted(ORDER[package])
+
+
+@pytest.mark.parametrize("package", ORDER)
 def test_files_import_only_what_stands_above_them(package: str) -> None:
     for i, name in enumerate(ORDER[package]):
         inside = {m for m in imports(ROOT / package / f"{name}.py") if m.startswith(f"{package}.")}
