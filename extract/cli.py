@@ -241,7 +241,7 @@ def _add_view_flags(group: Any) -> None:
 
 def _image_size(text: str) -> tuple[int, int]:
     """Turn ``150`` or ``150x200`` into height and width."""
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
     if not match:
         raise argparse.ArgumentTypeError(
             f"found {text!r}; expected N or HxW, such as 150 or 150x200"

@@ -133,9 +133,10 @@ def test_a_bad_setting_is_2(
     assert message in capsys.readouterr().err
 
 
-def test_a_word_argparse_does_not_know_is_2(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("size", ["150 px", "0", "150x0"])
+def test_a_word_argparse_does_not_know_is_2(capsys: pytest.CaptureFixture[str], size: str) -> None:
     with pytest.raises(SystemExit) as ended:
-        extract("a", "b", "--image-size", "150 px")
+        extract("a", "b", "--image-size", size)
     assert ended.value.code == 2
     assert "expected N or HxW, such as 150 or 150x200" in capsys.readouterr().err
 
