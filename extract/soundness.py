@@ -66,6 +66,10 @@ def open_file(path: Path, write: bool = False, cache: int = READ_CACHE) -> h5py.
     # Rows are written straight to the disk: what waits in a cache when a disk is full can neither
     # be written nor dropped, and HDF5 crashes over it when the process ends.
     mode, cache = ("r+", 0) if write else ("r", cache)
+    if path.is_dir():
+        raise StoreError(
+            f"{path}: a folder; expected a file that extract-features makes, such as out.h5"
+        )
     if not path.is_file():
         raise StoreError(f"{path}: no such file; make it with extract-features SOURCE {path.name}")
     try:
@@ -81,6 +85,10 @@ def open_file(path: Path, write: bool = False, cache: int = READ_CACHE) -> h5py.
             do = CURES.get(number, "look after the disk")
             raise StoreError(
                 f"{path}: cannot be opened: {os.strerror(number)}; {do} and run this again"
+            ) from error
+        if not h5py.is_hdf5(path):  # perhaps a picture: nothing that we should have removed
+            raise StoreError(
+                f"{path}: not an HDF5 file; expected a store of extract-features; name another file"
             ) from error
         what = "truncated" if "truncated file" in str(error) else "not a readable HDF5 file"
         raise StoreError(

@@ -209,6 +209,17 @@ def damage_text(path: Path) -> None:
     path.write_text("not HDF5")
 
 
+def damage_superblock(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(8)  # behind HDF5's signature
+        file.write(b"\xff" * 8)
+
+
+def damage_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 def damage_foreign(path: Path) -> None:
     with h5py.File(path, "w") as file:
         file["x"] = 1
@@ -233,12 +244,14 @@ def damage_views(path: Path) -> None:
     ("damage", "message"),
     [
         (damage_truncate, "truncated; expected a store"),
-        (damage_text, "not a readable HDF5 file"),
+        (damage_text, "not an HDF5 file; expected a store of extract-features; name another"),
+        (damage_superblock, "not a readable HDF5 file; .* remove it and run"),
         (damage_foreign, "of another program"),
         (damage_newer, "format 2; expected 1 or lower; upgrade"),
         (damage_missing, "lacks digest"),
         (damage_views, "lacks views/row, views/conv1_relu"),
         (Path.unlink, "no such file"),
+        (damage_folder, "a folder; expected a file .* such as out.h5"),
     ],
 )
 def test_a_file_that_cannot_be_trusted_is_refused(
