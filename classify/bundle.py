@@ -26,7 +26,7 @@ from classify.record import describe_run
 from classify.report import write_report
 from classify.result import Result
 from classify.train import FittedHead
-from extract.beside import whole
+from extract.beside import check_beside, whole
 from extract.config import TrunkSpec
 from extract.errors import HeadError, SettingError
 
@@ -85,8 +85,7 @@ class Bundle:
 
 def check_target(folder: Path) -> None:
     """Raise HeadError unless a bundle can be written there without losing anything but a bundle."""
-    if not folder.absolute().parent.is_dir():
-        raise HeadError(f"{folder}: no folder {folder.absolute().parent}; expected one; make it")
+    check_beside(folder, HeadError)
     if not folder.exists():
         return
     if not folder.is_dir():

@@ -295,7 +295,10 @@ def _train_head(arguments: argparse.Namespace) -> int:
     from classify.bundle import check_target, save_bundle
     from classify.dataset import load_dataset
     from classify.settle import settle
+    from extract.soundness import check_there
 
+    if not arguments.output:  # the folder is beside the file: a wrong path is that of the file
+        check_there(store)
     if arguments.export:
         export.check_targets(arguments.export, config.candidates)
     clear(folder.resolve())

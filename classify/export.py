@@ -19,7 +19,7 @@ from classify.spec import KERAS_HEADS, HeadSpec
 from classify.train import LINEAR_HEADS
 from classify.transforms import Transform
 from extract.backend import load_keras
-from extract.beside import whole
+from extract.beside import check_beside, whole
 from extract.console import log
 from extract.errors import HeadError, SettingError
 from extract.trunk import Trunk, build_trunk
@@ -50,8 +50,7 @@ def check_targets(targets: Sequence[str], specs: Sequence[HeadSpec]) -> None:
     for target, place in zip(targets, places, strict=True):
         if places.count(place) > 1:
             raise SettingError(f"export: found {target} twice; expected each place once")
-        if not place.parent.is_dir():
-            raise HeadError(f"{target}: no folder {place.parent}; expected one; make it")
+        check_beside(Path(target), HeadError)
         _check_place(target, place)
         if _writer(target) is _write_onnx and not (find_spec("tf2onnx") and find_spec("onnx")):
             raise HeadError(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from classify.bundle import Bundle
 from classify.rows import join_layers
-from extract.beside import whole
+from extract.beside import check_beside, whole
 from extract.config import ExtractConfig
 from extract.console import progress
 from extract.engine import Engine
@@ -187,10 +187,9 @@ def _defuse(cell: str | float | None) -> str | float | None:
 
 def check_output(path: Path) -> None:
     """Raise HeadError unless a file can be made there; asked before the trunk has run for long."""
-    if not path.absolute().parent.is_dir():
-        raise HeadError(f"{path}: no folder {path.absolute().parent}; expected one; make it")
     if path.exists() and not path.is_file():
         raise HeadError(f"{path}: not a regular file; expected one, or none; name another with -o")
+    check_beside(path, HeadError)
 
 
 def save_predictions(predictions: Iterable[Prediction], path: Path, form: str) -> None:

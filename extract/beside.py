@@ -1,8 +1,10 @@
 """Files and folders that get their name only once they are whole, and what kills leave of them."""
 
+import errno
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -11,6 +13,8 @@ from extract.errors import HeadstartError
 
 # Being made; replaced, and not yet removed.
 _NEW, _OLD = "new", "old"
+# What a system says of a folder in which nothing may be made.
+_CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
 
 
 @contextmanager
@@ -57,6 +61,20 @@ def whole(path: Path, error: type[HeadstartError]) -> Iterator[Path]:
         if isinstance(failed, HeadstartError):
             raise
         raise error(f"{path}: cannot be written: {failed.strerror or failed}") from failed
+
+
+def check_beside(path: Path, error: type[HeadstartError]) -> None:
+    """Raise ``error`` unless a file can be made beside ``path``: asked before long work for it."""
+    if not path.absolute().parent.is_dir():
+        raise error(f"{path}: no folder {path.absolute().parent}; expected one; make it")
+    try:
+        # Tried, as rights alone do not say it: not of a read-only disk, nor of root's own.
+        with tempfile.TemporaryFile(dir=path.resolve().parent):
+            pass
+    except OSError as failed:
+        if failed.errno not in _CLOSED:  # a full disk may have room by then
+            raise
+        raise error(f"{path}: cannot be written: {failed.strerror}; name another place") from failed
 
 
 def put(made: Path, place: Path) -> None:

@@ -57,6 +57,16 @@ def is_in_use(path: Path) -> bool:
     return False
 
 
+def check_there(path: Path) -> None:
+    """Raise StoreError unless there is a file of this name."""
+    if path.is_dir():
+        raise StoreError(
+            f"{path}: a folder; expected a file that extract-features makes, such as out.h5"
+        )
+    if not path.is_file():
+        raise StoreError(f"{path}: no such file; make it with extract-features SOURCE {path.name}")
+
+
 def open_file(path: Path, write: bool = False, cache: int = READ_CACHE) -> h5py.File:
     """Open an HDF5 file in which nothing leads to another one.
 
@@ -66,12 +76,7 @@ def open_file(path: Path, write: bool = False, cache: int = READ_CACHE) -> h5py.
     # Rows are written straight to the disk: what waits in a cache when a disk is full can neither
     # be written nor dropped, and HDF5 crashes over it when the process ends.
     mode, cache = ("r+", 0) if write else ("r", cache)
-    if path.is_dir():
-        raise StoreError(
-            f"{path}: a folder; expected a file that extract-features makes, such as out.h5"
-        )
-    if not path.is_file():
-        raise StoreError(f"{path}: no such file; make it with extract-features SOURCE {path.name}")
+    check_there(path)
     try:
         file = h5py.File(path, mode, rdcc_nbytes=cache)
     except BlockingIOError:

@@ -101,6 +101,8 @@ def test_quiet_says_nothing_but_the_result(store: Path, capsys: pytest.CaptureFi
         (["--epochs", "0"], 2, "epochs: found 0"),
         (["--layer", "mixed7"], 2, "layer 'mixed7' is unknown"),
         (["-o", "/proc/none/head"], 1, "no folder"),
+        (["-o", "/sys/head"], 1, "/sys/head: cannot be written: "),
+        (["--head", "lda", "--export", "/sys/m.keras"], 1, "/sys/m.keras: cannot be written: "),
         (["--optimizer", "sgd", "--learning-rate", "1e30", *QUICK_DENSE], 1, "the loss is nan"),
     ],
     ids=str,
@@ -124,8 +126,9 @@ def test_a_flag_that_argparse_does_not_know(store: Path) -> None:
 
 
 def test_a_store_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train_head([str(tmp_path / "none.h5")]) == 1
-    assert "no such file" in capsys.readouterr().err
+    for name in ("none.h5", "none/made.h5"):
+        assert train_head([str(tmp_path / name)]) == 1
+        assert f"{name}: no such file; make it" in capsys.readouterr().err
 
 
 def test_the_folder_is_looked_at_before_anything_is_read(
@@ -253,6 +256,7 @@ def test_one_picture(trained: Path, pictures: Path, capsys: pytest.CaptureFixtur
         (["--max-bad", "x"], 2, "max_bad: found 'x'"),
         (["-o", "/dev/null"], 1, "not a regular file"),
         (["-o", "/proc/none/x.csv"], 1, "no folder"),
+        (["-o", "/sys/x.csv"], 1, "/sys/x.csv: cannot be written: "),
     ],
     ids=str,
 )
