@@ -79,7 +79,9 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
         A message in the form ``what 'name' is unknown; nearest: ...; known: ...``.
     """
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    folded = {known_name.casefold(): known_name for known_name in names}
+    close = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
+    near = [folded[found] for found in close]
     nearest = f"; nearest: {', '.join(near)}" if near else ""
     known_names = f"; known: {', '.join(names)}" if len(names) <= MOST_LISTED else ""
     return f"{what} {name!r} is unknown{nearest}{known_names}"
