@@ -252,7 +252,9 @@ def explained(path: Path) -> Iterator[None]:
         # What HDF5 keeps for itself it writes when a file is closed; h5py has no number for that.
         if isinstance(error, RuntimeError) and not full:
             raise
-        what = "the disk is full" if full else f"cannot be written: {error}"
+        # HDF5 says it in its own words, at length; what names a file is the system's.
+        said = os.strerror(number) if number and not getattr(error, "filename", None) else error
+        what = "the disk is full" if full else f"cannot be written: {said}"
         do = "make room" if full else CURES.get(number or 0, "look after the disk")
         raise StoreError(
             f"{path}: {what}; {do} and run the same command again: finished rows are kept"

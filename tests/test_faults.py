@@ -101,6 +101,7 @@ def test_a_full_disk_and_a_read_only_one_lose_nothing(pictures: Path, tmp_path: 
     assert "Traceback" not in child.stderr
     assert child.stderr.count("the disk is full; make room") == 3
     assert child.stderr.count("the disk is full; expected room for a few results") == 1
+    assert child.stderr.count("cannot be written: Read-only file system; look after the disk") >= 1
     assert child.stderr.count("Read-only file system") >= 2
 
 
