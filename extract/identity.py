@@ -107,6 +107,8 @@ def _is_digested(name: str, stored: Any, now: Any) -> bool:
 
 
 def _show(value: Any) -> str:
+    if value in (None, "", (), []):
+        return "nothing"
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 

@@ -133,6 +133,7 @@ def test_a_file_with_views_is_continued_by_the_same_ones_alone(
     before = content(out)
     for asked, message in (
         ({"views": 3}, r"views \(stored 2, asked 3\)"),
+        ({"shards": tmp_path / "parts"}, r"shards \(stored nothing, asked parts\)"),
         ({"seed": 1}, r"seed \(stored 0, asked 1\)"),
         ({"flip": False, "rotation": 20}, r"rotation \(.*10.*, asked 20\), flip \(stored True"),
     ):
