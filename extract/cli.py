@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -299,7 +300,11 @@ def _report(summary: Any) -> None:
             "against float32, on %d pictures: relative error %.2g, cosine %.5f",
             *(summary.error["pictures"], summary.error["relative"], summary.error["cosine"]),
         )
-    log.info("next: train-head %s", summary.out)
+    out = shlex.quote(str(summary.out))
+    if len(summary.class_names) < 2:
+        log.info("without two classes there is no head to train; next: show-features %s", out)
+    else:
+        log.info("next: train-head %s", out)
 
 
 def _print_trunks() -> int:

@@ -41,6 +41,19 @@ def test_done_is_0_and_stdout_is_empty(
     assert lines[-1] == f"next: train-head {tmp_path / 'out.h5'}"
 
 
+def test_what_comes_next_can_be_done(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "my features.h5"
+    assert extract(pictures, out, *QUICK_FLAGS) == 0
+    assert capsys.readouterr().err.splitlines()[-1] == f"next: train-head '{out}'"
+    assert extract(pictures / "train/cat", tmp_path / "flat.h5", *QUICK_FLAGS) == 0
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "without two classes there is no head to train; next: show-features " + str(
+        tmp_path / "flat.h5"
+    )
+
+
 def test_flags_may_stand_between_the_words(pictures: Path, tmp_path: Path) -> None:
     assert extract(*QUICK_FLAGS[:4], pictures, *QUICK_FLAGS[4:], tmp_path / "out.h5") == 0
     assert (tmp_path / "out.h5").exists()
