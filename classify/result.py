@@ -207,7 +207,9 @@ class Result:
         )
         if others:
             quick = min(others, key=lambda entry: entry.outcome.seconds)
-            text += f"; {len(others)} more (=) may be as good, the quickest {label(quick.spec)}"
+            text += f"; {len(others)} more (=) may be as good"
+            if quick.outcome.seconds < self.best.outcome.seconds:
+                text += f", the quickest {label(quick.spec)}"
         if self.finetuned:
             text += f"\n{self.finetuned}"
         if self.test:

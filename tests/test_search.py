@@ -62,7 +62,14 @@ def test_the_best_on_the_validation_rows_is_chosen(reverse: bool) -> None:
 def test_equal_accuracies_are_settled_by_the_loss_and_marked() -> None:
     made = dataset()
     made.X[np.arange(90), made.y] += 100
-    strong, weak = run(made, TrainConfig((WEAK, STRONG))).entries
+    result = run(made, TrainConfig((WEAK, STRONG)))
+    strong, weak = result.entries
+    # One that is no quicker is nothing to go for.
+    for seconds, told in ((0.0, True), (1e6, False)):
+        other = weak._replace(outcome=weak.outcome._replace(seconds=seconds))
+        said = replace(result, entries=[strong, other]).advice()
+        assert "1 more (=) may be as good" in said
+        assert ("the quickest" in said) == told
     assert (strong.spec, weak.spec) == (STRONG, WEAK)
     assert strong.scores["accuracy"] == weak.scores["accuracy"] == 1
     assert strong.as_good
