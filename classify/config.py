@@ -115,6 +115,12 @@ class TrainConfig:
                 "folds: cannot be used with --finetune, which trains one model on one split; leave "
                 "one of them out"
             )
+        layers = ["+".join(spec.layer) or "none" for spec in self.candidates]
+        if len(set(layers)) > 1:
+            raise SettingError(
+                f"layer: found {', '.join(dict.fromkeys(layers))} with --finetune, which trains "
+                "the blocks above one; expected one for all heads; name it with --layer"
+            )
         for spec in self.candidates:
             if spec.head not in KERAS_HEADS:
                 raise SettingError(

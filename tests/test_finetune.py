@@ -276,6 +276,7 @@ def test_the_command(stores: dict[int, Path], capsys: pytest.CaptureFixture[str]
         (["--finetune", "--head", "logistic"], 2, "head: found logistic with --finetune"),
         (["--finetune", "--C", "1"], 2, "head: found logistic with --finetune"),
         (["--finetune", "--transform", "l2"], 2, "found dense behind l2"),
+        (["--finetune", "--sweep", "layer=a,b"], 2, "layer: found a, b with --finetune"),
     ],
     ids=str,
 )
