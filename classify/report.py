@@ -117,8 +117,7 @@ def _lead(result: Result) -> dict[str, Any]:
     tuned, name = result.finetuned, label(best.spec)
     if tuned and tuned.best_epoch:
         name += f", fine-tuned above {tuned.layer}"
-    # With patience one fold says when to stop, so it does not train.
-    everything = first.origin == "fold" and best.spec.patience is None
+    everything = first.origin == "fold"
     return {
         "name": name,
         "score": tuned.score if tuned else best.scores[result.metric],

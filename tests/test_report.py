@@ -15,7 +15,7 @@ from PIL import Image
 from classify.analysis import Analysis, analyse
 from classify.config import TrainConfig
 from classify.dataset import Dataset
-from classify.report import write_report
+from classify.report import _lead, write_report
 from classify.result import Result
 from classify.search import run
 from classify.spec import HeadSpec
@@ -428,3 +428,11 @@ def test_a_users_own_style_of_figures_changes_nothing(tmp_path: Path) -> None:
     with matplotlib.rc_context({"font.size": 30, "text.usetex": True, "axes.grid": False}):
         styled = report(made, tmp_path / "styled.html")[0]
     assert plain.read_bytes() == styled.read_bytes()
+
+
+@pytest.mark.parametrize("patience", [None, 2])
+def test_behind_folds_the_head_is_trained_on_all_pictures(patience: int | None) -> None:
+    spec = replace(DROPPED[0], patience=patience)
+    result = run(dataset(("a", "b")), TrainConfig((spec,), 4))
+    assert _lead(result)["training"] == 40
+    assert "trained on 40 pictures" in result.summary()
