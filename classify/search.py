@@ -17,7 +17,7 @@ from classify.outcomes import divided, outcomes
 from classify.result import Outcome, Result, rank
 from classify.rows import pieces
 from classify.settle import settle
-from classify.spec import HeadSpec, groups_of
+from classify.spec import DEFAULTS, HeadSpec, groups_of
 from classify.splits import Split, cross_divide, divide, judging_rows, unit_names
 from classify.train import FittedHead, fit_batch, transformed
 from classify.transforms import Transform
@@ -80,6 +80,8 @@ def sweep(dataset: Dataset, *settings: str, **options: Any) -> Result:
     running = {name: options.pop(name) for name in names if name in options}
     running["named"] = bool(heads)
     chosen = choose_heads(heads, options, varied)
+    if any("seed" in DEFAULTS.get(head, {}) for head in chosen):
+        options["seed"] = running.get("seed")  # it is of the run, and of those heads that have one
     candidates = make_candidates(chosen, options, varied, trials, running.get("seed", 0))
     return run(dataset, TrainConfig(candidates, **running))
 

@@ -108,6 +108,13 @@ def test_the_same_seed_gives_the_same_ranking_and_other_draws_another_interval()
     assert numbers(first) == numbers(again) != numbers(other)
 
 
+def test_in_a_notebook_the_seed_is_that_of_the_heads_too() -> None:
+    results = [classify.sweep(dataset(), head=["dense", "lda"], seed=s, **SMALL) for s in (0, 3)]
+    found = [{e.spec.head: e.spec.seed for e in result.entries} for result in results]
+    assert found == [{"dense": 0, "lda": None}, {"dense": 3, "lda": None}]
+    assert classify.sweep(dataset(), head="lda", seed=3).best.spec.seed is None
+
+
 # Stopping and going on.
 
 
