@@ -303,7 +303,9 @@ def _train_head(arguments: argparse.Namespace) -> int:
         export.check_targets(arguments.export, config.candidates)
     clear(folder.resolve())
     check_target(folder)
-    layer = "+".join(config.candidates[0].layer) or None
+    # One that names none takes the only one of the file, and not that of whoever is first.
+    layers = ["+".join(spec.layer) for spec in config.candidates]
+    layer = layers[0] if all(layers) else None
     dataset = load_dataset(store, layer, config.memory, arguments.groups)
     # What cannot be is said at once, before a trunk is built or anything trained.
     if config.finetune:

@@ -119,6 +119,17 @@ def test_what_cannot_be_done_is_said_in_one_line(
     assert not store.with_name("made_head").exists()
 
 
+@pytest.mark.parametrize("heads", [("lda", "knn"), ("knn", "lda")], ids=str)
+def test_a_head_without_a_layer_takes_none_of_another(
+    heads: tuple[str, str], make_store: MakeStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    X = np.random.default_rng(0).normal(size=(24, 5)).astype(np.float32)
+    path = make_store({"low": X, "high": X}, [0, 1] * 12, [0, 0, 1] * 8)
+    words = ["--head", heads[0], "--head", heads[1], "--sweep", "lda.layer=low,high"]
+    assert train_head([str(path), *words]) == 2
+    assert "the store holds low, high; name one with --layer" in capsys.readouterr().err
+
+
 def test_a_flag_that_argparse_does_not_know(store: Path) -> None:
     with pytest.raises(SystemExit) as stopped:
         train_head([str(store), "--no-such-flag"])
