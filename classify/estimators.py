@@ -215,7 +215,7 @@ class EstimatorHead:
         if self.spec.head in ("svm", "naive_bayes"):
             shows = np.arange(len(y)) if shows is None else shows
             self._parts["scale"] = self._honest_scale(given, y, shows)
-        self._parts["estimator"] = _make(self.spec, len(y)).fit(given, y)
+        self._parts["estimator"] = _fit(self.spec, given, y)
         vars(self._parts["estimator"]).pop("_feature_subsample_rng", None)  # see ``load``
         return self
 
@@ -235,7 +235,7 @@ class EstimatorHead:
         for left_out in range(parts):
             fit_on, judge_on = np.flatnonzero(part != left_out), np.flatnonzero(part == left_out)
             columns = fit_on if self.spec.head == "svm" else slice(None)
-            estimator = _make(self.spec, len(fit_on)).fit(given[fit_on][:, columns], y[fit_on])
+            estimator = _fit(self.spec, given[fit_on][:, columns], y[fit_on])
             found.append(_logits(estimator, given[judge_on][:, columns]))
         order = np.argsort(np.concatenate([np.flatnonzero(part == i) for i in range(parts)]))
         return fitted_scale(np.concatenate(found)[order], y)
@@ -289,6 +289,14 @@ class EstimatorHead:
         parts = skops.io.load(folder / FILE, trusted=_TREES.get(head, []))
         check_indices(head, parts)
         return cls(HeadSpec(head), parts)
+
+
+def _fit(spec: HeadSpec, X: NDArray[Any], y: Labels) -> Any:
+    """Fit scikit-learn's classifier."""
+    estimator = _make(spec, len(y)).fit(X, y)
+    if spec.head == "naive_bayes" and not estimator.var_.any():
+        estimator.var_ += 1  # where no feature varies it would divide by nothing
+    return estimator
 
 
 def _make(spec: HeadSpec, rows: int) -> Any:

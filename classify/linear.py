@@ -24,6 +24,8 @@ _TOLERANCE = 1e-7
 _COLUMNS = 4096
 # Eigenvalues below this share of the largest are rounding errors of float32 products.
 _WIDE_ROUNDING = 1e-6
+# A variance within the classes below this share of that between them is rounding errors.
+_NO_SPREAD = 1e-10
 
 Double = NDArray[np.float64]
 
@@ -156,18 +158,21 @@ def logistic_path(span: Span, y: NDArray[np.int64], specs: Sequence[HeadSpec]) -
         class_weight=first.class_weight,
     )
     solved: dict[float, tuple[Double, Double]] = {}
+    rank = span.T.shape[1]
+    # Rows that are all the same span nothing, and scikit-learn wants a feature.
+    rows = span.T if rank else np.zeros((len(y), 1))
     for C in sorted({spec.C or 1.0 for spec in specs}):
         solver.set_params(C=C)
         # Thousands of small products: on two busy cores BLAS' threads wait for each other, and one
         # thread was 25 times as fast as two.
         with warnings.catch_warnings(), threadpool_limits(1, "blas"):
             warnings.simplefilter("ignore", ConvergenceWarning)  # said below, in one line
-            solver.fit(span.T, y)
+            solver.fit(rows, y)
         if solver.n_iter_.max() >= MAX_ITERATIONS:
             log.warning(
                 "logistic: C=%g not settled after %d steps; a lower C helps", C, MAX_ITERATIONS
             )
-        solved[C] = solver.coef_.copy(), solver.intercept_.copy()
+        solved[C] = solver.coef_[:, :rank].copy(), solver.intercept_.copy()
     yield from span.planes([solved[spec.C or 1.0] for spec in specs])
 
 
@@ -253,7 +258,12 @@ def separate(
     Returns:
         Weights, (K or 1, r), and bias, (K or 1,).
     """
-    ground = share * np.trace(covariance) / width
+    within = np.trace(covariance)
+    between = counts @ (means**2).sum(axis=1) / counts.sum()
+    if within <= _NO_SPREAD * between:
+        # Rows that equal their class's mean say nothing of its spread: that of all stands for it.
+        within, covariance[:] = between, 0
+    ground = share * within / width
     covariance *= 1 - share
     covariance[np.diag_indices_from(covariance)] += ground + np.finfo(np.float64).tiny
     weights = np.linalg.solve(covariance, means.T).T

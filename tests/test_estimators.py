@@ -99,6 +99,14 @@ def test_a_class_with_one_row_is_no_obstacle() -> None:
         assert np.isfinite(scores).all(), spec.head
 
 
+@pytest.mark.parametrize("width", [4, 30])
+def test_rows_that_are_all_the_same_are_no_obstacle(width: int) -> None:
+    X, y = np.ones((20, width), np.float32), np.arange(20) % 2
+    for spec in SPECS:
+        scores = HEADS[spec.head](spec).fit(X, y, X, y).predict_proba(X)
+        np.testing.assert_allclose(scores, 0.5, atol=0.1, err_msg=spec.head)
+
+
 def test_the_file_is_not_a_pickle_and_foreign_types_are_refused(tmp_path: Path) -> None:
     import skops.io
     from skops.io.exceptions import UntrustedTypesFoundException

@@ -100,3 +100,15 @@ def test_a_fit_that_does_not_settle_is_said(
     with caplog.at_level(logging.WARNING, "headstart"):
         list(logistic_path(Span(X), y, [HeadSpec("logistic")]))
     assert "not settled after 1 steps" in caplog.text
+
+
+@pytest.mark.parametrize("width", [3, 200])
+@pytest.mark.parametrize("copies", [1, 3])
+def test_rows_that_are_their_class_are_told_by_the_nearest(copies: int, width: int) -> None:
+    means, y = rows_of(3, 3, width)
+    X, y = np.repeat(means, copies, axis=0), np.repeat(y, copies)
+    new = means[np.arange(30) % 3] + rows_of(3, 30, width, seed=1)[0] / 9
+    nearest = ((new[:, None] - means) ** 2).sum(axis=2).argmin(axis=1)
+    found = probabilities(logits(discriminant(Span(X), y, HeadSpec("lda")), new))
+    np.testing.assert_array_equal(found.argmax(axis=1), nearest)
+    np.testing.assert_allclose(found.sum(axis=1), 1)
