@@ -2,9 +2,9 @@
 
 Scores are probabilities. ``logistic`` and ``lda`` are made that way. ``ridge``, ``svm`` and
 ``naive_bayes`` give logits of no known scale: one number, fitted on training rows that the fit did
-not see (without each picture itself for ridge, three parts for the others), makes them honest and
-changes no answer. ``knn`` and ``forest`` count votes; one vote more, shared as the classes are in
-training, keeps the score of a class that got none above zero.
+not see (without each picture, or its group, for ridge, three parts for the others), makes them
+honest and changes no answer. ``knn`` and ``forest`` count votes; one vote more, shared as the
+classes are in training, keeps the score of a class that got none above zero.
 """
 
 import json
@@ -132,7 +132,8 @@ def fit_linear(
         specs: Heads out of ``logistic``, ``ridge`` and ``lda``; the latter two for rows of a store.
         X: (A, *shape) float32 features.
         y: (A,) int64 classes 0 to K - 1, each with a row.
-        shows: (A,) which picture each row shows; None where each shows its own.
+        shows: (A,) which picture, or which group of them, each row shows; None where each
+            shows its own.
 
     Returns:
         The fitted heads, in the order of ``specs``.
@@ -198,7 +199,8 @@ class EstimatorHead:
             y: (A,) int64 classes 0 to K - 1, each with a row.
             X_validation: (B, *shape) float32, unused.
             y_validation: (B,) int64, unused.
-            shows: (A,) which picture each row shows; None where each shows its own.
+            shows: (A,) which picture, or which group of them, each row shows; None where each
+            shows its own.
 
         Returns:
             The head itself.
@@ -222,7 +224,7 @@ class EstimatorHead:
     def _honest_scale(self, given: NDArray[Any], y: Labels, shows: Labels) -> float:
         """Fit the scale of the logits on three parts of the training rows, each left out once.
 
-        The rows of a picture are in one part.
+        The rows of a picture are in one part, and those of a group that are of one class.
         """
         parts = min(_PARTS, *(len(set(shows[y == k].tolist())) for k in range(y.max() + 1)))
         if parts < 2:

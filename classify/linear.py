@@ -188,7 +188,8 @@ def ridge_path(
         span: The training rows.
         y: (n,) classes 0 to K - 1.
         specs: Ridge heads that differ in ``alpha`` alone.
-        shows: (n,) which picture each row shows; None where each shows its own.
+        shows: (n,) which picture, or which group of them, each row shows; None where each
+            shows its own.
 
     Yields:
         For each spec the head, and the (n, K) or (n, 1) logits that each row gets from a fit
@@ -217,12 +218,23 @@ def _unseen(
         # A weak penalty on few rows fits each row by itself: no residual is left to divide.
         own = np.minimum((left**2) @ shrunk + mean, 1 - 1e-6)
         return np.asarray(residuals / (1 - own[:, None]))
-    unseen = np.empty_like(residuals)
-    for picture in range(shows.max() + 1):
-        rows = np.flatnonzero(shows == picture)
-        part = (left[rows] * shrunk) @ left[rows].T + mean
-        unseen[rows] = np.linalg.solve((1 + 1e-6) * np.eye(len(rows)) - part, residuals[rows])
+    unseen = np.asarray(residuals / (1 + 1e-6 - (left**2) @ shrunk - mean)[:, None])
+    order, ends = np.argsort(shows, kind="stable"), np.cumsum(np.bincount(shows))
+    for rows in np.split(order, ends[:-1]):
+        if len(rows) > 1:
+            mean_root = np.full((len(rows), 1), np.sqrt(mean))
+            half = np.hstack([left[rows] * np.sqrt(shrunk), mean_root])
+            unseen[rows] = _solve(half, residuals[rows])
     return unseen
+
+
+def _solve(half: Double, right: Double) -> Double:
+    """Solve (1 + 1e-6 - half half') x = right on the smaller side (Woodbury's identity)."""
+    ground = 1 + 1e-6
+    if len(half) <= half.shape[1]:
+        return np.asarray(np.linalg.solve(ground * np.eye(len(half)) - half @ half.T, right))
+    inner = ground * np.eye(half.shape[1]) - half.T @ half
+    return np.asarray((right + half @ np.linalg.solve(inner, half.T @ right)) / ground)
 
 
 def discriminant(span: Span, y: NDArray[np.int64], spec: HeadSpec) -> Plane:

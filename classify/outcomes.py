@@ -11,7 +11,7 @@ from classify.metrics import Judged, judge
 from classify.result import Outcome, join_outcomes
 from classify.rows import StoredRows, pieces
 from classify.spec import HeadSpec
-from classify.splits import Split
+from classify.splits import Split, unit_names
 from classify.train import Division, Fit, FittedHead, batches, fit_batch, score_all, transformed
 from classify.transforms import Transform
 from extract.errors import SettingError
@@ -138,4 +138,14 @@ def divided(
         if not dataset.views:
             raise SettingError(f"views: no memory for those of {dataset.layer}; see --memory")
         views = dataset.views.of(train)
-    return Division(X[train], y[train], X[judging], y[judging], views)
+    return Division(X[train], y[train], X[judging], y[judging], views, _groups(dataset, train))
+
+
+def _groups(dataset: Dataset, train: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """Number the groups of training rows; None where one of them is all there is of a class."""
+    if dataset.groups is None:
+        return None
+    names, y = unit_names(dataset), dataset.y[train]
+    numbers = np.unique([names[row] for row in train], return_inverse=True)[1]
+    several = all(len(set(numbers[y == label].tolist())) > 1 for label in np.unique(y))
+    return numbers if several else None

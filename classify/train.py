@@ -110,7 +110,8 @@ class Fit(NamedTuple):
 class Division(NamedTuple):
     """Rows to train on and rows to judge on: (A, *shape) and (B, *shape) float32, and classes.
 
-    ``views`` are those of the rows to train on, None where they are not wanted.
+    ``views`` are those of the rows to train on, None where they are not wanted; ``groups`` are
+    (A,) numbers of their groups, None where a fit without one could not be judged.
 
     The features are arrays, or ``rows.StoredRows``.
     """
@@ -120,6 +121,7 @@ class Division(NamedTuple):
     X_validation: Any
     y_validation: Labels
     views: Views | None = None
+    groups: Labels | None = None
 
 
 def needs_memory(spec: HeadSpec, shape: tuple[int, ...]) -> str:
@@ -169,9 +171,10 @@ def fit_batch(
         Each head; those of one model share its seconds evenly. One of no use has ``failed``.
     """
     start = time.perf_counter()
-    X, y, shows, judging = rows.X, rows.y, None, rows[2:4]
+    X, y, shows, judging = rows.X, rows.y, rows.groups, rows[2:4]
     if rows.views and specs[0].views == "all":
         X, y, shows = all_views(X, y, rows.views)
+        shows = shows if rows.groups is None else rows.groups[shows]
     if specs[0].head in LINEAR_HEADS:
         fitted: Sequence[Head] = estimators.fit_linear(specs, X, y, shows)
     elif specs[0].head in KERAS_HEADS:

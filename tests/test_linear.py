@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
-from sklearn.model_selection import LeaveOneOut, cross_val_predict
+from sklearn.model_selection import LeaveOneGroupOut, LeaveOneOut, cross_val_predict
 
 from classify import linear
 from classify.linear import (
@@ -112,3 +112,20 @@ def test_rows_that_are_their_class_are_told_by_the_nearest(copies: int, width: i
     found = probabilities(logits(discriminant(Span(X), y, HeadSpec("lda")), new))
     np.testing.assert_array_equal(found.argmax(axis=1), nearest)
     np.testing.assert_allclose(found.sum(axis=1), 1)
+
+
+@pytest.mark.parametrize("width", [4, 200])
+def test_a_ridge_without_each_group_is_the_direct_fit(width: int) -> None:
+    X, y = rows_of(3, 60, width)
+    # Some rows alone, and groups of fewer and of more rows than there are features.
+    groups = np.concatenate([np.arange(20), np.repeat([20, 21], 3), np.full(34, 22)])
+    _, alone = next(ridge_path(Span(X), y, [HeadSpec("ridge", alpha=3.0)], groups))
+    direct = cross_val_predict(
+        RidgeClassifier(alpha=3.0),
+        X.astype(np.float64),
+        y,
+        groups=groups,
+        cv=LeaveOneGroupOut(),
+        method="decision_function",
+    )
+    np.testing.assert_allclose(alone, direct, atol=1e-3)

@@ -115,6 +115,27 @@ def test_in_a_notebook_the_seed_is_that_of_the_heads_too() -> None:
     assert classify.sweep(dataset(), head="lda", seed=3).best.spec.seed is None
 
 
+@pytest.mark.parametrize("folds", [None, 3])
+def test_scores_are_no_surer_for_pictures_of_one_group(folds: int | None) -> None:
+    generator = np.random.default_rng(0)
+    y = np.arange(150) % 3
+    scenes = generator.normal(size=(150, 100))
+    scenes[np.arange(150), y] += 1.5
+    # Bursts of five shots of each scene, nearly alike.
+    X = np.repeat(scenes, 5, axis=0) + generator.normal(scale=0.2, size=(750, 100))
+    made = replace(
+        dataset(),
+        X=X.astype(np.float32),
+        y=np.repeat(y, 5),
+        keys=[f"{row}.jpg" for row in range(750)],
+        groups=[f"scene {row // 5}" for row in range(750)],
+        split=np.repeat([0, 1], [300, 450]).astype(np.int8),
+    )
+    heads = tuple(HeadSpec(name) for name in ("ridge", "svm", "naive_bayes"))
+    losses = {e.spec.head: e.scores["loss"] for e in run(made, TrainConfig(heads, folds)).entries}
+    assert max(losses.values()) < np.log(3), losses
+
+
 # Stopping and going on.
 
 
