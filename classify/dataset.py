@@ -74,6 +74,7 @@ class Dataset:
         always count: to read them all for this would take as long as an epoch.
         """
         made_by = [self.trunk.to_dict(), self.weights_sha256, self.dtype, self.precision]
+        made_by += [self.calibration_sha256] if self.calibration_sha256 else []
         if self.views:
             made_by.append(asdict(self.views.spec))
         rows = [self.keys, self.groups, self.y.tolist(), self.split.tolist()]

@@ -148,6 +148,9 @@ def test_the_fingerprint_counts_all_rows(pair: tuple[Dataset, Dataset]) -> None:
         other[row, 0, 0, 0] += 1e-3
         assert replace(held, X=other).fingerprint() != held.fingerprint()
     assert left.fingerprint() != held.fingerprint()
+    # Features that are not read count by what made them.
+    calibrated = [replace(left, calibration_sha256=digit * 64) for digit in ("0", "1")]
+    assert len({made.fingerprint() for made in (left, *calibrated)}) == 3
 
 
 # Transforms and heads.
