@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 from classify.bundle import Bundle, load_bundle
 from classify.dataset import Dataset, check_weights
@@ -225,6 +226,23 @@ def _named(keras: Any, scores: Any, class_names: Sequence[str]) -> Any:
     holder = keras.initializers.Constant(list(class_names))
     layer = _affine(keras, scale=False, beta_initializer=holder, name=NAMES)
     return layer(scores, training=False)  # its mean is 0 and its variance 1 from the start
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """Return the names that an exported ``.keras`` file holds; none of any other model.
+
+    Args:
+        path: A file that Keras can load.
+    """
+    try:
+        with ZipFile(path) as archive:
+            layers = json.loads(archive.read("config.json"))["config"]["layers"]
+        (named,) = [layer["config"] for layer in layers if layer["config"]["name"] == NAMES]
+        names = named["beta_initializer"]["config"]["value"]
+    except (KeyError, TypeError, ValueError):  # somebody else's
+        return ()
+    sound = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return tuple(names) if sound else ()
 
 
 def _writer(target: str) -> Callable[[Any, Sequence[str], Path], None]:

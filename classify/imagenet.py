@@ -6,12 +6,15 @@ the order in which every ``keras.applications`` model scores them.
 
 from collections.abc import Mapping
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from classify.export import read_class_names
 from extract.config import ExtractConfig, TrunkSpec
+from extract.console import log
 from extract.engine import Engine
 from extract.engines import open_engine
 from extract.errors import TrunkError
@@ -26,8 +29,8 @@ def open_classifier(config: ExtractConfig, **settings: Any) -> tuple[Engine, tup
         **settings: Fields of TrunkSpec, of which ``layer`` and ``pooling`` are not free here.
 
     Returns:
-        The engine that gives its scores, and K class names: ImageNet's, or for a model of one's
-        own, which does not say them, the numbers from 0 on.
+        The engine that gives its scores, and K class names: ImageNet's, for a model of one's own
+        those that it was exported with, else the numbers from 0 on.
 
     Raises:
         WeightsUnavailableError: ImageNet weights are not to be had.
@@ -40,8 +43,12 @@ def open_classifier(config: ExtractConfig, **settings: Any) -> tuple[Engine, tup
         raise TrunkError(f"{spec.trunk}: gives {shape} for a picture; expected one score a class")
     if not spec.is_file:
         return engine, imagenet_names()
-    # One output is the score of the second of two classes.
-    return engine, tuple(map(str, range(max(2, shape[0]))))
+    count = max(2, shape[0])  # one output is the score of the second of two classes
+    names = read_class_names(Path(spec.trunk))
+    if len(names) == count:
+        return engine, names
+    log.info("%s does not name its classes: labels are their numbers", spec.trunk)
+    return engine, tuple(map(str, range(count)))
 
 
 def imagenet_names() -> tuple[str, ...]:

@@ -155,8 +155,6 @@ def _open_model(arguments: argparse.Namespace, running: ExtractConfig) -> Any:
     engine, class_names = imagenet.open_classifier(
         running, **{name: value for name, value in given.items() if value is not None}
     )
-    if engine.spec.is_file:
-        log.info("%s does not name its classes: labels are their numbers", engine.spec.trunk)
     score = partial(imagenet.to_scores, engine)
     return partial(predict.label_pictures, engine=engine, score=score, class_names=class_names)
 

@@ -1,5 +1,6 @@
 """Exported models: read by a process that has none of our code, they score as trunk and head do."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from classify.bundle import Bundle, load_bundle
 from classify.cli import train_head
 from classify.dataset import Dataset, load_dataset
 from classify.export import build_model, check_targets, export, open_trunk
+from classify.predict_cli import predict_images
 from classify.spec import HeadSpec
 from classify.train import Division, FittedHead, fit_batch, transformed
 from classify.transforms import Transform
@@ -191,6 +193,9 @@ def test_the_command_exports_a_finetuned_head(
     said = capsys.readouterr().err
     assert f"{targets[0]}: from pixels to scores of class0, class1" in said
     np.save(tmp_path / "pixels.npy", pixels_of(load_dataset(store), pictures))
+    assert predict_images([str(pictures), "--trunk", targets[0], "-q"]) == 0
+    rows = csv.DictReader(capsys.readouterr().out.splitlines())
+    assert {row["label"] for row in rows} <= {"class0", "class1"}
     found, _ = read(tmp_path, ["model.keras", "served"])
     wanted = load_bundle(tmp_path / "maps_head").head.predict_proba(load_dataset(store).X)
     for scores in found.values():
