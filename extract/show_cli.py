@@ -61,13 +61,14 @@ def _show_features(arguments: argparse.Namespace) -> int:
     with open_store(arguments.out) as store:
         found = describe(store)
         problems = verify(store) if arguments.verify else None
+        unfinished = not store.complete
     if problems is not None:
         found["problems"] = problems
     print(json.dumps(found, indent=2) if arguments.json else format_description(found))
     if problems:
+        repair = "" if unfinished and len(problems) == 1 else " with --repair"
         raise StoreError(
-            f"{arguments.out}: {'; '.join(problems)}; run the same extract-features command with "
-            "--repair"
+            f"{arguments.out}: {'; '.join(problems)}; run the same extract-features command{repair}"
         )
     if problems is not None:
         log.info("verified: every row is there, readable and finite")

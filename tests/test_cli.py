@@ -240,6 +240,17 @@ def test_verify_of_a_damaged_store_is_1(
     assert "2 finished rows are not finite" in capsys.readouterr().err
 
 
+def test_a_store_that_is_merely_unfinished_needs_no_repair(
+    make_store: MakeStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make_store(np.ones((3, 3), "f4"), [0, 1, 1])
+    with open_store(path, write=True) as store:
+        store.forget(np.array([1]))
+    assert show_cli.show_features([str(path), "--verify"]) == 1
+    said = capsys.readouterr().err
+    assert said.endswith("1 of 3 rows are still to do; run the same extract-features command\n")
+
+
 def test_a_reader_that_leaves_early_is_no_failure() -> None:
     code = "import sys; from extract import cli; sys.exit(cli.extract_features(['--list-trunks']))"
     child = subprocess.Popen(
