@@ -70,6 +70,8 @@ def list_remote(url: str) -> Source:
             return Source((Item(key, path, -1, 0, "", read),), (), (), root)
         file_system.invalidate_cache()
         found = _walk(url, file_system, path)
+    except ImportError as error:  # fsspec says which library it lacks
+        raise SourceError(f"{show(root)}: {_explain(error)}") from error
     except Exception as error:  # each file system has errors of its own
         raise SourceError(
             f"{show(root)}: cannot be listed: {_explain(error)}; expected a folder of pictures; "
@@ -82,7 +84,8 @@ def _open(url: str) -> tuple[Any, str]:
     try:
         from fsspec.core import url_to_fs
     except ImportError as error:
-        raise ImportError('needs fsspec; pip install "headstart[remote]"') from error
+        extra = "s3" if url.startswith("s3:") else "remote"
+        raise ImportError(f'needs fsspec; pip install "headstart[{extra}]"') from error
     file_system, path = url_to_fs(url)
     # Of SFTP; it would wait for ever.
     if channel_of := getattr(getattr(file_system, "ftp", None), "get_channel", None):

@@ -1,5 +1,6 @@
 import functools
 import http.server
+import sys
 import threading
 import time
 from collections import Counter
@@ -228,3 +229,19 @@ def test_remote_settings(memory: str) -> None:
         open_reader(memory)
     assert not is_url("C:/pictures")
     assert not is_url("folder/a:b.png")
+
+
+@pytest.mark.parametrize(
+    ("url", "lacking", "message"),
+    [
+        ("s3://bucket/pictures", "fsspec.core", r'needs fsspec; pip install "headstart\[s3\]"$'),
+        ("http://host/pictures", "fsspec.core", r'fsspec; pip install "headstart\[remote\]"$'),
+        ("s3://bucket/pictures", "s3fs", "Install s3fs to access S3$"),
+    ],
+)
+def test_a_library_that_is_not_there_is_named(
+    monkeypatch: pytest.MonkeyPatch, url: str, lacking: str, message: str
+) -> None:
+    monkeypatch.setitem(sys.modules, lacking, None)
+    with pytest.raises(SourceError, match=message):
+        list_source(url)
