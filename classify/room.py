@@ -2,8 +2,8 @@
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
+from extract.memory import free_of_machine
 from extract.store import Store
 
 # Training holds the rows, those of one side, and these transformed or widened.
@@ -68,22 +68,10 @@ def free_memory() -> int:
     """
     import psutil
 
-    process = psutil.Process()
-    used, found = process.memory_info(), [psutil.virtual_memory().available]
-    if group := _group_limit():
-        found.append(group - used.rss)
+    process, found = psutil.Process(), [free_of_machine()]
+    used = process.memory_info()
     for name, kind in (("RLIMIT_AS", "vms"), ("RLIMIT_DATA", "data")):
         limit = process.rlimit(getattr(psutil, name))[0] if hasattr(psutil, name) else -1
         if limit >= 0:
             found.append(limit - getattr(used, kind))
     return int(max(0, min(found)))
-
-
-def _group_limit() -> int | None:
-    """Return the bytes that the control group gives, or None."""
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        try:
-            return int(Path("/sys/fs/cgroup", name).read_text(encoding="ascii"))
-        except (OSError, ValueError):  # no such group, or "max"
-            continue
-    return None

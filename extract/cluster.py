@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from functools import lru_cache
+from importlib.util import find_spec
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -134,6 +135,12 @@ def stream_on_cluster(
             began = time.monotonic()
 
 
+def check_ray() -> None:
+    """Raise EngineError where Ray is not installed."""
+    if find_spec("ray") is None or find_spec("pyarrow") is None:
+        raise EngineError('cluster: needs Ray; pip install "headstart[ray]"')
+
+
 @contextmanager
 def _connected(address: str) -> Iterator[Any]:
     """Join a cluster, and leave it; or start one here, and end it."""
@@ -162,11 +169,9 @@ def _load_ray(address: str) -> Any:
     if address == "local":
         # Ray's name for its switch between every network and this machine alone.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise EngineError('cluster: needs Ray; pip install "headstart[ray]"') from error
+    import ray
+    import ray.data
+
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     ray.data.DataContext.get_current().enable_progress_bars = False
     return ray

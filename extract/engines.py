@@ -9,6 +9,7 @@ from extract.console import log
 from extract.engine import Engine
 from extract.errors import EngineError
 from extract.keras_engine import KerasEngine
+from extract.memory import check_batch
 from extract.openvino_engine import OpenVinoEngine, check_instructions
 from extract.trunk import build_trunk
 
@@ -38,8 +39,11 @@ def open_engine(
 
     Raises:
         TrunkError: The trunk or its weights cannot be had.
-        EngineError: The machine lacks the instructions, or the trunk cannot be converted.
+        EngineError: The machine lacks the instructions or the memory, or the trunk cannot be
+            converted.
     """
+    if batch_size:
+        check_batch(batch_size, spec.image_size)
     if precision != "int8" and (engine == "keras" or (engine == "auto" and _keras_is_better())):
         return KerasEngine(build_trunk(spec, precision), dtype, batch_size, precision)
     check_instructions(precision)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from extract.block import DONE, NOT_YET
-from extract.cluster import stream_on_cluster
+from extract.cluster import check_ray, stream_on_cluster
 from extract.config import ExtractConfig, TrunkSpec, ViewSpec
 from extract.console import log, progress
 from extract.duplicates import describe_leaks
@@ -88,6 +88,8 @@ def extract_features(
     spec, config, views, given = settle(out, settings)
     if config.repair and not out.exists():
         raise StoreError(f"{out}: no such file; expected one to repair; leave --repair out")
+    if config.cluster:
+        check_ray()  # before there is a file of its settings
     pictures = list_source(source, config.columns)
     for warning in pictures.warnings:
         log.warning("%s", warning)

@@ -241,6 +241,7 @@ def test_without_ray_its_extra_is_named(
     given: dict[str, Any] = {**QUICK, "cluster": "local"}
     with pytest.raises(EngineError, match=r'needs Ray; pip install "headstart\[ray\]"'):
         extract_features(pictures, tmp_path / "out.h5", **given)
+    assert not (tmp_path / "out.h5").exists()
 
 
 @pytest.mark.parametrize("name", ["openvino", "keras"])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from classify.bundle import load_bundle
-from extract.errors import HeadError, SourceError, StoreError
+from extract.errors import EngineError, HeadError, SourceError, StoreError
 from extract.run import extract_features
 from extract.show import verify
 from extract.source import list_source
@@ -119,6 +119,13 @@ def test_memory_short_of_a_batch_ends_the_run_and_costs_no_row(
 ) -> None:
     said = run_child(LITTLE_MEMORY, pictures, tmp_path, "--image-size", "400")
     assert "memory" in said
+
+
+def test_a_batch_that_no_memory_holds_is_refused(pictures: Path, tmp_path: Path) -> None:
+    refused = r"batch size 100000000: its pictures alone take .* GB of memory, .* --batch-size"
+    with pytest.raises(EngineError, match=refused):
+        extract_features(pictures, tmp_path / "out.h5", **QUICK, batch_size=10**8)
+    assert not (tmp_path / "out.h5").exists()
 
 
 def test_a_file_system_without_locks_is_named(pictures: Path, tmp_path: Path) -> None:

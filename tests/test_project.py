@@ -28,7 +28,7 @@ PARSERS = (extract_features_parser, show_features_parser, train_head_parser, pre
 # Lowest first: a file imports only what stands before it.
 ORDER = {
     "extract": (
-        *("errors", "ahead", "beside"),
+        *("errors", "ahead", "beside", "memory"),
         *("applications", "config", "console", "item", "block"),
         *("folders", "remote", "manifest", "archive"),
         *("arrow", "arrays", "tfrecord", "records"),
