@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+# What a score of the true class counts for at least, in every loss.
+LOWEST = 1e-7
+
 
 class Metrics(NamedTuple):
     """How well scores agree with the truth.
@@ -65,8 +68,7 @@ def confusion_matrix(
 def log_loss(y: NDArray[np.int64], scores: NDArray[np.floating]) -> float:
     """Return the mean negative log-likelihood of the true classes, in nats.
 
-    A score of 0 would cost infinitely much; like scikit-learn, the smallest step of the scores'
-    own type bounds it (16 nats in float32).
+    A score of 0 would cost infinitely much: ``LOWEST`` bounds it, at 16 nats, whatever the type.
 
     Args:
         y: (N,) true classes.
@@ -75,8 +77,7 @@ def log_loss(y: NDArray[np.int64], scores: NDArray[np.floating]) -> float:
     Returns:
         0 or more.
     """
-    step = np.finfo(scores.dtype).eps
-    true = scores[np.arange(len(y)), y].clip(step, 1 - step)
+    true = scores[np.arange(len(y)), y].clip(LOWEST, 1)
     return float(-np.log(true, dtype=np.float64).mean())
 
 
@@ -118,7 +119,7 @@ def judge(y: NDArray[np.int64], scores: NDArray[np.floating]) -> Judged:
     """Keep of (N, K) scores what the metrics need; six decimals of the true class's."""
     # A head whose loss did not stay finite has scores that are no numbers: it ranks last.
     true = np.nan_to_num(scores[np.arange(len(y)), y].astype(np.float64))
-    return Judged(scores.argmax(axis=1).astype(np.int64), np.maximum(true.round(6), 1e-7))
+    return Judged(scores.argmax(axis=1).astype(np.int64), np.maximum(true.round(6), LOWEST))
 
 
 class Resampling:
