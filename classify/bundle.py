@@ -83,6 +83,11 @@ class Bundle:
             ) from error
 
 
+def is_bundle(folder: str | os.PathLike[str]) -> bool:
+    """Say whether a folder is a trained head, sound or not."""
+    return (Path(folder) / BUNDLE).is_file()
+
+
 def check_target(folder: Path) -> None:
     """Raise HeadError unless a bundle can be written there without losing anything but a bundle."""
     check_beside(folder, HeadError)

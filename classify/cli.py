@@ -28,7 +28,7 @@ from classify.spec import (
 )
 from extract.beside import clear
 from extract.console import add_common_flags, log, run_command
-from extract.errors import EXIT_FAILED, EXIT_OK, SettingError
+from extract.errors import EXIT_OK, HeadError, SettingError
 
 _TRAIN_EXAMPLES = """\
 examples:
@@ -336,11 +336,10 @@ def _train_head(arguments: argparse.Namespace) -> int:
         export.check_head(result)
     accuracy = result.accuracy
     if config.assert_accuracy is not None and accuracy < config.assert_accuracy:
-        log.error(
+        raise HeadError(
             f"accuracy: found {accuracy:.4f}; expected {config.assert_accuracy} or more, as "
             "--assert-accuracy says; try other heads, or more pictures"
         )
-        return EXIT_FAILED
     log.info("next: predict-images %s SOURCE", shlex.quote(str(folder)))
     return EXIT_OK
 

@@ -115,9 +115,15 @@ def _predict_images(arguments: argparse.Namespace) -> int:
     config, running = _settings(arguments, chart)
 
     from classify import predict
+    from classify.bundle import is_bundle
     from extract.source import list_source
     from extract.stream import Clock
 
+    if arguments.head and is_bundle(arguments.source) and not is_bundle(arguments.head):
+        raise SettingError(
+            f"{arguments.source}: a head in the place of SOURCE; expected DIR before SOURCE; swap "
+            "the two"
+        )
     if arguments.output:
         predict.check_output(arguments.output)
     began, clock = time.perf_counter(), Clock()

@@ -284,16 +284,18 @@ def _report(summary: Any) -> None:
     spent = summary.seconds
     rate = summary.computed / max(spent.wait + spent.trunk + spent.write, 1e-9)
     log.info(
-        "%s: %d pictures, %d classes, %s; %d new in %.1f s (%.0f/s): start %.1f s, trunk %.1f s, "
-        "write %.1f s, waiting for pictures %.1f s (read %.1f s, decode %.1f s beside it)",
+        "%s: %d pictures, %d classes, %s; %d new in %.1f s: start %.1f s, then %.0f pictures/s "
+        "(trunk %.1f s, write %.1f s, waiting for pictures %.1f s; beside it read %.1f s, decode "
+        "%.1f s)",
         summary.out,
         summary.images,
         len(summary.class_names),
         shapes,
         summary.computed,
         spent.start + spent.wait + spent.trunk + spent.write,
+        spent.start,
         rate,
-        *(spent.start, spent.trunk, spent.write, spent.wait, spent.read, spent.decode),
+        *(spent.trunk, spent.write, spent.wait, spent.read, spent.decode),
     )
     if summary.error:
         log.info(

@@ -154,6 +154,15 @@ def _written(predictions: Sequence[Prediction], form: str) -> str:
     return file.getvalue()
 
 
+def test_swapped_words_are_told_apart(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict_images([str(made[0]), str(made[2])]) == 2
+    said = capsys.readouterr().err
+    assert said == (
+        f"predict-images: {made[2]}: a head in the place of SOURCE; expected DIR before SOURCE; "
+        "swap the two\n"
+    )
+
+
 def test_csv() -> None:
     text = _written(PREDICTIONS, "csv")
     assert text.splitlines()[0] == "key,label,score,reason"

@@ -76,6 +76,17 @@ def test_the_same_command_again_writes_the_same_result(store: Path) -> None:
     assert results[0] == results[1]
 
 
+def test_a_head_below_what_is_asked_for_is_kept_and_fails(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--head", "knn", "--neighbours", "19", "--assert-accuracy", "1"]
+    assert train_head([str(store), *words]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("train-head: accuracy: found 0.")
+    assert "expected 1.0 or more" in line
+    assert (store.with_name("made_head") / "result.json").exists()
+
+
 def test_quiet_says_nothing_but_the_result(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train_head([str(store), "--head", "logistic", "-q"]) == 0
     shown = capsys.readouterr()
