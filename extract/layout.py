@@ -252,8 +252,11 @@ def explained(path: Path) -> Iterator[None]:
         # What HDF5 keeps for itself it writes when a file is closed; h5py has no number for that.
         if isinstance(error, RuntimeError) and not full:
             raise
-        # HDF5 says it in its own words, at length; what names a file is the system's.
-        said = os.strerror(number) if number and not getattr(error, "filename", None) else error
+        # HDF5 says it in its own words, at length, and a name not yet given says nothing: of what
+        # names a file, only the system's word on one that people know is passed on.
+        named = os.fsdecode(getattr(error, "filename", None) or ".")
+        known = not os.path.basename(named).startswith(".")
+        said = os.strerror(number) if number and not known else error
         what = "the disk is full" if full else f"cannot be written: {said}"
         do = "make room" if full else CURES.get(number or 0, "look after the disk")
         raise StoreError(
