@@ -26,6 +26,9 @@ _COLUMNS = 4096
 _WIDE_ROUNDING = 1e-6
 # A variance within the classes below this share of that between them is rounding errors.
 _NO_SPREAD = 1e-10
+# What a fit that follows each row leaves of it, at least: far above float64's rounding errors, and
+# far below what a weak penalty leaves on wide features, where 1e-6 made scores all but sure.
+LEFT_OVER = 1e-9
 
 Double = NDArray[np.float64]
 
@@ -216,9 +219,9 @@ def _unseen(
     mean = 1 / len(left)
     if shows is None:
         # A weak penalty on few rows fits each row by itself: no residual is left to divide.
-        own = np.minimum((left**2) @ shrunk + mean, 1 - 1e-6)
+        own = np.minimum((left**2) @ shrunk + mean, 1 - LEFT_OVER)
         return np.asarray(residuals / (1 - own[:, None]))
-    unseen = np.asarray(residuals / (1 + 1e-6 - (left**2) @ shrunk - mean)[:, None])
+    unseen = np.asarray(residuals / (1 + LEFT_OVER - (left**2) @ shrunk - mean)[:, None])
     order, ends = np.argsort(shows, kind="stable"), np.cumsum(np.bincount(shows))
     for rows in np.split(order, ends[:-1]):
         if len(rows) > 1:
@@ -229,8 +232,8 @@ def _unseen(
 
 
 def _solve(half: Double, right: Double) -> Double:
-    """Solve (1 + 1e-6 - half half') x = right on the smaller side (Woodbury's identity)."""
-    ground = 1 + 1e-6
+    """Solve (1 + LEFT_OVER - half half') x = right on the smaller side (Woodbury's identity)."""
+    ground = 1 + LEFT_OVER
     if len(half) <= half.shape[1]:
         return np.asarray(np.linalg.solve(ground * np.eye(len(half)) - half @ half.T, right))
     inner = ground * np.eye(half.shape[1]) - half.T @ half

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.linear import Double, Plane, separate
+from classify.linear import LEFT_OVER, Double, Plane, separate
 from classify.rows import StoredRows, pieces
 from classify.spec import HeadSpec
 
@@ -79,7 +79,7 @@ class Sums:
             turned = (some - self.mean) @ vectors
             targets = np.where(y[places, None] == labels, 1.0, -1.0)
             for alone, inverse in zip(found, inverses, strict=True):
-                own = np.minimum(turned**2 @ inverse + 1 / rows, 1 - 1e-6)
+                own = np.minimum(turned**2 @ inverse + 1 / rows, 1 - LEFT_OVER)
                 residual = targets - bias - turned @ (inverse[:, None] * onto)
                 alone.append(targets - residual / (1 - own[:, None]))
         return planes, [np.concatenate(parts) for parts in found]

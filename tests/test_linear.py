@@ -114,14 +114,15 @@ def test_rows_that_are_their_class_are_told_by_the_nearest(copies: int, width: i
     np.testing.assert_allclose(found.sum(axis=1), 1)
 
 
+@pytest.mark.parametrize("alpha", [3.0, 1e-3])
 @pytest.mark.parametrize("width", [4, 200])
-def test_a_ridge_without_each_group_is_the_direct_fit(width: int) -> None:
+def test_a_ridge_without_each_group_is_the_direct_fit(width: int, alpha: float) -> None:
     X, y = rows_of(3, 60, width)
     # Some rows alone, and groups of fewer and of more rows than there are features.
     groups = np.concatenate([np.arange(20), np.repeat([20, 21], 3), np.full(34, 22)])
-    _, alone = next(ridge_path(Span(X), y, [HeadSpec("ridge", alpha=3.0)], groups))
+    _, alone = next(ridge_path(Span(X), y, [HeadSpec("ridge", alpha=alpha)], groups))
     direct = cross_val_predict(
-        RidgeClassifier(alpha=3.0),
+        RidgeClassifier(alpha=alpha),
         X.astype(np.float64),
         y,
         groups=groups,
