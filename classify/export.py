@@ -239,10 +239,10 @@ def read_class_names(path: Path) -> tuple[str, ...]:
             layers = json.loads(archive.read("config.json"))["config"]["layers"]
         (named,) = [layer["config"] for layer in layers if layer["config"]["name"] == NAMES]
         names = named["beta_initializer"]["config"]["value"]
+        "".join(names).encode()  # what is no text raises, and could not be printed
     except (KeyError, TypeError, ValueError):  # somebody else's
         return ()
-    sound = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    return tuple(names) if sound else ()
+    return tuple(names) if isinstance(names, list) else ()
 
 
 def _writer(target: str) -> Callable[[Any, Sequence[str], Path], None]:

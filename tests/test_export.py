@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -16,7 +17,13 @@ from classify import export as module
 from classify.bundle import Bundle, load_bundle
 from classify.cli import train_head
 from classify.dataset import Dataset, load_dataset
-from classify.export import build_model, check_targets, export, open_trunk
+from classify.export import (
+    build_model,
+    check_targets,
+    export,
+    open_trunk,
+    read_class_names,
+)
 from classify.predict_cli import predict_images
 from classify.spec import HeadSpec
 from classify.train import Division, FittedHead, fit_batch, transformed
@@ -200,6 +207,24 @@ def test_the_command_exports_a_finetuned_head(
     wanted = load_bundle(tmp_path / "maps_head").head.predict_proba(load_dataset(store).X)
     for scores in found.values():
         np.testing.assert_allclose(scores, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("held", "found"),
+    [
+        (["a", "ß"], ("a", "ß")),
+        (["a", "\ud800"], ()),  # no text, and could not be printed
+        (["a", 1], ()),
+        ("ab", ()),
+        (None, ()),
+    ],
+    ids=ascii,
+)
+def test_names_are_texts_or_none(held: Any, found: tuple[str, ...], tmp_path: Path) -> None:
+    layer = {"name": module.NAMES, "beta_initializer": {"config": {"value": held}}}
+    with ZipFile(tmp_path / "model.keras", "w") as archive:
+        archive.writestr("config.json", json.dumps({"config": {"layers": [{"config": layer}]}}))
+    assert read_class_names(tmp_path / "model.keras") == found
 
 
 def test_frozen_it_stays_when_it_is_trained_further(stores: dict[int, Path]) -> None:
