@@ -85,7 +85,7 @@ class Bundle:
 
 def is_bundle(folder: str | os.PathLike[str]) -> bool:
     """Say whether a folder is a trained head, sound or not."""
-    return (Path(folder) / BUNDLE).is_file()
+    return os.path.isfile(Path(folder) / BUNDLE)  # False, too, of a name that no file can have
 
 
 def check_target(folder: Path) -> None:

@@ -163,6 +163,13 @@ def test_swapped_words_are_told_apart(made: Made, capsys: pytest.CaptureFixture[
     )
 
 
+def test_a_source_of_too_long_a_name_is_no_bug(
+    made: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict_images([str(made[2]), "k" * 300]) == 1
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_csv() -> None:
     text = _written(PREDICTIONS, "csv")
     assert text.splitlines()[0] == "key,label,score,reason"
