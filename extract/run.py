@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from extract.beside import check_beside
 from extract.block import DONE, NOT_YET
 from extract.cluster import check_ray, stream_on_cluster
 from extract.config import ExtractConfig, TrunkSpec, ViewSpec
@@ -22,7 +23,7 @@ from extract.errors import SettingError, StoreError
 from extract.identity import settle
 from extract.index import SHARD_ROWS
 from extract.item import Item, Source
-from extract.layout import count_views, training_rows
+from extract.layout import check_room, count_views, training_rows
 from extract.precision import choose_calibration, measure_error
 from extract.prepare import find_work, prepare_store
 from extract.show import find_rejected
@@ -162,6 +163,11 @@ def _plan(
     if work.action == "continue":
         with open_store(out) as store:
             done = int((store.status == DONE).sum())
+    else:
+        place = out.resolve().parent / config.shards if config.shards else out
+        attributes = {"dtype": config.dtype, "views": views.views}
+        check_room(place, source.items, engine.shapes, attributes)
+        check_beside(out, StoreError)
     values = sum(int(np.prod(shape)) for shape in engine.shapes.values())
     size = count_views(source.items, views.views) * values * np.dtype(config.dtype).itemsize
     layers = ", ".join(f"{layer} {shape}" for layer, shape in engine.shapes.items())

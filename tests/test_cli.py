@@ -91,6 +91,14 @@ def test_a_dry_run_says_what_the_run_would_do(
     assert Path("out.h5").read_bytes() == before
 
 
+@pytest.mark.parametrize("flags", [[], ["--dry-run"]], ids=str)
+def test_a_place_without_a_folder_is_refused_by_a_dry_run_too(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    assert extract(pictures, tmp_path / "none/out.h5", *QUICK_FLAGS, *flags) == 1
+    assert f"{tmp_path / 'none'}: no such folder; expected one" in capsys.readouterr().err
+
+
 def test_quiet_says_nothing(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
