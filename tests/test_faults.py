@@ -229,7 +229,7 @@ def test_stopped_while_a_picture_hangs_the_command_answers(
 @pytest.mark.skipif(sys.platform == "win32", reason="needs pthread_kill")
 def test_an_interrupt_that_does_not_end_a_wait_is_answered(hanging: Callable[..., Any]) -> None:
     child = hanging("interrupted", 1, 3600, 1)
-    said = child.communicate(timeout=60)[1]
+    said = child.communicate(timeout=300)[1]
     assert child.returncode == 130, said
     assert "the same command goes on" in said
 
