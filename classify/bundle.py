@@ -180,6 +180,7 @@ def load_bundle(folder: Path) -> Bundle:
     """
     described = _read_identity(folder)
     try:
+        "".join(described["class_names"]).encode()  # what is no text raises
         bundle = Bundle(
             head=FittedHead.load(folder, described["settings"]["head"]),
             class_names=tuple(described["class_names"]),

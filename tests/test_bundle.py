@@ -296,6 +296,8 @@ def _without(folder: Path, name: str) -> None:
         (lambda f: _change(f, settings=[]), "cannot be read"),
         (lambda f: _change(f, trunk={"trunk": "vgg61"}), "nearest: vgg19, vgg16"),
         (lambda f: _change(f, class_names=["a", "b", "c"]), "does not take"),
+        (lambda f: _change(f, class_names=[1, 2]), "cannot be read"),
+        (lambda f: _change(f, class_names=["a", "\ud800"]), "cannot be read"),
         (lambda f: _change(f, shape=[5]), "does not take"),
         (lambda f: _truncate(f / "head.keras"), "cannot be read"),
         (lambda f: (f / "head.keras").unlink(), "cannot be read"),
