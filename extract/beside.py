@@ -72,7 +72,7 @@ def check_beside(path: Path, error: type[HeadstartError]) -> None:
         with tempfile.TemporaryFile(dir=path.resolve().parent):
             pass
     except OSError as failed:
-        if failed.errno not in _CLOSED:  # a full disk may have room by then
+        if failed.errno not in _CLOSED:  # a full disk is no reason to name another place
             raise
         raise error(f"{path}: cannot be written: {failed.strerror}; name another place") from failed
 
