@@ -169,9 +169,11 @@ def _load_ray(address: str) -> Any:
     if address == "local":
         # Ray's name for its switch between every network and this machine alone.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    import ray
-    import ray.data
-
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:  # it is there, but not whole
+        raise EngineError(f'cluster: {error}; pip install "headstart[ray]"') from error
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     ray.data.DataContext.get_current().enable_progress_bars = False
     return ray
