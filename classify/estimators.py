@@ -200,7 +200,7 @@ class EstimatorHead:
             X_validation: (B, *shape) float32, unused.
             y_validation: (B,) int64, unused.
             shows: (A,) which picture, or which group of them, each row shows; None where each
-            shows its own.
+                shows its own.
 
         Returns:
             The head itself.

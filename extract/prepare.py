@@ -7,19 +7,24 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from extract.backend import backend_name
+from extract.beside import check_beside
+from extract.block import DONE
 from extract.config import ExtractConfig, ViewSpec
 from extract.console import log
 from extract.engine import Engine
 from extract.errors import StoreError
 from extract.identity import find_other_pictures, find_other_settings
-from extract.index import Shard, create_shards, find_lost, find_shards, remake_lost
+from extract.index import SHARD_ROWS, Shard, create_shards, find_lost, find_shards, remake_lost
 from extract.item import Source
-from extract.layout import create_store
+from extract.layout import check_room, count_views, create_store
 from extract.remote import hide_secrets
 from extract.soundness import is_in_use
+from extract.store import open_store
 from extract.update import update_store
 
 # What one run does and where, as against what the file is.
@@ -27,12 +32,9 @@ _ACTIONS = ("overwrite", "update", "dry_run", "repair", "cluster")
 
 
 class Work(NamedTuple):
-    """What a store needs before its rows are run, and why.
+    """What a store needs before its rows are run, and why."""
 
-    ``action`` is make, continue, update or replace.
-    """
-
-    action: str
+    action: Literal["make", "continue", "update", "replace"]
     why: str = ""
 
 
@@ -53,35 +55,58 @@ def prepare_store(
     """
     if config.repair:
         remake_lost(out, source.items)
-    action = find_work(out, source, engine, config, views).action
+    action, why = _find_work(out, source, engine, config, views)
     attributes = {**_attributes(source, engine, config), **asdict(views)}
     if action == "update":
         update_store(out, source, engine.shapes, attributes)
     elif action != "continue":
         former = find_shards(out) if action == "replace" else []
+        if why:
+            log.info("%s: %s; all is made anew", out, why)
         create = create_shards if config.shards else create_store
         create(out, source.items, engine.shapes, attributes, action == "replace")
         _warn_of_former(out, former)
 
 
-def find_work(
+def say_plan(
+    out: Path, source: Source, engine: Engine, config: ExtractConfig, views: ViewSpec
+) -> None:
+    """Say what a run would do, and write nothing; what it would refuse is refused.
+
+    Arguments and errors are those of ``prepare_store``.
+    """
+    work, done = _find_work(out, source, engine, config, views), 0
+    if work.action == "continue":
+        with open_store(out) as store:
+            done = int((store.status == DONE).sum())
+    else:
+        place = out.resolve().parent / config.shards if config.shards else out
+        attributes = {**_attributes(source, engine, config), **asdict(views)}
+        check_room(place, source.items, engine.shapes, attributes)
+        check_beside(out, StoreError)
+    values = sum(int(np.prod(shape)) for shape in engine.shapes.values())
+    size = count_views(source.items, views.views) * values * np.dtype(config.dtype).itemsize
+    shards = -(-len(source.items) // SHARD_ROWS)
+    log.info(
+        "would %s %s%s: %d pictures of %d classes%s, %d done before; %s at %s in %s, %.1f MB%s",
+        *(work.action, out, f", for {work.why}" if work.why else ""),
+        *(len(source.items), len(source.class_names), and_views(views.views), done),
+        engine.spec.trunk,
+        ", ".join(f"{layer} {shape}" for layer, shape in engine.shapes.items()),
+        *(config.dtype, size / 1e6),
+        f" in {shards} shard{'s' * (shards > 1)} in {config.shards}" if config.shards else "",
+    )
+
+
+def and_views(views: int) -> str:
+    """Return the words for the views of each training picture, where there are any."""
+    return f" and {views} view{'s' * (views > 1)} of each for training" if views else ""
+
+
+def _find_work(
     out: Path, source: Source, engine: Engine, config: ExtractConfig, views: ViewSpec
 ) -> Work:
-    """Find out what a store needs; nothing is written.
-
-    Args:
-        out: See ``prepare_store``, here and below.
-        source: The pictures.
-        engine: What is to run the trunk.
-        config: See there.
-        views: See there.
-
-    Returns:
-        The work.
-
-    Raises:
-        StoreError: The existing one differs, is damaged or in use.
-    """
+    """Find out what a store needs; see ``prepare_store``."""
     if not out.exists():
         return Work("make")
     lost = next(iter(find_lost(out).values()), "") if config.overwrite else ""
@@ -100,8 +125,6 @@ def find_work(
             f"{out}: {settings or pictures}; {update}restore what it was made from, name "
             "another file, or give --overwrite"
         )
-    if lost:
-        log.warning("%s; all is made anew", lost)
     return Work("replace", settings or pictures)
 
 

@@ -11,21 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from extract.beside import check_beside
 from extract.block import DONE, NOT_YET
 from extract.cluster import check_ray, stream_on_cluster
-from extract.config import ExtractConfig, TrunkSpec, ViewSpec
+from extract.config import ExtractConfig, TrunkSpec
 from extract.console import log, progress
 from extract.duplicates import describe_leaks
 from extract.engine import Engine
 from extract.engines import open_engine
 from extract.errors import SettingError, StoreError
 from extract.identity import settle
-from extract.index import SHARD_ROWS
-from extract.item import Item, Source
-from extract.layout import check_room, count_views, training_rows
+from extract.item import Item
+from extract.layout import training_rows
 from extract.precision import choose_calibration, measure_error
-from extract.prepare import find_work, prepare_store
+from extract.prepare import and_views, prepare_store, say_plan
 from extract.show import find_rejected
 from extract.source import list_source
 from extract.store import ShardedStore, Store, open_store
@@ -99,7 +97,9 @@ def extract_features(
     engine = _open(spec, config, given, pictures.items)
     config = replace(config, batch_size=engine.batch_size, engine=engine.name)
     if config.dry_run:
-        return _plan(out, pictures, engine, config, views)
+        say_plan(out, pictures, engine, config, views)
+        names, shapes = pictures.class_names, engine.shapes
+        return Summary(out, len(pictures.items), 0, [], 0, names, shapes)
     prepare_store(out, pictures, engine, config, views)
     with open_store(out, write=True) as store:
         if config.repair:
@@ -154,51 +154,11 @@ def _open(
         return engine
 
 
-def _plan(
-    out: Path, source: Source, engine: Engine, config: ExtractConfig, views: ViewSpec
-) -> Summary:
-    """Say what a run would do; what it would refuse is refused."""
-    work = find_work(out, source, engine, config, views)
-    done = 0
-    if work.action == "continue":
-        with open_store(out) as store:
-            done = int((store.status == DONE).sum())
-    else:
-        place = out.resolve().parent / config.shards if config.shards else out
-        attributes = {"dtype": config.dtype, "views": views.views}
-        check_room(place, source.items, engine.shapes, attributes)
-        check_beside(out, StoreError)
-    values = sum(int(np.prod(shape)) for shape in engine.shapes.values())
-    size = count_views(source.items, views.views) * values * np.dtype(config.dtype).itemsize
-    layers = ", ".join(f"{layer} {shape}" for layer, shape in engine.shapes.items())
-    shards = -(-len(source.items) // SHARD_ROWS)
-    log.info(
-        "would %s %s%s: %d pictures of %d classes%s, %d done before; %s at %s in %s, %.1f MB%s",
-        work.action,
-        out,
-        f", for {work.why}" if work.why else "",
-        len(source.items),
-        len(source.class_names),
-        _and_views(views.views),
-        done,
-        engine.spec.trunk,
-        layers,
-        config.dtype,
-        size / 1e6,
-        f" in {shards} shard{'s' * (shards > 1)} in {config.shards}" if config.shards else "",
-    )
-    return Summary(out, len(source.items), 0, [], 0, source.class_names, engine.shapes)
-
-
 def _forget_rejected(store: Store) -> None:
     """Count what is not sound as not yet done."""
     for what, rows in find_rejected(store):
         log.warning("%s: %s; computed again", store.path, what)
         store.forget(rows)
-
-
-def _and_views(views: int) -> str:
-    return f" and {views} view{'s' * (views > 1)} of each for training" if views else ""
 
 
 def _warn_of_leaks(store: Store) -> None:
@@ -225,7 +185,7 @@ def _fill(
         "%d pictures%s, %d done before; %s at %d x %d pixels in %s %s, %d at a time, %d workers",
         *(
             len(items),
-            _and_views(views),
+            and_views(views),
             finished,
         ),
         *(engine.spec.trunk, width, height),
