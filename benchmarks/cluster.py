@@ -67,9 +67,9 @@ def compare(pictures: Path, weights: str, runs: int) -> None:
 
 def write_rows(count: int) -> None:
     """Plan and write a store of that many rows, and print what it took."""
-    from extract.block import Block
     from extract.cluster import TASK_BATCHES
-    from extract.config import TrunkSpec, ViewSpec
+    from extract.core.config import TrunkSpec, ViewSpec
+    from extract.core.row_block import Block
     from extract.item import Item
     from extract.layout import create_store
     from extract.store import open_store

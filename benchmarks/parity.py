@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from extract.applications import TRUNKS
-from extract.config import TrunkSpec
+from extract.core.applications import TRUNKS
+from extract.core.config import TrunkSpec
 
 PICTURES = 8
 RUNS = {
@@ -39,9 +39,9 @@ SCALES = {"efficientnet_v2": 0.7}
 def differences(name: str, side: int, precisions: Sequence[str]) -> dict[str, float]:
     """Return the largest relative difference by engine and precision; less what cannot run."""
     from extract.compiled import Calibration, convert
+    from extract.core.errors import EngineError
     from extract.engine import Engine
     from extract.engines import open_engine
-    from extract.errors import EngineError
     from extract.keras_engine import KerasEngine
     from extract.trunk import build_trunk
 

@@ -54,7 +54,7 @@ def bare(precision: str) -> Callable[[Path, str], Outcome]:
     """The engine alone on pixels that are at hand: no decoding, no store."""
 
     def run(pictures: Path, weights: str) -> Outcome:
-        from extract.config import TrunkSpec
+        from extract.core.config import TrunkSpec
         from extract.engines import open_engine
         from extract.precision import choose_calibration
         from extract.source import list_source

@@ -30,8 +30,8 @@ from classify.dataset import Dataset, load_dataset
 from classify.rows import WINDOW_BYTES, read_ahead
 from classify.search import run
 from classify.spec import HeadSpec
-from extract.block import Block
-from extract.config import TrunkSpec
+from extract.core.config import TrunkSpec
+from extract.core.row_block import Block
 from extract.item import Item
 from extract.layout import create_store
 from extract.store import open_store

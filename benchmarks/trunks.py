@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from extract.applications import TRUNKS
-from extract.config import TrunkSpec
+from extract.core.applications import TRUNKS
+from extract.core.config import TrunkSpec
 
 
 def measure(name: str, seconds: float, batches: int) -> dict[str, Any]:

@@ -29,8 +29,8 @@ from classify.rows import Features, StoredRows
 from classify.spec import KERAS_HEADS, HeadSpec
 from classify.splits import TEST, unit_names
 from classify.train import needs_memory
-from extract.console import log, progress, unheard
-from extract.errors import HeadError
+from extract.core.console import log, progress, unheard
+from extract.core.errors import HeadError
 
 MISTAKES, PAIRS = 100, 12
 _WORST_CLASSES = 3

@@ -26,9 +26,9 @@ from classify.record import describe_run
 from classify.report import write_report
 from classify.result import Result
 from classify.train import FittedHead
-from extract.beside import check_beside, whole
-from extract.config import TrunkSpec
-from extract.errors import HeadError, SettingError
+from extract.core.atomic import check_beside, whole
+from extract.core.config import TrunkSpec
+from extract.core.errors import HeadError, SettingError
 
 FORMAT = "headstart head"
 FORMAT_VERSION = 1

@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from classify.spec import DEFAULTS, KERAS_HEADS, USUAL_HEADS, HeadSpec, no_effect
-from extract.errors import SettingError, unknown_name
+from extract.core.errors import SettingError, unknown_name
 
 # Settings that every head has: in a sweep they need no head's name.
 SHARED = ("transform", "views", "layer")

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from classify.predict import Prediction
-from extract.beside import whole
-from extract.errors import HeadError
+from extract.core.atomic import whole
+from extract.core.errors import HeadError
 
 
 def save_chart(predictions: Sequence[Prediction], path: Path) -> None:

@@ -26,9 +26,9 @@ from classify.spec import (
     VIEWS,
     HeadSpec,
 )
-from extract.beside import clear
-from extract.console import add_common_flags, log, run_command
-from extract.errors import EXIT_OK, HeadError, SettingError
+from extract.core.atomic import clear
+from extract.core.console import add_common_flags, log, run_command
+from extract.core.errors import EXIT_OK, HeadError, SettingError
 
 _TRAIN_EXAMPLES = """\
 examples:

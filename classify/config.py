@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 
 from classify.spec import KERAS_HEADS, STACKED, HeadSpec, groups_of
-from extract.config import check_choice, check_positive
-from extract.errors import SettingError
+from extract.core.config import check_choice, check_positive
+from extract.core.errors import SettingError
 
 GROUPS = ("stored", "digest")
 FORMATS = ("csv", "json")

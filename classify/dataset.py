@@ -14,11 +14,11 @@ from classify.config import GROUPS
 from classify.room import COPIES, Room, find_room
 from classify.rows import Features, StoredRows, join_layers, pieces
 from classify.views import StoredViews
-from extract.block import DONE, NOT_YET
-from extract.config import TrunkSpec, check_choice
-from extract.console import log
+from extract.core.config import TrunkSpec, check_choice
+from extract.core.console import log
+from extract.core.errors import HeadError, SettingError, StoreError, unknown_name
+from extract.core.row_block import DONE, NOT_YET
 from extract.duplicates import group_by_digest
-from extract.errors import HeadError, SettingError, StoreError, unknown_name
 from extract.store import Store, open_store
 
 

@@ -20,9 +20,9 @@ from classify.spec import KERAS_HEADS, HeadSpec
 from classify.train import LINEAR_HEADS
 from classify.transforms import Transform
 from extract.backend import load_keras
-from extract.beside import check_beside, whole
-from extract.console import log
-from extract.errors import HeadError, SettingError
+from extract.core.atomic import check_beside, whole
+from extract.core.console import log
+from extract.core.errors import HeadError, SettingError
 from extract.trunk import Trunk, build_trunk
 
 EXPORTABLE = (*KERAS_HEADS, *LINEAR_HEADS)

@@ -25,8 +25,8 @@ from classify.train import FittedHead
 from classify.transforms import Transform
 from extract.backend import compile_model, fetch
 from extract.boundary import Rest, build_rest
-from extract.console import log, progress
-from extract.errors import HeadError
+from extract.core.console import log, progress
+from extract.core.errors import HeadError
 
 # Maps in one call of the blocks.
 _MAPS = 32

@@ -20,7 +20,7 @@ from classify.spec import HeadSpec
 from classify.stacked import Rows, Weights, build_stack, head_weights, stack_state
 from classify.views import DrawnRows
 from extract.backend import fetch, load_keras
-from extract.errors import StoreError
+from extract.core.errors import StoreError
 
 # After these shares of the epochs the worse half of the heads is over.
 RUNGS = (0.125, 0.25, 0.5)

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.export import read_class_names
-from extract.config import ExtractConfig, TrunkSpec
-from extract.console import log
+from extract.core.config import ExtractConfig, TrunkSpec
+from extract.core.console import log
+from extract.core.errors import TrunkError
 from extract.engine import Engine
 from extract.engines import open_engine
-from extract.errors import TrunkError
 from extract.trunk import OUTPUT
 
 

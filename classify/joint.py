@@ -12,7 +12,7 @@ from classify.heads import DenseHead
 from classify.spec import HeadSpec
 from classify.splits import Split
 from extract.backend import keep_freed_memory, load_keras, on_gpu
-from extract.console import log, progress
+from extract.core.console import log, progress
 
 MOMENTUM = 0.9
 _CURVES = {"loss": "cost", "accuracy": "accuracy"}

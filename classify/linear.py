@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.spec import HeadSpec
-from extract.console import log
+from extract.core.console import log
 
 MAX_ITERATIONS = 1000
 # scikit-learn's own 1e-4 leaves scores 1e-3 from the minimum; the path is quick enough for this.

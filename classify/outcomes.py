@@ -14,7 +14,7 @@ from classify.spec import HeadSpec
 from classify.splits import Split, unit_names
 from classify.train import Division, Fit, FittedHead, batches, fit_batch, score_all, transformed
 from classify.transforms import Transform
-from extract.errors import SettingError
+from extract.core.errors import SettingError
 
 # Transformed rows are kept for the next batch of heads where all folds of them fit into this.
 _KEEP_BYTES = 1 << 30

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from classify.bundle import Bundle
 from classify.rows import join_layers
-from extract.beside import check_beside, whole
-from extract.config import ExtractConfig
-from extract.console import progress
+from extract.core.atomic import check_beside, whole
+from extract.core.config import ExtractConfig
+from extract.core.console import progress
+from extract.core.errors import HeadError
 from extract.engine import Engine
 from extract.engines import open_engine
-from extract.errors import HeadError
 from extract.item import Item
 from extract.stream import Clock, stream_features
 

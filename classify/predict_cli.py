@@ -10,9 +10,9 @@ from typing import Any
 
 from classify.config import CHART_ENDINGS, FORMATS, PredictConfig
 from extract.cli import READING, add_model_flags, add_reading_flags
-from extract.config import ExtractConfig
-from extract.console import add_common_flags, log, run_command
-from extract.errors import EXIT_OK, EXIT_TOO_MANY_BAD, SettingError
+from extract.core.config import ExtractConfig
+from extract.core.console import add_common_flags, log, run_command
+from extract.core.errors import EXIT_OK, EXIT_TOO_MANY_BAD, SettingError
 
 _EXAMPLES = """\
 examples:

@@ -24,8 +24,8 @@ from classify.dataset import Dataset
 from classify.drawing import SERIES
 from classify.quality import Share
 from classify.result import Entry, Result
+from extract.core.errors import ImageError, SourceError
 from extract.decode import decode
-from extract.errors import ImageError, SourceError
 from extract.item import Read
 from extract.source import open_reader
 from extract.stream import digest_content

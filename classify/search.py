@@ -21,8 +21,8 @@ from classify.spec import DEFAULTS, HeadSpec, groups_of
 from classify.splits import Split, cross_divide, divide, judging_rows, unit_names
 from classify.train import FittedHead, fit_batch, transformed
 from classify.transforms import Transform
-from extract.console import log, progress
-from extract.errors import HeadError
+from extract.core.console import log, progress
+from extract.core.errors import HeadError
 
 
 class Stopped(KeyboardInterrupt):

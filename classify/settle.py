@@ -10,8 +10,8 @@ from classify.room import free_memory
 from classify.rows import StoredRows
 from classify.spec import KERAS_HEADS, HeadSpec
 from classify.train import MOST_SUMMED, needs_memory
-from extract.console import log
-from extract.errors import HeadError, SettingError
+from extract.core.console import log
+from extract.core.errors import HeadError, SettingError
 
 
 class _Held(NamedTuple):

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from extract.config import check_choice, check_positive
-from extract.errors import SettingError
+from extract.core.config import check_choice, check_positive
+from extract.core.errors import SettingError
 
 # What the two heads of Keras have in common.
 _TRAINING: Mapping[str, Any] = {

@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.dataset import Dataset
-from extract.console import log
+from extract.core.console import log
+from extract.core.errors import SplitError, show
 from extract.duplicates import describe_leaks
-from extract.errors import SplitError
-from extract.item import show
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 HOLD_OUT = 0.2

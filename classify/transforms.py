@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.rows import Features, StoredRows, flat, pieces
-from extract.errors import HeadError
+from extract.core.errors import HeadError
 
 FILE = "transform.npz"
 # Rows transformed at a time: bounds the copies of wide rows.

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.rows import join_layers
-from extract.config import ViewSpec
-from extract.errors import StoreError
+from extract.core.config import ViewSpec
+from extract.core.errors import StoreError
 from extract.store import open_store
 
 Rows = NDArray[np.float32]

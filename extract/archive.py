@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
-from extract.errors import ImageError, SourceError
-from extract.item import is_clutter, show
+from extract.core.errors import ImageError, SourceError, show
+from extract.item import is_clutter
 
 ARCHIVE_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
 # What a member may weigh, packed and unpacked: several threads hold one each.

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from extract.config import ROLES
-from extract.errors import ImageError, SourceError, unknown_name
-from extract.item import Records, show
+from extract.core.config import ROLES
+from extract.core.errors import ImageError, SourceError, show, unknown_name
+from extract.item import Records
 
 ARRAY_ENDINGS = (".h5", ".hdf5", ".npy", ".npz")
 # What labels and the rest are called where nobody says.

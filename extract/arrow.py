@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
-from extract.config import ROLES
-from extract.errors import ImageError, SourceError, unknown_name
-from extract.item import Records, show
+from extract.core.config import ROLES
+from extract.core.errors import ImageError, SourceError, show, unknown_name
+from extract.item import Records
 
 ARROW_ENDINGS = (".arrow", ".parquet")
 _USUAL = ("path", "image", "img", "picture", "photo")

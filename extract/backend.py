@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from extract.errors import TrunkError
+from extract.core.errors import TrunkError
 
 # Of malloc.h: how many blocks come from the system one by one; from how much free memory on some
 # of it is given back.

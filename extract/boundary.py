@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from extract.backend import load_keras
-from extract.config import TrunkSpec
-from extract.errors import TrunkError, unknown_name
+from extract.core.config import TrunkSpec
+from extract.core.errors import TrunkError, unknown_name
 from extract.trunk import name_layers
 from extract.weights import digest_weights, load_application
 

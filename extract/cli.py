@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from extract.applications import TRUNKS
-from extract.config import (
+from extract.core.applications import TRUNKS
+from extract.core.config import (
     DTYPES,
     ENGINES,
     INTERPOLATIONS,
@@ -19,8 +19,8 @@ from extract.config import (
     TrunkSpec,
     ViewSpec,
 )
-from extract.console import add_common_flags, log, run_command
-from extract.errors import (
+from extract.core.console import add_common_flags, log, run_command
+from extract.core.errors import (
     EXIT_OK,
     EXIT_TOO_MANY_BAD,
     SettingError,

@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from extract.block import DONE, Block
-from extract.config import ExtractConfig, ViewSpec
+from extract.core.config import ExtractConfig, ViewSpec
+from extract.core.errors import EngineError, HeadstartError, StoreError
+from extract.core.row_block import DONE, Block
 from extract.engine import Engine
-from extract.errors import EngineError, HeadstartError, StoreError
 from extract.index import Shard, open_shard
 from extract.item import Item, Read
 from extract.layout import DIGEST_BYTES

@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from extract.applications import TRUNKS
 from extract.backend import load_openvino
-from extract.beside import remove
-from extract.config import IN_MODEL, TrunkSpec
-from extract.console import log
-from extract.errors import EngineError
+from extract.core.applications import TRUNKS
+from extract.core.atomic import remove
+from extract.core.config import IN_MODEL, TrunkSpec
+from extract.core.console import log
+from extract.core.errors import EngineError
 from extract.trunk import Trunk
 
 FORMAT_VERSION = 1

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from extract.errors import ImageError
+from extract.core.errors import ImageError
 from extract.item import PICTURE_KINDS, picture_kind
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from extract.item import few
+from extract.core.errors import few
 
 
 def describe_leaks(

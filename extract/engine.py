@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from extract.config import TrunkSpec
+from extract.core.config import TrunkSpec
 
 Tag = TypeVar("Tag")
 

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from extract.backend import backend_name, has_gpu, on_gpu
 from extract.compiled import Calibration, CompiledTrunk, convert, find_compiled, quantise
-from extract.config import TrunkSpec
-from extract.console import log
+from extract.core.config import TrunkSpec
+from extract.core.console import log
+from extract.core.errors import EngineError
 from extract.engine import Engine
-from extract.errors import EngineError
 from extract.keras_engine import KerasEngine
 from extract.memory import check_batch
 from extract.openvino_engine import OpenVinoEngine, check_instructions

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from extract.ahead import run_ahead
-from extract.block import DONE
-from extract.config import MODEL_ENDING, ExtractConfig, TrunkSpec, ViewSpec
+from extract.core.config import MODEL_ENDING, ExtractConfig, TrunkSpec, ViewSpec
+from extract.core.errors import ImageError, SettingError, StoreError, one_line
+from extract.core.prefetch import run_ahead
+from extract.core.row_block import DONE
 from extract.engine import Engine
-from extract.errors import ImageError, SettingError, StoreError, one_line
 from extract.index import find_lost, open_part
 from extract.item import Item, Source, read_item
 from extract.store import Store, open_store

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from extract.beside import beside, put
-from extract.block import NOT_YET
-from extract.console import log
-from extract.errors import StoreError, one_line
+from extract.core.atomic import beside, claim, put
+from extract.core.console import log
+from extract.core.errors import StoreError, one_line
+from extract.core.row_block import NOT_YET
 from extract.item import Item
 from extract.layout import (
     DIGEST_BYTES,
@@ -27,7 +27,6 @@ from extract.layout import (
     OWN_ATTRIBUTES,
     check_room,
     check_version,
-    claim,
     explained,
     to_plain,
     write_store,

@@ -2,11 +2,11 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from extract.errors import ImageError
+from extract.core.errors import ImageError
 
 SPLITS = ("train", "validation", "test")
 _SPLIT_WORDS = ("train training", "validation val valid", "test testing")
@@ -107,15 +107,3 @@ def picture_kind(head: bytes) -> str | None:
 def is_clutter(name: str) -> bool:
     """Whether a file or folder of that name is hidden, or left behind by some system."""
     return name.startswith(".") or name.lower() in _CLUTTER
-
-
-def few(names: Iterable[str], noun: str, most: int = 3) -> str:
-    """Return how many ``names`` there are, and the first of them."""
-    shown = sorted(map(show, names))
-    first = ", ".join(shown[:most]) + (", ..." if len(shown) > most else "")
-    return f"{len(shown):,} {noun}{'s' * (len(shown) != 1)}" + (f" ({first})" if shown else "")
-
-
-def show(name: str) -> str:
-    """Return ``name`` fit for a message of one line."""
-    return name if name.isprintable() else repr(name)

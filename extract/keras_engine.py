@@ -15,9 +15,9 @@ from extract.backend import (
     is_out_of_memory,
     on_gpu,
 )
-from extract.console import log
+from extract.core.console import log
+from extract.core.errors import EngineError
 from extract.engine import Tag, pad
-from extract.errors import EngineError
 from extract.trunk import Trunk
 
 # The cost of a call is spread by more than OpenVINO needs.

@@ -16,8 +16,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from extract.beside import beside, put, sync
-from extract.errors import StoreError
+from extract.core.atomic import beside, claim, put
+from extract.core.errors import StoreError
 from extract.item import SPLITS, Item
 
 FORMAT = "headstart"
@@ -126,29 +126,6 @@ def check_room(
             f"{path}: {needed / 1e9:.3g} GB needed, {free / 1e9:.3g} GB free; use --pooling avg, "
             "--dtype float16, or another disk"
         )
-
-
-def claim(made: Path, path: Path) -> None:
-    """Give a finished file or folder its name, unless another run has just taken that name.
-
-    Raises:
-        StoreError: It has.
-    """
-    for part in (*made.rglob("*"), made):
-        sync(part)
-    try:
-        # Only an empty folder gives way to another one.
-        made.rename(path) if made.is_dir() else os.link(made, path)
-    except OSError as error:
-        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-            raise StoreError(
-                f"{path}: another run has just made it; run the same command again"
-            ) from None
-        if made.is_dir():
-            raise
-        # A file system without hard links.
-        os.rename(made, path)
-    sync(path.parent)
 
 
 def _allocate(

@@ -11,10 +11,10 @@ from functools import partial
 from io import BytesIO, TextIOWrapper
 from typing import Any, BinaryIO, NamedTuple
 
-from extract.config import ROLES, parse_columns
-from extract.errors import ImageError, SourceError, unknown_name
+from extract.core.config import ROLES, parse_columns
+from extract.core.errors import ImageError, SourceError, show, unknown_name
 from extract.folders import about_classes
-from extract.item import SPLIT_OF, SPLITS, Item, Read, Source, read_below, show
+from extract.item import SPLIT_OF, SPLITS, Item, Read, Source, read_below
 from extract.remote import hide_secrets, is_url, read_url, without_query
 
 MANIFEST_ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from extract.archive import Archive, stem
-from extract.config import ROLES, parse_columns
-from extract.errors import ImageError, SettingError, SourceError
+from extract.core.config import ROLES, parse_columns
+from extract.core.errors import ImageError, SettingError, SourceError, few, show
 from extract.folders import Named, arrange
-from extract.item import IMAGE_ENDINGS, SPLIT_OF, Source, few, show
+from extract.item import IMAGE_ENDINGS, SPLIT_OF, Source
 from extract.manifest import arrange_rows
 
 _LABEL_ENDINGS = (".cls", ".json")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from extract.errors import EngineError
+from extract.core.errors import EngineError
 
 # Bytes that a value of a picture takes: in two batches that wait, in one that is put together, and
 # as float32 in the trunk, whose own layers take more.

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from extract.backend import load_keras
-from extract.config import TrunkSpec
-from extract.errors import TrunkError
+from extract.core.config import TrunkSpec
+from extract.core.errors import TrunkError
 
 
 class Cut(NamedTuple):

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from extract.backend import backend_name, load_keras
 from extract.compiled import CompiledTrunk
+from extract.core.errors import EngineError, one_line
 from extract.engine import Engine
-from extract.errors import EngineError, one_line
 from extract.identity import digests_of
 from extract.item import Item
 from extract.keras_engine import KERAS_FILE, KerasEngine

@@ -12,12 +12,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from extract.backend import backend_name
-from extract.beside import check_beside
-from extract.block import DONE
-from extract.config import ExtractConfig, ViewSpec
-from extract.console import log
+from extract.core.atomic import check_beside
+from extract.core.config import ExtractConfig, ViewSpec
+from extract.core.console import log
+from extract.core.errors import StoreError
+from extract.core.row_block import DONE
 from extract.engine import Engine
-from extract.errors import StoreError
 from extract.identity import find_other_pictures, find_other_settings
 from extract.index import SHARD_ROWS, Shard, create_shards, find_lost, find_shards, remake_lost
 from extract.item import Source

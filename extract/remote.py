@@ -10,9 +10,9 @@ from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
-from extract.errors import ImageError, SourceError
+from extract.core.errors import ImageError, SourceError, show
 from extract.folders import Named, arrange
-from extract.item import IMAGE_ENDINGS, Item, Source, is_clutter, show
+from extract.item import IMAGE_ENDINGS, Item, Source, is_clutter
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]*")
 _USER = re.compile(r"://[^/]*@")

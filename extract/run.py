@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from extract.block import DONE, NOT_YET
 from extract.cluster import check_ray, stream_on_cluster
-from extract.config import ExtractConfig, TrunkSpec
-from extract.console import log, progress
+from extract.core.config import ExtractConfig, TrunkSpec
+from extract.core.console import log, progress
+from extract.core.errors import SettingError, StoreError
+from extract.core.row_block import DONE, NOT_YET
 from extract.duplicates import describe_leaks
 from extract.engine import Engine
 from extract.engines import open_engine
-from extract.errors import SettingError, StoreError
 from extract.identity import settle
 from extract.item import Item
 from extract.layout import training_rows

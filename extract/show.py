@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from extract.block import DONE, FAILED, NOT_YET
-from extract.config import ViewSpec
-from extract.errors import one_line
+from extract.core.config import ViewSpec
+from extract.core.errors import one_line
+from extract.core.row_block import DONE, FAILED, NOT_YET
 from extract.item import SPLITS
 from extract.store import ShardedStore, Store
 

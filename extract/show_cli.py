@@ -5,8 +5,8 @@ import json
 import subprocess
 import sys
 
-from extract.console import add_common_flags, log, run_command
-from extract.errors import EXIT_INTERRUPTED, EXIT_OK, StoreError
+from extract.core.console import add_common_flags, log, run_command
+from extract.core.errors import EXIT_INTERRUPTED, EXIT_OK, StoreError
 
 _SHOW_EXAMPLES = """\
 examples:

@@ -15,8 +15,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from extract.config import DTYPES, PRECISIONS, check_choice
-from extract.errors import StoreError
+from extract.core.config import DTYPES, PRECISIONS, check_choice
+from extract.core.errors import StoreError
 from extract.layout import CHUNK_BYTES, COLUMN_TYPES, CURES, DIGEST_BYTES
 
 _TEXTS = (

@@ -10,19 +10,10 @@ import stat
 from functools import partial
 
 from extract.archive import ARCHIVE_ENDINGS, Archive, is_archive
-from extract.config import parse_columns
-from extract.errors import SettingError, SourceError
+from extract.core.config import parse_columns
+from extract.core.errors import SettingError, SourceError, show
 from extract.folders import Named, arrange
-from extract.item import (
-    IMAGE_ENDINGS,
-    Item,
-    Read,
-    Source,
-    is_clutter,
-    picture_kind,
-    read_below,
-    show,
-)
+from extract.item import IMAGE_ENDINGS, Item, Read, Source, is_clutter, picture_kind, read_below
 from extract.manifest import MANIFEST_ENDINGS, list_manifest
 from extract.members import list_archive
 from extract.records import RECORD_ENDINGS, RecordSet, holds_records, list_records

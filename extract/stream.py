@@ -14,14 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from extract import ahead
-from extract.block import Block, Failure
-from extract.config import TrunkSpec, ViewSpec
-from extract.console import log
+from extract.core import prefetch
+from extract.core.config import TrunkSpec, ViewSpec
+from extract.core.console import log
+from extract.core.errors import EngineError, ImageError, show
+from extract.core.row_block import Block, Failure
 from extract.decode import decode
 from extract.engine import Engine
-from extract.errors import EngineError, ImageError
-from extract.item import Item, read_item, show
+from extract.item import Item, read_item
 from extract.layout import DIGEST_BYTES
 from extract.views import make_views
 
@@ -177,7 +177,7 @@ def decode_ahead(
 ) -> Iterator[Pixels]:
     """Decode in threads, in order, never more than ``window`` pictures ahead."""
     load = partial(_load, items, spec, views)
-    with closing(ahead.run_ahead(load, map(int, rows), workers, window)) as pictures:
+    with closing(prefetch.run_ahead(load, map(int, rows), workers, window)) as pictures:
         for row in map(int, rows):
             began = time.monotonic()
             picture = next(pictures) or _give_up(items[row].key, row)
@@ -189,9 +189,9 @@ def decode_ahead(
 
 def _give_up(key: str, row: int) -> Pixels:
     """Return a picture whose thread was left behind."""
-    reason = f"took longer than {ahead.LIMIT_SECONDS:g} s to read and decode"
+    reason = f"took longer than {prefetch.LIMIT_SECONDS:g} s to read and decode"
     log.warning("%s: %s", show(key), reason)
-    return Pixels(row, None, reason, bytes(DIGEST_BYTES), (ahead.LIMIT_SECONDS, 0.0))
+    return Pixels(row, None, reason, bytes(DIGEST_BYTES), (prefetch.LIMIT_SECONDS, 0.0))
 
 
 def _load(items: Items, spec: TrunkSpec, views: ViewSpec, row: int) -> Pixels:

@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from extract.applications import TRUNKS
 from extract.backend import as_list, load_keras
-from extract.config import TrunkSpec
-from extract.errors import TrunkError, unknown_name
+from extract.core.applications import TRUNKS
+from extract.core.config import TrunkSpec
+from extract.core.errors import TrunkError, unknown_name
 from extract.model_file import (
     Cut,
     choose_layer,

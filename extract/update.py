@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from extract.beside import beside, put
-from extract.block import DONE, Block
-from extract.console import log
+from extract.core.atomic import beside, put
+from extract.core.console import log
+from extract.core.row_block import DONE, Block
 from extract.identity import digests_of
 from extract.item import Source
 from extract.layout import CHUNK_BYTES, check_room, explained, write_store

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from extract.block import Block, Failure
-from extract.config import TrunkSpec, ViewSpec
+from extract.core.config import TrunkSpec, ViewSpec
+from extract.core.row_block import Block, Failure
 from extract.item import Item
 from extract.layout import create_store
 from extract.store import open_store

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import psutil
 
-from extract.errors import HeadstartError
+from extract.core.errors import HeadstartError
 
 # What a mutant may take beyond what the sound files do: 134 million pixels, four times.
 MEMORY = 2 << 30
@@ -114,7 +114,7 @@ def _records(folder: Path) -> list[Path]:
 
 
 def _list(path: Path) -> None:
-    from extract.errors import ImageError
+    from extract.core.errors import ImageError
     from extract.item import read_item
     from extract.source import list_source
 
@@ -171,7 +171,7 @@ def _weights(folder: Path) -> list[Path]:
 
 def _load_weights(path: Path) -> None:
     from extract import weights
-    from extract.config import TrunkSpec
+    from extract.core.config import TrunkSpec
 
     # A real trunk takes a second to build.
     weights.build_application = lambda *_: _small_model()
@@ -184,7 +184,7 @@ def _model_file(folder: Path) -> list[Path]:
 
 
 def _load_trunk(path: Path) -> None:
-    from extract.config import TrunkSpec
+    from extract.core.config import TrunkSpec
     from extract.trunk import build_trunk
 
     build_trunk(TrunkSpec(trunk=str(path)))

@@ -16,7 +16,7 @@ from classify.search import run
 from classify.spec import HeadSpec
 from classify.train import Division, fit_batch, transformed
 from classify.transforms import Transform
-from extract.config import TrunkSpec
+from extract.core.config import TrunkSpec
 
 STRONG, WEAK = HeadSpec("logistic", C=1.0), HeadSpec("logistic", C=1e-7)
 SEVERAL = (WEAK, STRONG, HeadSpec("knn"), HeadSpec("lda"))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from extract import archive
-from extract.errors import ImageError, SettingError, SourceError, StoreError
+from extract.core.errors import ImageError, SettingError, SourceError, StoreError
 from extract.item import Source, read_item
 from extract.run import extract_features
 from extract.source import list_source, open_reader

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from extract.beside import beside, clear, put, whole
-from extract.errors import HeadError, StoreError
+from extract.core.atomic import beside, clear, put, whole
+from extract.core.errors import HeadError, StoreError
 
 CODE = """
 import os, signal, sys
 from pathlib import Path
-from extract import beside
+from extract.core import atomic
 
 place, moment = Path(sys.argv[1]), sys.argv[2]
-with beside.beside(place) as made:
+with atomic.beside(place) as made:
     made.mkdir()
     (made / "file").write_text("new")
     if moment == "making":
@@ -25,8 +25,8 @@ with beside.beside(place) as made:
     if moment == "between":
         Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     if moment == "removing":
-        beside.remove = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-    beside.put(made, place)
+        atomic.remove = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    atomic.put(made, place)
 """
 
 

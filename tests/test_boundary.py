@@ -8,8 +8,8 @@ import pytest
 
 from extract.backend import load_keras
 from extract.boundary import build_rest, find_boundaries
-from extract.config import TrunkSpec
-from extract.errors import TrunkError
+from extract.core.config import TrunkSpec
+from extract.core.errors import TrunkError
 from extract.trunk import build_trunk, name_layers
 from extract.weights import build_application
 

@@ -17,8 +17,8 @@ from classify.dataset import Dataset
 from classify.result import Result
 from classify.search import run
 from classify.spec import DEFAULTS, HeadSpec
-from extract.config import TrunkSpec
-from extract.errors import HeadError
+from extract.core.config import TrunkSpec
+from extract.core.errors import HeadError
 
 DENSE = HeadSpec("dense", units=(4,), epochs=2, learning_rate=0.01)
 LOGISTIC = HeadSpec("logistic")

@@ -6,7 +6,7 @@ import pytest
 
 from classify.candidates import choose_heads, label, make_candidates, parse_sweep
 from classify.spec import USUAL_HEADS, HeadSpec
-from extract.errors import SettingError
+from extract.core.errors import SettingError
 
 GOOD: list[tuple[str, str | None, str, list[Any]]] = [
     ("dropout=0,0.2,0.5", None, "dropout", [0.0, 0.2, 0.5]),

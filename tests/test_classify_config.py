@@ -6,7 +6,7 @@ import pytest
 
 from classify.config import PredictConfig, TrainConfig
 from classify.spec import DEFAULTS, HeadSpec
-from extract.errors import SettingError
+from extract.core.errors import SettingError
 
 GOOD: list[dict[str, Any]] = [
     {},

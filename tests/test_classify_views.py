@@ -24,7 +24,7 @@ from classify.spec import HeadSpec
 from classify.train import Division, batches, fit_batch, transformed
 from classify.transforms import Transform
 from classify.views import DrawnRows, Views, all_views
-from extract.errors import SettingError
+from extract.core.errors import SettingError
 from tests.conftest import MakeStore
 
 SMALL: dict[str, Any] = {"units": (8,), "epochs": 2, "learning_rate": 0.01}

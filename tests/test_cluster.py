@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from extract.block import DONE
-from extract.config import TrunkSpec
+from extract.core.config import TrunkSpec
+from extract.core.errors import EngineError
+from extract.core.row_block import DONE
 from extract.engines import open_engine
-from extract.errors import EngineError
 from extract.item import Item
 from extract.parcel import open_parcel, pack_engine
 from extract.run import extract_features

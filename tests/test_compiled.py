@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from extract import compiled
-from extract.applications import TRUNKS
 from extract.compiled import CompiledTrunk, convert, find_compiled
-from extract.config import TrunkSpec
+from extract.core.applications import TRUNKS
+from extract.core.config import TrunkSpec
+from extract.core.errors import EngineError
 from extract.engines import open_engine
-from extract.errors import EngineError
 from extract.keras_engine import KerasEngine
 from extract.openvino_engine import OpenVinoEngine
 from extract.trunk import build_trunk

@@ -12,11 +12,11 @@ from PIL import Image
 from classify.imagenet import imagenet_names, open_classifier, to_scores
 from classify.predict import label_pictures
 from classify.predict_cli import predict_images
-from extract.applications import TRUNKS
 from extract.backend import load_keras
 from extract.compiled import find_compiled
-from extract.config import ExtractConfig, TrunkSpec
-from extract.errors import TrunkError
+from extract.core.applications import TRUNKS
+from extract.core.config import ExtractConfig, TrunkSpec
+from extract.core.errors import TrunkError
 from extract.run import extract_features
 from extract.source import list_source
 from extract.store import open_store

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from extract.applications import TRUNKS
-from extract.config import ExtractConfig, TrunkSpec, ViewSpec
-from extract.errors import SettingError
+from extract.core.applications import TRUNKS
+from extract.core.config import ExtractConfig, TrunkSpec, ViewSpec
+from extract.core.errors import SettingError
 
 
 def test_defaults_are_made_concrete() -> None:
@@ -110,7 +110,10 @@ def test_every_name_is_the_snake_case_of_its_function() -> None:
 
 
 def test_settings_load_no_heavy_library() -> None:
-    code = "import sys, extract.config, extract.cli; print({m.split('.')[0] for m in sys.modules})"
+    code = (
+        "import sys, extract.core.config, extract.cli\n"
+        "print({m.split('.')[0] for m in sys.modules})"
+    )
     answer = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

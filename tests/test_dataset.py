@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from classify.dataset import load_dataset
-from extract.config import TrunkSpec
-from extract.errors import SettingError, StoreError
+from extract.core.config import TrunkSpec
+from extract.core.errors import SettingError, StoreError
 from extract.layout import create_store
 from tests.conftest import MakeStore, items_of
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 import extract.decode
+from extract.core.errors import ImageError
 from extract.decode import decode
-from extract.errors import ImageError
 from extract.item import IMAGE_ENDINGS, picture_kind
 
 RED, GREEN, BLUE, WHITE, BLACK = (200, 30, 40), (20, 180, 60), (10, 40, 220), (255,) * 3, (0,) * 3

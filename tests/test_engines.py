@@ -11,11 +11,11 @@ import pytest
 
 from extract.backend import load_keras, on_gpu
 from extract.compiled import Calibration, find_compiled
-from extract.config import TrunkSpec
-from extract.console import log
+from extract.core.config import TrunkSpec
+from extract.core.console import log
+from extract.core.errors import EngineError
 from extract.engine import Engine
 from extract.engines import open_engine
-from extract.errors import EngineError
 from extract.keras_engine import KerasEngine
 from extract.openvino_engine import CAPABILITIES
 from extract.trunk import Trunk, build_trunk
@@ -191,7 +191,7 @@ def test_another_backend_gives_the_same_features(
         pytest.skip("this process is that backend")
     pytest.importorskip("jax") if backend == "jax" else _skip_without_torch()
     code = (
-        "import sys, numpy as np; from extract.config import TrunkSpec\n"
+        "import sys, numpy as np; from extract.core.config import TrunkSpec\n"
         "from extract.engines import open_engine\n"
         "pixels = np.load(sys.argv[1])\n"
         "spec = TrunkSpec(trunk='mobilenet', weights='none', image_size=(40, 40),\n"

@@ -28,7 +28,7 @@ from classify.predict_cli import predict_images
 from classify.spec import HeadSpec
 from classify.train import Division, FittedHead, fit_batch, transformed
 from classify.transforms import Transform
-from extract.errors import HeadError, SettingError
+from extract.core.errors import HeadError, SettingError
 from extract.run import extract_features
 from tests.conftest import QUICK
 from tests.test_finetune import paint, pixels_of

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from extract import run
+from extract.core.errors import StoreError
 from extract.decode import decode
-from extract.errors import StoreError
 from extract.item import Source, read_item
 from extract.show import verify
 from extract.source import list_source
@@ -132,12 +132,13 @@ def test_a_picture_that_goes_after_it_was_listed_is_a_failed_row(
 
 HANGING = """
 import ctypes, os, signal, sys, threading, time
-from extract import ahead, cli, run, stream
+from extract import cli, run, stream
+from extract.core import prefetch
 from extract.decode import decode
 from extract.source import list_source
 
 hung, limit, most = (int(word) for word in sys.argv[2:5])
-ahead.LIMIT_SECONDS, ahead.MOST_STUCK = float(limit), most
+prefetch.LIMIT_SECONDS, prefetch.MOST_STUCK = float(limit), most
 
 def listed(source, columns):
     found = list_source(source, columns)

@@ -27,9 +27,9 @@ from classify.spec import HeadSpec
 from classify.splits import divide
 from extract.backend import load_keras
 from extract.boundary import build_rest
-from extract.config import TrunkSpec
+from extract.core.config import TrunkSpec
+from extract.core.errors import HeadError, SettingError
 from extract.decode import decode
-from extract.errors import HeadError, SettingError
 from extract.item import Item, read_item
 from extract.run import extract_features
 from extract.source import list_source

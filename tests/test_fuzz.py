@@ -8,7 +8,7 @@ import pytest
 
 from classify.bundle import load_bundle
 from classify.spec import HeadSpec
-from extract.errors import HeadError, SourceError
+from extract.core.errors import HeadError, SourceError
 from tests.fuzz import TARGETS, fuzz, write_head
 from tests.test_bundle import dataset, run_of
 

@@ -18,7 +18,7 @@ import pytest
 
 from classify.cli import train_head
 from extract import cli, show_cli
-from extract.errors import StoreError
+from extract.core.errors import StoreError
 from extract.show import verify
 from extract.store import open_store, read_features
 from tests.conftest import MakeStore

@@ -16,8 +16,8 @@ import pytest
 from classify.cli import train_head
 from classify.dataset import load_dataset
 from extract import index
-from extract.block import DONE, FAILED, Block, Failure
-from extract.errors import SettingError, StoreError
+from extract.core.errors import SettingError, StoreError
+from extract.core.row_block import DONE, FAILED, Block, Failure
 from extract.run import Summary, extract_features
 from extract.show import describe, verify
 from extract.show_cli import show_features
@@ -194,7 +194,7 @@ def test_killed_at_a_step_it_goes_on(
 def run_killed(source: Path, out: Path, step: str, calls: int, *more: str) -> int:
     """Run the command and kill it at a step, once that was called some times; return its code."""
     code = (
-        "import os, signal, sys, extract.beside, extract.index, extract.single\n"
+        "import os, signal, sys, extract.core.atomic, extract.index, extract.single\n"
         "extract.index.SHARD_ROWS = 3\n"
         f"was, left = {step}, [{calls}]\n"
         "def killed(*given):\n"
@@ -606,7 +606,7 @@ def test_overwrite_makes_anew_what_lacks_a_shard(
     assert verify_file(out) == []
 
 
-@pytest.mark.parametrize("step", ["extract.beside.Path.replace", "extract.index.put"])
+@pytest.mark.parametrize("step", ["extract.core.atomic.Path.replace", "extract.index.put"])
 def test_overwrite_that_was_killed_goes_on(pictures: Path, tmp_path: Path, step: str) -> None:
     out = tmp_path / "out.h5"
     extract(pictures, out, shards=tmp_path / "parts")

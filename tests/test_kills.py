@@ -21,7 +21,7 @@ from classify.bundle import load_bundle
 from classify.cli import train_head
 from extract import cli
 from extract.backend import load_keras
-from extract.block import DONE
+from extract.core.row_block import DONE
 from extract.show import verify
 from extract.store import open_store
 from tests.conftest import MakeStore

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from classify.bundle import load_bundle
-from extract.errors import EngineError, HeadError, SourceError, StoreError
+from extract.core.errors import EngineError, HeadError, SourceError, StoreError
 from extract.run import extract_features
 from extract.show import verify
 from extract.source import list_source

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from extract.config import parse_columns
-from extract.errors import ImageError, SettingError, SourceError, StoreError
+from extract.core.config import parse_columns
+from extract.core.errors import ImageError, SettingError, SourceError, StoreError
 from extract.item import Item, read_item
 from extract.manifest import MANIFEST_ENDINGS
 from extract.run import extract_features

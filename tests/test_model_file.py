@@ -16,9 +16,9 @@ from extract.backend import load_keras
 from extract.boundary import build_rest
 from extract.cli import extract_features as command
 from extract.compiled import find_compiled
-from extract.config import TrunkSpec
+from extract.core.config import TrunkSpec
+from extract.core.errors import SettingError, StoreError, TrunkError
 from extract.engines import open_engine
-from extract.errors import SettingError, StoreError, TrunkError
 from extract.run import extract_features
 from extract.store import open_store
 from extract.trunk import build_trunk, list_layers

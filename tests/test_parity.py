@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.parity import differences
-from extract.applications import TRUNKS
+from extract.core.applications import TRUNKS
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 # A figure has lost up to a third to its last digit, and another processor adds in another order.

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from extract.block import DONE, FAILED
+from extract.core.row_block import DONE, FAILED
 from extract.run import Summary, extract_features
 from extract.store import Store, open_store
 from tests.conftest import QUICK

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from extract.errors import EngineError, StoreError
+from extract.core.errors import EngineError, StoreError
 from extract.run import extract_features
 from extract.store import open_store
 from tests.conftest import QUICK

@@ -16,9 +16,9 @@ from classify.bundle import Bundle, load_bundle
 from classify.cli import train_head
 from classify.predict import Prediction, open_trunk, predict, write_predictions
 from classify.predict_cli import predict_images
-from extract.config import ExtractConfig
+from extract.core.config import ExtractConfig
+from extract.core.errors import HeadError
 from extract.engine import Engine
-from extract.errors import HeadError
 from extract.run import extract_features
 from extract.source import list_source
 from extract.store import open_store

@@ -15,7 +15,7 @@ from classify.imagenet import imagenet_names
 from classify.predict_cli import predict_images
 from extract.backend import load_keras
 from extract.cli import extract_features
-from extract.config import TrunkSpec
+from extract.core.config import TrunkSpec
 from extract.store import open_store
 from extract.weights import load_application
 from tests.test_trunk import NOBODY

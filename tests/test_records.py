@@ -18,8 +18,8 @@ from PIL import Image
 from pyarrow import parquet
 
 from extract.arrays import to_bitmap
+from extract.core.errors import ImageError, SourceError
 from extract.decode import decode
-from extract.errors import ImageError, SourceError
 from extract.item import Source, read_item
 from extract.run import extract_features
 from extract.source import list_source, open_reader
@@ -489,7 +489,7 @@ _READ_MUTANTS = """
 import sys
 from pathlib import Path
 import numpy as np
-from extract.errors import HeadstartError
+from extract.core.errors import HeadstartError
 from extract.source import list_source
 sound = Path(sys.argv[1])
 content, random, refused = sound.read_bytes(), np.random.default_rng(0), 0

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from extract import remote
-from extract.errors import ImageError, SettingError, SourceError
+from extract.core.errors import ImageError, SettingError, SourceError
 from extract.item import read_item
 from extract.remote import hide_secrets, is_url, read_url
 from extract.run import extract_features

@@ -19,7 +19,7 @@ from classify.report import _lead, write_report
 from classify.result import Result
 from classify.search import run
 from classify.spec import HeadSpec
-from extract.config import TrunkSpec
+from extract.core.config import TrunkSpec
 from extract.stream import digest_content
 
 SCRIPT = "<script>alert(1)</script>"

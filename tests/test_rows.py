@@ -22,7 +22,7 @@ from classify.rows import Epoch, StoredRows, flat, pieces
 from classify.search import run
 from classify.spec import HeadSpec
 from classify.transforms import Transform
-from extract.errors import HeadError, StoreError
+from extract.core.errors import HeadError, StoreError
 from tests.conftest import MakeStore
 
 COUNT = 900

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from extract.backend import load_keras
-from extract.config import TrunkSpec, ViewSpec
+from extract.core.config import TrunkSpec, ViewSpec
+from extract.core.errors import EngineError, SettingError, StoreError
 from extract.decode import decode
-from extract.errors import EngineError, SettingError, StoreError
 from extract.run import Summary, extract_features
 from extract.show import verify
 from extract.single import SingleStore

@@ -19,8 +19,8 @@ from classify.metrics import measure
 from classify.search import Stopped, run
 from classify.spec import HeadSpec
 from classify.train import fit_batch
-from extract.config import TrunkSpec
-from extract.errors import HeadError, SettingError
+from extract.core.config import TrunkSpec
+from extract.core.errors import HeadError, SettingError
 from tests.conftest import MakeStore
 
 WEAK = HeadSpec("logistic", C=1e-7)

@@ -21,7 +21,7 @@ from fsspec.config import conf
 from PIL import Image
 
 from extract import remote
-from extract.errors import ImageError, SourceError
+from extract.core.errors import ImageError, SourceError
 from extract.item import read_item
 from extract.remote import read_url
 from extract.run import extract_features

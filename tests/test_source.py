@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extract.errors import ImageError, SourceError
+from extract.core.errors import ImageError, SourceError
 from extract.item import IMAGE_ENDINGS, Item, picture_kind, read_item
 from extract.source import list_source, open_reader
 

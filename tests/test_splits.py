@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from classify.dataset import Dataset
 from classify.splits import cross_divide, divide, held_out, judging_rows
-from extract.config import TrunkSpec
-from extract.errors import SplitError
+from extract.core.config import TrunkSpec
+from extract.core.errors import SplitError
 
 
 def dataset(

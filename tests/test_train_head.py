@@ -20,7 +20,7 @@ from classify.cli import train_head, train_head_parser
 from classify.config import FinetuneConfig, PredictConfig, TrainConfig
 from classify.predict_cli import predict_images, predict_images_parser
 from classify.spec import HeadSpec
-from extract.config import ExtractConfig, TrunkSpec
+from extract.core.config import ExtractConfig, TrunkSpec
 from extract.run import extract_features
 from tests.conftest import QUICK, MakeStore
 

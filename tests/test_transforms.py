@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from classify.transforms import Transform
-from extract.errors import HeadError
+from extract.core.errors import HeadError
 
 STEPS = ["standardise", "sqrt", "l2", "pca=3"]
 

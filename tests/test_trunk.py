@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from extract import weights
-from extract.applications import TRUNKS
 from extract.backend import load_keras
-from extract.config import TrunkSpec
-from extract.errors import TrunkError
+from extract.core.applications import TRUNKS
+from extract.core.config import TrunkSpec
+from extract.core.errors import TrunkError
 from extract.trunk import Trunk, build_trunk, list_layers, name_layers
 from extract.weights import build_application, digest_weights
 
@@ -208,7 +208,7 @@ def build_elsewhere(
     """Build a trunk with ImageNet's weights in a process with its own Keras cache and network."""
     code = (
         "import sys; from extract import weights; from extract.trunk import build_trunk\n"
-        "from extract.config import TrunkSpec; from extract.errors import TrunkError\n"
+        "from extract.core.config import TrunkSpec; from extract.core.errors import TrunkError\n"
         f"weights.DOWNLOAD_TIMEOUT_S = {timeout_s}\n"
         "spec = TrunkSpec(trunk=sys.argv[1], image_size=(224, 224), layer=tuple(sys.argv[2:]))\n"
         "try: trunk = build_trunk(spec)\n"

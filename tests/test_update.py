@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from extract.block import Block
-from extract.errors import SettingError, StoreError
+from extract.core.errors import SettingError, StoreError
+from extract.core.row_block import Block
 from extract.run import Summary, extract_features
 from extract.show import verify
 from extract.store import open_store

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from extract.applications import TRUNKS
-from extract.errors import SettingError, unknown_name
+from extract.core.applications import TRUNKS
+from extract.core.errors import SettingError, unknown_name
 
 MODEL_ENDING = ".keras"
 IN_MODEL = "model"

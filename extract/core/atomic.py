@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from extract.errors import HeadstartError
+from extract.core.errors import HeadstartError, StoreError
 
 # Being made; replaced, and not yet removed.
 _NEW, _OLD = "new", "old"
@@ -136,3 +136,26 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def claim(made: Path, path: Path) -> None:
+    """Give a finished file or folder its name, unless another run has just taken that name.
+
+    Raises:
+        StoreError: It has.
+    """
+    for part in (*made.rglob("*"), made):
+        sync(part)
+    try:
+        # Only an empty folder gives way to another one.
+        made.rename(path) if made.is_dir() else os.link(made, path)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise StoreError(
+                f"{path}: another run has just made it; run the same command again"
+            ) from None
+        if made.is_dir():
+            raise
+        # A file system without hard links.
+        os.rename(made, path)
+    sync(path.parent)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from extract.errors import EXIT_BUG, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, HeadstartError
+from extract.core.errors import EXIT_BUG, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, HeadstartError
 
 log = logging.getLogger("headstart")
 
@@ -100,7 +100,7 @@ def run_command(
         argv: The words behind the command's name; None means those of this process.
 
     Returns:
-        The exit code: see ``extract.errors``.
+        The exit code: see ``extract.core.errors``.
     """
     # Flags may stand between two words of which one is optional only if they are parsed apart; that
     # formats the usage a second time.

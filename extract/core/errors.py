@@ -85,3 +85,15 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     nearest = f"; nearest: {', '.join(near)}" if near else ""
     known_names = f"; known: {', '.join(names)}" if len(names) <= MOST_LISTED else ""
     return f"{what} {name!r} is unknown{nearest}{known_names}"
+
+
+def few(names: Iterable[str], noun: str, most: int = 3) -> str:
+    """Return how many ``names`` there are, and the first of them."""
+    shown = sorted(map(show, names))
+    first = ", ".join(shown[:most]) + (", ..." if len(shown) > most else "")
+    return f"{len(shown):,} {noun}{'s' * (len(shown) != 1)}" + (f" ({first})" if shown else "")
+
+
+def show(name: str) -> str:
+    """Return ``name`` fit for a message of one line."""
+    return name if name.isprintable() else repr(name)

@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from threading import Thread, current_thread
 from typing import TypeVar
 
-from extract.errors import SourceError
+from extract.core.errors import SourceError
 
 # Well above what a remote read takes at most: three tries, each with a limit of a minute.
 LIMIT_SECONDS = 300.0

@@ -1,0 +1,1 @@
+"""Errors, settings and console of stage one, and what every other room needs."""
