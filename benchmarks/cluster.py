@@ -68,9 +68,10 @@ def compare(pictures: Path, weights: str, runs: int) -> None:
 def write_rows(count: int) -> None:
     """Plan and write a store of that many rows, and print what it took."""
     from extract.cluster import TASK_BATCHES
-    from extract.core.config import TrunkSpec, ViewSpec
+    from extract.core.config import TrunkSpec
     from extract.core.row_block import Block
-    from extract.item import Item
+    from extract.images.augment import ViewSpec
+    from extract.images.item import Item
     from extract.layout import create_store
     from extract.store import open_store
 

@@ -27,8 +27,8 @@ from classify.spec import HeadSpec
 from classify.splits import divide
 from extract.backend import keep_freed_memory, load_keras
 from extract.boundary import build_rest
-from extract.decode import decode
-from extract.item import read_item
+from extract.images.decode import decode
+from extract.images.item import read_item
 from extract.source import list_source
 from extract.trunk import build_trunk
 

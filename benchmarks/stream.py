@@ -32,7 +32,7 @@ from classify.search import run
 from classify.spec import HeadSpec
 from extract.core.config import TrunkSpec
 from extract.core.row_block import Block
-from extract.item import Item
+from extract.images.item import Item
 from extract.layout import create_store
 from extract.store import open_store
 

@@ -18,7 +18,7 @@ from extract.core.config import TrunkSpec, check_choice
 from extract.core.console import log
 from extract.core.errors import HeadError, SettingError, StoreError, unknown_name
 from extract.core.row_block import DONE, NOT_YET
-from extract.duplicates import group_by_digest
+from extract.images.digests import group_by_digest
 from extract.store import Store, open_store
 
 

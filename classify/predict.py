@@ -18,7 +18,7 @@ from extract.core.console import progress
 from extract.core.errors import HeadError
 from extract.engine import Engine
 from extract.engines import open_engine
-from extract.item import Item
+from extract.images.item import Item
 from extract.stream import Clock, stream_features
 
 # What a formula begins with, in one spreadsheet or another.

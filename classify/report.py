@@ -25,10 +25,10 @@ from classify.drawing import SERIES
 from classify.quality import Share
 from classify.result import Entry, Result
 from extract.core.errors import ImageError, SourceError
-from extract.decode import decode
-from extract.item import Read
+from extract.images.decode import decode
+from extract.images.digests import digest_content
+from extract.images.item import Read
 from extract.source import open_reader
-from extract.stream import digest_content
 
 _PAGE = Path(__file__).with_name("page")
 # Lines of the leaderboard, curves and thumbnails beyond which a page helps nobody.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from classify.dataset import Dataset
 from extract.core.console import log
 from extract.core.errors import SplitError, show
-from extract.duplicates import describe_leaks
+from extract.images.digests import describe_leaks
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 HOLD_OUT = 0.2

@@ -15,7 +15,7 @@ from functools import partial
 from typing import NamedTuple
 
 from extract.core.errors import ImageError, SourceError, show
-from extract.item import is_clutter
+from extract.images.item import is_clutter
 
 ARCHIVE_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
 # What a member may weigh, packed and unpacked: several threads hold one each.

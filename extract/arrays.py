@@ -9,7 +9,7 @@ import numpy as np
 
 from extract.core.config import ROLES
 from extract.core.errors import ImageError, SourceError, show, unknown_name
-from extract.item import Records
+from extract.images.item import Records
 
 ARRAY_ENDINGS = (".h5", ".hdf5", ".npy", ".npz")
 # What labels and the rest are called where nobody says.

@@ -9,7 +9,7 @@ from typing import Any
 
 from extract.core.config import ROLES
 from extract.core.errors import ImageError, SourceError, show, unknown_name
-from extract.item import Records
+from extract.images.item import Records
 
 ARROW_ENDINGS = (".arrow", ".parquet")
 _USUAL = ("path", "image", "img", "picture", "photo")

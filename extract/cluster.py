@@ -20,13 +20,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from extract.core.config import ExtractConfig, ViewSpec
+from extract.core.config import ExtractConfig
 from extract.core.errors import EngineError, HeadstartError, StoreError
 from extract.core.row_block import DONE, Block
 from extract.engine import Engine
+from extract.images.augment import ViewSpec
+from extract.images.digests import DIGEST_BYTES
+from extract.images.item import Item, Read
 from extract.index import Shard, open_shard
-from extract.item import Item, Read
-from extract.layout import DIGEST_BYTES
 from extract.parcel import Parcel, open_parcel, pack_engine
 from extract.soundness import is_in_use
 from extract.store import ShardedStore, Store, localise

@@ -1,6 +1,6 @@
 """What was asked against what a store holds: the same inputs, or the names of what differs."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from itertools import repeat
 from pathlib import Path
@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from extract.core.config import MODEL_ENDING, ExtractConfig, TrunkSpec, ViewSpec
-from extract.core.errors import ImageError, SettingError, StoreError, one_line
-from extract.core.prefetch import run_ahead
+from extract.core.config import MODEL_ENDING, ExtractConfig, TrunkSpec
+from extract.core.errors import SettingError, StoreError, one_line
 from extract.core.row_block import DONE
 from extract.engine import Engine
+from extract.images.augment import ViewSpec
+from extract.images.digests import digests_of
+from extract.images.item import Item, Source
 from extract.index import find_lost, open_part
-from extract.item import Item, Source, read_item
 from extract.store import Store, open_store
-from extract.stream import digest_content
 
 TRUNK_FIELDS = tuple(f.name for f in fields(TrunkSpec))
 CONFIG_FIELDS = tuple(f.name for f in fields(ExtractConfig))
@@ -26,8 +26,6 @@ FIELDS = TRUNK_FIELDS + CONFIG_FIELDS + VIEW_FIELDS
 _NUMBERS = ("dtype", "precision")
 # Those that an existing file keeps.
 _KEPT = (*_NUMBERS, "columns", "shards")
-# Threads that read; a disk or a network is what they wait for.
-_READERS = 8
 
 
 class Settled(NamedTuple):
@@ -178,18 +176,6 @@ def _changed(store: Store, items: Sequence[Item]) -> list[str]:
         for row, digest in zip(rows, digests_of(items[row] for row in rows), strict=True)
         if digest != digests[row].tobytes()
     ]
-
-
-def digests_of(items: Iterable[Item]) -> Iterator[bytes]:
-    """Yield the digest of each picture's file as it is now, nothing where it cannot be read."""
-    return (digest or b"" for digest in run_ahead(_digest, items, _READERS, 2 * _READERS))
-
-
-def _digest(item: Item) -> bytes:
-    try:
-        return digest_content(read_item(item))
-    except ImageError:
-        return b""
 
 
 def _count(what: str, keys: list[str]) -> str:

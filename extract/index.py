@@ -20,9 +20,9 @@ from extract.core.atomic import beside, claim, put
 from extract.core.console import log
 from extract.core.errors import StoreError, one_line
 from extract.core.row_block import NOT_YET
-from extract.item import Item
+from extract.images.digests import DIGEST_BYTES
+from extract.images.item import Item
 from extract.layout import (
-    DIGEST_BYTES,
     FORMAT_VERSION,
     OWN_ATTRIBUTES,
     check_room,

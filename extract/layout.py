@@ -18,13 +18,13 @@ import numpy as np
 
 from extract.core.atomic import beside, claim, put
 from extract.core.errors import StoreError
-from extract.item import SPLITS, Item
+from extract.images.digests import DIGEST_BYTES
+from extract.images.item import SPLITS, Item
 
 FORMAT = "headstart"
 FORMAT_VERSION = 1
 # What a file says of itself alone; all other attributes are how its rows came about.
 OWN_ATTRIBUTES = ("format", "format_version", "complete")
-DIGEST_BYTES = 16
 REASON_BYTES = 120
 CHUNK_BYTES = 2**20
 # What a file needs beside its features and keys, and each of its rows: 13 kB and 189 bytes of it

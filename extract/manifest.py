@@ -13,9 +13,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 from extract.core.config import ROLES, parse_columns
 from extract.core.errors import ImageError, SourceError, show, unknown_name
-from extract.folders import about_classes
-from extract.item import SPLIT_OF, SPLITS, Item, Read, Source, read_below
-from extract.remote import hide_secrets, is_url, read_url, without_query
+from extract.images.image_folder import about_classes
+from extract.images.item import SPLIT_OF, SPLITS, Item, Read, Source, read_below
+from extract.images.remote import hide_secrets, is_url, read_url, without_query
 
 MANIFEST_ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
 # Pictures of a Parquet file that are in memory as a table at one time.

@@ -7,8 +7,8 @@ from typing import Any
 from extract.archive import Archive, stem
 from extract.core.config import ROLES, parse_columns
 from extract.core.errors import ImageError, SettingError, SourceError, few, show
-from extract.folders import Named, arrange
-from extract.item import IMAGE_ENDINGS, SPLIT_OF, Source
+from extract.images.image_folder import Named, arrange
+from extract.images.item import IMAGE_ENDINGS, SPLIT_OF, Source
 from extract.manifest import arrange_rows
 
 _LABEL_ENDINGS = (".cls", ".json")

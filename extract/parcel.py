@@ -16,8 +16,8 @@ from extract.backend import backend_name, load_keras
 from extract.compiled import CompiledTrunk
 from extract.core.errors import EngineError, one_line
 from extract.engine import Engine
-from extract.identity import digests_of
-from extract.item import Item
+from extract.images.digests import digests_of
+from extract.images.item import Item
 from extract.keras_engine import KERAS_FILE, KerasEngine
 from extract.openvino_engine import OpenVinoEngine, check_instructions
 from extract.trunk import Trunk

@@ -10,7 +10,7 @@ from extract.core.errors import EngineError
 from extract.core.row_block import DONE
 from extract.engine import Engine
 from extract.engines import open_engine
-from extract.item import Item
+from extract.images.item import Item
 from extract.store import Store
 from extract.stream import Clock, decode_ahead, stream_features
 

@@ -13,16 +13,17 @@ import numpy as np
 
 from extract.backend import backend_name
 from extract.core.atomic import check_beside
-from extract.core.config import ExtractConfig, ViewSpec
+from extract.core.config import ExtractConfig
 from extract.core.console import log
 from extract.core.errors import StoreError
 from extract.core.row_block import DONE
 from extract.engine import Engine
 from extract.identity import find_other_pictures, find_other_settings
+from extract.images.augment import ViewSpec
+from extract.images.item import Source
+from extract.images.remote import hide_secrets
 from extract.index import SHARD_ROWS, Shard, create_shards, find_lost, find_shards, remake_lost
-from extract.item import Source
 from extract.layout import check_room, count_views, create_store
-from extract.remote import hide_secrets
 from extract.soundness import is_in_use
 from extract.store import open_store
 from extract.update import update_store

@@ -9,7 +9,7 @@ from extract.arrays import ARRAY_ENDINGS, open_arrays
 from extract.arrow import ARROW_ENDINGS, holds_pictures, open_arrow
 from extract.core.config import parse_columns
 from extract.core.errors import ImageError, SourceError, few, show
-from extract.item import IMAGE_ENDINGS, SPLIT_OF, SPLITS, Records, Source, is_clutter
+from extract.images.item import IMAGE_ENDINGS, SPLIT_OF, SPLITS, Records, Source, is_clutter
 from extract.manifest import arrange_rows
 from extract.tfrecord import is_tfrecord, open_tfrecord
 

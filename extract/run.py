@@ -16,11 +16,11 @@ from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.console import log, progress
 from extract.core.errors import SettingError, StoreError
 from extract.core.row_block import DONE, NOT_YET
-from extract.duplicates import describe_leaks
 from extract.engine import Engine
 from extract.engines import open_engine
 from extract.identity import settle
-from extract.item import Item
+from extract.images.digests import describe_leaks
+from extract.images.item import Item
 from extract.layout import training_rows
 from extract.precision import choose_calibration, measure_error
 from extract.prepare import and_views, prepare_store, say_plan

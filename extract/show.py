@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from extract.core.config import ViewSpec
 from extract.core.errors import one_line
 from extract.core.row_block import DONE, FAILED, NOT_YET
-from extract.item import SPLITS
+from extract.images.augment import ViewSpec
+from extract.images.item import SPLITS
 from extract.store import ShardedStore, Store
 
 # Rows whose features are held at once while a store is verified.

@@ -16,10 +16,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from extract.core.config import TrunkSpec, ViewSpec
+from extract.core.config import TrunkSpec
 from extract.core.errors import StoreError
 from extract.core.row_block import DONE, FAILED, NOT_YET, Block, Failure
-from extract.item import SPLITS
+from extract.images.augment import ViewSpec
+from extract.images.item import SPLITS
 from extract.layout import REASON_BYTES, check_layout, explained, to_plain
 from extract.soundness import (
     check_attributes,

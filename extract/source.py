@@ -12,12 +12,20 @@ from functools import partial
 from extract.archive import ARCHIVE_ENDINGS, Archive, is_archive
 from extract.core.config import parse_columns
 from extract.core.errors import SettingError, SourceError, show
-from extract.folders import Named, arrange
-from extract.item import IMAGE_ENDINGS, Item, Read, Source, is_clutter, picture_kind, read_below
+from extract.images.image_folder import Named, arrange
+from extract.images.item import (
+    IMAGE_ENDINGS,
+    Item,
+    Read,
+    Source,
+    is_clutter,
+    picture_kind,
+    read_below,
+)
+from extract.images.remote import hide_secrets, is_url, list_remote, without_query
 from extract.manifest import MANIFEST_ENDINGS, list_manifest
 from extract.members import list_archive
 from extract.records import RECORD_ENDINGS, RecordSet, holds_records, list_records
-from extract.remote import hide_secrets, is_url, list_remote, without_query
 from extract.tfrecord import is_tfrecord
 
 

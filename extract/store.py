@@ -13,8 +13,8 @@ from typing import TypeAlias
 import numpy as np
 
 from extract.core.row_block import DONE, FAILED, NOT_YET, Block, Failure
+from extract.images.digests import DIGEST_BYTES
 from extract.index import Shard, damaged, find_shards, open_shard, read_index
-from extract.layout import DIGEST_BYTES
 from extract.single import SingleStore, read_single, store_in
 from extract.soundness import open_file
 

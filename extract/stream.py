@@ -4,7 +4,6 @@ A picture's views go through the trunk beside each other and beside those of its
 that every batch is full; a row is whole, and written, once all of its views are back.
 """
 
-import hashlib
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -15,15 +14,15 @@ from typing import NamedTuple
 import numpy as np
 
 from extract.core import prefetch
-from extract.core.config import TrunkSpec, ViewSpec
+from extract.core.config import TrunkSpec
 from extract.core.console import log
 from extract.core.errors import EngineError, ImageError, show
 from extract.core.row_block import Block, Failure
-from extract.decode import decode
 from extract.engine import Engine
-from extract.item import Item, read_item
-from extract.layout import DIGEST_BYTES
-from extract.views import make_views
+from extract.images.augment import ViewSpec, make_views
+from extract.images.decode import decode
+from extract.images.digests import DIGEST_BYTES, digest_content
+from extract.images.item import Item, read_item
 
 _PLAIN = ViewSpec()
 
@@ -113,11 +112,6 @@ def stream_features(
     if failed:
         none = np.empty(0, np.int64)
         yield Block(none, {}, np.empty((0, DIGEST_BYTES), np.uint8), _drain(failed))
-
-
-def digest_content(content: bytes) -> bytes:
-    """Return the BLAKE2b-128 digest of a file's content."""
-    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
 
 
 def _batches(

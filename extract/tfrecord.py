@@ -8,7 +8,7 @@ from functools import cache, partial
 from typing import Any
 
 from extract.core.errors import ImageError, SourceError, show, unknown_name
-from extract.item import Records
+from extract.images.item import Records
 
 # TensorFlow Datasets counts the shards behind the ending.
 _NAME = re.compile(r"\.tfrecords?(-\d+-of-\d+)?$", re.IGNORECASE)

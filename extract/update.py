@@ -9,8 +9,8 @@ import numpy as np
 from extract.core.atomic import beside, put
 from extract.core.console import log
 from extract.core.row_block import DONE, Block
-from extract.identity import digests_of
-from extract.item import Source
+from extract.images.digests import digests_of
+from extract.images.item import Source
 from extract.layout import CHUNK_BYTES, check_room, explained, write_store
 from extract.show import find_rejected
 from extract.store import Store, open_store

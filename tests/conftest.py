@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from extract.core.config import TrunkSpec, ViewSpec
+from extract.core.config import TrunkSpec
 from extract.core.row_block import Block, Failure
-from extract.item import Item
+from extract.images.augment import ViewSpec
+from extract.images.item import Item
 from extract.layout import create_store
 from extract.store import open_store
 

@@ -85,7 +85,7 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _decode(path: Path) -> None:
-    from extract.decode import decode
+    from extract.images.decode import decode
 
     assert decode(path.read_bytes(), (5, 7)).shape == (5, 7, 3)
 
@@ -115,7 +115,7 @@ def _records(folder: Path) -> list[Path]:
 
 def _list(path: Path) -> None:
     from extract.core.errors import ImageError
-    from extract.item import read_item
+    from extract.images.item import read_item
     from extract.source import list_source
 
     for item in list_source(path).items:

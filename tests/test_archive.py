@@ -13,7 +13,7 @@ import pytest
 
 from extract import archive
 from extract.core.errors import ImageError, SettingError, SourceError, StoreError
-from extract.item import Source, read_item
+from extract.images.item import Source, read_item
 from extract.run import extract_features
 from extract.source import list_source, open_reader
 from extract.store import open_store

@@ -22,7 +22,7 @@ from extract.core.config import TrunkSpec
 from extract.core.errors import EngineError
 from extract.core.row_block import DONE
 from extract.engines import open_engine
-from extract.item import Item
+from extract.images.item import Item
 from extract.parcel import open_parcel, pack_engine
 from extract.run import extract_features
 from extract.show import verify

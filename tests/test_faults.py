@@ -14,8 +14,8 @@ from PIL import Image
 
 from extract import run
 from extract.core.errors import StoreError
-from extract.decode import decode
-from extract.item import Source, read_item
+from extract.images.decode import decode
+from extract.images.item import Source, read_item
 from extract.show import verify
 from extract.source import list_source
 from extract.store import open_store
@@ -134,7 +134,7 @@ HANGING = """
 import ctypes, os, signal, sys, threading, time
 from extract import cli, run, stream
 from extract.core import prefetch
-from extract.decode import decode
+from extract.images.decode import decode
 from extract.source import list_source
 
 hung, limit, most = (int(word) for word in sys.argv[2:5])

@@ -29,8 +29,8 @@ from extract.backend import load_keras
 from extract.boundary import build_rest
 from extract.core.config import TrunkSpec
 from extract.core.errors import HeadError, SettingError
-from extract.decode import decode
-from extract.item import Item, read_item
+from extract.images.decode import decode
+from extract.images.item import Item, read_item
 from extract.run import extract_features
 from extract.source import list_source
 from extract.trunk import name_layers

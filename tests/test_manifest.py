@@ -12,7 +12,7 @@ from pyarrow import parquet
 
 from extract.core.config import parse_columns
 from extract.core.errors import ImageError, SettingError, SourceError, StoreError
-from extract.item import Item, read_item
+from extract.images.item import Item, read_item
 from extract.manifest import MANIFEST_ENDINGS
 from extract.run import extract_features
 from extract.source import list_source, open_reader

@@ -19,8 +19,8 @@ from pyarrow import parquet
 
 from extract.arrays import to_bitmap
 from extract.core.errors import ImageError, SourceError
-from extract.decode import decode
-from extract.item import Source, read_item
+from extract.images.decode import decode
+from extract.images.item import Source, read_item
 from extract.run import extract_features
 from extract.source import list_source, open_reader
 from extract.store import open_store
@@ -440,7 +440,8 @@ def test_a_record_that_changed_after_it_was_listed_fails_alone(tmp_path: Path) -
 def test_a_tfrecord_is_read_without_tensorflow(tmp_path: Path) -> None:
     path = write_tfrecord(tmp_path / "a.tfrecord", as_tensorflow_does())
     code = (
-        "import sys; from extract.source import list_source; from extract.item import read_item\n"
+        "import sys; from extract.source import list_source\n"
+        "from extract.images.item import read_item\n"
         "items = list_source(sys.argv[1]).items; read_item(items[0])\n"
         "assert len(items) == 6 and 'tensorflow' not in sys.modules and 'h5py' not in sys.modules"
     )

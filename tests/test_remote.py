@@ -12,10 +12,10 @@ import fsspec
 import numpy as np
 import pytest
 
-from extract import remote
 from extract.core.errors import ImageError, SettingError, SourceError
-from extract.item import read_item
-from extract.remote import hide_secrets, is_url, read_url
+from extract.images import remote
+from extract.images.item import read_item
+from extract.images.remote import hide_secrets, is_url, read_url
 from extract.run import extract_features
 from extract.source import list_source, open_reader
 from extract.store import open_store

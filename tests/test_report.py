@@ -20,7 +20,7 @@ from classify.result import Result
 from classify.search import run
 from classify.spec import HeadSpec
 from extract.core.config import TrunkSpec
-from extract.stream import digest_content
+from extract.images.digests import digest_content
 
 SCRIPT = "<script>alert(1)</script>"
 IMAGE = "<img src=x onerror=alert(1)>"

@@ -20,15 +20,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from extract.backend import load_keras
-from extract.core.config import TrunkSpec, ViewSpec
+from extract.core.config import TrunkSpec
 from extract.core.errors import EngineError, SettingError, StoreError
-from extract.decode import decode
+from extract.images.augment import ViewSpec, make_views
+from extract.images.decode import decode
 from extract.run import Summary, extract_features
 from extract.show import verify
 from extract.single import SingleStore
 from extract.store import open_store
 from extract.trunk import build_trunk
-from extract.views import make_views
 from tests.conftest import QUICK
 
 

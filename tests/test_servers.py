@@ -20,10 +20,10 @@ import pytest
 from fsspec.config import conf
 from PIL import Image
 
-from extract import remote
 from extract.core.errors import ImageError, SourceError
-from extract.item import read_item
-from extract.remote import read_url
+from extract.images import remote
+from extract.images.item import read_item
+from extract.images.remote import read_url
 from extract.run import extract_features
 from extract.source import list_source
 from extract.store import open_store

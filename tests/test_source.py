@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extract.core.errors import ImageError, SourceError
-from extract.item import IMAGE_ENDINGS, Item, picture_kind, read_item
+from extract.images.item import IMAGE_ENDINGS, Item, picture_kind, read_item
 from extract.source import list_source, open_reader
 
 JPEG = b"\xff\xd8\xff\xe0" + bytes(28)

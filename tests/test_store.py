@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extract.core.config import TrunkSpec, ViewSpec
+from extract.core.config import TrunkSpec
 from extract.core.errors import StoreError
 from extract.core.row_block import Block, Failure
+from extract.images.augment import ViewSpec
 from extract.layout import create_store, explained
 from extract.show import describe, format_description, verify
 from extract.soundness import is_in_use

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from extract.core.errors import ImageError, SourceError, show
-from extract.folders import Named, arrange
-from extract.item import IMAGE_ENDINGS, Item, Source, is_clutter
+from extract.images.image_folder import Named, arrange
+from extract.images.item import IMAGE_ENDINGS, Item, Source, is_clutter
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]*")
 _USER = re.compile(r"://[^/]*@")

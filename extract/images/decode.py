@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from extract.core.errors import ImageError
-from extract.item import PICTURE_KINDS, picture_kind
+from extract.images.item import PICTURE_KINDS, picture_kind
 
 if TYPE_CHECKING:
     from PIL.Image import Image, Resampling

@@ -1,10 +1,13 @@
 """The same picture twice: a head would be judged on what it was trained on."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from extract.core.errors import few
+from extract.core.errors import ImageError, few
+from extract.core.prefetch import run_ahead
+from extract.images.item import Item, read_item
 
 
 def describe_leaks(
@@ -66,3 +69,27 @@ def group_by_digest(digests: np.ndarray, groups: Sequence[str] | None = None) ->
     for part, group, name in zip(parts, groups, names, strict=True):
         first[part] = min(first.get(part, (True, name)), (not group, name))
     return [first[part][1] for part in parts]
+
+
+DIGEST_BYTES = 16
+
+
+def digest_content(content: bytes) -> bytes:
+    """Return the BLAKE2b-128 digest of a file's content."""
+    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
+
+
+# Threads that read; a disk or a network is what they wait for.
+_READERS = 8
+
+
+def digests_of(items: Iterable[Item]) -> Iterator[bytes]:
+    """Yield the digest of each picture's file as it is now, nothing where it cannot be read."""
+    return (digest or b"" for digest in run_ahead(_digest, items, _READERS, 2 * _READERS))
+
+
+def _digest(item: Item) -> bytes:
+    try:
+        return digest_content(read_item(item))
+    except ImageError:
+        return b""

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 from extract.core.errors import SourceError, few, show
-from extract.item import SPLIT_OF, Item, Read, Source, read_file
+from extract.images.item import SPLIT_OF, Item, Read, Source, read_file
 
 _Place = tuple[str, str]  # (split folder or "" where there are none, class or "" for no label)
 Groups = Mapping[_Place, list[str]]  # the keys of the pictures at each place

@@ -1,0 +1,1 @@
+"""One image: where it is, how its bytes are read, decoded and augmented."""
