@@ -29,7 +29,7 @@ from extract.backend import keep_freed_memory, load_keras
 from extract.boundary import build_rest
 from extract.images.decode import decode
 from extract.images.item import read_item
-from extract.source import list_source
+from extract.sources.listing import list_source
 from extract.trunk import build_trunk
 
 

@@ -57,7 +57,7 @@ def bare(precision: str) -> Callable[[Path, str], Outcome]:
         from extract.core.config import TrunkSpec
         from extract.engines import open_engine
         from extract.precision import choose_calibration
-        from extract.source import list_source
+        from extract.sources.listing import list_source
 
         items = list_source(pictures).items
         spec = TrunkSpec(weights=weights, image_size=(SIZE, SIZE))

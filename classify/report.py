@@ -28,7 +28,7 @@ from extract.core.errors import ImageError, SourceError
 from extract.images.decode import decode
 from extract.images.digests import digest_content
 from extract.images.item import Read
-from extract.source import open_reader
+from extract.sources.listing import open_reader
 
 _PAGE = Path(__file__).with_name("page")
 # Lines of the leaderboard, curves and thumbnails beyond which a page helps nobody.

@@ -25,7 +25,7 @@ from extract.layout import training_rows
 from extract.precision import choose_calibration, measure_error
 from extract.prepare import and_views, prepare_store, say_plan
 from extract.show import find_rejected
-from extract.source import list_source
+from extract.sources.listing import list_source
 from extract.store import ShardedStore, Store, open_store
 from extract.stream import Clock, stream_features
 from extract.weights import WeightsUnavailableError

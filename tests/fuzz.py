@@ -116,7 +116,7 @@ def _records(folder: Path) -> list[Path]:
 def _list(path: Path) -> None:
     from extract.core.errors import ImageError
     from extract.images.item import read_item
-    from extract.source import list_source
+    from extract.sources.listing import list_source
 
     for item in list_source(path).items:
         try:

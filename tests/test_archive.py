@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from extract import archive
 from extract.core.errors import ImageError, SettingError, SourceError, StoreError
 from extract.images.item import Source, read_item
 from extract.run import extract_features
-from extract.source import list_source, open_reader
+from extract.sources import archives as archive
+from extract.sources.listing import list_source, open_reader
 from extract.store import open_store
 from tests.conftest import QUICK
 

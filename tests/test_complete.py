@@ -18,7 +18,7 @@ from extract.core.applications import TRUNKS
 from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.errors import TrunkError
 from extract.run import extract_features
-from extract.source import list_source
+from extract.sources.listing import list_source
 from extract.store import open_store
 from extract.trunk import build_trunk
 from extract.weights import build_application, load_application

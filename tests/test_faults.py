@@ -17,7 +17,7 @@ from extract.core.errors import StoreError
 from extract.images.decode import decode
 from extract.images.item import Source, read_item
 from extract.show import verify
-from extract.source import list_source
+from extract.sources.listing import list_source
 from extract.store import open_store
 from tests.conftest import QUICK, MakeStore
 from tests.test_cli import QUICK_FLAGS
@@ -135,7 +135,7 @@ import ctypes, os, signal, sys, threading, time
 from extract import cli, run, stream
 from extract.core import prefetch
 from extract.images.decode import decode
-from extract.source import list_source
+from extract.sources.listing import list_source
 
 hung, limit, most = (int(word) for word in sys.argv[2:5])
 prefetch.LIMIT_SECONDS, prefetch.MOST_STUCK = float(limit), most

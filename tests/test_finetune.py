@@ -32,7 +32,7 @@ from extract.core.errors import HeadError, SettingError
 from extract.images.decode import decode
 from extract.images.item import Item, read_item
 from extract.run import extract_features
-from extract.source import list_source
+from extract.sources.listing import list_source
 from extract.trunk import name_layers
 from extract.weights import load_application
 

@@ -15,7 +15,7 @@ from classify.bundle import load_bundle
 from extract.core.errors import EngineError, HeadError, SourceError, StoreError
 from extract.run import extract_features
 from extract.show import verify
-from extract.source import list_source
+from extract.sources.listing import list_source
 from extract.store import open_store
 from tests.conftest import QUICK, MakeStore
 from tests.test_archive import pack

@@ -13,9 +13,9 @@ from pyarrow import parquet
 from extract.core.config import parse_columns
 from extract.core.errors import ImageError, SettingError, SourceError, StoreError
 from extract.images.item import Item, read_item
-from extract.manifest import MANIFEST_ENDINGS
 from extract.run import extract_features
-from extract.source import list_source, open_reader
+from extract.sources.listing import list_source, open_reader
+from extract.sources.tables import MANIFEST_ENDINGS
 from extract.store import open_store
 from tests.conftest import QUICK
 

@@ -20,7 +20,7 @@ from extract.core.config import ExtractConfig
 from extract.core.errors import HeadError
 from extract.engine import Engine
 from extract.run import extract_features
-from extract.source import list_source
+from extract.sources.listing import list_source
 from extract.store import open_store
 from tests.conftest import QUICK
 

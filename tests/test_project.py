@@ -72,7 +72,7 @@ def test_stage_one_knows_nothing_of_stage_two() -> None:
         (
             "h5py",
             {
-                "extract/arrays.py",
+                "extract/sources/pixel_arrays.py",
                 *(
                     "extract/index.py",
                     "extract/layout.py",

@@ -17,12 +17,12 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from extract.arrays import to_bitmap
 from extract.core.errors import ImageError, SourceError
 from extract.images.decode import decode
 from extract.images.item import Source, read_item
 from extract.run import extract_features
-from extract.source import list_source, open_reader
+from extract.sources.listing import list_source, open_reader
+from extract.sources.pixel_arrays import to_bitmap
 from extract.store import open_store
 from tests.conftest import QUICK
 
@@ -440,7 +440,7 @@ def test_a_record_that_changed_after_it_was_listed_fails_alone(tmp_path: Path) -
 def test_a_tfrecord_is_read_without_tensorflow(tmp_path: Path) -> None:
     path = write_tfrecord(tmp_path / "a.tfrecord", as_tensorflow_does())
     code = (
-        "import sys; from extract.source import list_source\n"
+        "import sys; from extract.sources.listing import list_source\n"
         "from extract.images.item import read_item\n"
         "items = list_source(sys.argv[1]).items; read_item(items[0])\n"
         "assert len(items) == 6 and 'tensorflow' not in sys.modules and 'h5py' not in sys.modules"
@@ -491,7 +491,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from extract.core.errors import HeadstartError
-from extract.source import list_source
+from extract.sources.listing import list_source
 sound = Path(sys.argv[1])
 content, random, refused = sound.read_bytes(), np.random.default_rng(0), 0
 for _ in range(200):

@@ -25,7 +25,7 @@ from extract.images import remote
 from extract.images.item import read_item
 from extract.images.remote import read_url
 from extract.run import extract_features
-from extract.source import list_source
+from extract.sources.listing import list_source
 from extract.store import open_store
 from tests.conftest import QUICK
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from extract.core.errors import ImageError, SourceError
 from extract.images.item import IMAGE_ENDINGS, Item, picture_kind, read_item
-from extract.source import list_source, open_reader
+from extract.sources.listing import list_source, open_reader
 
 JPEG = b"\xff\xd8\xff\xe0" + bytes(28)
 BMP = b"BM" + bytes(8) + (54).to_bytes(4, "little") + (40).to_bytes(4, "little") + bytes(14)

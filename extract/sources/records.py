@@ -5,13 +5,13 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from extract.arrays import ARRAY_ENDINGS, open_arrays
-from extract.arrow import ARROW_ENDINGS, holds_pictures, open_arrow
 from extract.core.config import parse_columns
 from extract.core.errors import ImageError, SourceError, few, show
 from extract.images.item import IMAGE_ENDINGS, SPLIT_OF, SPLITS, Records, Source, is_clutter
-from extract.manifest import arrange_rows
-from extract.tfrecord import is_tfrecord, open_tfrecord
+from extract.sources.arrow import ARROW_ENDINGS, holds_pictures, open_arrow
+from extract.sources.pixel_arrays import ARRAY_ENDINGS, open_arrays
+from extract.sources.tables import arrange_rows
+from extract.sources.tfrecord import is_tfrecord, open_tfrecord
 
 RECORD_ENDINGS = (".arrow", ".tfrecord", *ARRAY_ENDINGS)
 # What ``datasets`` writes beside a set, and beside several splits of one.

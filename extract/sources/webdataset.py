@@ -4,12 +4,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from extract.archive import Archive, stem
 from extract.core.config import ROLES, parse_columns
 from extract.core.errors import ImageError, SettingError, SourceError, few, show
 from extract.images.image_folder import Named, arrange
 from extract.images.item import IMAGE_ENDINGS, SPLIT_OF, Source
-from extract.manifest import arrange_rows
+from extract.sources.archives import Archive, stem
+from extract.sources.tables import arrange_rows
 
 _LABEL_ENDINGS = (".cls", ".json")
 

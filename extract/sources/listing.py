@@ -9,7 +9,6 @@ import os
 import stat
 from functools import partial
 
-from extract.archive import ARCHIVE_ENDINGS, Archive, is_archive
 from extract.core.config import parse_columns
 from extract.core.errors import SettingError, SourceError, show
 from extract.images.image_folder import Named, arrange
@@ -23,10 +22,11 @@ from extract.images.item import (
     read_below,
 )
 from extract.images.remote import hide_secrets, is_url, list_remote, without_query
-from extract.manifest import MANIFEST_ENDINGS, list_manifest
-from extract.members import list_archive
-from extract.records import RECORD_ENDINGS, RecordSet, holds_records, list_records
-from extract.tfrecord import is_tfrecord
+from extract.sources.archives import ARCHIVE_ENDINGS, Archive, is_archive
+from extract.sources.records import RECORD_ENDINGS, RecordSet, holds_records, list_records
+from extract.sources.tables import MANIFEST_ENDINGS, list_manifest
+from extract.sources.tfrecord import is_tfrecord
+from extract.sources.webdataset import list_archive
 
 
 def list_source(source: str | os.PathLike[str], columns: str = "") -> Source:
