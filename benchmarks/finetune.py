@@ -25,12 +25,12 @@ from classify.dataset import Dataset, load_dataset
 from classify.joint import batches, compiled
 from classify.spec import HeadSpec
 from classify.splits import divide
-from extract.backend import keep_freed_memory, load_keras
-from extract.boundary import build_rest
 from extract.images.decode import decode
 from extract.images.item import read_item
 from extract.sources.listing import list_source
-from extract.trunk import build_trunk
+from extract.trunks.backend import keep_freed_memory, load_keras
+from extract.trunks.trunk import build_trunk
+from extract.trunks.upper_blocks import build_rest
 
 
 def pixels_of(dataset: Dataset, source: str) -> Any:

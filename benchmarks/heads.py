@@ -26,7 +26,7 @@ import numpy as np
 from classify import fitting
 from classify.heads import fit_heads
 from classify.spec import HeadSpec
-from extract.backend import load_keras
+from extract.trunks.backend import load_keras
 
 
 @dataclass(frozen=True)

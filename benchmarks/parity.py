@@ -38,12 +38,13 @@ SCALES = {"efficientnet_v2": 0.7}
 
 def differences(name: str, side: int, precisions: Sequence[str]) -> dict[str, float]:
     """Return the largest relative difference by engine and precision; less what cannot run."""
-    from extract.compiled import Calibration, convert
     from extract.core.errors import EngineError
-    from extract.engine import Engine
-    from extract.engines import open_engine
-    from extract.keras_engine import KerasEngine
-    from extract.trunk import build_trunk
+    from extract.engines.base import Engine
+    from extract.engines.keras_engine import KerasEngine
+    from extract.engines.openvino_cache import convert
+    from extract.engines.quantize import Calibration
+    from extract.engines.select import open_engine
+    from extract.trunks.trunk import build_trunk
 
     spec = TrunkSpec(trunk=name, weights="none", image_size=(side, side))
     pixels = np.random.default_rng(0).integers(0, 256, (PICTURES, side, side, 3), dtype=np.uint8)
@@ -78,8 +79,8 @@ def differences(name: str, side: int, precisions: Sequence[str]) -> dict[str, fl
 
 def _scaled(spec: TrunkSpec, scale: float, folder: Path) -> str:
     """Save random weights whose normalisations scale by this much."""
-    from extract.backend import load_keras
-    from extract.weights import load_application
+    from extract.trunks.backend import load_keras
+    from extract.trunks.weights import load_application
 
     model = load_application(spec)
     for layer in model.layers:

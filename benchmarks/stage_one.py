@@ -55,7 +55,7 @@ def bare(precision: str) -> Callable[[Path, str], Outcome]:
 
     def run(pictures: Path, weights: str) -> Outcome:
         from extract.core.config import TrunkSpec
-        from extract.engines import open_engine
+        from extract.engines.select import open_engine
         from extract.precision import choose_calibration
         from extract.sources.listing import list_source
 

@@ -24,7 +24,7 @@ from extract.core.config import TrunkSpec
 
 def measure(name: str, seconds: float, batches: int) -> dict[str, Any]:
     """Return pictures a second and the features' width of one trunk."""
-    from extract.engines import open_engine
+    from extract.engines.select import open_engine
 
     spec = TrunkSpec(trunk=name, weights="none")
     engine = open_engine(spec)

@@ -19,11 +19,11 @@ from classify.result import Result
 from classify.spec import KERAS_HEADS, HeadSpec
 from classify.train import LINEAR_HEADS
 from classify.transforms import Transform
-from extract.backend import load_keras
 from extract.core.atomic import check_beside, whole
 from extract.core.console import log
 from extract.core.errors import HeadError, SettingError
-from extract.trunk import Trunk, build_trunk
+from extract.trunks.backend import load_keras
+from extract.trunks.trunk import Trunk, build_trunk
 
 EXPORTABLE = (*KERAS_HEADS, *LINEAR_HEADS)
 # The layer that holds the class names, and the file and the entry that do.

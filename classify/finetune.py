@@ -23,10 +23,10 @@ from classify.rows import StoredRows
 from classify.splits import TEST, Split, unit_names
 from classify.train import FittedHead
 from classify.transforms import Transform
-from extract.backend import compile_model, fetch
-from extract.boundary import Rest, build_rest
 from extract.core.console import log, progress
 from extract.core.errors import HeadError
+from extract.trunks.backend import compile_model, fetch
+from extract.trunks.upper_blocks import Rest, build_rest
 
 # Maps in one call of the blocks.
 _MAPS = 32

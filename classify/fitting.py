@@ -19,8 +19,8 @@ from classify.rows import Epoch, Features, StoredRows
 from classify.spec import HeadSpec
 from classify.stacked import Rows, Weights, build_stack, head_weights, stack_state
 from classify.views import DrawnRows
-from extract.backend import fetch, load_keras
 from extract.core.errors import StoreError
+from extract.trunks.backend import fetch, load_keras
 
 # After these shares of the epochs the worse half of the heads is over.
 RUNGS = (0.125, 0.25, 0.5)

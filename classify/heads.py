@@ -13,9 +13,9 @@ from classify.rows import Features, flat
 from classify.spec import HeadSpec, groups_of
 from classify.stacked import BN_EPSILON, BN_MOMENTUM, Rows
 from classify.views import DrawnRows
-from extract.backend import load_keras
 from extract.core.console import progress
 from extract.core.errors import HeadError
+from extract.trunks.backend import load_keras
 
 # Rows in one call of a trained head: bounds what a feature map's hidden layer takes.
 PREDICT_ROWS = 256

@@ -16,9 +16,9 @@ from classify.export import read_class_names
 from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.console import log
 from extract.core.errors import TrunkError
-from extract.engine import Engine
-from extract.engines import open_engine
-from extract.trunk import OUTPUT
+from extract.engines.base import Engine
+from extract.engines.select import open_engine
+from extract.trunks.trunk import OUTPUT
 
 
 def open_classifier(config: ExtractConfig, **settings: Any) -> tuple[Engine, tuple[str, ...]]:

@@ -11,8 +11,8 @@ from classify.dataset import Dataset
 from classify.heads import DenseHead
 from classify.spec import HeadSpec
 from classify.splits import Split
-from extract.backend import keep_freed_memory, load_keras, on_gpu
 from extract.core.console import log, progress
+from extract.trunks.backend import keep_freed_memory, load_keras, on_gpu
 
 MOMENTUM = 0.9
 _CURVES = {"loss": "cost", "accuracy": "accuracy"}

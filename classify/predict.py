@@ -16,8 +16,8 @@ from extract.core.atomic import check_beside, whole
 from extract.core.config import ExtractConfig
 from extract.core.console import progress
 from extract.core.errors import HeadError
-from extract.engine import Engine
-from extract.engines import open_engine
+from extract.engines.base import Engine
+from extract.engines.select import open_engine
 from extract.images.item import Item
 from extract.stream import Clock, stream_features
 

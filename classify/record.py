@@ -13,7 +13,7 @@ from classify.metrics import confusion_matrix
 from classify.result import Entry, Result
 from classify.spec import KERAS_HEADS
 from classify.splits import unit_names
-from extract.backend import load_keras
+from extract.trunks.backend import load_keras
 
 
 def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]:

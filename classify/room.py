@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from extract.memory import free_of_machine
+from extract.engines.memory import free_of_machine
 from extract.store import Store
 
 # Training holds the rows, those of one side, and these transformed or widened.

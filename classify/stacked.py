@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.spec import HeadSpec
-from extract.backend import fetch, load_keras
+from extract.trunks.backend import fetch, load_keras
 
 # Keras' own.
 BN_MOMENTUM, BN_EPSILON = 0.99, 1e-3

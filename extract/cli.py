@@ -318,7 +318,7 @@ def _print_trunks() -> int:
 
 
 def _print_layers(arguments: argparse.Namespace) -> int:
-    from extract.trunk import list_layers, list_top
+    from extract.trunks.trunk import list_layers, list_top
 
     given = {"trunk": arguments.trunk, "image_size": arguments.image_size}
     spec = TrunkSpec(**{name: value for name, value in given.items() if value})

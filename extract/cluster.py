@@ -23,12 +23,12 @@ import numpy as np
 from extract.core.config import ExtractConfig
 from extract.core.errors import EngineError, HeadstartError, StoreError
 from extract.core.row_block import DONE, Block
-from extract.engine import Engine
+from extract.engines.base import Engine
+from extract.engines.snapshot import Parcel, open_parcel, pack_engine
 from extract.images.augment import ViewSpec
 from extract.images.digests import DIGEST_BYTES
 from extract.images.item import Item, Read
 from extract.index import Shard, open_shard
-from extract.parcel import Parcel, open_parcel, pack_engine
 from extract.soundness import is_in_use
 from extract.store import ShardedStore, Store, localise
 from extract.stream import Clock, stream_features

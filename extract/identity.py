@@ -11,7 +11,7 @@ import numpy as np
 from extract.core.config import MODEL_ENDING, ExtractConfig, TrunkSpec
 from extract.core.errors import SettingError, StoreError, one_line
 from extract.core.row_block import DONE
-from extract.engine import Engine
+from extract.engines.base import Engine
 from extract.images.augment import ViewSpec
 from extract.images.digests import digests_of
 from extract.images.item import Item, Source

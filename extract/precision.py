@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from extract.compiled import Calibration
 from extract.core.config import TrunkSpec
 from extract.core.errors import EngineError
 from extract.core.row_block import DONE
-from extract.engine import Engine
-from extract.engines import open_engine
+from extract.engines.base import Engine
+from extract.engines.quantize import Calibration
+from extract.engines.select import open_engine
 from extract.images.item import Item
 from extract.store import Store
 from extract.stream import Clock, decode_ahead, stream_features

@@ -11,13 +11,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from extract.backend import backend_name
 from extract.core.atomic import check_beside
 from extract.core.config import ExtractConfig
 from extract.core.console import log
 from extract.core.errors import StoreError
 from extract.core.row_block import DONE
-from extract.engine import Engine
+from extract.engines.base import Engine
 from extract.identity import find_other_pictures, find_other_settings
 from extract.images.augment import ViewSpec
 from extract.images.item import Source
@@ -26,6 +25,7 @@ from extract.index import SHARD_ROWS, Shard, create_shards, find_lost, find_shar
 from extract.layout import check_room, count_views, create_store
 from extract.soundness import is_in_use
 from extract.store import open_store
+from extract.trunks.backend import backend_name
 from extract.update import update_store
 
 # What one run does and where, as against what the file is.

@@ -16,8 +16,8 @@ from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.console import log, progress
 from extract.core.errors import SettingError, StoreError
 from extract.core.row_block import DONE, NOT_YET
-from extract.engine import Engine
-from extract.engines import open_engine
+from extract.engines.base import Engine
+from extract.engines.select import open_engine
 from extract.identity import settle
 from extract.images.digests import describe_leaks
 from extract.images.item import Item
@@ -28,7 +28,7 @@ from extract.show import find_rejected
 from extract.sources.listing import list_source
 from extract.store import ShardedStore, Store, open_store
 from extract.stream import Clock, stream_features
-from extract.weights import WeightsUnavailableError
+from extract.trunks.weights import WeightsUnavailableError
 
 
 @dataclass(frozen=True)

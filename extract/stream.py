@@ -18,7 +18,7 @@ from extract.core.config import TrunkSpec
 from extract.core.console import log
 from extract.core.errors import EngineError, ImageError, show
 from extract.core.row_block import Block, Failure
-from extract.engine import Engine
+from extract.engines.base import Engine
 from extract.images.augment import ViewSpec, make_views
 from extract.images.decode import decode
 from extract.images.digests import DIGEST_BYTES, digest_content

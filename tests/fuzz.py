@@ -154,7 +154,7 @@ def _load_head(path: Path) -> None:
 
 
 def _small_model() -> Any:
-    from extract.backend import load_keras
+    from extract.trunks.backend import load_keras
 
     keras = load_keras()
     layers = [keras.layers.Conv2D(3, 3, name="map"), keras.layers.BatchNormalization()]
@@ -170,8 +170,8 @@ def _weights(folder: Path) -> list[Path]:
 
 
 def _load_weights(path: Path) -> None:
-    from extract import weights
     from extract.core.config import TrunkSpec
+    from extract.trunks import weights
 
     # A real trunk takes a second to build.
     weights.build_application = lambda *_: _small_model()
@@ -185,7 +185,7 @@ def _model_file(folder: Path) -> list[Path]:
 
 def _load_trunk(path: Path) -> None:
     from extract.core.config import TrunkSpec
-    from extract.trunk import build_trunk
+    from extract.trunks.trunk import build_trunk
 
     build_trunk(TrunkSpec(trunk=str(path)))
 

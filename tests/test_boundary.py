@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from extract.backend import load_keras
-from extract.boundary import build_rest, find_boundaries
 from extract.core.config import TrunkSpec
 from extract.core.errors import TrunkError
-from extract.trunk import build_trunk, name_layers
-from extract.weights import build_application
+from extract.trunks.backend import load_keras
+from extract.trunks.trunk import build_trunk, name_layers
+from extract.trunks.upper_blocks import build_rest, find_boundaries
+from extract.trunks.weights import build_application
 
 SPEC = TrunkSpec(
     "mobilenet",

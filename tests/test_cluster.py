@@ -21,9 +21,9 @@ from PIL import Image
 from extract.core.config import TrunkSpec
 from extract.core.errors import EngineError
 from extract.core.row_block import DONE
-from extract.engines import open_engine
+from extract.engines.select import open_engine
+from extract.engines.snapshot import open_parcel, pack_engine
 from extract.images.item import Item
-from extract.parcel import open_parcel, pack_engine
 from extract.run import extract_features
 from extract.show import verify
 from extract.store import ShardedStore, open_store

@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extract import compiled
-from extract.compiled import CompiledTrunk, convert, find_compiled
 from extract.core.applications import TRUNKS
 from extract.core.config import TrunkSpec
 from extract.core.errors import EngineError
-from extract.engines import open_engine
-from extract.keras_engine import KerasEngine
-from extract.openvino_engine import OpenVinoEngine
-from extract.trunk import build_trunk
+from extract.engines import openvino_cache as compiled
+from extract.engines.keras_engine import KerasEngine
+from extract.engines.openvino_cache import CompiledTrunk, convert, find_compiled
+from extract.engines.openvino_engine import OpenVinoEngine
+from extract.engines.select import open_engine
+from extract.trunks.trunk import build_trunk
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEC = TrunkSpec(
@@ -160,8 +160,8 @@ def test_a_cache_that_cannot_be_written_costs_only_time(
 KILLED = """
 import os, signal
 from pathlib import Path
-from extract import compiled
-from extract.trunk import build_trunk
+from extract.engines import openvino_cache as compiled
+from extract.trunks.trunk import build_trunk
 from tests.test_compiled import SPEC, replace
 
 def kill(*_):

@@ -12,16 +12,16 @@ from PIL import Image
 from classify.imagenet import imagenet_names, open_classifier, to_scores
 from classify.predict import label_pictures
 from classify.predict_cli import predict_images
-from extract.backend import load_keras
-from extract.compiled import find_compiled
 from extract.core.applications import TRUNKS
 from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.errors import TrunkError
+from extract.engines.openvino_cache import find_compiled
 from extract.run import extract_features
 from extract.sources.listing import list_source
 from extract.store import open_store
-from extract.trunk import build_trunk
-from extract.weights import build_application, load_application
+from extract.trunks.backend import load_keras
+from extract.trunks.trunk import build_trunk
+from extract.trunks.weights import build_application, load_application
 from tests.test_compiled import FAMILIES
 from tests.test_trunk import NOBODY, build_elsewhere
 

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from extract.backend import load_keras, on_gpu
-from extract.compiled import Calibration, find_compiled
 from extract.core.config import TrunkSpec
 from extract.core.console import log
 from extract.core.errors import EngineError
-from extract.engine import Engine
-from extract.engines import open_engine
-from extract.keras_engine import KerasEngine
-from extract.openvino_engine import CAPABILITIES
-from extract.trunk import Trunk, build_trunk
+from extract.engines.base import Engine
+from extract.engines.keras_engine import KerasEngine
+from extract.engines.openvino_cache import find_compiled
+from extract.engines.openvino_engine import CAPABILITIES
+from extract.engines.quantize import Calibration
+from extract.engines.select import open_engine
+from extract.trunks.backend import load_keras, on_gpu
+from extract.trunks.trunk import Trunk, build_trunk
 
 LAYERS = ("conv1_relu", "conv_pw_1_relu")
 PIXELS = np.random.default_rng(0).integers(0, 256, (11, 40, 40, 3), dtype=np.uint8)
@@ -112,7 +113,7 @@ def test_the_extra_that_int8_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_auto_takes_keras_on_another_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     assert open_engine(SPEC).name == ("keras" if on_gpu() else "openvino")
-    monkeypatch.setattr("extract.engines.backend_name", lambda: "jax")
+    monkeypatch.setattr("extract.engines.select.backend_name", lambda: "jax")
     assert open_engine(SPEC).name == "keras"
 
 
@@ -156,7 +157,7 @@ def test_batches_are_halved_when_memory_runs_out(
 ) -> None:
     engine = KerasEngine(trunk, "float32", 8)
     device = SmallDevice(engine, holds)
-    monkeypatch.setattr("extract.keras_engine.compile_model", device.compile)
+    monkeypatch.setattr("extract.engines.keras_engine.compile_model", device.compile)
     engine._call = device.compile(trunk.model, "float32", 8)
     expected = trunk.model.predict(PIXELS, verbose=0)
     found = run(engine, sizes)
@@ -170,7 +171,7 @@ def test_a_picture_that_fits_no_memory_is_an_error(
 ) -> None:
     engine = KerasEngine(trunk, "float32", 2)
     device = SmallDevice(engine, 0)
-    monkeypatch.setattr("extract.keras_engine.compile_model", device.compile)
+    monkeypatch.setattr("extract.engines.keras_engine.compile_model", device.compile)
     engine._call = device.compile(trunk.model, "float32", 2)
     with pytest.raises(EngineError, match="does not hold one picture"):
         run(engine, (2, 2, 2, 2, 2, 1))
@@ -192,7 +193,7 @@ def test_another_backend_gives_the_same_features(
     pytest.importorskip("jax") if backend == "jax" else _skip_without_torch()
     code = (
         "import sys, numpy as np; from extract.core.config import TrunkSpec\n"
-        "from extract.engines import open_engine\n"
+        "from extract.engines.select import open_engine\n"
         "pixels = np.load(sys.argv[1])\n"
         "spec = TrunkSpec(trunk='mobilenet', weights='none', image_size=(40, 40),\n"
         f"                 layer={LAYERS})\n"
@@ -230,7 +231,7 @@ def test_ctrl_c_is_not_swallowed_by_an_import() -> None:
     # where pytest's handler of faults has given signals a stack of their own.
     code = """
 import signal
-from extract.backend import interrupts_wait
+from extract.trunks.backend import interrupts_wait
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests run under
 
 try:

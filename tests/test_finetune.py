@@ -25,16 +25,16 @@ from classify.report import _percent
 from classify.search import Stopped
 from classify.spec import HeadSpec
 from classify.splits import divide
-from extract.backend import load_keras
-from extract.boundary import build_rest
 from extract.core.config import TrunkSpec
 from extract.core.errors import HeadError, SettingError
 from extract.images.decode import decode
 from extract.images.item import Item, read_item
 from extract.run import extract_features
 from extract.sources.listing import list_source
-from extract.trunk import name_layers
-from extract.weights import load_application
+from extract.trunks.backend import load_keras
+from extract.trunks.trunk import name_layers
+from extract.trunks.upper_blocks import build_rest
+from extract.trunks.weights import load_application
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -335,7 +335,7 @@ def test_freed_memory_is_kept_for_the_next_step() -> None:
     code = """
 import re, sys
 import numpy as np
-from extract.backend import keep_freed_memory
+from extract.trunks.backend import keep_freed_memory
 
 def held() -> int:
     return int(re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024

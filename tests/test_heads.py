@@ -14,8 +14,8 @@ from classify.metrics import measure
 from classify.spec import DEFAULTS, HeadSpec
 from classify.stacked import Rows, build_stack
 from classify.train import HEADS, LOADERS, Head
-from extract.backend import load_keras
 from extract.core.errors import HeadError
+from extract.trunks.backend import load_keras
 
 QUICK: dict[str, dict[str, Any]] = {
     "dense": {"units": (16,), "epochs": 5, "learning_rate": 0.03},

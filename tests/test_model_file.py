@@ -12,16 +12,16 @@ import pytest
 
 from classify.cli import train_head
 from classify.predict_cli import predict_images
-from extract.backend import load_keras
-from extract.boundary import build_rest
 from extract.cli import extract_features as command
-from extract.compiled import find_compiled
 from extract.core.config import TrunkSpec
 from extract.core.errors import SettingError, StoreError, TrunkError
-from extract.engines import open_engine
+from extract.engines.openvino_cache import find_compiled
+from extract.engines.select import open_engine
 from extract.run import extract_features
 from extract.store import open_store
-from extract.trunk import build_trunk, list_layers
+from extract.trunks.backend import load_keras
+from extract.trunks.trunk import build_trunk, list_layers
+from extract.trunks.upper_blocks import build_rest
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
 Layers = Any

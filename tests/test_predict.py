@@ -18,7 +18,7 @@ from classify.predict import Prediction, open_trunk, predict, write_predictions
 from classify.predict_cli import predict_images
 from extract.core.config import ExtractConfig
 from extract.core.errors import HeadError
-from extract.engine import Engine
+from extract.engines.base import Engine
 from extract.run import extract_features
 from extract.sources.listing import list_source
 from extract.store import open_store

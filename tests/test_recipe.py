@@ -13,11 +13,11 @@ from PIL import Image
 from classify.cli import train_head
 from classify.imagenet import imagenet_names
 from classify.predict_cli import predict_images
-from extract.backend import load_keras
 from extract.cli import extract_features
 from extract.core.config import TrunkSpec
 from extract.store import open_store
-from extract.weights import load_application
+from extract.trunks.backend import load_keras
+from extract.trunks.weights import load_application
 from tests.test_trunk import NOBODY
 
 pytestmark = pytest.mark.slow

@@ -19,7 +19,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from extract.backend import load_keras
 from extract.core.config import TrunkSpec
 from extract.core.errors import EngineError, SettingError, StoreError
 from extract.images.augment import ViewSpec, make_views
@@ -28,7 +27,8 @@ from extract.run import Summary, extract_features
 from extract.show import verify
 from extract.single import SingleStore
 from extract.store import open_store
-from extract.trunk import build_trunk
+from extract.trunks.backend import load_keras
+from extract.trunks.trunk import build_trunk
 from tests.conftest import QUICK
 
 

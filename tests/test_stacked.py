@@ -14,7 +14,7 @@ from classify.fitting import RUNGS, _batches
 from classify.heads import DenseHead, _build, fit_heads
 from classify.spec import HeadSpec, groups_of
 from classify.stacked import Rows, build_stack, head_weights
-from extract.backend import fetch, load_keras
+from extract.trunks.backend import fetch, load_keras
 from tests.test_heads import rows_of
 
 SMALL: dict[str, Any] = {"units": (16,), "epochs": 3, "batch_size": 20}

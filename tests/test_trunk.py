@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from extract import weights
-from extract.backend import load_keras
 from extract.core.applications import TRUNKS
 from extract.core.config import TrunkSpec
 from extract.core.errors import TrunkError
-from extract.trunk import Trunk, build_trunk, list_layers, name_layers
-from extract.weights import build_application, digest_weights
+from extract.trunks import weights
+from extract.trunks.backend import load_keras
+from extract.trunks.trunk import Trunk, build_trunk, list_layers, name_layers
+from extract.trunks.weights import build_application, digest_weights
 
 # A port at which nobody listens.
 NOBODY = "http://127.0.0.1:9"
@@ -207,7 +207,8 @@ def build_elsewhere(
 ) -> str:
     """Build a trunk with ImageNet's weights in a process with its own Keras cache and network."""
     code = (
-        "import sys; from extract import weights; from extract.trunk import build_trunk\n"
+        "import sys; from extract.trunks import weights\n"
+        "from extract.trunks.trunk import build_trunk\n"
         "from extract.core.config import TrunkSpec; from extract.core.errors import TrunkError\n"
         f"weights.DOWNLOAD_TIMEOUT_S = {timeout_s}\n"
         "spec = TrunkSpec(trunk=sys.argv[1], image_size=(224, 224), layer=tuple(sys.argv[2:]))\n"

@@ -7,11 +7,11 @@ needs no picture.
 from dataclasses import dataclass
 from typing import Any
 
-from extract.backend import load_keras
 from extract.core.config import TrunkSpec
 from extract.core.errors import TrunkError, unknown_name
-from extract.trunk import name_layers
-from extract.weights import digest_weights, load_application
+from extract.trunks.backend import load_keras
+from extract.trunks.trunk import name_layers
+from extract.trunks.weights import digest_weights, load_application
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from extract.backend import (
+from extract.core.console import log
+from extract.core.errors import EngineError
+from extract.engines.base import Tag, pad
+from extract.trunks.backend import (
     as_list,
     compile_model,
     fetch,
@@ -15,10 +18,7 @@ from extract.backend import (
     is_out_of_memory,
     on_gpu,
 )
-from extract.core.console import log
-from extract.core.errors import EngineError
-from extract.engine import Tag, pad
-from extract.trunk import Trunk
+from extract.trunks.trunk import Trunk
 
 # The cost of a call is spread by more than OpenVINO needs.
 CPU_BATCH_SIZE = 32

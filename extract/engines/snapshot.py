@@ -12,15 +12,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from extract.backend import backend_name, load_keras
-from extract.compiled import CompiledTrunk
 from extract.core.errors import EngineError, one_line
-from extract.engine import Engine
+from extract.engines.base import Engine
+from extract.engines.keras_engine import KERAS_FILE, KerasEngine
+from extract.engines.openvino_cache import CompiledTrunk
+from extract.engines.openvino_engine import OpenVinoEngine, check_instructions
 from extract.images.digests import digests_of
 from extract.images.item import Item
-from extract.keras_engine import KERAS_FILE, KerasEngine
-from extract.openvino_engine import OpenVinoEngine, check_instructions
-from extract.trunk import Trunk
+from extract.trunks.backend import backend_name, load_keras
+from extract.trunks.trunk import Trunk
 
 # What an engine is made from, beside the files of its trunk.
 _FIELDS = ("name", "spec", "dtype", "precision", "batch_size", "shapes", "weights_sha256")

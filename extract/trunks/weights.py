@@ -11,10 +11,10 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from extract.backend import load_keras
 from extract.core.applications import TRUNKS
 from extract.core.config import TrunkSpec
 from extract.core.errors import TrunkError
+from extract.trunks.backend import load_keras
 
 WEIGHTS_ENDINGS = (".h5", ".hdf5", ".keras")
 # A packet filter that drops instead of refusing would hold a connection for two minutes.

@@ -2,16 +2,17 @@
 
 from collections.abc import Callable
 
-from extract.backend import backend_name, has_gpu, on_gpu
-from extract.compiled import Calibration, CompiledTrunk, convert, find_compiled, quantise
 from extract.core.config import TrunkSpec
 from extract.core.console import log
 from extract.core.errors import EngineError
-from extract.engine import Engine
-from extract.keras_engine import KerasEngine
-from extract.memory import check_batch
-from extract.openvino_engine import OpenVinoEngine, check_instructions
-from extract.trunk import build_trunk
+from extract.engines.base import Engine
+from extract.engines.keras_engine import KerasEngine
+from extract.engines.memory import check_batch
+from extract.engines.openvino_cache import CompiledTrunk, convert, find_compiled
+from extract.engines.openvino_engine import OpenVinoEngine, check_instructions
+from extract.engines.quantize import Calibration, quantise
+from extract.trunks.backend import backend_name, has_gpu, on_gpu
+from extract.trunks.trunk import build_trunk
 
 
 def open_engine(

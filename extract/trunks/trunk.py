@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from extract.backend import as_list, load_keras
 from extract.core.applications import TRUNKS
 from extract.core.config import TrunkSpec
 from extract.core.errors import TrunkError, unknown_name
-from extract.model_file import (
+from extract.trunks.backend import as_list, load_keras
+from extract.trunks.model_file import (
     Cut,
     choose_layer,
     digest_model_file,
@@ -24,7 +24,7 @@ from extract.model_file import (
     load_model_file,
     settle_size,
 )
-from extract.weights import build_application, digest_weights, load_application
+from extract.trunks.weights import build_application, digest_weights, load_application
 
 # The name of a complete model's own output, whatever its last layer is called.
 OUTPUT = "output"

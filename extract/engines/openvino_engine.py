@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from extract.backend import load_openvino
-from extract.compiled import FILES, CompiledTrunk
 from extract.core.errors import EngineError
-from extract.engine import Tag, pad
+from extract.engines.base import Tag, pad
+from extract.engines.openvino_cache import FILES, CompiledTrunk
+from extract.trunks.backend import load_openvino
 
 # InceptionV3 at 150 px on two cores ran 122 pictures/s in batches of 8, 114 in batches of 32 or 1.
 BATCH_SIZE = 8

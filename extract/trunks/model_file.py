@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from extract.backend import load_keras
 from extract.core.config import TrunkSpec
 from extract.core.errors import TrunkError
+from extract.trunks.backend import load_keras
 
 
 class Cut(NamedTuple):

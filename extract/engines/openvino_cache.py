@@ -7,7 +7,6 @@ agree with them to the byte is made anew, never trusted.
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import shutil
 import tempfile
@@ -18,15 +17,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from extract.backend import load_openvino
 from extract.core.applications import TRUNKS
 from extract.core.atomic import remove
 from extract.core.config import IN_MODEL, TrunkSpec
 from extract.core.console import log
 from extract.core.errors import EngineError
-from extract.trunk import Trunk
+from extract.trunks.backend import load_openvino
+from extract.trunks.trunk import Trunk
 
 FORMAT_VERSION = 1
 # Whatever has a hand in the numbers of a converted model.
@@ -34,24 +31,6 @@ _MAKERS = ("headstart", "keras", "tensorflow", "openvino")
 FILES = ("model.xml", "model.bin")
 # What the names of files begin with that are being made, and when they no longer are.
 _NEW, _STALE_SECONDS = ".new-", 86400.0
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """The pictures that int8 ranges are measured on.
-
-    Attributes:
-        keys: Their keys.
-        pixels: (n, H, W, 3) uint8.
-    """
-
-    keys: tuple[str, ...]
-    pixels: np.ndarray
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the pixels."""
-        return hashlib.sha256(np.ascontiguousarray(self.pixels).tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -128,41 +107,6 @@ def convert(trunk: Trunk, asked: TrunkSpec | None = None) -> CompiledTrunk:
     if asked and not asked.settled:
         _remember(asked, trunk.spec)
     return _keep(model, _identity(trunk.spec, ""), trunk.spec, trunk.shapes, trunk.weights_sha256)
-
-
-def quantise(plain: CompiledTrunk, calibration: Calibration) -> CompiledTrunk:
-    """Quantise a converted trunk to int8 after training, with NNCF, and keep it.
-
-    Args:
-        plain: The trunk in float32.
-        calibration: What the ranges of the activations are measured on.
-
-    Returns:
-        The quantised trunk.
-
-    Raises:
-        EngineError: NNCF is not installed.
-    """
-    openvino = load_openvino()
-    try:
-        import nncf
-    except ImportError:
-        raise EngineError(
-            'precision int8: needs NNCF; pip install "headstart[int8]", or use bfloat16'
-        ) from None
-    model = openvino.Core().read_model(plain.folder / FILES[0])
-    log.info("calibrating int8 on %d pictures", len(calibration.keys))
-    nncf.set_log_level(logging.ERROR)
-    pictures = np.split(calibration.pixels, range(1, len(calibration.pixels)))
-    # NNCF draws bars of its own on stdout, which belongs to results here.
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        small = nncf.quantize(
-            *(model, nncf.Dataset(pictures)),
-            subset_size=len(pictures),
-            preset=nncf.QuantizationPreset.MIXED,
-        )
-    identity = _identity(plain.spec, calibration.digest)
-    return _keep(small, identity, plain.spec, plain.shapes, plain.weights_sha256)
 
 
 def cache_folder() -> Path:

@@ -1,0 +1,1 @@
+"""Pretrained trunks: built, given their weights and cut at a layer."""
