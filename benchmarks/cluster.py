@@ -72,8 +72,8 @@ def write_rows(count: int) -> None:
     from extract.core.row_block import Block
     from extract.images.augment import ViewSpec
     from extract.images.item import Item
-    from extract.layout import create_store
-    from extract.store import open_store
+    from extract.store.format import create_store
+    from extract.store.open import open_store
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     items = [

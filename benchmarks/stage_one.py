@@ -37,7 +37,7 @@ def headstart(precision: str) -> Callable[[Path, str], Outcome]:
 
     def run(pictures: Path, weights: str) -> Outcome:
         from extract.run import extract_features
-        from extract.store import open_store
+        from extract.store.open import open_store
 
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "out.h5"

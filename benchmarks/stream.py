@@ -33,8 +33,8 @@ from classify.spec import HeadSpec
 from extract.core.config import TrunkSpec
 from extract.core.row_block import Block
 from extract.images.item import Item
-from extract.layout import create_store
-from extract.store import open_store
+from extract.store.format import create_store
+from extract.store.open import open_store
 
 HEADS = {
     "linear": HeadSpec("linear", epochs=3, transform=()),

@@ -295,7 +295,7 @@ def _train_head(arguments: argparse.Namespace) -> int:
     from classify.bundle import check_target, save_bundle
     from classify.dataset import load_dataset
     from classify.settle import settle
-    from extract.soundness import check_there
+    from extract.store.validate import check_there
 
     if not arguments.output:  # the folder is beside the file: a wrong path is that of the file
         check_there(store)

@@ -19,7 +19,7 @@ from extract.core.console import log
 from extract.core.errors import HeadError, SettingError, StoreError, unknown_name
 from extract.core.row_block import DONE, NOT_YET
 from extract.images.digests import group_by_digest
-from extract.store import Store, open_store
+from extract.store.open import Store, open_store
 
 
 @dataclass(frozen=True)

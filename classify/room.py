@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from extract.engines.memory import free_of_machine
-from extract.store import Store
+from extract.store.open import Store
 
 # Training holds the rows, those of one side, and these transformed or widened.
 COPIES = 4

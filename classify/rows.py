@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.store import read_features
+from extract.store.open import read_features
 
 # One read from the file: as long as a chunk. Of a quarter of that reading took 1.6 times as long.
 BLOCK_BYTES = 2**20

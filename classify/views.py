@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from classify.rows import join_layers
 from extract.core.errors import StoreError
 from extract.images.augment import ViewSpec
-from extract.store import open_store
+from extract.store.open import open_store
 
 Rows = NDArray[np.float32]
 Labels = NDArray[np.int64]

@@ -28,9 +28,9 @@ from extract.engines.snapshot import Parcel, open_parcel, pack_engine
 from extract.images.augment import ViewSpec
 from extract.images.digests import DIGEST_BYTES
 from extract.images.item import Item, Read
-from extract.index import Shard, open_shard
-from extract.soundness import is_in_use
-from extract.store import ShardedStore, Store, localise
+from extract.store.open import ShardedStore, Store, localise
+from extract.store.shards import Shard, open_shard
+from extract.store.validate import is_in_use
 from extract.stream import Clock, stream_features
 
 # Batches of a task: what is done in vain when a worker dies, against the start and the end of a

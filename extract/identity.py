@@ -15,8 +15,8 @@ from extract.engines.base import Engine
 from extract.images.augment import ViewSpec
 from extract.images.digests import digests_of
 from extract.images.item import Item, Source
-from extract.index import find_lost, open_part
-from extract.store import Store, open_store
+from extract.store.open import Store, open_store
+from extract.store.shards import find_lost, open_part
 
 TRUNK_FIELDS = tuple(f.name for f in fields(TrunkSpec))
 CONFIG_FIELDS = tuple(f.name for f in fields(ExtractConfig))

@@ -11,7 +11,7 @@ from extract.engines.base import Engine
 from extract.engines.quantize import Calibration
 from extract.engines.select import open_engine
 from extract.images.item import Item
-from extract.store import Store
+from extract.store.open import Store
 from extract.stream import Clock, decode_ahead, stream_features
 
 # NNCF measures ranges on few pictures; more changed nothing that could be seen.

@@ -21,12 +21,19 @@ from extract.identity import find_other_pictures, find_other_settings
 from extract.images.augment import ViewSpec
 from extract.images.item import Source
 from extract.images.remote import hide_secrets
-from extract.index import SHARD_ROWS, Shard, create_shards, find_lost, find_shards, remake_lost
-from extract.layout import check_room, count_views, create_store
-from extract.soundness import is_in_use
-from extract.store import open_store
+from extract.store.format import check_room, count_views, create_store
+from extract.store.open import open_store
+from extract.store.shards import (
+    SHARD_ROWS,
+    Shard,
+    create_shards,
+    find_lost,
+    find_shards,
+    remake_lost,
+)
+from extract.store.update import update_store
+from extract.store.validate import is_in_use
 from extract.trunks.backend import backend_name
-from extract.update import update_store
 
 # What one run does and where, as against what the file is.
 _ACTIONS = ("overwrite", "update", "dry_run", "repair", "cluster")

@@ -21,12 +21,12 @@ from extract.engines.select import open_engine
 from extract.identity import settle
 from extract.images.digests import describe_leaks
 from extract.images.item import Item
-from extract.layout import training_rows
 from extract.precision import choose_calibration, measure_error
 from extract.prepare import and_views, prepare_store, say_plan
-from extract.show import find_rejected
 from extract.sources.listing import list_source
-from extract.store import ShardedStore, Store, open_store
+from extract.store.format import training_rows
+from extract.store.open import ShardedStore, Store, open_store
+from extract.store.verify import find_rejected
 from extract.stream import Clock, stream_features
 from extract.trunks.weights import WeightsUnavailableError
 

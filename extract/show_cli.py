@@ -55,8 +55,9 @@ def _seconds(text: str) -> float:
 def _show_features(arguments: argparse.Namespace) -> int:
     if arguments.limit is not None:
         return _show_within(arguments)
-    from extract.show import describe, format_description, verify
-    from extract.store import open_store
+    from extract.store.describe import describe, format_description
+    from extract.store.open import open_store
+    from extract.store.verify import verify
 
     with open_store(arguments.out) as store:
         found = describe(store)

@@ -16,8 +16,8 @@ from extract.core.config import TrunkSpec
 from extract.core.row_block import Block, Failure
 from extract.images.augment import ViewSpec
 from extract.images.item import Item
-from extract.layout import create_store
-from extract.store import open_store
+from extract.store.format import create_store
+from extract.store.open import open_store
 
 # TensorFlow is imported by the tests, and is quiet if this stands before.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

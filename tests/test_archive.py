@@ -16,7 +16,7 @@ from extract.images.item import Source, read_item
 from extract.run import extract_features
 from extract.sources import archives as archive
 from extract.sources.listing import list_source, open_reader
-from extract.store import open_store
+from extract.store.open import open_store
 from tests.conftest import QUICK
 
 FORMS = ("stored.zip", "deflated.zip", "a.tar", "a.tar.gz", "a.TGZ")

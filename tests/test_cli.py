@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from extract import cli, show_cli
-from extract.store import open_store
+from extract.store.open import open_store
 from tests.conftest import MakeStore
 
 QUICK_FLAGS = [
@@ -197,7 +197,7 @@ def test_ctrl_c_is_130(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("extract.single.SingleStore.write", interrupt)
+    monkeypatch.setattr("extract.store.single_file.SingleStore.write", interrupt)
     assert extract(pictures, tmp_path / "out.h5", *QUICK_FLAGS) == 130
     stderr = capsys.readouterr().err
     assert "stopped. 0 of 8 pictures are in" in stderr

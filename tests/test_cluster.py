@@ -25,15 +25,15 @@ from extract.engines.select import open_engine
 from extract.engines.snapshot import open_parcel, pack_engine
 from extract.images.item import Item
 from extract.run import extract_features
-from extract.show import verify
-from extract.store import ShardedStore, open_store
+from extract.store.open import ShardedStore, open_store
+from extract.store.verify import verify
 from tests.conftest import QUICK
 from tests.test_run import content
 
 ROOT = Path(__file__).resolve().parents[1]
 # Of a hundred rows, shards are quick to fill.
 EXTRACT = (
-    "import sys, extract.index as index; index.SHARD_ROWS = 100\n"
+    "import sys, extract.store.shards as index; index.SHARD_ROWS = 100\n"
     "from extract.cli import extract_features as m; sys.exit(m())"
 )
 # Slow enough to be killed in the middle.

@@ -18,7 +18,7 @@ from extract.core.errors import TrunkError
 from extract.engines.openvino_cache import find_compiled
 from extract.run import extract_features
 from extract.sources.listing import list_source
-from extract.store import open_store
+from extract.store.open import open_store
 from extract.trunks.backend import load_keras
 from extract.trunks.trunk import build_trunk
 from extract.trunks.weights import build_application, load_application

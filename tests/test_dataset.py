@@ -10,7 +10,7 @@ import pytest
 from classify.dataset import load_dataset
 from extract.core.config import TrunkSpec
 from extract.core.errors import SettingError, StoreError
-from extract.layout import create_store
+from extract.store.format import create_store
 from tests.conftest import MakeStore, items_of
 
 

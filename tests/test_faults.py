@@ -16,9 +16,9 @@ from extract import run
 from extract.core.errors import StoreError
 from extract.images.decode import decode
 from extract.images.item import Source, read_item
-from extract.show import verify
 from extract.sources.listing import list_source
-from extract.store import open_store
+from extract.store.open import open_store
+from extract.store.verify import verify
 from tests.conftest import QUICK, MakeStore
 from tests.test_cli import QUICK_FLAGS
 
@@ -39,7 +39,7 @@ import os, subprocess, sys
 from pathlib import Path
 from classify.cli import train_head
 from extract import cli, show_cli
-from extract.single import SingleStore
+from extract.store.single_file import SingleStore
 
 source, disk = Path(sys.argv[1]), Path(sys.argv[2])
 flags = [*sys.argv[3:], "--pooling", "none", "--batch-size", "1"]
@@ -261,7 +261,7 @@ def test_a_fault_in_a_worker_ends_the_run_and_costs_no_finished_row(
     out = tmp_path / "out.h5"
     bad = (pictures / "validation/dog/1.png").read_bytes()
     monkeypatch.setattr("extract.stream.decode", failing)
-    monkeypatch.setattr("extract.single.COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr("extract.store.single_file.COMMIT_SECONDS", 0.0)
     with pytest.raises(RuntimeError, match="a fault of ours"):
         extract(pictures, out, batch_size=1, workers=1)
     monkeypatch.undo()

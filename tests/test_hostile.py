@@ -19,8 +19,8 @@ import pytest
 from classify.cli import train_head
 from extract import cli, show_cli
 from extract.core.errors import StoreError
-from extract.show import verify
-from extract.store import open_store, read_features
+from extract.store.open import open_store, read_features
+from extract.store.verify import verify
 from tests.conftest import MakeStore
 
 Change = Callable[[h5py.File], None]

@@ -15,14 +15,15 @@ import pytest
 
 from classify.cli import train_head
 from classify.dataset import load_dataset
-from extract import index
 from extract.core.errors import SettingError, StoreError
 from extract.core.row_block import DONE, FAILED, Block, Failure
 from extract.run import Summary, extract_features
-from extract.show import describe, verify
 from extract.show_cli import show_features
-from extract.single import SingleStore, open_single
-from extract.store import ShardedStore, open_store, read_features
+from extract.store import shards as index
+from extract.store.describe import describe
+from extract.store.open import ShardedStore, open_store, read_features
+from extract.store.single_file import SingleStore, open_single
+from extract.store.verify import verify
 from tests.conftest import QUICK
 from tests.test_run import interrupted_after
 
@@ -32,7 +33,7 @@ LAYERS = ("conv1_relu", "conv_pw_1_relu")
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("extract.index.SHARD_ROWS", 3)
+    monkeypatch.setattr("extract.store.shards.SHARD_ROWS", 3)
 
 
 def extract(source: Path, out: Path, **given: Any) -> Summary:
@@ -118,7 +119,7 @@ def test_an_index_made_anew_is_read_anew(
 ) -> None:
     out = tmp_path / "out.h5"
     for size, count in ((3, 8), (2, 7)):
-        monkeypatch.setattr("extract.index.SHARD_ROWS", size)
+        monkeypatch.setattr("extract.store.shards.SHARD_ROWS", size)
         extract(pictures, out, shards=tmp_path / "parts", overwrite=True)
         ((found,),) = read_features(out, ["conv1_relu"], [slice(1, count)])
         with open_store(out) as store:
@@ -166,13 +167,17 @@ def test_stopped_it_goes_on(
 @pytest.mark.parametrize(
     ("step", "calls", "left"),
     [
-        ("extract.index.write_store", 0, 8),
-        ("extract.index.write_store", 2, 8),
-        ("extract.index._write_index", 0, 8),
-        ("extract.index.claim", 0, 8),
-        ("extract.index.claim", 1, 8),  # the folder is there, the index is not
-        ("extract.single.SingleStore.commit", 0, 8),
-        ("extract.single.SingleStore.commit", 1, 5),  # the first shard counts, the second does not
+        ("extract.store.shards.write_store", 0, 8),
+        ("extract.store.shards.write_store", 2, 8),
+        ("extract.store.shards._write_index", 0, 8),
+        ("extract.store.shards.claim", 0, 8),
+        ("extract.store.shards.claim", 1, 8),  # the folder is there, the index is not
+        ("extract.store.single_file.SingleStore.commit", 0, 8),
+        (
+            "extract.store.single_file.SingleStore.commit",
+            1,
+            5,
+        ),  # the first shard counts, the second does not
     ],
 )
 def test_killed_at_a_step_it_goes_on(
@@ -194,8 +199,9 @@ def test_killed_at_a_step_it_goes_on(
 def run_killed(source: Path, out: Path, step: str, calls: int, *more: str) -> int:
     """Run the command and kill it at a step, once that was called some times; return its code."""
     code = (
-        "import os, signal, sys, extract.core.atomic, extract.index, extract.single\n"
-        "extract.index.SHARD_ROWS = 3\n"
+        "import os, signal, sys, extract.core.atomic\n"
+        "import extract.store.shards, extract.store.single_file\n"
+        "extract.store.shards.SHARD_ROWS = 3\n"
         f"was, left = {step}, [{calls}]\n"
         "def killed(*given):\n"
         "    left[0] -= 1\n"
@@ -474,7 +480,7 @@ def test_a_second_writer_is_refused_at_once(pictures: Path, tmp_path: Path) -> N
     out = tmp_path / "out.h5"
     extract(pictures, out, shards=tmp_path / "parts")
     code = (
-        "import sys; from extract.store import open_store\n"
+        "import sys; from extract.store.open import open_store\n"
         "with open_store(sys.argv[1], write=True): pass"
     )
     with open_store(out, write=True):
@@ -606,7 +612,7 @@ def test_overwrite_makes_anew_what_lacks_a_shard(
     assert verify_file(out) == []
 
 
-@pytest.mark.parametrize("step", ["extract.core.atomic.Path.replace", "extract.index.put"])
+@pytest.mark.parametrize("step", ["extract.core.atomic.Path.replace", "extract.store.shards.put"])
 def test_overwrite_that_was_killed_goes_on(pictures: Path, tmp_path: Path, step: str) -> None:
     out = tmp_path / "out.h5"
     extract(pictures, out, shards=tmp_path / "parts")
@@ -640,7 +646,7 @@ def test_two_runs_at_once_share_neither_folder_nor_index(
         subprocess.run(words, check=True, cwd=ROOT, capture_output=True)
         write_index(*given)
 
-    monkeypatch.setattr("extract.index._write_index", overtaken)
+    monkeypatch.setattr("extract.store.shards._write_index", overtaken)
     with pytest.raises(StoreError, match=f"{taken}: another run has just made it"):
         extract(pictures, tmp_path / "out.h5", shards=tmp_path / folder)
     assert verify_file(first) == []
@@ -723,12 +729,12 @@ def test_a_folder_that_cannot_be_made_is_named(
 FULL_DISK = """
 import os, subprocess, sys
 from pathlib import Path
-import extract.index
+import extract.store.shards
 from extract.cli import extract_features
 
 source, disk, flags = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=True)
-extract.index.SHARD_ROWS = 3
+extract.store.shards.SHARD_ROWS = 3
 for leave in (4096, 8192, 12288, 20480, 28672, 36864):
     for more in ([], ["--shards", str(disk / "parts")]):
         space = os.statvfs(disk)

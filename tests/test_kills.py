@@ -21,8 +21,8 @@ from classify.bundle import load_bundle
 from classify.cli import train_head
 from extract import cli
 from extract.core.row_block import DONE
-from extract.show import verify
-from extract.store import open_store
+from extract.store.open import open_store
+from extract.store.verify import verify
 from extract.trunks.backend import load_keras
 from tests.conftest import MakeStore
 from tests.test_run import assert_equal_stores

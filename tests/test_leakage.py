@@ -11,7 +11,7 @@ from scipy.stats import binom
 from classify import load_dataset, sweep
 from classify.spec import DEFAULTS
 from extract.run import extract_features
-from extract.store import open_store
+from extract.store.open import open_store
 from tests.conftest import QUICK
 from tests.test_archive import contents_of, pack
 from tests.test_manifest import write_table

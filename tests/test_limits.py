@@ -14,9 +14,9 @@ import pytest
 from classify.bundle import load_bundle
 from extract.core.errors import EngineError, HeadError, SourceError, StoreError
 from extract.run import extract_features
-from extract.show import verify
 from extract.sources.listing import list_source
-from extract.store import open_store
+from extract.store.open import open_store
+from extract.store.verify import verify
 from tests.conftest import QUICK, MakeStore
 from tests.test_archive import pack
 from tests.test_cli import QUICK_FLAGS

@@ -16,7 +16,7 @@ from extract.images.item import Item, read_item
 from extract.run import extract_features
 from extract.sources.listing import list_source, open_reader
 from extract.sources.tables import MANIFEST_ENDINGS
-from extract.store import open_store
+from extract.store.open import open_store
 from tests.conftest import QUICK
 
 ROWS: list[dict[str, Any]] = [

@@ -18,7 +18,7 @@ from extract.core.errors import SettingError, StoreError, TrunkError
 from extract.engines.openvino_cache import find_compiled
 from extract.engines.select import open_engine
 from extract.run import extract_features
-from extract.store import open_store
+from extract.store.open import open_store
 from extract.trunks.backend import load_keras
 from extract.trunks.trunk import build_trunk, list_layers
 from extract.trunks.upper_blocks import build_rest

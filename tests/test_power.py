@@ -12,7 +12,7 @@ import pytest
 
 from extract.core.row_block import DONE, FAILED
 from extract.run import Summary, extract_features
-from extract.store import Store, open_store
+from extract.store.open import Store, open_store
 from tests.conftest import QUICK
 from tests.test_run import assert_equal_stores
 from tests.test_update import change
@@ -55,7 +55,7 @@ class Disk:
 
 @pytest.fixture
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
-    monkeypatch.setattr("extract.single.COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr("extract.store.single_file.COMMIT_SECONDS", 0.0)
     with pytest.MonkeyPatch.context() as patch:
         yield Disk(tmp_path, patch)
 

@@ -21,7 +21,7 @@ from extract.core.errors import HeadError
 from extract.engines.base import Engine
 from extract.run import extract_features
 from extract.sources.listing import list_source
-from extract.store import open_store
+from extract.store.open import open_store
 from tests.conftest import QUICK
 
 Made = tuple[Path, Path, Path]

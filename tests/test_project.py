@@ -20,7 +20,7 @@ from extract.cli import extract_features_parser
 from extract.core.config import ExtractConfig, TrunkSpec
 from extract.images.augment import ViewSpec
 from extract.show_cli import show_features_parser
-from extract.store import open_store
+from extract.store.open import open_store
 from tests.conftest import QUICK
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,10 +74,10 @@ def test_stage_one_knows_nothing_of_stage_two() -> None:
             {
                 "extract/sources/pixel_arrays.py",
                 *(
-                    "extract/index.py",
-                    "extract/layout.py",
-                    "extract/single.py",
-                    "extract/soundness.py",
+                    "extract/store/shards.py",
+                    "extract/store/format.py",
+                    "extract/store/single_file.py",
+                    "extract/store/validate.py",
                 ),
             },
         ),

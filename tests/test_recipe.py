@@ -15,7 +15,7 @@ from classify.imagenet import imagenet_names
 from classify.predict_cli import predict_images
 from extract.cli import extract_features
 from extract.core.config import TrunkSpec
-from extract.store import open_store
+from extract.store.open import open_store
 from extract.trunks.backend import load_keras
 from extract.trunks.weights import load_application
 from tests.test_trunk import NOBODY

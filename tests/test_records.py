@@ -23,7 +23,7 @@ from extract.images.item import Source, read_item
 from extract.run import extract_features
 from extract.sources.listing import list_source, open_reader
 from extract.sources.pixel_arrays import to_bitmap
-from extract.store import open_store
+from extract.store.open import open_store
 from tests.conftest import QUICK
 
 google_crc32c = pytest.importorskip("google_crc32c")

@@ -24,9 +24,9 @@ from extract.core.errors import EngineError, SettingError, StoreError
 from extract.images.augment import ViewSpec, make_views
 from extract.images.decode import decode
 from extract.run import Summary, extract_features
-from extract.show import verify
-from extract.single import SingleStore
-from extract.store import open_store
+from extract.store.open import open_store
+from extract.store.single_file import SingleStore
+from extract.store.verify import verify
 from extract.trunks.backend import load_keras
 from extract.trunks.trunk import build_trunk
 from tests.conftest import QUICK
@@ -161,7 +161,9 @@ def test_stopped_anywhere_and_continued_is_one_run(
     for stop in [*stops, None]:
         with pytest.MonkeyPatch.context() as patch:
             if stop is not None:
-                patch.setattr("extract.single.SingleStore.write", interrupted_after(stop))
+                patch.setattr(
+                    "extract.store.single_file.SingleStore.write", interrupted_after(stop)
+                )
             with contextlib.suppress(KeyboardInterrupt):
                 made = extract(source, folder / "parts.h5", batch_size=1, views=views)
                 computed.append(made.computed)

@@ -26,7 +26,7 @@ from extract.images.item import read_item
 from extract.images.remote import read_url
 from extract.run import extract_features
 from extract.sources.listing import list_source
-from extract.store import open_store
+from extract.store.open import open_store
 from tests.conftest import QUICK
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")

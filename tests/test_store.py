@@ -20,10 +20,11 @@ from extract.core.config import TrunkSpec
 from extract.core.errors import StoreError
 from extract.core.row_block import Block, Failure
 from extract.images.augment import ViewSpec
-from extract.layout import create_store, explained
-from extract.show import describe, format_description, verify
-from extract.soundness import is_in_use
-from extract.store import open_store, read_features
+from extract.store.describe import describe, format_description
+from extract.store.format import create_store, explained
+from extract.store.open import open_store, read_features
+from extract.store.validate import is_in_use
+from extract.store.verify import verify
 from tests.conftest import QUICK, MakeStore, items_of
 
 SPEC = TrunkSpec(**QUICK)  # type: ignore[arg-type]
@@ -153,7 +154,7 @@ def write_and_hang(path: str) -> None:
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     path = make_empty(tmp_path / "o.h5", 1)
     code = (
-        "import sys; from extract.store import open_store\n"
+        "import sys; from extract.store.open import open_store\n"
         "try:\n with open_store(sys.argv[1], write=True): pass\n"
         "except OSError as error: print(type(error).__name__, error)"
     )
@@ -167,7 +168,7 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
 
 def test_whether_another_process_writes_can_be_asked(tmp_path: Path) -> None:
     path = make_empty(tmp_path / "o.h5", 1)
-    code = "import sys; from extract.soundness import is_in_use; from pathlib import Path\n"
+    code = "import sys; from extract.store.validate import is_in_use; from pathlib import Path\n"
     words = [sys.executable, "-c", f"{code}print(is_in_use(Path(sys.argv[1])))", str(path)]
     for write in (True, False):
         with open_store(path, write=write):
@@ -273,10 +274,10 @@ def test_rows_count_after_a_second_and_are_checked_as_they_are_stored(
     create_store(path, items, {"conv1_relu": (3,)}, {**ATTRIBUTES, "dtype": "float16"})
     third = np.full((1, 3), 1 / 3, "f4")  # is another number in float16
     with open_store(path, write=True) as store:
-        monkeypatch.setattr("extract.single.COMMIT_SECONDS", 3600)
+        monkeypatch.setattr("extract.store.single_file.COMMIT_SECONDS", 3600)
         store.write(block_of([0])._replace(features={"conv1_relu": third}))
         assert store.status.tolist() == [0, 0]
-        monkeypatch.setattr("extract.single.COMMIT_SECONDS", 0)
+        monkeypatch.setattr("extract.store.single_file.COMMIT_SECONDS", 0)
         store.write(block_of([1]))
         assert store.status.tolist() == [1, 1]
     with open_store(path) as store:

@@ -14,9 +14,9 @@ import numpy as np
 
 from extract.core.row_block import DONE, FAILED, NOT_YET, Block, Failure
 from extract.images.digests import DIGEST_BYTES
-from extract.index import Shard, damaged, find_shards, open_shard, read_index
-from extract.single import SingleStore, read_single, store_in
-from extract.soundness import open_file
+from extract.store.shards import Shard, damaged, find_shards, open_shard, read_index
+from extract.store.single_file import SingleStore, read_single, store_in
+from extract.store.validate import open_file
 
 
 class ShardedStore:

@@ -22,7 +22,7 @@ from extract.core.errors import StoreError, one_line
 from extract.core.row_block import NOT_YET
 from extract.images.digests import DIGEST_BYTES
 from extract.images.item import Item
-from extract.layout import (
+from extract.store.format import (
     FORMAT_VERSION,
     OWN_ATTRIBUTES,
     check_room,
@@ -31,8 +31,8 @@ from extract.layout import (
     to_plain,
     write_store,
 )
-from extract.single import SingleStore, open_single
-from extract.soundness import open_file, readable
+from extract.store.single_file import SingleStore, open_single
+from extract.store.validate import open_file, readable
 
 # Minutes of a processor's work, and 30 MB of pooled features.
 SHARD_ROWS = 10_000

@@ -11,9 +11,9 @@ from extract.core.console import log
 from extract.core.row_block import DONE, Block
 from extract.images.digests import digests_of
 from extract.images.item import Source
-from extract.layout import CHUNK_BYTES, check_room, explained, write_store
-from extract.show import find_rejected
-from extract.store import Store, open_store
+from extract.store.format import CHUNK_BYTES, check_room, explained, write_store
+from extract.store.open import Store, open_store
+from extract.store.verify import find_rejected
 
 
 def update_store(

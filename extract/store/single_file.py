@@ -21,8 +21,8 @@ from extract.core.errors import StoreError
 from extract.core.row_block import DONE, FAILED, NOT_YET, Block, Failure
 from extract.images.augment import ViewSpec
 from extract.images.item import SPLITS
-from extract.layout import REASON_BYTES, check_layout, explained, to_plain
-from extract.soundness import (
+from extract.store.format import REASON_BYTES, check_layout, explained, to_plain
+from extract.store.validate import (
     check_attributes,
     check_columns,
     check_objects,

@@ -18,7 +18,7 @@ import numpy as np
 from extract.core.config import DTYPES, PRECISIONS, check_choice
 from extract.core.errors import StoreError
 from extract.images.digests import DIGEST_BYTES
-from extract.layout import CHUNK_BYTES, COLUMN_TYPES, CURES
+from extract.store.format import CHUNK_BYTES, COLUMN_TYPES, CURES
 
 _TEXTS = (
     *("trunk", "weights", "pooling", "resize", "interpolation", "preprocess"),

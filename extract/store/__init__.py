@@ -1,0 +1,1 @@
+"""The HDF5 file of features, read and written."""
