@@ -29,7 +29,7 @@ BATCH = 8
 
 def extract(pictures: Path, weights: str, cluster: str) -> dict[str, float]:
     """Run stage one here; the first run on a machine converts the trunk."""
-    from extract.run import extract_features
+    from extract.pipeline.run import extract_features
 
     with tempfile.TemporaryDirectory() as folder:
         settings = {"weights": weights, "layer": ("mixed7",), "image_size": (150, 150)}
@@ -67,11 +67,11 @@ def compare(pictures: Path, weights: str, runs: int) -> None:
 
 def write_rows(count: int) -> None:
     """Plan and write a store of that many rows, and print what it took."""
-    from extract.cluster import TASK_BATCHES
     from extract.core.config import TrunkSpec
     from extract.core.row_block import Block
     from extract.images.augment import ViewSpec
     from extract.images.item import Item
+    from extract.pipeline.cluster import TASK_BATCHES
     from extract.store.format import create_store
     from extract.store.open import open_store
 

@@ -36,7 +36,7 @@ def headstart(precision: str) -> Callable[[Path, str], Outcome]:
     """Stage one as a user runs it, store and all."""
 
     def run(pictures: Path, weights: str) -> Outcome:
-        from extract.run import extract_features
+        from extract.pipeline.run import extract_features
         from extract.store.open import open_store
 
         with tempfile.TemporaryDirectory() as folder:
@@ -56,7 +56,7 @@ def bare(precision: str) -> Callable[[Path, str], Outcome]:
     def run(pictures: Path, weights: str) -> Outcome:
         from extract.core.config import TrunkSpec
         from extract.engines.select import open_engine
-        from extract.precision import choose_calibration
+        from extract.pipeline.low_precision import choose_calibration
         from extract.sources.listing import list_source
 
         items = list_source(pictures).items

@@ -19,7 +19,7 @@ from extract.core.errors import HeadError
 from extract.engines.base import Engine
 from extract.engines.select import open_engine
 from extract.images.item import Item
-from extract.stream import Clock, stream_features
+from extract.pipeline.stream import Clock, stream_features
 
 # What a formula begins with, in one spreadsheet or another.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")

@@ -116,8 +116,8 @@ def _predict_images(arguments: argparse.Namespace) -> int:
 
     from classify import predict
     from classify.bundle import is_bundle
+    from extract.pipeline.stream import Clock
     from extract.sources.listing import list_source
-    from extract.stream import Clock
 
     if arguments.head and is_bundle(arguments.source) and not is_bundle(arguments.head):
         raise SettingError(

@@ -257,8 +257,8 @@ def _extract_features(arguments: argparse.Namespace) -> int:
         return _print_layers(arguments)
     if not arguments.source or not arguments.out:
         raise SettingError("SOURCE and OUT.h5 are needed; see extract-features --help")
-    from extract.identity import FIELDS
-    from extract.run import extract_features
+    from extract.pipeline.run import extract_features
+    from extract.pipeline.settings import FIELDS
 
     settings = {name: getattr(arguments, name) for name in FIELDS}
     summary = extract_features(arguments.source, arguments.out, **settings)

@@ -11,7 +11,7 @@ import pytest
 
 from classify.cli import train_head
 from classify.predict_cli import predict_images
-from extract.run import extract_features
+from extract.pipeline.run import extract_features
 from extract.store.open import open_store
 
 BEFORE = Path(__file__).parent / "before"

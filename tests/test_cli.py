@@ -168,7 +168,7 @@ def test_our_own_bug_is_3_with_its_traceback(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("extract.run.list_source", lambda *_: 1 / 0)
+    monkeypatch.setattr("extract.pipeline.run.list_source", lambda *_: 1 / 0)
     assert extract(pictures, tmp_path / "out.h5") == 3
     stderr = capsys.readouterr().err
     assert "ZeroDivisionError" in stderr

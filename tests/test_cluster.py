@@ -24,7 +24,7 @@ from extract.core.row_block import DONE
 from extract.engines.select import open_engine
 from extract.engines.snapshot import open_parcel, pack_engine
 from extract.images.item import Item
-from extract.run import extract_features
+from extract.pipeline.run import extract_features
 from extract.store.open import ShardedStore, open_store
 from extract.store.verify import verify
 from tests.conftest import QUICK

@@ -15,7 +15,7 @@ from classify.spec import HeadSpec
 from classify.splits import cross_divide, divide
 from extract.core.errors import SettingError, SplitError
 from extract.images.digests import describe_leaks, group_by_digest
-from extract.run import extract_features
+from extract.pipeline.run import extract_features
 from tests.conftest import QUICK, MakeStore
 
 

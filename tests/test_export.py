@@ -29,7 +29,7 @@ from classify.spec import HeadSpec
 from classify.train import Division, FittedHead, fit_batch, transformed
 from classify.transforms import Transform
 from extract.core.errors import HeadError, SettingError
-from extract.run import extract_features
+from extract.pipeline.run import extract_features
 from tests.conftest import QUICK
 from tests.test_finetune import paint, pixels_of
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from extract import run
 from extract.core.errors import StoreError
 from extract.images.decode import decode
 from extract.images.item import Source, read_item
+from extract.pipeline import run
 from extract.sources.listing import list_source
 from extract.store.open import open_store
 from extract.store.verify import verify
@@ -132,7 +132,7 @@ def test_a_picture_that_goes_after_it_was_listed_is_a_failed_row(
 
 HANGING = """
 import ctypes, os, signal, sys, threading, time
-from extract import cli, run, stream
+from extract import cli; from extract.pipeline import run; from extract.pipeline import stream
 from extract.core import prefetch
 from extract.images.decode import decode
 from extract.sources.listing import list_source
@@ -260,7 +260,7 @@ def test_a_fault_in_a_worker_ends_the_run_and_costs_no_finished_row(
 
     out = tmp_path / "out.h5"
     bad = (pictures / "validation/dog/1.png").read_bytes()
-    monkeypatch.setattr("extract.stream.decode", failing)
+    monkeypatch.setattr("extract.pipeline.stream.decode", failing)
     monkeypatch.setattr("extract.store.single_file.COMMIT_SECONDS", 0.0)
     with pytest.raises(RuntimeError, match="a fault of ours"):
         extract(pictures, out, batch_size=1, workers=1)
@@ -278,7 +278,7 @@ def test_a_picture_larger_than_memory_is_a_failed_row(
     def read(item: Any) -> bytes:
         return bytes(2**62) if item.key == "train/cat/0.png" else read_item(item)
 
-    monkeypatch.setattr("extract.stream.read_item", read)
+    monkeypatch.setattr("extract.pipeline.stream.read_item", read)
     summary = extract(pictures, tmp_path / "out.h5")
     assert summary.failed == [("train/cat/0.png", "needs more memory than there is")]
     assert sound(tmp_path / "out.h5")

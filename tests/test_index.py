@@ -17,7 +17,7 @@ from classify.cli import train_head
 from classify.dataset import load_dataset
 from extract.core.errors import SettingError, StoreError
 from extract.core.row_block import DONE, FAILED, Block, Failure
-from extract.run import Summary, extract_features
+from extract.pipeline.run import Summary, extract_features
 from extract.show_cli import show_features
 from extract.store import shards as index
 from extract.store.describe import describe

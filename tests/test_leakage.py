@@ -10,7 +10,7 @@ from scipy.stats import binom
 
 from classify import load_dataset, sweep
 from classify.spec import DEFAULTS
-from extract.run import extract_features
+from extract.pipeline.run import extract_features
 from extract.store.open import open_store
 from tests.conftest import QUICK
 from tests.test_archive import contents_of, pack

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from extract.core.row_block import DONE, FAILED
-from extract.run import Summary, extract_features
+from extract.pipeline.run import Summary, extract_features
 from extract.store.open import Store, open_store
 from tests.conftest import QUICK
 from tests.test_run import assert_equal_stores

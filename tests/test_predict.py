@@ -19,7 +19,7 @@ from classify.predict_cli import predict_images
 from extract.core.config import ExtractConfig
 from extract.core.errors import HeadError
 from extract.engines.base import Engine
-from extract.run import extract_features
+from extract.pipeline.run import extract_features
 from extract.sources.listing import list_source
 from extract.store.open import open_store
 from tests.conftest import QUICK

@@ -23,7 +23,7 @@ from extract.core.config import TrunkSpec
 from extract.core.errors import EngineError, SettingError, StoreError
 from extract.images.augment import ViewSpec, make_views
 from extract.images.decode import decode
-from extract.run import Summary, extract_features
+from extract.pipeline.run import Summary, extract_features
 from extract.store.open import open_store
 from extract.store.single_file import SingleStore
 from extract.store.verify import verify

@@ -21,7 +21,7 @@ from classify.config import FinetuneConfig, PredictConfig, TrainConfig
 from classify.predict_cli import predict_images, predict_images_parser
 from classify.spec import HeadSpec
 from extract.core.config import ExtractConfig, TrunkSpec
-from extract.run import extract_features
+from extract.pipeline.run import extract_features
 from tests.conftest import QUICK, MakeStore
 
 QUICK_DENSE = ["--units", "8", "--epochs", "2"]

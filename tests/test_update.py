@@ -13,7 +13,7 @@ from PIL import Image
 
 from extract.core.errors import SettingError, StoreError
 from extract.core.row_block import Block
-from extract.run import Summary, extract_features
+from extract.pipeline.run import Summary, extract_features
 from extract.store.open import open_store
 from extract.store.verify import verify
 from tests.conftest import QUICK
@@ -168,7 +168,8 @@ def test_killed_at_a_step_and_run_again(pictures: Path, tmp_path: Path, step: st
     shutil.copy(out, copy)
     before = out.read_bytes()
     code = (
-        "import os, signal, sys; from extract import run; from extract.store import update\n"
+        "import os, signal, sys\n"
+        "from extract.pipeline import run; from extract.store import update\n"
         f"update.{step} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "run.extract_features(sys.argv[1], sys.argv[2], update=True)"
     )

@@ -11,8 +11,8 @@ from extract.engines.base import Engine
 from extract.engines.quantize import Calibration
 from extract.engines.select import open_engine
 from extract.images.item import Item
+from extract.pipeline.stream import Clock, decode_ahead, stream_features
 from extract.store.open import Store
-from extract.stream import Clock, decode_ahead, stream_features
 
 # NNCF measures ranges on few pictures; more changed nothing that could be seen.
 CALIBRATION_PICTURES = 128

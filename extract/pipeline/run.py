@@ -11,23 +11,23 @@ from typing import Any
 
 import numpy as np
 
-from extract.cluster import check_ray, stream_on_cluster
 from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.console import log, progress
 from extract.core.errors import SettingError, StoreError
 from extract.core.row_block import DONE, NOT_YET
 from extract.engines.base import Engine
 from extract.engines.select import open_engine
-from extract.identity import settle
 from extract.images.digests import describe_leaks
 from extract.images.item import Item
-from extract.precision import choose_calibration, measure_error
-from extract.prepare import and_views, prepare_store, say_plan
+from extract.pipeline.cluster import check_ray, stream_on_cluster
+from extract.pipeline.low_precision import choose_calibration, measure_error
+from extract.pipeline.plan import and_views, prepare_store, say_plan
+from extract.pipeline.settings import settle
+from extract.pipeline.stream import Clock, stream_features
 from extract.sources.listing import list_source
 from extract.store.format import training_rows
 from extract.store.open import ShardedStore, Store, open_store
 from extract.store.verify import find_rejected
-from extract.stream import Clock, stream_features
 from extract.trunks.weights import WeightsUnavailableError
 
 

@@ -6,32 +6,28 @@ while the writer is behind.
 
 import logging
 import os
-import platform
 import socket
 import sys
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from functools import lru_cache
 from importlib.util import find_spec
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from extract.core.config import ExtractConfig
-from extract.core.errors import EngineError, HeadstartError, StoreError
-from extract.core.row_block import DONE, Block
+from extract.core.errors import EngineError
+from extract.core.row_block import Block
 from extract.engines.base import Engine
-from extract.engines.snapshot import Parcel, open_parcel, pack_engine
-from extract.images.augment import ViewSpec
-from extract.images.digests import DIGEST_BYTES
+from extract.engines.snapshot import pack_engine
 from extract.images.item import Item, Read
-from extract.store.open import ShardedStore, Store, localise
-from extract.store.shards import Shard, open_shard
-from extract.store.validate import is_in_use
-from extract.stream import Clock, stream_features
+from extract.pipeline.cluster_worker import _COLUMNS, _NAMES, Outcome, Task, Work, _work
+from extract.pipeline.stream import Clock
+from extract.store.open import ShardedStore, Store
+from extract.store.shards import Shard
 
 # Batches of a task: what is done in vain when a worker dies, against the start and the end of a
 # task, where decoding and trunk do not overlap.
@@ -42,37 +38,6 @@ PORTION_TASKS = 4096
 PORTION_SHARDS = 1024
 # Times that a task is begun again: a picture that kills its worker must not go round for ever.
 MOST_RETRIES = 8
-# What a worker whose command has died may take to let go of a shard.
-LOCK_SECONDS = 60.0
-_COLUMNS = ("row", "key", "path", "split", "read")
-_NO_DIGESTS = np.empty((0, DIGEST_BYTES), np.uint8)
-# A name need not be valid UTF-8.
-_NAMES = ("utf-8", "surrogatepass")
-
-# Columns of pictures; and of one row, the number of the shard that they go into, or -1.
-Task = dict[str, list[Any]]
-
-
-class Work(NamedTuple):
-    """What each worker is given, once.
-
-    ``reads`` are the ways in which pictures are read: one may hold the index of a whole archive.
-    ``shards`` are where workers write; none where blocks come back.
-    """
-
-    engine: Parcel
-    views: ViewSpec
-    reads: list[Read]
-    workers: int
-    shards: Sequence[Shard]
-
-
-class Outcome(NamedTuple):
-    """What comes back of a task: blocks and the seconds they took, or why there are none."""
-
-    blocks: list[Block]
-    clock: Clock
-    error: str = ""
 
 
 def stream_on_cluster(
@@ -269,49 +234,3 @@ def _run(
             )
         for row in outcomes.iter_rows():
             yield row["outcome"]
-
-
-def _work(task: Task, work: Any) -> dict[str, Outcome]:
-    """Compute the features of a task, in a worker."""
-    clock = Clock()
-    try:
-        given, engine = _open(work)
-        items = {
-            row: Item(key.decode(*_NAMES), path.decode(*_NAMES), -1, split, "", given.reads[read])
-            for row, key, path, split, read in zip(*(task[name] for name in _COLUMNS), strict=True)
-        }
-        rows, shard = np.array(task["row"], np.int64), task["shard"][0]
-
-        def stream(rows: np.ndarray) -> Iterator[Block]:
-            return stream_features(items, rows, engine, given.workers, clock, given.views)
-
-        blocks = list(stream(rows)) if shard < 0 else [_fill(given.shards[shard], rows, stream)]
-    except StoreError as error:
-        return {"outcome": Outcome([], clock, f"{platform.node()}: {error}")}
-    except HeadstartError as error:
-        return {"outcome": Outcome([], clock, str(error))}
-    return {"outcome": Outcome(blocks, clock)}
-
-
-def _fill(shard: Shard, rows: np.ndarray, stream: Callable[[np.ndarray], Iterator[Block]]) -> Block:
-    """Write into a shard what a worker that died has not; return which rows are done or failed."""
-    until = time.monotonic() + LOCK_SECONDS
-    while is_in_use(shard.path) and time.monotonic() < until:
-        time.sleep(0.5)
-    with open_shard(shard, write=True) as store:
-        start = shard.rows.start
-        for block in stream(rows[store.status[rows - start] != DONE]):
-            store.write(localise(block, shard))
-        store.commit()
-        failed = [failure._replace(row=failure.row + start) for failure in store.failures()]
-    own = np.array([failure.row for failure in failed], np.int64)
-    return Block(np.setdiff1d(rows, own), {}, _NO_DIGESTS, failed)
-
-
-@lru_cache(maxsize=1)
-def _open(work: Any) -> tuple[Work, Engine]:
-    """Open the engine, once in a worker's life."""
-    import ray
-
-    given: Work = ray.get(work)
-    return given, open_parcel(given.engine, given.workers)

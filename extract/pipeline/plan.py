@@ -17,10 +17,10 @@ from extract.core.console import log
 from extract.core.errors import StoreError
 from extract.core.row_block import DONE
 from extract.engines.base import Engine
-from extract.identity import find_other_pictures, find_other_settings
 from extract.images.augment import ViewSpec
 from extract.images.item import Source
 from extract.images.remote import hide_secrets
+from extract.pipeline.compare import find_other_pictures, find_other_settings
 from extract.store.format import check_room, count_views, create_store
 from extract.store.open import open_store
 from extract.store.shards import (
