@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from classify.config import FinetuneConfig
 from classify.dataset import Dataset, load_dataset
 from classify.joint import batches, compiled
-from classify.spec import HeadSpec
+from classify.settings.config import FinetuneConfig
+from classify.settings.head_spec import HeadSpec
 from classify.splits import divide
 from extract.images.decode import decode
 from extract.images.item import read_item

@@ -25,7 +25,7 @@ import numpy as np
 
 from classify import fitting
 from classify.heads import fit_heads
-from classify.spec import HeadSpec
+from classify.settings.head_spec import HeadSpec
 from extract.trunks.backend import load_keras
 
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.config import TrainConfig
 from classify.dataset import Dataset, load_dataset
 from classify.search import run
-from classify.spec import HeadSpec
+from classify.settings.config import TrainConfig
+from classify.settings.head_spec import HeadSpec
 from classify.splits import cross_divide
 
 FOLDS = 5

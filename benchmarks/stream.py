@@ -25,11 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from classify import fitting
-from classify.config import TrainConfig
 from classify.dataset import Dataset, load_dataset
 from classify.rows import WINDOW_BYTES, read_ahead
 from classify.search import run
-from classify.spec import HeadSpec
+from classify.settings.config import TrainConfig
+from classify.settings.head_spec import HeadSpec
 from extract.core.config import TrunkSpec
 from extract.core.row_block import Block
 from extract.images.item import Item

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.candidates import label
 from classify.dataset import Dataset
 from classify.maps import FeatureMap, map_features
 from classify.metrics import confusion_matrix
@@ -26,7 +25,8 @@ from classify.quality import (
 )
 from classify.result import Result
 from classify.rows import Features, StoredRows
-from classify.spec import KERAS_HEADS, HeadSpec
+from classify.settings.head_spec import KERAS_HEADS, HeadSpec
+from classify.settings.sweep import label
 from classify.splits import TEST, unit_names
 from classify.train import needs_memory
 from extract.core.console import log, progress, unheard

@@ -7,15 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from classify.candidates import (
-    PARSERS,
-    choose_heads,
-    make_candidates,
-    parse_names,
-    parse_sweep,
-)
-from classify.config import GROUPS, METRICS, FinetuneConfig, TrainConfig
-from classify.spec import (
+from classify.settings.config import GROUPS, METRICS, FinetuneConfig, TrainConfig
+from classify.settings.head_spec import (
     ACTIVATIONS,
     CLASS_WEIGHTS,
     DEFAULTS,
@@ -25,6 +18,13 @@ from classify.spec import (
     USUAL_HEADS,
     VIEWS,
     HeadSpec,
+)
+from classify.settings.sweep import (
+    PARSERS,
+    choose_heads,
+    make_candidates,
+    parse_names,
+    parse_sweep,
 )
 from extract.core.atomic import clear
 from extract.core.console import add_common_flags, log, run_command

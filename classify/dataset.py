@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.config import GROUPS
 from classify.room import COPIES, Room, find_room
 from classify.rows import Features, StoredRows, join_layers, pieces
+from classify.settings.config import GROUPS
 from classify.views import StoredViews
 from extract.core.config import TrunkSpec, check_choice
 from extract.core.console import log

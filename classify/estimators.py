@@ -30,7 +30,7 @@ from classify.linear import (
     ridge_path,
 )
 from classify.rows import Features, StoredRows, flat
-from classify.spec import HeadSpec
+from classify.settings.head_spec import HeadSpec
 from classify.sums import Sums
 
 LINEAR_FILE, FILE = "head.npz", "head.skops"

@@ -16,7 +16,7 @@ from classify.bundle import Bundle, load_bundle
 from classify.dataset import Dataset, check_weights
 from classify.heads import DenseHead
 from classify.result import Result
-from classify.spec import KERAS_HEADS, HeadSpec
+from classify.settings.head_spec import KERAS_HEADS, HeadSpec
 from classify.train import LINEAR_HEADS
 from classify.transforms import Transform
 from extract.core.atomic import check_beside, whole

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.candidates import label
 from classify.rows import Epoch, Features, StoredRows
-from classify.spec import HeadSpec
+from classify.settings.head_spec import HeadSpec
+from classify.settings.sweep import label
 from classify.stacked import Rows, Weights, build_stack, head_weights, stack_state
 from classify.views import DrawnRows
 from extract.core.errors import StoreError

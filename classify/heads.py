@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from classify.fitting import Course, History, fit_group
 from classify.rows import Features, flat
-from classify.spec import HeadSpec, groups_of
+from classify.settings.head_spec import HeadSpec, groups_of
 from classify.stacked import BN_EPSILON, BN_MOMENTUM, Rows
 from classify.views import DrawnRows
 from extract.core.console import progress

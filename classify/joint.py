@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.config import FinetuneConfig
 from classify.dataset import Dataset
 from classify.heads import DenseHead
-from classify.spec import HeadSpec
+from classify.settings.config import FinetuneConfig
+from classify.settings.head_spec import HeadSpec
 from classify.splits import Split
 from extract.core.console import log, progress
 from extract.trunks.backend import keep_freed_memory, load_keras, on_gpu

@@ -11,7 +11,7 @@ import numpy as np
 
 from classify.metrics import Judged
 from classify.result import Outcome
-from classify.spec import HeadSpec
+from classify.settings.head_spec import HeadSpec
 from classify.splits import Split
 
 FILE = "candidates.jsonl"

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.spec import HeadSpec
+from classify.settings.head_spec import HeadSpec
 from extract.core.console import log
 
 MAX_ITERATIONS = 1000

@@ -10,7 +10,7 @@ from classify.dataset import Dataset
 from classify.metrics import Judged, judge
 from classify.result import Outcome, join_outcomes
 from classify.rows import StoredRows, pieces
-from classify.spec import HeadSpec
+from classify.settings.head_spec import HeadSpec
 from classify.splits import Split, unit_names
 from classify.train import Division, Fit, FittedHead, batches, fit_batch, score_all, transformed
 from classify.transforms import Transform

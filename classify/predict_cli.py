@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from classify.config import CHART_ENDINGS, FORMATS, PredictConfig
+from classify.settings.config import CHART_ENDINGS, FORMATS, PredictConfig
 from extract.cli import READING, add_model_flags, add_reading_flags
 from extract.core.config import ExtractConfig
 from extract.core.console import add_common_flags, log, run_command

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from classify import figures
 from classify.analysis import Analysis, Mistake
-from classify.candidates import label
-from classify.config import METRICS
 from classify.dataset import Dataset
 from classify.drawing import SERIES
 from classify.quality import Share
 from classify.result import Entry, Result
+from classify.settings.config import METRICS
+from classify.settings.sweep import label
 from extract.core.errors import ImageError, SourceError
 from extract.images.decode import decode
 from extract.images.digests import digest_content

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.candidates import label
-from classify.config import METRICS
 from classify.dataset import Dataset
 from classify.metrics import Judged, Metrics, Resampling, indistinct, interval
-from classify.spec import HeadSpec
+from classify.settings.config import METRICS
+from classify.settings.head_spec import HeadSpec
+from classify.settings.sweep import label
 from classify.splits import Split, judging_rows
 from classify.train import FittedHead
 

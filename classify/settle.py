@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from classify.config import TrainConfig
 from classify.dataset import Dataset, room_for
 from classify.room import free_memory
 from classify.rows import StoredRows
-from classify.spec import KERAS_HEADS, HeadSpec
+from classify.settings.config import TrainConfig
+from classify.settings.head_spec import KERAS_HEADS, HeadSpec
 from classify.train import MOST_SUMMED, needs_memory
 from extract.core.console import log
 from extract.core.errors import HeadError, SettingError

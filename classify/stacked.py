@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.spec import HeadSpec
+from classify.settings.head_spec import HeadSpec
 from extract.trunks.backend import fetch, load_keras
 
 # Keras' own.

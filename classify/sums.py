@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from classify.linear import LEFT_OVER, Double, Plane, separate
 from classify.rows import StoredRows, pieces
-from classify.spec import HeadSpec
+from classify.settings.head_spec import HeadSpec
 
 # Rows whose mean is where sums begin.
 _NEAR = 256

@@ -13,7 +13,7 @@ from classify import estimators, heads
 from classify.estimators import EstimatorHead, LinearHead
 from classify.heads import DenseHead
 from classify.rows import Features, pieces
-from classify.spec import KERAS_HEADS, HeadSpec, groups_of
+from classify.settings.head_spec import KERAS_HEADS, HeadSpec, groups_of
 from classify.transforms import Transform
 from classify.views import DrawnRows, Views, all_views
 

@@ -136,7 +136,7 @@ def write_head(folder: Path, result: Any) -> None:
 
 
 def _heads(folder: Path) -> list[Path]:
-    from classify.spec import HeadSpec
+    from classify.settings.head_spec import HeadSpec
     from tests.test_bundle import DENSE, run_of
 
     specs = [DENSE, *map(HeadSpec, ("logistic", "knn", "svm", "naive_bayes"))]

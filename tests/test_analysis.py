@@ -9,11 +9,11 @@ import pytest
 
 from classify import outcomes
 from classify.analysis import MISTAKES, analyse, subsets
-from classify.config import TrainConfig
 from classify.dataset import Dataset
 from classify.maps import map_features
 from classify.search import run
-from classify.spec import HeadSpec
+from classify.settings.config import TrainConfig
+from classify.settings.head_spec import HeadSpec
 from classify.train import Division, fit_batch, transformed
 from classify.transforms import Transform
 from extract.core.config import TrunkSpec

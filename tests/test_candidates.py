@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from classify.candidates import choose_heads, label, make_candidates, parse_sweep
-from classify.spec import USUAL_HEADS, HeadSpec
+from classify.settings.head_spec import USUAL_HEADS, HeadSpec
+from classify.settings.sweep import choose_heads, label, make_candidates, parse_sweep
 from extract.core.errors import SettingError
 
 GOOD: list[tuple[str, str | None, str, list[Any]]] = [

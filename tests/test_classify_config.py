@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from classify.config import PredictConfig, TrainConfig
-from classify.spec import DEFAULTS, HeadSpec
+from classify.settings.config import PredictConfig, TrainConfig
+from classify.settings.head_spec import DEFAULTS, HeadSpec
 from extract.core.errors import SettingError
 
 GOOD: list[dict[str, Any]] = [

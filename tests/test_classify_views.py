@@ -14,13 +14,13 @@ from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 
 from classify import outcomes as module
 from classify.cli import train_head
-from classify.config import TrainConfig
 from classify.dataset import load_dataset
 from classify.estimators import EstimatorHead
 from classify.heads import fit_heads
 from classify.linear import Span, ridge_path
 from classify.search import run, sweep
-from classify.spec import HeadSpec
+from classify.settings.config import TrainConfig
+from classify.settings.head_spec import HeadSpec
 from classify.train import Division, batches, fit_batch, transformed
 from classify.transforms import Transform
 from classify.views import DrawnRows, Views, all_views

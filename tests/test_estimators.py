@@ -12,7 +12,7 @@ import pytest
 
 from classify.estimators import FILE, EstimatorHead, fit_linear, score_linear
 from classify.metrics import log_loss, measure
-from classify.spec import DEFAULTS, KERAS_HEADS, HeadSpec
+from classify.settings.head_spec import DEFAULTS, KERAS_HEADS, HeadSpec
 from classify.train import HEADS, LOADERS
 
 QUICK: dict[str, dict[str, Any]] = {"forest": {"trees": 20}, "boosting": {"trees": 10}}
@@ -125,7 +125,7 @@ def test_keras_is_never_loaded(tmp_path: Path) -> None:
 import numpy, pathlib, sys
 import classify.bundle, classify.predict, classify.cli, classify.search
 from classify.train import HEADS, LOADERS
-from classify.spec import HeadSpec
+from classify.settings.head_spec import HeadSpec
 X, y = numpy.eye(4, dtype="float32"), numpy.array([0, 1, 0, 1])
 for name in ("logistic", "knn"):
     HEADS[name](HeadSpec(name)).fit(X, y, X, y).save(pathlib.Path(sys.argv[1]))

@@ -25,7 +25,7 @@ from classify.export import (
     read_class_names,
 )
 from classify.predict_cli import predict_images
-from classify.spec import HeadSpec
+from classify.settings.head_spec import HeadSpec
 from classify.train import Division, FittedHead, fit_batch, transformed
 from classify.transforms import Transform
 from extract.core.errors import HeadError, SettingError

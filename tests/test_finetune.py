@@ -14,7 +14,6 @@ from PIL import Image
 
 from classify.bundle import load_bundle
 from classify.cli import train_head
-from classify.config import FinetuneConfig, TrainConfig
 from classify.dataset import Dataset, load_dataset
 from classify.finetune import pool, run
 from classify.heads import DenseHead
@@ -23,7 +22,8 @@ from classify.metrics import measure
 from classify.predict_cli import predict_images
 from classify.report import _percent
 from classify.search import Stopped
-from classify.spec import HeadSpec
+from classify.settings.config import FinetuneConfig, TrainConfig
+from classify.settings.head_spec import HeadSpec
 from classify.splits import divide
 from extract.core.config import TrunkSpec
 from extract.core.errors import HeadError, SettingError

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from classify.bundle import load_bundle
-from classify.spec import HeadSpec
+from classify.settings.head_spec import HeadSpec
 from extract.core.errors import HeadError, SourceError
 from tests.fuzz import TARGETS, fuzz, write_head
 from tests.test_bundle import dataset, run_of

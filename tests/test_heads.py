@@ -11,7 +11,7 @@ import pytest
 
 from classify.heads import PREDICT_ROWS, DenseHead, _build
 from classify.metrics import measure
-from classify.spec import DEFAULTS, HeadSpec
+from classify.settings.head_spec import DEFAULTS, HeadSpec
 from classify.stacked import Rows, build_stack
 from classify.train import HEADS, LOADERS, Head
 from extract.core.errors import HeadError

@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.stats import binom
 
 from classify import load_dataset, sweep
-from classify.spec import DEFAULTS
+from classify.settings.head_spec import DEFAULTS
 from extract.pipeline.run import extract_features
 from extract.store.open import open_store
 from tests.conftest import QUICK

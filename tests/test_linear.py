@@ -17,7 +17,7 @@ from classify.linear import (
     probabilities,
     ridge_path,
 )
-from classify.spec import HeadSpec
+from classify.settings.head_spec import HeadSpec
 
 SHAPES = [(60, 8), (60, 200), (40, 700)]
 

@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 from classify.analysis import Analysis, analyse
-from classify.config import TrainConfig
 from classify.dataset import Dataset
 from classify.report import _lead, write_report
 from classify.result import Result
 from classify.search import run
-from classify.spec import HeadSpec
+from classify.settings.config import TrainConfig
+from classify.settings.head_spec import HeadSpec
 from extract.core.config import TrunkSpec
 from extract.images.digests import digest_content
 

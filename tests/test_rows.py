@@ -13,14 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from classify import rows as module
-from classify.config import TrainConfig
 from classify.dataset import Dataset, load_dataset
 from classify.heads import fit_heads
 from classify.metrics import Judged, Resampling
 from classify.room import free_memory
 from classify.rows import Epoch, StoredRows, flat, pieces
 from classify.search import run
-from classify.spec import HeadSpec
+from classify.settings.config import TrainConfig
+from classify.settings.head_spec import HeadSpec
 from classify.transforms import Transform
 from extract.core.errors import HeadError, StoreError
 from tests.conftest import MakeStore
@@ -289,8 +289,8 @@ def test_intervals_of_many_rows_are_those_of_bundles(monkeypatch: pytest.MonkeyP
 _LARGE = """
 import re, sys
 from classify import rows
-from classify.config import TrainConfig
-from classify.spec import HeadSpec
+from classify.settings.config import TrainConfig
+from classify.settings.head_spec import HeadSpec
 from classify.dataset import load_dataset
 from classify.search import run
 rows.WINDOW_BYTES, rows.PIECE_BYTES = 2**24, 2**22

@@ -11,13 +11,13 @@ import pytest
 import classify
 from classify import outcomes as module
 from classify.analysis import analyse
-from classify.config import TrainConfig
 from classify.dataset import Dataset, load_dataset
 from classify.heads import DenseHead
 from classify.journal import FILE, Journal
 from classify.metrics import measure
 from classify.search import Stopped, run
-from classify.spec import HeadSpec
+from classify.settings.config import TrainConfig
+from classify.settings.head_spec import HeadSpec
 from classify.train import fit_batch
 from extract.core.config import TrunkSpec
 from extract.core.errors import HeadError, SettingError

@@ -12,7 +12,7 @@ import pytest
 
 from classify.fitting import RUNGS, _batches
 from classify.heads import DenseHead, _build, fit_heads
-from classify.spec import HeadSpec, groups_of
+from classify.settings.head_spec import HeadSpec, groups_of
 from classify.stacked import Rows, build_stack, head_weights
 from extract.trunks.backend import fetch, load_keras
 from tests.test_heads import rows_of

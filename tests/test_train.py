@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from classify.spec import DEFAULTS, HeadSpec
+from classify.settings.head_spec import DEFAULTS, HeadSpec
 from classify.train import Division, FittedHead, batches, fit_batch, transformed
 from classify.transforms import Transform
 

@@ -17,9 +17,9 @@ import pytest
 
 from classify.bundle import load_bundle
 from classify.cli import train_head, train_head_parser
-from classify.config import FinetuneConfig, PredictConfig, TrainConfig
 from classify.predict_cli import predict_images, predict_images_parser
-from classify.spec import HeadSpec
+from classify.settings.config import FinetuneConfig, PredictConfig, TrainConfig
+from classify.settings.head_spec import HeadSpec
 from extract.core.config import ExtractConfig, TrunkSpec
 from extract.pipeline.run import extract_features
 from tests.conftest import QUICK, MakeStore

@@ -6,7 +6,7 @@ A field here and the long flag on the command line have one name.
 import math
 from dataclasses import dataclass
 
-from classify.spec import KERAS_HEADS, STACKED, HeadSpec, groups_of
+from classify.settings.head_spec import KERAS_HEADS, STACKED, HeadSpec, groups_of
 from extract.core.config import check_choice, check_positive
 from extract.core.errors import SettingError
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from classify.spec import DEFAULTS, KERAS_HEADS, USUAL_HEADS, HeadSpec, no_effect
+from classify.settings.head_spec import DEFAULTS, KERAS_HEADS, USUAL_HEADS, HeadSpec, no_effect
 from extract.core.errors import SettingError, unknown_name
 
 # Settings that every head has: in a sweep they need no head's name.

@@ -1,0 +1,1 @@
+"""Settings of heads, sweeps and runs."""
