@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from classify.dataset import Dataset, load_dataset
+from classify.data.dataset import Dataset, load_dataset
+from classify.data.splits import divide
 from classify.joint import batches, compiled
 from classify.settings.config import FinetuneConfig
 from classify.settings.head_spec import HeadSpec
-from classify.splits import divide
 from extract.images.decode import decode
 from extract.images.item import read_item
 from extract.sources.listing import list_source

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.dataset import Dataset, load_dataset
+from classify.data.dataset import Dataset, load_dataset
+from classify.data.splits import cross_divide
 from classify.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
-from classify.splits import cross_divide
 
 FOLDS = 5
 # With scikit-learn's own 1e-4 weak penalties stop after ten steps, up to 0.6 points below.

@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from classify import fitting
-from classify.dataset import Dataset, load_dataset
-from classify.rows import WINDOW_BYTES, read_ahead
+from classify.data.dataset import Dataset, load_dataset
+from classify.data.out_of_core import WINDOW_BYTES, read_ahead
 from classify.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from classify.dataset import load_dataset
+    from classify.data.dataset import load_dataset
     from classify.search import sweep
 
 __all__ = ["load_dataset", "sweep"]
@@ -12,7 +12,7 @@ __all__ = ["load_dataset", "sweep"]
 def __getattr__(name: str) -> Any:
     """Load the public functions when they are asked for: the commands' help needs none of them."""
     if name == "load_dataset":
-        from classify.dataset import load_dataset
+        from classify.data.dataset import load_dataset
 
         return load_dataset
     if name == "sweep":

@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.dataset import Dataset
+from classify.data.dataset import Dataset
+from classify.data.out_of_core import Features, StoredRows
+from classify.data.splits import TEST, unit_names
 from classify.maps import FeatureMap, map_features
 from classify.metrics import confusion_matrix
 from classify.outcomes import outcomes
@@ -24,10 +26,8 @@ from classify.quality import (
     share,
 )
 from classify.result import Result
-from classify.rows import Features, StoredRows
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec
 from classify.settings.sweep import label
-from classify.splits import TEST, unit_names
 from classify.train import needs_memory
 from extract.core.console import log, progress, unheard
 from extract.core.errors import HeadError

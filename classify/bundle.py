@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify import journal, train, transforms
+from classify import journal, train
 from classify.analysis import Analysis
-from classify.dataset import Dataset
+from classify.data import preprocessing as transforms
+from classify.data.dataset import Dataset
 from classify.record import describe_run
 from classify.report import write_report
 from classify.result import Result

@@ -293,7 +293,7 @@ def _train_head(arguments: argparse.Namespace) -> int:
 
     from classify import export, finetune, search
     from classify.bundle import check_target, save_bundle
-    from classify.dataset import load_dataset
+    from classify.data.dataset import load_dataset
     from classify.settle import settle
     from extract.store.validate import check_there
 

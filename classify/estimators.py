@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from classify.data.out_of_core import Features, StoredRows, flat
 from classify.indices import check_indices
 from classify.linear import (
     Plane,
@@ -29,7 +30,6 @@ from classify.linear import (
     probabilities,
     ridge_path,
 )
-from classify.rows import Features, StoredRows, flat
 from classify.settings.head_spec import HeadSpec
 from classify.sums import Sums
 

@@ -13,12 +13,12 @@ from typing import Any
 from zipfile import ZipFile
 
 from classify.bundle import Bundle, load_bundle
-from classify.dataset import Dataset, check_weights
+from classify.data.dataset import Dataset, check_weights
+from classify.data.preprocessing import Transform
 from classify.heads import DenseHead
 from classify.result import Result
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec
 from classify.train import LINEAR_HEADS
-from classify.transforms import Transform
 from extract.core.atomic import check_beside, whole
 from extract.core.console import log
 from extract.core.errors import HeadError, SettingError

@@ -13,16 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify import search
-from classify.dataset import Dataset, check_weights
+from classify.data.dataset import Dataset, check_weights
+from classify.data.out_of_core import StoredRows
+from classify.data.preprocessing import Transform
+from classify.data.splits import TEST, Split, unit_names
 from classify.heads import DenseHead
 from classify.joint import Maps, join, train_together
 from classify.metrics import Resampling, interval, judge, measure
 from classify.result import Finetuned, Result
-from classify.rows import StoredRows
 from classify.settings.config import FinetuneConfig, TrainConfig
-from classify.splits import TEST, Split, unit_names
 from classify.train import FittedHead
-from classify.transforms import Transform
 from extract.core.console import log, progress
 from extract.core.errors import HeadError
 from extract.trunks.backend import compile_model, fetch

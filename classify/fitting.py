@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.rows import Epoch, Features, StoredRows
+from classify.data.out_of_core import Epoch, Features, StoredRows
+from classify.data.views import DrawnRows
 from classify.settings.head_spec import HeadSpec
 from classify.settings.sweep import label
 from classify.stacked import Rows, Weights, build_stack, head_weights, stack_state
-from classify.views import DrawnRows
 from extract.core.errors import StoreError
 from extract.trunks.backend import fetch, load_keras
 

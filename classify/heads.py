@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from classify.data.out_of_core import Features, flat
+from classify.data.views import DrawnRows
 from classify.fitting import Course, History, fit_group
-from classify.rows import Features, flat
 from classify.settings.head_spec import HeadSpec, groups_of
 from classify.stacked import BN_EPSILON, BN_MOMENTUM, Rows
-from classify.views import DrawnRows
 from extract.core.console import progress
 from extract.core.errors import HeadError
 from extract.trunks.backend import load_keras

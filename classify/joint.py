@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.dataset import Dataset
+from classify.data.dataset import Dataset
+from classify.data.splits import Split
 from classify.heads import DenseHead
 from classify.settings.config import FinetuneConfig
 from classify.settings.head_spec import HeadSpec
-from classify.splits import Split
 from extract.core.console import log, progress
 from extract.trunks.backend import keep_freed_memory, load_keras, on_gpu
 

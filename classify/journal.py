@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from classify.data.splits import Split
 from classify.metrics import Judged
 from classify.result import Outcome
 from classify.settings.head_spec import HeadSpec
-from classify.splits import Split
 
 FILE = "candidates.jsonl"
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.rows import Features, pieces
-from classify.transforms import Transform
+from classify.data.out_of_core import Features, pieces
+from classify.data.preprocessing import Transform
 
 # A map of more rows or features looks the same and takes seconds.
 _MOST_ROWS, _MOST_FEATURES = 3000, 512

@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.dataset import Dataset
+from classify.data.dataset import Dataset
+from classify.data.out_of_core import StoredRows, pieces
+from classify.data.preprocessing import Transform
+from classify.data.splits import Split, unit_names
 from classify.metrics import Judged, judge
 from classify.result import Outcome, join_outcomes
-from classify.rows import StoredRows, pieces
 from classify.settings.head_spec import HeadSpec
-from classify.splits import Split, unit_names
 from classify.train import Division, Fit, FittedHead, batches, fit_batch, score_all, transformed
-from classify.transforms import Transform
 from extract.core.errors import SettingError
 
 # Transformed rows are kept for the next batch of heads where all folds of them fit into this.

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.bundle import Bundle
-from classify.rows import join_layers
+from classify.data.out_of_core import join_layers
 from extract.core.atomic import check_beside, whole
 from extract.core.config import ExtractConfig
 from extract.core.console import progress

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.dataset import Dataset
+from classify.data.dataset import Dataset
+from classify.data.splits import unit_names
 from classify.metrics import confusion_matrix
 from classify.result import Entry, Result
 from classify.settings.head_spec import KERAS_HEADS
 from classify.settings.sweep import label
-from classify.splits import unit_names
 from extract.trunks.backend import load_keras
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from classify import figures
 from classify.analysis import Analysis, Mistake
-from classify.dataset import Dataset
+from classify.data.dataset import Dataset
 from classify.drawing import SERIES
 from classify.quality import Share
 from classify.result import Entry, Result

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.dataset import Dataset
+from classify.data.dataset import Dataset
+from classify.data.splits import Split, judging_rows
 from classify.metrics import Judged, Metrics, Resampling, indistinct, interval
 from classify.settings.config import METRICS
 from classify.settings.head_spec import HeadSpec
 from classify.settings.sweep import label
-from classify.splits import Split, judging_rows
 from classify.train import FittedHead
 
 _HEADING = ("rank", "head", "score", "low", "high", "as good", "training", "seconds")

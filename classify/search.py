@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.dataset import Dataset, load_dataset
+from classify.data.dataset import Dataset, load_dataset
+from classify.data.out_of_core import pieces
+from classify.data.preprocessing import Transform
+from classify.data.splits import Split, cross_divide, divide, judging_rows, unit_names
 from classify.journal import Journal
 from classify.metrics import Resampling, measure
 from classify.outcomes import divided, outcomes
 from classify.result import Outcome, Result, rank
-from classify.rows import pieces
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import DEFAULTS, HeadSpec, groups_of
 from classify.settings.sweep import choose_heads, label, make_candidates, parse_sweep
 from classify.settle import settle
-from classify.splits import Split, cross_divide, divide, judging_rows, unit_names
 from classify.train import FittedHead, fit_batch, transformed
-from classify.transforms import Transform
 from extract.core.console import log, progress
 from extract.core.errors import HeadError
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from classify.dataset import Dataset, room_for
-from classify.room import free_memory
-from classify.rows import StoredRows
+from classify.data.dataset import Dataset, room_for
+from classify.data.memory_budget import free_memory
+from classify.data.out_of_core import StoredRows
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec
 from classify.train import MOST_SUMMED, needs_memory

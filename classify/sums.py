@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from classify.data.out_of_core import StoredRows, pieces
 from classify.linear import LEFT_OVER, Double, Plane, separate
-from classify.rows import StoredRows, pieces
 from classify.settings.head_spec import HeadSpec
 
 # Rows whose mean is where sums begin.

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify import estimators, heads
+from classify.data.out_of_core import Features, pieces
+from classify.data.preprocessing import Transform
+from classify.data.views import DrawnRows, Views, all_views
 from classify.estimators import EstimatorHead, LinearHead
 from classify.heads import DenseHead
-from classify.rows import Features, pieces
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec, groups_of
-from classify.transforms import Transform
-from classify.views import DrawnRows, Views, all_views
 
 LINEAR_HEADS = ("logistic", "ridge", "lda")
 # These need the products of all features with each other, and those of so many, 134 MB.

@@ -9,13 +9,13 @@ import pytest
 
 from classify import outcomes
 from classify.analysis import MISTAKES, analyse, subsets
-from classify.dataset import Dataset
+from classify.data.dataset import Dataset
+from classify.data.preprocessing import Transform
 from classify.maps import map_features
 from classify.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
 from classify.train import Division, fit_batch, transformed
-from classify.transforms import Transform
 from extract.core.config import TrunkSpec
 
 STRONG, WEAK = HeadSpec("logistic", C=1.0), HeadSpec("logistic", C=1e-7)

@@ -12,7 +12,7 @@ import pytest
 
 from classify.analysis import Analysis, analyse
 from classify.bundle import FILES, Bundle, check_target, load_bundle, save_bundle, save_report
-from classify.dataset import Dataset
+from classify.data.dataset import Dataset
 from classify.result import Result
 from classify.search import run
 from classify.settings.config import TrainConfig

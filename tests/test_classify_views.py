@@ -14,7 +14,9 @@ from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 
 from classify import outcomes as module
 from classify.cli import train_head
-from classify.dataset import load_dataset
+from classify.data.dataset import load_dataset
+from classify.data.preprocessing import Transform
+from classify.data.views import DrawnRows, Views, all_views
 from classify.estimators import EstimatorHead
 from classify.heads import fit_heads
 from classify.linear import Span, ridge_path
@@ -22,8 +24,6 @@ from classify.search import run, sweep
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
 from classify.train import Division, batches, fit_batch, transformed
-from classify.transforms import Transform
-from classify.views import DrawnRows, Views, all_views
 from extract.core.errors import SettingError
 from tests.conftest import MakeStore
 

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from classify.dataset import load_dataset
+from classify.data.dataset import load_dataset
 from extract.core.config import TrunkSpec
 from extract.core.errors import SettingError, StoreError
 from extract.store.format import create_store

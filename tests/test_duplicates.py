@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from classify.cli import train_head
-from classify.dataset import load_dataset
+from classify.data.dataset import load_dataset
+from classify.data.splits import cross_divide, divide
 from classify.search import _with_layer, sweep
 from classify.settings.head_spec import HeadSpec
-from classify.splits import cross_divide, divide
 from extract.core.errors import SettingError, SplitError
 from extract.images.digests import describe_leaks, group_by_digest
 from extract.pipeline.run import extract_features

@@ -16,7 +16,8 @@ import pytest
 from classify import export as module
 from classify.bundle import Bundle, load_bundle
 from classify.cli import train_head
-from classify.dataset import Dataset, load_dataset
+from classify.data.dataset import Dataset, load_dataset
+from classify.data.preprocessing import Transform
 from classify.export import (
     build_model,
     check_targets,
@@ -27,7 +28,6 @@ from classify.export import (
 from classify.predict_cli import predict_images
 from classify.settings.head_spec import HeadSpec
 from classify.train import Division, FittedHead, fit_batch, transformed
-from classify.transforms import Transform
 from extract.core.errors import HeadError, SettingError
 from extract.pipeline.run import extract_features
 from tests.conftest import QUICK

@@ -14,7 +14,8 @@ from PIL import Image
 
 from classify.bundle import load_bundle
 from classify.cli import train_head
-from classify.dataset import Dataset, load_dataset
+from classify.data.dataset import Dataset, load_dataset
+from classify.data.splits import divide
 from classify.finetune import pool, run
 from classify.heads import DenseHead
 from classify.joint import batches, join, train_together
@@ -24,7 +25,6 @@ from classify.report import _percent
 from classify.search import Stopped
 from classify.settings.config import FinetuneConfig, TrainConfig
 from classify.settings.head_spec import HeadSpec
-from classify.splits import divide
 from extract.core.config import TrunkSpec
 from extract.core.errors import HeadError, SettingError
 from extract.images.decode import decode

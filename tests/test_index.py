@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from classify.cli import train_head
-from classify.dataset import load_dataset
+from classify.data.dataset import load_dataset
 from extract.core.errors import SettingError, StoreError
 from extract.core.row_block import DONE, FAILED, Block, Failure
 from extract.pipeline.run import Summary, extract_features

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from classify.analysis import Analysis, analyse
-from classify.dataset import Dataset
+from classify.data.dataset import Dataset
 from classify.report import _lead, write_report
 from classify.result import Result
 from classify.search import run

@@ -12,16 +12,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from classify import rows as module
-from classify.dataset import Dataset, load_dataset
+from classify.data import out_of_core as module
+from classify.data.dataset import Dataset, load_dataset
+from classify.data.memory_budget import free_memory
+from classify.data.out_of_core import Epoch, StoredRows, flat, pieces
+from classify.data.preprocessing import Transform
 from classify.heads import fit_heads
 from classify.metrics import Judged, Resampling
-from classify.room import free_memory
-from classify.rows import Epoch, StoredRows, flat, pieces
 from classify.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
-from classify.transforms import Transform
 from extract.core.errors import HeadError, StoreError
 from tests.conftest import MakeStore
 
@@ -288,10 +288,10 @@ def test_intervals_of_many_rows_are_those_of_bundles(monkeypatch: pytest.MonkeyP
 
 _LARGE = """
 import re, sys
-from classify import rows
+from classify.data import out_of_core as rows
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
-from classify.dataset import load_dataset
+from classify.data.dataset import load_dataset
 from classify.search import run
 rows.WINDOW_BYTES, rows.PIECE_BYTES = 2**24, 2**22
 dataset = load_dataset(sys.argv[1], memory=0.01)

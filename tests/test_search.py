@@ -11,7 +11,7 @@ import pytest
 import classify
 from classify import outcomes as module
 from classify.analysis import analyse
-from classify.dataset import Dataset, load_dataset
+from classify.data.dataset import Dataset, load_dataset
 from classify.heads import DenseHead
 from classify.journal import FILE, Journal
 from classify.metrics import measure

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from classify.dataset import Dataset
-from classify.splits import cross_divide, divide, held_out, judging_rows
+from classify.data.dataset import Dataset
+from classify.data.splits import cross_divide, divide, held_out, judging_rows
 from extract.core.config import TrunkSpec
 from extract.core.errors import SplitError
 

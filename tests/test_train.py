@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from classify.data.preprocessing import Transform
 from classify.settings.head_spec import DEFAULTS, HeadSpec
 from classify.train import Division, FittedHead, batches, fit_batch, transformed
-from classify.transforms import Transform
 
 QUICK = {
     "dense": {"units": (16,), "epochs": 5, "learning_rate": 0.03},

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from classify.transforms import Transform
+from classify.data.preprocessing import Transform
 from extract.core.errors import HeadError
 
 STEPS = ["standardise", "sqrt", "l2", "pca=3"]

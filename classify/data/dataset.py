@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.room import COPIES, Room, find_room
-from classify.rows import Features, StoredRows, join_layers, pieces
+from classify.data.memory_budget import COPIES, Room, find_room
+from classify.data.out_of_core import Features, StoredRows, join_layers, pieces
+from classify.data.views import StoredViews
 from classify.settings.config import GROUPS
-from classify.views import StoredViews
 from extract.core.config import TrunkSpec, check_choice
 from extract.core.console import log
 from extract.core.errors import HeadError, SettingError, StoreError, unknown_name

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.dataset import Dataset
+from classify.data.dataset import Dataset
 from extract.core.console import log
 from extract.core.errors import SplitError, show
 from extract.images.digests import describe_leaks

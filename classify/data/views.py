@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.rows import join_layers
+from classify.data.out_of_core import join_layers
 from extract.core.errors import StoreError
 from extract.images.augment import ViewSpec
 from extract.store.open import open_store

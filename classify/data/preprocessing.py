@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.rows import Features, StoredRows, flat, pieces
+from classify.data.out_of_core import Features, StoredRows, flat, pieces
 from extract.core.errors import HeadError
 
 FILE = "transform.npz"

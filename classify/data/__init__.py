@@ -1,0 +1,1 @@
+"""Features and labels for training: read, divided and transformed."""
