@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from classify import fitting
-from classify.heads import fit_heads
+from classify.heads import parallel_fit
+from classify.heads.keras_head import fit_heads
 from classify.settings.head_spec import HeadSpec
 from extract.trunks.backend import load_keras
 
@@ -129,18 +129,18 @@ def separately(case: Case, rows: tuple[Any, ...], count: int) -> Spent:
 def together(case: Case, rows: tuple[Any, ...]) -> Spent:
     """Train them with ``fit_heads``."""
     ends: list[float] = []
-    take = fitting._take_epoch
+    take = parallel_fit._take_epoch
 
     def timed(*given: Any) -> None:
         take(*given)
         ends.append(time.perf_counter())
 
     start = time.perf_counter()
-    fitting._take_epoch = timed  # type: ignore[assignment]
+    parallel_fit._take_epoch = timed  # type: ignore[assignment]
     try:
         fit_heads(case.specs(), *rows)
     finally:
-        fitting._take_epoch = take
+        parallel_fit._take_epoch = take
     return Spent(time.perf_counter() - start, float(statistics.median(np.diff(ends))))
 
 

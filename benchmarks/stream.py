@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from classify import fitting
 from classify.data.dataset import Dataset, load_dataset
 from classify.data.out_of_core import WINDOW_BYTES, read_ahead
+from classify.heads import parallel_fit
 from classify.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
@@ -101,7 +101,7 @@ def train(path: Path, head: str, batch: int, cold: bool) -> dict[str, Any]:
             forget(path)
         found["read"].append(read_once(dataset))
     begun: list[float] = []
-    shuffle, take = fitting._StoredBatches.shuffle, fitting._take_epoch
+    shuffle, take = parallel_fit._StoredBatches.shuffle, parallel_fit._take_epoch
 
     def begin(self: Any, *given: Any) -> None:
         if cold:
@@ -113,8 +113,8 @@ def train(path: Path, head: str, batch: int, cold: bool) -> dict[str, Any]:
         found["epoch"].append(time.perf_counter() - begun[-1])
         take(*given)
 
-    fitting._StoredBatches.shuffle = begin  # type: ignore[assignment, method-assign]
-    fitting._take_epoch = end  # type: ignore[assignment]
+    parallel_fit._StoredBatches.shuffle = begin  # type: ignore[assignment, method-assign]
+    parallel_fit._take_epoch = end  # type: ignore[assignment]
     spec = HEADS[head]
     if spec.batch_size:
         spec = HeadSpec(**{**spec.__dict__, "batch_size": batch})

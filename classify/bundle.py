@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from classify import journal, train
 from classify.analysis import Analysis
-from classify.data import preprocessing as transforms
+from classify.data import preprocessing
 from classify.data.dataset import Dataset
 from classify.record import describe_run
 from classify.report import write_report
@@ -35,7 +35,7 @@ FORMAT = "headstart head"
 FORMAT_VERSION = 1
 BUNDLE, RESULT, TIMING = "bundle.json", "result.json", "timing.json"
 TABLE, REPORT = "result.csv", "report.html"
-FILES = {BUNDLE, RESULT, TABLE, TIMING, REPORT, transforms.FILE, journal.FILE, *train.FILES}
+FILES = {BUNDLE, RESULT, TABLE, TIMING, REPORT, preprocessing.FILE, journal.FILE, *train.FILES}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from zipfile import ZipFile
 from classify.bundle import Bundle, load_bundle
 from classify.data.dataset import Dataset, check_weights
 from classify.data.preprocessing import Transform
-from classify.heads import DenseHead
+from classify.heads.keras_head import DenseHead
 from classify.result import Result
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec
 from classify.train import LINEAR_HEADS

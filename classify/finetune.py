@@ -17,7 +17,7 @@ from classify.data.dataset import Dataset, check_weights
 from classify.data.out_of_core import StoredRows
 from classify.data.preprocessing import Transform
 from classify.data.splits import TEST, Split, unit_names
-from classify.heads import DenseHead
+from classify.heads.keras_head import DenseHead
 from classify.joint import Maps, join, train_together
 from classify.metrics import Resampling, interval, judge, measure
 from classify.result import Finetuned, Result

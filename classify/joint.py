@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset
 from classify.data.splits import Split
-from classify.heads import DenseHead
+from classify.heads.keras_head import DenseHead
 from classify.settings.config import FinetuneConfig
 from classify.settings.head_spec import HeadSpec
 from extract.core.console import log, progress

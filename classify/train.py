@@ -9,18 +9,19 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from classify import estimators, heads
 from classify.data.out_of_core import Features, pieces
 from classify.data.preprocessing import Transform
 from classify.data.views import DrawnRows, Views, all_views
-from classify.estimators import EstimatorHead, LinearHead
-from classify.heads import DenseHead
+from classify.heads import keras_head, linear_head, sklearn_head
+from classify.heads.keras_head import DenseHead
+from classify.heads.linear_head import LinearHead
+from classify.heads.sklearn_head import EstimatorHead
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec, groups_of
 
 LINEAR_HEADS = ("logistic", "ridge", "lda")
 # These need the products of all features with each other, and those of so many, 134 MB.
 SUMMED_HEADS, MOST_SUMMED = ("ridge", "lda"), 4096
-FILES = {estimators.FILE, estimators.LINEAR_FILE, heads.FILE}
+FILES = {sklearn_head.FILE, linear_head.LINEAR_FILE, keras_head.FILE}
 
 Rows = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -152,7 +153,7 @@ def score_all(heads: Sequence[Head], X: Rows) -> list[NDArray[np.floating]]:
     """Score rows with heads that were trained together, (N, K) each."""
     linear = [head for head in heads if isinstance(head, LinearHead)]
     if len(linear) == len(heads):
-        return estimators.score_linear(linear, X)
+        return linear_head.score_linear(linear, X)
     return [head.predict_proba(X) for head in heads]
 
 
@@ -176,10 +177,10 @@ def fit_batch(
         X, y, shows = all_views(X, y, rows.views)
         shows = shows if rows.groups is None else rows.groups[shows]
     if specs[0].head in LINEAR_HEADS:
-        fitted: Sequence[Head] = estimators.fit_linear(specs, X, y, shows)
+        fitted: Sequence[Head] = linear_head.fit_linear(specs, X, y, shows)
     elif specs[0].head in KERAS_HEADS:
         drawn = DrawnRows(X, rows.views) if rows.views and specs[0].views == "random" else X
-        fitted = heads.fit_heads(specs, drawn, y, *judging, halving=halving)
+        fitted = keras_head.fit_heads(specs, drawn, y, *judging, halving=halving)
     else:
         fitted = [EstimatorHead(spec).fit(X, y, *judging, shows) for spec in specs]
     seconds = (time.perf_counter() - start) / len(specs)

@@ -17,9 +17,9 @@ from classify.cli import train_head
 from classify.data.dataset import load_dataset
 from classify.data.preprocessing import Transform
 from classify.data.views import DrawnRows, Views, all_views
-from classify.estimators import EstimatorHead
-from classify.heads import fit_heads
-from classify.linear import Span, ridge_path
+from classify.heads.keras_head import fit_heads
+from classify.heads.linear_solvers import Span, ridge_path
+from classify.heads.sklearn_head import EstimatorHead
 from classify.search import run, sweep
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from classify.estimators import FILE, EstimatorHead, fit_linear, score_linear
+from classify.heads.linear_head import fit_linear, score_linear
+from classify.heads.sklearn_head import FILE, EstimatorHead
 from classify.metrics import log_loss, measure
 from classify.settings.head_spec import DEFAULTS, KERAS_HEADS, HeadSpec
 from classify.train import HEADS, LOADERS

@@ -17,7 +17,7 @@ from classify.cli import train_head
 from classify.data.dataset import Dataset, load_dataset
 from classify.data.splits import divide
 from classify.finetune import pool, run
-from classify.heads import DenseHead
+from classify.heads.keras_head import DenseHead
 from classify.joint import batches, join, train_together
 from classify.metrics import measure
 from classify.predict_cli import predict_images

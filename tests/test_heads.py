@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from classify.heads import PREDICT_ROWS, DenseHead, _build
+from classify.heads.keras_head import PREDICT_ROWS, DenseHead, _build
+from classify.heads.parallel_heads import Rows, build_stack
 from classify.metrics import measure
 from classify.settings.head_spec import DEFAULTS, HeadSpec
-from classify.stacked import Rows, build_stack
 from classify.train import HEADS, LOADERS, Head
 from extract.core.errors import HeadError
 from extract.trunks.backend import load_keras
@@ -155,7 +155,7 @@ def test_a_loss_that_is_no_number_is_an_error_at_once() -> None:
 _OTHER_BACKEND = """
 import numpy as np, pathlib, sys
 from tests.test_heads import fit, rows_of
-from classify.heads import DenseHead
+from classify.heads.keras_head import DenseHead
 X, y = rows_of(3, (2, 2, 3), seed=2)
 head = fit("dense", 3, (2, 2, 3))
 scores = head.predict_proba(X)

@@ -8,8 +8,8 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.model_selection import LeaveOneGroupOut, LeaveOneOut, cross_val_predict
 
-from classify import linear
-from classify.linear import (
+from classify.heads import linear_solvers
+from classify.heads.linear_solvers import (
     Span,
     discriminant,
     logistic_path,
@@ -95,7 +95,7 @@ def test_discriminant_analysis(shrinkage: float, classes: int, shape: tuple[int,
 def test_a_fit_that_does_not_settle_is_said(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(linear, "MAX_ITERATIONS", 1)
+    monkeypatch.setattr(linear_solvers, "MAX_ITERATIONS", 1)
     X, y = rows_of(2, 60, 5)
     with caplog.at_level(logging.WARNING, "headstart"):
         list(logistic_path(Span(X), y, [HeadSpec("logistic")]))

@@ -17,7 +17,7 @@ from classify.data.dataset import Dataset, load_dataset
 from classify.data.memory_budget import free_memory
 from classify.data.out_of_core import Epoch, StoredRows, flat, pieces
 from classify.data.preprocessing import Transform
-from classify.heads import fit_heads
+from classify.heads.keras_head import fit_heads
 from classify.metrics import Judged, Resampling
 from classify.search import run
 from classify.settings.config import TrainConfig
@@ -288,12 +288,12 @@ def test_intervals_of_many_rows_are_those_of_bundles(monkeypatch: pytest.MonkeyP
 
 _LARGE = """
 import re, sys
-from classify.data import out_of_core as rows
+from classify.data import out_of_core
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
 from classify.data.dataset import load_dataset
 from classify.search import run
-rows.WINDOW_BYTES, rows.PIECE_BYTES = 2**24, 2**22
+out_of_core.WINDOW_BYTES, out_of_core.PIECE_BYTES = 2**24, 2**22
 dataset = load_dataset(sys.argv[1], memory=0.01)
 spec = HeadSpec("lda") if sys.argv[2] == "lda" else HeadSpec("linear", epochs=2, batch_size=512)
 result = run(dataset, TrainConfig((spec,)))

@@ -12,7 +12,7 @@ import classify
 from classify import outcomes as module
 from classify.analysis import analyse
 from classify.data.dataset import Dataset, load_dataset
-from classify.heads import DenseHead
+from classify.heads.keras_head import DenseHead
 from classify.journal import FILE, Journal
 from classify.metrics import measure
 from classify.search import Stopped, run

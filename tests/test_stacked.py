@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from classify.fitting import RUNGS, _batches
-from classify.heads import DenseHead, _build, fit_heads
+from classify.heads.keras_head import DenseHead, _build, fit_heads
+from classify.heads.parallel_fit import RUNGS, _batches
+from classify.heads.parallel_heads import Rows, build_stack, head_weights
 from classify.settings.head_spec import HeadSpec, groups_of
-from classify.stacked import Rows, build_stack, head_weights
 from extract.trunks.backend import fetch, load_keras
 from tests.test_heads import rows_of
 
@@ -152,7 +152,7 @@ def test_an_epoch_holds_each_row_once_and_fills_its_last_batch(count: int) -> No
 
 
 def test_every_epoch_trains_in_its_own_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    from classify.fitting import _Batches
+    from classify.heads.parallel_fit import _Batches
 
     seen = []
     take = _Batches.__getitem__
@@ -230,7 +230,7 @@ def test_patience_ends_one_head_and_not_the_others() -> None:
 def test_going_on_in_a_smaller_stack_changes_nothing(
     kind: str, worth: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("classify.fitting.WORTH_REBUILDING", worth)
+    monkeypatch.setattr("classify.heads.parallel_fit.WORTH_REBUILDING", worth)
     built: list[int] = []
     build = build_stack
 
@@ -238,7 +238,7 @@ def test_going_on_in_a_smaller_stack_changes_nothing(
         built.append(len(specs))
         return build(specs, *given)
 
-    monkeypatch.setattr("classify.fitting.build_stack", counted)
+    monkeypatch.setattr("classify.heads.parallel_fit.build_stack", counted)
     short, *long = specs_of(kind, epochs=4)
     ends = HeadSpec(**{**SMALL, **KINDS[kind], "epochs": 2, "seed": 9})
     heads = fit_heads([ends, short, *long], *rows())
@@ -291,7 +291,7 @@ def test_the_layers_of_a_head_are_plain_keras(kind: str) -> None:
 _OTHER_BACKEND = """
 import numpy as np, keras
 from tests.test_stacked import KINDS, rows, scores, specs_of
-from classify.heads import DenseHead, fit_heads
+from classify.heads.keras_head import DenseHead, fit_heads
 for kind in KINDS:
     specs = specs_of(kind)
     heads = fit_heads(specs, *rows())

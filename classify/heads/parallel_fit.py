@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from classify.data.out_of_core import Epoch, Features, StoredRows
 from classify.data.views import DrawnRows
+from classify.heads.parallel_heads import Rows, Weights, build_stack, head_weights, stack_state
 from classify.settings.head_spec import HeadSpec
 from classify.settings.sweep import label
-from classify.stacked import Rows, Weights, build_stack, head_weights, stack_state
 from extract.core.errors import StoreError
 from extract.trunks.backend import fetch, load_keras
 

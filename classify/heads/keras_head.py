@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from classify.data.out_of_core import Features, flat
 from classify.data.views import DrawnRows
-from classify.fitting import Course, History, fit_group
+from classify.heads.parallel_fit import Course, History, fit_group
+from classify.heads.parallel_heads import BN_EPSILON, BN_MOMENTUM, Rows
 from classify.settings.head_spec import HeadSpec, groups_of
-from classify.stacked import BN_EPSILON, BN_MOMENTUM, Rows
 from extract.core.console import progress
 from extract.core.errors import HeadError
 from extract.trunks.backend import load_keras

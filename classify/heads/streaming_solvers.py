@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.out_of_core import StoredRows, pieces
-from classify.linear import LEFT_OVER, Double, Plane, separate
+from classify.heads.linear_solvers import LEFT_OVER, Double, Plane, separate
 from classify.settings.head_spec import HeadSpec
 
 # Rows whose mean is where sums begin.

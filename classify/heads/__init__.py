@@ -1,0 +1,1 @@
+"""Classifier heads, each behind one contract."""
