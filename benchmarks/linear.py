@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset, load_dataset
 from classify.data.splits import cross_divide
-from classify.search import run
+from classify.search.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
 

@@ -27,7 +27,7 @@ import numpy as np
 from classify.data.dataset import Dataset, load_dataset
 from classify.data.out_of_core import WINDOW_BYTES, read_ahead
 from classify.heads import parallel_fit
-from classify.search import run
+from classify.search.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
 from extract.core.config import TrunkSpec

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from classify.data.dataset import load_dataset
-    from classify.search import sweep
+    from classify.search.search import sweep
 
 __all__ = ["load_dataset", "sweep"]
 
@@ -16,7 +16,7 @@ def __getattr__(name: str) -> Any:
 
         return load_dataset
     if name == "sweep":
-        from classify.search import sweep
+        from classify.search.search import sweep
 
         return sweep
     raise AttributeError(f"module 'classify' has no attribute {name!r}")

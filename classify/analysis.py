@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from classify.data.dataset import Dataset
 from classify.data.out_of_core import Features, StoredRows
 from classify.data.splits import TEST, unit_names
+from classify.heads.registry import needs_memory
 from classify.maps import FeatureMap, map_features
-from classify.metrics import confusion_matrix
-from classify.outcomes import outcomes
 from classify.quality import (
     Bin,
     ClassQuality,
@@ -25,10 +24,11 @@ from classify.quality import (
     confused_pairs,
     share,
 )
-from classify.result import Result
+from classify.search.evaluate import outcomes
+from classify.search.leaderboard import Result
+from classify.search.metrics import confusion_matrix
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec
 from classify.settings.sweep import label
-from classify.train import needs_memory
 from extract.core.console import log, progress, unheard
 from extract.core.errors import HeadError
 

@@ -19,14 +19,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify import journal, train
 from classify.analysis import Analysis
 from classify.data import preprocessing
 from classify.data.dataset import Dataset
+from classify.heads import registry
+from classify.heads.registry import FittedHead
 from classify.record import describe_run
 from classify.report import write_report
-from classify.result import Result
-from classify.train import FittedHead
+from classify.search import checkpoint
+from classify.search.leaderboard import Result
 from extract.core.atomic import check_beside, whole
 from extract.core.config import TrunkSpec
 from extract.core.errors import HeadError, SettingError
@@ -35,7 +36,16 @@ FORMAT = "headstart head"
 FORMAT_VERSION = 1
 BUNDLE, RESULT, TIMING = "bundle.json", "result.json", "timing.json"
 TABLE, REPORT = "result.csv", "report.html"
-FILES = {BUNDLE, RESULT, TABLE, TIMING, REPORT, preprocessing.FILE, journal.FILE, *train.FILES}
+FILES = {
+    BUNDLE,
+    RESULT,
+    TABLE,
+    TIMING,
+    REPORT,
+    preprocessing.FILE,
+    checkpoint.FILE,
+    *registry.FILES,
+}
 
 
 @dataclass(frozen=True)
@@ -97,7 +107,7 @@ def check_target(folder: Path) -> None:
     if not folder.is_dir():
         raise HeadError(f"{folder}: found a file; expected a folder or nothing; name another")
     found = {entry.name for entry in folder.iterdir()}
-    if found and found != {journal.FILE} and (BUNDLE not in found or found - FILES):
+    if found and found != {checkpoint.FILE} and (BUNDLE not in found or found - FILES):
         raise HeadError(
             f"{folder}: found {', '.join(sorted(found - FILES)[:3]) or 'an unfinished head'}; "
             "expected a folder that is new, empty or only a trained head; name another with -o"
@@ -125,8 +135,8 @@ def save_bundle(folder: Path, dataset: Dataset, result: Result, store: str) -> N
         _write_json(beside / BUNDLE, identity)
         _write_json(beside / RESULT, identity | describe_run(dataset, result, store))
         result.write_csv(beside / TABLE)
-        if (folder / journal.FILE).exists():
-            shutil.copyfile(folder / journal.FILE, beside / journal.FILE)
+        if (folder / checkpoint.FILE).exists():
+            shutil.copyfile(folder / checkpoint.FILE, beside / checkpoint.FILE)
 
 
 def save_report(

@@ -16,9 +16,9 @@ from classify.bundle import Bundle, load_bundle
 from classify.data.dataset import Dataset, check_weights
 from classify.data.preprocessing import Transform
 from classify.heads.keras_head import DenseHead
-from classify.result import Result
+from classify.heads.registry import LINEAR_HEADS
+from classify.search.leaderboard import Result
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec
-from classify.train import LINEAR_HEADS
 from extract.core.atomic import check_beside, whole
 from extract.core.console import log
 from extract.core.errors import HeadError, SettingError

@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify import search
 from classify.data.dataset import Dataset, check_weights
 from classify.data.out_of_core import StoredRows
 from classify.data.preprocessing import Transform
 from classify.data.splits import TEST, Split, unit_names
 from classify.heads.keras_head import DenseHead
+from classify.heads.registry import FittedHead
 from classify.joint import Maps, join, train_together
-from classify.metrics import Resampling, interval, judge, measure
-from classify.result import Finetuned, Result
+from classify.search import search
+from classify.search.bootstrap import Resampling, interval, judge
+from classify.search.leaderboard import Finetuned, Result
+from classify.search.metrics import measure
 from classify.settings.config import FinetuneConfig, TrainConfig
-from classify.train import FittedHead
 from extract.core.console import log, progress
 from extract.core.errors import HeadError
 from extract.trunks.backend import compile_model, fetch

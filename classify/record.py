@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset
 from classify.data.splits import unit_names
-from classify.metrics import confusion_matrix
-from classify.result import Entry, Result
+from classify.search.leaderboard import Entry, Result
+from classify.search.metrics import confusion_matrix
 from classify.settings.head_spec import KERAS_HEADS
 from classify.settings.sweep import label
 from extract.trunks.backend import load_keras

@@ -21,7 +21,7 @@ from classify.analysis import Analysis, Mistake
 from classify.data.dataset import Dataset
 from classify.drawing import SERIES
 from classify.quality import Share
-from classify.result import Entry, Result
+from classify.search.leaderboard import Entry, Result
 from classify.settings.config import METRICS
 from classify.settings.sweep import label
 from extract.core.errors import ImageError, SourceError

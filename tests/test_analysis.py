@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from classify import outcomes
 from classify.analysis import MISTAKES, analyse, subsets
 from classify.data.dataset import Dataset
 from classify.data.preprocessing import Transform
 from classify.maps import map_features
-from classify.search import run
+from classify.search import evaluate
+from classify.search.fit import Division, fit_batch, transformed
+from classify.search.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
-from classify.train import Division, fit_batch, transformed
 from extract.core.config import TrunkSpec
 
 STRONG, WEAK = HeadSpec("logistic", C=1.0), HeadSpec("logistic", C=1e-7)
@@ -72,7 +72,7 @@ def test_a_run_that_goes_on_has_the_same_scores(
 ) -> None:
     first = run(dataset(), TrainConfig(SEVERAL, folds), tmp_path / "head")
     again = run(dataset(), TrainConfig(SEVERAL, folds), tmp_path / "head")
-    monkeypatch.setattr(outcomes, "_KEEP_BYTES", 0)  # no room for the scores of several heads
+    monkeypatch.setattr(evaluate, "_KEEP_BYTES", 0)  # no room for the scores of several heads
     cramped = run(dataset(), TrainConfig(SEVERAL, folds))
     for other in (again, cramped):
         assert first.scores is not None

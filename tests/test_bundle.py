@@ -13,8 +13,8 @@ import pytest
 from classify.analysis import Analysis, analyse
 from classify.bundle import FILES, Bundle, check_target, load_bundle, save_bundle, save_report
 from classify.data.dataset import Dataset
-from classify.result import Result
-from classify.search import run
+from classify.search.leaderboard import Result
+from classify.search.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import DEFAULTS, HeadSpec
 from extract.core.config import TrunkSpec

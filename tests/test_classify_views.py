@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from sklearn.linear_model import RidgeClassifier
 from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 
-from classify import outcomes as module
 from classify.cli import train_head
 from classify.data.dataset import load_dataset
 from classify.data.preprocessing import Transform
@@ -20,10 +19,11 @@ from classify.data.views import DrawnRows, Views, all_views
 from classify.heads.keras_head import fit_heads
 from classify.heads.linear_solvers import Span, ridge_path
 from classify.heads.sklearn_head import EstimatorHead
-from classify.search import run, sweep
+from classify.search import evaluate as module
+from classify.search.fit import Division, batches, fit_batch, transformed
+from classify.search.search import run, sweep
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
-from classify.train import Division, batches, fit_batch, transformed
 from extract.core.errors import SettingError
 from tests.conftest import MakeStore
 

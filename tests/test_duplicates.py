@@ -11,7 +11,7 @@ import pytest
 from classify.cli import train_head
 from classify.data.dataset import load_dataset
 from classify.data.splits import cross_divide, divide
-from classify.search import _with_layer, sweep
+from classify.search.search import _with_layer, sweep
 from classify.settings.head_spec import HeadSpec
 from extract.core.errors import SettingError, SplitError
 from extract.images.digests import describe_leaks, group_by_digest

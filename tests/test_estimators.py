@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from classify.heads.linear_head import fit_linear, score_linear
+from classify.heads.registry import HEADS, LOADERS
 from classify.heads.sklearn_head import FILE, EstimatorHead
-from classify.metrics import log_loss, measure
+from classify.search.metrics import log_loss, measure
 from classify.settings.head_spec import DEFAULTS, KERAS_HEADS, HeadSpec
-from classify.train import HEADS, LOADERS
 
 QUICK: dict[str, dict[str, Any]] = {"forest": {"trees": 20}, "boosting": {"trees": 10}}
 SPECS = [HeadSpec(name, **QUICK.get(name, {})) for name in DEFAULTS if name not in KERAS_HEADS]
@@ -124,8 +124,8 @@ def test_the_file_is_not_a_pickle_and_foreign_types_are_refused(tmp_path: Path) 
 def test_keras_is_never_loaded(tmp_path: Path) -> None:
     script = """
 import numpy, pathlib, sys
-import classify.bundle, classify.predict, classify.cli, classify.search
-from classify.train import HEADS, LOADERS
+import classify.bundle, classify.predict, classify.cli, classify.search.search
+from classify.search.fit import HEADS, LOADERS
 from classify.settings.head_spec import HeadSpec
 X, y = numpy.eye(4, dtype="float32"), numpy.array([0, 1, 0, 1])
 for name in ("logistic", "knn"):

@@ -25,9 +25,10 @@ from classify.export import (
     open_trunk,
     read_class_names,
 )
+from classify.heads.registry import FittedHead
 from classify.predict_cli import predict_images
+from classify.search.fit import Division, fit_batch, transformed
 from classify.settings.head_spec import HeadSpec
-from classify.train import Division, FittedHead, fit_batch, transformed
 from extract.core.errors import HeadError, SettingError
 from extract.pipeline.run import extract_features
 from tests.conftest import QUICK

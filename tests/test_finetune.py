@@ -19,10 +19,10 @@ from classify.data.splits import divide
 from classify.finetune import pool, run
 from classify.heads.keras_head import DenseHead
 from classify.joint import batches, join, train_together
-from classify.metrics import measure
 from classify.predict_cli import predict_images
 from classify.report import _percent
-from classify.search import Stopped
+from classify.search.metrics import measure
+from classify.search.search import Stopped
 from classify.settings.config import FinetuneConfig, TrainConfig
 from classify.settings.head_spec import HeadSpec
 from extract.core.config import TrunkSpec

@@ -11,9 +11,9 @@ import pytest
 
 from classify.heads.keras_head import PREDICT_ROWS, DenseHead, _build
 from classify.heads.parallel_heads import Rows, build_stack
-from classify.metrics import measure
+from classify.heads.registry import HEADS, LOADERS, Head
+from classify.search.metrics import measure
 from classify.settings.head_spec import DEFAULTS, HeadSpec
-from classify.train import HEADS, LOADERS, Head
 from extract.core.errors import HeadError
 from extract.trunks.backend import load_keras
 

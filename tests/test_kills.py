@@ -33,7 +33,15 @@ PIXELS = np.random.default_rng(1).integers(0, 256, (3, 16, 16, 3), dtype=np.uint
 # What is killed starts in no time, with its libraries loaded; so kills meet the work itself.
 _FRESH = multiprocessing.get_context("forkserver")
 _FRESH.set_forkserver_preload(
-    ["keras", "tensorflow", "openvino", "sklearn.svm", "skops.io", "classify.search", __name__]
+    [
+        "keras",
+        "tensorflow",
+        "openvino",
+        "sklearn.svm",
+        "skops.io",
+        "classify.search.search",
+        __name__,
+    ]
 )
 
 Command = Callable[[list[str]], int]

@@ -9,16 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from classify.metrics import (
-    Resampling,
-    confusion_matrix,
-    indistinct,
-    interval,
-    judge,
-    log_loss,
-    macro_f1,
-    measure,
-)
+from classify.search.bootstrap import Resampling, indistinct, interval, judge
+from classify.search.metrics import confusion_matrix, log_loss, macro_f1, measure
 
 Y = np.array([0, 0, 1, 1, 2])
 # Answers 0, 1, 1, 1, 0: three of five right.
@@ -123,7 +115,7 @@ def weighted(metric: str, y: Any, scores: Any, weights: Any) -> float:
 def test_each_draw_is_measured_as_scikit_learn_does(
     most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("classify.metrics.MOST_DRAWN", most)
+    monkeypatch.setattr("classify.search.metrics.MOST_DRAWN", most)
     generator = np.random.default_rng(0)
     y = np.array([*generator.integers(0, 3, 38), 3, 3])  # a rare class is not in every draw
     scores = generator.dirichlet([1, 1, 1, 1], 40).round(6) + np.eye(4)[y] * 0.2

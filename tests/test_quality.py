@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from classify.metrics import confusion_matrix
 from classify.quality import (
     Pair,
     area,
@@ -19,6 +18,7 @@ from classify.quality import (
     roc,
     share,
 )
+from classify.search.metrics import confusion_matrix
 
 Rows = tuple[NDArray[np.int64], NDArray[np.float64]]
 NAMES = ("a", "b", "c", "d", "e")

@@ -15,8 +15,8 @@ from PIL import Image
 from classify.analysis import Analysis, analyse
 from classify.data.dataset import Dataset
 from classify.report import _lead, write_report
-from classify.result import Result
-from classify.search import run
+from classify.search.leaderboard import Result
+from classify.search.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
 from extract.core.config import TrunkSpec

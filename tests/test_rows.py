@@ -18,8 +18,8 @@ from classify.data.memory_budget import free_memory
 from classify.data.out_of_core import Epoch, StoredRows, flat, pieces
 from classify.data.preprocessing import Transform
 from classify.heads.keras_head import fit_heads
-from classify.metrics import Judged, Resampling
-from classify.search import run
+from classify.search.bootstrap import Judged, Resampling
+from classify.search.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
 from extract.core.errors import HeadError, StoreError
@@ -259,7 +259,7 @@ def test_who_needs_memory_is_left_out_or_refused(
 def test_products_of_too_many_features_are_refused(
     pair: tuple[Dataset, Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("classify.train.MOST_SUMMED", 39)
+    monkeypatch.setattr("classify.search.fit.MOST_SUMMED", 39)
     with pytest.raises(HeadError, match="ridge of 40 features"):
         run(pair[1], TrainConfig((HeadSpec("ridge"),)))
 
@@ -278,7 +278,7 @@ def test_intervals_of_many_rows_are_those_of_bundles(monkeypatch: pytest.MonkeyP
     judged = Judged(answers, generator.random(4000).clip(0.01))
     names = [str(row) for row in range(4000)]
     whole = Resampling(y, 3, names, 0)
-    monkeypatch.setattr("classify.metrics.MOST_DRAWN", 1000)
+    monkeypatch.setattr("classify.search.metrics.MOST_DRAWN", 1000)
     bundled = Resampling(y, 3, names, 0)
     for metric in ("accuracy", "balanced_accuracy", "macro_f1", "loss"):
         wanted, found = (draws.values(metric, judged) for draws in (whole, bundled))
@@ -292,7 +292,7 @@ from classify.data import out_of_core
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
 from classify.data.dataset import load_dataset
-from classify.search import run
+from classify.search.search import run
 out_of_core.WINDOW_BYTES, out_of_core.PIECE_BYTES = 2**24, 2**22
 dataset = load_dataset(sys.argv[1], memory=0.01)
 spec = HeadSpec("lda") if sys.argv[2] == "lda" else HeadSpec("linear", epochs=2, batch_size=512)

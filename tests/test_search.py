@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 import classify
-from classify import outcomes as module
 from classify.analysis import analyse
 from classify.data.dataset import Dataset, load_dataset
 from classify.heads.keras_head import DenseHead
-from classify.journal import FILE, Journal
-from classify.metrics import measure
-from classify.search import Stopped, run
+from classify.search import evaluate as module
+from classify.search.checkpoint import FILE, Journal
+from classify.search.fit import fit_batch
+from classify.search.metrics import measure
+from classify.search.search import Stopped, run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
-from classify.train import fit_batch
 from extract.core.config import TrunkSpec
 from extract.core.errors import HeadError, SettingError
 from tests.conftest import MakeStore

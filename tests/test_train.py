@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from classify.data.preprocessing import Transform
+from classify.heads.registry import FittedHead
+from classify.search.fit import Division, batches, fit_batch, transformed
 from classify.settings.head_spec import DEFAULTS, HeadSpec
-from classify.train import Division, FittedHead, batches, fit_batch, transformed
 
 QUICK = {
     "dense": {"units": (16,), "epochs": 5, "learning_rate": 0.03},

@@ -50,7 +50,7 @@ class TrainConfig:
         folds: Parts of the rows that judge in turn; None judges on the validation split.
         halving: Whether the worse half of the Keras heads that train as one model, by validation
             loss, trains no further after an eighth, a quarter and half of the epochs.
-        metric: What the heads are ranked by; see ``classify.metrics``.
+        metric: What the heads are ranked by; see ``classify.search.metrics``.
         seed: Decides the folds and the resampling behind the intervals.
         memory: In GB; features that need more, with their copies in training, are read from the
             file while it lasts. None asks the system for what is free.

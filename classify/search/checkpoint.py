@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from classify.data.splits import Split
-from classify.metrics import Judged
-from classify.result import Outcome
+from classify.search.bootstrap import Judged
+from classify.search.evaluate import Outcome
 from classify.settings.head_spec import HeadSpec
 
 FILE = "candidates.jsonl"

@@ -7,9 +7,9 @@ from typing import NamedTuple
 from classify.data.dataset import Dataset, room_for
 from classify.data.memory_budget import free_memory
 from classify.data.out_of_core import StoredRows
+from classify.heads.registry import MOST_SUMMED, needs_memory
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec
-from classify.train import MOST_SUMMED, needs_memory
 from extract.core.console import log
 from extract.core.errors import HeadError, SettingError
 

@@ -12,15 +12,17 @@ from classify.data.dataset import Dataset, load_dataset
 from classify.data.out_of_core import pieces
 from classify.data.preprocessing import Transform
 from classify.data.splits import Split, cross_divide, divide, judging_rows, unit_names
-from classify.journal import Journal
-from classify.metrics import Resampling, measure
-from classify.outcomes import divided, outcomes
-from classify.result import Outcome, Result, rank
+from classify.heads.registry import FittedHead
+from classify.search.bootstrap import Resampling
+from classify.search.checkpoint import Journal
+from classify.search.evaluate import Outcome, divided, outcomes
+from classify.search.feasibility import settle
+from classify.search.fit import fit_batch, transformed
+from classify.search.leaderboard import Result, rank
+from classify.search.metrics import measure
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import DEFAULTS, HeadSpec, groups_of
 from classify.settings.sweep import choose_heads, label, make_candidates, parse_sweep
-from classify.settle import settle
-from classify.train import FittedHead, fit_batch, transformed
 from extract.core.console import log, progress
 from extract.core.errors import HeadError
 

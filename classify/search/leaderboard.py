@@ -12,34 +12,15 @@ from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset
 from classify.data.splits import Split, judging_rows
-from classify.metrics import Judged, Metrics, Resampling, indistinct, interval
+from classify.heads.registry import FittedHead
+from classify.search.bootstrap import Resampling, indistinct, interval
+from classify.search.evaluate import Outcome
+from classify.search.metrics import Metrics
 from classify.settings.config import METRICS
 from classify.settings.head_spec import HeadSpec
 from classify.settings.sweep import label
-from classify.train import FittedHead
 
 _HEADING = ("rank", "head", "score", "low", "high", "as good", "training", "seconds")
-
-
-class Outcome(NamedTuple):
-    """What one candidate did.
-
-    Attributes:
-        judged: Its answers on the judging rows, in the order of the rows.
-        train_accuracy: Mean over the folds of its accuracy on the rows that it was trained on.
-        seconds: Its share of the time that training took, all folds together.
-        history: Its curves in the first fold; empty for heads without epochs.
-        epochs: How many epochs it was trained for, with patience up to the best one; the median
-            of the folds; 0 for heads without epochs.
-        failed: Why it is of no use; empty where it trained.
-    """
-
-    judged: Judged
-    train_accuracy: float
-    seconds: float
-    history: dict[str, list[float]]
-    epochs: int = 0
-    failed: str = ""
 
 
 class Entry(NamedTuple):
@@ -266,21 +247,3 @@ class Result:
                 shown = [f"{number:.6f}" for number in [*numbers, entry.outcome.train_accuracy]]
                 marks = [int(entry.as_good), shown.pop(), entry.outcome.epochs]
                 table.writerow([place, label(entry.spec), *shown, *marks])
-
-
-def join_outcomes(parts: Sequence[Outcome], splits: Sequence[Split]) -> Outcome:
-    """Put what a candidate did in each fold into the order of the rows."""
-    order = np.argsort(np.concatenate([split.validation for split in splits]), kind="stable")
-    judged = Judged(
-        np.concatenate([part.judged.answers for part in parts])[order],
-        np.concatenate([part.judged.true_scores for part in parts])[order],
-    )
-    accuracy = float(np.mean([part.train_accuracy for part in parts]))
-    return Outcome(
-        judged,
-        accuracy,
-        sum(part.seconds for part in parts),
-        parts[0].history,
-        sorted(part.epochs for part in parts)[len(parts) // 2],
-        next((part.failed for part in parts if part.failed), ""),
-    )

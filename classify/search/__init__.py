@@ -1,0 +1,1 @@
+"""Candidates fitted, evaluated and ranked."""
