@@ -22,7 +22,7 @@ import numpy as np
 
 from classify.data.dataset import Dataset, load_dataset
 from classify.data.splits import divide
-from classify.joint import batches, compiled
+from classify.finetune.joint_model import batches, compiled
 from classify.settings.config import FinetuneConfig
 from classify.settings.head_spec import HeadSpec
 from extract.images.decode import decode

@@ -291,9 +291,10 @@ def _train_head(arguments: argparse.Namespace) -> int:
     store: Path = arguments.store
     folder = arguments.output or store.with_name(f"{store.stem}_head")
 
-    from classify import export, finetune
+    from classify import export
     from classify.bundle import check_target, save_bundle
     from classify.data.dataset import load_dataset
+    from classify.finetune import finetune
     from classify.search import search
     from classify.search.feasibility import settle
     from extract.store.validate import check_there

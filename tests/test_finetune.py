@@ -16,9 +16,9 @@ from classify.bundle import load_bundle
 from classify.cli import train_head
 from classify.data.dataset import Dataset, load_dataset
 from classify.data.splits import divide
-from classify.finetune import pool, run
+from classify.finetune.finetune import pool, run
+from classify.finetune.joint_model import batches, join, train_together
 from classify.heads.keras_head import DenseHead
-from classify.joint import batches, join, train_together
 from classify.predict_cli import predict_images
 from classify.report import _percent
 from classify.search.metrics import measure
@@ -324,7 +324,7 @@ def test_ctrl_c_while_the_blocks_train_keeps_the_ranked_heads(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("classify.finetune.train_together", stop)
+    monkeypatch.setattr("classify.finetune.finetune.train_together", stop)
     with pytest.raises(Stopped, match="1 of 1 candidates are done") as stopped:
         run(load_dataset(stores[2]), TrainConfig((HEAD,), finetune=FinetuneConfig(1)))
     assert stopped.value.result is not None

@@ -16,9 +16,9 @@ from classify.data.dataset import Dataset, check_weights
 from classify.data.out_of_core import StoredRows
 from classify.data.preprocessing import Transform
 from classify.data.splits import TEST, Split, unit_names
+from classify.finetune.joint_model import Maps, join, train_together
 from classify.heads.keras_head import DenseHead
 from classify.heads.registry import FittedHead
-from classify.joint import Maps, join, train_together
 from classify.search import search
 from classify.search.bootstrap import Resampling, interval, judge
 from classify.search.leaderboard import Finetuned, Result

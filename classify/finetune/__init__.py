@@ -1,0 +1,1 @@
+"""Fine-tuning of the trunk's upper blocks together with a head."""
