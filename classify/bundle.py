@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.analysis import Analysis
 from classify.data import preprocessing
 from classify.data.dataset import Dataset
 from classify.heads import registry
 from classify.heads.registry import FittedHead
-from classify.record import describe_run
-from classify.report import write_report
+from classify.report.analysis import Analysis
+from classify.report.report import write_report
+from classify.report.result_json import describe_run
 from classify.search import checkpoint
 from classify.search.leaderboard import Result
 from extract.core.atomic import check_beside, whole

@@ -353,8 +353,8 @@ def _save_report(
     began = time.perf_counter()
     try:
         log.debug("%s: saved; a look at it from all sides for the report", folder)
-        from classify.analysis import analyse
         from classify.bundle import save_report
+        from classify.report.analysis import analyse
 
         analysis = analyse(dataset, result, seed)
         save_report(folder, dataset, result, analysis, store, timing)

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from classify.analysis import MISTAKES, analyse, subsets
 from classify.data.dataset import Dataset
 from classify.data.preprocessing import Transform
-from classify.maps import map_features
+from classify.report.analysis import MISTAKES, analyse, subsets
+from classify.report.projection import map_features
 from classify.search import evaluate
 from classify.search.fit import Division, fit_batch, transformed
 from classify.search.search import run
@@ -157,7 +157,7 @@ def test_the_map_is_scikit_learns_pca() -> None:
 def test_the_map_of_many_rows_and_of_feature_maps_is_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("classify.maps.find_spec", lambda name: None)
+    monkeypatch.setattr("classify.report.projection.find_spec", lambda name: None)
     X = np.random.default_rng(0).normal(size=(4000, 2, 2, 3)).astype(np.float32)
     (found,) = map_features(X, np.arange(4000))
     assert len(found.rows) == len(set(found.rows.tolist())) == 3000

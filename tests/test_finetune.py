@@ -20,7 +20,7 @@ from classify.finetune.finetune import pool, run
 from classify.finetune.joint_model import batches, join, train_together
 from classify.heads.keras_head import DenseHead
 from classify.predict_cli import predict_images
-from classify.report import _percent
+from classify.report.report import _percent
 from classify.search.metrics import measure
 from classify.search.search import Stopped
 from classify.settings.config import FinetuneConfig, TrainConfig

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from classify.quality import (
+from classify.report.diagnostics import (
     Pair,
     area,
     calibration,

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classify.analysis import Analysis, analyse
 from classify.data.dataset import Dataset
-from classify.report import _lead, write_report
+from classify.report.analysis import Analysis, analyse
+from classify.report.report import _lead, write_report
 from classify.search.leaderboard import Result
 from classify.search.search import run
 from classify.settings.config import TrainConfig

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import classify
-from classify.analysis import analyse
 from classify.data.dataset import Dataset, load_dataset
 from classify.heads.keras_head import DenseHead
+from classify.report.analysis import analyse
 from classify.search import evaluate as module
 from classify.search.checkpoint import FILE, Journal
 from classify.search.fit import fit_batch

@@ -10,8 +10,7 @@ from classify.data.dataset import Dataset
 from classify.data.out_of_core import Features, StoredRows
 from classify.data.splits import TEST, unit_names
 from classify.heads.registry import needs_memory
-from classify.maps import FeatureMap, map_features
-from classify.quality import (
+from classify.report.diagnostics import (
     Bin,
     ClassQuality,
     Curve,
@@ -24,6 +23,7 @@ from classify.quality import (
     confused_pairs,
     share,
 )
+from classify.report.projection import FeatureMap, map_features
 from classify.search.evaluate import outcomes
 from classify.search.leaderboard import Result
 from classify.search.metrics import confusion_matrix

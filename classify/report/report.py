@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify import figures
-from classify.analysis import Analysis, Mistake
 from classify.data.dataset import Dataset
-from classify.drawing import SERIES
-from classify.quality import Share
+from classify.report import figures
+from classify.report.analysis import Analysis, Mistake
+from classify.report.diagnostics import Share
+from classify.report.svg import SERIES
 from classify.search.leaderboard import Entry, Result
 from classify.settings.config import METRICS
 from classify.settings.sweep import label

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.analysis import Size
-from classify.drawing import BAD, GRID, HELD, INK, MUTED, SERIES, TRAIN, add_axes, draw_svg
-from classify.maps import FeatureMap
-from classify.quality import Bin, Curve
+from classify.report.analysis import Size
+from classify.report.diagnostics import Bin, Curve
+from classify.report.projection import FeatureMap
+from classify.report.svg import BAD, GRID, HELD, INK, MUTED, SERIES, TRAIN, add_axes, draw_svg
 
 # Confusion matrices: up to this many classes have numbers in the cells, names beside them.
 _MOST_NUMBERS, _MOST_NAMES = 15, 60

@@ -1,0 +1,1 @@
+"""The report: analysis, figures and the page."""
