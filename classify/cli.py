@@ -291,10 +291,10 @@ def _train_head(arguments: argparse.Namespace) -> int:
     store: Path = arguments.store
     folder = arguments.output or store.with_name(f"{store.stem}_head")
 
-    from classify import export
-    from classify.bundle import check_target, save_bundle
     from classify.data.dataset import load_dataset
     from classify.finetune import finetune
+    from classify.inference import export
+    from classify.inference.bundle import check_target, save_bundle
     from classify.search import search
     from classify.search.feasibility import settle
     from extract.store.validate import check_there
@@ -353,7 +353,7 @@ def _save_report(
     began = time.perf_counter()
     try:
         log.debug("%s: saved; a look at it from all sides for the report", folder)
-        from classify.bundle import save_report
+        from classify.inference.bundle import save_report
         from classify.report.analysis import analyse
 
         analysis = analyse(dataset, result, seed)

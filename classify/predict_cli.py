@@ -114,8 +114,8 @@ def _predict_images(arguments: argparse.Namespace) -> int:
     chart = arguments.output is not None and arguments.output.suffix.lower() in CHART_ENDINGS
     config, running = _settings(arguments, chart)
 
-    from classify import predict
-    from classify.bundle import is_bundle
+    from classify.inference import predict
+    from classify.inference.bundle import is_bundle
     from extract.pipeline.stream import Clock
     from extract.sources.listing import list_source
 
@@ -144,8 +144,8 @@ def _predict_images(arguments: argparse.Namespace) -> int:
 
 def _open_head(arguments: argparse.Namespace, running: ExtractConfig) -> Any:
     """Return what labels pictures with a trained head."""
-    from classify import predict
-    from classify.bundle import load_bundle
+    from classify.inference import predict
+    from classify.inference.bundle import load_bundle
 
     bundle = load_bundle(arguments.head)
     engine = predict.open_trunk(bundle, arguments.weights, running)
@@ -154,20 +154,20 @@ def _open_head(arguments: argparse.Namespace, running: ExtractConfig) -> Any:
 
 def _open_model(arguments: argparse.Namespace, running: ExtractConfig) -> Any:
     """Return what labels pictures with a complete model."""
-    from classify import imagenet, predict
+    from classify.inference import complete_model, predict
 
     names = (*_MODEL_FLAGS, "weights")
     given = {name: getattr(arguments, name) for name in names}
-    engine, class_names = imagenet.open_classifier(
+    engine, class_names = complete_model.open_classifier(
         running, **{name: value for name, value in given.items() if value is not None}
     )
-    score = partial(imagenet.to_scores, engine)
+    score = partial(complete_model.to_scores, engine)
     return partial(predict.label_pictures, engine=engine, score=score, class_names=class_names)
 
 
 def _write(predictions: Sequence[Any], output: Path | None, form: str, chart: bool) -> None:
-    from classify.chart import save_chart
-    from classify.predict import save_predictions, write_predictions
+    from classify.inference.chart import save_chart
+    from classify.inference.predict import save_predictions, write_predictions
 
     if output is None:
         write_predictions(predictions, sys.stdout, form)

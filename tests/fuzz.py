@@ -127,7 +127,7 @@ def _list(path: Path) -> None:
 
 def write_head(folder: Path, result: Any) -> None:
     """Write what predicting needs of a bundle."""
-    from classify.bundle import BUNDLE, _identity
+    from classify.inference.bundle import BUNDLE, _identity
     from tests.test_bundle import dataset
 
     folder.mkdir()
@@ -147,7 +147,7 @@ def _heads(folder: Path) -> list[Path]:
 
 
 def _load_head(path: Path) -> None:
-    from classify.bundle import load_bundle
+    from classify.inference.bundle import load_bundle
 
     bundle = load_bundle(path.parent)
     bundle.predict_proba(np.zeros((2, *bundle.shape), np.float32))

@@ -10,8 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from classify.bundle import FILES, Bundle, check_target, load_bundle, save_bundle, save_report
 from classify.data.dataset import Dataset
+from classify.inference.bundle import (
+    FILES,
+    Bundle,
+    check_target,
+    load_bundle,
+    save_bundle,
+    save_report,
+)
 from classify.report.analysis import Analysis, analyse
 from classify.search.leaderboard import Result
 from classify.search.search import run

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classify.imagenet import imagenet_names, open_classifier, to_scores
-from classify.predict import label_pictures
+from classify.inference.complete_model import imagenet_names, open_classifier, to_scores
+from classify.inference.predict import label_pictures
 from classify.predict_cli import predict_images
 from extract.core.applications import TRUNKS
 from extract.core.config import ExtractConfig, TrunkSpec

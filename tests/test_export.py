@@ -13,19 +13,19 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 
-from classify import export as module
-from classify.bundle import Bundle, load_bundle
 from classify.cli import train_head
 from classify.data.dataset import Dataset, load_dataset
 from classify.data.preprocessing import Transform
-from classify.export import (
+from classify.heads.registry import FittedHead
+from classify.inference import model_formats
+from classify.inference.bundle import Bundle, load_bundle
+from classify.inference.export import (
     build_model,
     check_targets,
     export,
     open_trunk,
     read_class_names,
 )
-from classify.heads.registry import FittedHead
 from classify.predict_cli import predict_images
 from classify.search.fit import Division, fit_batch, transformed
 from classify.settings.head_spec import HeadSpec
@@ -222,7 +222,7 @@ def test_the_command_exports_a_finetuned_head(
     ids=ascii,
 )
 def test_names_are_texts_or_none(held: Any, found: tuple[str, ...], tmp_path: Path) -> None:
-    layer = {"name": module.NAMES, "beta_initializer": {"config": {"value": held}}}
+    layer = {"name": model_formats.NAMES, "beta_initializer": {"config": {"value": held}}}
     with ZipFile(tmp_path / "model.keras", "w") as archive:
         archive.writestr("config.json", json.dumps({"config": {"layers": [{"config": layer}]}}))
     assert read_class_names(tmp_path / "model.keras") == found
@@ -364,7 +364,7 @@ def test_a_write_that_fails_leaves_the_former_model(
         raise interruption
 
     for ending in (".keras", ""):
-        monkeypatch.setitem(module._WRITERS, ending, failing)
+        monkeypatch.setitem(model_formats._WRITERS, ending, failing)
     with pytest.raises((HeadError, KeyboardInterrupt)):
         export(bundle, trunk, str(tmp_path / target))
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

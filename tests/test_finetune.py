@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classify.bundle import load_bundle
 from classify.cli import train_head
 from classify.data.dataset import Dataset, load_dataset
 from classify.data.splits import divide
 from classify.finetune.finetune import pool, run
 from classify.finetune.joint_model import batches, join, train_together
 from classify.heads.keras_head import DenseHead
+from classify.inference.bundle import load_bundle
 from classify.predict_cli import predict_images
 from classify.report.report import _percent
 from classify.search.metrics import measure

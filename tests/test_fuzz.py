@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from classify.bundle import load_bundle
+from classify.inference.bundle import load_bundle
 from classify.settings.head_spec import HeadSpec
 from extract.core.errors import HeadError, SourceError
 from tests.fuzz import TARGETS, fuzz, write_head

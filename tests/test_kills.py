@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classify.bundle import load_bundle
 from classify.cli import train_head
+from classify.inference.bundle import load_bundle
 from extract import cli
 from extract.core.row_block import DONE
 from extract.store.open import open_store

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from classify.bundle import load_bundle
+from classify.inference.bundle import load_bundle
 from extract.core.errors import EngineError, HeadError, SourceError, StoreError
 from extract.pipeline.run import extract_features
 from extract.sources.listing import list_source

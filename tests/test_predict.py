@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classify.bundle import Bundle, load_bundle
 from classify.cli import train_head
-from classify.predict import Prediction, open_trunk, predict, write_predictions
+from classify.inference.bundle import Bundle, load_bundle
+from classify.inference.predict import Prediction, open_trunk, predict, write_predictions
 from classify.predict_cli import predict_images
 from extract.core.config import ExtractConfig
 from extract.core.errors import HeadError

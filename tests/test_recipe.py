@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from classify.cli import train_head
-from classify.imagenet import imagenet_names
+from classify.inference.complete_model import imagenet_names
 from classify.predict_cli import predict_images
 from extract.cli import extract_features
 from extract.core.config import TrunkSpec

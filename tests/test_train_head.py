@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from classify.bundle import load_bundle
 from classify.cli import train_head, train_head_parser
+from classify.inference.bundle import load_bundle
 from classify.predict_cli import predict_images, predict_images_parser
 from classify.settings.config import FinetuneConfig, PredictConfig, TrainConfig
 from classify.settings.head_spec import HeadSpec
@@ -311,7 +311,7 @@ def test_ctrl_c_before_the_head_is_saved_keeps_the_leaderboard(
 
     words = [str(store), "--head", "logistic", "--head", "knn"]
     with monkeypatch.context() as patch:
-        patch.setattr("classify.bundle.save_bundle", stop)
+        patch.setattr("classify.inference.bundle.save_bundle", stop)
         assert train_head(words) == 130
     shown = capsys.readouterr()
     assert [line.split()[0] for line in shown.out.splitlines()] == ["rank", "1", "2", "use", "test"]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.export import read_class_names
+from classify.inference.export import read_class_names
 from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.console import log
 from extract.core.errors import TrunkError
@@ -53,7 +53,7 @@ def open_classifier(config: ExtractConfig, **settings: Any) -> tuple[Engine, tup
 
 def imagenet_names() -> tuple[str, ...]:
     """Return the names of ImageNet's 1,000 classes, in the order of the scores."""
-    return tuple((files("classify") / "imagenet.txt").read_text("utf-8").splitlines())
+    return tuple((files("classify.inference") / "imagenet.txt").read_text("utf-8").splitlines())
 
 
 def to_scores(engine: Engine, features: Mapping[str, np.ndarray]) -> NDArray[np.floating]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from classify.predict import Prediction
+from classify.inference.predict import Prediction
 from extract.core.atomic import whole
 from extract.core.errors import HeadError
 

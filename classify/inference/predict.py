@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.bundle import Bundle
 from classify.data.out_of_core import join_layers
+from classify.inference.bundle import Bundle
 from extract.core.atomic import check_beside, whole
 from extract.core.config import ExtractConfig
 from extract.core.console import progress

@@ -1,0 +1,1 @@
+"""Trained heads on disk, on new images and in exported models."""
