@@ -79,7 +79,7 @@ def _write(folder: Path, files: dict[str, bytes]) -> list[Path]:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    from tests.test_decode import ALL
+    from tests.test_images_decode import ALL
 
     return _write(folder, {f"{number}": content for number, content in enumerate(ALL)})
 
@@ -91,20 +91,20 @@ def _decode(path: Path) -> None:
 
 
 def _tables(folder: Path) -> list[Path]:
-    from tests.test_manifest import FORMS, ROWS, write_table
+    from tests.test_sources_tables import FORMS, ROWS, write_table
 
     return [write_table(folder / f"table{form}", ROWS) for form in FORMS]
 
 
 def _archives(folder: Path) -> list[Path]:
-    from tests.test_archive import pack
+    from tests.test_sources_archives import pack
 
     files = {"a/1.png": b"one" * 9, "b/2.png": b"two" * 9, "b/3.json": b'{"label": "x"}'}
     return [pack(folder / f"pictures{form}", files) for form in (".zip", ".tar", ".tar.gz")]
 
 
 def _records(folder: Path) -> list[Path]:
-    from tests.test_records import FORMS
+    from tests.test_sources_records import FORMS
 
     # Of folders there are tests of their own; HDF5's own code can loop for ever.
     names = [name for name in FORMS if name not in ("saved", "a.h5")]
@@ -128,7 +128,7 @@ def _list(path: Path) -> None:
 def write_head(folder: Path, result: Any) -> None:
     """Write what predicting needs of a bundle."""
     from classify.inference.bundle import BUNDLE, _identity
-    from tests.test_bundle import dataset
+    from tests.test_inference_bundle import dataset
 
     folder.mkdir()
     result.head.save(folder)
@@ -137,7 +137,7 @@ def write_head(folder: Path, result: Any) -> None:
 
 def _heads(folder: Path) -> list[Path]:
     from classify.settings.head_spec import HeadSpec
-    from tests.test_bundle import DENSE, run_of
+    from tests.test_inference_bundle import DENSE, run_of
 
     specs = [DENSE, *map(HeadSpec, ("logistic", "knn", "svm", "naive_bayes"))]
     specs += [HeadSpec(name, trees=3) for name in ("forest", "boosting")]

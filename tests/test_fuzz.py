@@ -10,7 +10,7 @@ from classify.inference.bundle import load_bundle
 from classify.settings.head_spec import HeadSpec
 from extract.core.errors import HeadError, SourceError
 from tests.fuzz import TARGETS, fuzz, write_head
-from tests.test_bundle import dataset, run_of
+from tests.test_inference_bundle import dataset, run_of
 
 TRIES = {
     **{"decode": 600, "manifest": 300, "archive": 300, "records": 300},

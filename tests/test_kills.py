@@ -25,7 +25,7 @@ from extract.store.open import open_store
 from extract.store.verify import verify
 from extract.trunks.backend import load_keras
 from tests.conftest import MakeStore
-from tests.test_run import assert_equal_stores
+from tests.test_pipeline_run import assert_equal_stores
 
 KILLS = int(os.environ.get("HEADSTART_KILLS", "5"))
 PIXELS = np.random.default_rng(1).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)

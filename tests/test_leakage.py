@@ -13,8 +13,8 @@ from classify.settings.head_spec import DEFAULTS
 from extract.pipeline.run import extract_features
 from extract.store.open import open_store
 from tests.conftest import QUICK
-from tests.test_archive import contents_of, pack
-from tests.test_manifest import write_table
+from tests.test_sources_archives import contents_of, pack
+from tests.test_sources_tables import write_table
 
 COUNT = 120
 FORMS = ("folder", "table.csv", "pictures.zip")

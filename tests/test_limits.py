@@ -18,9 +18,9 @@ from extract.sources.listing import list_source
 from extract.store.open import open_store
 from extract.store.verify import verify
 from tests.conftest import QUICK, MakeStore
-from tests.test_archive import pack
 from tests.test_cli import QUICK_FLAGS
-from tests.test_run import assert_equal_stores
+from tests.test_pipeline_run import assert_equal_stores
+from tests.test_sources_archives import pack
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = """

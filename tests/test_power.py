@@ -14,8 +14,8 @@ from extract.core.row_block import DONE, FAILED
 from extract.pipeline.run import Summary, extract_features
 from extract.store.open import Store, open_store
 from tests.conftest import QUICK
-from tests.test_run import assert_equal_stores
-from tests.test_update import change
+from tests.test_pipeline_run import assert_equal_stores
+from tests.test_store_update import change
 
 SECTOR = 512
 STATES = 12  # of each pause between two fsyncs

@@ -52,12 +52,35 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+def room_of(module: str) -> str:
+    """The room that a module lies in, empty for the files beside the rooms."""
+    package, _, rest = module.partition(".")
+    name = rest.partition(".")[0]
+    return name if name in ROOMS[package] else ""
+
+
+@pytest.mark.parametrize(("package", "room"), [(p, room) for p in ROOMS for room in ROOMS[p]])
+def test_a_room_imports_only_rooms_before_it(package: str, room: str) -> None:
+    above = set(ROOMS[package][: ROOMS[package].index(room) + 1])
+    for name, path in modules(package).items():
+        if room_of(name) == room:
+            inside = {m for m in imports(path) if m.startswith(f"{package}.")}
+            assert {room_of(module) for module in inside} <= above, name
+
+
 @pytest.mark.parametrize("package", ROOMS)
 def test_no_imports_go_in_a_circle(package: str) -> None:
     paths = modules(package)
     # A package itself is left out: its public names are loaded when they are asked for.
     graph = {name: (imports(path) & paths.keys()) - {name, package} for name, path in paths.items()}
     TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_a_room_has_eight_files_at_most(package: str) -> None:
+    for room in ROOMS[package]:
+        paths = {path.name for path in (ROOT / package / room).glob("*.py")} - {"__init__.py"}
+        assert 0 < len(paths) <= 8, room
 
 
 def test_stage_one_knows_nothing_of_stage_two() -> None:

@@ -18,7 +18,7 @@ from extract.core.config import TrunkSpec
 from extract.store.open import open_store
 from extract.trunks.backend import load_keras
 from extract.trunks.weights import load_application
-from tests.test_trunk import NOBODY
+from tests.test_trunks_trunk import NOBODY
 
 pytestmark = pytest.mark.slow
 

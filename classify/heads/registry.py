@@ -29,7 +29,7 @@ Labels = NDArray[np.int64]
 
 
 class Head(Protocol):
-    """What every head can do; ``tests/test_heads.py`` holds each of them to it."""
+    """What every head can do; ``tests/test_heads_contract.py`` holds each of them to it."""
 
     history: dict[str, list[float]]
     failed: str | None

@@ -18,7 +18,7 @@ class Application(NamedTuple):
     features: int
 
 
-# Held against Keras itself by tests/test_trunk.py.
+# Held against Keras itself by tests/test_trunks_trunk.py.
 TRUNKS: Mapping[str, Application] = {
     "convnext_base": Application("convnext", "ConvNeXtBase", 224, "layer_normalization", 1024),
     "convnext_large": Application("convnext", "ConvNeXtLarge", 224, "layer_normalization", 1536),

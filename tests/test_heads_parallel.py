@@ -15,7 +15,7 @@ from classify.heads.parallel_fit import RUNGS, _batches
 from classify.heads.parallel_heads import Rows, build_stack, head_weights
 from classify.settings.head_spec import HeadSpec, groups_of
 from extract.trunks.backend import fetch, load_keras
-from tests.test_heads import rows_of
+from tests.test_heads_contract import rows_of
 
 SMALL: dict[str, Any] = {"units": (16,), "epochs": 3, "batch_size": 20}
 RATES = (0.003, 0.01, 0.02)
@@ -290,7 +290,7 @@ def test_the_layers_of_a_head_are_plain_keras(kind: str) -> None:
 
 _OTHER_BACKEND = """
 import numpy as np, keras
-from tests.test_stacked import KINDS, rows, scores, specs_of
+from tests.test_heads_parallel import KINDS, rows, scores, specs_of
 from classify.heads.keras_head import DenseHead, fit_heads
 for kind in KINDS:
     specs = specs_of(kind)

@@ -10,7 +10,7 @@ from extract.core.errors import EngineError, StoreError
 from extract.pipeline.run import extract_features
 from extract.store.open import open_store
 from tests.conftest import QUICK
-from tests.test_engines import capabilities
+from tests.test_engines_contract import capabilities
 
 LAYERS = ("conv1_relu", "conv_pw_1_relu")
 GIVEN = {**QUICK, "layer": LAYERS}

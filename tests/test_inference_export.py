@@ -17,6 +17,7 @@ from classify.cli import train_head
 from classify.data.dataset import Dataset, load_dataset
 from classify.data.preprocessing import Transform
 from classify.heads.registry import FittedHead
+from classify.inference import export as export_module
 from classify.inference import model_formats
 from classify.inference.bundle import Bundle, load_bundle
 from classify.inference.export import (
@@ -293,7 +294,7 @@ def test_what_else_is_refused_first(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(SettingError, match="found svm, knn; expected one of dense, linear"):
         check_targets([path], [HeadSpec("svm"), HeadSpec("knn")])
     check_targets([path], [HeadSpec("svm"), logistic])
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setattr(export_module, "find_spec", lambda name: None)
     with pytest.raises(HeadError, match=r"headstart\[onnx\]"):
         check_targets([str(tmp_path / "model.onnx")], [logistic])
 
@@ -326,7 +327,7 @@ def test_heads_without_memory_are_refused_before_the_trunk_is_built(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(module, "build_trunk", None)
+    monkeypatch.setattr(export_module, "build_trunk", None)
     words += ["--layer", "conv1_relu", "--memory", "1e-9", "--export", str(tmp_path / "m.keras")]
     assert train_head([str(stores[2]), *words, "-o", str(tmp_path / "head")]) == 1
     assert message in capsys.readouterr().err

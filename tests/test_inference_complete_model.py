@@ -22,8 +22,8 @@ from extract.store.open import open_store
 from extract.trunks.backend import load_keras
 from extract.trunks.trunk import build_trunk
 from extract.trunks.weights import build_application, load_application
-from tests.test_compiled import FAMILIES
-from tests.test_trunk import NOBODY, build_elsewhere
+from tests.test_engines_openvino_cache import FAMILIES
+from tests.test_trunks_trunk import NOBODY, build_elsewhere
 
 QUICK = {"trunk": "mobilenet", "weights": "none"}
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)

@@ -25,7 +25,7 @@ from extract.store.open import ShardedStore, open_store, read_features
 from extract.store.single_file import SingleStore, open_single
 from extract.store.verify import verify
 from tests.conftest import QUICK
-from tests.test_run import interrupted_after
+from tests.test_pipeline_run import interrupted_after
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = ("conv1_relu", "conv_pw_1_relu")

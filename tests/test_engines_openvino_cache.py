@@ -162,7 +162,7 @@ import os, signal
 from pathlib import Path
 from extract.engines import openvino_cache as compiled
 from extract.trunks.trunk import build_trunk
-from tests.test_compiled import SPEC, replace
+from tests.test_engines_openvino_cache import SPEC, replace
 
 def kill(*_):
     os.kill(os.getpid(), signal.SIGKILL)

@@ -28,7 +28,7 @@ from extract.pipeline.run import extract_features
 from extract.store.open import ShardedStore, open_store
 from extract.store.verify import verify
 from tests.conftest import QUICK
-from tests.test_run import content
+from tests.test_pipeline_run import content
 
 ROOT = Path(__file__).resolve().parents[1]
 # Of a hundred rows, shards are quick to fill.

@@ -154,7 +154,7 @@ def test_a_loss_that_is_no_number_is_an_error_at_once() -> None:
 
 _OTHER_BACKEND = """
 import numpy as np, pathlib, sys
-from tests.test_heads import fit, rows_of
+from tests.test_heads_contract import fit, rows_of
 from classify.heads.keras_head import DenseHead
 X, y = rows_of(3, (2, 2, 3), seed=2)
 head = fit("dense", 3, (2, 2, 3))
