@@ -1,12 +1,12 @@
 """What a Ray cluster costs, and how much its one writer can take.
 
-    python benchmarks/cluster.py PICTURES [--weights FILE.h5] [--runs 3] [--rows 200000]
+    python benchmarks/cluster.py IMAGES [--weights FILE.h5] [--runs 3] [--rows 200000]
 
-First InceptionV3 to ``mixed7`` at 150 px over PICTURES, with ``--cluster local`` and without, in
-turn, each in a process of its own: pictures a second from the first to the last, start-up apart,
-and what the process that writes spends on a picture in seconds of processor. Then that writer
+First InceptionV3 to ``mixed7`` at 150 px over IMAGES, with ``--cluster local`` and without, in
+turn, each in a process of its own: images a second from the first to the last, start-up apart,
+and what the process that writes spends on an image in seconds of processor. Then that writer
 alone: rows of 768 features in batches of 8, whose tasks come back in random order, and what the
-plan of as many pictures takes of its memory.
+plan of as many images takes of its memory.
 """
 
 import argparse
@@ -27,14 +27,14 @@ FEATURES = 768
 BATCH = 8
 
 
-def extract(pictures: Path, weights: str, cluster: str) -> dict[str, float]:
+def extract(images: Path, weights: str, cluster: str) -> dict[str, float]:
     """Run stage one here; the first run on a machine converts the trunk."""
     from extract.pipeline.run import extract_features
 
     with tempfile.TemporaryDirectory() as folder:
         settings = {"weights": weights, "layer": ("mixed7",), "image_size": (150, 150)}
         used = time.process_time()
-        summary = extract_features(pictures, Path(folder) / "out.h5", cluster=cluster, **settings)
+        summary = extract_features(images, Path(folder) / "out.h5", cluster=cluster, **settings)
         used = time.process_time() - used
     spent = summary.seconds
     return {
@@ -44,18 +44,18 @@ def extract(pictures: Path, weights: str, cluster: str) -> dict[str, float]:
     }
 
 
-def compare(pictures: Path, weights: str, runs: int) -> None:
+def compare(images: Path, weights: str, runs: int) -> None:
     """Run both in turn and print medians; the first round fills caches and is not counted."""
     found: dict[str, list[dict[str, float]]] = {"": [], "local": []}
     for run in range(runs + 1):
         for cluster, outcomes in found.items():
-            words = [sys.executable, __file__, str(pictures), "--weights", weights]
+            words = [sys.executable, __file__, str(images), "--weights", weights]
             child = subprocess.run(
                 [*words, "--child", cluster or "none"], capture_output=True, text=True, check=True
             )
             if run:
                 outcomes.append(json.loads(child.stdout.splitlines()[-1]))
-    print("| | pictures/s | start-up, s | the writer's processor, ms a picture |")
+    print("| | images/s | start-up, s | the writer's processor, ms an image |")
     print("| --- | --- | --- | --- |")
     for cluster, outcomes in found.items():
         rates = [outcome["rate"] for outcome in outcomes]
@@ -68,7 +68,7 @@ def compare(pictures: Path, weights: str, runs: int) -> None:
 def write_rows(count: int) -> None:
     """Plan and write a store of that many rows, and print what it took."""
     from extract.core.config import TrunkSpec
-    from extract.core.row_block import Block
+    from extract.core.row_block import RowBlock
     from extract.images.augment import ViewSpec
     from extract.images.item import Item
     from extract.pipeline.cluster import TASK_BATCHES
@@ -79,7 +79,7 @@ def write_rows(count: int) -> None:
     items = [
         Item(
             f"train/class-{i % 100}/{i:09d}.jpg",
-            f"/data/pictures/train/class-{i % 100}/{i:09d}.jpg",
+            f"/data/images/train/class-{i % 100}/{i:09d}.jpg",
             i % 100,
             0,
         )
@@ -110,7 +110,7 @@ def write_rows(count: int) -> None:
                 for start in range(task * size, (task + 1) * size, BATCH):
                     rows = np.arange(start, start + BATCH)
                     digests = np.zeros((BATCH, 16), np.uint8)
-                    store.write(Block(rows, {"mixed7": features}, digests, []))
+                    store.write(RowBlock(rows, {"mixed7": features}, digests, []))
         seconds, used = time.perf_counter() - began, time.process_time() - used
         written = len(tasks) * size
         print(
@@ -124,7 +124,7 @@ def write_rows(count: int) -> None:
 def main() -> None:
     """Compare, then write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("pictures", type=Path, help="class folders of pictures")
+    parser.add_argument("images", type=Path, help="class folders of images")
     parser.add_argument("--weights", default="none", help="InceptionV3 without top, as .h5")
     parser.add_argument("--runs", type=int, default=3, help="runs of each, 0 for the writer alone")
     parser.add_argument("--rows", type=int, default=200_000, help="rows that are written")
@@ -132,11 +132,11 @@ def main() -> None:
     given = parser.parse_args()
     if given.child:
         cluster = "" if given.child == "none" else given.child
-        print(json.dumps(extract(given.pictures, given.weights, cluster)))
+        print(json.dumps(extract(given.images, given.weights, cluster)))
         return
     print(f"{os.cpu_count()} cores, {given.runs} runs, medians (lowest to highest)\n")
     if given.runs:
-        compare(given.pictures, given.weights, given.runs)
+        compare(given.images, given.weights, given.runs)
     write_rows(given.rows)
 
 

@@ -1,6 +1,6 @@
 """Time an epoch of fine-tuning: blocks above cached maps against the full model from pixels.
 
-Run with ``python -m benchmarks.finetune MAPS.h5 PICTURES``. MAPS.h5 holds maps of PICTURES, such as
+Run with ``python -m benchmarks.finetune MAPS.h5 IMAGES``. MAPS.h5 holds maps of IMAGES, such as
 mixed8 of InceptionV3 at 150 px. Both sides train the same blocks and head on the same batches with
 SGD, as ``fit`` of one compiled Keras model, each in a process of its own; the full one is given
 decoded pixels that lie in memory, and its lower part is frozen. The first epoch, in which both are
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from classify.data.dataset import Dataset, load_dataset
-from classify.data.splits import divide
+from classify.data.splits import split_rows
 from classify.finetune.joint_model import batches, compiled
 from classify.settings.config import FinetuneConfig
 from classify.settings.head_spec import HeadSpec
@@ -30,7 +30,7 @@ from extract.images.item import read_item
 from extract.sources.listing import list_source
 from extract.trunks.backend import keep_freed_memory, load_keras
 from extract.trunks.trunk import build_trunk
-from extract.trunks.upper_blocks import build_rest
+from extract.trunks.upper_blocks import build_upper_blocks
 
 
 def pixels_of(dataset: Dataset, source: str) -> Any:
@@ -56,7 +56,7 @@ def side(dataset: Dataset, source: str, spec: HeadSpec, name: str) -> tuple[Any,
     """Return what is trained, and on what."""
     keras = load_keras()
     classes = len(dataset.class_names)
-    rest = build_rest(dataset.trunk, dataset.layer).model
+    rest = build_upper_blocks(dataset.trunk, dataset.layer).model
     rows, below = dataset, rest
     if name == "pixels":
         trunk = build_trunk(dataset.trunk).model  # frozen
@@ -72,8 +72,8 @@ def train(given: argparse.Namespace) -> dict[str, Any]:
     """Train one side and say how long each epoch took; what a child process does."""
     dataset = load_dataset(given.maps)
     spec = HeadSpec("dense", batch_size=given.batch_size)
-    model, rows = side(dataset, given.pictures, spec, given.side)
-    order = batches(rows, divide(dataset).train, spec, 0)
+    model, rows = side(dataset, given.images, spec, given.side)
+    order = batches(rows, split_rows(dataset).train, spec, 0)
     found: dict[str, Any] = {"clock": [], "processor": [], "losses": []}
     for _ in range(given.epochs + 1):
         start = time.perf_counter(), time.process_time()
@@ -88,7 +88,7 @@ def main() -> None:
     """Print seconds an epoch of both, and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("maps", type=Path)
-    parser.add_argument("pictures")
+    parser.add_argument("images")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=20)
     parser.add_argument("--side", help=argparse.SUPPRESS)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset, load_dataset
-from classify.data.splits import cross_divide
+from classify.data.splits import split_folds
 from classify.search.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
@@ -39,7 +39,7 @@ def theirs(dataset: Dataset, penalties: NDArray[np.float64]) -> dict[float, floa
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    splits = [(split.train, split.validation) for split in cross_divide(dataset, FOLDS)]
+    splits = [(split.train, split.validation) for split in split_folds(dataset, FOLDS)]
     search: Any = GridSearchCV(
         make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, tol=_TOLERANCE)),
         {"logisticregression__C": penalties},

@@ -3,9 +3,9 @@
     python benchmarks/parity.py [TRUNK ...] [--image-size 96] [--precision float32 ...]
 
 Weights are random and pixels are noise, the same ones for every run; features are pooled at the
-default cut. The figure is the largest difference of any feature of any picture, relative to the
+default cut. The figure is the largest difference of any feature of any image, relative to the
 root mean square of the features. It is said for each trunk on stderr and printed for each family,
-the worst of its trunks, as a Markdown table. int8 is calibrated on the pictures it is judged by.
+the worst of its trunks, as a Markdown table. int8 is calibrated on the images it is judged by.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import numpy as np
 from extract.core.applications import TRUNKS
 from extract.core.config import TrunkSpec
 
-PICTURES = 8
+IMAGES = 8
 RUNS = {
     "float32": ("openvino",),
     "bfloat16": ("openvino", "keras"),
@@ -47,8 +47,8 @@ def differences(name: str, side: int, precisions: Sequence[str]) -> dict[str, fl
     from extract.trunks.trunk import build_trunk
 
     spec = TrunkSpec(trunk=name, weights="none", image_size=(side, side))
-    pixels = np.random.default_rng(0).integers(0, 256, (PICTURES, side, side, 3), dtype=np.uint8)
-    calibration = Calibration(tuple(map(str, range(PICTURES))), pixels)
+    pixels = np.random.default_rng(0).integers(0, 256, (IMAGES, side, side, 3), dtype=np.uint8)
+    calibration = Calibration(tuple(map(str, range(IMAGES))), pixels)
 
     def features(engine: Engine) -> np.ndarray:
         ((_, found),) = engine.run([(None, pixels)])
@@ -60,14 +60,14 @@ def differences(name: str, side: int, precisions: Sequence[str]) -> dict[str, fl
         if scale := SCALES.get(TRUNKS[name].module):
             spec = replace(spec, weights=_scaled(spec, scale, Path(folder)))
         trunk = build_trunk(spec)
-        wanted = features(KerasEngine(trunk, "float32", PICTURES))
+        wanted = features(KerasEngine(trunk, "float32", IMAGES))
         size = np.sqrt(np.square(wanted).mean())
         convert(trunk, spec)
         for precision in precisions:
             for engine in RUNS[precision]:
                 try:
                     opened = open_engine(
-                        spec, "float32", PICTURES, engine, precision, lambda _: calibration
+                        spec, "float32", IMAGES, engine, precision, lambda _: calibration
                     )
                     difference = np.abs(features(opened) - wanted).max() / size
                 except EngineError as error:

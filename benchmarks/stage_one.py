@@ -1,10 +1,10 @@
-"""Time stage one against what people use today, on the same pictures.
+"""Time stage one against what people use today, on the same images.
 
-    python benchmarks/stage_one.py PICTURES --weights FILE.h5 [--runs 3] [--peers PYTHON]
+    python benchmarks/stage_one.py IMAGES --weights FILE.h5 [--runs 3] [--peers PYTHON]
 
 InceptionV3 to ``mixed7`` at 150 px, averaged to 768 features. Every contestant runs in a process of
-its own, in turn, ``--runs`` times; the table shows medians of pictures a second from the first
-picture read to the last feature on the host (headstart: in the file), behind a warm-up that loads
+its own, in turn, ``--runs`` times; the table shows medians of images a second from the first
+image read to the last feature on the host (headstart: in the file), behind a warm-up that loads
 libraries, builds the model and runs one batch. Features are compared with Keras' own ``predict`` on
 the pixels that Pillow gives. PyTorch contestants run in another environment (``--peers``), since
 PyTorch and TensorFlow can crash in one process; their weights are random, which costs the same.
@@ -35,14 +35,14 @@ Outcome = tuple[float, "np.ndarray | None"]
 def headstart(precision: str) -> Callable[[Path, str], Outcome]:
     """Stage one as a user runs it, store and all."""
 
-    def run(pictures: Path, weights: str) -> Outcome:
+    def run(images: Path, weights: str) -> Outcome:
         from extract.pipeline.run import extract_features
         from extract.store.open import open_store
 
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "out.h5"
             settings = {"weights": weights, "layer": (LAYER,), "image_size": (SIZE, SIZE)}
-            spent = extract_features(pictures, out, precision=precision, **settings).seconds
+            spent = extract_features(images, out, precision=precision, **settings).seconds
             with open_store(out) as store:
                 features = store.read(LAYER, slice(None))
         return spent.wait + spent.trunk + spent.write, features
@@ -53,13 +53,13 @@ def headstart(precision: str) -> Callable[[Path, str], Outcome]:
 def bare(precision: str) -> Callable[[Path, str], Outcome]:
     """The engine alone on pixels that are at hand: no decoding, no store."""
 
-    def run(pictures: Path, weights: str) -> Outcome:
+    def run(images: Path, weights: str) -> Outcome:
         from extract.core.config import TrunkSpec
         from extract.engines.select import open_engine
         from extract.pipeline.low_precision import choose_calibration
         from extract.sources.listing import list_source
 
-        items = list_source(pictures).items
+        items = list_source(images).items
         spec = TrunkSpec(weights=weights, image_size=(SIZE, SIZE))
         engine = open_engine(
             spec, precision=precision, calibrate=lambda spec: choose_calibration(items, spec, 2)
@@ -70,7 +70,7 @@ def bare(precision: str) -> Callable[[Path, str], Outcome]:
         batches = [(i, pixels) for i in range(-(-len(items) // size))]
         began = time.perf_counter()
         list(engine.run(batches))
-        # Scaled to the number of pictures: the last batch is full here.
+        # Scaled to the number of images: the last batch is full here.
         return (time.perf_counter() - began) * len(items) / (len(batches) * size), None
 
     return run
@@ -90,13 +90,13 @@ def keras_model(weights: str) -> Any:
     return model
 
 
-def image_dataset(pictures: Path, weights: str) -> Outcome:
+def image_dataset(images: Path, weights: str) -> Outcome:
     """The Keras 3 recipe."""
     import keras
 
     model = keras_model(weights)
     dataset = keras.utils.image_dataset_from_directory(
-        pictures, image_size=(SIZE, SIZE), batch_size=BATCH, shuffle=False, verbose=False
+        images, image_size=(SIZE, SIZE), batch_size=BATCH, shuffle=False, verbose=False
     )
     prepared = dataset.map(lambda x, y: keras.applications.inception_v3.preprocess_input(x))
     return second_pass(lambda: model.predict(prepared.prefetch(2), verbose=0))
@@ -110,7 +110,7 @@ def second_pass(predict: Callable[[], np.ndarray]) -> Outcome:
     return time.perf_counter() - began, features
 
 
-def image_generator(pictures: Path, weights: str) -> Outcome:
+def image_generator(images: Path, weights: str) -> Outcome:
     """The recipe of the course, with the preprocessing that the trunk was trained on."""
     import keras
     from keras._tf_keras.keras.preprocessing.image import ImageDataGenerator
@@ -119,7 +119,7 @@ def image_generator(pictures: Path, weights: str) -> Outcome:
     generator = ImageDataGenerator(
         preprocessing_function=keras.applications.inception_v3.preprocess_input
     ).flow_from_directory(
-        pictures,
+        images,
         target_size=(SIZE, SIZE),
         batch_size=BATCH,
         shuffle=False,
@@ -132,7 +132,7 @@ def image_generator(pictures: Path, weights: str) -> Outcome:
 def torch_loader(precision: str) -> Callable[[Path, str], Outcome]:
     """A DataLoader with two workers, channels last."""
 
-    def run(pictures: Path, weights: str) -> Outcome:
+    def run(images: Path, weights: str) -> Outcome:
         import torch
         from torchvision import datasets, models, transforms
         from torchvision.models.feature_extraction import create_feature_extractor
@@ -141,7 +141,7 @@ def torch_loader(precision: str) -> Callable[[Path, str], Outcome]:
         model = create_feature_extractor(whole, ["Mixed_6e"]).to(memory_format=torch.channels_last)
         steps = [transforms.Resize((SIZE, SIZE)), transforms.ToTensor()]
         loader = torch.utils.data.DataLoader(
-            datasets.ImageFolder(str(pictures), transforms.Compose(steps)),
+            datasets.ImageFolder(str(images), transforms.Compose(steps)),
             batch_size=BATCH,
             num_workers=2,
         )
@@ -160,7 +160,7 @@ def torch_loader(precision: str) -> Callable[[Path, str], Outcome]:
     return run
 
 
-def thingsvision(pictures: Path, weights: str) -> Outcome:
+def thingsvision(images: Path, weights: str) -> Outcome:
     """The nearest peer, through its own loader."""
     from thingsvision import get_extractor
     from thingsvision.utils.data import DataLoader, ImageDataset
@@ -173,7 +173,7 @@ def thingsvision(pictures: Path, weights: str) -> Outcome:
     steps = transforms.Compose([transforms.Resize((SIZE, SIZE)), transforms.ToTensor()])
     began = time.perf_counter()
     dataset = ImageDataset(
-        root=str(pictures), out_path=tempfile.mkdtemp(), backend="pt", transforms=steps
+        root=str(images), out_path=tempfile.mkdtemp(), backend="pt", transforms=steps
     )
     batches = DataLoader(dataset=dataset, batch_size=BATCH, backend="pt")
     maps = extractor.extract_features(
@@ -204,14 +204,14 @@ REFERENCE = "ImageDataGenerator + predict"
 def main() -> None:
     """Run every contestant in turn and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("pictures", type=Path, help="class folders of pictures")
+    parser.add_argument("images", type=Path, help="class folders of images")
     parser.add_argument("--weights", required=True, help="InceptionV3 without top, as .h5")
     parser.add_argument("--runs", type=int, default=3, help="runs of each contestant")
     parser.add_argument("--peers", help="the Python of an environment with torch and thingsvision")
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.contestant:
-        run_one(options.contestant, options.pictures, options.weights)
+        run_one(options.contestant, options.images, options.weights)
         return
     pythons = dict.fromkeys(CONTESTANTS, sys.executable)
     if options.peers:
@@ -235,7 +235,7 @@ def main() -> None:
 def start(python: str, name: str, options: argparse.Namespace, file: Path) -> float | None:
     """Run one contestant in a process of its own; None, with its error shown, if it fails."""
     file.unlink(missing_ok=True)
-    command = [python, __file__, str(options.pictures), "--weights", options.weights]
+    command = [python, __file__, str(options.images), "--weights", options.weights]
     child = subprocess.run(
         [*command, "--contestant", name],
         capture_output=True,
@@ -251,14 +251,14 @@ def start(python: str, name: str, options: argparse.Namespace, file: Path) -> fl
     return float(answer["rate"])
 
 
-def run_one(name: str, pictures: Path, weights: str) -> None:
+def run_one(name: str, images: Path, weights: str) -> None:
     """Run one contestant here and print its rate as JSON."""
     endings = {".jpg", ".jpeg", ".png"}
-    count = sum(path.suffix.lower() in endings for path in pictures.rglob("*"))
-    seconds, features = (CONTESTANTS | PEERS)[name](pictures, weights)
+    count = sum(path.suffix.lower() in endings for path in images.rglob("*"))
+    seconds, features = (CONTESTANTS | PEERS)[name](images, weights)
     if features is not None:
         if len(features) != count:
-            raise SystemExit(f"{len(features)} rows of {count} pictures")
+            raise SystemExit(f"{len(features)} rows of {count} images")
         np.save("features.npy", features)
     print(json.dumps({"rate": count / seconds}))
 
@@ -267,7 +267,7 @@ def print_table(rates: dict[str, list[float]], features: dict[str, np.ndarray], 
     """Print medians, ratios to the baseline, and how far the features are from the reference."""
     medians = {name: statistics.median(found) for name, found in rates.items() if found}
     print(f"{platform.machine()}, {os.cpu_count()} cores, {runs} runs, medians (lowest to highest)")
-    print("\n| | pictures/s | against the Keras recipe | relative difference of the features |")
+    print("\n| | images/s | against the Keras recipe | relative difference of the features |")
     print("| --- | --- | --- | --- |")
     for name, median in medians.items():
         spread = f"{min(rates[name]):.0f} to {max(rates[name]):.0f}"

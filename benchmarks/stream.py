@@ -31,7 +31,7 @@ from classify.search.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
 from extract.core.config import TrunkSpec
-from extract.core.row_block import Block
+from extract.core.row_block import RowBlock
 from extract.images.item import Item
 from extract.store.format import create_store
 from extract.store.open import open_store
@@ -73,7 +73,7 @@ def make(path: Path, shape: tuple[int, ...], size: float) -> None:
             drawn = noise[generator.integers(0, 1024, len(rows))] + apart[labels[rows]]
             values = np.maximum(drawn, 0).reshape(-1, *shape)
             digests = generator.integers(0, 256, (len(rows), 16), dtype=np.uint8)
-            store.write(Block(rows, {spec.layer[0]: values}, digests, []))
+            store.write(RowBlock(rows, {spec.layer[0]: values}, digests, []))
 
 
 def forget(path: Path) -> None:

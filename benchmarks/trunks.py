@@ -23,7 +23,7 @@ from extract.core.config import TrunkSpec
 
 
 def measure(name: str, seconds: float, batches: int) -> dict[str, Any]:
-    """Return pictures a second and the features' width of one trunk."""
+    """Return images a second and the features' width of one trunk."""
     from extract.engines.select import open_engine
 
     spec = TrunkSpec(trunk=name, weights="none")
@@ -74,7 +74,7 @@ def main() -> None:
     results = {name: found for name in names if (found := start(name, options))}
     engines = ", ".join(sorted({found["engine"] for found in results.values()}))
     print(f"{platform.machine()}, {os.cpu_count()} cores, {engines}, float32\n")
-    print("| trunk | native size | cut | features | pictures/s |")
+    print("| trunk | native size | cut | features | images/s |")
     print("| --- | --- | --- | --- | --- |")
     for name, found in sorted(results.items(), key=lambda item: -item[1]["rate"]):
         known = TRUNKS[name]

@@ -26,7 +26,7 @@ from classify.settings.sweep import (
     parse_names,
     parse_sweep,
 )
-from extract.core.atomic import clear
+from extract.core.atomic import remove_leftovers
 from extract.core.console import add_common_flags, log, run_command
 from extract.core.errors import EXIT_OK, HeadError, SettingError
 
@@ -38,9 +38,9 @@ examples:
   train-head out.h5 --dropout 0.5 --patience 5 -o half_dropped/
   train-head out.h5 --folds 5 --sweep logistic.C=0.001:10:9 --sweep transform=standardise,sqrt+l2
 
-The heads are ranked by what they do on pictures that they were not trained on: the validation split
-of the file; where it has none, about a fifth of the pictures, chosen by a hash of their keys; or,
-with --folds, each picture once. The best head is kept. A test split is used once, for that head.
+The heads are ranked by what they do on images that they were not trained on: the validation split
+of the file; where it has none, about a fifth of the images, chosen by a hash of their keys; or,
+with --folds, each image once. The best head is kept. A test split is used once, for that head.
 """
 # Field of HeadSpec -> its type, or what it can be; what it is.
 _SETTINGS: dict[str, tuple[Any, str]] = {
@@ -55,15 +55,15 @@ _SETTINGS: dict[str, tuple[Any, str]] = {
     "momentum": (float, "momentum of sgd or rmsprop"),
     "nesterov": (bool, "Nesterov's form of the momentum, for sgd"),
     "learning_rate": (float, "size of the steps"),
-    "epochs": (int, "passes over the training pictures, at most"),
-    "batch_size": (int, "pictures in a training step"),
+    "epochs": (int, "passes over the training images, at most"),
+    "batch_size": (int, "images in a training step"),
     "patience": (int, "stop after N epochs without a lower validation loss; take the best epoch"),
     "C": (float, "inverse of the strength of the penalty; of a linear svm 0.001"),
     "kernel": (KERNELS, "shape of the boundary"),
     "gamma": (float, "width of the rbf kernel"),
     "alpha": (float, "strength of the penalty"),
     "shrinkage": (float, "share of the covariance taken from a multiple of the identity"),
-    "neighbours": (int, "how many of the nearest pictures are asked"),
+    "neighbours": (int, "how many of the nearest images are asked"),
     "trees": (int, "trees, or rounds of boosting"),
     "step": (float, "how much of each round is taken"),
 }
@@ -113,8 +113,8 @@ def train_head_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--views",
         choices=VIEWS,
-        help="what becomes of a file's augmented views: nothing, one of each picture an epoch, or "
-        "all as pictures of their own (default: random for dense and linear, all for the others)",
+        help="what becomes of a file's augmented views: nothing, one of each image an epoch, or "
+        "all as images of their own (default: random for dense and linear, all for the others)",
     )
     parser.add_argument(
         *("-o", "--output"),
@@ -150,7 +150,7 @@ def _add_choice_flags(parser: argparse.ArgumentParser) -> None:
         "--groups",
         choices=GROUPS,
         default=GROUPS[0],
-        help="what stays on one side: the groups in the file; digest adds to them pictures that "
+        help="what stays on one side: the groups in the file; digest adds to them images that "
         "are the same byte for byte (default: %(default)s)",
     )
     group.add_argument(
@@ -294,16 +294,16 @@ def _train_head(arguments: argparse.Namespace) -> int:
     from classify.data.dataset import load_dataset
     from classify.finetune import finetune
     from classify.inference import export
-    from classify.inference.bundle import check_target, save_bundle
+    from classify.inference.bundle import check_target, save_head
     from classify.search import search
-    from classify.search.feasibility import settle
+    from classify.search.feasibility import drop_infeasible
     from extract.store.validate import check_there
 
     if not arguments.output:  # the folder is beside the file: a wrong path is that of the file
         check_there(store)
     if arguments.export:
         export.check_targets(arguments.export, config.candidates)
-    clear(folder.resolve())
+    remove_leftovers(folder.resolve())
     check_target(folder)
     # One that names none takes the only one of the file, and not that of whoever is first.
     layers = ["+".join(spec.layer) for spec in config.candidates]
@@ -313,7 +313,7 @@ def _train_head(arguments: argparse.Namespace) -> int:
     if config.finetune:
         finetune.check_maps(dataset)
     else:
-        config = settle(dataset, config)
+        config = drop_infeasible(dataset, config)
     trunk = export.open_trunk(dataset) if arguments.export else None
     timing = {"read": time.perf_counter() - began}
     try:
@@ -325,7 +325,7 @@ def _train_head(arguments: argparse.Namespace) -> int:
         raise
     timing["train"] = time.perf_counter() - began - timing["read"]
     print(result)
-    save_bundle(folder, dataset, result, str(store))
+    save_head(folder, dataset, result, str(store))
     if trunk and export.can_export(result):
         export.export_best(folder, trunk, arguments.export)
     _save_report(folder, dataset, result, config.seed, str(store), timing)
@@ -340,7 +340,7 @@ def _train_head(arguments: argparse.Namespace) -> int:
     if config.assert_accuracy is not None and accuracy < config.assert_accuracy:
         raise HeadError(
             f"accuracy: found {accuracy:.4f}; expected {config.assert_accuracy} or more, as "
-            "--assert-accuracy says; try other heads, or more pictures"
+            "--assert-accuracy says; try other heads, or more images"
         )
     log.info("next: predict-images %s SOURCE", shlex.quote(str(folder)))
     return EXIT_OK

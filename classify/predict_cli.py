@@ -22,7 +22,7 @@ examples:
   predict-images photo.jpg --trunk vgg16 -o chart.png
 
 With DIR, a head that train-head has trained; with --trunk, the classes that a complete model scores
-by itself. Columns: key, label, score (0 to 1), reason (why a picture could not be read; it has no
+by itself. Columns: key, label, score (0 to 1), reason (why an image could not be read; it has no
 label).
 """
 # What decides a complete model; a head knows all of it.
@@ -39,14 +39,14 @@ def predict_images_parser() -> argparse.ArgumentParser:
     """Build the parser of ``predict-images``."""
     parser = argparse.ArgumentParser(
         prog="predict-images",
-        description="Label pictures with a trained head, or with a complete model.\n\n" + _EXAMPLES,
+        description="Label images with a trained head, or with a complete model.\n\n" + _EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "head", metavar="DIR", type=Path, nargs="?", help="a folder made by train-head"
     )
     parser.add_argument(
-        "source", metavar="SOURCE", help="a folder of pictures, one picture, or a table of them"
+        "source", metavar="SOURCE", help="a folder of images, one image, or a table of them"
     )
     add_reading_flags(parser, "columns")
     add_model_flags(
@@ -69,7 +69,7 @@ def _add_output_flags(group: Any) -> None:
         "--top",
         type=int,
         metavar="N",
-        help=f"labels a picture, best first (default: {usual.top}; {_CHART_TOP} in a chart)",
+        help=f"labels an image, best first (default: {usual.top}; {_CHART_TOP} in a chart)",
     )
     group.add_argument(
         "--format",
@@ -80,8 +80,7 @@ def _add_output_flags(group: Any) -> None:
         *("-o", "--output"),
         metavar="FILE",
         type=Path,
-        help="the file to write (default: stdout); for one picture .png, .svg or .pdf draws a "
-        "chart",
+        help="the file to write (default: stdout); for one image .png, .svg or .pdf draws a chart",
     )
     add_reading_flags(group, "max_bad")
 
@@ -115,24 +114,24 @@ def _predict_images(arguments: argparse.Namespace) -> int:
     config, running = _settings(arguments, chart)
 
     from classify.inference import predict
-    from classify.inference.bundle import is_bundle
-    from extract.pipeline.stream import Clock
+    from classify.inference.bundle import is_head_folder
+    from extract.pipeline.stream import Timings
     from extract.sources.listing import list_source
 
-    if arguments.head and is_bundle(arguments.source) and not is_bundle(arguments.head):
+    if arguments.head and is_head_folder(arguments.source) and not is_head_folder(arguments.head):
         raise SettingError(
             f"{arguments.source}: a head in the place of SOURCE; expected DIR before SOURCE; swap "
             "the two"
         )
     if arguments.output:
         predict.check_output(arguments.output)
-    began, clock = time.perf_counter(), Clock()
+    began, clock = time.perf_counter(), Timings()
     source = list_source(arguments.source, running.columns)
     for warning in source.warnings:
         log.warning("%s", warning)
     if chart and len(source.items) != 1:
         raise SettingError(
-            f"{arguments.output}: found {len(source.items)} pictures in {arguments.source}; "
+            f"{arguments.output}: found {len(source.items)} images in {arguments.source}; "
             "expected one for a chart; name one, or a file that ends in .csv"
         )
     label = _open_head(arguments, running) if arguments.head else _open_model(arguments, running)
@@ -143,17 +142,17 @@ def _predict_images(arguments: argparse.Namespace) -> int:
 
 
 def _open_head(arguments: argparse.Namespace, running: ExtractConfig) -> Any:
-    """Return what labels pictures with a trained head."""
+    """Return what labels images with a trained head."""
     from classify.inference import predict
-    from classify.inference.bundle import load_bundle
+    from classify.inference.bundle import load_head
 
-    bundle = load_bundle(arguments.head)
+    bundle = load_head(arguments.head)
     engine = predict.open_trunk(bundle, arguments.weights, running)
     return lambda items, **settings: predict.predict(bundle, items, engine, **settings)
 
 
 def _open_model(arguments: argparse.Namespace, running: ExtractConfig) -> Any:
-    """Return what labels pictures with a complete model."""
+    """Return what labels images with a complete model."""
     from classify.inference import complete_model, predict
 
     names = (*_MODEL_FLAGS, "weights")
@@ -162,7 +161,7 @@ def _open_model(arguments: argparse.Namespace, running: ExtractConfig) -> Any:
         running, **{name: value for name, value in given.items() if value is not None}
     )
     score = partial(complete_model.to_scores, engine)
-    return partial(predict.label_pictures, engine=engine, score=score, class_names=class_names)
+    return partial(predict.label_images, engine=engine, score=score, class_names=class_names)
 
 
 def _write(predictions: Sequence[Any], output: Path | None, form: str, chart: bool) -> None:
@@ -185,8 +184,8 @@ def _report(
     for prediction in failed:
         log.warning("%s: %s", prediction.key, prediction.reason)
     log.info(
-        f"{output or 'stdout'}: {total - len(failed)} pictures labelled, {len(failed)} unreadable; "
-        f"start {clock.start:.1f} s, trunk {clock.trunk:.1f} s, waiting for pictures "
+        f"{output or 'stdout'}: {total - len(failed)} images labelled, {len(failed)} unreadable; "
+        f"start {clock.start:.1f} s, trunk {clock.trunk:.1f} s, waiting for images "
         f"{clock.wait:.1f} s"
     )
     return EXIT_TOO_MANY_BAD if len(failed) > running.tolerated(total) else EXIT_OK

@@ -1,4 +1,4 @@
-"""Draw the sample set: one small picture per emoji, in class folders inside split folders.
+"""Draw the sample set: one small image per emoji, in class folders inside split folders.
 
 Every choice comes from the split and the position of an emoji in its list, never from its class,
 so the classes have exactly the same backgrounds, placements and file types: only what is drawn
@@ -36,7 +36,7 @@ EMOJI = {
 }
 
 
-def picture_name(emoji: str) -> str:
+def image_name(emoji: str) -> str:
     """Return the Unicode name of an emoji as a file stem: lower-case ASCII with hyphens."""
     return unicodedata.name(emoji).lower().replace(" ", "-")
 
@@ -50,7 +50,7 @@ def draw(emoji: str, font: ImageFont.FreeTypeFont, chance: random.Random) -> Ima
         chance: Where colour, scale and place come from.
 
     Returns:
-        An RGB picture, `SIDE` pixels square.
+        An RGB image, `SIDE` pixels square.
     """
     background = (chance.randint(110, 240), chance.randint(110, 240), chance.randint(110, 240))
     side = chance.randint(GLYPH_WIDTH + 4, GLYPH_WIDTH + 44)
@@ -62,21 +62,21 @@ def draw(emoji: str, font: ImageFont.FreeTypeFont, chance: random.Random) -> Ima
 
 
 def write_class(folder: Path, split: str, emoji: str, font: ImageFont.FreeTypeFont) -> int:
-    """Write the pictures of one class of one split and return how many there are."""
+    """Write the images of one class of one split and return how many there are."""
     folder.mkdir(parents=True, exist_ok=True)
     for position, character in enumerate(emoji):
-        picture = draw(character, font, random.Random(f"{split} {position}"))
-        path = folder / picture_name(character)
+        image = draw(character, font, random.Random(f"{split} {position}"))
+        path = folder / image_name(character)
         if position % PNG_EVERY == PNG_EVERY - 1:
-            picture.save(path.with_suffix(".png"), optimize=True)
+            image.save(path.with_suffix(".png"), optimize=True)
         else:
-            picture.save(path.with_suffix(".jpg"), quality=JPEG_QUALITY)
+            image.save(path.with_suffix(".jpg"), quality=JPEG_QUALITY)
     return len(emoji)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    parser = argparse.ArgumentParser(description="Draw the sample set of labelled pictures.")
+    parser = argparse.ArgumentParser(description="Draw the sample set of labelled images.")
     parser.add_argument(
         "output",
         type=Path,
@@ -91,7 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw every picture of every class of every split."""
+    """Draw every image of every class of every split."""
     parser = build_parser()
     options = parser.parse_args(arguments)
     if not options.font.is_file():
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for split, classes in EMOJI.items():
         for class_name, emoji in classes.items():
             count = write_class(options.output / split / class_name, split, emoji, font)
-            print(f"{split}/{class_name}: {count} pictures")
+            print(f"{split}/{class_name}: {count} images")
 
 
 if __name__ == "__main__":

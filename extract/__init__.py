@@ -1,1 +1,1 @@
-"""Stage one: run a frozen trunk once over a set of pictures and keep its features in HDF5."""
+"""Stage one: run a frozen trunk once over a set of images and keep its features in HDF5."""

@@ -23,7 +23,7 @@ from extract.core.errors import (
     EXIT_OK,
     EXIT_TOO_MANY_BAD,
     SettingError,
-    one_line,
+    quoted,
 )
 from extract.images.augment import ViewSpec
 
@@ -39,17 +39,17 @@ examples:
 An interrupted run is continued by the same command. Settings that are left out take the values of
 the existing file.
 """
-# Flags of every command that reads pictures; untold, ExtractConfig decides.
+# Flags of every command that reads images; untold, ExtractConfig decides.
 READING: Mapping[str, Mapping[str, Any]] = {
     "columns": {
         "metavar": "ROLE=NAME,...",
-        "help": "which column of a table, or of records that hold pictures, is the path (or the "
-        "picture), label, split and group (default: those of that name)",
+        "help": "which column of a table, or of records that hold images, is the path (or the "
+        "image), label, split and group (default: those of that name)",
     },
     "batch_size": {
         "type": int,
         "metavar": "N",
-        "help": "pictures in one call of the trunk (default: chosen from the device's memory)",
+        "help": "images in one call of the trunk (default: chosen from the device's memory)",
     },
     "workers": {
         "type": int,
@@ -58,7 +58,7 @@ READING: Mapping[str, Mapping[str, Any]] = {
     },
     "max_bad": {
         "metavar": "N|P%",
-        "help": "unreadable pictures that are tolerated; with more, the exit code is 4 "
+        "help": "unreadable images that are tolerated; with more, the exit code is 4 "
         f"(default: {ExtractConfig.max_bad})".replace("%", "%%"),
     },
 }
@@ -73,7 +73,7 @@ def extract_features_parser() -> argparse.ArgumentParser:
     """Build the parser of ``extract-features``."""
     parser = argparse.ArgumentParser(
         prog="extract-features",
-        description="Run a frozen, pretrained CNN trunk once over a set of pictures and keep its "
+        description="Run a frozen, pretrained CNN trunk once over a set of images and keep its "
         "features in one HDF5 file.\n\n" + _EXTRACT_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -82,8 +82,8 @@ def extract_features_parser() -> argparse.ArgumentParser:
         metavar="SOURCE",
         nargs="?",
         help="class folders, split folders (train, validation, test) over class folders, a flat "
-        "folder, an archive of such (.zip, .tar, .tar.gz, shards-{00..99}.tar), one picture, or a "
-        "table of pictures (.csv, .tsv, .parquet, .jsonl); or a URL that fsspec opens",
+        "folder, an archive of such (.zip, .tar, .tar.gz, shards-{00..99}.tar), one image, or a "
+        "table of images (.csv, .tsv, .parquet, .jsonl); or a URL that fsspec opens",
     )
     parser.add_argument("out", metavar="OUT.h5", nargs="?", help="the file to make or continue")
     add_reading_flags(parser, "columns")
@@ -131,7 +131,7 @@ def extract_features_parser() -> argparse.ArgumentParser:
         "--update",
         action="store_true",
         default=None,
-        help="where the source has changed, keep the rows of pictures that have not, and run the "
+        help="where the source has changed, keep the rows of images that have not, and run the "
         "others",
     )
     output.add_argument(
@@ -154,7 +154,7 @@ def extract_features_parser() -> argparse.ArgumentParser:
 
 
 def add_reading_flags(group: Any, *names: str) -> None:
-    """Add flags of a command that reads pictures, by the names of their settings."""
+    """Add flags of a command that reads images, by the names of their settings."""
     for name in names:
         group.add_argument(f"--{name.replace('_', '-')}", **READING[name])
 
@@ -217,7 +217,7 @@ def _add_view_flags(group: Any) -> None:
         "--views",
         type=int,
         metavar="N",
-        help="keep N augmented views of each training picture beside the plain one (default: 0)",
+        help="keep N augmented views of each training image beside the plain one (default: 0)",
     )
     group.add_argument(
         "--seed",
@@ -270,10 +270,10 @@ def _extract_features(arguments: argparse.Namespace) -> int:
 
 def _report(summary: Any) -> None:
     for key, reason in summary.failed:
-        log.warning("%s: %s", one_line(key), reason)
+        log.warning("%s: %s", quoted(key), reason)
     if summary.failed:
         log.warning(
-            "%d of %d pictures could not be read (%d tolerated); their rows are NaN",
+            "%d of %d images could not be read (%d tolerated); their rows are NaN",
             len(summary.failed),
             summary.images,
             summary.tolerated,
@@ -284,8 +284,8 @@ def _report(summary: Any) -> None:
     spent = summary.seconds
     rate = summary.computed / max(spent.wait + spent.trunk + spent.write, 1e-9)
     log.info(
-        "%s: %d pictures, %d classes, %s; %d new in %.1f s: start %.1f s, then %.0f pictures/s "
-        "(trunk %.1f s, write %.1f s, waiting for pictures %.1f s; beside it read %.1f s, decode "
+        "%s: %d images, %d classes, %s; %d new in %.1f s: start %.1f s, then %.0f images/s "
+        "(trunk %.1f s, write %.1f s, waiting for images %.1f s; beside it read %.1f s, decode "
         "%.1f s)",
         summary.out,
         summary.images,
@@ -299,8 +299,8 @@ def _report(summary: Any) -> None:
     )
     if summary.error:
         log.info(
-            "against float32, on %d pictures: relative error %.2g, cosine %.5f",
-            *(summary.error["pictures"], summary.error["relative"], summary.error["cosine"]),
+            "against float32, on %d images: relative error %.2g, cosine %.5f",
+            *(summary.error["images"], summary.error["relative"], summary.error["cosine"]),
         )
     out = shlex.quote(str(summary.out))
     if len(summary.class_names) < 2:

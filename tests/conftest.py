@@ -1,4 +1,4 @@
-"""What many tests share: small pictures, stores written through the store, a quick trunk."""
+"""What many tests share: small images, stores written through the store, a quick trunk."""
 
 import atexit
 import os
@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from extract.core.config import TrunkSpec
-from extract.core.row_block import Block, Failure
+from extract.core.row_block import Failure, RowBlock
 from extract.images.augment import ViewSpec
 from extract.images.item import Item
 from extract.store.format import create_store
@@ -41,17 +41,17 @@ MakeStore = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real pictures and weights; where it is lacking, tests that use it skip."""
+    """The folder of real images and weights; where it is lacking, tests that use it skip."""
     if not SHARED.is_dir():
-        pytest.skip("the real pictures and weights are not here")
+        pytest.skip("the real images and weights are not here")
     return SHARED
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """A folder with 2 classes in 2 splits: 8 small pictures of different sizes."""
+def images(tmp_path: Path) -> Path:
+    """A folder with 2 classes in 2 splits: 8 small images of different sizes."""
     generator = np.random.default_rng(0)
-    root = tmp_path / "pictures"
+    root = tmp_path / "images"
     for split in ("train", "validation"):
         for name in ("cat", "dog"):
             folder = root / split / name
@@ -105,10 +105,10 @@ def make_store(tmp_path: Path) -> MakeStore:
         path = tmp_path / name
         create_store(path, items, {k: v.shape[1:] for k, v in layers.items()}, attributes)
         rows = np.array([i for i in range(count) if i not in failed], np.int64)
-        block = Block(
+        block = RowBlock(
             rows,
             {layer: values[rows] for layer, values in layers.items()},
-            np.stack([rows, rows + 1], 1).view(np.uint8),  # no two are the same picture
+            np.stack([rows, rows + 1], 1).view(np.uint8),  # no two are the same image
             [Failure(row, "is empty", bytes(16)) for row in failed],
             {} if views is None else dict.fromkeys(layers, views),
         )

@@ -78,7 +78,7 @@ def _write(folder: Path, files: dict[str, bytes]) -> list[Path]:
     return [folder / name for name in files]
 
 
-def _pictures(folder: Path) -> list[Path]:
+def _images(folder: Path) -> list[Path]:
     from tests.test_images_decode import ALL
 
     return _write(folder, {f"{number}": content for number, content in enumerate(ALL)})
@@ -100,7 +100,7 @@ def _archives(folder: Path) -> list[Path]:
     from tests.test_sources_archives import pack
 
     files = {"a/1.png": b"one" * 9, "b/2.png": b"two" * 9, "b/3.json": b'{"label": "x"}'}
-    return [pack(folder / f"pictures{form}", files) for form in (".zip", ".tar", ".tar.gz")]
+    return [pack(folder / f"images{form}", files) for form in (".zip", ".tar", ".tar.gz")]
 
 
 def _records(folder: Path) -> list[Path]:
@@ -147,9 +147,9 @@ def _heads(folder: Path) -> list[Path]:
 
 
 def _load_head(path: Path) -> None:
-    from classify.inference.bundle import load_bundle
+    from classify.inference.bundle import load_head
 
-    bundle = load_bundle(path.parent)
+    bundle = load_head(path.parent)
     bundle.predict_proba(np.zeros((2, *bundle.shape), np.float32))
 
 
@@ -191,7 +191,7 @@ def _load_trunk(path: Path) -> None:
 
 
 TARGETS = {
-    "decode": Target(_pictures, _decode),
+    "decode": Target(_images, _decode),
     "manifest": Target(_tables, _list),
     "archive": Target(_archives, _list),
     "records": Target(_records, _list),

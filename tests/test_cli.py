@@ -29,38 +29,38 @@ def extract(*words: object) -> int:
 
 
 def test_done_is_0_and_stdout_is_empty(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert extract(pictures, tmp_path / "out.h5", *QUICK_FLAGS) == 0
+    assert extract(images, tmp_path / "out.h5", *QUICK_FLAGS) == 0
     stdout, stderr = capsys.readouterr()
     assert stdout == ""
     lines = stderr.splitlines()
-    assert lines[0].startswith("8 pictures, 0 done before; mobilenet at 32 x 32 pixels")
-    assert "8 pictures, 2 classes, conv1_relu 32; 8 new in" in lines[-2]
+    assert lines[0].startswith("8 images, 0 done before; mobilenet at 32 x 32 pixels")
+    assert "8 images, 2 classes, conv1_relu 32; 8 new in" in lines[-2]
     assert "decode" in lines[-2]
     assert lines[-1] == f"next: train-head {tmp_path / 'out.h5'}"
 
 
 def test_what_comes_next_can_be_done(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "my features.h5"
-    assert extract(pictures, out, *QUICK_FLAGS) == 0
+    assert extract(images, out, *QUICK_FLAGS) == 0
     assert capsys.readouterr().err.splitlines()[-1] == f"next: train-head '{out}'"
-    assert extract(pictures / "train/cat", tmp_path / "flat.h5", *QUICK_FLAGS) == 0
+    assert extract(images / "train/cat", tmp_path / "flat.h5", *QUICK_FLAGS) == 0
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == "without two classes there is no head to train; next: show-features " + str(
         tmp_path / "flat.h5"
     )
 
 
-def test_flags_may_stand_between_the_words(pictures: Path, tmp_path: Path) -> None:
-    assert extract(*QUICK_FLAGS[:4], pictures, *QUICK_FLAGS[4:], tmp_path / "out.h5") == 0
+def test_flags_may_stand_between_the_words(images: Path, tmp_path: Path) -> None:
+    assert extract(*QUICK_FLAGS[:4], images, *QUICK_FLAGS[4:], tmp_path / "out.h5") == 0
     assert (tmp_path / "out.h5").exists()
 
 
 def test_a_dry_run_says_what_the_run_would_do(
-    pictures: Path,
+    images: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -69,40 +69,40 @@ def test_a_dry_run_says_what_the_run_would_do(
     flags = [*QUICK_FLAGS, "--dry-run"]
 
     def said(*words: str, code: int = 0) -> str:
-        assert extract(pictures, "out.h5", *flags, *words) == code
+        assert extract(images, "out.h5", *flags, *words) == code
         return capsys.readouterr().err.splitlines()[-1]
 
     end = "; mobilenet at conv1_relu (32,) in float32, 0.0 MB"
-    assert said() == f"would make out.h5: 8 pictures of 2 classes, 0 done before{end}"
+    assert said() == f"would make out.h5: 8 images of 2 classes, 0 done before{end}"
     assert said("--shards", "parts").endswith(f"{end} in 1 shard in parts")
-    assert extract(pictures, "out.h5", *QUICK_FLAGS) == 0
+    assert extract(images, "out.h5", *QUICK_FLAGS) == 0
     capsys.readouterr()
     with open_store("out.h5", write=True) as store:
         store.forget(np.array([1, 2, 3]))
-    assert said() == f"would continue out.h5: 8 pictures of 2 classes, 5 done before{end}"
+    assert said() == f"would continue out.h5: 8 images of 2 classes, 5 done before{end}"
     assert "layer" in said("--layer", "conv_pw_1_relu", code=1)
-    (pictures / "train/cat/0.png").unlink()
+    (images / "train/cat/0.png").unlink()
     changed = "the source has changed: 1 missing (train/cat/0.png)"
     before = Path("out.h5").read_bytes()
     assert f"{changed}; give --update" in said(code=1)
     for action in ("update", "overwrite"):
-        what = f"would {action.replace('overwrite', 'replace')} out.h5, for {changed}: 7 pictures"
+        what = f"would {action.replace('overwrite', 'replace')} out.h5, for {changed}: 7 images"
         assert said(f"--{action}").startswith(what)
     assert Path("out.h5").read_bytes() == before
 
 
 @pytest.mark.parametrize("flags", [[], ["--dry-run"]], ids=str)
 def test_a_place_without_a_folder_is_refused_by_a_dry_run_too(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
 ) -> None:
-    assert extract(pictures, tmp_path / "none/out.h5", *QUICK_FLAGS, *flags) == 1
+    assert extract(images, tmp_path / "none/out.h5", *QUICK_FLAGS, *flags) == 1
     assert f"{tmp_path / 'none'}: no such folder; expected one" in capsys.readouterr().err
 
 
 def test_quiet_says_nothing(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert extract(pictures, tmp_path / "out.h5", *QUICK_FLAGS, "-q") == 0
+    assert extract(images, tmp_path / "out.h5", *QUICK_FLAGS, "-q") == 0
     assert capsys.readouterr() == ("", "")
 
 
@@ -117,14 +117,14 @@ def test_quiet_says_nothing(
     ],
 )
 def test_a_known_failure_is_1_and_one_line(
-    pictures: Path,
+    images: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     flags: list[str],
     message: str,
 ) -> None:
     words = ["--trunk", "mobilenet", "--weights", "none", *flags]
-    assert extract(pictures, tmp_path / "out.h5", *words) == 1
+    assert extract(images, tmp_path / "out.h5", *words) == 1
     stdout, stderr = capsys.readouterr()
     assert stdout == ""
     assert message in stderr
@@ -163,33 +163,33 @@ def test_a_word_argparse_does_not_know_is_2(capsys: pytest.CaptureFixture[str], 
 
 
 def test_our_own_bug_is_3_with_its_traceback(
-    pictures: Path,
+    images: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("extract.pipeline.run.list_source", lambda *_: 1 / 0)
-    assert extract(pictures, tmp_path / "out.h5") == 3
+    assert extract(images, tmp_path / "out.h5") == 3
     stderr = capsys.readouterr().err
     assert "ZeroDivisionError" in stderr
     assert "this is a bug in headstart" in stderr
 
 
 @pytest.mark.parametrize(("max_bad", "code"), [("0", 4), ("1", 0), ("12%", 4), ("13%", 0)])
-def test_too_many_bad_pictures_are_4(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], max_bad: str, code: int
+def test_too_many_bad_images_are_4(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], max_bad: str, code: int
 ) -> None:
-    (pictures / "train/cat/0.png").write_bytes(b"")
-    assert extract(pictures, tmp_path / "out.h5", *QUICK_FLAGS, "--max-bad", max_bad) == code
+    (images / "train/cat/0.png").write_bytes(b"")
+    assert extract(images, tmp_path / "out.h5", *QUICK_FLAGS, "--max-bad", max_bad) == code
     stderr = capsys.readouterr().err
     assert "train/cat/0.png: is empty" in stderr
-    assert "1 of 8 pictures could not be read" in stderr
+    assert "1 of 8 images could not be read" in stderr
     with open_store(tmp_path / "out.h5") as store:
         assert store.complete
 
 
 def test_ctrl_c_is_130(
-    pictures: Path,
+    images: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -198,15 +198,15 @@ def test_ctrl_c_is_130(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("extract.store.single_file.SingleStore.write", interrupt)
-    assert extract(pictures, tmp_path / "out.h5", *QUICK_FLAGS) == 130
+    assert extract(images, tmp_path / "out.h5", *QUICK_FLAGS) == 130
     stderr = capsys.readouterr().err
-    assert "stopped. 0 of 8 pictures are in" in stderr
+    assert "stopped. 0 of 8 images are in" in stderr
     assert "Traceback" not in stderr
 
 
-def test_image_size_is_height_by_width(pictures: Path, tmp_path: Path) -> None:
+def test_image_size_is_height_by_width(images: Path, tmp_path: Path) -> None:
     words = [*QUICK_FLAGS[:-1], "40x64", "--pooling", "none"]
-    assert extract(pictures, tmp_path / "out.h5", *words) == 0
+    assert extract(images, tmp_path / "out.h5", *words) == 0
     with open_store(tmp_path / "out.h5") as store:
         assert store.shapes == {"conv1_relu": (20, 32, 32)}
 
@@ -229,7 +229,7 @@ def test_show_features(make_store: MakeStore, capsys: pytest.CaptureFixture[str]
     path = make_store(np.ones((3, 3), "f4"), [0, 1, 1], failed=[1])
     assert show_cli.show_features([str(path)]) == 0
     stdout, stderr = capsys.readouterr()
-    assert "3 pictures" in stdout
+    assert "3 images" in stdout
     assert "000001.png: is empty" in stdout
     assert stderr == ""
     assert show_cli.show_features([str(path), "--verify", "--json"]) == 0
@@ -285,10 +285,10 @@ def test_help_answers_at_once(command: str) -> None:
         assert f"'{heavy}'" not in child.stdout
 
 
-def test_start_up_is_quiet(pictures: Path, tmp_path: Path) -> None:
+def test_start_up_is_quiet(images: Path, tmp_path: Path) -> None:
     code = "import sys; from extract import cli; sys.exit(cli.extract_features())"
     child = subprocess.run(
-        [sys.executable, "-c", code, pictures, tmp_path / "out.h5", *QUICK_FLAGS],
+        [sys.executable, "-c", code, images, tmp_path / "out.h5", *QUICK_FLAGS],
         capture_output=True,
         text=True,
         check=True,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from extract.core.atomic import beside, clear, put, whole
+from extract.core.atomic import atomic_write, move_into_place, remove_leftovers, temporary_path
 from extract.core.errors import HeadError, StoreError
 
 CODE = """
@@ -48,7 +48,7 @@ def test_killed_at_a_step_a_folder_is_the_former_or_the_new_one(
     assert child.returncode == -signal.SIGKILL
     assert place.exists() == (moment != "between")
     assert len(list(tmp_path.iterdir())) == 2
-    clear(place)
+    remove_leftovers(place)
     assert tree(tmp_path) == {"place.d/file": found}
 
 
@@ -57,10 +57,10 @@ def test_what_this_process_left_is_cleared_and_what_others_make_is_not(tmp_path:
     mine, others = (f".out.{number}.new.h5" for number in (os.getpid(), os.getppid()))
     for name in (mine, others, ".out.new.h5", ".other.1.new.h5"):
         (tmp_path / name).write_text("half")
-    with beside(place) as made:
+    with temporary_path(place) as made:
         assert not made.exists()
         made.write_text("whole")
-        put(made, place)
+        move_into_place(made, place)
     assert tree(tmp_path) == {
         "out.h5": "whole",
         **dict.fromkeys((others, ".out.new.h5", ".other.1.new.h5"), "half"),
@@ -72,9 +72,9 @@ def test_what_fails_leaves_the_former(tmp_path: Path) -> None:
     place.write_text("former")
 
     def fail() -> None:
-        with beside(place) as made:
+        with temporary_path(place) as made:
             made.write_text("half")
-            put(tmp_path / "nothing", place)
+            move_into_place(tmp_path / "nothing", place)
 
     with pytest.raises(FileNotFoundError):
         fail()
@@ -93,9 +93,9 @@ def test_what_is_whole_takes_its_place(folder: bool, former: bool, tmp_path: Pat
     path = tmp_path / "made.v1.keras"
     if former:
         write(path, folder, "old")
-    with whole(path, HeadError) as beside:
-        assert beside.suffix == ".keras"
-        write(beside, folder, "new")
+    with atomic_write(path, HeadError) as temporary_path:
+        assert temporary_path.suffix == ".keras"
+        write(temporary_path, folder, "new")
         assert path.exists() == former
     assert tree(tmp_path) == {"made.v1.keras" + "/part" * folder: "new"}
 
@@ -111,8 +111,8 @@ def test_what_is_not_leaves_the_former_one(
     kind = HeadError if type(stop) is OSError else type(stop)
 
     def fail() -> None:
-        with whole(path, HeadError) as beside:
-            write(beside, folder, "half")
+        with atomic_write(path, HeadError) as temporary_path:
+            write(temporary_path, folder, "half")
             raise stop
 
     with pytest.raises(kind) as raised:
@@ -128,9 +128,9 @@ def test_a_link_stays_and_a_file_is_no_folders_successor(tmp_path: Path) -> None
     (tmp_path / "kept").mkdir()
     write(tmp_path / "kept" / "file", False, "old")
     (tmp_path / "link").symlink_to(tmp_path / "kept" / "file")
-    with whole(tmp_path / "link", HeadError) as beside:
-        beside.write_text("new")
+    with atomic_write(tmp_path / "link", HeadError) as temporary_path:
+        temporary_path.write_text("new")
     assert (tmp_path / "link").is_symlink()
-    with pytest.raises(HeadError), whole(tmp_path / "kept", HeadError) as beside:
-        beside.write_text("a file in the place of a folder")
+    with pytest.raises(HeadError), atomic_write(tmp_path / "kept", HeadError) as temporary_path:
+        temporary_path.write_text("a file in the place of a folder")
     assert tree(tmp_path / "kept") == {"file": "new"}

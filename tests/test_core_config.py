@@ -96,7 +96,7 @@ def test_the_usual_views_are_those_of_the_course() -> None:
     ("max_bad", "total", "tolerated"),
     [("0", 1000, 0), ("3", 1000, 3), ("1%", 1000, 10), ("1%", 99, 0), ("0.5%", 1000, 5)],
 )
-def test_tolerated_pictures(max_bad: str, total: int, tolerated: int) -> None:
+def test_tolerated_images(max_bad: str, total: int, tolerated: int) -> None:
     assert ExtractConfig(max_bad=max_bad).tolerated(total) == tolerated
 
 

@@ -35,8 +35,8 @@ def test_rows_with_label_and_features_in_the_order_of_the_store(
     assert found.class_names == ("cat", "dog")
     assert (found.layer, found.trunk.trunk) == ("conv1_relu", "mobilenet")
     assert (found.weights_sha256, found.dtype) == ("0" * 64, "float32")
-    assert "left out: 1 pictures that could not be read" in caplog.text
-    assert "left out: 1 pictures without a label" in caplog.text
+    assert "left out: 1 images that could not be read" in caplog.text
+    assert "left out: 1 images without a label" in caplog.text
 
 
 def test_half_precision_is_widened(make_store: MakeStore) -> None:
@@ -63,13 +63,13 @@ def test_an_unfinished_store_is_refused(tmp_path: Path) -> None:
     attributes = {**spec.to_dict(), "class_names": ("cat",), "dtype": "float32"}
     attributes |= {"precision": "float32", "calibration_sha256": "", "weights_sha256": "ab"}
     create_store(path, items_of(["a", "b"], [0, 0], [0, 0]), {spec.layer[0]: (3,)}, attributes)
-    with pytest.raises(StoreError, match=r"2 of 2 pictures have no features yet.*same extract"):
+    with pytest.raises(StoreError, match=r"2 of 2 images have no features yet.*same extract"):
         load_dataset(path)
 
 
-def test_pictures_without_any_label_are_refused(make_store: MakeStore) -> None:
+def test_images_without_any_label_are_refused(make_store: MakeStore) -> None:
     path = make_store(features(3, 2), [-1, -1, -1], class_names=())
-    with pytest.raises(StoreError, match="expected pictures in class folders"):
+    with pytest.raises(StoreError, match="expected images in class folders"):
         load_dataset(path)
 
 
@@ -79,7 +79,7 @@ def test_features_that_are_not_finite_are_refused(make_store: MakeStore, value: 
     with h5py.File(path, "r+") as file:
         file["features"][2, 1] = value
     with pytest.raises(
-        StoreError, match=r"features of 1 pictures are not finite .*first 000002\.png"
+        StoreError, match=r"features of 1 images are not finite .*first 000002\.png"
     ):
         load_dataset(path)
 

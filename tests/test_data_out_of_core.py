@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from classify.data import out_of_core as module
 from classify.data.dataset import Dataset, load_dataset
 from classify.data.memory_budget import free_memory
-from classify.data.out_of_core import Epoch, StoredRows, flat, pieces
+from classify.data.out_of_core import Epoch, StoredRows, flatten, iter_chunks
 from classify.data.preprocessing import Transform
 from classify.heads.keras_head import fit_heads
-from classify.search.bootstrap import Judged, Resampling
+from classify.search.bootstrap import Bootstrap, Judged
 from classify.search.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
@@ -60,7 +60,7 @@ def pair(path: Path) -> tuple[Dataset, Dataset]:
 
 
 def everything(X: Any) -> np.ndarray:
-    return np.concatenate([rows for _, rows in pieces(X)])
+    return np.concatenate([rows for _, rows in iter_chunks(X)])
 
 
 # What is read.
@@ -121,7 +121,7 @@ def test_features_that_are_not_finite_are_refused(make_store: MakeStore) -> None
     X = features()
     X[7, 1] = np.inf
     made = make_store(X, [0, 1] * (COUNT // 2))
-    with pytest.raises(StoreError, match=r"features of 1 pictures .*first 000007\.png"):
+    with pytest.raises(StoreError, match=r"features of 1 images .*first 000007\.png"):
         load_dataset(made, memory=NONE)
 
 
@@ -265,9 +265,9 @@ def test_products_of_too_many_features_are_refused(
 
 
 def test_maps_are_flattened_once(pair: tuple[Dataset, Dataset]) -> None:
-    vectors = flat(pair[1].X)
+    vectors = flatten(pair[1].X)
     assert vectors.shape == (COUNT, 40)
-    assert flat(vectors) is vectors
+    assert flatten(vectors) is vectors
     np.testing.assert_array_equal(everything(vectors), pair[0].X.reshape(COUNT, -1))
 
 
@@ -277,9 +277,9 @@ def test_intervals_of_many_rows_are_those_of_bundles(monkeypatch: pytest.MonkeyP
     answers = np.where(generator.random(4000) < 0.8, y, 0)
     judged = Judged(answers, generator.random(4000).clip(0.01))
     names = [str(row) for row in range(4000)]
-    whole = Resampling(y, 3, names, 0)
+    whole = Bootstrap(y, 3, names, 0)
     monkeypatch.setattr("classify.search.metrics.MOST_DRAWN", 1000)
-    bundled = Resampling(y, 3, names, 0)
+    bundled = Bootstrap(y, 3, names, 0)
     for metric in ("accuracy", "balanced_accuracy", "macro_f1", "loss"):
         wanted, found = (draws.values(metric, judged) for draws in (whole, bundled))
         assert found[0] == pytest.approx(wanted[0], rel=1e-6)

@@ -1,4 +1,4 @@
-"""Views train beside their picture, never judge, and never part from it."""
+"""Views train beside their image, never judge, and never part from it."""
 
 import json
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 from classify.cli import train_head
 from classify.data.dataset import load_dataset
 from classify.data.preprocessing import Transform
-from classify.data.views import DrawnRows, Views, all_views
+from classify.data.views import RandomViews, Views, all_views
 from classify.heads.keras_head import fit_heads
 from classify.heads.linear_solvers import Span, ridge_path
-from classify.heads.sklearn_head import EstimatorHead
+from classify.heads.sklearn_head import SklearnHead
 from classify.search import evaluate as module
-from classify.search.fit import Division, batches, fit_batch, transformed
+from classify.search.fit import FoldData, batches, fit_batch, transformed
 from classify.search.search import run, sweep
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
@@ -46,12 +46,12 @@ def numbered(make_store: MakeStore, layers: int = 1) -> Path:
     return make_store(dict.fromkeys(names, X), labels, split, failed=failed, views=views)
 
 
-def drawn(count: int = 50, views: int = 3) -> DrawnRows:
+def drawn(count: int = 50, views: int = 3) -> RandomViews:
     """Rows of which every third has no views; the feature says row and view."""
     plain = np.arange(count, dtype="f4")[:, None]
     owners = np.flatnonzero(np.arange(count) % 3)
     shown = owners[:, None, None] + (1 + np.arange(views))[:, None] / 10
-    return DrawnRows(plain, Views(shown.astype("f4"), owners))
+    return RandomViews(plain, Views(shown.astype("f4"), owners))
 
 
 def test_views_are_read_of_the_rows_asked_for(make_store: MakeStore) -> None:
@@ -74,7 +74,7 @@ def test_layers_are_joined_view_by_view(make_store: MakeStore) -> None:
     assert np.array_equal(found[..., :5], found[..., 5:])
 
 
-def test_all_views_are_rows_that_know_their_picture() -> None:
+def test_all_views_are_rows_that_know_their_image() -> None:
     plain, y = np.array([[1.0], [2], [3]], "f4"), np.array([0, 1, 0])
     views = Views(np.array([[[2.1], [2.2]], [[3.1], [3.2]]], "f4"), np.array([1, 2]))
     X, classes, shows = all_views(plain, y, views)
@@ -109,19 +109,19 @@ def test_every_view_comes_as_often_as_the_plain_one() -> None:
 def test_maps_become_vectors_with_their_views() -> None:
     maps = np.random.default_rng(0).normal(size=(4, 2, 2, 3)).astype("f4")
     views = Views(np.stack([maps, -maps], axis=1), np.arange(4))
-    flat = DrawnRows(maps, views).flat()
+    flat = RandomViews(maps, views).flat()
     assert flat.shape == (4, 12)
     flat.shown[:] = 2
     assert np.array_equal(flat[np.array([2, 0])], -maps[[2, 0]].reshape(2, 12))
 
 
 @pytest.mark.parametrize("folds", [None, 3])
-def test_views_go_where_their_picture_goes(
+def test_views_go_where_their_image_goes(
     make_store: MakeStore, monkeypatch: pytest.MonkeyPatch, folds: int | None
 ) -> None:
     dataset, seen = load_dataset(numbered(make_store)), []
 
-    def recorded(specs: Any, rows: Division, *rest: Any) -> Iterator[Any]:
+    def recorded(specs: Any, rows: FoldData, *rest: Any) -> Iterator[Any]:
         seen.append(rows)
         return fit_batch(specs, rows, *rest)
 
@@ -139,7 +139,7 @@ def test_views_go_where_their_picture_goes(
             assert rows.views is not None
             owned = rows.X[rows.views.owners, 0]
             assert (rows.views.features[..., 0] == owned[:, None]).all()
-            # Every training picture that has views is there with them.
+            # Every training image that has views is there with them.
             assert set(owned) == {row for row in rows.X[:, 0] if row % 4 != 3}
 
 
@@ -148,7 +148,7 @@ def test_transforms_learn_from_plain_rows_and_change_views_too() -> None:
     views = Views(np.stack([plain, plain * 3], axis=1), np.arange(6))
     y = np.arange(6) % 2
     transform = Transform(["standardise"])
-    rows = transformed(transform, Division(plain, y, plain, y, views))
+    rows = transformed(transform, FoldData(plain, y, plain, y, views))
     assert rows.views is not None
     np.testing.assert_allclose(rows.X.std(axis=0), 1, atol=1e-5)
     np.testing.assert_allclose(rows.views.features[:, 0], rows.X, atol=1e-6)
@@ -161,21 +161,21 @@ def test_all_is_a_fit_on_plain_rows_and_views(name: str, make_store: MakeStore) 
     assert dataset.views is not None
     train = np.flatnonzero(dataset.split == 0)
     X, y = dataset.X[train], dataset.y[train]
-    rows = Division(X, y, X, y, dataset.views.of(train))
+    rows = FoldData(X, y, X, y, dataset.views.of(train))
     spec = HeadSpec(name, transform=(), views="all")
     (found,) = fit_batch([spec], rows, Transform())
     wide, classes, _ = all_views(X, y, dataset.views.of(train))
     (direct,) = fit_batch(
-        [HeadSpec(name, transform=())], Division(wide, classes, X, y), Transform()
+        [HeadSpec(name, transform=())], FoldData(wide, classes, X, y), Transform()
     )
     ours, theirs = (fit.fitted.predict_proba(dataset.X) for fit in (found, direct))
     assert np.array_equal(ours.argmax(axis=1), theirs.argmax(axis=1))
-    if name not in ("ridge", "svm", "naive_bayes"):  # whose scale leaves pictures out, not rows
+    if name not in ("ridge", "svm", "naive_bayes"):  # whose scale leaves images out, not rows
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
-def pictures_of_three(spread: float = 0.1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Noise without any class in it: 20 pictures, of which some have two views more."""
+def images_of_three(spread: float = 0.1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Noise without any class in it: 20 images, of which some have two views more."""
     generator = np.random.default_rng(0)
     plain, y = generator.normal(size=(20, 30)).astype("f4"), np.arange(20) % 2
     owners = np.arange(0, 20, 3)
@@ -183,8 +183,8 @@ def pictures_of_three(spread: float = 0.1) -> tuple[np.ndarray, np.ndarray, np.n
     return all_views(plain, y, Views(near.astype("f4"), owners))
 
 
-def test_ridge_leaves_a_picture_out_with_its_views() -> None:
-    X, y, shows = pictures_of_three()
+def test_ridge_leaves_a_image_out_with_its_views() -> None:
+    X, y, shows = images_of_three()
     spec = HeadSpec("ridge", alpha=3.0)
     _, alone = next(ridge_path(Span(X), y, [spec], shows))
     direct = cross_val_predict(
@@ -199,23 +199,23 @@ def test_ridge_leaves_a_picture_out_with_its_views() -> None:
 
 
 @pytest.mark.parametrize("name", ["svm", "naive_bayes"])
-def test_scores_are_no_surer_for_views_of_the_same_pictures(name: str) -> None:
+def test_scores_are_no_surer_for_views_of_the_same_images(name: str) -> None:
     # There is nothing to be learnt here, but a row is easily told by another view of itself.
-    X, y, shows = pictures_of_three(spread=0.01)
+    X, y, shows = images_of_three(spread=0.01)
     spec = HeadSpec(name)
-    apart, parted = (EstimatorHead(spec).fit(X, y, X, y, by) for by in (shows, None))
+    apart, parted = (SklearnHead(spec).fit(X, y, X, y, by) for by in (shows, None))
     sure = [np.abs(head.predict_proba(X) - 0.5).mean() for head in (apart, parted)]
     assert sure[0] < sure[1]
 
 
-def test_drawn_views_that_equal_their_picture_change_nothing() -> None:
+def test_drawn_views_that_equal_their_image_change_nothing() -> None:
     generator = np.random.default_rng(0)
     X, y = generator.normal(size=(30, 4)).astype("f4"), np.arange(30) % 3
-    same = DrawnRows(X, Views(np.repeat(X[:, None], 2, axis=1), np.arange(30)))
+    same = RandomViews(X, Views(np.repeat(X[:, None], 2, axis=1), np.arange(30)))
     spec = HeadSpec("dense", **SMALL)
     one, other = (fit_heads([spec], rows, y, X, y)[0] for rows in (X, same))
     assert one.history == other.history
-    further = DrawnRows(X, Views(np.repeat(X[:, None] * 2, 2, axis=1), np.arange(30)))
+    further = RandomViews(X, Views(np.repeat(X[:, None] * 2, 2, axis=1), np.arange(30)))
     assert fit_heads([spec], further, y, X, y)[0].history != one.history
 
 

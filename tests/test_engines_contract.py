@@ -34,7 +34,7 @@ def trunk() -> Trunk:
 
 
 def run(engine: Engine, sizes: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Run the pictures in batches of these sizes; batches may come back in any order."""
+    """Run the images in batches of these sizes; batches may come back in any order."""
     cuts = np.cumsum(sizes)[:-1]
     parts = zip(np.split(np.arange(len(PIXELS)), cuts), np.split(PIXELS, cuts), strict=True)
     found = {name: np.zeros((len(PIXELS), *shape)) for name, shape in engine.shapes.items()}
@@ -134,7 +134,7 @@ def test_a_trunk_that_does_not_convert_runs_in_keras(
 
 
 class SmallDevice:
-    """A device whose memory holds ``holds`` pictures; counts the calls that fitted."""
+    """A device whose memory holds ``holds`` images; counts the calls that fitted."""
 
     def __init__(self, engine: KerasEngine, holds: int) -> None:
         self.engine, self.holds, self.calls = engine, holds, 0
@@ -166,14 +166,14 @@ def test_batches_are_halved_when_memory_runs_out(
         np.testing.assert_allclose(found[layer], values, atol=1e-5)
 
 
-def test_a_picture_that_fits_no_memory_is_an_error(
+def test_a_image_that_fits_no_memory_is_an_error(
     trunk: Trunk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = KerasEngine(trunk, "float32", 2)
     device = SmallDevice(engine, 0)
     monkeypatch.setattr("extract.engines.keras_engine.compile_model", device.compile)
     engine._call = device.compile(trunk.model, "float32", 2)
-    with pytest.raises(EngineError, match="does not hold one picture"):
+    with pytest.raises(EngineError, match="does not hold one image"):
         run(engine, (2, 2, 2, 2, 2, 1))
 
 

@@ -75,7 +75,7 @@ def test_another_trunk_is_not(kept: CompiledTrunk, change: dict[str, object]) ->
     assert find_compiled(replace(SPEC, **change)) is None  # type: ignore[arg-type]
 
 
-def test_how_pictures_are_resized_is_no_part_of_it(kept: CompiledTrunk) -> None:
+def test_how_images_are_resized_is_no_part_of_it(kept: CompiledTrunk) -> None:
     assert find_compiled(replace(SPEC, resize="crop", interpolation="nearest"))
 
 
@@ -194,7 +194,7 @@ def test_what_killed_conversions_leave_is_cleared_a_day_later(
     assert [path.name for path in tmp_path.glob(".*")] == [".new-other"]
 
 
-def test_a_warm_start_loads_no_keras(pictures: Path, tmp_path: Path) -> None:
+def test_a_warm_start_loads_no_keras(images: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from extract.cli import extract_features\n"
         "assert extract_features() == 0\n"
@@ -203,7 +203,7 @@ def test_a_warm_start_loads_no_keras(pictures: Path, tmp_path: Path) -> None:
     flags = ["--trunk", "mobilenet", "--weights", "none", "--image-size", "32"]
     answers = [
         subprocess.run(
-            [sys.executable, "-c", code, pictures, tmp_path / name, *flags, "--engine", "openvino"],
+            [sys.executable, "-c", code, images, tmp_path / name, *flags, "--engine", "openvino"],
             env={**os.environ, "HEADSTART_CACHE": str(tmp_path / "cache")},
             capture_output=True,
             text=True,

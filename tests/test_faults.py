@@ -1,4 +1,4 @@
-"""Full disks, read-only folders, pictures that go, two processes at once, code that fails."""
+"""Full disks, read-only folders, images that go, two processes at once, code that fails."""
 
 import signal
 import subprocess
@@ -85,11 +85,11 @@ assert train_head([str(out), "--head", "knn"]) == 1
 
 
 @pytest.mark.slow
-def test_a_full_disk_and_a_read_only_one_lose_nothing(pictures: Path, tmp_path: Path) -> None:
+def test_a_full_disk_and_a_read_only_one_lose_nothing(images: Path, tmp_path: Path) -> None:
     if sys.platform != "linux" or subprocess.call(["unshare", "-rm", "true"]):
         pytest.skip("no disk can be mounted here")
     (tmp_path / "disk").mkdir()
-    words = [sys.executable, "-c", SMALL_DISK, str(pictures), str(tmp_path / "disk")]
+    words = [sys.executable, "-c", SMALL_DISK, str(images), str(tmp_path / "disk")]
     child = subprocess.run(
         ["unshare", "-rm", *words, *QUICK_FLAGS],
         cwd=ROOT,
@@ -105,19 +105,19 @@ def test_a_full_disk_and_a_read_only_one_lose_nothing(pictures: Path, tmp_path: 
     assert child.stderr.count("Read-only file system") >= 2
 
 
-def test_a_picture_that_goes_after_it_was_listed_is_a_failed_row(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_image_that_goes_after_it_was_listed_is_a_failed_row(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gone, other = pictures / "train/cat/0.png", pictures / "train/dog/0.png"
+    gone, other = images / "train/cat/0.png", images / "train/dog/0.png"
 
     def listed(source: Path, columns: str) -> Source:
         found = list_source(source, columns)
         gone.unlink()
-        other.write_bytes((pictures / "train/dog/1.png").read_bytes())
+        other.write_bytes((images / "train/dog/1.png").read_bytes())
         return found
 
     monkeypatch.setattr(run, "list_source", listed)
-    summary = extract(pictures, tmp_path / "out.h5")
+    summary = extract(images, tmp_path / "out.h5")
     monkeypatch.undo()
     assert summary.failed == [("train/cat/0.png", "cannot be opened: No such file or directory")]
     with open_store(tmp_path / "out.h5") as store:
@@ -127,7 +127,7 @@ def test_a_picture_that_goes_after_it_was_listed_is_a_failed_row(
         assert np.array_equal(*store.digests()[same])
         assert np.array_equal(*store.read("conv1_relu", np.array(same)))
     with pytest.raises(StoreError, match=r"1 missing \(train/cat/0.png\)"):
-        extract(pictures, tmp_path / "out.h5")
+        extract(images, tmp_path / "out.h5")
 
 
 HANGING = """
@@ -164,12 +164,12 @@ sys.exit(cli.extract_features(sys.argv[5:]))
 
 
 @pytest.fixture
-def hanging(pictures: Path, tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
-    """Extract in a child where the first pictures can never be read."""
+def hanging(images: Path, tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """Extract in a child where the first images can never be read."""
     children = []
 
     def start(where: str, *numbers: int) -> "subprocess.Popen[str]":
-        words = [where, *map(str, (*numbers, pictures, tmp_path / "out.h5")), *QUICK_FLAGS]
+        words = [where, *map(str, (*numbers, images, tmp_path / "out.h5")), *QUICK_FLAGS]
         command = [sys.executable, "-c", HANGING, *words, "--workers", "2"]
         children.append(subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True))
         return children[-1]
@@ -182,8 +182,8 @@ def hanging(pictures: Path, tmp_path: Path) -> Iterator[Callable[..., "subproces
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a named pipe")
 @pytest.mark.parametrize("where", ["reading", "decoding"])
-def test_pictures_that_hang_are_failed_rows(
-    where: str, pictures: Path, tmp_path: Path, hanging: Callable[..., Any]
+def test_images_that_hang_are_failed_rows(
+    where: str, images: Path, tmp_path: Path, hanging: Callable[..., Any]
 ) -> None:
     out = tmp_path / "out.h5"
     child = hanging(where, 3, 2, 3)
@@ -196,10 +196,10 @@ def test_pictures_that_hang_are_failed_rows(
         reasons = {failure.reason for failure in store.failures()}
     assert reasons == {"took longer than 2 s to read and decode"}
     for number, name in enumerate(("cat/0", "cat/1", "dog/0")):
-        path = pictures / "train" / f"{name}.png"
+        path = images / "train" / f"{name}.png"
         path.unlink()
         Image.new("RGB", (30, 20), (number, 0, 0)).save(path)
-    assert extract(pictures, out).computed == 3
+    assert extract(images, out).computed == 3
     assert sound(out)
 
 
@@ -208,15 +208,15 @@ def test_a_source_where_everything_hangs_ends_the_run(hanging: Callable[..., Any
     child = hanging("reading", 8, 1, 3)
     said = child.communicate(timeout=300)[1]
     assert child.returncode == 1, said
-    assert "4 pictures: each took longer than 1 s, and none can be stopped" in said
+    assert "4 images: each took longer than 1 s, and none can be stopped" in said
     assert "Traceback" not in said
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a named pipe")
-def test_stopped_while_a_picture_hangs_the_command_answers(
-    pictures: Path, hanging: Callable[..., Any]
+def test_stopped_while_a_image_hangs_the_command_answers(
+    images: Path, hanging: Callable[..., Any]
 ) -> None:
-    first = pictures / "train/cat/0.png"
+    first = images / "train/cat/0.png"
     child = hanging("reading", 1, 3600, 1)
     while not first.is_fifo():
         time.sleep(0.1)
@@ -251,7 +251,7 @@ def test_a_reader_beside_a_writer_is_told_so(make_store: MakeStore) -> None:
 
 
 def test_a_fault_in_a_worker_ends_the_run_and_costs_no_finished_row(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(content: bytes, *words: Any) -> np.ndarray:
         if content == bad:
@@ -259,26 +259,26 @@ def test_a_fault_in_a_worker_ends_the_run_and_costs_no_finished_row(
         return decode(content, *words)
 
     out = tmp_path / "out.h5"
-    bad = (pictures / "validation/dog/1.png").read_bytes()
+    bad = (images / "validation/dog/1.png").read_bytes()
     monkeypatch.setattr("extract.pipeline.stream.decode", failing)
     monkeypatch.setattr("extract.store.single_file.COMMIT_SECONDS", 0.0)
     with pytest.raises(RuntimeError, match="a fault of ours"):
-        extract(pictures, out, batch_size=1, workers=1)
+        extract(images, out, batch_size=1, workers=1)
     monkeypatch.undo()
     with open_store(out) as store:
         kept = int((store.status == 1).sum())
     assert kept >= 4
-    assert extract(pictures, out).computed == 8 - kept
+    assert extract(images, out).computed == 8 - kept
     assert sound(out)
 
 
-def test_a_picture_larger_than_memory_is_a_failed_row(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_image_larger_than_memory_is_a_failed_row(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read(item: Any) -> bytes:
         return bytes(2**62) if item.key == "train/cat/0.png" else read_item(item)
 
     monkeypatch.setattr("extract.pipeline.stream.read_item", read)
-    summary = extract(pictures, tmp_path / "out.h5")
+    summary = extract(images, tmp_path / "out.h5")
     assert summary.failed == [("train/cat/0.png", "needs more memory than there is")]
     assert sound(tmp_path / "out.h5")

@@ -14,11 +14,11 @@ from PIL import Image
 
 from classify.cli import train_head
 from classify.data.dataset import Dataset, load_dataset
-from classify.data.splits import divide
+from classify.data.splits import split_rows
 from classify.finetune.finetune import pool, run
 from classify.finetune.joint_model import batches, join, train_together
 from classify.heads.keras_head import DenseHead
-from classify.inference.bundle import load_bundle
+from classify.inference.bundle import load_head
 from classify.predict_cli import predict_images
 from classify.report.report import _percent
 from classify.search.metrics import measure
@@ -33,7 +33,7 @@ from extract.pipeline.run import extract_features
 from extract.sources.listing import list_source
 from extract.trunks.backend import load_keras
 from extract.trunks.trunk import name_layers
-from extract.trunks.upper_blocks import build_rest
+from extract.trunks.upper_blocks import build_upper_blocks
 from extract.trunks.weights import load_application
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,7 +50,7 @@ QUICK = ["--units", "8", "--epochs", "3", "--batch-size", "8", "--finetune", "-q
 
 
 def paint(root: Path, classes: int, count: int = 8) -> Path:
-    """Make pictures whose classes differ in colour, in three splits."""
+    """Make images whose classes differ in colour, in three splits."""
     generator = np.random.default_rng(0)
     for split in ("train", "validation", "test"):
         for label in range(classes):
@@ -70,9 +70,9 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     for classes in (2, 3):
         folder = tmp_path_factory.mktemp(f"of{classes}")
         made[classes] = folder / "maps.h5"
-        pictures = paint(folder / "pictures", classes)
+        images = paint(folder / "images", classes)
         # Views, where there are any, take no part.
-        extract_features(pictures, made[classes], **CUT, views=classes - 2)
+        extract_features(images, made[classes], **CUT, views=classes - 2)
     return made
 
 
@@ -107,8 +107,8 @@ def full_model(spec: TrunkSpec, layer: str, head: Any) -> Any:
 
 def compare_with_the_full_model(dataset: Dataset, source: Path, tuning: FinetuneConfig) -> None:
     keras = load_keras()
-    split, spec = divide(dataset), replace(HEAD, seed=3)
-    rest = build_rest(dataset.trunk, dataset.layer)
+    split, spec = split_rows(dataset), replace(HEAD, seed=3)
+    rest = build_upper_blocks(dataset.trunk, dataset.layer)
     pooled = pool(rest.model, dataset.X)
     y = dataset.y
     head = DenseHead(spec).fit(
@@ -141,20 +141,20 @@ def compare_with_the_full_model(dataset: Dataset, source: Path, tuning: Finetune
 def test_it_equals_fine_tuning_from_pixels(stores: dict[int, Path], classes: int) -> None:
     path = stores[classes]
     tuning = FinetuneConfig(finetune_epochs=3, finetune_learning_rate=0.1)
-    compare_with_the_full_model(load_dataset(path), path.with_name("pictures"), tuning)
+    compare_with_the_full_model(load_dataset(path), path.with_name("images"), tuning)
 
 
 @pytest.mark.slow
 def test_two_blocks_of_inception_v3(shared: Path, tmp_path: Path) -> None:
     weights = next((shared / "weights").glob("inception_v3*.h5"))
-    source = tmp_path / "pictures"
+    source = tmp_path / "images"
     for side, count in (("train", 24), ("validation", 8)):
         for name in ("horses", "humans"):
             folder = source / side / name
             folder.mkdir(parents=True)
-            pictures = sorted((shared / "horse-or-human" / side / name).iterdir())[:count]
-            for picture in pictures:
-                (folder / picture.name).symlink_to(picture)
+            images = sorted((shared / "horse-or-human" / side / name).iterdir())[:count]
+            for image in images:
+                (folder / image.name).symlink_to(image)
     extract_features(
         *(source, tmp_path / "maps.h5"),
         weights=str(weights),
@@ -168,11 +168,11 @@ def test_two_blocks_of_inception_v3(shared: Path, tmp_path: Path) -> None:
 
 def test_batch_normalisation_stays_in_inference_mode(stores: dict[int, Path]) -> None:
     dataset = load_dataset(stores[2])
-    rest = build_rest(dataset.trunk, dataset.layer)
+    rest = build_upper_blocks(dataset.trunk, dataset.layer)
     rows = pool(rest.model, dataset.X), dataset.y
     head = DenseHead(HEAD).fit(*rows, *rows)
     before = {weight.path: np.array(weight) for weight in rest.model.weights}
-    train_together(rest.model, head, dataset, divide(dataset), FinetuneConfig(1, 1e-2))
+    train_together(rest.model, head, dataset, split_rows(dataset), FinetuneConfig(1, 1e-2))
     for weight in rest.model.weights:
         moved = not np.array_equal(before[weight.path], np.array(weight))
         assert moved == ("moving" not in weight.path), weight.path
@@ -190,7 +190,7 @@ def test_the_best_epoch_is_kept_and_the_test_split_is_used_once(stores: dict[int
     assert result.finetuned.best_epoch > 0
     assert result.finetuned.after.loss == pytest.approx(min(losses), abs=1e-5)
     assert result.finetuned.before.loss == pytest.approx(result.best.scores["loss"], abs=1e-5)
-    split = divide(dataset)
+    split = split_rows(dataset)
     for rows, metrics in ((split.validation, result.finetuned.after), (split.test, result.test)):
         scores = result.head.predict_proba(dataset.X[rows])
         assert metrics == measure(dataset.y[rows], scores)
@@ -214,7 +214,7 @@ def test_steps_that_are_too_long_leave_the_head_alone(
 @pytest.mark.slow
 def test_the_settings_of_the_head_hold_for_both(stores: dict[int, Path]) -> None:
     dataset = load_dataset(stores[2])
-    rest = build_rest(dataset.trunk, dataset.layer)
+    rest = build_upper_blocks(dataset.trunk, dataset.layer)
     weights = rest.model.get_weights()
     rows = pool(rest.model, dataset.X), dataset.y
     found = []
@@ -225,7 +225,9 @@ def test_the_settings_of_the_head_hold_for_both(stores: dict[int, Path]) -> None
         rest.model.set_weights(weights)
         head = DenseHead(replace(HEAD, dropout=spec.dropout)).fit(*rows, *rows)
         head.spec = spec
-        best = train_together(rest.model, head, dataset, divide(dataset), FinetuneConfig(2, 0.1))
+        best = train_together(
+            rest.model, head, dataset, split_rows(dataset), FinetuneConfig(2, 0.1)
+        )
         found.append(best.history["val_loss"])
     # The same settings and seed are the same numbers, dropout included.
     np.testing.assert_allclose(found[4], found[5], atol=1e-6)
@@ -253,13 +255,13 @@ def test_the_command(stores: dict[int, Path], capsys: pytest.CaptureFixture[str]
     else:
         assert "none of 2 epochs had a lower validation loss" in page
     assert "fine-tuning above" in page
-    assert "Would more pictures help?" not in page
+    assert "Would more images help?" not in page
     assert "fine-tuned above conv_pw_12_relu: accuracy" in table
-    bundle = load_bundle(folder)
+    bundle = load_head(folder)
     assert bundle.shape == (3, 3, 1024)
-    # Pictures are labelled from pixels as they are from cached maps.
+    # Images are labelled from pixels as they are from cached maps.
     dataset = load_dataset(path)
-    assert predict_images([str(folder), str(path.with_name("pictures"))]) == 0
+    assert predict_images([str(folder), str(path.with_name("images"))]) == 0
     lines = [line.split(",") for line in capsys.readouterr().out.splitlines()[1:]]
     scores = bundle.head.predict_proba(dataset.X)
     assert [line[0] for line in lines] == dataset.keys
@@ -309,7 +311,7 @@ def test_settings_are_checked_when_they_are_made() -> None:
 
 def test_join_is_what_was_trained(stores: dict[int, Path]) -> None:
     dataset = load_dataset(stores[2])
-    rest = build_rest(dataset.trunk, dataset.layer)
+    rest = build_upper_blocks(dataset.trunk, dataset.layer)
     rows = pool(rest.model, dataset.X), dataset.y
     head = DenseHead(HEAD).fit(*rows, *rows)
     joined = DenseHead(HEAD, join(rest.model, head.model))

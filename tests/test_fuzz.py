@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from classify.inference.bundle import load_bundle
+from classify.inference.bundle import load_head
 from classify.settings.head_spec import HeadSpec
 from extract.core.errors import HeadError, SourceError
 from tests.fuzz import TARGETS, fuzz, write_head
@@ -42,6 +42,6 @@ def test_a_head_that_fails_only_when_it_scores_is_named(head: str, tmp_path: Pat
     else:
         kept._plane = kept._plane._replace(intercept=np.array(["a"] * 1))
     write_head(tmp_path / head, result)
-    bundle = load_bundle(tmp_path / head)
+    bundle = load_head(tmp_path / head)
     with pytest.raises(HeadError, match=r"the head cannot score: .*; train the head again"):
         bundle.predict_proba(dataset().X)

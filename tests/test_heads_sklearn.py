@@ -12,7 +12,7 @@ import pytest
 
 from classify.heads.linear_head import fit_linear, score_linear
 from classify.heads.registry import HEADS, LOADERS
-from classify.heads.sklearn_head import FILE, EstimatorHead
+from classify.heads.sklearn_head import FILE, SklearnHead
 from classify.search.metrics import log_loss, measure
 from classify.settings.head_spec import DEFAULTS, KERAS_HEADS, HeadSpec
 
@@ -86,7 +86,7 @@ def test_the_svm_answers_as_scikit_learns(kernel: str) -> None:
     X, y = rows_of(3, (20,), apart=1)
     new, truth = rows_of(3, (20,), seed=1, apart=1)
     gamma = 0.03 if kernel == "rbf" else None
-    head = EstimatorHead(HeadSpec("svm", kernel=kernel, C=2.0, gamma=gamma)).fit(X, y, new, truth)
+    head = SklearnHead(HeadSpec("svm", kernel=kernel, C=2.0, gamma=gamma)).fit(X, y, new, truth)
     direct = SVC(kernel=kernel, C=2.0, gamma=gamma or "scale").fit(X, y)
     wanted = direct.decision_function(new).argmax(axis=1)
     assert (head.predict_proba(new).argmax(axis=1) == wanted).mean() > 0.98
@@ -113,12 +113,12 @@ def test_the_file_is_not_a_pickle_and_foreign_types_are_refused(tmp_path: Path) 
     from skops.io.exceptions import UntrustedTypesFoundException
 
     X, y = rows_of(2, (8,))
-    EstimatorHead(HeadSpec("forest", trees=3)).fit(X, y, X, y).save(tmp_path)
+    SklearnHead(HeadSpec("forest", trees=3)).fit(X, y, X, y).save(tmp_path)
     assert zipfile.is_zipfile(tmp_path / FILE)
     skops.io.dump(subprocess.Popen, tmp_path / FILE)
     for head in ("svm", "forest", "boosting"):
         with pytest.raises(UntrustedTypesFoundException):
-            EstimatorHead.load(tmp_path, head)
+            SklearnHead.load(tmp_path, head)
 
 
 def test_keras_is_never_loaded(tmp_path: Path) -> None:
@@ -142,14 +142,14 @@ print([name for name in ("keras", "tensorflow", "jax", "torch") if name in sys.m
 def test_a_generator_whose_pool_could_be_of_any_size_is_refused(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     X, y = random.normal(size=(60, 4)).astype("f4"), np.arange(60) % 2
-    head = EstimatorHead(HeadSpec("boosting", trees=3)).fit(X, y, X, y)
+    head = SklearnHead(HeadSpec("boosting", trees=3)).fit(X, y, X, y)
     head.save(tmp_path)
-    loaded = EstimatorHead.load(tmp_path, "boosting")
+    loaded = SklearnHead.load(tmp_path, "boosting")
     assert np.array_equal(loaded.predict_proba(X), head.predict_proba(X))
     head._parts["estimator"].other = random
     head.save(tmp_path)
     with pytest.raises(ValueError, match="a generator of random numbers"):
-        EstimatorHead.load(tmp_path, "boosting")
+        SklearnHead.load(tmp_path, "boosting")
 
 
 def _wide(parts: dict[str, Any]) -> None:
@@ -205,10 +205,10 @@ def test_indices_that_lead_outside_are_refused(
 ) -> None:
     random = np.random.default_rng(0)
     X, y = random.normal(size=(60, 4)).astype("f4"), np.arange(60) % 2
-    head = EstimatorHead(HeadSpec(name)).fit(X, y, X, y)
+    head = SklearnHead(HeadSpec(name)).fit(X, y, X, y)
     head.save(tmp_path)
-    EstimatorHead.load(tmp_path, name)
+    SklearnHead.load(tmp_path, name)
     damage(head._parts)
     head.save(tmp_path)
     with pytest.raises(ValueError, match=f"{name} with indices outside"):
-        EstimatorHead.load(tmp_path, name)
+        SklearnHead.load(tmp_path, name)

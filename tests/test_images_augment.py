@@ -55,7 +55,7 @@ def test_views_depend_on_seed_key_and_number_alone(
     made = make_views(pixels, key, spec)
     assert len(made) == views
     assert all(view.shape == pixels.shape and view.dtype == np.uint8 for view in made)
-    make_views(pixels[::-1], "another picture in between", spec)
+    make_views(pixels[::-1], "another image in between", spec)
     more = make_views(pixels, key, replace(spec, views=views + 3))
     assert all(np.array_equal(a, b) for a, b in zip(made, more, strict=False))
 
@@ -80,7 +80,7 @@ def test_views_are_the_same_on_every_machine_and_release() -> None:
         np.testing.assert_allclose(view[5:40:15, 5:40:15, 0].ravel(), values, atol=1)
 
 
-def test_without_moving_a_view_is_the_plain_picture_or_its_mirror() -> None:
+def test_without_moving_a_view_is_the_plain_image_or_its_mirror() -> None:
     pixels = noise()
     plain, mirrored = 0, 0
     for view in make_views(pixels, "a", only(60, flip=True)):

@@ -1,4 +1,4 @@
-"""Every kind of picture becomes the right pixels, and every broken one a reason."""
+"""Every kind of image becomes the right pixels, and every broken one a reason."""
 
 import struct
 import subprocess
@@ -18,14 +18,14 @@ from PIL import Image, ImageFile
 import extract.images.decode
 from extract.core.errors import ImageError
 from extract.images.decode import decode
-from extract.images.item import IMAGE_ENDINGS, picture_kind
+from extract.images.item import IMAGE_ENDINGS, image_kind
 
 RED, GREEN, BLUE, WHITE, BLACK = (200, 30, 40), (20, 180, 60), (10, 40, 220), (255,) * 3, (0,) * 3
 
 
-def saved(kind: str, picture: Image.Image, **options: Any) -> bytes:
+def saved(kind: str, image: Image.Image, **options: Any) -> bytes:
     stream = BytesIO()
-    picture.save(stream, kind, **options)
+    image.save(stream, kind, **options)
     return stream.getvalue()
 
 
@@ -34,16 +34,16 @@ def flat(mode: str, colour: Any, size: tuple[int, int] = (16, 16)) -> Image.Imag
 
 
 def line(*pixels: Any, mode: str = "RGB") -> Image.Image:
-    picture = Image.new(mode, (len(pixels), 1))
+    image = Image.new(mode, (len(pixels), 1))
     for x, pixel in enumerate(pixels):
-        picture.putpixel((x, 0), pixel)
-    return picture
+        image.putpixel((x, 0), pixel)
+    return image
 
 
 def palette(*colours: tuple[int, ...]) -> Image.Image:
-    picture = line(*range(len(colours)), mode="P")
-    picture.putpalette([part for colour in colours for part in colour])
-    return picture
+    image = line(*range(len(colours)), mode="P")
+    image.putpalette([part for colour in colours for part in colour])
+    return image
 
 
 def png(depth: int, colour: int, *row: int, clear: int | None = None, size: Any = None) -> bytes:
@@ -128,7 +128,7 @@ LOSSY = {
 }
 GOOD: dict[str, tuple[bytes, Any]] = {**EXACT, **LOSSY}
 
-# Pictures with enough in them to be cut short and mutated.
+# Images with enough in them to be cut short and mutated.
 REAL = {
     "jpeg": saved("JPEG", NOISE),
     "jpeg progressive": saved("JPEG", NOISE, progressive=True),
@@ -152,10 +152,10 @@ BAD = {
     "empty": (b"", "^is empty$"),
     "text": (
         b"BMW, a car. " * 9,
-        r"^is not a picture of a known kind \(JPEG, PNG, BMP, GIF, WebP, TIFF\)$",
+        r"^is not an image of a known kind \(JPEG, PNG, BMP, GIF, WebP, TIFF\)$",
     ),
-    "page": (b"<!DOCTYPE html><html>", "^is not a picture"),
-    "sound": (b"RIFF\0\0\0\0WAVEfmt " + bytes(40), "^is not a picture"),
+    "page": (b"<!DOCTYPE html><html>", "^is not an image"),
+    "sound": (b"RIFF\0\0\0\0WAVEfmt " + bytes(40), "^is not an image"),
     "only a signature": (b"\x89PNG\r\n\x1a\n", "^is a damaged or unusual PNG"),
     "bomb": (png(8, 2, size=(30000, 30000)), "^is 30000 x 30000 pixels; at most 134 million"),
     "just too large": (png(1, 0, size=(2**14, 2**13 + 1)), "^is 16384 x 8193 pixels"),
@@ -212,7 +212,7 @@ def test_crop_and_pad_keep_the_shape() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (1, 20000), (20000, 1)])
-def test_thin_pictures_are_not_lost(size: tuple[int, int]) -> None:
+def test_thin_images_are_not_lost(size: tuple[int, int]) -> None:
     content = saved("PNG", flat("RGB", GREEN, size))
     for resize in ("stretch", "crop"):
         assert (decode(content, (30, 40), resize) == GREEN).all()
@@ -245,7 +245,7 @@ BROKEN_EXIF = [b"Exif\0\0" + tail for tail in (b"", b"II*\0", b"\xff" * 50, MAKE
 
 @pytest.mark.parametrize("exif", BROKEN_EXIF)
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_broken_exif_does_not_lose_the_picture(exif: bytes, kind: str) -> None:
+def test_broken_exif_does_not_lose_the_image(exif: bytes, kind: str) -> None:
     plain, odd = saved(kind, NOISE), saved(kind, NOISE, exif=exif)
     expected = decode(plain, (9, 9))
     warnings.simplefilter("error")  # in front of decode's own filter
@@ -274,7 +274,7 @@ CALLS = ["PngImagePlugin.PngImageFile._open", "Image.Image.convert"]
 FAILURES = [(call, error) for call in CALLS for error in ERRORS]
 
 
-# Without memory a picture is not turned, which is no matter of broken EXIF.
+# Without memory an image is not turned, which is no matter of broken EXIF.
 @pytest.mark.parametrize(("call", "error"), [*FAILURES, ("ImageOps.exif_transpose", MemoryError)])
 @pytest.mark.parametrize("said", ["", "odd\0\n\u00e9" + "and long " * 20])
 def test_what_pillow_raises_becomes_a_reason(
@@ -341,8 +341,8 @@ def test_threads_agree() -> None:
 
 
 def test_kinds_are_known_by_their_first_bytes() -> None:
-    assert [name for name, row in GOOD.items() if not picture_kind(row[0][:32])] == []
-    assert [name for name in BAD if not picture_kind(BAD[name][0][:32])] == list(BAD)[:4]
+    assert [name for name, row in GOOD.items() if not image_kind(row[0][:32])] == []
+    assert [name for name in BAD if not image_kind(BAD[name][0][:32])] == list(BAD)[:4]
 
 
 def test_endings_are_pillows() -> None:
@@ -372,7 +372,7 @@ CHANGES = st.tuples(st.integers(0, 9999), st.binary(max_size=4), st.integers(0, 
 
 @settings(max_examples=500)
 @given(st.sampled_from(ALL), st.lists(CHANGES, max_size=6))
-def test_mutated_pictures(content: bytes, changes: list[tuple[int, bytes, int]]) -> None:
+def test_mutated_images(content: bytes, changes: list[tuple[int, bytes, int]]) -> None:
     for place, put, cut in changes:
         at = place % (len(content) + 1)
         content = content[:at] + put + content[at + cut :]

@@ -10,7 +10,7 @@ import pytest
 
 from classify.cli import train_head
 from classify.data.dataset import load_dataset
-from classify.data.splits import cross_divide, divide
+from classify.data.splits import split_folds, split_rows
 from classify.search.search import _with_layer, sweep
 from classify.settings.head_spec import HeadSpec
 from extract.core.errors import SettingError, SplitError
@@ -33,7 +33,7 @@ def digests(*numbers: int) -> np.ndarray:
         ([], [], ""),
     ],
 )
-def test_only_the_same_picture_in_two_splits_is_a_leak(
+def test_only_the_same_image_in_two_splits_is_a_leak(
     numbers: list[int], sides: list[int], wanted: str
 ) -> None:
     found = describe_leaks(digests(*numbers), np.array(sides, np.int8), "abc")
@@ -41,16 +41,16 @@ def test_only_the_same_picture_in_two_splits_is_a_leak(
 
 
 def test_extract_features_names_leaks(
-    pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    extract_features(pictures, tmp_path / "a.h5", **QUICK)
+    extract_features(images, tmp_path / "a.h5", **QUICK)
     assert "two splits" not in caplog.text
-    shutil.copy(pictures / "train/cat/0.png", pictures / "validation/cat/9.png")
+    shutil.copy(images / "train/cat/0.png", images / "validation/cat/9.png")
     # Twice broken is not twice the same.
     for split in ("train", "validation"):
-        (pictures / split / "dog" / "8.png").touch()
-    extract_features(pictures, tmp_path / "b.h5", **QUICK)
+        (images / split / "dog" / "8.png").touch()
+    extract_features(images, tmp_path / "b.h5", **QUICK)
     assert "1 time (train/cat/0.png = validation/cat/9.png)" in caplog.text
 
 
@@ -61,23 +61,23 @@ def test_train_head_names_leaks_of_its_own_hold_out(
     y = [0, 1] * 20
     X = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
     made = load_dataset(make_store(X, y))
-    split = divide(made)
+    split = split_rows(made)
     assert "two splits" not in caplog.text
     same = made.digests
     assert same is not None
     same[split.train[0]] = same[split.validation[0]]
-    divide(replace(made, digests=same))
-    assert "found the same picture in two splits 1 time" in caplog.text
+    split_rows(replace(made, digests=same))
+    assert "found the same image in two splits 1 time" in caplog.text
     assert "give --groups digest, or remove one of each" in caplog.text
 
 
-def test_splits_of_the_file_that_share_a_picture_are_for_their_maker_to_mend(
+def test_splits_of_the_file_that_share_a_image_are_for_their_maker_to_mend(
     make_store: MakeStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, _ = copied_store(make_store, [0, 1, 2, 0] * 10)
     with caplog.at_level(logging.WARNING, "headstart"):
-        divide(load_dataset(path))
-    assert caplog.messages[0].startswith(f"{path}: found the same picture in two splits 12 times")
+        split_rows(load_dataset(path))
+    assert caplog.messages[0].startswith(f"{path}: found the same image in two splits 12 times")
     assert caplog.messages[0].endswith("; remove one of each")
 
 
@@ -109,30 +109,30 @@ def test_a_copy_that_is_added_moves_no_other() -> None:
 
 
 def copied_store(make_store: MakeStore, split: list[int] | None = None) -> tuple[Path, np.ndarray]:
-    """Forty pictures, of which each is there twice, as different rows; and which is which."""
-    picture = np.random.default_rng(0).permutation(40) // 2
-    X = np.random.default_rng(1).normal(size=(20, 4)).astype("float32")[picture]
-    path = make_store(X, (picture % 2).tolist(), split)
-    same = np.repeat(picture[:, None].astype(np.uint8), 16, 1)
+    """Forty images, of which each is there twice, as different rows; and which is which."""
+    image = np.random.default_rng(0).permutation(40) // 2
+    X = np.random.default_rng(1).normal(size=(20, 4)).astype("float32")[image]
+    path = make_store(X, (image % 2).tolist(), split)
+    same = np.repeat(image[:, None].astype(np.uint8), 16, 1)
     with h5py.File(path, "r+") as file:
         file["digest"][:] = same
-    return path, picture
+    return path, image
 
 
 def test_copies_stay_in_one_fold_and_on_one_side_where_that_is_asked_for(
     make_store: MakeStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    path, picture = copied_store(make_store)
+    path, image = copied_store(make_store)
     apart = load_dataset(path)
-    cross_divide(apart, 4)
-    assert "the same picture in two folds" in caplog.text
+    split_folds(apart, 4)
+    assert "the same image in two folds" in caplog.text
     assert "give --groups digest, or remove one of each" in caplog.text
     caplog.clear()
     together = load_dataset(path, groups="digest")
-    for split in (*cross_divide(together, 4), divide(together)):
-        assert not set(picture[split.train]) & set(picture[split.validation])
-    assert "the same picture" not in caplog.text
+    for split in (*split_folds(together, 4), split_rows(together)):
+        assert not set(image[split.train]) & set(image[split.validation])
+    assert "the same image" not in caplog.text
     assert together.fingerprint() != apart.fingerprint()
     # One judge is not counted twice.
     wide, narrow = (
@@ -154,8 +154,8 @@ def test_copies_that_the_splits_of_the_file_part_are_refused(
 ) -> None:
     path, _ = copied_store(make_store, [0, 1, 2, 0] * 10)
     made = load_dataset(path, groups="digest")
-    for parted in (lambda: divide(made), lambda: cross_divide(made, 4)):
-        with pytest.raises(SplitError, match=r"its pictures 0000\d\d.png and 0000\d\d.png are in"):
+    for parted in (lambda: split_rows(made), lambda: split_folds(made, 4)):
+        with pytest.raises(SplitError, match=r"its images 0000\d\d.png and 0000\d\d.png are in"):
             parted()
     assert train_head([str(path), "--head", "logistic", "--groups", "digest"]) == 1
     assert "are in two splits" in capsys.readouterr().err

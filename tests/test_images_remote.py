@@ -60,9 +60,9 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture
-def server(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def server(images: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(remote, "_PAUSE_SECONDS", 0.01)
-    with Server(pictures) as server:
+    with Server(images) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
@@ -71,18 +71,18 @@ def server(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 @pytest.fixture
-def memory(pictures: Path) -> Iterator[str]:
+def memory(images: Path) -> Iterator[str]:
     files = fsspec.filesystem("memory")
-    for path in pictures.rglob("*.png"):
-        files.pipe(f"/set/{path.relative_to(pictures)}", path.read_bytes())
+    for path in images.rglob("*.png"):
+        files.pipe(f"/set/{path.relative_to(images)}", path.read_bytes())
     yield "memory://set"
     files.rm("/set", recursive=True)
 
 
 def test_a_remote_folder_gives_what_the_local_one_gives(
-    server: Server, memory: str, pictures: Path
+    server: Server, memory: str, images: Path
 ) -> None:
-    folder = list_source(pictures)
+    folder = list_source(images)
     for url in (memory, f"{memory}/", server.url, f"{server.url}/"):
         source = list_source(url)
         assert (source.class_names, source.root) == (folder.class_names, url)
@@ -92,7 +92,7 @@ def test_a_remote_folder_gives_what_the_local_one_gives(
 
 
 def test_a_connection_that_is_cut_is_made_again(
-    server: Server, pictures: Path, tmp_path: Path
+    server: Server, images: Path, tmp_path: Path
 ) -> None:
     cut, lost = "/train/cat/0.png", "/train/dog/1.png"
     server.broken.update({cut: 2, lost: 99})
@@ -103,7 +103,7 @@ def test_a_connection_that_is_cut_is_made_again(
     assert reason
     server.broken.clear()
     assert extract_features(server.url, tmp_path / "remote.h5").failed == []
-    extract_features(pictures, tmp_path / "local.h5", **QUICK)
+    extract_features(images, tmp_path / "local.h5", **QUICK)
     with open_store(tmp_path / "remote.h5") as a, open_store(tmp_path / "local.h5") as b:
         assert a.keys == b.keys
         np.testing.assert_array_equal(a.digests(), b.digests())
@@ -113,11 +113,11 @@ def test_a_connection_that_is_cut_is_made_again(
 
 
 def test_a_server_that_hangs_is_asked_again(
-    server: Server, pictures: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "_TIMEOUT_SECONDS", 0.3)
     server.slow["/train/cat/0.png"] = 1
-    wanted = (pictures / "train/cat/0.png").read_bytes()
+    wanted = (images / "train/cat/0.png").read_bytes()
     assert read_url(f"{server.url}/train/cat/0.png") == wanted
     assert server.asked["/train/cat/0.png"] == 2
 
@@ -128,29 +128,29 @@ def test_what_is_not_there_is_asked_for_once(server: Server) -> None:
     assert server.asked["/none.png"] == 1
 
 
-def test_names_are_keys_as_people_write_them(server: Server, pictures: Path) -> None:
-    (pictures / "train" / "cat").rename(pictures / "train" / "big cat")
-    (pictures / "validation" / "cat").rename(pictures / "validation" / "big cat")
+def test_names_are_keys_as_people_write_them(server: Server, images: Path) -> None:
+    (images / "train" / "cat").rename(images / "train" / "big cat")
+    (images / "validation" / "cat").rename(images / "validation" / "big cat")
     source = list_source(server.url)
     assert source.class_names == ("big cat", "dog")
     assert source.items[0].key == "train/big cat/0.png"
-    assert read_item(source.items[0]) == (pictures / source.items[0].key).read_bytes()
+    assert read_item(source.items[0]) == (images / source.items[0].key).read_bytes()
 
 
-def test_one_remote_picture(server: Server, memory: str, pictures: Path) -> None:
+def test_one_remote_image(server: Server, memory: str, images: Path) -> None:
     for url in (f"{server.url}/train/cat/0.png?token=x", f"{memory}/train/cat/0.png"):
         (item,) = list_source(url).items
         assert item.key == "0.png"
-        assert read_item(item) == (pictures / "train/cat/0.png").read_bytes()
+        assert read_item(item) == (images / "train/cat/0.png").read_bytes()
 
 
 def test_tables_name_urls_and_are_remote_themselves(
-    server: Server, pictures: Path, tmp_path: Path
+    server: Server, images: Path, tmp_path: Path
 ) -> None:
     rows = ["path,label", "train/cat/0.png,cat", f"{server.url}/train/dog/0.png?sig=x,dog"]
-    (pictures / "table.csv").write_text("\n".join(rows))
-    wanted = [(pictures / f"train/{name}/0.png").read_bytes() for name in ("dog", "cat")]
-    for table in (f"{server.url}/table.csv", pictures / "table.csv"):
+    (images / "table.csv").write_text("\n".join(rows))
+    wanted = [(images / f"train/{name}/0.png").read_bytes() for name in ("dog", "cat")]
+    for table in (f"{server.url}/table.csv", images / "table.csv"):
         items = list_source(table).items
         assert [item.key for item in items] == [f"{server.url}/train/dog/0.png", "train/cat/0.png"]
         assert [read_item(item) for item in items] == wanted
@@ -167,10 +167,10 @@ def test_the_columns_of_a_remote_table_may_be_named(memory: str) -> None:
     assert source.class_names == ("cat",)
 
 
-def test_no_secret_is_stored(server: Server, pictures: Path, tmp_path: Path) -> None:
+def test_no_secret_is_stored(server: Server, images: Path, tmp_path: Path) -> None:
     host = server.url.removeprefix("http://")
     rows = [f"http://me:hush@{host}/train/{name}/0.png?X-Amz-Signature=hush" for name in "ab"]
-    (pictures / "table.csv").write_text("\n".join(["path", *rows]))
+    (images / "table.csv").write_text("\n".join(["path", *rows]))
     url = f"http://me:hush@{host}/table.csv?token=hush"
     summary = extract_features(url, tmp_path / "out.h5", **QUICK, max_bad="2")
     assert len(summary.failed) == 2
@@ -215,9 +215,9 @@ def test_other_addresses_are_refused(
         list_source(url)
 
 
-def test_a_folder_that_cannot_be_listed_is_not_left_out(server: Server, pictures: Path) -> None:
-    (pictures / "train" / "dog").rename(pictures / "train" / "gone")
-    (pictures / "train" / "index.html").write_text('<a href="cat/">c</a> <a href="dog/">d</a>')
+def test_a_folder_that_cannot_be_listed_is_not_left_out(server: Server, images: Path) -> None:
+    (images / "train" / "dog").rename(images / "train" / "gone")
+    (images / "train" / "index.html").write_text('<a href="cat/">c</a> <a href="dog/">d</a>')
     with pytest.raises(SourceError, match="cannot be listed"):
         list_source(server.url)
 
@@ -227,16 +227,16 @@ def test_remote_settings(memory: str) -> None:
         list_source(memory, "label=kind")
     with pytest.raises(SourceError, match="is remote"):
         open_reader(memory)
-    assert not is_url("C:/pictures")
+    assert not is_url("C:/images")
     assert not is_url("folder/a:b.png")
 
 
 @pytest.mark.parametrize(
     ("url", "lacking", "message"),
     [
-        ("s3://bucket/pictures", "fsspec.core", r'needs fsspec; pip install "headstart\[s3\]"$'),
-        ("http://host/pictures", "fsspec.core", r'fsspec; pip install "headstart\[remote\]"$'),
-        ("s3://bucket/pictures", "s3fs", "Install s3fs to access S3$"),
+        ("s3://bucket/images", "fsspec.core", r'needs fsspec; pip install "headstart\[s3\]"$'),
+        ("http://host/images", "fsspec.core", r'fsspec; pip install "headstart\[remote\]"$'),
+        ("s3://bucket/images", "s3fs", "Install s3fs to access S3$"),
     ],
 )
 def test_a_library_that_is_not_there_is_named(

@@ -30,7 +30,7 @@ from extract.store.open import open_store
 from tests.conftest import QUICK
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
-BUCKET = "pictures"
+BUCKET = "images"
 
 
 class Proxy(socketserver.ThreadingTCPServer):
@@ -103,7 +103,7 @@ def proxied(port: int) -> Iterator[Proxy]:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Twelve pictures of noise, of 30 kB each: a connection can be cut within one."""
+    """Twelve images of noise, of 30 kB each: a connection can be cut within one."""
     generator = np.random.default_rng(0)
     root = tmp_path / "photos"
     for number in range(12):
@@ -250,7 +250,7 @@ def test_a_listing_over_sftp_that_breaks_is_begun_again(sftp: Proxy, photos: Pat
     ]
 
 
-def test_a_table_names_pictures_on_an_sftp_server(sftp: Proxy, photos: Path) -> None:
+def test_a_table_names_images_on_an_sftp_server(sftp: Proxy, photos: Path) -> None:
     url = f"sftp://127.0.0.1:{sftp.port}{photos}"
     (photos / "table.csv").write_text(f"path\ntrain/kind 0/0.png\n{url}/train/kind 1/4.png\n")
     wanted = [(photos / "train" / name).read_bytes() for name in ("kind 1/4.png", "kind 0/0.png")]

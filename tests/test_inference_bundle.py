@@ -13,10 +13,10 @@ import pytest
 from classify.data.dataset import Dataset
 from classify.inference.bundle import (
     FILES,
-    Bundle,
+    TrainedHead,
     check_target,
-    load_bundle,
-    save_bundle,
+    load_head,
+    save_head,
     save_report,
 )
 from classify.report.analysis import Analysis, analyse
@@ -52,7 +52,7 @@ _ANALYSES: list[tuple[Any, Analysis]] = []
 
 
 def save(folder: Path, made: Dataset, result: Result, store: str, timing: dict[str, float]) -> None:
-    save_bundle(folder, made, result, store)
+    save_head(folder, made, result, store)
     known = [analysis for scores, analysis in _ANALYSES if scores is result.scores]
     if not known:
         known = [analyse(made, result)]
@@ -91,8 +91,8 @@ def test_what_is_written_is_read_back(dense: Path, dense_run: Result) -> None:
         "timing.json",
         "report.html",
     }
-    made, loaded = dataset(), load_bundle(dense)
-    expected = Bundle(
+    made, loaded = dataset(), load_head(dense)
+    expected = TrainedHead(
         loaded.head,
         ("Käse", "<b>"),
         made.trunk,
@@ -115,7 +115,7 @@ def test_a_head_of_scikit_learn(spec: HeadSpec, file: str, tmp_path: Path) -> No
     save(folder, dataset(), run_of(spec), "out.h5", {"read": 0.1})
     parts = {"bundle.json", "transform.npz", "result.json", "result.csv", "timing.json"}
     assert names(folder) == {*parts, file, "report.html"}
-    assert load_bundle(folder).class_names == ("Käse", "<b>")
+    assert load_head(folder).class_names == ("Käse", "<b>")
 
 
 def test_the_record_holds_every_setting_and_number(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_a_bundle_takes_the_place_of_nothing_or_a_bundle(
     there(tmp_path / "head")
     save(tmp_path / "head", dataset(), dense_run, "out.h5", {})
     assert "head.skops" not in names(tmp_path / "head")
-    assert load_bundle(tmp_path / "head").class_names == ("Käse", "<b>")
+    assert load_head(tmp_path / "head").class_names == ("Käse", "<b>")
     # Nothing is left beside it.
     assert names(tmp_path) == {"head"}
 
@@ -259,7 +259,7 @@ def test_a_save_that_fails_leaves_the_former_head(
         save(dense, dataset(), replace(dense_run, head=head), "out.h5", {})
     assert (dense / "bundle.json").read_bytes() == before
     assert names(tmp_path) == {"head"}
-    load_bundle(dense)
+    load_head(dense)
 
 
 def test_a_link_is_followed(dense: Path, dense_run: Result, tmp_path: Path) -> None:
@@ -316,7 +316,7 @@ def test_a_damaged_bundle_is_refused_in_one_line(
 ) -> None:
     damage(dense)
     with pytest.raises(HeadError, match=message) as raised:
-        load_bundle(dense)
+        load_head(dense)
     assert "\n" not in str(raised.value)
 
 
@@ -327,7 +327,7 @@ def test_a_damaged_scikit_learn_head_is_refused(knn: Path, damage: Callable[[Pat
     for name in ("head.skops", "transform.npz"):
         damage(knn / name)
         with pytest.raises(HeadError, match="cannot be read"):
-            load_bundle(knn)
+            load_head(knn)
 
 
 def test_a_head_that_would_run_code_is_refused(dense: Path) -> None:
@@ -336,4 +336,4 @@ def test_a_head_that_would_run_code_is_refused(dense: Path) -> None:
     model = keras.Sequential([keras.Input((2, 2, 3)), keras.layers.Lambda(lambda x: x)])
     model.save(dense / "head.keras")
     with pytest.raises(HeadError, match="cannot be read"):
-        load_bundle(dense)
+        load_head(dense)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classify.inference.complete_model import imagenet_names, open_classifier, to_scores
-from classify.inference.predict import label_pictures
+from classify.inference.complete_model import imagenet_class_names, open_classifier, to_scores
+from classify.inference.predict import label_images
 from classify.predict_cli import predict_images
 from extract.core.applications import TRUNKS
 from extract.core.config import ExtractConfig, TrunkSpec
@@ -109,29 +109,29 @@ def test_the_offline_package_has_no_top(tmp_path: Path) -> None:
     assert "the extra offline holds no fully connected layers" in answer
 
 
-def test_a_store_of_the_top_goes_on_without_keras(pictures: Path, tmp_path: Path) -> None:
+def test_a_store_of_the_top_goes_on_without_keras(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.h5"
     settings: dict[str, Any] = {**QUICK, "layer": ("predictions",), "engine": "openvino"}
-    assert extract_features(pictures, out, **settings).computed == 8
+    assert extract_features(images, out, **settings).computed == 8
     with open_store(out) as store:
         assert store.shapes == {"predictions": (1000,)}
         assert store.spec.pooling == "none"
         np.testing.assert_allclose(store.read("predictions", slice(None)).sum(axis=1), 1, atol=1e-4)
         assert find_compiled(store.spec)
-    assert extract_features(pictures, out, **settings).computed == 0
+    assert extract_features(images, out, **settings).computed == 0
     asked = TrunkSpec(layer=("predictions",), **QUICK)  # type: ignore[arg-type]
     found = find_compiled(asked)
     assert found
     assert found.spec.pooling == "none"
 
 
-def test_one_picture_is_a_source(shared: Path, tmp_path: Path) -> None:
-    picture = next((shared / "horse-or-human").rglob("*.jpg"))
+def test_one_image_is_a_source(shared: Path, tmp_path: Path) -> None:
+    image = next((shared / "horse-or-human").rglob("*.jpg"))
     settings: dict[str, Any] = {**QUICK, "layer": ("conv1_relu",), "image_size": (64, 64)}
-    summary = extract_features(picture, tmp_path / "out.h5", **settings)
+    summary = extract_features(image, tmp_path / "out.h5", **settings)
     assert (summary.images, summary.class_names, summary.failed) == (1, (), [])
     with open_store(tmp_path / "out.h5") as store:
-        assert store.keys == [picture.name]
+        assert store.keys == [image.name]
         assert store.labels.tolist() == [-1]
         assert np.isfinite(store.read("conv1_relu", slice(None))).all()
 
@@ -140,7 +140,7 @@ def test_one_picture_is_a_source(shared: Path, tmp_path: Path) -> None:
 
 
 def test_the_names_are_imagenets_in_its_order() -> None:
-    names = imagenet_names()
+    names = imagenet_class_names()
     assert len(names) == len(set(names)) == 1000
     known = {
         **{0: "tench", 1: "goldfish", 130: "flamingo", 207: "golden retriever", 340: "zebra"},
@@ -161,11 +161,11 @@ def test_every_familys_top_is_a_softmax_of_1000(name: str) -> None:
     assert model.input_shape == (None, native, native, 3)
 
 
-def test_labels_are_the_best_of_the_complete_model(complete: Any, pictures: Path) -> None:
+def test_labels_are_the_best_of_the_complete_model(complete: Any, images: Path) -> None:
     config = ExtractConfig(batch_size=3)
     engine, names = open_classifier(config, **QUICK)
-    items = list_source(pictures).items
-    found = label_pictures(items, engine, lambda x: to_scores(engine, x), names, 5, config)
+    items = list_source(images).items
+    found = label_images(items, engine, lambda x: to_scores(engine, x), names, 5, config)
     assert [p.key for p in found] == [item.key for item in items for _ in range(5)]
     keras = load_keras()
     pixels = np.stack(
@@ -181,15 +181,15 @@ def test_labels_are_the_best_of_the_complete_model(complete: Any, pictures: Path
     assert [p.label for p in found[::5]] == [names[i] for i in scores.argmax(axis=1)]
 
 
-def test_the_command_prints_labels_without_a_head(pictures: Path, capsys: Shown) -> None:
-    picture = str(pictures / "train" / "cat" / "0.png")
+def test_the_command_prints_labels_without_a_head(images: Path, capsys: Shown) -> None:
+    image = str(images / "train" / "cat" / "0.png")
     words = ["--trunk", "mobilenet", "--weights", "none"]
     # The flag before, after and between.
-    assert predict_images([*words, picture, "--top", "3"]) == 0
+    assert predict_images([*words, image, "--top", "3"]) == 0
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
     assert [row["key"] for row in rows] == ["0.png"] * 3
-    assert {row["label"] for row in rows} < set(imagenet_names())
-    assert predict_images([str(pictures), *words, "--format", "json"]) == 0
+    assert {row["label"] for row in rows} < set(imagenet_class_names())
+    assert predict_images([str(images), *words, "--format", "json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(lines) == 8
 
@@ -197,17 +197,17 @@ def test_the_command_prints_labels_without_a_head(pictures: Path, capsys: Shown)
 @pytest.mark.parametrize(
     ("ending", "head"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".PDF", b"%PDF")]
 )
-def test_a_chart_of_one_picture(
-    pictures: Path, tmp_path: Path, capsys: Shown, ending: str, head: bytes
+def test_a_chart_of_one_image(
+    images: Path, tmp_path: Path, capsys: Shown, ending: str, head: bytes
 ) -> None:
     chart = tmp_path / f"chart{ending}"
     words = ["--trunk", "mobilenet", "--weights", "none", "-o", str(chart)]
-    assert predict_images([str(pictures / "train" / "cat" / "0.png"), *words]) == 0
+    assert predict_images([str(images / "train" / "cat" / "0.png"), *words]) == 0
     assert chart.read_bytes().startswith(head)
     assert capsys.readouterr().out == ""
     assert [path.name for path in tmp_path.glob("*chart*")] == [chart.name]
     if ending == ".svg":
-        # As text: a bar for each of the ten best, and the picture's name.
+        # As text: a bar for each of the ten best, and the image's name.
         assert chart.read_text().count("%") >= 10
 
 
@@ -218,7 +218,7 @@ def test_a_chart_of_one_picture(
         (["a_head", "{source}", "--trunk", "vgg16"], 2, "trunk: has no effect beside a_head"),
         (["a_head", "{source}", "--preprocess", "none"], 2, "preprocess: has no effect beside"),
         (["{source}", "--trunk", "vgg61"], 2, "trunk 'vgg61' is unknown; nearest: vgg19, vgg16"),
-        (["{source}", "--trunk", "vgg16", "-o", "c.png"], 2, "found 8 pictures in {source}; expec"),
+        (["{source}", "--trunk", "vgg16", "-o", "c.png"], 2, "found 8 images in {source}; expec"),
         (["{source}", "--trunk", "vgg16", "-o", "c.png", "--format", "csv"], 2, "format: has no e"),
         (
             ["{source}", "--trunk", "mobilenet", "--weights", "none", "--image-size", "160"],
@@ -227,15 +227,15 @@ def test_a_chart_of_one_picture(
     ],
 )
 def test_what_does_not_go_together_is_said(
-    pictures: Path, capsys: Shown, words: list[str], code: int, message: str
+    images: Path, capsys: Shown, words: list[str], code: int, message: str
 ) -> None:
-    assert predict_images([word.format(source=pictures) for word in words]) == code
+    assert predict_images([word.format(source=images) for word in words]) == code
     stdout, stderr = capsys.readouterr()
     assert stdout == ""
-    assert message.format(source=pictures) in stderr
+    assert message.format(source=images) in stderr
 
 
-def test_an_unreadable_picture_gets_no_chart(tmp_path: Path, capsys: Shown) -> None:
+def test_an_unreadable_image_gets_no_chart(tmp_path: Path, capsys: Shown) -> None:
     (tmp_path / "bad.png").write_bytes(b"")
     words = ["--trunk", "mobilenet", "--weights", "none", "-o", str(tmp_path / "chart.png")]
     assert predict_images([str(tmp_path / "bad.png"), *words]) == 4
@@ -248,7 +248,7 @@ def test_an_unreadable_picture_gets_no_chart(tmp_path: Path, capsys: Shown) -> N
     [(3, "softmax", {"0", "1", "2"}), (1, "sigmoid", {"0", "1"}), (2, None, None)],
 )
 def test_a_model_of_ones_own_numbers_its_classes(
-    pictures: Path,
+    images: Path,
     tmp_path: Path,
     capsys: Shown,
     units: int,
@@ -260,7 +260,7 @@ def test_a_model_of_ones_own_numbers_its_classes(
     top = keras.layers.Dense(units, activation=activation, bias_initializer="ones")
     path = tmp_path / "own.keras"
     keras.Sequential([keras.Input((8, 8, 3)), *steps, top]).save(path)
-    code = predict_images([str(pictures), "--trunk", str(path), "--top", "9"])
+    code = predict_images([str(images), "--trunk", str(path), "--top", "9"])
     stdout, stderr = capsys.readouterr()
     if labels is None:
         assert code == 1
@@ -274,7 +274,7 @@ def test_a_model_of_ones_own_numbers_its_classes(
 
 
 @pytest.mark.slow
-def test_weights_that_are_not_to_be_had_are_said(pictures: Path, tmp_path: Path) -> None:
+def test_weights_that_are_not_to_be_had_are_said(images: Path, tmp_path: Path) -> None:
     answer = build_elsewhere(tmp_path, NOBODY, "mobilenet", layer="output")
     assert answer.startswith("WeightsUnavailableError ImageNet weights of the complete mobilenet")
     assert "give --weights FILE with top" in answer

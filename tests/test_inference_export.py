@@ -19,7 +19,7 @@ from classify.data.preprocessing import Transform
 from classify.heads.registry import FittedHead
 from classify.inference import export as export_module
 from classify.inference import model_formats
-from classify.inference.bundle import Bundle, load_bundle
+from classify.inference.bundle import TrainedHead, load_head
 from classify.inference.export import (
     build_model,
     check_targets,
@@ -28,7 +28,7 @@ from classify.inference.export import (
     read_class_names,
 )
 from classify.predict_cli import predict_images
-from classify.search.fit import Division, fit_batch, transformed
+from classify.search.fit import FoldData, fit_batch, transformed
 from classify.settings.head_spec import HeadSpec
 from extract.core.errors import HeadError, SettingError
 from extract.pipeline.run import extract_features
@@ -79,12 +79,12 @@ HEADS: dict[str, tuple[int, str, HeadSpec]] = {
 NAMES = ("Käse/1", '<b> "x"', "c, d")
 
 
-def bundle_of(dataset: Dataset, spec: HeadSpec) -> Bundle:
+def bundle_of(dataset: Dataset, spec: HeadSpec) -> TrainedHead:
     """Train a head on everything."""
     X, y = dataset.X, dataset.y
     transform = Transform(spec.transform or ())
-    (fit,) = fit_batch([spec], transformed(transform, Division(X, y, X, y)), transform)
-    return Bundle(
+    (fit,) = fit_batch([spec], transformed(transform, FoldData(X, y, X, y)), transform)
+    return TrainedHead(
         head=fit.fitted,
         class_names=dataset.class_names,
         trunk=dataset.trunk,
@@ -105,8 +105,8 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     for classes in (2, 3):
         folder = tmp_path_factory.mktemp(f"of{classes}")
         made[classes] = folder / "maps.h5"
-        pictures = paint(folder / "pictures", classes, 4)
-        extract_features(pictures, made[classes], pooling="none", **settings)
+        images = paint(folder / "images", classes, 4)
+        extract_features(images, made[classes], pooling="none", **settings)
     return made
 
 
@@ -133,9 +133,9 @@ def test_models_score_as_cached_features_and_head_do(
         export(bundle, open_trunk(dataset), f"{tmp_path}/{target}")
         wanted[target] = bundle.head.predict_proba(dataset.X)
         assert np.ptp(wanted[target]) > 0.01  # the head says something
-    # The pictures of both sets are seen by both kinds of models.
+    # The images of both sets are seen by both kinds of models.
     sets = [
-        pixels_of(load_dataset(p, "conv1_relu"), p.with_name("pictures")) for p in stores.values()
+        pixels_of(load_dataset(p, "conv1_relu"), p.with_name("images")) for p in stores.values()
     ]
     np.save(tmp_path / "pixels.npy", np.concatenate(sets))
     found, names = read(tmp_path, list(HEADS))
@@ -164,7 +164,7 @@ def test_onnx(stores: dict[int, Path], tmp_path: Path) -> None:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         (given,) = session.get_inputs()
         assert (given.name, given.type, given.shape[1:]) == ("pixels", "tensor(uint8)", [32, 32, 3])
-        pixels = pixels_of(dataset, stores[classes].with_name("pictures"))
+        pixels = pixels_of(dataset, stores[classes].with_name("images"))
         wanted = bundle.head.predict_proba(dataset.X)
         for count in (1, len(pixels)):
             (found,) = session.run(None, {given.name: pixels[:count]})
@@ -177,12 +177,12 @@ def test_onnx(stores: dict[int, Path], tmp_path: Path) -> None:
 @pytest.mark.parametrize("trunk", ["vgg16", "densenet121", "efficientnet_b0", "convnext_tiny"])
 def test_every_kind_of_preprocessing_loads_in_safe_mode(trunk: str, tmp_path: Path) -> None:
     store = tmp_path / "out.h5"
-    pictures = paint(tmp_path / "pictures", 2, 2)
-    extract_features(pictures, store, trunk=trunk, weights="none", image_size=(64, 64))
+    images = paint(tmp_path / "images", 2, 2)
+    extract_features(images, store, trunk=trunk, weights="none", image_size=(64, 64))
     dataset = load_dataset(store)
     bundle = bundle_of(dataset, HeadSpec("logistic"))
     export(bundle, open_trunk(dataset), str(tmp_path / "model.keras"))
-    np.save(tmp_path / "pixels.npy", pixels_of(dataset, pictures))
+    np.save(tmp_path / "pixels.npy", pixels_of(dataset, images))
     found, names = read(tmp_path, ["model.keras"])
     wanted = bundle.head.predict_proba(dataset.X)
     np.testing.assert_allclose(found["model.keras"], wanted, atol=1e-4)
@@ -192,21 +192,21 @@ def test_every_kind_of_preprocessing_loads_in_safe_mode(trunk: str, tmp_path: Pa
 def test_the_command_exports_a_finetuned_head(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store, pictures = tmp_path / "maps.h5", paint(tmp_path / "pictures", 2, 6)
+    store, images = tmp_path / "maps.h5", paint(tmp_path / "images", 2, 6)
     settings: dict[str, Any] = {**QUICK, "layer": ("conv_pw_12_relu",), "pooling": "none"}
-    extract_features(pictures, store, **settings)
+    extract_features(images, store, **settings)
     words = ["--finetune", "--finetune-epochs", "2", "--units", "8", "--epochs", "2"]
     targets = [str(tmp_path / name) for name in ("model.keras", "served/")]
     exports = [word for target in targets for word in ("--export", target)]
     assert train_head([str(store), *words, *exports]) == 0
     said = capsys.readouterr().err
     assert f"{targets[0]}: from pixels to scores of class0, class1" in said
-    np.save(tmp_path / "pixels.npy", pixels_of(load_dataset(store), pictures))
-    assert predict_images([str(pictures), "--trunk", targets[0], "-q"]) == 0
+    np.save(tmp_path / "pixels.npy", pixels_of(load_dataset(store), images))
+    assert predict_images([str(images), "--trunk", targets[0], "-q"]) == 0
     rows = csv.DictReader(capsys.readouterr().out.splitlines())
     assert {row["label"] for row in rows} <= {"class0", "class1"}
     found, _ = read(tmp_path, ["model.keras", "served"])
-    wanted = load_bundle(tmp_path / "maps_head").head.predict_proba(load_dataset(store).X)
+    wanted = load_head(tmp_path / "maps_head").head.predict_proba(load_dataset(store).X)
     for scores in found.values():
         np.testing.assert_allclose(scores, wanted, atol=1e-4)
 
@@ -232,7 +232,7 @@ def test_names_are_texts_or_none(held: Any, found: tuple[str, ...], tmp_path: Pa
 def test_frozen_it_stays_when_it_is_trained_further(stores: dict[int, Path]) -> None:
     dataset = dataset_of(stores, 2, "conv1_relu")
     model = build_model(bundle_of(dataset, HEADS["logistic2.keras"][2]), open_trunk(dataset))
-    pixels = pixels_of(dataset, stores[2].with_name("pictures"))
+    pixels = pixels_of(dataset, stores[2].with_name("images"))
     np.testing.assert_allclose(model(pixels, training=True), model(pixels), atol=1e-6)
     assert len(model.trainable_weights) == 2
 
@@ -309,7 +309,7 @@ def test_a_best_head_that_is_no_layer(
     assert "export: knn is no layer; expected one of" in (said := capsys.readouterr().err)
     assert "ask for it alone with --head linear" in said
     assert not target.exists()
-    assert load_bundle(tmp_path / "head").class_names == ("class0", "class1")
+    assert load_head(tmp_path / "head").class_names == ("class0", "class1")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The whole line on small pictures: features, head, labels, and what predicting refuses."""
+"""The whole line on small images: features, head, labels, and what predicting refuses."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from classify.cli import train_head
-from classify.inference.bundle import Bundle, load_bundle
+from classify.inference.bundle import TrainedHead, load_head
 from classify.inference.predict import Prediction, open_trunk, predict, write_predictions
 from classify.predict_cli import predict_images
 from extract.core.config import ExtractConfig
@@ -28,7 +28,7 @@ Made = tuple[Path, Path, Path]
 
 
 def draw(root: Path) -> None:
-    """Draw 24 pictures: what is dark, middling or bright is a class, which any trunk can see."""
+    """Draw 24 images: what is dark, middling or bright is a class, which any trunk can see."""
     generator = np.random.default_rng(0)
     for label, name in enumerate(("bright", "dark", "middling")):
         folder = root / name
@@ -40,28 +40,28 @@ def draw(root: Path) -> None:
 
 @pytest.fixture(scope="module", params=["dense", "logistic"])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """Pictures, their store and a head that was trained on it."""
+    """Images, their store and a head that was trained on it."""
     folder = tmp_path_factory.mktemp(request.param)
-    draw(folder / "pictures")
+    draw(folder / "images")
     # Half precision, so that another type on the way to the head would show.
-    extract_features(folder / "pictures", folder / "out.h5", dtype="float16", **QUICK)
+    extract_features(folder / "images", folder / "out.h5", dtype="float16", **QUICK)
     settings = {
         "dense": ["--units", "16", "--epochs", "30", "--learning-rate", "0.01"],
         "logistic": [],
     }
     words = [str(folder / "out.h5"), "--head", request.param, *settings[request.param]]
     assert train_head(words) == 0
-    return folder / "pictures", folder / "out.h5", folder / "out_head"
+    return folder / "images", folder / "out.h5", folder / "out_head"
 
 
 @pytest.fixture(scope="module")
-def opened(made: Made) -> tuple[Bundle, Engine]:
-    bundle = load_bundle(made[2])
+def opened(made: Made) -> tuple[TrainedHead, Engine]:
+    bundle = load_head(made[2])
     return bundle, open_trunk(bundle, None, ExtractConfig(batch_size=7))
 
 
 def test_scores_equal_the_head_on_the_stored_features(
-    made: Made, opened: tuple[Bundle, Engine]
+    made: Made, opened: tuple[TrainedHead, Engine]
 ) -> None:
     bundle, engine = opened
     found = predict(bundle, list_source(made[0]).items, engine, top=3)
@@ -78,15 +78,15 @@ def test_scores_equal_the_head_on_the_stored_features(
     assert np.mean(right) > 0.9
 
 
-def test_an_unreadable_picture_becomes_a_row_with_a_reason_and_moves_no_other(
-    made: Made, opened: tuple[Bundle, Engine], tmp_path: Path
+def test_an_unreadable_image_becomes_a_row_with_a_reason_and_moves_no_other(
+    made: Made, opened: tuple[TrainedHead, Engine], tmp_path: Path
 ) -> None:
     flat = tmp_path / "flat"
     flat.mkdir()
     sources = sorted(made[0].rglob("*.png"))[:20]
     for i, path in enumerate(sources):
         shutil.copy(path, flat / f"{i:02d}.png")
-    (flat / "05b.png").write_bytes(b"no picture")
+    (flat / "05b.png").write_bytes(b"no image")
     (flat / "99.png").write_bytes(b"")
     bundle, engine = opened
     found = predict(bundle, list_source(flat).items, engine)
@@ -104,13 +104,13 @@ def test_an_unreadable_picture_becomes_a_row_with_a_reason_and_moves_no_other(
             assert p.score == pytest.approx(same.score, abs=1e-5)
 
 
-def test_more_labels_than_classes_gives_all(made: Made, opened: tuple[Bundle, Engine]) -> None:
+def test_more_labels_than_classes_gives_all(made: Made, opened: tuple[TrainedHead, Engine]) -> None:
     found = predict(opened[0], list_source(made[0] / "dark").items[:1], opened[1], top=99)
     assert {p.label for p in found} == {"bright", "dark", "middling"}
     assert sum(p.score or 0 for p in found) == pytest.approx(1, abs=1e-5)
 
 
-def test_other_weights_are_refused_before_anything_runs(opened: tuple[Bundle, Engine]) -> None:
+def test_other_weights_are_refused_before_anything_runs(opened: tuple[TrainedHead, Engine]) -> None:
     other = replace(opened[0], weights_sha256="f" * 64)
     with pytest.raises(HeadError, match=r"none has SHA-256 \w{12}; expected f{12}, on which"):
         open_trunk(other, None, ExtractConfig())
@@ -119,14 +119,14 @@ def test_other_weights_are_refused_before_anything_runs(opened: tuple[Bundle, En
 def test_weights_that_have_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import keras
 
-    draw(tmp_path / "pictures")
+    draw(tmp_path / "images")
     paths = [tmp_path / f"{name}.weights.h5" for name in ("first", "second", "gone")]
     for path in paths[:2]:
         keras.applications.MobileNet(weights=None, include_top=False).save_weights(path)
     settings = {**QUICK, "weights": str(paths[0])}
-    extract_features(tmp_path / "pictures", tmp_path / "out.h5", **settings)
+    extract_features(tmp_path / "images", tmp_path / "out.h5", **settings)
     assert train_head([str(tmp_path / "out.h5"), "--head", "logistic"]) == 0
-    words = [str(tmp_path / "out_head"), str(tmp_path / "pictures")]
+    words = [str(tmp_path / "out_head"), str(tmp_path / "images")]
     assert predict_images(words) == 0
     paths[0].rename(paths[2])
     capsys.readouterr()

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from classify.cli import train_head
-from classify.inference.bundle import load_bundle
+from classify.inference.bundle import load_head
 from extract import cli
 from extract.core.row_block import DONE
 from extract.store.open import open_store
@@ -103,7 +103,7 @@ def trunk(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def many(tmp_path: Path) -> Path:
-    """Sixty pictures of two classes in two splits."""
+    """Sixty images of two classes in two splits."""
     generator = np.random.default_rng(0)
     for i in range(60):
         path = tmp_path / "many" / ("train", "validation")[i % 3 == 0] / "ab"[i % 2] / f"{i}.png"
@@ -161,8 +161,8 @@ def test_killed_in_an_update(many: Path, trunk: Path, tmp_path: Path) -> None:
     killer = Killer(cli.extract_features, words, tmp_path / "log")
     out.rename(whole)
     with open_store(before) as old, open_store(whole) as new:
-        pictures = [zip(s.keys, map(bytes, s.digests()), strict=True) for s in (old, new)]
-        kept = {key for key, _ in set(pictures[0]) & set(pictures[1])}
+        images = [zip(s.keys, map(bytes, s.digests()), strict=True) for s in (old, new)]
+        kept = {key for key, _ in set(images[0]) & set(images[1])}
     assert 0 < len(kept) < 50
     shutil.copy(before, out)
     while killer.kills < KILLS:
@@ -250,7 +250,7 @@ def test_killed_in_an_export(many: Path, trunk: Path, tmp_path: Path) -> None:
                 seen[target] = target.stat().st_ino
             former = any(tmp_path.glob(f".{target.stem}.*.old{target.suffix}"))
             assert target.exists() or former or not was, "a former export was lost"
-        load_bundle(tmp_path / "out_head")
+        load_head(tmp_path / "out_head")
     killer.finish()
     for target in targets:
         np.testing.assert_allclose(scores_of(target), wanted, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Where labels say nothing of the pictures no head knows better than chance: nothing leaks."""
+"""Where labels say nothing of the images no head knows better than chance: nothing leaks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +17,11 @@ from tests.test_sources_archives import contents_of, pack
 from tests.test_sources_tables import write_table
 
 COUNT = 120
-FORMS = ("folder", "table.csv", "pictures.zip")
+FORMS = ("folder", "table.csv", "images.zip")
 
 
 def draw(folder: Path, labels: Sequence[str]) -> Path:
-    """Draw pictures in class folders, each two that follow each other nearly alike."""
+    """Draw images in class folders, each two that follow each other nearly alike."""
     random = np.random.default_rng(0)
     for number in range(0, COUNT, 2):
         pixels = random.integers(0, 256, (32, 32, 3), dtype=np.uint8)
@@ -33,7 +33,7 @@ def draw(folder: Path, labels: Sequence[str]) -> Path:
 
 
 def source(form: str, folder: Path) -> tuple[Path, int]:
-    """Return pictures with random labels, and how many independent witnesses they are.
+    """Return images with random labels, and how many independent witnesses they are.
 
     In the table twins have one label and are a group, so that a fold which parts them is told.
     Without groups each twin has a label of its own.
@@ -41,12 +41,12 @@ def source(form: str, folder: Path) -> tuple[Path, int]:
     random = np.random.default_rng(5)
     grouped = form == "table.csv"
     drawn = random.integers(0, 2, COUNT // 2 if grouped else COUNT).repeat(2 if grouped else 1)
-    pictures = draw(folder / "pictures", [f"class{label}" for label in drawn])
-    if form == "pictures.zip":
-        return pack(folder / form, contents_of(pictures)), COUNT
+    images = draw(folder / "images", [f"class{label}" for label in drawn])
+    if form == "images.zip":
+        return pack(folder / form, contents_of(images)), COUNT
     if not grouped:
-        return pictures, COUNT
-    keys = sorted(str(path.relative_to(folder)) for path in pictures.rglob("*.png"))
+        return images, COUNT
+    keys = sorted(str(path.relative_to(folder)) for path in images.rglob("*.png"))
     rows = [
         {"path": key, "label": key.split("/")[1], "group": int(Path(key).stem) // 2} for key in keys
     ]
@@ -55,8 +55,8 @@ def source(form: str, folder: Path) -> tuple[Path, int]:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_shuffled_labels_are_learnt_by_no_head(form: str, tmp_path: Path) -> None:
-    pictures, witnesses = source(form, tmp_path)
-    extract_features(pictures, tmp_path / "out.h5", **QUICK, views=2)
+    images, witnesses = source(form, tmp_path)
+    extract_features(images, tmp_path / "out.h5", **QUICK, views=2)
     with open_store(tmp_path / "out.h5") as store:
         largest = np.bincount(store.labels).max() / COUNT
     result = sweep(

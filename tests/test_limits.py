@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from classify.inference.bundle import load_bundle
+from classify.inference.bundle import load_head
 from extract.core.errors import EngineError, HeadError, SourceError, StoreError
 from extract.pipeline.run import extract_features
 from extract.sources.listing import list_source
@@ -55,7 +55,7 @@ for left in (1, 2, 3, 5, 8):
         predict_images([str(folder / "out_head"), source, "-q"]),
     ]
 resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-# 4: no picture could be opened; they are tried again.
+# 4: no image could be opened; they are tried again.
 assert seen[0] == 1 and 4 in seen and set(seen) <= {0, 1, 4}, seen
 for left in (1, 2, 3, 5, 8):
     assert extract(f"{left}.h5") == 0
@@ -87,8 +87,8 @@ def run_child(script: str, source: Path, folder: Path, *flags: str) -> str:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs the limits of Linux")
-def test_without_files_to_open_every_command_says_so(pictures: Path, tmp_path: Path) -> None:
-    said = run_child(FEW_FILES, pictures, tmp_path)
+def test_without_files_to_open_every_command_says_so(images: Path, tmp_path: Path) -> None:
+    said = run_child(FEW_FILES, images, tmp_path)
     assert "(ulimit -n)" in said
     assert "train the head again" not in said
 
@@ -115,32 +115,32 @@ def test_a_store_that_cannot_be_opened_is_not_called_damaged(make_store: MakeSto
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs the limits of Linux")
 def test_memory_short_of_a_batch_ends_the_run_and_costs_no_row(
-    pictures: Path, tmp_path: Path
+    images: Path, tmp_path: Path
 ) -> None:
-    said = run_child(LITTLE_MEMORY, pictures, tmp_path, "--image-size", "400")
+    said = run_child(LITTLE_MEMORY, images, tmp_path, "--image-size", "400")
     assert "memory" in said
 
 
-def test_a_batch_that_no_memory_holds_is_refused(pictures: Path, tmp_path: Path) -> None:
-    refused = r"batch size 100000000: its pictures alone take .* GB of memory, .* --batch-size"
+def test_a_batch_that_no_memory_holds_is_refused(images: Path, tmp_path: Path) -> None:
+    refused = r"batch size 100000000: its images alone take .* GB of memory, .* --batch-size"
     with pytest.raises(EngineError, match=refused):
-        extract_features(pictures, tmp_path / "out.h5", **QUICK, batch_size=10**8)
+        extract_features(images, tmp_path / "out.h5", **QUICK, batch_size=10**8)
     assert not (tmp_path / "out.h5").exists()
 
 
-def test_a_file_system_without_locks_is_named(pictures: Path, tmp_path: Path) -> None:
+def test_a_file_system_without_locks_is_named(images: Path, tmp_path: Path) -> None:
     if not shutil.which("strace") or subprocess.call(["strace", "-o", os.devnull, "true"]):
         pytest.skip("no call of the system can be made to fail here")
     out = tmp_path / "out.h5"
-    extract_features(pictures, out, **QUICK)
+    extract_features(images, out, **QUICK)
     before = out.read_bytes()
     # What an NFS server without its lock daemon answers.
     inject = ["strace", "-f", "-q", "-o", os.devnull, "-e", "inject=flock:error=ENOLCK"]
     code = "import sys; from extract.{0} import {1} as m; sys.exit(m())"
     for module, command, words in (
         ("show_cli", "show_features", [out]),
-        ("cli", "extract_features", [pictures, out]),
-        ("cli", "extract_features", [pictures, tmp_path / "new.h5", *QUICK_FLAGS]),
+        ("cli", "extract_features", [images, out]),
+        ("cli", "extract_features", [images, tmp_path / "new.h5", *QUICK_FLAGS]),
     ):
         line = [*inject, sys.executable, "-c", code.format(module, command), *map(str, words)]
         child = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -153,19 +153,19 @@ def test_a_file_system_without_locks_is_named(pictures: Path, tmp_path: Path) ->
 
 
 def test_a_clock_that_goes_back_changes_nothing(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    extract_features(pictures, tmp_path / "whole.h5", **QUICK)
-    for path in pictures.rglob("*.png"):  # of tomorrow
+    extract_features(images, tmp_path / "whole.h5", **QUICK)
+    for path in images.rglob("*.png"):  # of tomorrow
         os.utime(path, (time.time() + 86400,) * 2)
     hours = iter(range(10**6))
     # The machine's clock is everybody's, so only this process sees it go back.
     monkeypatch.setattr(time, "time", lambda: 1e9 - 3600 * next(hours))
     out = tmp_path / "out.h5"
-    summary = extract_features(pictures, out, **QUICK, batch_size=1)
+    summary = extract_features(images, out, **QUICK, batch_size=1)
     assert summary.seconds.start > 0
     os.utime(out, (0, 0))
-    assert extract_features(pictures, out).computed == 0
+    assert extract_features(images, out).computed == 0
     assert_equal_stores(out, tmp_path / "whole.h5")
     with open_store(out) as store:
         assert verify(store) == []
@@ -185,7 +185,7 @@ def _beside(folder: Path) -> None:
 
 def _bundle(folder: Path) -> None:
     (folder / "bundle.json").write_bytes(DEEP)
-    load_bundle(folder)
+    load_head(folder)
 
 
 @pytest.mark.parametrize("read", [_table, _beside, _bundle])
@@ -197,10 +197,10 @@ def test_json_deeper_than_the_stack_is_refused(
 
 
 def test_folders_and_archives_in_archives_go_as_deep_as_they_like(tmp_path: Path) -> None:
-    picture, key = b"\x89PNG\r\n\x1a\n", "a/" * 2000 + "1.png"
-    inner = pack(tmp_path / "inner.zip", {"x/1.png": picture}).read_bytes()
+    image, key = b"\x89PNG\r\n\x1a\n", "a/" * 2000 + "1.png"
+    inner = pack(tmp_path / "inner.zip", {"x/1.png": image}).read_bytes()
     for name in ("outer.zip", "outer.tar"):
-        path = pack(tmp_path / name, {key: picture, "b/inner.zip": inner, "c/2.png": picture})
+        path = pack(tmp_path / name, {key: image, "b/inner.zip": inner, "c/2.png": image})
         source = list_source(path)
         assert {item.key for item in source.items} == {key, "c/2.png"}
         assert any("inner.zip" in warning for warning in source.warnings)

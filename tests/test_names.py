@@ -27,8 +27,8 @@ def draw(path: Path, seed: int) -> None:
 
 
 def draw_deep(root: Path, characters: int) -> str:
-    """Put a picture where its key has so many characters."""
-    picture = (root / "0.png").read_bytes()
+    """Put an image where its key has so many characters."""
+    image = (root / "0.png").read_bytes()
     names = ["d" * 200] * ((characters - 7) // 201)
     names.append("d" * (characters - 6 - 201 * len(names)))
     before = Path.cwd()
@@ -37,7 +37,7 @@ def draw_deep(root: Path, characters: int) -> str:
         for name in names:
             Path(name).mkdir()
             os.chdir(name)
-        Path("9.png").write_bytes(picture)
+        Path("9.png").write_bytes(image)
     finally:
         os.chdir(before)
     return "/".join([*names, "9.png"])

@@ -22,7 +22,7 @@ from extract.core.config import TrunkSpec
 from extract.core.errors import EngineError
 from extract.core.row_block import DONE
 from extract.engines.select import open_engine
-from extract.engines.snapshot import open_parcel, pack_engine
+from extract.engines.snapshot import open_snapshot, take_snapshot
 from extract.images.item import Item
 from extract.pipeline.run import extract_features
 from extract.store.open import ShardedStore, open_store
@@ -87,13 +87,13 @@ def joined(out: Path) -> dict[str, Any]:
     return whole
 
 
-def make_pictures(root: Path, count: int) -> None:
+def make_images(root: Path, count: int) -> None:
     generator = np.random.default_rng(0)
     for i in range(count):
         file = root / ("train", "test")[i % 2] / ("cat", "dog")[i // 2 % 2] / f"{i}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(generator.integers(0, 256, (40, 30, 3), dtype=np.uint8)).save(file)
-    (root / "train/cat/0.png").write_text("no picture")
+    (root / "train/cat/0.png").write_text("no image")
 
 
 Node = subprocess.Popen[bytes]
@@ -147,8 +147,8 @@ def test_a_driver_and_a_node_die_and_the_store_is_that_of_one_machine(
     tmp_path: Path, start_node: Callable[..., Node], shards: list[str]
 ) -> None:
     pytest.importorskip("ray")
-    make_pictures(tmp_path / "pictures", 2000)
-    words = [tmp_path / "pictures", "--quiet", *SLOW_FLAGS]
+    make_images(tmp_path / "images", 2000)
+    words = [tmp_path / "images", "--quiet", *SLOW_FLAGS]
     finish(start_extract(*words, tmp_path / "one.h5"))
     words += [tmp_path / word if word == "parts" else word for word in shards]
     address = f"127.0.0.1:{free_port()}"
@@ -184,12 +184,12 @@ def test_a_driver_and_a_node_die_and_the_store_is_that_of_one_machine(
     ],
 )
 def test_a_cluster_of_this_machine_gives_the_same_store(
-    pictures: Path, tmp_path: Path, flags: list[str]
+    images: Path, tmp_path: Path, flags: list[str]
 ) -> None:
     pytest.importorskip("ray")
-    (pictures / "train/cat/bad.png").write_text("no picture")
-    (pictures / "train/cat/0.png").rename(pictures / os.fsdecode(b"train/cat/\xff.png"))
-    words = [pictures, *FLAGS, *flags, "--max-bad", "1"]
+    (images / "train/cat/bad.png").write_text("no image")
+    (images / "train/cat/0.png").rename(images / os.fsdecode(b"train/cat/\xff.png"))
+    words = [images, *FLAGS, *flags, "--max-bad", "1"]
     finish(
         start_extract(*[w for w in words if w not in ("--shards", "parts")], tmp_path / "one.h5")
     )
@@ -197,7 +197,7 @@ def test_a_cluster_of_this_machine_gives_the_same_store(
     said = finish(start_extract(*words, tmp_path / "out.h5", "--cluster", "local"))
     assert joined(tmp_path / "out.h5") == content(tmp_path / "one.h5")
     # Ray itself says nothing.
-    ours = ("9 pictures", "warning: ", f"{tmp_path / 'out.h5'}: 9 pictures", "next: ")
+    ours = ("9 images", "warning: ", f"{tmp_path / 'out.h5'}: 9 images", "next: ")
     assert [line for line in said.splitlines() if not line.startswith(ours)] == []
 
 
@@ -205,42 +205,42 @@ def test_a_cluster_of_this_machine_gives_the_same_store(
 @pytest.mark.parametrize("shards", [[], ["--shards", "parts"]])
 def test_stopped_on_a_cluster_it_goes_on_without(tmp_path: Path, shards: list[str]) -> None:
     pytest.importorskip("ray")
-    make_pictures(tmp_path / "pictures", 1000)
-    words = [tmp_path / "pictures", *SLOW_FLAGS]
+    make_images(tmp_path / "images", 1000)
+    words = [tmp_path / "images", *SLOW_FLAGS]
     words += [tmp_path / word if word == "parts" else word for word in shards]
     out = tmp_path / "out.h5"
     driver = start_extract(*words, out, "--cluster", "local")
     wait_for_rows(driver, out, 1)
     driver.send_signal(signal.SIGINT)
     said = finish(driver, 130)
-    assert re.search(r"\d+ of 1000 pictures are in", said)
+    assert re.search(r"\d+ of 1000 images are in", said)
     assert ("at least" in said) == bool(shards)
     assert "Traceback" not in said
     kept = count_done(out)
     assert 0 < kept < 1000
     with open_store(out) as store:
-        done = int((store.status == DONE).sum())  # the one that is no picture is tried again
-    assert f"1000 pictures, {done} done before" in finish(start_extract(*words, out))
-    finish(start_extract(tmp_path / "pictures", *SLOW_FLAGS, tmp_path / "one.h5"))
+        done = int((store.status == DONE).sum())  # the one that is no image is tried again
+    assert f"1000 images, {done} done before" in finish(start_extract(*words, out))
+    finish(start_extract(tmp_path / "images", *SLOW_FLAGS, tmp_path / "one.h5"))
     assert joined(out) == content(tmp_path / "one.h5")
 
 
-def test_a_cluster_that_is_not_there_is_named(pictures: Path, tmp_path: Path) -> None:
+def test_a_cluster_that_is_not_there_is_named(images: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     address = f"127.0.0.1:{free_port()}"
-    driver = start_extract(pictures, tmp_path / "out.h5", *FLAGS, "--cluster", address)
+    driver = start_extract(images, tmp_path / "out.h5", *FLAGS, "--cluster", address)
     said = finish(driver, 1)
     assert f"cluster {address}: [Errno 111] Connection refused; expected a Ray that runs" in said
     assert "Traceback" not in said
 
 
 def test_without_ray_its_extra_is_named(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     given: dict[str, Any] = {**QUICK, "cluster": "local"}
     with pytest.raises(EngineError, match=r'needs Ray; pip install "headstart\[ray\]"'):
-        extract_features(pictures, tmp_path / "out.h5", **given)
+        extract_features(images, tmp_path / "out.h5", **given)
     assert not (tmp_path / "out.h5").exists()
 
 
@@ -251,9 +251,9 @@ def test_an_engine_travels_without_its_weights(
     (tmp_path / "one.png").write_bytes(b"any")
     witness = Item("one.png", str(tmp_path / "one.png"), -1, 0)
     engine = open_engine(TrunkSpec(**QUICK), engine=name, batch_size=3)  # type: ignore[arg-type]
-    parcel = pack_engine(engine, witness)
+    parcel = take_snapshot(engine, witness)
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "other"))
-    other = open_parcel(parcel, threads=1)
+    other = open_snapshot(parcel, threads=1)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     ((_, expected),) = engine.run([(None, pixels)])
     ((_, found),) = other.run([(None, pixels)])
@@ -264,10 +264,10 @@ def test_an_engine_travels_without_its_weights(
 def test_a_machine_that_is_another_is_refused(tmp_path: Path) -> None:
     (tmp_path / "one.png").write_bytes(b"any")
     witness = Item("one.png", str(tmp_path / "one.png"), -1, 0)
-    parcel = pack_engine(open_engine(TrunkSpec(**QUICK)), witness)  # type: ignore[arg-type]
+    parcel = take_snapshot(open_engine(TrunkSpec(**QUICK)), witness)  # type: ignore[arg-type]
     other = parcel._replace(versions={**parcel.versions, "pillow": "1.0"})
     with pytest.raises(EngineError, match=r"expected .*pillow 1.0.*install the same versions"):
-        open_parcel(other, threads=1)
+        open_snapshot(other, threads=1)
     (tmp_path / "one.png").unlink()
     with pytest.raises(EngineError, match=r"one.png is not what it is where the store is"):
-        open_parcel(parcel, threads=1)
+        open_snapshot(parcel, threads=1)

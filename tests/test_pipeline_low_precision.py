@@ -1,4 +1,4 @@
-"""Below float32: calibrated on training pictures, compared with float32, remembered by the file."""
+"""Below float32: calibrated on training images, compared with float32, remembered by the file."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def features(path: Path) -> np.ndarray:
     ("engine", "precision", "most"), [("keras", "bfloat16", 0.03), ("openvino", "int8", 0.3)]
 )
 def test_the_difference_to_float32_is_measured_and_the_file_is_of_one_precision(
-    pictures: Path, tmp_path: Path, engine: str, precision: str, most: float
+    images: Path, tmp_path: Path, engine: str, precision: str, most: float
 ) -> None:
     if precision == "int8":
         pytest.importorskip("nncf")
@@ -37,33 +37,31 @@ def test_the_difference_to_float32_is_measured_and_the_file_is_of_one_precision(
             pytest.skip("this processor has no 8-bit instructions")
     out, exact = tmp_path / "out.h5", tmp_path / "exact.h5"
     given = {**GIVEN, "engine": engine, "precision": precision}
-    error = extract_features(pictures, out, **given).error
-    assert extract_features(pictures, exact, **GIVEN, engine=engine).error is None
+    error = extract_features(images, out, **given).error
+    assert extract_features(images, exact, **GIVEN, engine=engine).error is None
     a, b = features(exact), features(out)
     assert error is not None
-    assert error["pictures"] == 8
+    assert error["images"] == 8
     assert error["relative"] == pytest.approx(np.linalg.norm(a - b) / np.linalg.norm(a), rel=1e-3)
     assert 1e-4 < error["relative"] < most
     assert 1 - most < error["cosine"] < 1
     with pytest.raises(StoreError, match=rf"precision \(stored {precision}, asked float32\)"):
-        extract_features(pictures, out, **{**given, "precision": "float32"})
-    assert extract_features(pictures, out, **given).computed == 0
+        extract_features(images, out, **{**given, "precision": "float32"})
+    assert extract_features(images, out, **given).computed == 0
     with open_store(out) as store:
         keys = store.attributes.get("calibration_keys")
         assert keys == (TRAINING if precision == "int8" else None)
-    Image.new("RGB", (30, 20)).save(pictures / "train/cat/2.png")
+    Image.new("RGB", (30, 20)).save(images / "train/cat/2.png")
     if precision == "int8":
         with pytest.raises(StoreError, match="the trunk was calibrated on, which have changed"):
-            extract_features(pictures, out, **given, update=True)
+            extract_features(images, out, **given, update=True)
     else:
-        assert extract_features(pictures, out, **given, update=True).computed == 1
+        assert extract_features(images, out, **given, update=True).computed == 1
 
 
-def test_int8_without_a_readable_training_picture_is_refused(
-    pictures: Path, tmp_path: Path
-) -> None:
-    for path in (pictures / "train").rglob("*.png"):
+def test_int8_without_a_readable_training_image_is_refused(images: Path, tmp_path: Path) -> None:
+    for path in (images / "train").rglob("*.png"):
         path.write_bytes(b"")
-    with pytest.raises(EngineError, match="no training picture can be read to calibrate on"):
-        extract_features(pictures, tmp_path / "out.h5", **GIVEN, precision="int8")
+    with pytest.raises(EngineError, match="no training image can be read to calibrate on"):
+        extract_features(images, tmp_path / "out.h5", **GIVEN, precision="int8")
     assert not (tmp_path / "out.h5").exists()

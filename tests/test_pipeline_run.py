@@ -51,13 +51,13 @@ def content(path: Path) -> dict[str, Any]:
     }
 
 
-def test_rows_are_the_trunks_features_of_the_pictures(pictures: Path, tmp_path: Path) -> None:
-    summary = extract(pictures, tmp_path / "out.h5", batch_size=3, interpolation="nearest")
+def test_rows_are_the_trunks_features_of_the_images(images: Path, tmp_path: Path) -> None:
+    summary = extract(images, tmp_path / "out.h5", batch_size=3, interpolation="nearest")
     assert (summary.images, summary.computed, summary.failed) == (8, 8, [])
     trunk = build_trunk(TrunkSpec(**{**QUICK, "interpolation": "nearest"}))  # type: ignore[arg-type]
     with open_store(tmp_path / "out.h5") as store:
         assert verify(store) == []
-        assert store.keys == sorted(str(p.relative_to(pictures)) for p in pictures.rglob("*.png"))
+        assert store.keys == sorted(str(p.relative_to(images)) for p in images.rglob("*.png"))
         assert store.labels.tolist() == [0, 0, 1, 1] * 2
         assert store.split.tolist() == [0] * 4 + [1] * 4
         assert store.attributes["weights_sha256"] == trunk.weights_sha256
@@ -65,7 +65,7 @@ def test_rows_are_the_trunks_features_of_the_pictures(pictures: Path, tmp_path: 
         features = store.read("conv1_relu", slice(None))
     for key, row in zip(store.keys, features, strict=True):
         # Keras' own loader resizes to the nearest pixel through Pillow, too.
-        pixels = load_keras().utils.load_img(pictures / key, target_size=(32, 32))
+        pixels = load_keras().utils.load_img(images / key, target_size=(32, 32))
         expected = np.asarray(trunk.model(np.asarray(pixels)[None]))[0]
         np.testing.assert_allclose(row, expected, atol=1e-5)
 
@@ -80,19 +80,19 @@ def assert_equal_stores(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize("views", [0, 3])
-def test_workers_and_batches_change_nothing(pictures: Path, tmp_path: Path, views: int) -> None:
-    extract(pictures, tmp_path / "a.h5", batch_size=8, workers=1, views=views)
-    extract(pictures, tmp_path / "b.h5", batch_size=1, workers=5, views=views)
-    extract(pictures, tmp_path / "c.h5", batch_size=5, workers=2, views=views)
+def test_workers_and_batches_change_nothing(images: Path, tmp_path: Path, views: int) -> None:
+    extract(images, tmp_path / "a.h5", batch_size=8, workers=1, views=views)
+    extract(images, tmp_path / "b.h5", batch_size=1, workers=5, views=views)
+    extract(images, tmp_path / "c.h5", batch_size=5, workers=2, views=views)
     assert_equal_stores(tmp_path / "a.h5", tmp_path / "b.h5")
     assert_equal_stores(tmp_path / "a.h5", tmp_path / "c.h5")
 
 
-def test_views_are_the_trunks_features_of_augmented_training_pictures(
-    pictures: Path, tmp_path: Path
+def test_views_are_the_trunks_features_of_augmented_training_images(
+    images: Path, tmp_path: Path
 ) -> None:
-    extract(pictures, tmp_path / "plain.h5")
-    extract(pictures, tmp_path / "out.h5", views=2, rotation=10, flip=False, batch_size=3)
+    extract(images, tmp_path / "plain.h5")
+    extract(images, tmp_path / "out.h5", views=2, rotation=10, flip=False, batch_size=3)
     trunk = build_trunk(TrunkSpec(**QUICK))  # type: ignore[arg-type]
     with open_store(tmp_path / "out.h5") as store, open_store(tmp_path / "plain.h5") as plain:
         assert verify(store) == []
@@ -103,33 +103,33 @@ def test_views_are_the_trunks_features_of_augmented_training_pictures(
             store.read("conv1_relu", every), plain.read("conv1_relu", every), atol=1e-6
         )
         for row in range(4):
-            pixels = decode((pictures / store.keys[row]).read_bytes(), (32, 32))
+            pixels = decode((images / store.keys[row]).read_bytes(), (32, 32))
             made = np.stack(make_views(pixels, store.keys[row], store.view_spec))
             found = store.read_views("conv1_relu", np.array([row]))[0]
             np.testing.assert_allclose(found, np.asarray(trunk.model(made)), atol=1e-5)
 
 
-def test_views_of_several_layers(pictures: Path, tmp_path: Path) -> None:
+def test_views_of_several_layers(images: Path, tmp_path: Path) -> None:
     layers = ("conv1_relu", "conv_pw_1_relu")
-    extract(pictures, tmp_path / "both.h5", layer=layers, views=2)
+    extract(images, tmp_path / "both.h5", layer=layers, views=2)
     with open_store(tmp_path / "both.h5") as store:
         assert verify(store) == []
         assert store.view_counts() == dict.fromkeys(layers, (4, 2))
 
 
-def test_views_without_training_pictures_are_an_error(pictures: Path, tmp_path: Path) -> None:
-    shutil.rmtree(pictures / "train")
-    with pytest.raises(SettingError, match=r"views: have no effect, for .* no training pictures"):
-        extract(pictures, tmp_path / "out.h5", views=2)
+def test_views_without_training_images_are_an_error(images: Path, tmp_path: Path) -> None:
+    shutil.rmtree(images / "train")
+    with pytest.raises(SettingError, match=r"views: have no effect, for .* no training images"):
+        extract(images, tmp_path / "out.h5", views=2)
 
 
 def test_a_file_with_views_is_continued_by_the_same_ones_alone(
-    pictures: Path, tmp_path: Path
+    images: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.h5"
-    extract(pictures, out, views=2, rotation=10)
-    assert extract_features(pictures, out).computed == 0
-    assert extract_features(pictures, out, rotation=10.0, zoom=0.2).computed == 0
+    extract(images, out, views=2, rotation=10)
+    assert extract_features(images, out).computed == 0
+    assert extract_features(images, out, rotation=10.0, zoom=0.2).computed == 0
     before = content(out)
     for asked, message in (
         ({"views": 3}, r"views \(stored 2, asked 3\)"),
@@ -138,9 +138,9 @@ def test_a_file_with_views_is_continued_by_the_same_ones_alone(
         ({"flip": False, "rotation": 20}, r"rotation \(.*10.*, asked 20\), flip \(stored True"),
     ):
         with pytest.raises(StoreError, match=message):
-            extract(pictures, out, **asked)
+            extract(images, out, **asked)
         assert content(out) == before
-    extract(pictures, out, views=3, overwrite=True)
+    extract(images, out, views=3, overwrite=True)
     with open_store(out) as store:
         assert store.view_counts() == {"conv1_relu": (4, 3)}
         assert verify(store) == []
@@ -195,61 +195,59 @@ def flip(path: Path, name: str, row: int) -> None:
         raw.write(bytes([byte ^ 1]))
 
 
-def test_flipped_bits_are_found_and_only_their_rows_repaired(
-    pictures: Path, tmp_path: Path
-) -> None:
+def test_flipped_bits_are_found_and_only_their_rows_repaired(images: Path, tmp_path: Path) -> None:
     out, layers = tmp_path / "out.h5", ("conv1_relu", "conv_pw_1_relu")
-    extract(pictures, out, layer=layers, views=2, batch_size=1)
+    extract(images, out, layer=layers, views=2, batch_size=1)
     before = content(out)
     flip(out, "features/conv1_relu", 5)
     flip(out, "views/conv_pw_1_relu", 2)
     with open_store(out) as store:
         keys = f"{store.keys[2]}, {store.keys[5]}"
         assert verify(store) == [f"2 finished rows are not what was written ({keys})"]
-    assert extract_features(pictures, out).computed == 0
-    assert extract_features(pictures, out, batch_size=1, repair=True).computed == 2
+    assert extract_features(images, out).computed == 0
+    assert extract_features(images, out, batch_size=1, repair=True).computed == 2
     assert content(out) == before
     with open_store(out) as store:
         assert verify(store) == []
-    assert extract_features(pictures, out, repair=True).computed == 0
+    assert extract_features(images, out, repair=True).computed == 0
 
 
-def test_repair_computes_again_whatever_verify_rejects(pictures: Path, tmp_path: Path) -> None:
+def test_repair_computes_again_whatever_verify_rejects(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.h5"
-    (pictures / "train/cat/empty.jpg").touch()
-    extract(pictures, out)
+    (images / "train/cat/empty.jpg").touch()
+    extract(images, out)
     with h5py.File(out, "r+") as file:
         file["features"][0] = np.nan
         file["features"][2] = 0
         file["reason"][2] = b""
-    assert extract_features(pictures, out, repair=True).computed == 2
+    assert extract_features(images, out, repair=True).computed == 2
     with open_store(out) as store:
         assert verify(store) == []
 
 
-def test_a_file_without_checksums_is_read_and_continued(pictures: Path, tmp_path: Path) -> None:
+def test_a_file_without_checksums_is_read_and_continued(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.h5"
-    extract(pictures, out)
+    extract(images, out)
     with h5py.File(out, "r+") as file:
         del file["checksum"]
         file["status"][3] = 0
-    assert extract_features(pictures, out).computed == 1
+    assert extract_features(images, out).computed == 1
     with open_store(out) as store:
         assert verify(store) == []
 
 
-def test_repair_without_a_file_is_refused(pictures: Path, tmp_path: Path) -> None:
+def test_repair_without_a_file_is_refused(images: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="expected one to repair"):
-        extract(pictures, tmp_path / "out.h5", repair=True)
+        extract(images, tmp_path / "out.h5", repair=True)
     with pytest.raises(SettingError, match="repair: has no effect beside"):
-        extract(pictures, tmp_path / "out.h5", repair=True, overwrite=True)
+        extract(images, tmp_path / "out.h5", repair=True, overwrite=True)
 
 
-def test_a_finished_store_is_left_alone(pictures: Path, tmp_path: Path) -> None:
+def test_a_finished_store_is_left_alone(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.h5"
-    extract(pictures, out)
+    extract(images, out)
     before = content(out)
-    assert extract_features(pictures, out).computed == 0
+    assert extract_features(images, out).computed == 0
     assert content(out) == before
 
 
@@ -266,22 +264,22 @@ def test_a_finished_store_is_left_alone(pictures: Path, tmp_path: Path) -> None:
     ],
 )
 def test_other_settings_are_refused_by_name(
-    pictures: Path, tmp_path: Path, given: dict[str, Any], message: str
+    images: Path, tmp_path: Path, given: dict[str, Any], message: str
 ) -> None:
     out = tmp_path / "out.h5"
-    extract(pictures, out)
+    extract(images, out)
     before = content(out)
     with pytest.raises(StoreError, match=message):
-        extract_features(pictures, out, **given)
+        extract_features(images, out, **given)
     assert content(out) == before
-    extract(pictures, out, **given, overwrite=True)
+    extract(images, out, **given, overwrite=True)
     assert content(out) != before
 
 
-def test_settings_left_out_are_those_of_the_file(pictures: Path, tmp_path: Path) -> None:
+def test_settings_left_out_are_those_of_the_file(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.h5"
-    extract(pictures, out, pooling="none", dtype="float16")
-    assert extract_features(pictures, out).computed == 0
+    extract(images, out, pooling="none", dtype="float16")
+    assert extract_features(images, out).computed == 0
     with open_store(out) as store:
         assert (store.spec.pooling, store.dtype, store.spec.trunk) == (
             "none",
@@ -290,13 +288,13 @@ def test_settings_left_out_are_those_of_the_file(pictures: Path, tmp_path: Path)
         )
 
 
-def test_other_weights_are_refused(pictures: Path, tmp_path: Path) -> None:
+def test_other_weights_are_refused(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.h5"
-    extract(pictures, out)
+    extract(images, out)
     with h5py.File(out, "r+") as file:
         file.attrs["weights_sha256"] = "1" * 64
     with pytest.raises(StoreError, match=r"other weights \(SHA-256 1{12}, now"):
-        extract(pictures, out)
+        extract(images, out)
 
 
 def add(source: Path) -> None:
@@ -326,22 +324,22 @@ def replace(source: Path) -> None:
     ],
 )
 def test_a_changed_source_is_refused(
-    pictures: Path, tmp_path: Path, change: Any, message: str
+    images: Path, tmp_path: Path, change: Any, message: str
 ) -> None:
     out = tmp_path / "out.h5"
-    extract(pictures, out)
-    change(pictures)
+    extract(images, out)
+    change(images)
     with pytest.raises(StoreError, match=message):
-        extract(pictures, out)
-    assert extract(pictures, out, overwrite=True).computed > 0
-    assert extract(pictures, out, overwrite=True).computed == 0
+        extract(images, out)
+    assert extract(images, out, overwrite=True).computed > 0
+    assert extract(images, out, overwrite=True).computed == 0
 
 
-def test_bad_pictures_are_listed_and_cost_nobody_else(pictures: Path, tmp_path: Path) -> None:
-    extract(pictures, tmp_path / "good.h5")
-    (pictures / "train/cat/empty.jpg").touch()
-    (pictures / "train/dog/text.png").write_text("no picture")
-    summary = extract(pictures, tmp_path / "out.h5", batch_size=2, views=1)
+def test_bad_images_are_listed_and_cost_nobody_else(images: Path, tmp_path: Path) -> None:
+    extract(images, tmp_path / "good.h5")
+    (images / "train/cat/empty.jpg").touch()
+    (images / "train/dog/text.png").write_text("no image")
+    summary = extract(images, tmp_path / "out.h5", batch_size=2, views=1)
     assert [key for key, _ in summary.failed] == ["train/cat/empty.jpg", "train/dog/text.png"]
     assert all(reason for _, reason in summary.failed)
     with open_store(tmp_path / "good.h5") as good, open_store(tmp_path / "out.h5") as store:
@@ -362,17 +360,17 @@ def bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n\0\0\0\x0d" + header + crc + chunk
 
 
-def test_a_folder_of_odd_files_beside_good_ones(pictures: Path, tmp_path: Path) -> None:
-    folder, picture = pictures / "train/cat", Image.open(pictures / "train/cat/0.png")
+def test_a_folder_of_odd_files_beside_good_ones(images: Path, tmp_path: Path) -> None:
+    folder, image = images / "train/cat", Image.open(images / "train/cat/0.png")
     jpeg = io.BytesIO()
-    picture.save(jpeg, "JPEG")
-    rotated = picture.getexif()
+    image.save(jpeg, "JPEG")
+    rotated = image.getexif()
     rotated[0x0112] = 6
-    picture.save(folder / "rotated.jpg", exif=rotated)
-    picture.convert("CMYK").save(folder / "cmyk.jpg")
-    picture.convert("P").save(folder / "palette.gif")
-    picture.save(folder / "animated.gif", save_all=True, append_images=[picture.rotate(90)])
-    picture.resize((1, 1)).save(folder / "one.png")
+    image.save(folder / "rotated.jpg", exif=rotated)
+    image.convert("CMYK").save(folder / "cmyk.jpg")
+    image.convert("P").save(folder / "palette.gif")
+    image.save(folder / "animated.gif", save_all=True, append_images=[image.rotate(90)])
+    image.resize((1, 1)).save(folder / "one.png")
     Image.fromarray(np.arange(600, dtype="u2").reshape(20, 30) * 100).save(folder / "deep.png")
     (folder / "renamed.png").write_bytes(jpeg.getvalue())
     (folder / "no-ending").write_bytes(jpeg.getvalue())
@@ -380,11 +378,11 @@ def test_a_folder_of_odd_files_beside_good_ones(pictures: Path, tmp_path: Path) 
         "empty.jpg": (b"", "is empty"),
         "truncated.jpg": (jpeg.getvalue()[:-300], "is truncated"),
         "bomb.png": (bomb(), "is 30000 x 30000 pixels; at most 134 million are read"),
-        "text.png": (b"no picture", "is not a picture of a known kind"),
+        "text.png": (b"no image", "is not an image of a known kind"),
     }
     for name, (file, _) in bad.items():
         (folder / name).write_bytes(file)
-    summary = extract(pictures, tmp_path / "out.h5", batch_size=4)
+    summary = extract(images, tmp_path / "out.h5", batch_size=4)
     assert {Path(key).name for key, _ in summary.failed} == set(bad)
     for key, reason in summary.failed:
         assert reason.startswith(bad[Path(key).name][1])
@@ -393,14 +391,14 @@ def test_a_folder_of_odd_files_beside_good_ones(pictures: Path, tmp_path: Path) 
         assert verify(store) == []
         assert len(store.keys) == 8 + 8 + len(bad)
         for row in np.flatnonzero(store.status == 1):
-            pixels = decode((pictures / store.keys[row]).read_bytes(), (32, 32))
+            pixels = decode((images / store.keys[row]).read_bytes(), (32, 32))
             expected = np.asarray(trunk.model(pixels[None]))[0]
             found = store.read("conv1_relu", slice(row, row + 1))[0]
             np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.slow
-def test_memory_does_not_depend_on_the_number_of_pictures(tmp_path: Path) -> None:
+def test_memory_does_not_depend_on_the_number_of_images(tmp_path: Path) -> None:
     peaks = []
     pixels = np.random.default_rng(0).integers(0, 256, (375, 500, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "one.jpg")
@@ -430,28 +428,28 @@ def test_memory_does_not_depend_on_the_number_of_pictures(tmp_path: Path) -> Non
     assert peaks[1] < 1.1 * peaks[0]
 
 
-def test_a_failed_picture_is_tried_again(pictures: Path, tmp_path: Path) -> None:
-    bad = pictures / "train/cat/0.png"
+def test_a_failed_image_is_tried_again(images: Path, tmp_path: Path) -> None:
+    bad = images / "train/cat/0.png"
     whole = bad.read_bytes()
     bad.write_bytes(whole[: len(whole) // 2])
-    assert len(extract(pictures, tmp_path / "out.h5").failed) == 1
+    assert len(extract(images, tmp_path / "out.h5").failed) == 1
     bad.write_bytes(whole)
-    summary = extract(pictures, tmp_path / "out.h5")
+    summary = extract(images, tmp_path / "out.h5")
     assert (summary.computed, summary.failed) == (1, [])
     with open_store(tmp_path / "out.h5") as store:
         assert verify(store) == []
         assert not store.failures()
 
 
-def test_a_dry_run_writes_nothing(pictures: Path, tmp_path: Path) -> None:
+def test_a_dry_run_writes_nothing(images: Path, tmp_path: Path) -> None:
     out, parts = tmp_path / "out.h5", tmp_path / "parts"
-    summary = extract(pictures, out, dry_run=True, views=2, shards=str(parts))
+    summary = extract(images, out, dry_run=True, views=2, shards=str(parts))
     assert (summary.images, summary.shapes) == (8, {"conv1_relu": (32,)})
     assert not out.exists()
     assert not parts.exists()
 
 
-def test_a_value_that_float16_cannot_hold_is_an_error(pictures: Path, tmp_path: Path) -> None:
+def test_a_value_that_float16_cannot_hold_is_an_error(images: Path, tmp_path: Path) -> None:
     trunk = build_trunk(TrunkSpec(**QUICK))  # type: ignore[arg-type]
     whole = load_keras().applications.MobileNet(
         include_top=False, weights=None, input_shape=(32, 32, 3)
@@ -460,15 +458,15 @@ def test_a_value_that_float16_cannot_hold_is_an_error(pictures: Path, tmp_path: 
     whole.set_weights(values)
     whole.save_weights(tmp_path / "large.weights.h5")
     given = {"weights": str(tmp_path / "large.weights.h5"), "layer": ("conv1",)}
-    assert not extract(pictures, tmp_path / "a.h5", **given).failed
+    assert not extract(images, tmp_path / "a.h5", **given).failed
     with pytest.raises(EngineError, match=r"train/cat/0.png: .* float16 cannot hold; use --dtype"):
-        extract(pictures, tmp_path / "b.h5", **given, dtype="float16")
+        extract(images, tmp_path / "b.h5", **given, dtype="float16")
     assert trunk.shapes
 
 
-def test_an_unknown_setting_is_an_error(pictures: Path, tmp_path: Path) -> None:
+def test_an_unknown_setting_is_an_error(images: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="'colour' is no setting"):
-        extract(pictures, tmp_path / "out.h5", colour=True)
+        extract(images, tmp_path / "out.h5", colour=True)
 
 
 COMMAND = (
@@ -505,14 +503,14 @@ def done_rows(out: Path) -> np.ndarray:
 
 @pytest.mark.timeout(300)
 def test_without_weights_a_trunk_nobody_asked_for_gives_way_to_vgg16(
-    pictures: Path, tmp_path: Path
+    images: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("onnx")
     nobody = "http://127.0.0.1:9"  # no network, wherever this runs
     own = {"KERAS_HOME": str(tmp_path), "https_proxy": nobody, "HTTPS_PROXY": nobody}
     for flags, code in (["--trunk", "inception_v3"], 1), ([], 0):
         child = subprocess.run(
-            [*COMMAND, pictures, tmp_path / "out.h5", "--image-size", "75", *flags],
+            [*COMMAND, images, tmp_path / "out.h5", "--image-size", "75", *flags],
             env={**os.environ, **own},
             capture_output=True,
             text=True,
@@ -546,7 +544,7 @@ def test_ctrl_c_leaves_a_sound_store(many: Path, tmp_path: Path) -> None:
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr
-    assert "of 480 pictures are in" in stderr
+    assert "of 480 images are in" in stderr
     with open_store(out) as store:
         assert not store.complete
         assert (store.status == 1).any()

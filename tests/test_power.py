@@ -106,18 +106,18 @@ def check(path: Path, wanted: dict[str, tuple[bytes, ...]]) -> int:
 
 
 def test_whatever_a_power_cut_leaves_what_is_finished_is_right(
-    pictures: Path, tmp_path: Path, disk: Disk
+    images: Path, tmp_path: Path, disk: Disk
 ) -> None:
     out, cut = tmp_path / "out.h5", tmp_path / "cut.h5"
-    (pictures / "train/cat/empty.png").touch()
-    extract(pictures, out)
+    (images / "train/cat/empty.png").touch()
+    extract(images, out)
     with open_store(out) as store:
         done = np.flatnonzero(store.status != FAILED)
         wanted = {store.keys[row]: contents_of(store, int(row)) for row in done}
     # Again, so that what counted counts no longer: everything is computed a second time.
     with open_store(out, write=True) as store:
         store.forget(np.arange(3))
-    extract(pictures, out)
+    extract(images, out)
     states = [*disk.synced[out.stat().st_ino], out.read_bytes()]
     random, finished = np.random.default_rng(0), []
     for number, (before, after) in enumerate(pairwise(states)):
@@ -125,22 +125,20 @@ def test_whatever_a_power_cut_leaves_what_is_finished_is_right(
             cut.write_bytes(content)
             finished.append(check(cut, wanted))
         if number % 7 == 0:
-            extract(pictures, cut)
+            extract(images, cut)
             assert_equal_stores(cut, out)
     assert set(finished) == set(range(9))
 
 
 @pytest.mark.parametrize("form", ["created", "updated", "replaced"])
 def test_a_name_is_given_to_what_is_on_the_disk(
-    pictures: Path, tmp_path: Path, disk: Disk, form: str
+    images: Path, tmp_path: Path, disk: Disk, form: str
 ) -> None:
     out = tmp_path / "out.h5"
-    extract(pictures, out)
+    extract(images, out)
     if form != "created":
-        change(pictures)
-        extract(
-            pictures, out, **{"updated": {"update": True}, "replaced": {"overwrite": True}}[form]
-        )
+        change(images)
+        extract(images, out, **{"updated": {"update": True}, "replaced": {"overwrite": True}}[form])
     name, number, content = [entry for entry in disk.named if entry[0] == "out.h5"][-1]
     assert (name, number) == ("out.h5", out.stat().st_ino)
     assert content in disk.synced[number]

@@ -132,14 +132,14 @@ def flags(parser: argparse.ArgumentParser) -> set[str]:
     }
 
 
-def test_a_setting_has_one_name_in_three_places(pictures: Path, tmp_path: Path) -> None:
+def test_a_setting_has_one_name_in_three_places(images: Path, tmp_path: Path) -> None:
     from extract.pipeline.run import extract_features
 
     settings = {f.name for kind in (TrunkSpec, ExtractConfig, ViewSpec) for f in fields(kind)}
     other = {"help", "version", "quiet", "verbose", "list_trunks", "list_layers"}
     assert flags(extract_features_parser()) - other == settings
     given: dict[str, Any] = {**QUICK, "views": 1}
-    extract_features(pictures, tmp_path / "out.h5", **given)
+    extract_features(images, tmp_path / "out.h5", **given)
     with open_store(tmp_path / "out.h5") as store:
         # What one run does, and where, is no property of the file.
         actions = {"overwrite", "update", "dry_run", "repair", "cluster"}

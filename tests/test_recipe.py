@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from classify.cli import train_head
-from classify.inference.complete_model import imagenet_names
+from classify.inference.complete_model import imagenet_class_names
 from classify.predict_cli import predict_images
 from extract.cli import extract_features
 from extract.core.config import TrunkSpec
@@ -45,13 +45,13 @@ def record_of_run(store: Path, *words: object) -> dict[str, Any]:
 
 
 def link(source: Path, target: Path, counts: dict[str, int]) -> Path:
-    """Make a source of some of the pictures of each class, taken evenly from all of them."""
+    """Make a source of some of the images of each class, taken evenly from all of them."""
     for split, count in counts.items():
         for folder in sorted((source / split).iterdir()):
-            pictures = sorted(folder.iterdir())
+            images = sorted(folder.iterdir())
             (target / split / folder.name).mkdir(parents=True)
-            for picture in pictures[:: len(pictures) // count][:count]:
-                (target / split / folder.name / picture.name).symlink_to(picture)
+            for image in images[:: len(images) // count][:count]:
+                (target / split / folder.name / image.name).symlink_to(image)
     return target
 
 
@@ -69,7 +69,7 @@ def weights(shared: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def horses(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """40 and 16 pictures a class of horses and humans."""
+    """40 and 16 images a class of horses and humans."""
     target = tmp_path_factory.mktemp("recipe") / "horse-or-human"
     return link(shared / "horse-or-human", target, {"train": 40, "validation": 16})
 
@@ -177,7 +177,7 @@ def test_horses_or_humans(shared: Path, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     counts = {"train": 80, "validation": 48}
     link(shared / "horse-or-human", tmp_path / "horse-or-human", counts)
-    # README's own commands, on a sixth of the training pictures.
+    # README's own commands, on a sixth of the training images.
     block = next(b for b in re.findall(r"```sh\n(.*?)```", README.read_text(), re.S) if GOAL in b)
     commands = {"extract-features": extract_features, "train-head": train_head}
     for line in block.splitlines():
@@ -189,7 +189,7 @@ def test_horses_or_humans(shared: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert candidate["scores"]["accuracy"] >= 0.95
 
 
-def test_vgg16_with_top_says_what_one_picture_shows(
+def test_vgg16_with_top_says_what_one_image_shows(
     shared: Path, tmp_path: Path, capsys: Shown
 ) -> None:
     keras = load_keras()
@@ -202,14 +202,14 @@ def test_vgg16_with_top_says_what_one_picture_shows(
     file = tmp_path / "vgg16.weights.h5"
     model.save_weights(file)
     photo = min((shared / "caltech-20" / "schooner").iterdir())
-    picture = keras.utils.load_img(photo, target_size=(224, 224), interpolation="bilinear")
-    pixels = keras.applications.vgg16.preprocess_input(np.asarray(picture, "f4")[None])
+    image = keras.utils.load_img(photo, target_size=(224, 224), interpolation="bilinear")
+    pixels = keras.applications.vgg16.preprocess_input(np.asarray(image, "f4")[None])
     expected = model.predict(pixels, verbose=0)[0]
     assert expected.max() > 0.01
     words = (photo, "--trunk", "vgg16", "--weights", file, "--top", 1000)
     run(predict_images, *words)
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
-    names = imagenet_names()
+    names = imagenet_class_names()
     assert rows[0]["label"] == names[expected.argmax()]
     scores = {row["label"]: float(row["score"]) for row in rows}
     np.testing.assert_allclose([scores[name] for name in names], expected, atol=1e-4)
@@ -219,7 +219,7 @@ def test_vgg16_with_top_says_what_one_picture_shows(
         assert plot.height > 1000 * 20
 
 
-def test_vgg16_features_of_one_picture(
+def test_vgg16_features_of_one_image(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Shown
 ) -> None:
     pytest.importorskip("onnx")
@@ -230,8 +230,8 @@ def test_vgg16_features_of_one_picture(
     keys, labels, features = rows_of(tmp_path / "one.h5")
     assert (keys, labels.tolist(), features.shape) == ([photo.name], [-1], (1, 7, 7, 512))
     model = load_application(TrunkSpec(trunk="vgg16"))
-    picture = keras.utils.load_img(photo, target_size=(224, 224), interpolation="bilinear")
-    pixels = keras.applications.vgg16.preprocess_input(np.asarray(picture, "f4")[None])
+    image = keras.utils.load_img(photo, target_size=(224, 224), interpolation="bilinear")
+    pixels = keras.applications.vgg16.preprocess_input(np.asarray(image, "f4")[None])
     np.testing.assert_allclose(features, model.predict(pixels, verbose=0), atol=1e-2, rtol=1e-3)
     capsys.readouterr()
     run(extract_features, "--list-layers", "--trunk", "vgg16")
@@ -241,7 +241,7 @@ def test_vgg16_features_of_one_picture(
 
 
 def paint(root: Path, classes: int) -> Path:
-    """Make pictures of many classes, each a pattern of colours under noise."""
+    """Make images of many classes, each a pattern of colours under noise."""
     generator = np.random.default_rng(0)
     for label in range(classes):
         pattern = generator.integers(0, 256, (5, 5, 3)).repeat(15, axis=0).repeat(15, axis=1)
@@ -255,7 +255,7 @@ def paint(root: Path, classes: int) -> Path:
 
 
 def test_200_classes_behind_global_average_pooling(tmp_path: Path, weights: Path) -> None:
-    source, out = paint(tmp_path / "pictures", 200), tmp_path / "many.h5"
+    source, out = paint(tmp_path / "images", 200), tmp_path / "many.h5"
     trunk = ("--weights", weights, "--layer", "mixed10", "--image-size", 75)
     run(extract_features, source, out, *trunk)
     record = record_of_run(out, "--head", "dense")

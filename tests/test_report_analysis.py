@@ -12,7 +12,7 @@ from classify.data.preprocessing import Transform
 from classify.report.analysis import MISTAKES, analyse, subsets
 from classify.report.projection import map_features
 from classify.search import evaluate
-from classify.search.fit import Division, fit_batch, transformed
+from classify.search.fit import FoldData, fit_batch, transformed
 from classify.search.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
@@ -57,7 +57,7 @@ def test_behind_folds_each_row_is_scored_by_a_head_that_did_not_see_it(metric: s
         train, judging = split.train, split.validation
         rows = transformed(
             transform,
-            Division(made.X[train], made.y[train], made.X[judging], made.y[judging]),
+            FoldData(made.X[train], made.y[train], made.X[judging], made.y[judging]),
         )
         head = next(fit_batch([spec], rows, transform)).fitted
         wanted[split.validation] = head.predict_proba(made.X[split.validation])
@@ -80,7 +80,7 @@ def test_a_run_that_goes_on_has_the_same_scores(
         np.testing.assert_allclose(other.scores, first.scores, atol=1e-6)
 
 
-# Fewer pictures.
+# Fewer images.
 
 
 def test_parts_hold_each_other_and_every_class() -> None:
@@ -106,7 +106,7 @@ def test_of_few_rows_no_part_comes_twice() -> None:
 
 
 @pytest.mark.parametrize("folds", [None, 3])
-def test_more_pictures_are_better_and_all_of_them_are_the_head_itself(folds: int | None) -> None:
+def test_more_images_are_better_and_all_of_them_are_the_head_itself(folds: int | None) -> None:
     made = dataset(count=600)
     result = run(made, TrainConfig((STRONG,), folds))
     sizes = analyse(made, result).sizes
@@ -120,7 +120,7 @@ def test_more_pictures_are_better_and_all_of_them_are_the_head_itself(folds: int
     assert values[0] < values[-1]
 
 
-def test_a_head_with_epochs_is_not_trained_again_on_fewer_pictures() -> None:
+def test_a_head_with_epochs_is_not_trained_again_on_fewer_images() -> None:
     made = dataset(count=600)
     result = run(made, TrainConfig((STRONG,)))
     slow = replace(result, entries=[result.best._replace(spec=HeadSpec("dense"))])
@@ -215,7 +215,7 @@ def test_mistakes_are_the_wrong_rows_most_confident_first() -> None:
         assert mistake.truth == made.class_names[made.y[mistake.row]] != mistake.answer
 
 
-def test_pictures_of_a_group_are_one_witness() -> None:
+def test_images_of_a_group_are_one_witness() -> None:
     made = dataset()
     grouped = replace(made, groups=[f"{row // 6}" for row in range(120)])
     grouped.split[:] = np.repeat([0, 1], [78, 42])

@@ -20,7 +20,7 @@ from classify.search.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
 from extract.core.config import TrunkSpec
-from extract.images.digests import digest_content
+from extract.images.digests import digest_bytes
 
 SCRIPT = "<script>alert(1)</script>"
 IMAGE = "<img src=x onerror=alert(1)>"
@@ -32,7 +32,7 @@ DROPPED = tuple(
 
 
 def dataset(names: tuple[str, ...], source: Path | None = None, count: int = 20) -> Dataset:
-    """Rows that are told apart but for a few, of pictures that lie in ``source`` where given."""
+    """Rows that are told apart but for a few, of images that lie in ``source`` where given."""
     generator = np.random.default_rng(0)
     K = len(names)
     y = np.arange(K * count) % K
@@ -46,10 +46,10 @@ def dataset(names: tuple[str, ...], source: Path | None = None, count: int = 20)
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = generator.integers(0, 256, (20, 30, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path)
-        digests[row] = np.frombuffer(digest_content(path.read_bytes()), np.uint8)
+        digests[row] = np.frombuffer(digest_bytes(path.read_bytes()), np.uint8)
     spec = TrunkSpec("mobilenet", weights="none", image_size=(32, 32))
     made = Dataset(X, y, keys, None, split, names, spec.layer[0], spec, "", "float32")
-    return replace(made, source=str(source or "/nowhere/pictures"), digests=digests)
+    return replace(made, source=str(source or "/nowhere/images"), digests=digests)
 
 
 def report(
@@ -101,7 +101,7 @@ def opened(browser: Any, path: Path, **settings: Any) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result, Analysis]:
     folder = tmp_path_factory.mktemp("hostile")
-    made = dataset((SCRIPT, '"><b onclick=alert(2)>&amp;', "$5_{x}$"), folder / "pictures")
+    made = dataset((SCRIPT, '"><b onclick=alert(2)>&amp;', "$5_{x}$"), folder / "images")
     return report(made, folder / "report.html")
 
 
@@ -172,7 +172,7 @@ def test_what_is_said_first(browser: Any, hostile: tuple[Path, Result, Analysis]
         said = page.inner_text("header")
         assert page.inner_text("h1").startswith("Use logistic C=1")
         assert f"{100 * result.best.scores['accuracy']:.1f}".removesuffix(".0") in said
-        assert "the 30 pictures of the validation split" in said
+        assert "the 30 images of the validation split" in said
         assert "is trained on 30" in said
         assert "Test split" not in said
 
@@ -184,7 +184,7 @@ def test_every_section_is_there_and_none_is_empty(
         headings = page.locator("h2").all_inner_texts()
         assert headings == [
             *("Leaderboard", "Learning curves", "Confusions", "Classes", "Scores"),
-            *("Would more pictures help?", "Map of the features"),
+            *("Would more images help?", "Map of the features"),
             *("Most confident mistakes", "Settings"),
         ]
         for link in page.locator("nav a").all():
@@ -235,20 +235,20 @@ def test_every_number_of_the_tables_is_in_the_record(
             assert f"{of.roc_area:.3f}" in text
 
 
-def test_mistakes_are_shown_with_pictures_and_keys(
+def test_mistakes_are_shown_with_images_and_keys(
     browser: Any, hostile: tuple[Path, Result, Analysis]
 ) -> None:
     with opened(browser, hostile[0]) as page:
-        pictures = page.locator("#mistakes img")
-        assert pictures.count() == min(24, len(hostile[2].mistakes)) > 0
-        sizes = pictures.evaluate_all("all => all.map(i => [i.complete, i.naturalWidth])")
+        images = page.locator("#mistakes img")
+        assert images.count() == min(24, len(hostile[2].mistakes)) > 0
+        sizes = images.evaluate_all("all => all.map(i => [i.complete, i.naturalWidth])")
         assert sizes == [[True, 144]] * len(sizes)
 
 
-def test_pictures_of_an_archive_are_shown_until_it_is_gone(tmp_path: Path) -> None:
-    made = dataset(("cat", "dog"), tmp_path / "pictures")
-    packed = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "pictures")
-    shutil.rmtree(tmp_path / "pictures")
+def test_images_of_an_archive_are_shown_until_it_is_gone(tmp_path: Path) -> None:
+    made = dataset(("cat", "dog"), tmp_path / "images")
+    packed = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "images")
+    shutil.rmtree(tmp_path / "images")
     path, _, analysis = report(replace(made, source=packed), tmp_path / "report.html")
     assert path.read_text().count("data:image/jpeg") == min(24, len(analysis.mistakes)) > 0
     Path(packed).unlink()
@@ -258,27 +258,27 @@ def test_pictures_of_an_archive_are_shown_until_it_is_gone(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("change", ["gone", "changed", "damaged", "elsewhere"])
-def test_a_picture_that_is_not_the_one_is_not_shown(
+def test_a_image_that_is_not_the_one_is_not_shown(
     change: str, browser: Any, tmp_path: Path
 ) -> None:
-    made = dataset(("cat", "dog"), tmp_path / "pictures")
+    made = dataset(("cat", "dog"), tmp_path / "images")
     _, _, analysis = report(made, tmp_path / "report.html")
     first = analysis.mistakes[0]
-    picture = tmp_path / "pictures" / first.key
+    image = tmp_path / "images" / first.key
     if change == "gone":
-        picture.unlink()
+        image.unlink()
     elif change == "changed":
-        Image.new("RGB", (9, 9)).save(picture)
+        Image.new("RGB", (9, 9)).save(image)
     elif change == "damaged":
-        picture.write_bytes(b"no picture")
+        image.write_bytes(b"no image")
         assert made.digests is not None
-        made.digests[first.row] = np.frombuffer(digest_content(b"no picture"), np.uint8)
+        made.digests[first.row] = np.frombuffer(digest_bytes(b"no image"), np.uint8)
     else:
-        (tmp_path / "pictures").rename(tmp_path / "moved")
+        (tmp_path / "images").rename(tmp_path / "moved")
     path, _, _ = report(made, tmp_path / "report.html")
-    said = {"changed": "changed since", "damaged": "is not a picture"}
+    said = {"changed": "changed since", "damaged": "is not an image"}
     with opened(browser, path) as page:
-        shown = page.locator("#mistakes .pictures figure").first
+        shown = page.locator("#mistakes .images figure").first
         assert said.get(change, "not where it was") in shown.inner_text()
         assert first.key in shown.inner_text()
         missing = len(analysis.mistakes) if change == "elsewhere" else 1
@@ -318,7 +318,7 @@ def test_a_test_split_is_told_apart(browser: Any, tmp_path: Path) -> None:
     with opened(browser, path) as page:
         said = page.inner_text("header")
         assert "Test split" in said
-        assert f"of 10 pictures, loss {result.test.loss:.3f}" in said
+        assert f"of 10 images, loss {result.test.loss:.3f}" in said
 
 
 # How it behaves.
@@ -415,7 +415,7 @@ def test_it_prints_and_unfolds(browser: Any, tmp_path: Path) -> None:
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     names = ("cat", "dog", "eel")
     first, again = (
-        report(dataset(names, tmp_path / "pictures"), tmp_path / f"{i}.html")[0] for i in (1, 2)
+        report(dataset(names, tmp_path / "images"), tmp_path / f"{i}.html")[0] for i in (1, 2)
     )
     assert first.read_bytes() == again.read_bytes()
 
@@ -431,8 +431,8 @@ def test_a_users_own_style_of_figures_changes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("patience", [None, 2])
-def test_behind_folds_the_head_is_trained_on_all_pictures(patience: int | None) -> None:
+def test_behind_folds_the_head_is_trained_on_all_images(patience: int | None) -> None:
     spec = replace(DROPPED[0], patience=patience)
     result = run(dataset(("a", "b")), TrainConfig((spec,), 4))
     assert _lead(result)["training"] == 40
-    assert "trained on 40 pictures" in result.summary()
+    assert "trained on 40 images" in result.summary()

@@ -7,7 +7,7 @@ import pytest
 
 from classify.data.preprocessing import Transform
 from classify.heads.registry import FittedHead
-from classify.search.fit import Division, batches, fit_batch, transformed
+from classify.search.fit import FoldData, batches, fit_batch, transformed
 from classify.settings.head_spec import DEFAULTS, HeadSpec
 
 QUICK = {
@@ -28,7 +28,7 @@ def rows_of(classes: int = 3, count: int = 90, seed: int = 0) -> tuple[np.ndarra
 
 def fit(spec: HeadSpec, classes: int = 3) -> FittedHead:
     transform = Transform(spec.transform or ())
-    rows = Division(*rows_of(classes), *rows_of(classes, 30, 1))
+    rows = FoldData(*rows_of(classes), *rows_of(classes, 30, 1))
     (found,) = fit_batch([spec], transformed(transform, rows), transform)
     return found.fitted
 
@@ -54,7 +54,7 @@ def test_every_head_behind_a_transform(name: str, steps: tuple[str, ...], tmp_pa
 
 def test_validation_rows_teach_a_transform_nothing() -> None:
     X, y = rows_of()
-    sides = [Division(X, y, X * factor, y) for factor in (1, 100)]
+    sides = [FoldData(X, y, X * factor, y) for factor in (1, 100)]
     first, second = (transformed(Transform(["standardise", "pca=3"]), rows) for rows in sides)
     np.testing.assert_array_equal(first.X, second.X)
 

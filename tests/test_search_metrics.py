@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from classify.search.bootstrap import Resampling, indistinct, interval, judge
+from classify.search.bootstrap import Bootstrap, confidence_interval, judge, not_significantly_worse
 from classify.search.metrics import confusion_matrix, log_loss, macro_f1, measure
 
 Y = np.array([0, 0, 1, 1, 2])
@@ -120,7 +120,7 @@ def test_each_draw_is_measured_as_scikit_learn_does(
     y = np.array([*generator.integers(0, 3, 38), 3, 3])  # a rare class is not in every draw
     scores = generator.dirichlet([1, 1, 1, 1], 40).round(6) + np.eye(4)[y] * 0.2
     scores /= scores.sum(axis=1, keepdims=True)
-    draws = Resampling(y, 4, [f"group {row // 2}" for row in range(40)], seed=0)
+    draws = Bootstrap(y, 4, [f"group {row // 2}" for row in range(40)], seed=0)
     judged = judge(y, scores)
     weights = draws._weights if most > 40 else draws._weights[:, draws._drawn_with]
     assert weights.shape == (1001, 40)
@@ -143,7 +143,7 @@ def test_each_draw_is_measured_as_scikit_learn_does(
 
 
 def test_a_class_of_one_row_counts_like_the_others() -> None:
-    draws, judged = Resampling(Y, 3, list("abcde"), seed=0), judge(Y, SCORES)
+    draws, judged = Bootstrap(Y, 3, list("abcde"), seed=0), judge(Y, SCORES)
     assert draws.value("balanced_accuracy", judged) == pytest.approx((1 / 2 + 2 / 2 + 0 / 1) / 3)
 
 
@@ -151,21 +151,21 @@ def test_draws_are_those_of_their_seed() -> None:
     y, names = np.array([0, 1] * 20), [str(row) for row in range(40)]
     judged = judge(y, np.tile([0.7, 0.3], (40, 1)))
     first, again, other = (
-        Resampling(y, 2, names, seed).values("accuracy", judged).tolist() for seed in (0, 0, 1)
+        Bootstrap(y, 2, names, seed).values("accuracy", judged).tolist() for seed in (0, 0, 1)
     )
     assert first == again != other
 
 
 def test_the_interval_holds_the_middle_of_the_draws_and_not_the_sample() -> None:
-    assert interval(np.array([1e9, *range(101)])) == pytest.approx((2.5, 97.5))
+    assert confidence_interval(np.array([1e9, *range(101)])) == pytest.approx((2.5, 97.5))
 
 
 def test_a_lead_that_draws_take_away_is_chance() -> None:
     sure, unsure = np.full(1001, 0.1), np.r_[0.1, np.full(970, 0.1), np.full(30, -0.1)]
     other = np.full(1001, 0.5)
-    assert not indistinct(other + sure, other, more_is_better=True)
-    assert indistinct(other + unsure, other, more_is_better=True)
-    assert indistinct(other, other, more_is_better=True)
-    assert not indistinct(other - sure, other, more_is_better=False)
-    assert indistinct(other - unsure, other, more_is_better=False)
-    assert indistinct(other + sure, other, more_is_better=False)
+    assert not not_significantly_worse(other + sure, other, more_is_better=True)
+    assert not_significantly_worse(other + unsure, other, more_is_better=True)
+    assert not_significantly_worse(other, other, more_is_better=True)
+    assert not not_significantly_worse(other - sure, other, more_is_better=False)
+    assert not_significantly_worse(other - unsure, other, more_is_better=False)
+    assert not_significantly_worse(other + sure, other, more_is_better=False)

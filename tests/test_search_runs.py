@@ -13,7 +13,7 @@ from classify.data.dataset import Dataset, load_dataset
 from classify.heads.keras_head import DenseHead
 from classify.report.analysis import analyse
 from classify.search import evaluate as module
-from classify.search.checkpoint import FILE, Journal
+from classify.search.checkpoint import FILE, Checkpoint
 from classify.search.fit import fit_batch
 from classify.search.metrics import measure
 from classify.search.search import Stopped, run
@@ -116,7 +116,7 @@ def test_in_a_notebook_the_seed_is_that_of_the_heads_too() -> None:
 
 
 @pytest.mark.parametrize("folds", [None, 3])
-def test_scores_are_no_surer_for_pictures_of_one_group(folds: int | None) -> None:
+def test_scores_are_no_surer_for_images_of_one_group(folds: int | None) -> None:
     generator = np.random.default_rng(0)
     y = np.arange(150) % 3
     scenes = generator.normal(size=(150, 100))
@@ -333,8 +333,8 @@ def test_damaged_lines_of_a_journal_are_passed_over(tmp_path: Path) -> None:
     # Zeros, as a power cut leaves them; no line of ours; one that a kill has cut off.
     damaged = [first, lines[0], bytes(len(lines[1])), b'["key", {}]', lines[3], lines[2][:50]]
     (folder / FILE).write_bytes(b"\n".join(damaged))
-    journal = Journal(folder, dataset().fingerprint(), whole.splits)
+    journal = Checkpoint(folder, dataset().fingerprint(), whole.splits)
     assert len(journal.found) == 2
     assert (folder / FILE).read_bytes() == b"\n".join([*damaged[:-1], b""])
     assert run(dataset(), TrainConfig(SEVERAL), folder).scores is not None
-    assert len(Journal(folder, dataset().fingerprint(), whole.splits).found) == 4
+    assert len(Checkpoint(folder, dataset().fingerprint(), whole.splits).found) == 4

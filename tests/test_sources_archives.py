@@ -54,9 +54,9 @@ def placed(source: Source) -> dict[str, tuple[str, int, str]]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_gives_what_the_folder_gives(pictures: Path, tmp_path: Path, form: str) -> None:
-    source = list_source(pack(tmp_path / form, contents_of(pictures)))
-    folder = list_source(pictures)
+def test_every_form_gives_what_the_folder_gives(images: Path, tmp_path: Path, form: str) -> None:
+    source = list_source(pack(tmp_path / form, contents_of(images)))
+    folder = list_source(images)
     assert placed(source) == placed(folder)
     assert [read_item(item) for item in source.items] == [read_item(i) for i in folder.items]
     assert [item.key for item in source.items] == [item.key for item in folder.items]
@@ -74,21 +74,19 @@ def test_threads_read_at_once(tmp_path: Path, form: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["deflated.zip", "a.tar.gz"])
-def test_an_archive_makes_the_store_of_its_folder(
-    pictures: Path, tmp_path: Path, form: str
-) -> None:
-    path = pack(tmp_path / form, contents_of(pictures))
+def test_an_archive_makes_the_store_of_its_folder(images: Path, tmp_path: Path, form: str) -> None:
+    path = pack(tmp_path / form, contents_of(images))
     before = set(tmp_path.iterdir())
     extract_features(path, tmp_path / "packed.h5", **QUICK)
     assert set(tmp_path.iterdir()) - before == {tmp_path / "packed.h5"}
-    extract_features(pictures, tmp_path / "folder.h5", **QUICK)
+    extract_features(images, tmp_path / "folder.h5", **QUICK)
     with open_store(tmp_path / "packed.h5") as a, open_store(tmp_path / "folder.h5") as b:
         assert a.keys == b.keys
         np.testing.assert_array_equal(
             a.read("conv1_relu", slice(None)), b.read("conv1_relu", slice(None))
         )
     assert extract_features(path, tmp_path / "packed.h5").computed == 0
-    contents = contents_of(pictures)
+    contents = contents_of(images)
     contents["train/cat/0.png"] = contents["train/cat/1.png"]
     pack(path, contents)
     with pytest.raises(StoreError, match=r"1 changed \(train/cat/0\.png\)"):
@@ -135,7 +133,7 @@ def test_shards_may_repeat_their_names(tmp_path: Path) -> None:
         list_source(tmp_path / "s-{0011..0008}.tar")
 
 
-def test_the_class_stands_beside_each_picture(tmp_path: Path) -> None:
+def test_the_class_stands_beside_each_image(tmp_path: Path) -> None:
     for shard in range(2):
         contents: dict[str, bytes] = {}
         for i in range(2):
@@ -146,7 +144,7 @@ def test_the_class_stands_beside_each_picture(tmp_path: Path) -> None:
     assert found["s-1/11.left.png"] == ("7", 0, "")
 
 
-def test_json_beside_each_picture(tmp_path: Path) -> None:
+def test_json_beside_each_image(tmp_path: Path) -> None:
     rows = [
         {"label": 3, "split": "val", "group": "x", "kind": "cat"},
         {"label": 4, "split": "train", "group": "y", "kind": "dog"},
@@ -178,13 +176,13 @@ WRONG: dict[str, tuple[dict[str, bytes], str]] = {
     "inside above": ({"a/../../x.png": b"x"}, "expected names that stay inside"),
     "absolute": ({"/etc/x.png": b"x"}, "expected names that stay inside"),
     "twice": ({"a.png": b"x", "./a.png": b"y"}, r"found a\.png twice"),
-    "no picture": ({"a.txt": b"x"}, "found no picture among 1 file"),
-    "nothing": ({}, "found no picture among 0 files"),
-    "some .cls": ({"a.png": b"x", "b.png": b"x", "a.cls": b"1"}, r"1 picture \(b\.png\) without"),
+    "no image": ({"a.txt": b"x"}, "found no image among 1 file"),
+    "nothing": ({}, "found no image among 0 files"),
+    "some .cls": ({"a.png": b"x", "b.png": b"x", "a.cls": b"1"}, r"1 image \(b\.png\) without"),
     "bad .cls": ({"a.png": b"x", "a.cls": b"\xff"}, r"a\.cls: .*expected the name or number"),
     "bad .json": ({"a.png": b"x", "a.json": b"[1]"}, r"a\.json: .*expected a JSON object"),
     "bad split": ({"a.png": b"x", "a.json": b'{"split": "dev"}'}, r"member a\.png: found 'dev'"),
-    "beside folders": ({"a.png": b"x", "cats/b.png": b"x"}, "found 1 picture .* beside 1 folder"),
+    "beside folders": ({"a.png": b"x", "cats/b.png": b"x"}, "found 1 image .* beside 1 folder"),
 }
 
 
@@ -234,7 +232,7 @@ def test_half_an_archive_is_refused(tmp_path: Path, form: str) -> None:
 
 
 def reasons(path: Path) -> dict[str, str]:
-    """Return why each picture cannot be read."""
+    """Return why each image cannot be read."""
     found = {}
     for item in list_source(path).items:
         with pytest.raises(ImageError) as caught:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extract.core.errors import ImageError, SourceError
-from extract.images.item import IMAGE_ENDINGS, Item, picture_kind, read_item
+from extract.images.item import IMAGE_ENDINGS, Item, image_kind, read_item
 from extract.sources.listing import list_source, open_reader
 
 JPEG = b"\xff\xd8\xff\xe0" + bytes(28)
@@ -53,7 +53,7 @@ LAYOUTS: dict[str, tuple[list[str], list[tuple[str, int]]]] = {
         [("c", 0), ("c", 1), ("c", 2)],
     ),
     "unlabelled test": (["train/cats/a.jpg", "test/a.jpg"], [("", 2), ("cats", 0)]),
-    "split without pictures": (["train/c/a.jpg", "docs/a.txt", "val/", "valid/"], [("c", 0)]),
+    "split without images": (["train/c/a.jpg", "docs/a.txt", "val/", "valid/"], [("c", 0)]),
     "class called train, empty": (["cats/a.jpg", "train/"], [("cats", 0)]),
     "split further down": (["cats/train/a.jpg", "dogs/val/a.jpg"], [("cats", 0), ("dogs", 0)]),
 }
@@ -70,13 +70,13 @@ def test_layouts_with_one_meaning(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ([], ["found no picture among 0 files;"]),
-        (["a.txt", "x/b.csv", "c/"], ["no picture among 2 files (a.txt, x/b.csv)"]),
-        (["a.jpg", "b.jpg", "cats/c.jpg"], ["2 pictures (a.jpg, b.jpg)", "1 folder (cats: 1)"]),
-        (["a.jpg", "train/c/a.jpg"], ["1 picture (a.jpg)", "1 folder (train: 1)"]),
+        ([], ["found no image among 0 files;"]),
+        (["a.txt", "x/b.csv", "c/"], ["no image among 2 files (a.txt, x/b.csv)"]),
+        (["a.jpg", "b.jpg", "cats/c.jpg"], ["2 images (a.jpg, b.jpg)", "1 folder (cats: 1)"]),
+        (["a.jpg", "train/c/a.jpg"], ["1 image (a.jpg)", "1 folder (train: 1)"]),
         (
             ["val/c/a.jpg", "train/a.jpg", "train/c/a.jpg", "train/c/b.jpg"],
-            ["train: found 1 picture (train/a.jpg) beside 1 folder (c: 2)"],
+            ["train: found 1 image (train/a.jpg) beside 1 folder (c: 2)"],
         ),
         (
             ["train/c/a.jpg", *(f"{n}/a.jpg" for n in "abcd")],
@@ -106,32 +106,32 @@ def test_layouts_with_two_meanings(tmp_path: Path, keys: list[str], words: list[
         (["train/c/a.jpg", "train/d/a.jpg", "test/a.jpg"], []),
         (
             ["cats/a.jpg", "dogs/a.jpg", "birds/", "fish/x/"],
-            ["found no pictures in 2 split or class folders (birds, fish);"],
+            ["found no images in 2 split or class folders (birds, fish);"],
         ),
         (
             ["train/c/a.jpg", "train/d/a.jpg", "train/e/", "val/", "test/c/"],
-            ["found no pictures in 3 split or class folders (test, train/e, val);"],
+            ["found no images in 3 split or class folders (test, train/e, val);"],
         ),
         (
             ["train/c/a.jpg", "train/d/a.jpg", "val/c/a.jpg", "val/d/", "test/a.jpg"],
-            ["found no pictures of 1 class name (d) in val;"],
+            ["found no images of 1 class name (d) in val;"],
         ),
         (
             ["train/c/a.jpg", "val/d/a.jpg"],
             [
-                "found no pictures of 1 class name (d) in train;",
-                "found no pictures of 1 class name (c) in val;",
+                "found no images of 1 class name (d) in train;",
+                "found no images of 1 class name (c) in val;",
             ],
         ),
         (["c/a.jpg", "c/b.jpg"], ["found one class, c; expected two or more;"]),
-        (["a.jpg", "README.md"], ["passed over 1 file (README.md): no pictures"]),
+        (["a.jpg", "README.md"], ["passed over 1 file (README.md): no images"]),
         (
             ["a.jpg", "d.py", "x.txt", "b.md", "c.md"],
-            ["passed over 4 files (b.md, c.md, d.py, ...): no pictures"],
+            ["passed over 4 files (b.md, c.md, d.py, ...): no images"],
         ),
         (
             ["new\nline/a.jpg", "a/a.jpg", "tab\t/"],
-            ["found no pictures in 1 split or class folder"],
+            ["found no images in 1 split or class folder"],
         ),
     ],
 )
@@ -143,7 +143,7 @@ def test_warnings(tmp_path: Path, keys: list[str], warnings: list[str]) -> None:
         assert text.isprintable()
 
 
-PICTURES = (
+IMAGES = (
     *(JPEG, BMP, b"BM" + b"\n" * 12 + b"\x28\0\0\0"),
     *(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"GIF87a\1\0\1\0", b"GIF89a\1\0\1\0"),
     *(b"RIFF\x24\0\0\0WEBPVP8 ", b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08"),
@@ -156,15 +156,15 @@ OTHERS = (
 )
 
 
-@pytest.mark.parametrize("head", [*PICTURES, *OTHERS])
+@pytest.mark.parametrize("head", [*IMAGES, *OTHERS])
 def test_signatures_decide_where_the_ending_does_not(tmp_path: Path, head: bytes) -> None:
-    assert (picture_kind(head) is not None) is (head in PICTURES)
+    assert (image_kind(head) is not None) is (head in IMAGES)
     (tmp_path / "a.jpg").touch()
     (tmp_path / "name").write_bytes(head)
-    assert ("name" in placed(tmp_path)) is (head in PICTURES)
+    assert ("name" in placed(tmp_path)) is (head in IMAGES)
 
 
-def test_endings_keep_a_bad_picture_in_the_list(tmp_path: Path) -> None:
+def test_endings_keep_a_bad_image_in_the_list(tmp_path: Path) -> None:
     endings = "jpg jpeg jpe jfif png bmp dib gif webp tif tiff mpo"
     keys = [f"a.{ending.upper()}" for ending in endings.split()] + ["b.jpg"]
     assert list(placed(plant(tmp_path, keys))) == sorted(keys)
@@ -178,7 +178,7 @@ def test_clutter_is_passed_over_silently(tmp_path: Path) -> None:
     assert source.warnings == ()
 
 
-def test_one_picture_is_a_source(tmp_path: Path) -> None:
+def test_one_image_is_a_source(tmp_path: Path) -> None:
     for name, head in (("a.jpg", b""), (".hidden.PNG", b""), ("no-ending", JPEG)):
         path = tmp_path / name
         path.write_bytes(head)
@@ -188,7 +188,7 @@ def test_one_picture_is_a_source(tmp_path: Path) -> None:
         assert read_item(source.items[0]) == head
 
 
-def test_a_picture_is_read_by_its_key_alone(tmp_path: Path) -> None:
+def test_a_image_is_read_by_its_key_alone(tmp_path: Path) -> None:
     plant(tmp_path, ["cats/a.jpg", "b.jpg"])
     (tmp_path / "cats" / "a.jpg").write_bytes(JPEG)
     (tmp_path / "b.jpg").write_bytes(BMP)
@@ -204,8 +204,8 @@ def test_a_picture_is_read_by_its_key_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["absent", "absent.jpg", "notes.txt", "file/a.jpg"])
 def test_other_sources_are_refused(tmp_path: Path, name: str) -> None:
     plant(tmp_path, ["notes.txt", "file"])
-    reason = "found a file that is no picture" if name.endswith(".txt") else "cannot be opened"
-    with pytest.raises(SourceError, match=f"{name}: {reason}.*; expected a folder of pictures"):
+    reason = "found a file that is no image" if name.endswith(".txt") else "cannot be opened"
+    with pytest.raises(SourceError, match=f"{name}: {reason}.*; expected a folder of images"):
         list_source(tmp_path / name)
 
 
@@ -258,7 +258,7 @@ def test_links(tmp_path: Path) -> None:
         *("dogs/c.jpg", "dogs/x/b.jpg", "wolves/c.jpg", "wolves/x/b.jpg"),
     ]
     assert [text.removeprefix(f"{root}: passed over ") for text in source.warnings] == [
-        "1 file (cats/linked): no pictures",
+        "1 file (cats/linked): no images",
         "2 files (cats/lost, cats/self): they cannot be opened",
     ]
     with pytest.raises(ImageError, match=r"^cannot be opened: No such file or directory$"):
@@ -275,7 +275,7 @@ def test_fifos_and_sockets_are_never_opened(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server, suppress(OSError):  # its path may be too long
         server.bind(str(tmp_path / "s.png"))
     assert list(placed(tmp_path)) == ["a.jpg"]
-    with pytest.raises(SourceError, match="no picture"):
+    with pytest.raises(SourceError, match="no image"):
         list_source(tmp_path / "fifo.jpg")
 
 

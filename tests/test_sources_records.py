@@ -1,4 +1,4 @@
-"""Files that hold pictures row by row give what the folder of the same pictures gives."""
+"""Files that hold images row by row give what the folder of the same images gives."""
 
 import json
 import os
@@ -195,7 +195,7 @@ def pixels_of(content: bytes) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_every_form_gives_the_pictures_with_their_classes(tmp_path: Path, name: str) -> None:
+def test_every_form_gives_the_images_with_their_classes(tmp_path: Path, name: str) -> None:
     write, keys, class_names = FORMS[name]
     path = write(tmp_path / name)
     source, read = list_source(path), open_reader(path)
@@ -287,11 +287,11 @@ def test_a_folder_of_columnar_files_has_splits_in_its_names(tmp_path: Path, endi
 @pytest.mark.parametrize("ending", ["arrow", "tfrecord"])
 def test_what_a_system_leaves_behind_is_no_records(tmp_path: Path, ending: str) -> None:
     (tmp_path / f"._train.{ending}").write_text("left by macOS")
-    with pytest.raises(SourceError, match=r"found no picture among 0 files"):
+    with pytest.raises(SourceError, match=r"found no image among 0 files"):
         list_source(tmp_path)
 
 
-def test_a_table_beside_pictures_makes_no_records_of_them(tmp_path: Path) -> None:
+def test_a_table_beside_images_makes_no_records_of_them(tmp_path: Path) -> None:
     parquet.write_table(table(), tmp_path / "metadata.parquet")
     (tmp_path / "b.png").write_bytes(CONTENTS[0])
     assert keys_and_splits(list_source(tmp_path)) == [("b.png", 0)]
@@ -316,7 +316,7 @@ def test_columns_are_named(tmp_path: Path) -> None:
     assert read(source.items[2].key) == read_item(source.items[2])
 
 
-def test_grey_pixels_are_pictures_too(tmp_path: Path) -> None:
+def test_grey_pixels_are_images_too(tmp_path: Path) -> None:
     np.savez(tmp_path / "grey.npz", image=PIXELS[..., 0], other=PIXELS[..., 0].astype(float))
     item = list_source(tmp_path / "grey.npz").items[1]
     np.testing.assert_array_equal(
@@ -340,10 +340,10 @@ def test_names_that_are_not_all_there_or_twice_give_way_to_rows(tmp_path: Path) 
     ]
 
 
-def test_pictures_beside_tfrecords_have_two_meanings(tmp_path: Path) -> None:
+def test_images_beside_tfrecords_have_two_meanings(tmp_path: Path) -> None:
     write_tfrecord(tmp_path / "a.tfrecord", as_tfds_does())
     (tmp_path / "b.png").write_bytes(CONTENTS[0])
-    with pytest.raises(SourceError, match=r"1 picture or folder \(b.png\) beside TFRecord"):
+    with pytest.raises(SourceError, match=r"1 image or folder \(b.png\) beside TFRecord"):
         list_source(tmp_path)
 
 
@@ -398,16 +398,16 @@ def test_damaged_files_are_refused(
     assert "\n" not in str(caught.value)
 
 
-def test_files_without_pictures_are_refused(tmp_path: Path) -> None:
+def test_files_without_images_are_refused(tmp_path: Path) -> None:
     write_stream(tmp_path / "a.arrow", pa.table({"label": LABELS}))
     np.save(tmp_path / "a.npy", PIXELS.astype(np.float32))
     np.savez(tmp_path / "a.npz", x=PIXELS, label=LABELS[:5])
     write_tfrecord(tmp_path / "a.tfrecord", [example(label=1)])
     write_tfrecord(tmp_path / "b.tfrecord", [b"no example"])
     for name, message in (
-        ("a.arrow", "found no column of pictures among label int64"),
+        ("a.arrow", "found no column of images among label int64"),
         ("a.npy", r"image \(6, 21, 30, 3\) float32; expected uint8"),
-        ("a.npz", r"found label of shape \(5,\) beside 6 pictures"),
+        ("a.npz", r"found label of shape \(5,\) beside 6 images"),
         ("a.tfrecord", "record 0: feature 'image/encoded' is unknown.*known: label"),
         ("b.tfrecord", "record 0 cannot be read: it is no tf.train.Example"),
     ):
@@ -417,7 +417,7 @@ def test_files_without_pictures_are_refused(tmp_path: Path) -> None:
         list_source(write_stream(tmp_path / "b.arrow", table()), "label=kind")
 
 
-def test_a_record_without_a_picture_fails_alone(tmp_path: Path) -> None:
+def test_a_record_without_a_image_fails_alone(tmp_path: Path) -> None:
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     rows = [{"bytes": None, "path": "elsewhere/a.png"}, {"bytes": CONTENTS[0], "path": "b.png"}]
     write_stream(tmp_path / "a.arrow", pa.table({"image": pa.array(rows, kind)}))

@@ -15,7 +15,7 @@ from extract.core.errors import ImageError, SettingError, SourceError, StoreErro
 from extract.images.item import Item, read_item
 from extract.pipeline.run import extract_features
 from extract.sources.listing import list_source, open_reader
-from extract.sources.tables import MANIFEST_ENDINGS
+from extract.sources.tables import TABLE_ENDINGS
 from extract.store.open import open_store
 from tests.conftest import QUICK
 
@@ -46,7 +46,7 @@ def plain(items: Sequence[Item]) -> list[tuple[str, int, int, str]]:
     return [(item.key, item.label, item.split, item.group) for item in items]
 
 
-@pytest.mark.parametrize("form", MANIFEST_ENDINGS)
+@pytest.mark.parametrize("form", TABLE_ENDINGS)
 def test_every_form_gives_the_same_items(tmp_path: Path, form: str) -> None:
     source = list_source(write_table(tmp_path / f"table{form}", ROWS))
     assert plain(source.items) == [
@@ -55,7 +55,7 @@ def test_every_form_gives_the_same_items(tmp_path: Path, form: str) -> None:
         ("c.png", -1, 2, ""),
     ]
     assert source.class_names == ("cat", "dog")
-    assert any("no pictures of 1 class name (dog) in train" in said for said in source.warnings)
+    assert any("no images of 1 class name (dog) in train" in said for said in source.warnings)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -152,20 +152,20 @@ def test_columns_that_cannot_be_read_are_refused(text: str) -> None:
         parse_columns(text)
 
 
-def test_columns_of_a_folder_are_refused(pictures: Path) -> None:
+def test_columns_of_a_folder_are_refused(images: Path) -> None:
     with pytest.raises(SettingError, match="columns: has no effect"):
-        list_source(pictures, "label=species")
+        list_source(images, "label=species")
 
 
-def test_a_table_gives_the_features_of_its_folder(pictures: Path, tmp_path: Path) -> None:
-    keys = sorted(str(path.relative_to(pictures)) for path in pictures.rglob("*.png"))
+def test_a_table_gives_the_features_of_its_folder(images: Path, tmp_path: Path) -> None:
+    keys = sorted(str(path.relative_to(images)) for path in images.rglob("*.png"))
     rows = [
         {"file": key, "kind": key.split("/")[1], "split": key.split("/")[0], "group": f"g{i // 2}"}
         for i, key in enumerate(keys)
     ]
-    table = write_table(pictures / "table.csv", rows)
+    table = write_table(images / "table.csv", rows)
     settings: dict[str, Any] = {**QUICK, "columns": "path=file,label=kind"}
-    extract_features(pictures, tmp_path / "folder.h5", **QUICK)
+    extract_features(images, tmp_path / "folder.h5", **QUICK)
     extract_features(table, tmp_path / "table.h5", **settings)
     with open_store(tmp_path / "folder.h5") as a, open_store(tmp_path / "table.h5") as b:
         assert (a.keys, a.labels.tolist(), a.split.tolist()) == (

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from extract.core.config import TrunkSpec
 from extract.core.errors import StoreError
-from extract.core.row_block import Block, Failure
+from extract.core.row_block import Failure, RowBlock
 from extract.images.augment import ViewSpec
 from extract.store.describe import describe, format_description
-from extract.store.format import create_store, explained
+from extract.store.format import create_store, wrap_write_errors
 from extract.store.open import open_store, read_features
 from extract.store.validate import is_in_use
 from extract.store.verify import verify
@@ -43,9 +43,9 @@ def make_empty(path: Path, count: int, width: int = 3) -> Path:
     return path
 
 
-def block_of(rows: list[int], width: int = 3, failed: tuple[int, ...] = ()) -> Block:
+def block_of(rows: list[int], width: int = 3, failed: tuple[int, ...] = ()) -> RowBlock:
     numbers = np.array(rows, np.int64)
-    return Block(
+    return RowBlock(
         numbers,
         {"conv1_relu": np.repeat(numbers[:, None], width, axis=1).astype("f4")},
         np.repeat(numbers[:, None] % 256, 16, axis=1).astype("u1"),
@@ -197,9 +197,9 @@ def test_no_room_is_said_before_the_start(tmp_path: Path) -> None:
 
 def test_a_disk_that_others_fill_meanwhile_is_named(tmp_path: Path) -> None:
     said = "Disable slist on flush dest failure failed (error message = 'No space left on device')"
-    with pytest.raises(StoreError, match="the disk is full"), explained(tmp_path):
+    with pytest.raises(StoreError, match="the disk is full"), wrap_write_errors(tmp_path):
         raise RuntimeError(said)  # h5py, when a file is closed
-    with pytest.raises(RuntimeError, match="ours"), explained(tmp_path):
+    with pytest.raises(RuntimeError, match="ours"), wrap_write_errors(tmp_path):
         raise RuntimeError("ours")
 
 
@@ -325,7 +325,7 @@ def test_views_are_kept_of_training_rows_alone(make_store: MakeStore) -> None:
         assert np.array_equal(found, VIEWS[[0, 2]])
         assert np.array_equal(store.read("conv1_relu", np.array([0, 1])), X[:2])
         text = format_description(describe(store))
-    assert "views      2 of each of 4 training pictures: seed 0, rotation 40.0" in text
+    assert "views      2 of each of 4 training images: seed 0, rotation 40.0" in text
     with h5py.File(path, "r+") as file:
         file["split"][1] = 0
     with pytest.raises(StoreError, match="views are not those of the training"), open_store(path):

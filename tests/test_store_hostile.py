@@ -201,13 +201,13 @@ def test_what_is_there_beside_is_left_alone(store: Path) -> None:
 
 @pytest.mark.parametrize("what", ["external link", "label range", "class not UTF-8", "terabytes"])
 def test_commands_end_with_1(
-    store: Path, what: str, pictures: Path, capsys: pytest.CaptureFixture[str]
+    store: Path, what: str, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changed(store, STRANGE[what][0])
     for code in (
         show_cli.show_features([str(store)]),
         train_head([str(store), "--head", "knn"]),
-        cli.extract_features([str(pictures), str(store)]),
+        cli.extract_features([str(images), str(store)]),
     ):
         assert code == 1
     said = capsys.readouterr().err.splitlines()

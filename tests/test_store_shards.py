@@ -16,7 +16,7 @@ import pytest
 from classify.cli import train_head
 from classify.data.dataset import load_dataset
 from extract.core.errors import SettingError, StoreError
-from extract.core.row_block import DONE, FAILED, Block, Failure
+from extract.core.row_block import DONE, FAILED, Failure, RowBlock
 from extract.pipeline.run import Summary, extract_features
 from extract.show_cli import show_features
 from extract.store import shards as index
@@ -66,15 +66,15 @@ def everything(path: Path) -> dict[str, Any]:
 
 
 def test_an_index_is_the_one_file_in_every_respect(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["extract-features"])  # the command is kept
-    (pictures / "train/dog/bad.png").write_text("no picture")
-    extract(pictures, tmp_path / "one.h5", layer=LAYERS, views=2)
-    made = extract(pictures, tmp_path / "out.h5", layer=LAYERS, views=2, shards=tmp_path / "parts")
+    (images / "train/dog/bad.png").write_text("no image")
+    extract(images, tmp_path / "one.h5", layer=LAYERS, views=2)
+    made = extract(images, tmp_path / "out.h5", layer=LAYERS, views=2, shards=tmp_path / "parts")
     assert (made.images, made.computed, len(made.failed)) == (9, 9, 1)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        *("one.h5", "out.h5", "parts", "pictures"),
+        *("one.h5", "out.h5", "parts", "images"),
     ]
     assert [path.name for path in sorted((tmp_path / "parts").iterdir())] == [
         *("shard-00000.h5", "shard-00001.h5", "shard-00002.h5"),
@@ -84,11 +84,11 @@ def test_an_index_is_the_one_file_in_every_respect(
         with open_store(part) as store:
             assert store.complete
             assert len(store.keys) == 3
-    assert extract_features(pictures, tmp_path / "out.h5", max_bad="1").computed == 1
+    assert extract_features(images, tmp_path / "out.h5", max_bad="1").computed == 1
 
 
-def test_an_index_is_read_with_h5py_alone(pictures: Path, tmp_path: Path) -> None:
-    extract(pictures, tmp_path / "out.h5", shards=tmp_path / "parts")
+def test_an_index_is_read_with_h5py_alone(images: Path, tmp_path: Path) -> None:
+    extract(images, tmp_path / "out.h5", shards=tmp_path / "parts")
     with h5py.File(tmp_path / "out.h5") as file:
         assert file.attrs["format_version"] == 1
         parts = file["shards"].asstr()[:].tolist()
@@ -97,11 +97,11 @@ def test_an_index_is_read_with_h5py_alone(pictures: Path, tmp_path: Path) -> Non
     for part in parts:
         with h5py.File(tmp_path / part) as file:
             keys += file["keys"].asstr()[:].tolist()
-    assert keys == sorted(str(path.relative_to(pictures)) for path in pictures.rglob("*.png"))
+    assert keys == sorted(str(path.relative_to(images)) for path in images.rglob("*.png"))
 
 
-def test_ranges_are_read_across_shards(pictures: Path, tmp_path: Path) -> None:
-    extract(pictures, tmp_path / "out.h5", shards=tmp_path / "parts")
+def test_ranges_are_read_across_shards(images: Path, tmp_path: Path) -> None:
+    extract(images, tmp_path / "out.h5", shards=tmp_path / "parts")
     with open_store(tmp_path / "out.h5") as store:
         every = store.read("conv1_relu", slice(None))
         assert every.dtype == np.float32
@@ -115,21 +115,21 @@ def test_ranges_are_read_across_shards(pictures: Path, tmp_path: Path) -> None:
 
 
 def test_an_index_made_anew_is_read_anew(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out.h5"
     for size, count in ((3, 8), (2, 7)):
         monkeypatch.setattr("extract.store.shards.SHARD_ROWS", size)
-        extract(pictures, out, shards=tmp_path / "parts", overwrite=True)
+        extract(images, out, shards=tmp_path / "parts", overwrite=True)
         ((found,),) = read_features(out, ["conv1_relu"], [slice(1, count)])
         with open_store(out) as store:
             np.testing.assert_array_equal(found, store.read("conv1_relu", np.arange(1, count)))
-        (pictures / "train/cat/0.png").unlink(missing_ok=True)
+        (images / "train/cat/0.png").unlink(missing_ok=True)
 
 
-def test_groups_of_some_shards_are_those_of_the_whole(pictures: Path, tmp_path: Path) -> None:
-    keys = sorted(str(path.relative_to(pictures)) for path in pictures.rglob("*.png"))
-    table = pictures / "table.csv"
+def test_groups_of_some_shards_are_those_of_the_whole(images: Path, tmp_path: Path) -> None:
+    keys = sorted(str(path.relative_to(images)) for path in images.rglob("*.png"))
+    table = images / "table.csv"
     rows = [f"{key},cat,{'g' * (row > 4)}" for row, key in enumerate(keys)]
     table.write_text("\n".join(["path,label,group", *rows]))
     extract(table, tmp_path / "one.h5")
@@ -138,9 +138,9 @@ def test_groups_of_some_shards_are_those_of_the_whole(pictures: Path, tmp_path: 
         assert store.groups == one.groups == [""] * 5 + ["g"] * 3
 
 
-def test_heads_are_those_of_the_one_file(pictures: Path, tmp_path: Path) -> None:
-    extract(pictures, tmp_path / "one.h5")
-    extract(pictures, tmp_path / "out.h5", shards=tmp_path / "parts")
+def test_heads_are_those_of_the_one_file(images: Path, tmp_path: Path) -> None:
+    extract(images, tmp_path / "one.h5")
+    extract(images, tmp_path / "out.h5", shards=tmp_path / "parts")
     found = [load_dataset(tmp_path / name) for name in ("one.h5", "out.h5")]
     assert found[0].fingerprint() == found[1].fingerprint()
     # Read while training, too.
@@ -151,16 +151,16 @@ def test_heads_are_those_of_the_one_file(pictures: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("stop", [0, 1, 4, 7])
 def test_stopped_it_goes_on(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["extract-features"])
     out = tmp_path / "out.h5"
     with monkeypatch.context() as patch:
         patch.setattr(SingleStore, "write", interrupted_after(stop))
-        with pytest.raises(KeyboardInterrupt, match=f"{stop} of 8 pictures are in"):
-            extract(pictures, out, batch_size=1, shards=tmp_path / "parts")
-    assert extract_features(pictures, out).computed == 8 - stop
-    extract(pictures, tmp_path / "one.h5", batch_size=1)
+        with pytest.raises(KeyboardInterrupt, match=f"{stop} of 8 images are in"):
+            extract(images, out, batch_size=1, shards=tmp_path / "parts")
+    assert extract_features(images, out).computed == 8 - stop
+    extract(images, tmp_path / "one.h5", batch_size=1)
     assert repr(everything(out)) == repr(everything(tmp_path / "one.h5"))
 
 
@@ -181,12 +181,12 @@ def test_stopped_it_goes_on(
     ],
 )
 def test_killed_at_a_step_it_goes_on(
-    pictures: Path, tmp_path: Path, step: str, calls: int, left: int
+    images: Path, tmp_path: Path, step: str, calls: int, left: int
 ) -> None:
     out = tmp_path / "out.h5"
-    assert run_killed(pictures, out, step, calls) == -9
-    assert extract(pictures, out, shards=tmp_path / "parts").computed == left
-    extract(pictures, tmp_path / "one.h5")
+    assert run_killed(images, out, step, calls) == -9
+    assert extract(images, out, shards=tmp_path / "parts").computed == left
+    extract(images, tmp_path / "one.h5")
     with open_store(out) as store, open_store(tmp_path / "one.h5") as one:
         assert verify(store) == []
         every = slice(None)
@@ -219,44 +219,44 @@ def flags(out: Path) -> list[str]:
     return [*words, "--image-size", "32", "--shards", str(out.with_name("parts"))]
 
 
-def test_what_is_not_sound_is_found_and_computed_again(pictures: Path, tmp_path: Path) -> None:
+def test_what_is_not_sound_is_found_and_computed_again(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.h5"
-    extract(pictures, out, shards=tmp_path / "parts")
+    extract(images, out, shards=tmp_path / "parts")
     with h5py.File(tmp_path / "parts/shard-00001.h5", "r+") as file:
         file["features"][1] += 1
     with open_store(out) as store:
         assert verify(store) == [f"1 finished rows are not what was written ({store.keys[4]})"]
-    assert extract_features(pictures, out, repair=True).computed == 1
+    assert extract_features(images, out, repair=True).computed == 1
     with open_store(out) as store:
         assert verify(store) == []
 
 
 def test_a_lost_shard_is_made_again_and_no_other(
-    pictures: Path,
+    images: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["extract-features"])  # the command is kept
     out, folder = tmp_path / "out.h5", tmp_path / "parts"
-    extract(pictures, out, shards=folder, layer=LAYERS, views=1)
+    extract(images, out, shards=folder, layer=LAYERS, views=1)
     before = repr(everything(out))
     (folder / "shard-00000.h5").unlink()
     with pytest.raises(StoreError, match=r"shard-00000.h5: no such file; .*with --repair, "):
-        extract_features(pictures, out)
-    assert extract_features(pictures, out, repair=True).computed == 3
+        extract_features(images, out)
+    assert extract_features(images, out, repair=True).computed == 3
     assert f"{folder / 'shard-00000.h5'}: no such file; made again" in caplog.messages
     assert repr(everything(out)) == before
     shutil.copy(folder / "shard-00002.h5", folder / "shard-00001.h5")
     with pytest.raises(StoreError, match=r"is another .*expected nothing in its place; move it"):
-        extract_features(pictures, out, repair=True)
+        extract_features(images, out, repair=True)
     (folder / "shard-00001.h5").unlink()
-    (pictures / "train/dog/1.png").rename(pictures / "train/dog/2.png")
+    (images / "train/dog/1.png").rename(images / "train/dog/2.png")
     with pytest.raises(StoreError, match=r"rows 3 to 5 of the source, which has changed; restore"):
-        extract_features(pictures, out, repair=True)
+        extract_features(images, out, repair=True)
     shutil.rmtree(folder)
     with pytest.raises(StoreError, match=r"none of its 3 shards is there; .*remove them and run"):
-        extract_features(pictures, out, repair=True)
+        extract_features(images, out, repair=True)
 
 
 def remove(folder: Path) -> None:
@@ -413,30 +413,30 @@ def elsewhere(file: h5py.File) -> None:
     ],
 )
 def test_an_index_that_is_not_what_was_made_is_refused(
-    pictures: Path, tmp_path: Path, change: Callable[[Path], None], message: str
+    images: Path, tmp_path: Path, change: Callable[[Path], None], message: str
 ) -> None:
     folder = tmp_path / "here/parts"
     folder.parent.mkdir()
     out = folder.parent / "out.h5"
-    extract(pictures, out, shards=folder)
+    extract(images, out, shards=folder)
     change(folder)
     for read in (open_store, lambda path: contextlib.nullcontext(load_dataset(path))):
         with pytest.raises(StoreError, match=message), read(out):
             pass
 
 
-def test_a_folder_that_holds_something_else_is_left_alone(pictures: Path, tmp_path: Path) -> None:
-    before = sorted(pictures.rglob("*"))
+def test_a_folder_that_holds_something_else_is_left_alone(images: Path, tmp_path: Path) -> None:
+    before = sorted(images.rglob("*"))
     for overwrite in (False, True):
-        with pytest.raises(StoreError, match=r"pictures: found train; expected a folder for sha"):
-            extract(pictures, tmp_path / "out.h5", shards=pictures, overwrite=overwrite)
+        with pytest.raises(StoreError, match=r"images: found train; expected a folder for sha"):
+            extract(images, tmp_path / "out.h5", shards=images, overwrite=overwrite)
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match=r"file: found file; expected a folder"):
-        extract(pictures, tmp_path / "out.h5", shards=tmp_path / "file")
-    extract(pictures, tmp_path / "out.h5", shards=tmp_path / "parts")
+        extract(images, tmp_path / "out.h5", shards=tmp_path / "file")
+    extract(images, tmp_path / "out.h5", shards=tmp_path / "parts")
     with pytest.raises(StoreError, match=r"parts: shard-00000.h5 has finished rows; expected"):
-        extract(pictures, tmp_path / "new.h5", shards=tmp_path / "parts")
-    assert sorted(pictures.rglob("*")) == before
+        extract(images, tmp_path / "new.h5", shards=tmp_path / "parts")
+    assert sorted(images.rglob("*")) == before
     assert verify_file(tmp_path / "out.h5") == []
 
 
@@ -445,40 +445,40 @@ def verify_file(path: Path) -> list[str]:
         return verify(store)
 
 
-def test_what_differs_is_refused_and_overwrite_replaces(pictures: Path, tmp_path: Path) -> None:
+def test_what_differs_is_refused_and_overwrite_replaces(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.h5"
-    extract(pictures, out, shards=tmp_path / "parts")
+    extract(images, out, shards=tmp_path / "parts")
     with pytest.raises(StoreError, match=r"shards \(stored parts, asked other\)"):
-        extract(pictures, out, shards=tmp_path / "other")
-    (pictures / "train/cat/0.png").unlink()
+        extract(images, out, shards=tmp_path / "other")
+    (images / "train/cat/0.png").unlink()
     with pytest.raises(
         StoreError, match=r"has changed: 1 missing \(train/cat/0.png\); restore what"
     ):
-        extract(pictures, out)
+        extract(images, out)
     with pytest.raises(SettingError, match=r"update: cannot be had with shards"):
-        extract(pictures, out, update=True)
-    assert extract(pictures, out, overwrite=True).computed == 7
+        extract(images, out, update=True)
+    assert extract(images, out, overwrite=True).computed == 7
     assert verify_file(out) == []
     assert len(list((tmp_path / "parts").iterdir())) == 3
 
 
 @pytest.mark.parametrize("folder", ["..", ".", "../parts", "/parts"])
-def test_shards_lie_below_their_index(pictures: Path, tmp_path: Path, folder: str) -> None:
+def test_shards_lie_below_their_index(images: Path, tmp_path: Path, folder: str) -> None:
     with pytest.raises(SettingError, match=r"shards: found .*; expected a folder below"):
-        extract(pictures, tmp_path / "out.h5", shards=os.path.join(tmp_path, folder))
+        extract(images, tmp_path / "out.h5", shards=os.path.join(tmp_path, folder))
 
 
-def test_an_index_moves_with_its_folder(pictures: Path, tmp_path: Path) -> None:
+def test_an_index_moves_with_its_folder(images: Path, tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
-    extract(pictures, tmp_path / "here/out.h5", shards=tmp_path / "here/parts")
+    extract(images, tmp_path / "here/out.h5", shards=tmp_path / "here/parts")
     (tmp_path / "here").rename(tmp_path / "there")
     assert verify_file(tmp_path / "there/out.h5") == []
-    assert extract_features(pictures, tmp_path / "there/out.h5").computed == 0
+    assert extract_features(images, tmp_path / "there/out.h5").computed == 0
 
 
-def test_a_second_writer_is_refused_at_once(pictures: Path, tmp_path: Path) -> None:
+def test_a_second_writer_is_refused_at_once(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.h5"
-    extract(pictures, out, shards=tmp_path / "parts")
+    extract(images, out, shards=tmp_path / "parts")
     code = (
         "import sys; from extract.store.open import open_store\n"
         "with open_store(sys.argv[1], write=True): pass"
@@ -495,41 +495,41 @@ def test_a_second_writer_is_refused_at_once(pictures: Path, tmp_path: Path) -> N
 
 
 def test_it_is_shown_like_one_file(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    extract(pictures, tmp_path / "out.h5", shards=tmp_path / "parts")
+    extract(images, tmp_path / "out.h5", shards=tmp_path / "parts")
     assert show_features([str(tmp_path / "out.h5"), "--verify"]) == 0
     said = capsys.readouterr().out
-    assert f"{tmp_path / 'out.h5'}: 8 pictures in 3 shards" in said
+    assert f"{tmp_path / 'out.h5'}: 8 images in 3 shards" in said
     with open_store(tmp_path / "out.h5") as store:
         assert (store.status == DONE).all()
         assert store.size > sum(path.stat().st_size for path in (tmp_path / "parts").iterdir())
 
 
 def test_what_is_finished_counts_once_another_shard_is_written_to(
-    pictures: Path, tmp_path: Path
+    images: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.h5"
-    begin(pictures, out)
+    begin(images, out)
     with open_store(out, write=True) as store:
         for row in range(4):
             features = {"conv1_relu": np.ones((1, *store.shapes["conv1_relu"]), "f4")}
-            store.write(Block(np.array([row]), features, np.ones((1, 16), np.uint8), []))
+            store.write(RowBlock(np.array([row]), features, np.ones((1, 16), np.uint8), []))
         # What a kill would leave now.
         shutil.copy(tmp_path / "parts/shard-00000.h5", tmp_path / "copy.h5")
         with open_store(tmp_path / "copy.h5") as copy:
             assert copy.status.tolist() == [DONE] * 3
 
 
-def test_an_error_leaves_no_shard_open(pictures: Path, tmp_path: Path) -> None:
-    begin(pictures, tmp_path / "out.h5")
+def test_an_error_leaves_no_shard_open(images: Path, tmp_path: Path) -> None:
+    begin(images, tmp_path / "out.h5")
     opened = []
 
     def fail() -> None:
         with open_store(tmp_path / "out.h5", write=True) as store:
             opened.append(store)
             features = {"conv1_relu": np.ones((1, *store.shapes["conv1_relu"]), "f4")}
-            store.write(Block(np.array([4]), features, np.ones((1, 16), np.uint8), []))
+            store.write(RowBlock(np.array([4]), features, np.ones((1, 16), np.uint8), []))
             raise RuntimeError("a fault of ours")
 
     with pytest.raises(RuntimeError, match="a fault of ours"):
@@ -537,15 +537,15 @@ def test_an_error_leaves_no_shard_open(pictures: Path, tmp_path: Path) -> None:
     assert isinstance(opened[0], ShardedStore)
     assert opened[0]._writing
     assert not opened[0]._writing[1]._file  # an h5py file that is closed
-    assert extract_features(pictures, tmp_path / "out.h5").computed == 8
+    assert extract_features(images, tmp_path / "out.h5").computed == 8
 
 
-def test_what_other_processes_wrote_is_counted(pictures: Path, tmp_path: Path) -> None:
-    begin(pictures, tmp_path / "out.h5")
+def test_what_other_processes_wrote_is_counted(images: Path, tmp_path: Path) -> None:
+    begin(images, tmp_path / "out.h5")
     with open_store(tmp_path / "out.h5") as store:
         assert isinstance(store, ShardedStore)
         none = np.empty((0, 16), np.uint8)
-        store.note(Block(np.array([3, 4]), {}, none, [Failure(5, "is empty", bytes(16))]))
+        store.note(RowBlock(np.array([3, 4]), {}, none, [Failure(5, "is empty", bytes(16))]))
         assert store.status.tolist() == [0, 0, 0, DONE, DONE, FAILED, 0, 0]
 
 
@@ -561,7 +561,7 @@ def test_a_shard_is_known_by_each_key_and_how_it_was_made() -> None:
 def begin(source: Path, out: Path, **given: Any) -> None:
     """Make an index and its shards without any row."""
 
-    def stop(store: SingleStore, block: Block) -> None:
+    def stop(store: SingleStore, block: RowBlock) -> None:
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
@@ -570,12 +570,12 @@ def begin(source: Path, out: Path, **given: Any) -> None:
             extract(source, out, shards=out.with_name("parts"), **given)
 
 
-def test_overwrite_takes_no_shards_of_another_index(pictures: Path, tmp_path: Path) -> None:
-    extract(pictures, tmp_path / "other.h5", shards=tmp_path / "parts")
-    extract(pictures, tmp_path / "out.h5")
+def test_overwrite_takes_no_shards_of_another_index(images: Path, tmp_path: Path) -> None:
+    extract(images, tmp_path / "other.h5", shards=tmp_path / "parts")
+    extract(images, tmp_path / "out.h5")
     with pytest.raises(StoreError, match=r"parts: shard-00000.h5 has finished rows; expected"):
         extract(
-            *(pictures, tmp_path / "out.h5"),
+            *(images, tmp_path / "out.h5"),
             shards=tmp_path / "parts",
             pooling="max",
             overwrite=True,
@@ -586,52 +586,52 @@ def test_overwrite_takes_no_shards_of_another_index(pictures: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("to", ["other", ""])
 def test_shards_that_overwrite_leaves_are_named(
-    pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, to: str
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, to: str
 ) -> None:
     out = tmp_path / "out.h5"
-    extract(pictures, out, shards=tmp_path / "parts")
-    extract(pictures, out, shards=tmp_path / to if to else "", overwrite=True)
+    extract(images, out, shards=tmp_path / "parts")
+    extract(images, out, shards=tmp_path / to if to else "", overwrite=True)
     assert f"{tmp_path / 'parts'}: 3 shards that {out} no longer names" in caplog.text
     assert verify_file(out) == []
     caplog.clear()
-    extract(pictures, out, shards=tmp_path / "again", overwrite=True)
+    extract(images, out, shards=tmp_path / "again", overwrite=True)
     assert (f"{tmp_path / 'other'}: 3 shards" in caplog.text) == (to == "other")
 
 
 def test_overwrite_makes_anew_what_lacks_a_shard(
-    pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     out = tmp_path / "out.h5"
-    extract(pictures, out, shards=tmp_path / "parts")
+    extract(images, out, shards=tmp_path / "parts")
     (tmp_path / "parts/shard-00001.h5").unlink()
     with pytest.raises(StoreError, match=r"shard-00001.h5: no such file; .* with --overwrite"):
-        extract(pictures, out, shards=tmp_path / "parts")
-    made = extract(pictures, out, shards=tmp_path / "parts", overwrite=True)
+        extract(images, out, shards=tmp_path / "parts")
+    made = extract(images, out, shards=tmp_path / "parts", overwrite=True)
     assert made.computed == 8
     assert "shard-00001.h5: no such file" in caplog.text
     assert verify_file(out) == []
 
 
 @pytest.mark.parametrize("step", ["extract.core.atomic.Path.replace", "extract.store.shards.put"])
-def test_overwrite_that_was_killed_goes_on(pictures: Path, tmp_path: Path, step: str) -> None:
+def test_overwrite_that_was_killed_goes_on(images: Path, tmp_path: Path, step: str) -> None:
     out = tmp_path / "out.h5"
-    extract(pictures, out, shards=tmp_path / "parts")
-    (pictures / "train/cat/0.png").unlink()
+    extract(images, out, shards=tmp_path / "parts")
+    (images / "train/cat/0.png").unlink()
     # Between the two names of the folder, and between the folder's and the index's.
     calls = 0 if step.endswith("replace") else 1
-    assert run_killed(pictures, out, step, calls, "--overwrite") == -9
+    assert run_killed(images, out, step, calls, "--overwrite") == -9
     with pytest.raises(StoreError, match=r"with --overwrite"):
-        extract(pictures, out, shards=tmp_path / "parts")
-    assert extract(pictures, out, shards=tmp_path / "parts", overwrite=True).computed == 7
+        extract(images, out, shards=tmp_path / "parts")
+    assert extract(images, out, shards=tmp_path / "parts", overwrite=True).computed == 7
     assert verify_file(out) == []
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.h5", "parts", "pictures"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.h5", "parts", "images"]
 
 
 @pytest.mark.parametrize(
     ("name", "folder", "taken"), [("first.h5", "parts", "parts"), ("out.h5", "other", "out.h5")]
 )
 def test_two_runs_at_once_share_neither_folder_nor_index(
-    pictures: Path,
+    images: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     name: str,
@@ -642,37 +642,37 @@ def test_two_runs_at_once_share_neither_folder_nor_index(
     first, write_index = tmp_path / name, index._write_index
 
     def overtaken(*given: Any) -> None:
-        words = [sys.executable, "-c", code, str(pictures), str(first), *flags(first)]
+        words = [sys.executable, "-c", code, str(images), str(first), *flags(first)]
         subprocess.run(words, check=True, cwd=ROOT, capture_output=True)
         write_index(*given)
 
     monkeypatch.setattr("extract.store.shards._write_index", overtaken)
     with pytest.raises(StoreError, match=f"{taken}: another run has just made it"):
-        extract(pictures, tmp_path / "out.h5", shards=tmp_path / folder)
+        extract(images, tmp_path / "out.h5", shards=tmp_path / folder)
     assert verify_file(first) == []
     assert (tmp_path / "out.h5").exists() == (name == "out.h5")
 
 
 def test_shards_made_anew_in_between_are_not_written_to(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["extract-features"])
-    begin(pictures, tmp_path / "out.h5")
-    begin(pictures, tmp_path / "other.h5", pooling="max")
+    begin(images, tmp_path / "out.h5")
+    begin(images, tmp_path / "other.h5", pooling="max")
     with pytest.raises(StoreError, match=r"shard-00000.h5: is another shard than"):
-        extract(pictures, tmp_path / "out.h5")
+        extract(images, tmp_path / "out.h5")
 
 
-def test_an_index_is_found_through_a_link(pictures: Path, tmp_path: Path) -> None:
+def test_an_index_is_found_through_a_link(images: Path, tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
     (tmp_path / "there").mkdir()
-    extract(pictures, tmp_path / "here/out.h5", shards=tmp_path / "here/parts")
+    extract(images, tmp_path / "here/out.h5", shards=tmp_path / "here/parts")
     (tmp_path / "there/link.h5").symlink_to("../here/out.h5")
     link = tmp_path / "there/link.h5"
     assert verify_file(link) == []
-    assert extract(pictures, link, shards=tmp_path / "here/parts").computed == 0
-    (pictures / "train/cat/0.png").unlink()
-    assert extract(pictures, link, overwrite=True).computed == 7
+    assert extract(images, link, shards=tmp_path / "here/parts").computed == 0
+    (images / "train/cat/0.png").unlink()
+    assert extract(images, link, overwrite=True).computed == 7
     assert link.is_symlink()
     assert verify_file(tmp_path / "here/out.h5") == []
     assert [path.name for path in (tmp_path / "there").iterdir()] == ["link.h5"]
@@ -686,23 +686,23 @@ def test_an_index_is_found_through_a_link(pictures: Path, tmp_path: Path) -> Non
     ],
 )
 def test_a_name_that_no_folder_of_shards_can_have(
-    pictures: Path, tmp_path: Path, name: str, message: str
+    images: Path, tmp_path: Path, name: str, message: str
 ) -> None:
     with pytest.raises(SettingError, match=message):
-        extract(pictures, tmp_path / "out.h5", shards=tmp_path / name)
-    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+        extract(images, tmp_path / "out.h5", shards=tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
 
 
 @pytest.mark.parametrize("name", ["größe & ' maße", "a/b\nc", "-x"])
-def test_odd_names_of_folders_are_names(pictures: Path, tmp_path: Path, name: str) -> None:
+def test_odd_names_of_folders_are_names(images: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "a").mkdir()
-    extract(pictures, tmp_path / "out.h5", shards=f"{tmp_path / name}/")
+    extract(images, tmp_path / "out.h5", shards=f"{tmp_path / name}/")
     assert verify_file(tmp_path / "out.h5") == []
-    assert extract(pictures, tmp_path / "out.h5", shards=tmp_path / name).computed == 0
+    assert extract(images, tmp_path / "out.h5", shards=tmp_path / name).computed == 0
 
 
-def test_complete_is_said_of_the_whole(pictures: Path, tmp_path: Path) -> None:
-    extract(pictures, tmp_path / "out.h5", shards=tmp_path / "parts")
+def test_complete_is_said_of_the_whole(images: Path, tmp_path: Path) -> None:
+    extract(images, tmp_path / "out.h5", shards=tmp_path / "parts")
     with open_store(tmp_path / "out.h5", write=True) as store:
         assert store.attributes["complete"] == 1
         store.forget(np.array([7]))
@@ -719,11 +719,11 @@ def test_complete_is_said_of_the_whole(pictures: Path, tmp_path: Path) -> None:
     ],
 )
 def test_a_folder_that_cannot_be_made_is_named(
-    pictures: Path, tmp_path: Path, name: str, message: str
+    images: Path, tmp_path: Path, name: str, message: str
 ) -> None:
     with pytest.raises(StoreError, match=message):
-        extract(pictures, tmp_path / "out.h5", shards=tmp_path / name)
-    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+        extract(images, tmp_path / "out.h5", shards=tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
 
 
 FULL_DISK = """
@@ -747,11 +747,11 @@ for leave in (4096, 8192, 12288, 20480, 28672, 36864):
 
 
 @pytest.mark.slow
-def test_a_disk_without_room_for_the_files_is_named(pictures: Path, tmp_path: Path) -> None:
+def test_a_disk_without_room_for_the_files_is_named(images: Path, tmp_path: Path) -> None:
     if sys.platform != "linux" or subprocess.call(["unshare", "-rm", "true"]):
         pytest.skip("no disk can be mounted here")
     (tmp_path / "disk").mkdir()
-    words = [sys.executable, "-c", FULL_DISK, str(pictures), str(tmp_path / "disk")]
+    words = [sys.executable, "-c", FULL_DISK, str(images), str(tmp_path / "disk")]
     given = flags(tmp_path / "out.h5")[:-2]
     child = subprocess.run(
         ["unshare", "-rm", *words, *given], cwd=ROOT, capture_output=True, text=True, check=False

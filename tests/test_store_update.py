@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from extract.core.errors import SettingError, StoreError
-from extract.core.row_block import Block
+from extract.core.row_block import RowBlock
 from extract.pipeline.run import Summary, extract_features
 from extract.store.open import open_store
 from extract.store.verify import verify
@@ -29,17 +29,17 @@ def draw(path: Path, seed: int) -> None:
     Image.fromarray(pixels).save(path)
 
 
-def change(pictures: Path) -> None:
-    """One picture of each kind: new, of a new class, changed, missing, in another split."""
-    draw(pictures / "train" / "cat" / "00.png", 5)
-    draw(pictures / "train" / "bear" / "0.png", 6)
-    draw(pictures / "train" / "dog" / "1.png", 7)
-    (pictures / "train" / "cat" / "1.png").unlink()
-    os.rename(pictures / "validation" / "dog" / "0.png", pictures / "train" / "dog" / "5.png")
+def change(images: Path) -> None:
+    """One image of each kind: new, of a new class, changed, missing, in another split."""
+    draw(images / "train" / "cat" / "00.png", 5)
+    draw(images / "train" / "bear" / "0.png", 6)
+    draw(images / "train" / "dog" / "1.png", 7)
+    (images / "train" / "cat" / "1.png").unlink()
+    os.rename(images / "validation" / "dog" / "0.png", images / "train" / "dog" / "5.png")
 
 
 def contents(path: Path) -> dict[str, Any]:
-    """Return all that a store says of its pictures."""
+    """Return all that a store says of its images."""
     with open_store(path) as store:
         assert verify(store) == []
         views = store.view_spec.views
@@ -56,52 +56,50 @@ def contents(path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("views", [0, 2])
-def test_an_updated_store_is_that_of_a_first_run(
-    pictures: Path, tmp_path: Path, views: int
-) -> None:
+def test_an_updated_store_is_that_of_a_first_run(images: Path, tmp_path: Path, views: int) -> None:
     out = tmp_path / "out.h5"
-    extract(pictures, out, views=views)
-    change(pictures)
-    summary = extract(pictures, out, views=views, update=True)
+    extract(images, out, views=views)
+    change(images)
+    summary = extract(images, out, views=views, update=True)
     assert (summary.images, summary.computed) == (9, 4)
-    extract(pictures, tmp_path / "fresh.h5", views=views)
+    extract(images, tmp_path / "fresh.h5", views=views)
     found, wanted = contents(out), contents(tmp_path / "fresh.h5")
     for name in ("features", "views"):
         np.testing.assert_allclose(found.pop(name), wanted.pop(name), atol=1e-5)
     assert found == wanted
-    assert extract_features(pictures, out, update=True).computed == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["fresh.h5", "out.h5", "pictures"]
+    assert extract_features(images, out, update=True).computed == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fresh.h5", "out.h5", "images"]
 
 
-def test_kept_rows_are_copied_bit_for_bit(pictures: Path, tmp_path: Path) -> None:
+def test_kept_rows_are_copied_bit_for_bit(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.h5"
-    extract(pictures, out)
+    extract(images, out)
     with open_store(out, write=True) as store:
         written = np.broadcast_to(np.arange(8)[:, None], (8, *store.shapes["conv1_relu"]))
         rows = np.arange(8)
-        store.write(Block(rows, {"conv1_relu": written.astype("f4")}, store.digests(), []))
-    change(pictures)
-    extract(pictures, out, update=True)
+        store.write(RowBlock(rows, {"conv1_relu": written.astype("f4")}, store.digests(), []))
+    change(images)
+    extract(images, out, update=True)
     with open_store(out) as store:
         kept = [store.keys.index(key) for key in ("train/cat/0.png", "validation/dog/1.png")]
         assert store.read("conv1_relu", np.array(kept))[:, 0].tolist() == [0, 7]
 
 
-def test_a_row_that_is_not_what_was_written_is_not_kept(pictures: Path, tmp_path: Path) -> None:
+def test_a_row_that_is_not_what_was_written_is_not_kept(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.h5"
-    extract(pictures, out)
+    extract(images, out)
     with h5py.File(out, "r+") as file:
         file["features"][2] += 1
-    change(pictures)
-    assert extract(pictures, out, update=True).computed == 4 + 1
-    extract(pictures, tmp_path / "fresh.h5")
+    change(images)
+    assert extract(images, out, update=True).computed == 4 + 1
+    extract(images, tmp_path / "fresh.h5")
     np.testing.assert_allclose(
         contents(out)["features"], contents(tmp_path / "fresh.h5")["features"], atol=1e-5
     )
 
 
-def test_a_picture_that_trains_from_now_on_gets_views(pictures: Path, tmp_path: Path) -> None:
-    table, out = pictures / "table.csv", tmp_path / "out.h5"
+def test_a_image_that_trains_from_now_on_gets_views(images: Path, tmp_path: Path) -> None:
+    table, out = images / "table.csv", tmp_path / "out.h5"
     keys = ["train/cat/0.png", "train/dog/0.png", "train/cat/1.png", "train/dog/1.png"]
     for splits in (["train", "train", "val", "val"], ["val", "train", "train", "val"]):
         rows = [f"{key},{key[6:9]},{split}" for key, split in zip(keys, splits, strict=True)]
@@ -116,8 +114,8 @@ def test_a_picture_that_trains_from_now_on_gets_views(pictures: Path, tmp_path: 
         ]
 
 
-def test_columns_may_change_with_the_table(pictures: Path, tmp_path: Path) -> None:
-    table, out = pictures / "table.csv", tmp_path / "out.h5"
+def test_columns_may_change_with_the_table(images: Path, tmp_path: Path) -> None:
+    table, out = images / "table.csv", tmp_path / "out.h5"
     table.write_text("path,label,kind\ntrain/cat/0.png,a,c\ntrain/dog/0.png,b,d\n")
     extract(table, out)
     with pytest.raises(StoreError, match="columns"):
@@ -128,24 +126,24 @@ def test_columns_may_change_with_the_table(pictures: Path, tmp_path: Path) -> No
         assert store.attributes["columns"] == "label=kind"
 
 
-def test_without_the_flag_a_changed_source_is_refused(pictures: Path, tmp_path: Path) -> None:
+def test_without_the_flag_a_changed_source_is_refused(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.h5"
-    extract(pictures, out)
-    draw(pictures / "train" / "cat" / "2.png", 5)
+    extract(images, out)
+    draw(images / "train" / "cat" / "2.png", 5)
     before = out.read_bytes()
     with pytest.raises(StoreError, match=r"1 new \(train/cat/2\.png\); give --update"):
-        extract(pictures, out)
+        extract(images, out)
     with pytest.raises(StoreError, match="made with other settings: image_size"):
-        extract(pictures, out, image_size=(48, 48), update=True)
+        extract(images, out, image_size=(48, 48), update=True)
     assert out.read_bytes() == before
     with pytest.raises(SettingError, match="update: has no effect beside overwrite"):
-        extract(pictures, out, update=True, overwrite=True)
+        extract(images, out, update=True, overwrite=True)
 
 
-def test_a_file_that_is_being_written_is_not_updated(pictures: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_being_written_is_not_updated(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.h5"
-    extract(pictures, out)
-    change(pictures)
+    extract(images, out)
+    change(images)
     code = "import h5py, sys; f = h5py.File(sys.argv[1], 'r+'); print(1, flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code, str(out)],
@@ -155,16 +153,16 @@ def test_a_file_that_is_being_written_is_not_updated(pictures: Path, tmp_path: P
         assert writer.stdout is not None
         writer.stdout.readline()
         with pytest.raises(StoreError, match="another process"):
-            extract(pictures, out, update=True)
+            extract(images, out, update=True)
         writer.communicate(b"\n")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", ["_copy", "put"])
-def test_killed_at_a_step_and_run_again(pictures: Path, tmp_path: Path, step: str) -> None:
+def test_killed_at_a_step_and_run_again(images: Path, tmp_path: Path, step: str) -> None:
     out, copy = tmp_path / "out.h5", tmp_path / "copy.h5"
-    extract(pictures, out)
-    change(pictures)
+    extract(images, out)
+    change(images)
     shutil.copy(out, copy)
     before = out.read_bytes()
     code = (
@@ -173,9 +171,9 @@ def test_killed_at_a_step_and_run_again(pictures: Path, tmp_path: Path, step: st
         f"update.{step} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "run.extract_features(sys.argv[1], sys.argv[2], update=True)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(pictures), str(out)], check=False)
+    done = subprocess.run([sys.executable, "-c", code, str(images), str(out)], check=False)
     assert done.returncode == -signal.SIGKILL
     assert out.read_bytes() == before
-    assert extract_features(pictures, out, update=True).computed == 4
-    extract_features(pictures, copy, update=True)
+    assert extract_features(images, out, update=True).computed == 4
+    extract_features(images, copy, update=True)
     assert contents(out) == contents(copy)

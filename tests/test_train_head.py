@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from classify.cli import train_head, train_head_parser
-from classify.inference.bundle import load_bundle
+from classify.inference.bundle import load_head
 from classify.predict_cli import predict_images, predict_images_parser
 from classify.settings.config import FinetuneConfig, PredictConfig, TrainConfig
 from classify.settings.head_spec import HeadSpec
@@ -62,8 +62,8 @@ def test_two_heads_a_table_and_a_folder(store: Path, capsys: pytest.CaptureFixtu
     assert result["settings"]["head"] == "logistic"
     leaderboard = list(csv.DictReader((folder / "result.csv").read_text().splitlines()))
     assert [row["head"] for row in leaderboard] == [c["name"] for c in result["candidates"]]
-    assert "left out: 1 pictures that could not be read" in shown.err
-    assert "trained on 19 pictures, best of 2 on 20 (its validation split)" in shown.err
+    assert "left out: 1 images that could not be read" in shown.err
+    assert "trained on 19 images, best of 2 on 20 (its validation split)" in shown.err
     assert shown.err.splitlines()[-1] == f"next: predict-images {folder} SOURCE"
 
 
@@ -219,26 +219,26 @@ def test_every_long_flag_is_a_field_and_says_its_default(parser: Callable[[], ob
 
 
 @pytest.fixture
-def trained(pictures: Path) -> Path:
-    store = pictures.with_name("out.h5")
-    extract_features(pictures, store, **QUICK)
+def trained(images: Path) -> Path:
+    store = images.with_name("out.h5")
+    extract_features(images, store, **QUICK)
     assert train_head([str(store), "--head", "logistic"]) == 0
     return store.with_name("out_head")
 
 
 def test_predict_to_stdout_and_to_a_file(
-    trained: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
-    assert predict_images([str(trained), "--top", "2", str(pictures)]) == 0
+    assert predict_images([str(trained), "--top", "2", str(images)]) == 0
     shown = capsys.readouterr()
     rows = list(csv.DictReader(shown.out.splitlines()))
     assert len(rows) == 16
     assert [row["key"] for row in rows] == sorted(row["key"] for row in rows)
     assert {row["label"] for row in rows} == {"cat", "dog"}
-    assert shown.err.splitlines()[-1].startswith("stdout: 8 pictures labelled, 0 unreadable; ")
+    assert shown.err.splitlines()[-1].startswith("stdout: 8 images labelled, 0 unreadable; ")
     out = trained.with_name("labels.jsonl")
-    words = [str(trained), str(pictures), "--format", "json", "-o", str(out)]
+    words = [str(trained), str(images), "--format", "json", "-o", str(out)]
     assert predict_images(words) == 0
     assert capsys.readouterr().out == ""
     lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
@@ -248,25 +248,25 @@ def test_predict_to_stdout_and_to_a_file(
 
 
 @pytest.mark.parametrize(("max_bad", "code"), [([], 4), (["--max-bad", "1"], 0)])
-def test_unreadable_pictures_are_listed_and_counted(
+def test_unreadable_images_are_listed_and_counted(
     trained: Path,
-    pictures: Path,
+    images: Path,
     capsys: pytest.CaptureFixture[str],
     max_bad: list[str],
     code: int,
 ) -> None:
-    (pictures / "train" / "cat" / "bad.png").write_bytes(b"")
+    (images / "train" / "cat" / "bad.png").write_bytes(b"")
     capsys.readouterr()
-    assert predict_images([str(trained), str(pictures), *max_bad]) == code
+    assert predict_images([str(trained), str(images), *max_bad]) == code
     shown = capsys.readouterr()
     (row,) = [row for row in csv.DictReader(shown.out.splitlines()) if row["reason"]]
     assert (row["key"], row["label"], row["score"]) == ("train/cat/bad.png", "", "")
     assert f"warning: train/cat/bad.png: {row['reason']}" in shown.err
 
 
-def test_one_picture(trained: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_image(trained: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    assert predict_images([str(trained), str(pictures / "train" / "cat" / "0.png")]) == 0
+    assert predict_images([str(trained), str(images / "train" / "cat" / "0.png")]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
@@ -293,13 +293,13 @@ def test_what_cannot_be_predicted(
     assert message in capsys.readouterr().err
 
 
-def test_a_folder_without_a_head_and_a_source_without_pictures(
-    trained: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+def test_a_folder_without_a_head_and_a_source_without_images(
+    trained: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert predict_images([str(pictures), str(pictures)]) == 1
+    assert predict_images([str(images), str(images)]) == 1
     assert "no readable bundle.json" in capsys.readouterr().err
-    shutil.rmtree(pictures)
-    assert predict_images([str(trained), str(pictures)]) == 1
+    shutil.rmtree(images)
+    assert predict_images([str(trained), str(images)]) == 1
     assert "predict-images: " in capsys.readouterr().err
 
 
@@ -311,7 +311,7 @@ def test_ctrl_c_before_the_head_is_saved_keeps_the_leaderboard(
 
     words = [str(store), "--head", "logistic", "--head", "knn"]
     with monkeypatch.context() as patch:
-        patch.setattr("classify.inference.bundle.save_bundle", stop)
+        patch.setattr("classify.inference.bundle.save_head", stop)
         assert train_head(words) == 130
     shown = capsys.readouterr()
     assert [line.split()[0] for line in shown.out.splitlines()] == ["rank", "1", "2", "use", "test"]
@@ -331,7 +331,7 @@ raise SystemExit(train_head(sys.argv[1:]))
 
 
 def test_ctrl_c_while_the_report_is_drawn_costs_the_report_alone(store: Path) -> None:
-    # A head that takes a while to be trained on fewer pictures, for the report.
+    # A head that takes a while to be trained on fewer images, for the report.
     words = [str(store), "--head", "forest", "--trees", "1000"]
     folder = store.with_name("made_head")
     command = [sys.executable, "-c", _STOPPABLE, *words, "-v"]
@@ -347,7 +347,7 @@ def test_ctrl_c_while_the_report_is_drawn_costs_the_report_alone(store: Path) ->
     assert "forest trees=1000" in out
     assert not (folder / "report.html").exists()
     assert json.loads((folder / "result.json").read_text())["best"] is None
-    assert load_bundle(folder).class_names == ("cat", "dog")
+    assert load_head(folder).class_names == ("cat", "dog")
     assert sorted(path.name for path in store.parent.iterdir()) == ["made.h5", "made_head"]
     kept = (folder / "candidates.jsonl").read_bytes()
     assert train_head(words) == 0

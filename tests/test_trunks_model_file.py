@@ -21,7 +21,7 @@ from extract.pipeline.run import extract_features
 from extract.store.open import open_store
 from extract.trunks.backend import load_keras
 from extract.trunks.trunk import build_trunk, list_layers
-from extract.trunks.upper_blocks import build_rest
+from extract.trunks.upper_blocks import build_upper_blocks
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
 Layers = Any
@@ -40,7 +40,7 @@ def nested(keras: Any, layers: Layers) -> Any:
 
 
 def functional(keras: Any, layers: Layers) -> Any:
-    """Any size of picture, an operation that is no layer, a layer that is used twice."""
+    """Any size of image, an operation that is no layer, a layer that is used twice."""
     entry = keras.Input((None, None, 3))
     relu = layers.ReLU(name="shared")
     x = relu(layers.Conv2D(4, 3, name="first")(entry / 255.0))
@@ -195,7 +195,7 @@ def test_a_setting_without_effect_is_refused(settings: dict[str, str], message: 
     ("name", "settings", "message"),
     [
         ("nested", {"image_size": (40, 40)}, "takes 32 x 32 pixels, found 40 x 40"),
-        ("functional", {}, "takes pictures of any size; give --image-size"),
+        ("functional", {}, "takes images of any size; give --image-size"),
         ("nested", {"layer": ("inner.frist",)}, "layer 'inner.frist' is unknown; nearest: inner.f"),
         ("vectors", {"pooling": "avg"}, r"hidden gives \(7,\), so pooling avg can have no effect"),
     ],
@@ -253,7 +253,7 @@ def test_one_model_has_one_digest_and_another_has_another(models: Models, tmp_pa
 
 def test_a_store_and_a_head_find_it_again(
     models: Models,
-    pictures: Path,
+    images: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -261,7 +261,7 @@ def test_a_store_and_a_head_find_it_again(
     keras = load_keras()
     shutil.copy(models["nested"][0], tmp_path / "own.keras")
     monkeypatch.chdir(tmp_path)
-    extract_features(pictures, "out.h5", trunk="own.keras")
+    extract_features(images, "out.h5", trunk="own.keras")
     words = ["out.h5", "--head", "lda", "--export", "own_scores.keras", "-o", "exported", "-q"]
     assert train_head(words) == 0
     # Neither the model nor anything in it tells where the file lay.
@@ -272,12 +272,12 @@ def test_a_store_and_a_head_find_it_again(
     assert train_head(["out.h5", "--head", "logistic"]) == 0
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert extract_features(pictures, "../out.h5").computed == 0
-    words = [str(tmp_path / "out_head"), str(pictures)]
+    assert extract_features(images, "../out.h5").computed == 0
+    words = [str(tmp_path / "out_head"), str(images)]
     assert predict_images(words) == 0
 
     os.rename(tmp_path / "own.keras", "moved.keras")
-    assert extract_features(pictures, "../out.h5", trunk="moved.keras").computed == 0
+    assert extract_features(images, "../out.h5", trunk="moved.keras").computed == 0
     capsys.readouterr()
     assert predict_images(words) == 1
     assert "own.keras, from which the head was trained, is gone" in capsys.readouterr().err
@@ -288,11 +288,11 @@ def test_a_store_and_a_head_find_it_again(
     assert predict_images([*words, "--weights", "other.keras"]) == 1
     assert "on which the head was trained" in capsys.readouterr().err
     with pytest.raises(StoreError, match="made with other weights"):
-        extract_features(pictures, "../out.h5", trunk="other.keras")
+        extract_features(images, "../out.h5", trunk="other.keras")
     with pytest.raises(StoreError, match=r"trunk \(stored .*own.keras, asked vgg16\)"):
-        extract_features(pictures, "../out.h5", trunk="vgg16")
+        extract_features(images, "../out.h5", trunk="vgg16")
 
 
 def test_it_is_not_fine_tuned(models: Models) -> None:
     with pytest.raises(TrunkError, match=r"found a model of your own, .*nested\.keras"):
-        build_rest(spec_of(models, "nested"), "inner.first")
+        build_upper_blocks(spec_of(models, "nested"), "inner.first")

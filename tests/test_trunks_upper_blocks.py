@@ -10,7 +10,7 @@ from extract.core.config import TrunkSpec
 from extract.core.errors import TrunkError
 from extract.trunks.backend import load_keras
 from extract.trunks.trunk import build_trunk, name_layers
-from extract.trunks.upper_blocks import build_rest, find_boundaries
+from extract.trunks.upper_blocks import build_upper_blocks, find_boundaries
 from extract.trunks.weights import build_application
 
 SPEC = TrunkSpec(
@@ -87,7 +87,7 @@ def test_the_boundaries_of_trunks(trunk: str, works: list[str], does_not: list[s
 
 
 def test_the_rest_continues_the_trunk() -> None:
-    trunk, rest = build_trunk(SPEC), build_rest(SPEC, "conv_pw_11_relu")
+    trunk, rest = build_trunk(SPEC), build_upper_blocks(SPEC, "conv_pw_11_relu")
     assert rest.weights_sha256 == trunk.weights_sha256
     last = build_trunk(replace(SPEC, layer=("conv_pw_13_relu",), pooling="avg"))
     found = rest.model(trunk.model(PIXELS), training=False)
@@ -104,4 +104,4 @@ def test_the_rest_continues_the_trunk() -> None:
 )
 def test_where_nothing_can_be_built(layer: str, message: str) -> None:
     with pytest.raises(TrunkError, match=message):
-        build_rest(replace(SPEC, layer=(layer,)), layer)
+        build_upper_blocks(replace(SPEC, layer=(layer,)), layer)

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.memory_budget import COPIES, Room, find_room
-from classify.data.out_of_core import Features, StoredRows, join_layers, pieces
+from classify.data.memory_budget import COPIES, MemoryBudget, plan_memory
+from classify.data.out_of_core import Features, StoredRows, iter_chunks, join_layers
 from classify.data.views import StoredViews
 from classify.settings.config import GROUPS
 from extract.core.config import TrunkSpec, check_choice
 from extract.core.console import log
 from extract.core.errors import HeadError, SettingError, StoreError, unknown_name
-from extract.core.row_block import DONE, NOT_YET
+from extract.core.row_block import DONE, PENDING
 from extract.images.digests import group_by_digest
 from extract.store.open import Store, open_store
 
@@ -40,12 +40,12 @@ class Dataset:
         dtype: Type the features were stored in.
         path: The store.
         precision: What the trunk computed in.
-        calibration_sha256: Digest of the pictures that int8 was calibrated on, else empty.
+        calibration_sha256: Digest of the images that int8 was calibrated on, else empty.
         views: Augmented views of rows of the training split; None where there are none, or no
             memory for them.
-        source: Where the pictures were when the store was made, as the user named it.
+        source: Where the images were when the store was made, as the user named it.
         columns: Which columns of it are what.
-        digests: (N, 16) uint8 BLAKE2b-128 digests of the pictures' files, or None.
+        digests: (N, 16) uint8 BLAKE2b-128 digests of the images' files, or None.
     """
 
     X: Any
@@ -70,7 +70,7 @@ class Dataset:
         """Return a digest of what decides a head's numbers: rows, labels, splits and features.
 
         Features in memory count every one. Those that are read from the store when needed count by
-        the digests of the pictures' files, beside the trunk and the digest of its weights, which
+        the digests of the images' files, beside the trunk and the digest of its weights, which
         always count: to read them all for this would take as long as an epoch.
         """
         made_by = [self.trunk.to_dict(), self.weights_sha256, self.dtype, self.precision]
@@ -95,7 +95,7 @@ def load_dataset(
 ) -> Dataset:
     """Read the rows that a head can be trained on.
 
-    Rows without a label and pictures that could not be read are left out, and a note says how many.
+    Rows without a label and images that could not be read are left out, and a note says how many.
     Features stay in the file where they and their copies in training need more than ``memory``.
 
     Args:
@@ -103,7 +103,7 @@ def load_dataset(
         layer: Which layer's features, or several joined by ``+``; None where the store holds one.
         memory: In GB (1e9 bytes); None asks the system for what is free.
         groups: What stays together: ``stored``, the groups in the file, or ``digest``, beside them
-            pictures that are the same byte for byte.
+            images that are the same byte for byte.
 
     Returns:
         The labelled rows with features.
@@ -119,7 +119,7 @@ def load_dataset(
     with open_store(path) as store:
         layers = _choose_layers(store, layer)
         rows = _usable_rows(store)
-        room = find_room(store, layers, len(rows), memory)
+        room = plan_memory(store, layers, len(rows), memory)
         dataset = Dataset(
             X=_features(store, layers, rows, room),
             y=store.labels[rows],
@@ -143,7 +143,7 @@ def load_dataset(
     return dataset
 
 
-def room_for(dataset: Dataset, layer: str, memory: float | None = None) -> Room:
+def budget_for_layer(dataset: Dataset, layer: str, memory: float | None = None) -> MemoryBudget:
     """Say what memory would hold of another layer of a dataset's store; nothing of it is read.
 
     Args:
@@ -157,7 +157,7 @@ def room_for(dataset: Dataset, layer: str, memory: float | None = None) -> Room:
     """
     assert dataset.path is not None
     with open_store(dataset.path) as store:
-        return find_room(store, _choose_layers(store, layer), len(dataset.y), memory)
+        return plan_memory(store, _choose_layers(store, layer), len(dataset.y), memory)
 
 
 def check_weights(dataset: Dataset, found: str) -> None:
@@ -186,23 +186,23 @@ def _choose_layers(store: Store, layer: str | None) -> list[str]:
 
 def _usable_rows(store: Store) -> NDArray[np.int64]:
     """Return the labelled rows with features, increasing; say how many were left out, and why."""
-    missing = int((store.status == NOT_YET).sum())
+    missing = int((store.status == PENDING).sum())
     if missing:
         raise StoreError(
-            f"{store.path}: {missing} of {len(store.keys)} pictures have no features yet; "
+            f"{store.path}: {missing} of {len(store.keys)} images have no features yet; "
             "expected a finished store; run the same extract-features command again, it goes on"
         )
     done, labelled = store.status == DONE, store.labels >= 0
     rows = np.flatnonzero(done & labelled)
     if not len(rows):
         raise StoreError(
-            f"{store.path}: none of {len(store.keys)} pictures has features and a label; expected "
-            "pictures in class folders; extract features from such a folder"
+            f"{store.path}: none of {len(store.keys)} images has features and a label; expected "
+            "images in class folders; extract features from such a folder"
         )
     if not done.all():
-        log.info("left out: %d pictures that could not be read", (~done).sum())
+        log.info("left out: %d images that could not be read", (~done).sum())
     if (done & ~labelled).any():
-        log.info("left out: %d pictures without a label", (done & ~labelled).sum())
+        log.info("left out: %d images without a label", (done & ~labelled).sum())
     return rows
 
 
@@ -211,7 +211,9 @@ def _groups(store: Store, rows: NDArray[np.int64], groups: str) -> list[str] | N
     return stored if groups == "stored" else group_by_digest(store.digests()[rows], stored)
 
 
-def _features(store: Store, layers: list[str], rows: NDArray[np.int64], room: Room) -> Features:
+def _features(
+    store: Store, layers: list[str], rows: NDArray[np.int64], room: MemoryBudget
+) -> Features:
     """Read the features if there is room for them, else say how to; a note says which."""
     width = math.prod(room.shape)
     text = f"{store.path}: {len(rows)} rows of {width} features, {_shown(room.size)}"
@@ -227,7 +229,7 @@ def _features(store: Store, layers: list[str], rows: NDArray[np.int64], room: Ro
 
 
 def _views(
-    store: Store, layers: list[str], rows: NDArray[np.int64], room: Room
+    store: Store, layers: list[str], rows: NDArray[np.int64], room: MemoryBudget
 ) -> StoredViews | None:
     """Find the augmented views, if there are any and there is room for them beside the features."""
     if not room.views:
@@ -249,13 +251,13 @@ def _shown(size: int) -> str:
 def _check_finite(X: Features, keys: list[str], path: Path) -> None:
     """Raise StoreError unless every feature is a finite number."""
     bad: list[str] = []
-    for places, piece in pieces(X):
+    for places, piece in iter_chunks(X):
         # min and max carry NaN and infinity along, and need no copy, as isfinite would.
         if not (np.isfinite(piece.min()) and np.isfinite(piece.max())):
             sound = (np.isfinite(features).all() for features in piece)
             bad += [key for key, fine in zip(keys[places], sound, strict=True) if not fine]
     if bad:
         raise StoreError(
-            f"{path}: the features of {len(bad)} pictures are not finite numbers, first {bad[0]}; "
+            f"{path}: the features of {len(bad)} images are not finite numbers, first {bad[0]}; "
             "expected numbers that fit their type; extract again with --dtype float32"
         )

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from extract.engines.memory import free_of_machine
+from extract.engines.memory import available_memory
 from extract.store.open import Store
 
 # Training holds the rows, those of one side, and these transformed or widened.
@@ -11,7 +11,7 @@ COPIES = 4
 
 
 @dataclass(frozen=True)
-class Room:
+class MemoryBudget:
     """What memory holds of a layer, or of several joined, beside the copies of training.
 
     Attributes:
@@ -42,7 +42,7 @@ class Room:
         return self.views > 0 and COPIES * self.size * (1 + self.views) <= self.free
 
 
-def find_room(store: Store, layers: list[str], rows: int, memory: float | None) -> Room:
+def plan_memory(store: Store, layers: list[str], rows: int, memory: float | None) -> MemoryBudget:
     """Say what memory would hold.
 
     Args:
@@ -52,7 +52,7 @@ def find_room(store: Store, layers: list[str], rows: int, memory: float | None) 
         memory: In GB (1e9 bytes); None asks the system for what is free.
     """
     shapes = [store.shapes[name] for name in layers]
-    return Room(
+    return MemoryBudget(
         shape=shapes[0] if len(shapes) == 1 else (sum(map(math.prod, shapes)),),
         rows=rows,
         views=store.view_spec.views,
@@ -68,7 +68,7 @@ def free_memory() -> int:
     """
     import psutil
 
-    process, found = psutil.Process(), [free_of_machine()]
+    process, found = psutil.Process(), [available_memory()]
     used = process.memory_info()
     for name, kind in (("RLIMIT_AS", "vms"), ("RLIMIT_DATA", "data")):
         limit = process.rlimit(getattr(psutil, name))[0] if hasattr(psutil, name) else -1

@@ -31,7 +31,7 @@ class StoredRows:
 
     Attributes:
         shape: (N, *shape).
-        identity: Digest of the pictures that all the rows come from.
+        identity: Digest of the images that all the rows come from.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ def read_ahead(
         yield coming.result()
 
 
-def pieces(X: Features) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+def iter_chunks(X: Features) -> Iterator[tuple[slice, NDArray[np.float32]]]:
     """Go through rows in order: all at once where they are in memory, else in bounded pieces.
 
     Args:
@@ -197,7 +197,7 @@ def pieces(X: Features) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         start += len(rows)
 
 
-def flat(X: Features) -> Any:
+def flatten(X: Features) -> Any:
     """Return feature maps as vectors, (N, D)."""
     if not isinstance(X, StoredRows):
         return X.reshape(len(X), -1)

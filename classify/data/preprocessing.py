@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.out_of_core import Features, StoredRows, flat, pieces
+from classify.data.out_of_core import Features, StoredRows, flatten, iter_chunks
 from extract.core.errors import HeadError
 
 FILE = "transform.npz"
@@ -49,7 +49,7 @@ class Transform:
         """
         self._fitted = []
         for step in self.steps:
-            X = flat(X)
+            X = flatten(X)
             fitted = _fit(step, X)
             X = _apply(step, fitted, X)
             self._fitted.append(fitted)
@@ -65,7 +65,7 @@ class Transform:
             (N, D) float32, of the kind of ``X``; ``X`` itself without steps.
         """
         for step, fitted in zip(self.steps, self._fitted, strict=True):
-            X = _apply(step, fitted, flat(X))
+            X = _apply(step, fitted, flatten(X))
         return X
 
     def learnt(self) -> list[tuple[str, _Fitted]]:
@@ -112,7 +112,7 @@ def _moments(X: Features) -> tuple[Floats, Floats, Floats]:
     some = np.arange(min(_ROWS, len(X)))
     near = (X.read(some) if isinstance(X, StoredRows) else X[some]).mean(axis=0, dtype=np.float64)
     sums, squares, largest = np.zeros_like(near), np.zeros_like(near), np.zeros_like(near)
-    for _, piece in pieces(X):
+    for _, piece in iter_chunks(X):
         step = max(1, _VALUES // len(near))
         for start in range(0, len(piece), step):
             rows = piece[start : start + step]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset
 from extract.core.console import log
-from extract.core.errors import SplitError, show
+from extract.core.errors import SplitError, quoted
 from extract.images.digests import describe_leaks
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
@@ -34,7 +34,7 @@ class Split:
     origin: str
 
 
-def divide(dataset: Dataset) -> Split:
+def split_rows(dataset: Dataset) -> Split:
     """Divide a dataset by the store's splits, holding out validation rows where it has none.
 
     Args:
@@ -50,7 +50,7 @@ def divide(dataset: Dataset) -> Split:
     sides, origin = dataset.split, "store"
     if not (sides == VALIDATION).any():
         origin = "hold-out"
-        names = unit_names(dataset)
+        names = group_names(dataset)
         sides = np.where((sides == TRAIN) & held_out(names), VALIDATION, sides)
     _check_classes(dataset, sides)
     _check_groups(dataset, sides)
@@ -64,7 +64,7 @@ def divide(dataset: Dataset) -> Split:
     )
 
 
-def cross_divide(dataset: Dataset, folds: int, seed: int = 0) -> list[Split]:
+def split_folds(dataset: Dataset, folds: int, seed: int = 0) -> list[Split]:
     """Divide all rows but the test rows into folds, each of which judges once.
 
     No group is parted, classes are spread evenly, and the order of the rows decides nothing: names
@@ -84,13 +84,13 @@ def cross_divide(dataset: Dataset, folds: int, seed: int = 0) -> list[Split]:
     """
     _check_groups(dataset, np.where(dataset.split == TEST, TEST, TRAIN))
     rows = np.flatnonzero(dataset.split != TEST)
-    names = unit_names(dataset)
+    names = group_names(dataset)
     members: dict[str, list[int]] = {}
     for row in rows.tolist():
         members.setdefault(names[row], []).append(row)
     if folds > len(members):
         raise SplitError(
-            f"folds: found {folds} for {len(members)} pictures or groups; expected no more than "
+            f"folds: found {folds} for {len(members)} images or groups; expected no more than "
             "that; ask for fewer"
         )
     K = len(dataset.class_names)
@@ -136,12 +136,12 @@ def _hash(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
 
 
-def judging_rows(splits: Sequence[Split]) -> NDArray[np.int64]:
+def validation_rows(splits: Sequence[Split]) -> NDArray[np.int64]:
     """Return the rows that judge in any of the splits, increasing."""
     return np.sort(np.concatenate([split.validation for split in splits]))
 
 
-def unit_names(dataset: Dataset) -> list[str]:
+def group_names(dataset: Dataset) -> list[str]:
     """Return what stays together: a row's group, or its key where it has none."""
     if dataset.groups is None:
         return dataset.keys
@@ -154,23 +154,23 @@ def _check_classes(dataset: Dataset, sides: NDArray[np.signedinteger], warn: boo
     if K < 2:
         raise SplitError(
             f"classes: found {', '.join(dataset.class_names)}; expected two or more; "
-            "put the pictures of each class in a folder of its own"
+            "put the images of each class in a folder of its own"
         )
     counts = {side: np.bincount(dataset.y[sides == side], minlength=K) for side in (0, 1)}
     if not counts[VALIDATION].any():
         raise SplitError(
-            f"validation: none of {len(dataset.y)} labelled pictures; expected some to judge heads "
-            "on; add pictures, or put some in a validation/ folder"
+            f"validation: none of {len(dataset.y)} labelled images; expected some to judge heads "
+            "on; add images, or put some in a validation/ folder"
         )
     for side, what in ((TRAIN, "training"), (VALIDATION, "validation")):
         bare = [dataset.class_names[label] for label in np.flatnonzero(counts[side] == 0)]
         if bare and side == TRAIN:
             raise SplitError(
-                f"classes: no {what} picture of {', '.join(bare)}; expected one or more of each "
+                f"classes: no {what} image of {', '.join(bare)}; expected one or more of each "
                 "class; add some, or leave the class out"
             )
         if bare and warn:
-            log.warning("no %s picture of %s: its share is not judged", what, ", ".join(bare))
+            log.warning("no %s image of %s: its share is not judged", what, ", ".join(bare))
 
 
 def _check_groups(dataset: Dataset, sides: NDArray[np.signedinteger]) -> None:
@@ -180,16 +180,16 @@ def _check_groups(dataset: Dataset, sides: NDArray[np.signedinteger]) -> None:
         earlier = seen.setdefault(group, row) if group else row
         if sides[earlier] != sides[row]:
             raise SplitError(
-                f"group {group!r}: its pictures {show(dataset.keys[earlier])} and "
-                f"{show(dataset.keys[row])} are in two splits; expected one; move them together or "
-                "remove one"
+                f"group {group!r}: its images {quoted(dataset.keys[earlier])} and "
+                f"{quoted(dataset.keys[row])} are in two splits; expected one; move them together "
+                "or remove one"
             )
 
 
 def _warn_of_leaks(
     dataset: Dataset, sides: NDArray[np.signedinteger], noun: str, remedy: str
 ) -> None:
-    """Name pictures that are on two sides, byte for byte."""
+    """Name images that are on two sides, byte for byte."""
     if dataset.digests is not None and (
         leaks := describe_leaks(dataset.digests, sides, dataset.keys, noun, remedy)
     ):

@@ -1,6 +1,6 @@
 """Augmented views of training rows: all of them as rows, or one of each row drawn an epoch.
 
-Views only ever train. They follow their picture: ``StoredViews.of`` gives those of the rows that
+Views only ever train. They follow their image: ``StoredViews.of`` gives those of the rows that
 it is asked for, so no split or fold can part them.
 """
 
@@ -78,14 +78,14 @@ def all_views(X: Rows, y: Labels, views: Views) -> tuple[Rows, Labels, Labels]:
         views: Their views.
 
     Returns:
-        (A + M * V, *shape) rows, their classes, and which of the A pictures each one shows.
+        (A + M * V, *shape) rows, their classes, and which of the An images each one shows.
     """
     count = views.features.shape[1]
     shows = np.concatenate([np.arange(len(X)), np.repeat(views.owners, count)])
     return np.concatenate([X, views.features.reshape(-1, *X.shape[1:])]), y[shows], shows
 
 
-class DrawnRows:
+class RandomViews:
     """(A, *shape) rows that show themselves plain or in one of their views, drawn anew an epoch.
 
     Attributes:
@@ -102,10 +102,12 @@ class DrawnRows:
     def __len__(self) -> int:
         return len(self.plain)
 
-    def flat(self) -> "DrawnRows":
+    def flat(self) -> "RandomViews":
         """Return feature maps as vectors."""
         features = self.views.features.reshape(*self.views.features.shape[:2], -1)
-        return DrawnRows(self.plain.reshape(len(self), -1), self.views._replace(features=features))
+        return RandomViews(
+            self.plain.reshape(len(self), -1), self.views._replace(features=features)
+        )
 
     def draw(self, seed: int, epoch: int) -> None:
         """Let each row show the view that it shows in this epoch; 0 is the plain one."""

@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 from classify.data.dataset import Dataset, check_weights
 from classify.data.out_of_core import StoredRows
 from classify.data.preprocessing import Transform
-from classify.data.splits import TEST, Split, unit_names
+from classify.data.splits import TEST, Split, group_names
 from classify.finetune.joint_model import Maps, join, train_together
 from classify.heads.keras_head import DenseHead
 from classify.heads.registry import FittedHead
 from classify.search import search
-from classify.search.bootstrap import Resampling, interval, judge
+from classify.search.bootstrap import Bootstrap, confidence_interval, judge
 from classify.search.leaderboard import Finetuned, Result
 from classify.search.metrics import measure
 from classify.settings.config import FinetuneConfig, TrainConfig
 from extract.core.console import log, progress
 from extract.core.errors import HeadError
 from extract.trunks.backend import compile_model, fetch
-from extract.trunks.upper_blocks import Rest, build_rest
+from extract.trunks.upper_blocks import UpperBlocks, build_upper_blocks
 
 # Maps in one call of the blocks.
 _MAPS = 32
@@ -90,9 +90,9 @@ def check_maps(dataset: Dataset) -> None:
         )
 
 
-def _open_rest(dataset: Dataset) -> Rest:
+def _open_rest(dataset: Dataset) -> UpperBlocks:
     """Build the blocks above a dataset's layer, with the weights of the trunk that made it."""
-    rest = build_rest(dataset.trunk, dataset.layer)
+    rest = build_upper_blocks(dataset.trunk, dataset.layer)
     check_weights(dataset, rest.weights_sha256)
     return rest
 
@@ -124,7 +124,7 @@ def pool(blocks: Any, X: Maps) -> NDArray[np.float32]:
     """
     call = compile_model(blocks, "float32", _MAPS)
     parts = []
-    with progress(len(X), "pictures", label="blocks") as bar:
+    with progress(len(X), "images", label="blocks") as bar:
         for start in range(0, len(X), _MAPS):
             maps = X[start : start + _MAPS]
             full = np.resize(maps, (_MAPS, *maps.shape[1:]))  # one shape is compiled
@@ -143,11 +143,11 @@ def _train(
     y, X = dataset.y[split.validation], dataset.X[split.validation]
     before = measure(y, tuned.predict_proba(X))
     best = train_together(blocks, head, dataset, split, tuning, before.loss)
-    scores, names = tuned.predict_proba(X), unit_names(dataset)
+    scores, names = tuned.predict_proba(X), group_names(dataset)
     units = [names[row] for row in split.validation]
-    draws = Resampling(y, len(dataset.class_names), units, config.seed)
+    draws = Bootstrap(y, len(dataset.class_names), units, config.seed)
     values = draws.values(config.metric, judge(y, scores))
-    low, high = interval(values)
+    low, high = confidence_interval(values)
     outcome = Finetuned(
         layer=dataset.layer,
         epochs=len(best.history["loss"]),

@@ -35,7 +35,7 @@ def train_together(
     split: Split,
     tuning: FinetuneConfig,
     loss: float = math.inf,
-) -> "Best":
+) -> "BestWeights":
     """Train blocks and head with SGD, and leave them with the weights of the best epoch.
 
     Args:
@@ -53,7 +53,7 @@ def train_together(
     keep_freed_memory()
     model = compiled(blocks, head.model, spec, len(dataset.class_names), tuning)
     with progress(tuning.finetune_epochs, "epoch", label="fine-tuning") as bar:
-        best = Best(model, loss, bar)
+        best = BestWeights(model, loss, bar)
         model.fit(
             batches(dataset, split.train, spec, spec.seed or 0),
             epochs=tuning.finetune_epochs,
@@ -95,7 +95,7 @@ def compiled(blocks: Any, head: Any, spec: HeadSpec, classes: int, tuning: Finet
     return model
 
 
-class Best:
+class BestWeights:
     """The epoch with the lowest validation loss.
 
     Attributes:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.out_of_core import Features, flat
-from classify.data.views import DrawnRows
+from classify.data.out_of_core import Features, flatten
+from classify.data.views import RandomViews
 from classify.heads.parallel_fit import Course, History, fit_group
 from classify.heads.parallel_heads import BN_EPSILON, BN_MOMENTUM, Rows
 from classify.settings.head_spec import HeadSpec, groups_of
@@ -106,7 +106,7 @@ class DenseHead:
 
 def fit_heads(
     specs: Sequence[HeadSpec],
-    X: Features | DrawnRows,
+    X: Features | RandomViews,
     y: NDArray[np.int64],
     X_validation: Features,
     y_validation: NDArray[np.int64],
@@ -122,7 +122,7 @@ def fit_heads(
     Args:
         specs: ``dense`` and ``linear`` heads.
         X: (A, *shape) float32 features, vectors or feature maps; in memory or not, which decides
-            the order in which they can be mixed; or ``DrawnRows`` of them.
+            the order in which they can be mixed; or ``RandomViews`` of them.
         y: (A,) int64 classes 0 to K - 1, each with a row.
         X_validation: (B, *shape) float32; they decide nothing but when to stop: with patience, and
             with halving.
@@ -134,8 +134,8 @@ def fit_heads(
     Returns:
         A trained head a spec. A head whose loss did not stay finite has ``failed``.
     """
-    own = X.flat() if isinstance(X, DrawnRows) else flat(X)
-    rows = Rows(own, y, flat(X_validation), y_validation)
+    own = X.flat() if isinstance(X, RandomViews) else flatten(X)
+    rows = Rows(own, y, flatten(X_validation), y_validation)
     heads: dict[int, DenseHead] = {}
     total = sum(spec.epochs or 0 for spec in specs)
     with progress(total, "epoch", label=specs[0].head if len(specs) == 1 else "heads") as bar:

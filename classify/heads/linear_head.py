@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.out_of_core import Features, StoredRows, flat
+from classify.data.out_of_core import Features, StoredRows, flatten
 from classify.heads.linear_solvers import (
     Plane,
     Span,
@@ -64,7 +64,7 @@ class LinearHead:
             (N, K) scores, 0 to 1; each row sums to 1.
         """
         assert self._plane is not None
-        return probabilities(logits(self._plane, flat(X)), self._scale)
+        return probabilities(logits(self._plane, flatten(X)), self._scale)
 
     def softmax_weights(self) -> tuple[Rows, Rows]:
         """Return the (D, K) kernel and (K,) bias, float32, whose softmax is ``predict_proba``."""
@@ -104,7 +104,7 @@ def score_linear(heads: Sequence[LinearHead], X: Rows) -> list[NDArray[np.floati
         (N, K) scores of each head.
     """
     planes = [head._plane for head in heads if head._plane is not None]
-    z = np.split(logits(join(planes), flat(X)), len(heads), axis=1)
+    z = np.split(logits(join(planes), flatten(X)), len(heads), axis=1)
     return [probabilities(own, head._scale) for own, head in zip(z, heads, strict=True)]
 
 
@@ -117,15 +117,15 @@ def fit_linear(
         specs: Heads out of ``logistic``, ``ridge`` and ``lda``; the latter two for rows of a store.
         X: (A, *shape) float32 features.
         y: (A,) int64 classes 0 to K - 1, each with a row.
-        shows: (A,) which picture, or which group of them, each row shows; None where each
+        shows: (A,) which image, or which group of them, each row shows; None where each
             shows its own.
 
     Returns:
         The fitted heads, in the order of ``specs``.
     """
     if isinstance(X, StoredRows):
-        return _fit_by_sums(specs, flat(X), y)
-    span = Span(flat(X))
+        return _fit_by_sums(specs, flatten(X), y)
+    span = Span(flatten(X))
     fitted: dict[HeadSpec, LinearHead] = {}
     for weight in {spec.class_weight for spec in specs}:
         path = [s for s in specs if s.head == "logistic" and s.class_weight == weight]

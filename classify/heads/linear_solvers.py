@@ -191,12 +191,12 @@ def ridge_path(
         span: The training rows.
         y: (n,) classes 0 to K - 1.
         specs: Ridge heads that differ in ``alpha`` alone.
-        shows: (n,) which picture, or which group of them, each row shows; None where each
+        shows: (n,) which image, or which group of them, each row shows; None where each
             shows its own.
 
     Yields:
         For each spec the head, and the (n, K) or (n, 1) logits that each row gets from a fit
-        without its picture: the residual of a linear smoother, divided by what the picture's rows
+        without its image: the residual of a linear smoother, divided by what the image's rows
         have no part in.
     """
     targets = np.where(y[:, None] == np.arange(y.max() + 1), 1.0, -1.0)
@@ -215,7 +215,7 @@ def ridge_path(
 def _unseen(
     left: Double, shrunk: Double, residuals: Double, shows: NDArray[np.int64] | None
 ) -> Double:
-    """Return the residuals of rows in a fit without their picture, from those in a fit with it."""
+    """Return the residuals of rows in a fit without their image, from those in a fit with it."""
     mean = 1 / len(left)
     if shows is None:
         # A weak penalty on few rows fits each row by itself: no residual is left to divide.

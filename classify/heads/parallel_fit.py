@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.out_of_core import Epoch, Features, StoredRows
-from classify.data.views import DrawnRows
+from classify.data.views import RandomViews
 from classify.heads.parallel_heads import Rows, Weights, build_stack, head_weights, stack_state
 from classify.settings.head_spec import HeadSpec
 from classify.settings.sweep import label
@@ -146,7 +146,7 @@ class _Batches:
 
     def shuffle(self, seed: int, epoch: int) -> None:
         """Put the rows in the order of an epoch, each in the view that it shows then."""
-        if isinstance(self.X, DrawnRows):
+        if isinstance(self.X, RandomViews):
             self.X.draw(seed, epoch)
         self.order = np.random.default_rng([seed, epoch]).permutation(len(self.X))
 
@@ -188,7 +188,7 @@ class _StoredBatches(_Batches):
         return X, np.concatenate([y, np.full(lacking, -1, np.int32)])
 
 
-def _batches(X: Features | DrawnRows, y: NDArray[np.int64], size: int) -> Any:
+def _batches(X: Features | RandomViews, y: NDArray[np.int64], size: int) -> Any:
     kind: Any = _StoredBatches if isinstance(X, StoredRows) else _Batches
     return type("Batches", (kind, load_keras().utils.PyDataset), {})(X, y, size)
 

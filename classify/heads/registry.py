@@ -8,12 +8,12 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.out_of_core import Features, pieces
+from classify.data.out_of_core import Features, iter_chunks
 from classify.data.preprocessing import Transform
 from classify.heads import keras_head, linear_head, sklearn_head
 from classify.heads.keras_head import DenseHead
 from classify.heads.linear_head import LinearHead
-from classify.heads.sklearn_head import EstimatorHead
+from classify.heads.sklearn_head import SklearnHead
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec
 
 LINEAR_HEADS = ("logistic", "ridge", "lda")
@@ -47,16 +47,16 @@ class Head(Protocol):
         """Write the head into a folder."""
 
 
-def _kind(name: str) -> type[DenseHead] | type[LinearHead] | type[EstimatorHead]:
+def _kind(name: str) -> type[DenseHead] | type[LinearHead] | type[SklearnHead]:
     if name in KERAS_HEADS:
         return DenseHead
-    return LinearHead if name in LINEAR_HEADS else EstimatorHead
+    return LinearHead if name in LINEAR_HEADS else SklearnHead
 
 
 def _loader(name: str) -> Callable[[Path], Head]:
     if name in KERAS_HEADS:
         return DenseHead.load
-    kind = LinearHead if name in LINEAR_HEADS else EstimatorHead
+    kind = LinearHead if name in LINEAR_HEADS else SklearnHead
     return lambda folder: kind.load(folder, name)
 
 
@@ -81,7 +81,7 @@ class FittedHead(NamedTuple):
 
     def predict_proba(self, X: Features) -> NDArray[np.floating]:
         """Score each class for each row of features as they are stored, (N, K)."""
-        found = [self.head.predict_proba(rows) for _, rows in pieces(self.transform.apply(X))]
+        found = [self.head.predict_proba(rows) for _, rows in iter_chunks(self.transform.apply(X))]
         return found[0] if len(found) == 1 else np.concatenate(found)
 
     def fits(self, shape: tuple[int, ...], classes: int) -> bool:

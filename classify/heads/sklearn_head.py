@@ -2,7 +2,7 @@
 
 Scores are probabilities. ``logistic`` and ``lda`` are made that way. ``ridge``, ``svm`` and
 ``naive_bayes`` give logits of no known scale: one number, fitted on training rows that the fit did
-not see (without each picture, or its group, for ridge, three parts for the others), makes them
+not see (without each image, or its group, for ridge, three parts for the others), makes them
 honest and changes no answer. ``knn`` and ``forest`` count votes; one vote more, shared as the
 classes are in training, keeps the score of a class that got none above zero.
 """
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.out_of_core import flat
+from classify.data.out_of_core import flatten
 from classify.heads.linear_head import Labels, Rows
 from classify.heads.linear_solvers import (
     fitted_scale,
@@ -116,7 +116,7 @@ _TREES = {
 _PARTS = 3
 
 
-class EstimatorHead:
+class SklearnHead:
     """A classifier of scikit-learn: ``svm``, ``knn``, ``forest``, ``boosting``, ``naive_bayes``.
 
     Attributes:
@@ -139,7 +139,7 @@ class EstimatorHead:
         X_validation: Rows,
         y_validation: Labels,
         shows: Labels | None = None,
-    ) -> "EstimatorHead":
+    ) -> "SklearnHead":
         """Fit on (X, y); the validation rows are not looked at.
 
         Args:
@@ -147,13 +147,13 @@ class EstimatorHead:
             y: (A,) int64 classes 0 to K - 1, each with a row.
             X_validation: (B, *shape) float32, unused.
             y_validation: (B,) int64, unused.
-            shows: (A,) which picture, or which group of them, each row shows; None where each
+            shows: (A,) which image, or which group of them, each row shows; None where each
                 shows its own.
 
         Returns:
             The head itself.
         """
-        rows = flat(X)
+        rows = flatten(X)
         given: NDArray[Any] = rows
         self._parts = {"width": rows.shape[1], "scale": 1.0, "prior": np.bincount(y) / len(y)}
         if self.spec.head == "svm":
@@ -172,7 +172,7 @@ class EstimatorHead:
     def _honest_scale(self, given: NDArray[Any], y: Labels, shows: Labels) -> float:
         """Fit the scale of the logits on three parts of the training rows, each left out once.
 
-        The rows of a picture are in one part, and those of a group that are of one class.
+        The rows of an image are in one part, and those of a group that are of one class.
         """
         parts = min(_PARTS, *(len(set(shows[y == k].tolist())) for k in range(y.max() + 1)))
         if parts < 2:
@@ -199,7 +199,7 @@ class EstimatorHead:
         Returns:
             (N, K) scores, 0 to 1; each row sums to 1.
         """
-        parts, rows = self._parts, flat(X)
+        parts, rows = self._parts, flatten(X)
         estimator = parts["estimator"]
         if self.spec.head in ("svm", "naive_bayes"):
             given = _kernel(rows, parts["rows"], parts["gamma"]) if "rows" in parts else rows
@@ -222,7 +222,7 @@ class EstimatorHead:
         skops.io.dump(self._parts, folder / FILE)
 
     @classmethod
-    def load(cls, folder: Path, head: str = "svm") -> "EstimatorHead":
+    def load(cls, folder: Path, head: str = "svm") -> "SklearnHead":
         """Read what ``save`` wrote. Only types of skops' own list and trees are made: no code runs.
 
         Args:

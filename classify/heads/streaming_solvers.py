@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.out_of_core import StoredRows, pieces
+from classify.data.out_of_core import StoredRows, iter_chunks
 from classify.heads.linear_solvers import LEFT_OVER, Double, Plane, separate
 from classify.settings.head_spec import HeadSpec
 
@@ -32,7 +32,7 @@ class Sums:
         near = X.read(np.arange(min(_NEAR, len(X)))).mean(axis=0, dtype=np.float64)
         sums: Double = np.zeros((len(self.counts), len(near)))
         self.products: Double = np.zeros((len(near), len(near)))
-        for places, rows in pieces(X):
+        for places, rows in iter_chunks(X):
             moved = rows - near
             self.products += moved.T @ moved
             sums += (y[places] == np.arange(len(sums))[:, None]).astype(np.float64) @ moved
@@ -75,7 +75,7 @@ class Sums:
             coef = (vectors @ (inverse[:, None] * onto)).T
             planes.append(Plane(coef, bias - coef @ self.mean))
         found: list[list[Double]] = [[] for _ in specs]
-        for places, some in pieces(X):
+        for places, some in iter_chunks(X):
             turned = (some - self.mean) @ vectors
             targets = np.where(y[places, None] == labels, 1.0, -1.0)
             for alone, inverse in zip(found, inverses, strict=True):

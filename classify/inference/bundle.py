@@ -28,7 +28,7 @@ from classify.report.report import write_report
 from classify.report.result_json import describe_run
 from classify.search import checkpoint
 from classify.search.leaderboard import Result
-from extract.core.atomic import check_beside, whole
+from extract.core.atomic import atomic_write, check_writable
 from extract.core.config import TrunkSpec
 from extract.core.errors import HeadError, SettingError
 
@@ -49,7 +49,7 @@ FILES = {
 
 
 @dataclass(frozen=True)
-class Bundle:
+class TrainedHead:
     """A trained head and all that decides the features it must be given.
 
     Attributes:
@@ -59,9 +59,9 @@ class Bundle:
         weights_sha256: Digest of that trunk's weights.
         dtype: Type the features were stored in.
         precision: What the trunk computed in.
-        calibration_sha256: Digest of the pictures that int8 was calibrated on, else empty.
+        calibration_sha256: Digest of the images that int8 was calibrated on, else empty.
         layer: The layer whose features it takes; several have ``+`` between them.
-        shape: Shape of one picture's features.
+        shape: Shape of one image's features.
     """
 
     head: FittedHead
@@ -94,14 +94,14 @@ class Bundle:
             ) from error
 
 
-def is_bundle(folder: str | os.PathLike[str]) -> bool:
+def is_head_folder(folder: str | os.PathLike[str]) -> bool:
     """Say whether a folder is a trained head, sound or not."""
     return os.path.isfile(Path(folder) / BUNDLE)  # False, too, of a name that no file can have
 
 
 def check_target(folder: Path) -> None:
     """Raise HeadError unless a bundle can be written there without losing anything but a bundle."""
-    check_beside(folder, HeadError)
+    check_writable(folder, HeadError)
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -114,7 +114,7 @@ def check_target(folder: Path) -> None:
         )
 
 
-def save_bundle(folder: Path, dataset: Dataset, result: Result, store: str) -> None:
+def save_head(folder: Path, dataset: Dataset, result: Result, store: str) -> None:
     """Write the chosen head and what is known of the run by now; all of it or nothing.
 
     Args:
@@ -127,7 +127,7 @@ def save_bundle(folder: Path, dataset: Dataset, result: Result, store: str) -> N
         HeadError: The folder cannot be written, or holds something else.
     """
     check_target(folder)
-    with whole(folder, HeadError) as beside:
+    with atomic_write(folder, HeadError) as beside:
         beside.mkdir()
         assert result.head is not None
         result.head.save(beside)
@@ -150,7 +150,7 @@ def save_report(
     """Put the report and every number of it beside a head; all of it or nothing.
 
     Args:
-        folder: What ``save_bundle`` wrote.
+        folder: What ``save_head`` wrote.
         dataset: What was trained on.
         result: What came of it.
         analysis: The best head, looked at closely.
@@ -161,7 +161,7 @@ def save_report(
         HeadError: The folder cannot be written.
     """
     made_here = shutil.ignore_patterns(RESULT, TIMING, REPORT)
-    with whole(folder, HeadError) as beside:
+    with atomic_write(folder, HeadError) as beside:
         shutil.copytree(folder, beside, copy_function=_link, ignore=made_here)
         described = json.loads((folder / RESULT).read_bytes())
         _write_json(beside / RESULT, described | {"best": analysis.to_dict(dataset.keys)})
@@ -177,7 +177,7 @@ def _link(file: str, beside: str) -> None:
         shutil.copyfile(file, beside)
 
 
-def load_bundle(folder: Path) -> Bundle:
+def load_head(folder: Path) -> TrainedHead:
     """Read a bundle; nothing in it is run as code.
 
     Args:
@@ -192,7 +192,7 @@ def load_bundle(folder: Path) -> Bundle:
     described = _read_identity(folder)
     try:
         "".join(described["class_names"]).encode()  # what is no text raises
-        bundle = Bundle(
+        bundle = TrainedHead(
             head=FittedHead.load(folder, described["settings"]["head"]),
             class_names=tuple(described["class_names"]),
             trunk=TrunkSpec.from_dict(described["trunk"]),

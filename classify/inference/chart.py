@@ -1,18 +1,18 @@
-"""The best classes of one picture as a bar chart."""
+"""The best classes of one image as a bar chart."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from classify.inference.predict import Prediction
-from extract.core.atomic import whole
+from extract.core.atomic import atomic_write
 from extract.core.errors import HeadError
 
 
 def save_chart(predictions: Sequence[Prediction], path: Path) -> None:
-    """Draw a bar for each label of one picture, best on top.
+    """Draw a bar for each label of one image, best on top.
 
     Args:
-        predictions: The labels of one picture, best first.
+        predictions: The labels of one image, best first.
         path: The file, which has its name only once it is whole; its ending, one of
             ``CHART_ENDINGS``, says what is drawn.
 
@@ -34,5 +34,5 @@ def save_chart(predictions: Sequence[Prediction], path: Path) -> None:
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
-    with whole(path, HeadError) as beside:
+    with atomic_write(path, HeadError) as beside:
         figure.savefig(beside, dpi=120, format=path.suffix[1:].lower())

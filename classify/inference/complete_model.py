@@ -40,9 +40,9 @@ def open_classifier(config: ExtractConfig, **settings: Any) -> tuple[Engine, tup
     engine = open_engine(spec, batch_size=config.batch_size)
     shape = engine.shapes[OUTPUT]
     if len(shape) != 1:
-        raise TrunkError(f"{spec.trunk}: gives {shape} for a picture; expected one score a class")
+        raise TrunkError(f"{spec.trunk}: gives {shape} for an image; expected one score a class")
     if not spec.is_file:
-        return engine, imagenet_names()
+        return engine, imagenet_class_names()
     count = max(2, shape[0])  # one output is the score of the second of two classes
     names = read_class_names(Path(spec.trunk))
     if len(names) == count:
@@ -51,7 +51,7 @@ def open_classifier(config: ExtractConfig, **settings: Any) -> tuple[Engine, tup
     return engine, tuple(map(str, range(count)))
 
 
-def imagenet_names() -> tuple[str, ...]:
+def imagenet_class_names() -> tuple[str, ...]:
     """Return the names of ImageNet's 1,000 classes, in the order of the scores."""
     return tuple((files("classify.inference") / "imagenet.txt").read_text("utf-8").splitlines())
 
@@ -74,7 +74,7 @@ def to_scores(engine: Engine, features: Mapping[str, np.ndarray]) -> NDArray[np.
         scores = np.concatenate([1 - scores, scores], axis=1)
     if scores.min() < 0 or abs(scores.sum(axis=1) - 1).max() > 1e-3:
         raise TrunkError(
-            f"{engine.spec.trunk}: gives {scores.min():.3g} to {scores.max():.3g} for a picture; "
+            f"{engine.spec.trunk}: gives {scores.min():.3g} to {scores.max():.3g} for an image; "
             "expected scores of 0 to 1 that add up to 1, as softmax or one sigmoid gives them"
         )
     return np.asarray(scores)

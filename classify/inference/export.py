@@ -14,11 +14,11 @@ from classify.data.dataset import Dataset, check_weights
 from classify.data.preprocessing import Transform
 from classify.heads.keras_head import DenseHead
 from classify.heads.registry import LINEAR_HEADS
-from classify.inference.bundle import Bundle, load_bundle
+from classify.inference.bundle import TrainedHead, load_head
 from classify.inference.model_formats import NAMES, _check_place, _write_onnx, _writer
 from classify.search.leaderboard import Result
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec
-from extract.core.atomic import check_beside, whole
+from extract.core.atomic import atomic_write, check_writable
 from extract.core.console import log
 from extract.core.errors import HeadError, SettingError
 from extract.trunks.backend import load_keras
@@ -48,7 +48,7 @@ def check_targets(targets: Sequence[str], specs: Sequence[HeadSpec]) -> None:
     for target, place in zip(targets, places, strict=True):
         if places.count(place) > 1:
             raise SettingError(f"export: found {target} twice; expected each place once")
-        check_beside(Path(target), HeadError)
+        check_writable(Path(target), HeadError)
         _check_place(target, place)
         if _writer(target) is _write_onnx and not (find_spec("tf2onnx") and find_spec("onnx")):
             raise HeadError(
@@ -109,13 +109,13 @@ def export_best(folder: Path, trunk: Trunk, targets: Sequence[str]) -> None:
     Raises:
         HeadError: A model cannot be written.
     """
-    bundle = load_bundle(folder)
+    bundle = load_head(folder)
     for target in targets:
         export(bundle, trunk, target)
         log.info("%s: from pixels to scores of %s", target, ", ".join(bundle.class_names))
 
 
-def export(bundle: Bundle, trunk: Trunk, target: str) -> None:
+def export(bundle: TrainedHead, trunk: Trunk, target: str) -> None:
     """Write one model from pixels to scores; all of it or nothing.
 
     Args:
@@ -127,11 +127,11 @@ def export(bundle: Bundle, trunk: Trunk, target: str) -> None:
         HeadError: It cannot be written.
     """
     write = _writer(target)
-    with whole(Path(target), HeadError) as beside:
+    with atomic_write(Path(target), HeadError) as beside:
         write(build_model(bundle, trunk), bundle.class_names, beside)
 
 
-def build_model(bundle: Bundle, trunk: Trunk) -> Any:
+def build_model(bundle: TrainedHead, trunk: Trunk) -> Any:
     """Put a head on its trunk.
 
     Args:

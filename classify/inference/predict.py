@@ -1,4 +1,4 @@
-"""A trained head on new pictures, through the decode, trunk and types that it was trained on."""
+"""A trained head on new images, through the decode, trunk and types that it was trained on."""
 
 import csv
 import json
@@ -11,24 +11,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.out_of_core import join_layers
-from classify.inference.bundle import Bundle
-from extract.core.atomic import check_beside, whole
+from classify.inference.bundle import TrainedHead
+from extract.core.atomic import atomic_write, check_writable
 from extract.core.config import ExtractConfig
 from extract.core.console import progress
 from extract.core.errors import HeadError
 from extract.engines.base import Engine
 from extract.engines.select import open_engine
 from extract.images.item import Item
-from extract.pipeline.stream import Clock, stream_features
+from extract.pipeline.stream import Timings, stream_features
 
 # What a formula begins with, in one spreadsheet or another.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 class Prediction(NamedTuple):
-    """One label for one picture, or the reason why there is none.
+    """One label for one image, or the reason why there is none.
 
-    ``score`` is the head's, 0 to 1. A picture that could not be read has one row with neither.
+    ``score`` is the head's, 0 to 1. An image that could not be read has one row with neither.
     """
 
     key: str
@@ -37,7 +37,7 @@ class Prediction(NamedTuple):
     reason: str | None = None
 
 
-def open_trunk(bundle: Bundle, weights: str | None, config: ExtractConfig) -> Engine:
+def open_trunk(bundle: TrainedHead, weights: str | None, config: ExtractConfig) -> Engine:
     """Build the bundle's trunk and refuse any other.
 
     Args:
@@ -78,26 +78,26 @@ def open_trunk(bundle: Bundle, weights: str | None, config: ExtractConfig) -> En
 
 
 def predict(
-    bundle: Bundle,
+    bundle: TrainedHead,
     items: Sequence[Item],
     engine: Engine,
     top: int = 1,
     config: ExtractConfig | None = None,
-    clock: Clock | None = None,
+    clock: Timings | None = None,
 ) -> list[Prediction]:
-    """Label pictures.
+    """Label images.
 
     Args:
         bundle: The trained head.
-        items: The pictures.
+        items: The images.
         engine: From ``open_trunk``.
-        top: Labels for each picture.
+        top: Labels for each image.
         config: Its ``workers`` is used.
         clock: Where the seconds of each step are added up.
 
     Returns:
-        In the order of ``items``, ``top`` predictions for each picture, best first; one without a
-        label for a picture that could not be read.
+        In the order of ``items``, ``top`` predictions for each image, best first; one without a
+        label for an image that could not be read.
 
     Raises:
         EngineError: The trunk cannot be run.
@@ -107,26 +107,26 @@ def predict(
         X = join_layers([features[layer] for layer in bundle.layer.split("+")])
         return bundle.predict_proba(X)
 
-    return label_pictures(items, engine, score, bundle.class_names, top, config, clock)
+    return label_images(items, engine, score, bundle.class_names, top, config, clock)
 
 
-def label_pictures(
+def label_images(
     items: Sequence[Item],
     engine: Engine,
     score: Callable[[Mapping[str, np.ndarray]], NDArray[np.floating]],
     class_names: Sequence[str],
     top: int = 1,
     config: ExtractConfig | None = None,
-    clock: Clock | None = None,
+    clock: Timings | None = None,
 ) -> list[Prediction]:
-    """Label pictures by what an engine gives for them.
+    """Label images by what an engine gives for them.
 
     Args:
-        items: The pictures.
+        items: The images.
         engine: What runs on them.
         score: From (b, *shape) features by layer to (b, K) scores.
         class_names: K names, in the order of the scores.
-        top: Labels for each picture.
+        top: Labels for each image.
         config: Its ``workers`` is used.
         clock: Where the seconds of each step are added up.
 
@@ -138,7 +138,7 @@ def label_pictures(
     """
     found: dict[int, list[Prediction]] = {}
     workers = (config or ExtractConfig()).workers
-    with progress(len(items), "pictures") as bar:
+    with progress(len(items), "images") as bar:
         for block in stream_features(items, np.arange(len(items)), engine, workers, clock):
             if len(block.rows):
                 for row, scores in zip(block.rows, score(block.features), strict=True):
@@ -189,7 +189,7 @@ def check_output(path: Path) -> None:
     """Raise HeadError unless a file can be made there; asked before the trunk has run for long."""
     if path.exists() and not path.is_file():
         raise HeadError(f"{path}: not a regular file; expected one, or none; name another with -o")
-    check_beside(path, HeadError)
+    check_writable(path, HeadError)
 
 
 def save_predictions(predictions: Iterable[Prediction], path: Path, form: str) -> None:
@@ -203,5 +203,8 @@ def save_predictions(predictions: Iterable[Prediction], path: Path, form: str) -
     Raises:
         HeadError: The file cannot be written.
     """
-    with whole(path, HeadError) as beside, beside.open("w", encoding="utf-8", newline="") as file:
+    with (
+        atomic_write(path, HeadError) as beside,
+        beside.open("w", encoding="utf-8", newline="") as file,
+    ):
         write_predictions(predictions, file, form)

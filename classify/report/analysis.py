@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset
 from classify.data.out_of_core import Features, StoredRows
-from classify.data.splits import TEST, unit_names
+from classify.data.splits import TEST, group_names
 from classify.heads.registry import needs_memory
 from classify.report.diagnostics import (
     Bin,
@@ -24,12 +24,12 @@ from classify.report.diagnostics import (
     share,
 )
 from classify.report.projection import FeatureMap, map_features
-from classify.search.evaluate import outcomes
+from classify.search.evaluate import evaluate
 from classify.search.leaderboard import Result
 from classify.search.metrics import confusion_matrix
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec
 from classify.settings.sweep import label
-from extract.core.console import log, progress, unheard
+from extract.core.console import log, muted, progress
 from extract.core.errors import HeadError
 
 MISTAKES, PAIRS = 100, 12
@@ -38,7 +38,7 @@ _SIZES = (1 / 8, 1 / 4, 1 / 2)
 
 
 class Mistake(NamedTuple):
-    """A picture that the head is sure of and wrong about.
+    """An image that the head is sure of and wrong about.
 
     Attributes:
         row: Its row in the dataset.
@@ -146,7 +146,7 @@ def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
     assert result.scores is not None
     judging, scores = result.judging, result.scores
     y, names = dataset.y[judging], dataset.class_names
-    units = unit_names(dataset)
+    units = group_names(dataset)
     witnesses = len({units[row] for row in judging}) / len(judging)
     confusion = confusion_matrix(y, scores.argmax(axis=1), len(names))
     classes = class_qualities(y, scores, names, witnesses)
@@ -205,13 +205,13 @@ def _sizes(
     parts = subsets(dataset.y[split.train], seed)
     parts += [] if whole else [np.arange(len(split.train))]
     found = []
-    with progress(len(parts), "fit", label="fewer pictures") as bar, unheard():
+    with progress(len(parts), "fit", label="fewer images") as bar, muted():
         for part in parts:
             fewer = replace(split, train=split.train[part])
             try:
-                (tried,) = outcomes(dataset, [spec], [fewer])
+                (tried,) = evaluate(dataset, [spec], [fewer])
             except HeadError as error:
-                log.debug("not trained on %d pictures: %s", len(part), error)
+                log.debug("not trained on %d images: %s", len(part), error)
                 continue
             found.append((len(part), tried.outcome.judged.answers))
             bar.update(1)

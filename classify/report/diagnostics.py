@@ -72,7 +72,7 @@ class Bin(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Two classes, ``rows`` pictures of the one taken for the other."""
+    """Two classes, ``rows`` images of the one taken for the other."""
 
     truth: str
     answer: str

@@ -75,7 +75,7 @@ def draw_confusion(name: str, confusion: NDArray[np.int64], class_names: Sequenc
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     pixels = np.zeros((K, K, 4), np.uint8)
     pixels[..., :3] = np.where(np.eye(K, dtype=bool)[..., None], _RIGHT, _WRONG)
-    # By the root, so that one picture in fifty is seen.
+    # By the root, so that one image in fifty is seen.
     pixels[..., 3] = np.where(confusion > 0, 30 + 150 * np.sqrt(share), 0).astype(np.uint8)
 
     def draw(figure: Any) -> None:
@@ -135,7 +135,7 @@ def draw_lines(name: str, curves: Sequence[Curve], labels: tuple[str, str]) -> s
 
 
 def draw_calibration(name: str, bins: Sequence[Bin]) -> str:
-    """Draw accuracy with its interval against the score, over the number of pictures.
+    """Draw accuracy with its interval against the score, over the number of images.
 
     Args:
         name: Of the figure.
@@ -155,7 +155,7 @@ def draw_calibration(name: str, bins: Sequence[Bin]) -> str:
         ends = np.maximum([value - low, high - value], 0)
         upper.errorbar(x, value, ends, fmt="o-", color=HELD, markersize=5, elinewidth=1.2)
         lower.bar(x, [found.rows for found in bins], 0.06, color=HELD, alpha=0.4)
-        lower.set_ylabel("pictures")
+        lower.set_ylabel("images")
         lower.locator_params(axis="y", nbins=2)
         upper.tick_params(labelbottom=False)
         upper.set(xlim=(-0.01, 1.03), ylim=(0, 1.03))
@@ -165,11 +165,11 @@ def draw_calibration(name: str, bins: Sequence[Bin]) -> str:
 
 
 def draw_sizes(name: str, sizes: Sequence[Size]) -> str:
-    """Draw accuracy with its interval against the number of training pictures.
+    """Draw accuracy with its interval against the number of training images.
 
     Args:
         name: Of the figure.
-        sizes: Fewest pictures first.
+        sizes: Fewest images first.
 
     Returns:
         SVG.
@@ -178,9 +178,7 @@ def draw_sizes(name: str, sizes: Sequence[Size]) -> str:
     value, low, high = np.array([size.accuracy for size in sizes], np.float64).T
 
     def draw(figure: Any) -> None:
-        axes = add_axes(
-            figure, (0.5, 0.45, 0.2, 0.1), xlabel="training pictures", ylabel="accuracy"
-        )
+        axes = add_axes(figure, (0.5, 0.45, 0.2, 0.1), xlabel="training images", ylabel="accuracy")
         axes.set_xscale("log", base=2)
         axes.fill_between(x, low, high, color=HELD, alpha=0.14, linewidth=0)
         axes.plot(x, value, "o-", color=HELD, markersize=5)
@@ -188,17 +186,17 @@ def draw_sizes(name: str, sizes: Sequence[Size]) -> str:
         axes.minorticks_off()
         axes.set_ylim(max(0, min(low) - 0.05), 1.02)
 
-    return draw_svg(name, "accuracy against the number of training pictures", (4.4, 3.0), draw)
+    return draw_svg(name, "accuracy against the number of training images", (4.4, 3.0), draw)
 
 
 def draw_map(
     name: str, found: FeatureMap, style: Sequence[int | None], wrong: NDArray[np.bool_]
 ) -> str:
-    """Draw pictures by their features, in the colour and the marker of their class.
+    """Draw images by their features, in the colour and the marker of their class.
 
     Args:
         name: Of the figure.
-        found: Where the M pictures are.
+        found: Where the M images are.
         style: For each of them the number of its colour and marker, None for grey.
         wrong: (M,) whether it was taken for another class.
 

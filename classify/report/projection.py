@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.out_of_core import Features, pieces
+from classify.data.out_of_core import Features, iter_chunks
 from classify.data.preprocessing import Transform
 
 # A map of more rows or features looks the same and takes seconds.
@@ -44,7 +44,7 @@ def map_features(X: Features, rows: NDArray[np.int64]) -> list[FeatureMap]:
         One map a method; none with fewer than three rows or two features.
     """
     rows = rows[_spaced(len(rows), _MOST_ROWS)]
-    flat = np.concatenate([_vectors(part) for _, part in pieces(X[rows])])
+    flat = np.concatenate([_vectors(part) for _, part in iter_chunks(X[rows])])
     if len(rows) < 3 or flat.shape[1] < 2:
         return []
     even = Transform(("standardise",)).fit_apply(flat)

@@ -26,14 +26,14 @@ from classify.settings.config import METRICS
 from classify.settings.sweep import label
 from extract.core.errors import ImageError, SourceError
 from extract.images.decode import decode
-from extract.images.digests import digest_content
+from extract.images.digests import digest_bytes
 from extract.images.item import Read
 from extract.sources.listing import open_reader
 
 _PAGE = Path(__file__).with_name("page")
 # Lines of the leaderboard, curves and thumbnails beyond which a page helps nobody.
-_MOST_ENTRIES, _MOST_CURVES, _MOST_PICTURES = 200, 8, 24
-_PICTURE_SIZE = (144, 144)
+_MOST_ENTRIES, _MOST_CURVES, _MOST_IMAGES = 200, 8, 24
+_IMAGE_SIZE = (144, 144)
 # Classes of a map that differ in colour and marker; of more, those with the most mistakes do.
 _MOST_STYLES, _FEW_STYLES = 20, 10
 _NOTHING = "\N{EN DASH}"
@@ -89,7 +89,7 @@ def write_report(
         drawn=_drawn(dataset, analysis),
         maps=_maps(dataset, analysis),
         keys=_map_keys(dataset, analysis),
-        mistakes=_with_pictures(dataset, analysis.mistakes[:_MOST_PICTURES]),
+        mistakes=_with_images(dataset, analysis.mistakes[:_MOST_IMAGES]),
     )
     path.write_text(text.lstrip(), encoding="utf-8", newline="\n")
 
@@ -240,22 +240,22 @@ def _map_keys(dataset: Dataset, analysis: Analysis) -> list[dict[str, Any]]:
     ]
 
 
-def _with_pictures(dataset: Dataset, mistakes: Sequence[Mistake]) -> list[dict[str, Any]]:
-    """Return mistakes with their pictures as data URIs, or with why there is none."""
+def _with_images(dataset: Dataset, mistakes: Sequence[Mistake]) -> list[dict[str, Any]]:
+    """Return mistakes with their images as data URIs, or with why there is none."""
     found, read = [], None
     with suppress(SourceError):  # an archive that is gone, or another machine
         read = open_reader(dataset.source, dataset.columns)
     for mistake in mistakes:
         try:
-            picture, reason = _picture(dataset, read, mistake), ""
+            image, reason = _image(dataset, read, mistake), ""
         except ImageError as error:
-            picture, reason = "", str(error)
-        found.append({"mistake": mistake, "picture": picture, "reason": reason})
+            image, reason = "", str(error)
+        found.append({"mistake": mistake, "image": image, "reason": reason})
     return found
 
 
-def _picture(dataset: Dataset, read: Read | None, mistake: Mistake) -> str:
-    """Return a small picture as a data URI.
+def _image(dataset: Dataset, read: Read | None, mistake: Mistake) -> str:
+    """Return a small image as a data URI.
 
     Raises:
         ImageError: It is gone, is not the one that the features were made of, or unreadable.
@@ -269,9 +269,9 @@ def _picture(dataset: Dataset, read: Read | None, mistake: Mistake) -> str:
     except ImageError as error:
         raise ImageError("not where it was") from error
     known = None if dataset.digests is None else dataset.digests[mistake.row].tobytes()
-    if not dataset.source or digest_content(content) != known:
+    if not dataset.source or digest_bytes(content) != known:
         raise ImageError("changed since")
-    pixels: NDArray[np.uint8] = decode(content, _PICTURE_SIZE, "pad")
+    pixels: NDArray[np.uint8] = decode(content, _IMAGE_SIZE, "pad")
     out = BytesIO()
     Image.fromarray(pixels).save(out, "JPEG", quality=82)
     return f"data:image/jpeg;base64,{b64encode(out.getvalue()).decode()}"

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset
-from classify.data.splits import unit_names
+from classify.data.splits import group_names
 from classify.search.leaderboard import Entry, Result
 from classify.search.metrics import confusion_matrix
 from classify.settings.head_spec import KERAS_HEADS
@@ -33,7 +33,7 @@ def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]
         "store": store,
         "fingerprint": dataset.fingerprint(),
         "metric": result.metric,
-        # Fine-tuning sees plain pictures alone.
+        # Fine-tuning sees plain images alone.
         "views": asdict(dataset.views.spec) if dataset.views and not result.finetuned else None,
         "split": {
             "origin": first.origin,
@@ -41,7 +41,7 @@ def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]
             "train": len(first.train),
             "validation": len(judging),
             "test": len(first.test),
-            "groups": dataset.groups and len(set(unit_names(dataset))),
+            "groups": dataset.groups and len(set(group_names(dataset))),
         },
         "candidates": [_line(dataset, entry, dataset.y[judging]) for entry in result.entries],
         "finetuned": result.finetuned and result.finetuned.to_dict(),

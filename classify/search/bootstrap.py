@@ -36,7 +36,7 @@ def judge(y: NDArray[np.int64], scores: NDArray[np.floating]) -> Judged:
     return Judged(scores.argmax(axis=1).astype(np.int64), np.maximum(true.round(6), LOWEST))
 
 
-class Resampling:
+class Bootstrap:
     """Rows drawn again with replacement, the same ones for every head, so that heads compare.
 
     What belongs together is drawn together: rows of one group are no independent witnesses. Of many
@@ -117,13 +117,15 @@ def _mean_share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArra
     return np.asarray(np.where(seen, part / np.where(seen, whole, 1), 0).sum(1) / seen.sum(1))
 
 
-def interval(values: NDArray[np.float64]) -> tuple[float, float]:
+def confidence_interval(values: NDArray[np.float64]) -> tuple[float, float]:
     """Return the ends between which the middle 95 % of resampled values lie."""
     low, high = np.quantile(values[1:], [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
     return float(low), float(high)
 
 
-def indistinct(best: NDArray[np.float64], other: NDArray[np.float64], more_is_better: bool) -> bool:
+def not_significantly_worse(
+    best: NDArray[np.float64], other: NDArray[np.float64], more_is_better: bool
+) -> bool:
     """Say whether the best head's lead over another one could be chance.
 
     Args:
@@ -135,4 +137,4 @@ def indistinct(best: NDArray[np.float64], other: NDArray[np.float64], more_is_be
         True unless the lead is above zero in the middle 95 % of the draws.
     """
     lead = (best - other) if more_is_better else (other - best)
-    return interval(lead)[0] <= 0
+    return confidence_interval(lead)[0] <= 0

@@ -17,7 +17,7 @@ from classify.settings.head_spec import HeadSpec
 FILE = "candidates.jsonl"
 
 
-class Journal:
+class Checkpoint:
     """A line of JSON for each finished candidate, behind a line that says of which rows.
 
     A line that was cut off by a kill, or is damaged, is passed over; what is of other rows or

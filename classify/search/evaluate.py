@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset
-from classify.data.out_of_core import StoredRows, pieces
+from classify.data.out_of_core import StoredRows, iter_chunks
 from classify.data.preprocessing import Transform
-from classify.data.splits import Split, unit_names
+from classify.data.splits import Split, group_names
 from classify.heads.registry import FittedHead
 from classify.search.bootstrap import Judged, judge
-from classify.search.fit import Division, Fit, batches, fit_batch, score_all, transformed
+from classify.search.fit import Fit, FoldData, batches, fit_batch, score_all, transformed
 from classify.settings.head_spec import HeadSpec
 from extract.core.errors import SettingError
 
@@ -77,7 +77,7 @@ class Tried(NamedTuple):
     scores: NDArray[np.floating] | None
 
 
-def outcomes(
+def evaluate(
     dataset: Dataset, specs: Sequence[HeadSpec], splits: Sequence[Split], halving: bool = False
 ) -> Iterator[Tried]:
     """Train candidates on every split, batch by batch, and say what each did."""
@@ -106,7 +106,7 @@ def outcomes(
 
 
 def _judged(
-    fits: Sequence[Fit], specs: Sequence[HeadSpec], rows: Division, keep: bool
+    fits: Sequence[Fit], specs: Sequence[HeadSpec], rows: FoldData, keep: bool
 ) -> Iterator[tuple[Outcome, NDArray[np.floating]]]:
     """Judge heads that were trained together: all in one pass over the rows.
 
@@ -115,12 +115,12 @@ def _judged(
     """
     heads = [fit.fitted.head for fit in fits]
     right = np.zeros(len(heads))
-    for places, X in pieces(rows.X):
+    for places, X in iter_chunks(rows.X):
         answers = [found.argmax(axis=1) for found in score_all(heads, X)]
         right += [(found == rows.y[places]).sum() for found in answers]
     parts: list[list[Judged]] = [[] for _ in heads]
     scores: list[list[NDArray[np.floating]]] = [[] for _ in heads]
-    for places, X in pieces(rows.X_validation):
+    for places, X in iter_chunks(rows.X_validation):
         for part, made, found in zip(parts, scores, score_all(heads, X), strict=True):
             part.append(judge(rows.y_validation[places], found))
             made.append(found if keep else found[:0])
@@ -147,9 +147,9 @@ class _Front:
 
     def __init__(self, dataset: Dataset, splits: Sequence[Split]) -> None:
         self._dataset, self._splits = dataset, splits
-        self._kept: dict[tuple[Any, int], tuple[Transform, Division]] = {}
+        self._kept: dict[tuple[Any, int], tuple[Transform, FoldData]] = {}
 
-    def rows(self, spec: HeadSpec, fold: int) -> tuple[Transform, Division]:
+    def rows(self, spec: HeadSpec, fold: int) -> tuple[Transform, FoldData]:
         """Return the transform fitted on a fold's training rows, and both its sides behind it."""
         steps = spec.transform or (), spec.views in ("random", "all")
         if (steps, fold) in self._kept:
@@ -167,7 +167,7 @@ class _Front:
 
 def divided(
     dataset: Dataset, spec: HeadSpec, train: NDArray[np.int64], judging: NDArray[np.int64]
-) -> Division:
+) -> FoldData:
     """Return rows to train and to judge a candidate on, and the views that it trains on.
 
     Raises:
@@ -178,14 +178,14 @@ def divided(
         if not dataset.views:
             raise SettingError(f"views: no memory for those of {dataset.layer}; see --memory")
         views = dataset.views.of(train)
-    return Division(X[train], y[train], X[judging], y[judging], views, _groups(dataset, train))
+    return FoldData(X[train], y[train], X[judging], y[judging], views, _groups(dataset, train))
 
 
 def _groups(dataset: Dataset, train: NDArray[np.int64]) -> NDArray[np.int64] | None:
     """Number the groups of training rows; None where one of them is all there is of a class."""
     if dataset.groups is None:
         return None
-    names, y = unit_names(dataset), dataset.y[train]
+    names, y = group_names(dataset), dataset.y[train]
     numbers = np.unique([names[row] for row in train], return_inverse=True)[1]
     several = all(len(set(numbers[y == label].tolist())) > 1 for label in np.unique(y))
     return numbers if several else None

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from classify.data.dataset import Dataset, room_for
+from classify.data.dataset import Dataset, budget_for_layer
 from classify.data.memory_budget import free_memory
 from classify.data.out_of_core import StoredRows
 from classify.heads.registry import MOST_SUMMED, needs_memory
@@ -23,7 +23,7 @@ class _Held(NamedTuple):
     views: bool
 
 
-def settle(dataset: Dataset, config: TrainConfig) -> TrainConfig:
+def drop_infeasible(dataset: Dataset, config: TrainConfig) -> TrainConfig:
     """Leave out the candidates that there is no memory for, and say what the others make of views.
 
     Settled settings stay as they are when they are settled again.
@@ -62,7 +62,7 @@ def _held(dataset: Dataset, layer: tuple[str, ...], memory: float | None) -> _He
     if name == dataset.layer or dataset.path is None:
         stored = isinstance(dataset.X, StoredRows)
         return _Held(dataset.layer, dataset.X.shape[1:], not stored, dataset.views is not None)
-    room = room_for(dataset, name, memory)
+    room = budget_for_layer(dataset, name, memory)
     return _Held(name, room.shape, room.holds_features, room.holds_views)
 
 

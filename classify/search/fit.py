@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.preprocessing import Transform
-from classify.data.views import DrawnRows, Views, all_views
+from classify.data.views import RandomViews, Views, all_views
 from classify.heads import keras_head, linear_head
 from classify.heads.linear_head import LinearHead
 from classify.heads.registry import LINEAR_HEADS, FittedHead, Head, Labels, Rows
-from classify.heads.sklearn_head import EstimatorHead
+from classify.heads.sklearn_head import SklearnHead
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec, groups_of
 
 
@@ -24,7 +24,7 @@ class Fit(NamedTuple):
     seconds: float
 
 
-class Division(NamedTuple):
+class FoldData(NamedTuple):
     """Rows to train on and rows to judge on: (A, *shape) and (B, *shape) float32, and classes.
 
     ``views`` are those of the rows to train on, None where they are not wanted; ``groups`` are
@@ -64,7 +64,7 @@ def score_all(heads: Sequence[Head], X: Rows) -> list[NDArray[np.floating]]:
 
 
 def fit_batch(
-    specs: Sequence[HeadSpec], rows: Division, transform: Transform, halving: bool = False
+    specs: Sequence[HeadSpec], rows: FoldData, transform: Transform, halving: bool = False
 ) -> Iterator[Fit]:
     """Train heads that share a transform.
 
@@ -85,16 +85,16 @@ def fit_batch(
     if specs[0].head in LINEAR_HEADS:
         fitted: Sequence[Head] = linear_head.fit_linear(specs, X, y, shows)
     elif specs[0].head in KERAS_HEADS:
-        drawn = DrawnRows(X, rows.views) if rows.views and specs[0].views == "random" else X
+        drawn = RandomViews(X, rows.views) if rows.views and specs[0].views == "random" else X
         fitted = keras_head.fit_heads(specs, drawn, y, *judging, halving=halving)
     else:
-        fitted = [EstimatorHead(spec).fit(X, y, *judging, shows) for spec in specs]
+        fitted = [SklearnHead(spec).fit(X, y, *judging, shows) for spec in specs]
     seconds = (time.perf_counter() - start) / len(specs)
     for position, head in enumerate(fitted):
         yield Fit(position, FittedHead(transform, head), seconds)
 
 
-def transformed(transform: Transform, rows: Division) -> Division:
+def transformed(transform: Transform, rows: FoldData) -> FoldData:
     """Fit a transform on the plain training rows and apply it to both sides, and to views."""
     X, views = transform.fit_apply(rows.X), rows.views
     if views:

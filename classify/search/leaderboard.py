@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset
-from classify.data.splits import Split, judging_rows
+from classify.data.splits import Split, validation_rows
 from classify.heads.registry import FittedHead
-from classify.search.bootstrap import Resampling, indistinct, interval
+from classify.search.bootstrap import Bootstrap, confidence_interval, not_significantly_worse
 from classify.search.evaluate import Outcome
 from classify.search.metrics import Metrics
 from classify.settings.config import METRICS
@@ -93,7 +93,7 @@ class Finetuned(NamedTuple):
 
 
 def rank(
-    specs: Sequence[HeadSpec], outcomes: Sequence[Outcome], metric: str, draws: Resampling
+    specs: Sequence[HeadSpec], outcomes: Sequence[Outcome], metric: str, draws: Bootstrap
 ) -> list[Entry]:
     """Rank candidates, best first.
 
@@ -115,7 +115,13 @@ def rank(
     rows.sort(key=lambda row: (sign * round(row[2][metric], 9), row[2]["loss"]))
     best = rows[0][3]
     return [
-        Entry(spec, scores, *interval(values), indistinct(best, values, metric != "loss"), outcome)
+        Entry(
+            spec,
+            scores,
+            *confidence_interval(values),
+            not_significantly_worse(best, values, metric != "loss"),
+            outcome,
+        )
         for spec, outcome, scores, values in rows
     ]
 
@@ -148,7 +154,7 @@ class Result:
     @property
     def judging(self) -> NDArray[np.int64]:
         """The rows of the dataset that judged, increasing."""
-        return judging_rows(self.splits)
+        return validation_rows(self.splits)
 
     @property
     def best(self) -> Entry:
@@ -197,7 +203,7 @@ class Result:
             text += (
                 f"\ntest of {label(self.best.spec)}: accuracy {self.test.accuracy:.4f}, "
                 f"loss {self.test.loss:.4f}, macro F1 {self.test.macro_f1:.4f} "
-                f"({self.test.rows} pictures)"
+                f"({self.test.rows} images)"
             )
         return text
 
@@ -212,7 +218,7 @@ class Result:
         }[first.origin]
         rows = len(first.train) + len(first.validation) * (first.origin == "fold")
         best = label(self.best.spec)
-        return f"{best}, trained on {rows} pictures, best of {len(self.entries)} on {judges}"
+        return f"{best}, trained on {rows} images, best of {len(self.entries)} on {judges}"
 
     def __str__(self) -> str:
         rows = self.rows()

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset, load_dataset
-from classify.data.out_of_core import pieces
+from classify.data.out_of_core import iter_chunks
 from classify.data.preprocessing import Transform
-from classify.data.splits import Split, cross_divide, divide, judging_rows, unit_names
+from classify.data.splits import Split, group_names, split_folds, split_rows, validation_rows
 from classify.heads.registry import FittedHead
-from classify.search.bootstrap import Resampling
-from classify.search.checkpoint import Journal
-from classify.search.evaluate import Outcome, divided, outcomes
-from classify.search.feasibility import settle
+from classify.search.bootstrap import Bootstrap
+from classify.search.checkpoint import Checkpoint
+from classify.search.evaluate import Outcome, divided, evaluate
+from classify.search.feasibility import drop_infeasible
 from classify.search.fit import fit_batch, transformed
 from classify.search.leaderboard import Result, rank
 from classify.search.metrics import measure
@@ -44,7 +44,7 @@ class _Lead:
         draws: Resampled rows.
     """
 
-    def __init__(self, metric: str, draws: Resampling) -> None:
+    def __init__(self, metric: str, draws: Bootstrap) -> None:
         self._metric, self._draws = metric, draws
         self._place: tuple[float, ...] = ()
         self.spec: HeadSpec | None = None
@@ -106,16 +106,18 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
         SplitError: The rows cannot be divided.
         Stopped: Ctrl-C; it carries what was finished.
     """
-    config = settle(dataset, config)
-    splits = cross_divide(dataset, config.folds, config.seed) if config.folds else [divide(dataset)]
-    judging = judging_rows(splits)
-    names = unit_names(dataset)
+    config = drop_infeasible(dataset, config)
+    splits = (
+        split_folds(dataset, config.folds, config.seed) if config.folds else [split_rows(dataset)]
+    )
+    judging = validation_rows(splits)
+    names = group_names(dataset)
     y = dataset.y[judging]
-    draws = Resampling(y, len(dataset.class_names), [names[row] for row in judging], config.seed)
+    draws = Bootstrap(y, len(dataset.class_names), [names[row] for row in judging], config.seed)
     known: dict[HeadSpec, Outcome] = {}
     heads: dict[HeadSpec, FittedHead] = {}
     halved = config.candidates if config.halving else ()
-    journal = Journal(folder, dataset.fingerprint(), splits, halved)
+    journal = Checkpoint(folder, dataset.fingerprint(), splits, halved)
     lead = _Lead(config.metric, draws)
 
     def ranked() -> Result | None:
@@ -152,9 +154,9 @@ def _scores(
 ) -> NDArray[np.floating]:
     """Score the judging rows: by the head itself where one split judges, else trained again."""
     if len(splits) == 1:
-        judged = pieces(dataset.X[splits[0].validation])
+        judged = iter_chunks(dataset.X[splits[0].validation])
         return np.concatenate([head.predict_proba(X) for _, X in judged])
-    (tried,) = outcomes(dataset, [spec], splits)
+    (tried,) = evaluate(dataset, [spec], splits)
     assert tried.scores is not None
     return tried.scores
 
@@ -171,7 +173,7 @@ def _try_all(
     dataset: Dataset,
     config: TrainConfig,
     splits: Sequence[Split],
-    journal: Journal,
+    journal: Checkpoint,
     kept: tuple[dict[HeadSpec, Outcome], dict[HeadSpec, FittedHead], _Lead],
 ) -> None:
     """Fill ``kept`` with every candidate's outcome, and with heads where one split judges."""
@@ -185,7 +187,7 @@ def _try_all(
             if not missing:
                 continue
             own = _with_layer(dataset, missing[0], config.memory)
-            for spec, outcome, head, scores in outcomes(own, missing, splits, config.halving):
+            for spec, outcome, head, scores in evaluate(own, missing, splits, config.halving):
                 known[spec] = outcome
                 lead.offer(spec, outcome, scores)
                 journal.add(spec, own.layer, outcome)
@@ -198,7 +200,9 @@ def _try_all(
                 bar.update(1)
 
 
-def _recalled(dataset: Dataset, config: TrainConfig, journal: Journal) -> dict[HeadSpec, Outcome]:
+def _recalled(
+    dataset: Dataset, config: TrainConfig, journal: Checkpoint
+) -> dict[HeadSpec, Outcome]:
     """Return what an earlier run found; with halving, of whole groups alone."""
     found = {s: journal.get(s, "+".join(s.layer) or dataset.layer) for s in config.candidates}
     for group in groups_of(config.candidates) if config.halving else []:
@@ -209,7 +213,7 @@ def _recalled(dataset: Dataset, config: TrainConfig, journal: Journal) -> dict[H
 
 
 def _truth(dataset: Dataset, splits: Sequence[Split]) -> Any:
-    return dataset.y[judging_rows(splits)]
+    return dataset.y[validation_rows(splits)]
 
 
 def _refit(dataset: Dataset, spec: HeadSpec, epochs: int, splits: Sequence[Split]) -> FittedHead:

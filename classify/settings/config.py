@@ -129,7 +129,7 @@ class TrainConfig:
                 )
             if spec.views:
                 raise SettingError(
-                    "views: has no effect with --finetune, which trains on plain pictures alone"
+                    "views: has no effect with --finetune, which trains on plain images alone"
                 )
             if spec.transform or len(spec.layer) > 1:
                 raise SettingError(
@@ -140,10 +140,10 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """What ``predict-images`` writes of each picture.
+    """What ``predict-images`` writes of each image.
 
     Attributes:
-        top: Labels of one picture, best first; more than there are classes gives all of them.
+        top: Labels of one image, best first; more than there are classes gives all of them.
         format: ``csv`` or ``json``, which is one JSON object a line.
 
     Raises:

@@ -29,7 +29,7 @@ _STANDARDISE = ("standardise",)
 # What each head can be told, and what it does untold.
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     # The course's head, but 30 epochs for its 100: on pooled VGG16 features of 84, 776 and 1,027
-    # training pictures the validation accuracy was at its plateau by epoch 30, 20 and 1.
+    # training images the validation accuracy was at its plateau by epoch 30, 20 and 1.
     "dense": {
         "units": (1024,),
         "activation": "relu",

@@ -18,16 +18,16 @@ _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
 
 
 @contextmanager
-def beside(place: Path) -> Iterator[Path]:
+def temporary_path(place: Path) -> Iterator[Path]:
     """Give a name beside ``place`` for what is made to take it; what has not is gone on leaving.
 
     Args:
-        place: Where it is to go, with ``put``.
+        place: Where it is to go, with ``move_into_place``.
 
     Yields:
         A name that nothing has, with the same ending.
     """
-    clear(place)
+    remove_leftovers(place)
     made = _name(place, _NEW)
     try:
         yield made
@@ -36,7 +36,7 @@ def beside(place: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole(path: Path, error: type[HeadstartError]) -> Iterator[Path]:
+def atomic_write(path: Path, error: type[HeadstartError]) -> Iterator[Path]:
     """Give a path beside another one, for a file or folder that takes its place once it is whole.
 
     Whatever happens, what was there or what is new stands there, and nothing is left beside it. A
@@ -54,16 +54,16 @@ def whole(path: Path, error: type[HeadstartError]) -> Iterator[Path]:
     """
     place = path.resolve()
     try:
-        with beside(place) as made:
+        with temporary_path(place) as made:
             yield made
-            put(made, place)
+            move_into_place(made, place)
     except OSError as failed:
         if isinstance(failed, HeadstartError):
             raise
         raise error(f"{path}: cannot be written: {failed.strerror or failed}") from failed
 
 
-def check_beside(path: Path, error: type[HeadstartError]) -> None:
+def check_writable(path: Path, error: type[HeadstartError]) -> None:
     """Raise ``error`` unless a file can be made beside ``path``: asked before long work for it."""
     if not path.absolute().parent.is_dir():
         raise error(f"{path}: no folder {path.absolute().parent}; expected one; make it")
@@ -77,14 +77,14 @@ def check_beside(path: Path, error: type[HeadstartError]) -> None:
         raise error(f"{path}: cannot be written: {failed.strerror}; name another place") from failed
 
 
-def put(made: Path, place: Path) -> None:
+def move_into_place(made: Path, place: Path) -> None:
     """Let a file or folder take a place, its content on the disk before its name.
 
     A file takes it in one step. A folder cannot take that of another: a kill between two renames
-    leaves the former one as it is under a name from which ``clear`` brings it back.
+    leaves the former one as it is under a name from which ``remove_leftovers`` brings it back.
     """
     for path in (*made.rglob("*"), made):
-        sync(path)
+        fsync(path)
     former = _name(place, _OLD)
     try:
         if made.is_dir() and place.is_dir():
@@ -93,11 +93,11 @@ def put(made: Path, place: Path) -> None:
     finally:
         if former.exists() and not place.exists():
             former.rename(place)
-    sync(place.parent)
+    fsync(place.parent)
     remove(former)
 
 
-def clear(place: Path) -> None:
+def remove_leftovers(place: Path) -> None:
     """Remove what killed runs left beside ``place``; what had been there before comes back."""
     import psutil
 
@@ -115,7 +115,7 @@ def clear(place: Path) -> None:
             remove(path)
 
 
-def sync(path: Path) -> None:
+def fsync(path: Path) -> None:
     """Wait until a file's content, or where it can be done a folder's names, is on the disk."""
     folder = path.is_dir()
     with suppress(OSError) if folder else nullcontext():
@@ -138,14 +138,14 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def claim(made: Path, path: Path) -> None:
+def publish(made: Path, path: Path) -> None:
     """Give a finished file or folder its name, unless another run has just taken that name.
 
     Raises:
         StoreError: It has.
     """
     for part in (*made.rglob("*"), made):
-        sync(part)
+        fsync(part)
     try:
         # Only an empty folder gives way to another one.
         made.rename(path) if made.is_dir() else os.link(made, path)
@@ -158,4 +158,4 @@ def claim(made: Path, path: Path) -> None:
             raise
         # A file system without hard links.
         os.rename(made, path)
-    sync(path.parent)
+    fsync(path.parent)

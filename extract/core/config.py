@@ -61,7 +61,7 @@ def parse_columns(text: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class TrunkSpec:
-    """The trunk and how a picture enters it: all that decides the features, but their type.
+    """The trunk and how an image enters it: all that decides the features, but their type.
 
     What is left empty takes its usual value: at once where the trunk is a ``keras.applications``
     model and its layer known; otherwise once the model is built, see ``settled``.
@@ -174,7 +174,7 @@ class ExtractConfig:
     Attributes:
         engine: ``keras``, ``openvino``, or ``auto``, which takes the faster one for this machine.
         precision: What the trunk computes in.
-        batch_size: Pictures in one call of the trunk; None lets the engine choose.
+        batch_size: Images in one call of the trunk; None lets the engine choose.
         workers: Threads that read and decode; on a cluster the processors of a task, for both.
         cluster: Where Ray runs: ``local`` starts it here, ``auto`` or HOST:PORT joins one; empty,
             no cluster.
@@ -182,7 +182,7 @@ class ExtractConfig:
         columns: Which column of a table or of records is what, such as ``path=file,label=species``.
         shards: Folder for the features, in files of some thousand rows each, beside an index of
             them in the place of the one file; empty, one file.
-        max_bad: Unreadable pictures that are tolerated: a number, or a share such as ``1%``.
+        max_bad: Unreadable images that are tolerated: a number, or a share such as ``1%``.
         overwrite: Replace a store whose settings or source differ.
         update: Bring a store up to date with a source that has changed.
         dry_run: Say what would be done, and stop.
@@ -231,7 +231,7 @@ class ExtractConfig:
         self.tolerated(0)
 
     def tolerated(self, total: int) -> int:
-        """Return how many of ``total`` pictures may be unreadable."""
+        """Return how many of ``total`` images may be unreadable."""
         text = self.max_bad.strip()
         try:
             value = float(text.removesuffix("%")) if text.endswith("%") else int(text)

@@ -44,7 +44,7 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def unheard() -> Iterator[None]:
+def muted() -> Iterator[None]:
     """Keep notes and warnings to ourselves, of what was said before."""
     level = log.level
     log.setLevel(logging.ERROR)

@@ -35,11 +35,11 @@ class SettingError(HeadstartError, ValueError):
 
 
 class SourceError(HeadstartError, ValueError):
-    """The pictures cannot be listed, or their layout has two meanings."""
+    """The images cannot be listed, or their layout has two meanings."""
 
 
 class ImageError(HeadstartError, ValueError):
-    """One picture cannot be read; the message is the reason kept in the store."""
+    """One image cannot be read; the message is the reason kept in the store."""
 
 
 class TrunkError(HeadstartError, ValueError):
@@ -62,7 +62,7 @@ class HeadError(HeadstartError, ValueError):
     """A head cannot be trained, saved or loaded."""
 
 
-def one_line(name: str) -> str:
+def quoted(name: str) -> str:
     """Return a name as it is, or quoted with escapes where it could move a terminal's cursor."""
     return name if name.isprintable() else repr(name)
 
@@ -87,13 +87,8 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     return f"{what} {name!r} is unknown{nearest}{known_names}"
 
 
-def few(names: Iterable[str], noun: str, most: int = 3) -> str:
+def listed(names: Iterable[str], noun: str, most: int = 3) -> str:
     """Return how many ``names`` there are, and the first of them."""
-    shown = sorted(map(show, names))
+    shown = sorted(map(quoted, names))
     first = ", ".join(shown[:most]) + (", ..." if len(shown) > most else "")
     return f"{len(shown):,} {noun}{'s' * (len(shown) != 1)}" + (f" ({first})" if shown else "")
-
-
-def show(name: str) -> str:
-    """Return ``name`` fit for a message of one line."""
-    return name if name.isprintable() else repr(name)

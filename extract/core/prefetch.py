@@ -42,7 +42,7 @@ class _Piece(Future[T]):
         self.began: tuple[float, Thread] | None = None
 
 
-def run_ahead(
+def map_in_threads(
     work: Callable[[X], T], things: Iterable[X], workers: int, window: int
 ) -> Generator[T | None, None, None]:
     """Do work in threads and give out what comes of it, in order.
@@ -124,7 +124,7 @@ def _leave(thread: Thread) -> None:
     _stuck[:] = [*filter(Thread.is_alive, _stuck), thread]
     if len(_stuck) > MOST_STUCK:
         raise SourceError(
-            f"{len(_stuck)} pictures: each took longer than {LIMIT_SECONDS:g} s, and none can be "
-            "stopped; expected a disk or a network that answers, and few damaged pictures; look "
+            f"{len(_stuck)} images: each took longer than {LIMIT_SECONDS:g} s, and none can be "
+            "stopped; expected a disk or a network that answers, and few damaged images; look "
             "after it, take out those that were named, and run the same command again"
         )

@@ -6,18 +6,18 @@ from typing import NamedTuple
 import numpy as np
 
 # Of a row, as the file has it.
-NOT_YET, DONE, FAILED = 0, 1, 2
+PENDING, DONE, FAILED = 0, 1, 2
 
 
 class Failure(NamedTuple):
-    """A picture that could not be read: its row, why, and the digest of what was read."""
+    """An image that could not be read: its row, why, and the digest of what was read."""
 
     row: int
     reason: str
     digest: bytes
 
 
-class Block(NamedTuple):
+class RowBlock(NamedTuple):
     """Some finished rows, in any order; either part may be empty.
 
     ``rows`` is (b,) int64, ``features`` holds (b, *shape) by layer, ``digests`` is (b, 16) uint8.

@@ -19,11 +19,11 @@ class Engine(Protocol):
         spec: The trunk's settings.
         dtype: Type of the features.
         precision: What the trunk computes in.
-        shapes: Shape of one picture's features, by layer.
-        batch_size: Pictures in one call.
+        shapes: Shape of one image's features, by layer.
+        batch_size: Images in one call.
         weights_sha256: Digest of the trunk's weights.
-        calibration_keys: Keys of the pictures that int8 was calibrated on.
-        calibration_sha256: Digest of those pictures; empty without int8.
+        calibration_keys: Keys of the images that int8 was calibrated on.
+        calibration_sha256: Digest of those images; empty without int8.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Engine(Protocol):
             The tag and, by layer, (b, *shape) features.
 
         Raises:
-            EngineError: One picture alone is too much for the device's memory.
+            EngineError: One image alone is too much for the device's memory.
         """
         ...
 

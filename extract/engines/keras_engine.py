@@ -109,7 +109,7 @@ class KerasEngine:
         if len(pixels) <= self.batch_size:
             if self.batch_size == 1:
                 raise EngineError(
-                    f"{self.spec.trunk}: the device's memory does not hold one picture; "
+                    f"{self.spec.trunk}: the device's memory does not hold one image; "
                     "use a smaller --image-size or run without the GPU"
                 )
             self.batch_size //= 2

@@ -4,12 +4,12 @@ from pathlib import Path
 
 from extract.core.errors import EngineError
 
-# Bytes that a value of a picture takes: in two batches that wait, in one that is put together, and
+# Bytes that a value of an image takes: in two batches that wait, in one that is put together, and
 # as float32 in the trunk, whose own layers take more.
 _BYTES = 2 + 1 + 4
 
 
-def free_of_machine() -> int:
+def available_memory() -> int:
     """Return the bytes that the machine, or the control group of this process, has left."""
     import psutil
 
@@ -19,17 +19,17 @@ def free_of_machine() -> int:
     return int(max(0, min(found)))
 
 
-def check_batch(batch_size: int, image_size: tuple[int, int]) -> None:
+def check_batch_memory(batch_size: int, image_size: tuple[int, int]) -> None:
     """Raise EngineError for a batch that memory cannot hold.
 
     Args:
-        batch_size: Pictures in one call of the trunk.
+        batch_size: Images in one call of the trunk.
         image_size: Height and width of each.
     """
-    needed, free = batch_size * image_size[0] * image_size[1] * 3 * _BYTES, free_of_machine()
+    needed, free = batch_size * image_size[0] * image_size[1] * 3 * _BYTES, available_memory()
     if needed > free:
         raise EngineError(
-            f"batch size {batch_size}: its pictures alone take {needed / 1e9:.3g} GB of memory, of "
+            f"batch size {batch_size}: its images alone take {needed / 1e9:.3g} GB of memory, of "
             f"which {free / 1e9:.3g} GB are free; use a smaller --batch-size"
         )
 

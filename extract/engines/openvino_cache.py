@@ -40,7 +40,7 @@ class CompiledTrunk:
     Attributes:
         spec: What it was made from.
         folder: Where ``model.xml`` and ``model.bin`` are.
-        shapes: Shape of one picture's features, by layer.
+        shapes: Shape of one image's features, by layer.
         weights_sha256: See ``Trunk``.
     """
 
@@ -169,7 +169,7 @@ def _recall(asked: TrunkSpec) -> TrunkSpec | None:
         sound = settled.settled and described["identity"] == _identity(asked, "")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    # How pictures are resized, and where files are, is as it is asked now.
+    # How images are resized, and where files are, is as it is asked now.
     kept = {name: getattr(settled, name) for name in ("layer", "pooling", "image_size")}
     return replace(asked, **kept) if sound else None
 

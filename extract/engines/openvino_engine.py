@@ -13,7 +13,7 @@ from extract.engines.base import Tag, pad
 from extract.engines.openvino_cache import FILES, CompiledTrunk
 from extract.trunks.backend import load_openvino
 
-# InceptionV3 at 150 px on two cores ran 122 pictures/s in batches of 8, 114 in batches of 32 or 1.
+# InceptionV3 at 150 px on two cores ran 122 images/s in batches of 8, 114 in batches of 32 or 1.
 BATCH_SIZE = 8
 # What OpenVINO calls the instructions that a precision needs.
 CAPABILITIES = {"bfloat16": "BF16", "float16": "FP16", "int8": "INT8"}

@@ -16,7 +16,7 @@ from extract.trunks.backend import load_openvino
 
 @dataclass(frozen=True)
 class Calibration:
-    """The pictures that int8 ranges are measured on.
+    """The images that int8 ranges are measured on.
 
     Attributes:
         keys: Their keys.
@@ -32,7 +32,7 @@ class Calibration:
         return hashlib.sha256(np.ascontiguousarray(self.pixels).tobytes()).hexdigest()
 
 
-def quantise(plain: CompiledTrunk, calibration: Calibration) -> CompiledTrunk:
+def quantize(plain: CompiledTrunk, calibration: Calibration) -> CompiledTrunk:
     """Quantise a converted trunk to int8 after training, with NNCF, and keep it.
 
     Args:
@@ -53,14 +53,14 @@ def quantise(plain: CompiledTrunk, calibration: Calibration) -> CompiledTrunk:
             'precision int8: needs NNCF; pip install "headstart[int8]", or use bfloat16'
         ) from None
     model = openvino.Core().read_model(plain.folder / FILES[0])
-    log.info("calibrating int8 on %d pictures", len(calibration.keys))
+    log.info("calibrating int8 on %d images", len(calibration.keys))
     nncf.set_log_level(logging.ERROR)
-    pictures = np.split(calibration.pixels, range(1, len(calibration.pixels)))
+    images = np.split(calibration.pixels, range(1, len(calibration.pixels)))
     # NNCF draws bars of its own on stdout, which belongs to results here.
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         small = nncf.quantize(
-            *(model, nncf.Dataset(pictures)),
-            subset_size=len(pictures),
+            *(model, nncf.Dataset(images)),
+            subset_size=len(images),
             preset=nncf.QuantizationPreset.MIXED,
         )
     identity = _identity(plain.spec, calibration.digest)

@@ -7,10 +7,10 @@ from extract.core.console import log
 from extract.core.errors import EngineError
 from extract.engines.base import Engine
 from extract.engines.keras_engine import KerasEngine
-from extract.engines.memory import check_batch
+from extract.engines.memory import check_batch_memory
 from extract.engines.openvino_cache import CompiledTrunk, convert, find_compiled
 from extract.engines.openvino_engine import OpenVinoEngine, check_instructions
-from extract.engines.quantize import Calibration, quantise
+from extract.engines.quantize import Calibration, quantize
 from extract.trunks.backend import backend_name, has_gpu, on_gpu
 from extract.trunks.trunk import build_trunk
 
@@ -28,11 +28,11 @@ def open_engine(
     Args:
         spec: What to run.
         dtype: Type of the features, ``float32`` or ``float16``.
-        batch_size: Pictures in one call; None chooses from the device's memory.
+        batch_size: Images in one call; None chooses from the device's memory.
         engine: ``keras``, ``openvino``, or ``auto``: Keras where it sees a GPU or runs on another
             backend than TensorFlow, otherwise OpenVINO if it can convert the trunk.
         precision: What the trunk computes in: ``float32``, ``bfloat16``, ``float16`` or ``int8``.
-        calibrate: For int8: gives the pictures that it is calibrated on, as that trunk sees them,
+        calibrate: For int8: gives the images that it is calibrated on, as that trunk sees them,
             or is the SHA-256 of those that it was calibrated on.
 
     Returns:
@@ -44,7 +44,7 @@ def open_engine(
             converted.
     """
     if batch_size:
-        check_batch(batch_size, spec.image_size)
+        check_batch_memory(batch_size, spec.image_size)
     if precision != "int8" and (engine == "keras" or (engine == "auto" and _keras_is_better())):
         return KerasEngine(build_trunk(spec, precision), dtype, batch_size, precision)
     check_instructions(precision)
@@ -79,7 +79,7 @@ def _open_int8(
         return OpenVinoEngine(compiled, dtype, batch_size, "int8", calibration_sha256=calibrate)
     calibration = calibrate(plain.spec)
     digest = calibration.digest
-    compiled = find_compiled(plain.spec, digest) or quantise(plain, calibration)
+    compiled = find_compiled(plain.spec, digest) or quantize(plain, calibration)
     return OpenVinoEngine(compiled, dtype, batch_size, "int8", calibration.keys, digest)
 
 

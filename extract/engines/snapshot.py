@@ -12,12 +12,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from extract.core.errors import EngineError, one_line
+from extract.core.errors import EngineError, quoted
 from extract.engines.base import Engine
 from extract.engines.keras_engine import KERAS_FILE, KerasEngine
 from extract.engines.openvino_cache import CompiledTrunk
 from extract.engines.openvino_engine import OpenVinoEngine, check_instructions
-from extract.images.digests import digests_of
+from extract.images.digests import read_digests
 from extract.images.item import Item
 from extract.trunks.backend import backend_name, load_keras
 from extract.trunks.trunk import Trunk
@@ -26,7 +26,7 @@ from extract.trunks.trunk import Trunk
 _FIELDS = ("name", "spec", "dtype", "precision", "batch_size", "shapes", "weights_sha256")
 
 
-class Parcel(NamedTuple):
+class Snapshot(NamedTuple):
     """An engine, packed.
 
     Attributes:
@@ -35,7 +35,7 @@ class Parcel(NamedTuple):
         backend: That of Keras.
         versions: Of whatever has a hand in the numbers.
         folder: Where relative paths begin.
-        witness: A picture, and the digest of its file.
+        witness: An image, and the digest of its file.
     """
 
     engine: dict[str, Any]
@@ -46,31 +46,31 @@ class Parcel(NamedTuple):
     witness: tuple[Item, bytes]
 
 
-def pack_engine(engine: Engine, witness: Item) -> Parcel:
+def take_snapshot(engine: Engine, witness: Item) -> Snapshot:
     """Pack an engine.
 
     Args:
         engine: The engine that is open here.
-        witness: A picture that the other machine must see as it is seen here.
+        witness: An image that the other machine must see as it is seen here.
 
     Returns:
-        All that ``open_parcel`` needs.
+        All that ``open_snapshot`` needs.
     """
     with tempfile.TemporaryDirectory() as folder:
         engine.save(Path(folder))
         files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
     backend = backend_name()
-    return Parcel(
+    return Snapshot(
         {name: getattr(engine, name) for name in _FIELDS},
         files,
         backend,
         _versions(engine.name, backend),
         os.getcwd(),
-        (witness, next(digests_of([witness]))),
+        (witness, next(read_digests([witness]))),
     )
 
 
-def open_parcel(parcel: Parcel, threads: int) -> Engine:
+def open_snapshot(parcel: Snapshot, threads: int) -> Engine:
     """Open the engine on another machine, in a process that does nothing else.
 
     Args:
@@ -81,7 +81,7 @@ def open_parcel(parcel: Parcel, threads: int) -> Engine:
         The engine, ready to run.
 
     Raises:
-        EngineError: This machine has other versions, cannot read the pictures, or lacks the
+        EngineError: This machine has other versions, cannot read the images, or lacks the
             instructions for the precision.
     """
     here = _versions(parcel.engine["name"], parcel.backend)
@@ -93,10 +93,10 @@ def open_parcel(parcel: Parcel, threads: int) -> Engine:
     with contextlib.suppress(OSError):  # without relative paths it does not matter
         os.chdir(parcel.folder)
     item, digest = parcel.witness
-    if next(digests_of([item])) != digest:
+    if next(read_digests([item])) != digest:
         raise EngineError(
-            f"{platform.node()}: {one_line(item.key)} is not what it is where the store is; "
-            "expected the same pictures under the same paths everywhere; use a shared folder or "
+            f"{platform.node()}: {quoted(item.key)} is not what it is where the store is; "
+            "expected the same images under the same paths everywhere; use a shared folder or "
             "URLs"
         )
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -105,7 +105,7 @@ def open_parcel(parcel: Parcel, threads: int) -> Engine:
         return _open(parcel, Path(folder), threads)
 
 
-def _open(parcel: Parcel, folder: Path, threads: int) -> Engine:
+def _open(parcel: Snapshot, folder: Path, threads: int) -> Engine:
     """Open the engine whose files are in ``folder``; once it is open they can go."""
     name, spec, dtype, precision, batch_size, shapes, digest = (
         parcel.engine[field] for field in _FIELDS

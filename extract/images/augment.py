@@ -1,15 +1,15 @@
-"""A picture -> augmented views of it, as Keras' ImageDataGenerator makes them in the course notes.
+"""An image -> augmented views of it, as Keras' ImageDataGenerator makes them in the course notes.
 
 A view is a pure function of (seed, key, view): one hash gives all its random numbers, without a
 generator whose stream could change with a release of NumPy or with who draws first. So neither
-the order of the pictures, nor workers, batches, machines or a stop in between change anything.
+the order of the images, nor workers, batches, machines or a stop in between change anything.
 
-The pixels that the trunk would see are warped, as there, and not the larger picture behind them:
-resize, crop and pad keep their meaning, and a view costs the same for every picture. Beyond the
+The pixels that the trunk would see are warped, as there, and not the larger image behind them:
+resize, crop and pad keep their meaning, and a view costs the same for every image. Beyond the
 edge the nearest pixel repeats (``fill_mode="nearest"``). Two things differ:
 
 - One cubic resampling for all steps at once, not a linear one: linear blurs, and would make
-  training pictures softer than the sharp ones that judge.
+  training images softer than the sharp ones that judge.
 - The notes' shear of 0.2 is a share, 11 degrees. It was written when the generator took radians;
   since https://github.com/keras-team/keras/pull/8868 the same 0.2 means a fifth of a degree there.
 """
@@ -40,12 +40,12 @@ _VIEW_RANGES: Mapping[str, float] = {"rotation": 180, "shift": 1, "shear": 1, "z
 
 @dataclass(frozen=True)
 class ViewSpec:
-    """Augmented views of the training pictures; the defaults are the recipe of Keras' course notes.
+    """Augmented views of the training images; the defaults are the recipe of Keras' course notes.
 
     After it is made, every setting has its value where there are views, and is None without.
 
     Attributes:
-        views: How many are kept of each training picture, beside the plain one.
+        views: How many are kept of each training image, beside the plain one.
         seed: Decides, with key and number of a view, all that is random in it; below 2**32.
         rotation: Largest turn either way, in degrees, 0 to 180.
         shift: Largest shift either way, as a share of width and of height, 0 to 1.
@@ -98,11 +98,11 @@ _REACH = 2
 
 
 def make_views(pixels: np.ndarray, key: str, spec: ViewSpec) -> tuple[np.ndarray, ...]:
-    """Make all augmented views of a picture.
+    """Make all augmented views of an image.
 
     Args:
         pixels: (H, W, 3) uint8, the plain view.
-        key: The picture's key.
+        key: The image's key.
         spec: How many views, and how far they may go.
 
     Returns:

@@ -1,14 +1,14 @@
-"""Turn the bytes of one picture into RGB pixels of a fixed size, or say in a few words why not.
+"""Turn the bytes of one image into RGB pixels of a fixed size, or say in a few words why not.
 
-Pillow reads all six kinds. Three habits of its are overruled, since a picture must come out the
+Pillow reads all six kinds. Three habits of its are overruled, since an image must come out the
 same in every thread and beside every library:
 
 - With ``ImageFile.LOAD_TRUNCATED_IMAGES``, which some libraries set when imported, it fills what is
-  missing with grey. No single picture can opt out, so the switch is put back before each.
-- It warns of odd metadata and big pictures, or fails over them under ``-W error``.
+  missing with grey. No single image can opt out, so the switch is put back before each.
+- It warns of odd metadata and big images, or fails over them under ``-W error``.
   ``warnings.catch_warnings`` swaps a global and is unsafe in threads, so one filter that passes
   over all warnings raised inside ``PIL`` is kept in front of the others.
-- ``Image.open`` drops what is wrong with a header and how large a refused picture is. The readers
+- ``Image.open`` drops what is wrong with a header and how large a refused image is. The readers
   behind it tell both and are called directly.
 """
 
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from extract.core.errors import ImageError
-from extract.images.item import PICTURE_KINDS, picture_kind
+from extract.images.item import IMAGE_KINDS, image_kind
 
 if TYPE_CHECKING:
     from PIL.Image import Image, Resampling
@@ -45,7 +45,7 @@ def decode(
     resize: str = "stretch",
     interpolation: str = "bilinear",
 ) -> np.ndarray:
-    """Decode the first frame of a picture, turn it upright, lay it on white and resize it.
+    """Decode the first frame of an image, turn it upright, lay it on white and resize it.
 
     Args:
         content: The whole file; its kind is told from its first bytes.
@@ -57,15 +57,15 @@ def decode(
         (H, W, 3) uint8 RGB in 0..255, writable.
 
     Raises:
-        ImageError: The picture cannot be read; the message is the reason, at most 120 bytes.
+        ImageError: The image cannot be read; the message is the reason, at most 120 bytes.
     """
     from PIL.Image import Resampling
 
     resample = Resampling[interpolation.upper()]
-    kind = picture_kind(content)
+    kind = image_kind(content)
     if kind is None:
-        kinds = ", ".join(PICTURE_KINDS)
-        raise ImageError(f"is not a picture of a known kind ({kinds})" if content else "is empty")
+        kinds = ", ".join(IMAGE_KINDS)
+        raise ImageError(f"is not an image of a known kind ({kinds})" if content else "is empty")
     rgb = _to_rgb(_read(content, kind), kind)
     return np.array(_fit(rgb, image_size[::-1], resize, resample))
 
@@ -79,71 +79,71 @@ def _read(content: bytes, kind: str) -> "ImageFile":
             warnings.filterwarnings("ignore", module=r"PIL\.")
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     with _reasons(kind):
-        picture = _readers()[kind](BytesIO(content))
-    width, height = picture.size
+        image = _readers()[kind](BytesIO(content))
+    width, height = image.size
     if width * height > MAX_PIXELS:
         most = f"{MAX_PIXELS // 10**6} million are read"
         raise ImageError(f"is {width} x {height} pixels; at most {most}")
     if max(width, height) > MAX_SIDE:
         raise ImageError(f"is {width} x {height} pixels; at most {MAX_SIDE} a side are read")
     with _reasons(kind):
-        picture.load()
+        image.load()
         try:
-            ImageOps.exif_transpose(picture, in_place=True)
+            ImageOps.exif_transpose(image, in_place=True)
         except MemoryError:
             raise
-        except Exception:  # broken EXIF loses the orientation, not the picture
+        except Exception:  # broken EXIF loses the orientation, not the image
             pass
-    return picture
+    return image
 
 
-def _to_rgb(picture: "Image", kind: str) -> "Image":
-    """Return a picture in mode RGB: the same one where it is that already."""
+def _to_rgb(image: "Image", kind: str) -> "Image":
+    """Return an image in mode RGB: the same one where it is that already."""
     from PIL import Image
 
-    if picture.mode == "F":
+    if image.mode == "F":
         raise ImageError("has float pixels, whose range is not known")
-    if picture.mode.startswith("I"):
-        picture = Image.fromarray(_high_byte(picture))
+    if image.mode.startswith("I"):
+        image = Image.fromarray(_high_byte(image))
     with _reasons(kind):
-        if picture.has_transparency_data:
-            clear = picture.convert("RGBA")
-            picture = Image.new("RGB", clear.size, "white")
-            picture.paste(clear, mask=clear)
+        if image.has_transparency_data:
+            clear = image.convert("RGBA")
+            image = Image.new("RGB", clear.size, "white")
+            image.paste(clear, mask=clear)
         # convert() copies even where there is nothing to convert.
-        return picture if picture.mode == "RGB" else picture.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _high_byte(picture: "Image") -> np.ndarray:
+def _high_byte(image: "Image") -> np.ndarray:
     """Scale 16-bit grey to (H, W) uint8, the clear grey to white.
 
     Pillow's own conversion clips at 255. Its 16-bit colour keeps the high byte, so grey does too.
     """
-    grey = np.asarray(picture)
+    grey = np.asarray(image)
     if grey.dtype.itemsize > 2 and (grey.min() < 0 or grey.max() > 0xFFFF):
         raise ImageError("has integer pixels outside 0..65535, whose range is not known")
     scaled = (grey >> 8).astype(np.uint8)
-    if isinstance(clear := picture.info.get("transparency"), int):
+    if isinstance(clear := image.info.get("transparency"), int):
         scaled[grey == clear] = 255
     return scaled
 
 
-def _fit(picture: "Image", size: tuple[int, int], resize: str, resample: "Resampling") -> "Image":
-    """Bring a picture to (width, height)."""
+def _fit(image: "Image", size: tuple[int, int], resize: str, resample: "Resampling") -> "Image":
+    """Bring an image to (width, height)."""
     from PIL import Image, ImageOps
 
     if resize == "stretch":
-        return picture if picture.size == size else picture.resize(size, resample)
+        return image if image.size == size else image.resize(size, resample)
     if resize == "crop":
-        return ImageOps.fit(picture, size, resample)
+        return ImageOps.fit(image, size, resample)
     if resize != "pad":
         raise ValueError(f"resize: found {resize!r}; expected stretch, crop or pad")
-    # As ImageOps.pad, which rounds the short side of a thin picture to 0 and returns all black.
-    scale = min(size[0] / picture.width, size[1] / picture.height)
-    inner = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    # As ImageOps.pad, which rounds the short side of a thin image to 0 and returns all black.
+    scale = min(size[0] / image.width, size[1] / image.height)
+    inner = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     padded = Image.new("RGB", size)
     corner = round((size[0] - inner[0]) / 2), round((size[1] - inner[1]) / 2)
-    padded.paste(picture.resize(inner, resample), corner)
+    padded.paste(image.resize(inner, resample), corner)
     return padded
 
 

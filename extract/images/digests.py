@@ -1,12 +1,12 @@
-"""The same picture twice: a head would be judged on what it was trained on."""
+"""The same image twice: a head would be judged on what it was trained on."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from extract.core.errors import ImageError, few
-from extract.core.prefetch import run_ahead
+from extract.core.errors import ImageError, listed
+from extract.core.prefetch import map_in_threads
 from extract.images.item import Item, read_item
 
 
@@ -17,10 +17,10 @@ def describe_leaks(
     noun: str = "splits",
     remedy: str = "",
 ) -> str:
-    """Say which pictures are, byte for byte, on more than one side; empty if none is.
+    """Say which images are, byte for byte, on more than one side; empty if none is.
 
     Args:
-        digests: (N, 16) uint8, of the pictures' files.
+        digests: (N, 16) uint8, of the images' files.
         sides: (N,) the split of each.
         keys: N names, for examples.
         noun: What the sides are.
@@ -35,20 +35,20 @@ def describe_leaks(
     if not pairs:
         return ""
     return (
-        f"found the same picture in two {noun} {few(pairs, 'time')}; expected each in one, for "
+        f"found the same image in two {noun} {listed(pairs, 'time')}; expected each in one, for "
         f"heads are judged on what they were trained on; {remedy}remove one of each"
     )
 
 
 def group_by_digest(digests: np.ndarray, groups: Sequence[str] | None = None) -> list[str]:
-    """Name what stays together where pictures that are the same byte for byte do.
+    """Name what stays together where images that are the same byte for byte do.
 
-    A picture's name is its digest, alone or not, so that a copy that is added moves nothing; with
+    An image's name is its digest, alone or not, so that a copy that is added moves nothing; with
     groups, the first of those that it or a copy of it belongs to, or that those lead to.
 
     Args:
-        digests: (N, 16) uint8, of the pictures' files.
-        groups: N names of groups, "" for none; they are joined where they share a picture.
+        digests: (N, 16) uint8, of the images' files.
+        groups: N names of groups, "" for none; they are joined where they share an image.
 
     Returns:
         N names.
@@ -74,7 +74,7 @@ def group_by_digest(digests: np.ndarray, groups: Sequence[str] | None = None) ->
 DIGEST_BYTES = 16
 
 
-def digest_content(content: bytes) -> bytes:
+def digest_bytes(content: bytes) -> bytes:
     """Return the BLAKE2b-128 digest of a file's content."""
     return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
 
@@ -83,13 +83,13 @@ def digest_content(content: bytes) -> bytes:
 _READERS = 8
 
 
-def digests_of(items: Iterable[Item]) -> Iterator[bytes]:
-    """Yield the digest of each picture's file as it is now, nothing where it cannot be read."""
-    return (digest or b"" for digest in run_ahead(_digest, items, _READERS, 2 * _READERS))
+def read_digests(items: Iterable[Item]) -> Iterator[bytes]:
+    """Yield the digest of each image's file as it is now, nothing where it cannot be read."""
+    return (digest or b"" for digest in map_in_threads(_digest, items, _READERS, 2 * _READERS))
 
 
 def _digest(item: Item) -> bytes:
     try:
-        return digest_content(read_item(item))
+        return digest_bytes(read_item(item))
     except ImageError:
         return b""

@@ -1,4 +1,4 @@
-"""One picture of a source: its key, where it is, what it belongs to and how its bytes are read."""
+"""One image of a source: its key, where it is, what it belongs to and how its bytes are read."""
 
 import os
 import re
@@ -22,7 +22,7 @@ _SIGNATURE = re.compile(
     rb"|(?P<GIF>GIF8[79]a)|(?P<WebP>RIFF.{4}WEBPVP8[ LX])|(?P<TIFF>II[*+]\0|MM\0[*+])",
     re.DOTALL,
 )
-PICTURE_KINDS = tuple(_SIGNATURE.groupindex)
+IMAGE_KINDS = tuple(_SIGNATURE.groupindex)
 
 # Left behind by Windows, macOS and Python: nobody wants to hear of them.
 _CLUTTER = ("thumbs.db", "desktop.ini", "__macosx", "__pycache__")
@@ -54,7 +54,7 @@ def read_below(folder: str, path: str) -> bytes:
 
 
 class Item(NamedTuple):
-    """One picture: ``label`` indexes the class names (-1: none), ``split`` indexes ``SPLITS``.
+    """One image: ``label`` indexes the class names (-1: none), ``split`` indexes ``SPLITS``.
 
     ``read`` gives the bytes at ``path``; it may be called from several threads at once.
     """
@@ -68,7 +68,7 @@ class Item(NamedTuple):
 
 
 class Records(NamedTuple):
-    """The pictures that lie in one file, row after row.
+    """The images that lie in one file, row after row.
 
     ``names`` are those that the file has for them, None where it has none; ``cells`` are label,
     split and group of each; ``read`` gives the bytes of a row and may be called from threads.
@@ -90,7 +90,7 @@ class Source:
 
 
 def read_item(item: Item) -> bytes:
-    """Return the bytes of the picture's file.
+    """Return the bytes of the image's file.
 
     Raises:
         ImageError: They cannot be read.
@@ -98,12 +98,12 @@ def read_item(item: Item) -> bytes:
     return item.read(item.path)
 
 
-def picture_kind(head: bytes) -> str | None:
-    """Name the kind of picture that a file's first 32 bytes begin, one of ``PICTURE_KINDS``."""
+def image_kind(head: bytes) -> str | None:
+    """Name the kind of image that a file's first 32 bytes begin, one of ``IMAGE_KINDS``."""
     match = _SIGNATURE.match(head)
     return match.lastgroup if match else None
 
 
-def is_clutter(name: str) -> bool:
+def is_system_file(name: str) -> bool:
     """Whether a file or folder of that name is hidden, or left behind by some system."""
     return name.startswith(".") or name.lower() in _CLUTTER

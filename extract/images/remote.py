@@ -1,4 +1,4 @@
-"""Pictures that fsspec reaches: object stores, web servers, SFTP; kept in memory and nowhere else.
+"""Images that fsspec reaches: object stores, web servers, SFTP; kept in memory and nowhere else.
 
 Credentials are fsspec's business. What is stored or said names no password and no signature.
 """
@@ -10,9 +10,9 @@ from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
-from extract.core.errors import ImageError, SourceError, show
+from extract.core.errors import ImageError, SourceError, quoted
 from extract.images.image_folder import Named, arrange
-from extract.images.item import IMAGE_ENDINGS, Item, Source, is_clutter
+from extract.images.item import IMAGE_ENDINGS, Item, Source, is_system_file
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]*")
 _USER = re.compile(r"://[^/]*@")
@@ -56,10 +56,10 @@ def read_url(url: str) -> bytes:
 
 
 def list_remote(url: str) -> Source:
-    """List the pictures below ``url``, known by their endings; laid out as in a local folder.
+    """List the images below ``url``, known by their endings; laid out as in a local folder.
 
     Raises:
-        SourceError: It cannot be listed, holds no pictures, or its layout has two meanings.
+        SourceError: It cannot be listed, holds no images, or its layout has two meanings.
     """
     root = hide_secrets(url)
     try:
@@ -71,10 +71,10 @@ def list_remote(url: str) -> Source:
         file_system.invalidate_cache()
         found = _walk(url, file_system, path)
     except ImportError as error:  # fsspec says which library it lacks
-        raise SourceError(f"{show(root)}: {_explain(error)}") from error
+        raise SourceError(f"{quoted(root)}: {_explain(error)}") from error
     except Exception as error:  # each file system has errors of its own
         raise SourceError(
-            f"{show(root)}: cannot be listed: {_explain(error)}; expected a folder of pictures; "
+            f"{quoted(root)}: cannot be listed: {_explain(error)}; expected a folder of images; "
             "look after the address and the credentials"
         ) from error
     return arrange(root, found, read)
@@ -99,7 +99,7 @@ def _walk(url: str, file_system: Any, root: str) -> dict[str, Named]:
     A folder that cannot be listed ends it, where fsspec's own walk would leave out what is below:
     a class might be missing from all that follows.
     """
-    found: dict[str, Named] = {kind: [] for kind in ("picture", "folder", "other", "closed")}
+    found: dict[str, Named] = {kind: [] for kind in ("image", "folder", "other", "closed")}
     top = root.rstrip("/")
     pending, seen = [root], {top}
     while pending:
@@ -109,13 +109,13 @@ def _walk(url: str, file_system: Any, root: str) -> dict[str, Named]:
         for entry in _attempt(url, partial(_call, "ls", folder, detail=True)):
             name = entry["name"].rstrip("/")
             key = _to_key(file_system, name[len(top) :].strip("/"))
-            if name in seen or any(map(is_clutter, key.split("/"))):
+            if name in seen or any(map(is_system_file, key.split("/"))):
                 continue
             seen.add(name)
             if entry["type"] == "directory":
                 pending.append(entry["name"])
             else:
-                kind = "picture" if key.lower().endswith(IMAGE_ENDINGS) else "other"
+                kind = "image" if key.lower().endswith(IMAGE_ENDINGS) else "other"
                 found[kind].append((key, name))
     return found
 

@@ -20,12 +20,12 @@ import numpy as np
 
 from extract.core.config import ExtractConfig
 from extract.core.errors import EngineError
-from extract.core.row_block import Block
+from extract.core.row_block import RowBlock
 from extract.engines.base import Engine
-from extract.engines.snapshot import pack_engine
+from extract.engines.snapshot import take_snapshot
 from extract.images.item import Item, Read
-from extract.pipeline.cluster_worker import _COLUMNS, _NAMES, Outcome, Task, Work, _work
-from extract.pipeline.stream import Clock
+from extract.pipeline.cluster_worker import _COLUMNS, _NAMES, Task, TaskResult, WorkerInput, _work
+from extract.pipeline.stream import Timings
 from extract.store.open import ShardedStore, Store
 from extract.store.shards import Shard
 
@@ -33,10 +33,10 @@ from extract.store.shards import Shard
 # task, where decoding and trunk do not overlap.
 TASK_BATCHES = 32
 # Tasks that are handed to Ray at a time, so that its memory does not grow with the source; a task
-# that fills a shard has as many pictures as forty others.
+# that fills a shard has as many images as forty others.
 PORTION_TASKS = 4096
 PORTION_SHARDS = 1024
-# Times that a task is begun again: a picture that kills its worker must not go round for ever.
+# Times that a task is begun again: an image that kills its worker must not go round for ever.
 MOST_RETRIES = 8
 
 
@@ -45,13 +45,13 @@ def stream_on_cluster(
     rows: np.ndarray,
     engine: Engine,
     config: ExtractConfig,
-    clock: Clock,
+    clock: Timings,
     store: Store,
-) -> Generator[Block, None, None]:
+) -> Generator[RowBlock, None, None]:
     """Do on a cluster what ``stream_features`` does here.
 
     Args:
-        items: The pictures; workers read them under the same paths.
+        items: The images; workers read them under the same paths.
         rows: Which of them to compute, as indices into ``items``.
         engine: The trunk; workers run the same one, in batches of the same size.
         config: ``cluster`` says where, ``workers`` how many processors a task takes.
@@ -71,9 +71,9 @@ def stream_on_cluster(
     reads = list(dict.fromkeys(items[row].read for row in rows))
     with _connected(config.cluster) as ray:
         resources = _choose_resources(ray.nodes(), engine, config)
-        parcel = pack_engine(engine, items[rows[0]])
+        parcel = take_snapshot(engine, items[rows[0]])
         work = ray.put(
-            Work(
+            WorkerInput(
                 parcel,
                 views,
                 reads,
@@ -196,7 +196,7 @@ def _cut(rows: np.ndarray, size: int, shards: Sequence[Shard]) -> Iterator[tuple
 def _plan(
     items: Sequence[Item], parts: Iterable[tuple[np.ndarray, int]], reads: list[Read]
 ) -> Iterator[Task]:
-    """Yield tasks, each a table of some pictures."""
+    """Yield tasks, each a table of some images."""
     places = {read: place for place, read in enumerate(reads)}
     for rows, shard in parts:
         part = [(row, items[row]) for row in rows.tolist()]
@@ -216,7 +216,7 @@ def _plan(
 
 def _run(
     ray: Any, portions: Iterable[list[Task]], work: Any, resources: tuple[int, int]
-) -> Iterator[Outcome]:
+) -> Iterator[TaskResult]:
     """Give out the outcomes of tasks, in any order."""
     for portion in portions:
         rows = ray.data.from_items(portion, override_num_blocks=len(portion))

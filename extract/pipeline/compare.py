@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from extract.core.errors import one_line
+from extract.core.errors import quoted
 from extract.core.row_block import DONE
 from extract.engines.base import Engine
 from extract.images.augment import ViewSpec
-from extract.images.digests import digests_of
+from extract.images.digests import read_digests
 from extract.images.item import Item, Source
 from extract.pipeline.settings import _NUMBERS, _is_digested, _show
 from extract.store.open import Store, open_store
@@ -44,8 +44,8 @@ def find_other_settings(out: Path, engine: Engine, views: ViewSpec, shards: str)
         return ""
 
 
-def find_other_pictures(out: Path, source: Source) -> str:
-    """Count and name the pictures that set a store apart from its source; empty if none does."""
+def find_other_images(out: Path, source: Source) -> str:
+    """Count and name the images that set a store apart from its source; empty if none does."""
     with open_store(out) as store:
         return _compare(store, source)
 
@@ -75,12 +75,12 @@ def _compare(store: Store, source: Source) -> str:
 
 
 def _changed(store: Store, items: Sequence[Item]) -> list[str]:
-    """Name the finished pictures whose file is not what it was: their features would be stale."""
+    """Name the finished images whose file is not what it was: their features would be stale."""
     rows = np.flatnonzero(store.status == DONE).tolist()
     digests = store.digests()
     return [
         items[row].key
-        for row, digest in zip(rows, digests_of(items[row] for row in rows), strict=True)
+        for row, digest in zip(rows, read_digests(items[row] for row in rows), strict=True)
         if digest != digests[row].tobytes()
     ]
 
@@ -88,5 +88,5 @@ def _changed(store: Store, items: Sequence[Item]) -> list[str]:
 def _count(what: str, keys: list[str]) -> str:
     if not keys:
         return ""
-    examples = ", ".join(map(one_line, keys[:3])) + (", ..." if len(keys) > 3 else "")
+    examples = ", ".join(map(quoted, keys[:3])) + (", ..." if len(keys) > 3 else "")
     return f"{len(keys)} {what} ({examples})"

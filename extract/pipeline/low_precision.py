@@ -11,34 +11,34 @@ from extract.engines.base import Engine
 from extract.engines.quantize import Calibration
 from extract.engines.select import open_engine
 from extract.images.item import Item
-from extract.pipeline.stream import Clock, decode_ahead, stream_features
+from extract.pipeline.stream import Timings, decode_ahead, stream_features
 from extract.store.open import Store
 
-# NNCF measures ranges on few pictures; more changed nothing that could be seen.
-CALIBRATION_PICTURES = 128
-ERROR_PICTURES = 64
+# NNCF measures ranges on few images; more changed nothing that could be seen.
+CALIBRATION_IMAGES = 128
+ERROR_IMAGES = 64
 
 
 def choose_calibration(items: Sequence[Item], spec: TrunkSpec, workers: int) -> Calibration:
-    """Take a seeded sample of the training pictures that can be read, for int8.
+    """Take a seeded sample of the training images that can be read, for int8.
 
     Args:
-        items: All pictures.
+        items: All images.
         spec: How they are decoded.
         workers: Threads that decode.
 
     Returns:
-        At most 128 pictures, the same ones for the same items.
+        At most 128 images, the same ones for the same items.
 
     Raises:
         EngineError: None can be read.
     """
     training = np.array([row for row, item in enumerate(items) if item.split == 0], np.int64)
-    rows = np.random.default_rng(0).permutation(training)[:CALIBRATION_PICTURES]
-    decoded = list(decode_ahead(items, np.sort(rows), spec, workers, CALIBRATION_PICTURES, Clock()))
-    good = [picture for picture in decoded if picture.pixels is not None]
+    rows = np.random.default_rng(0).permutation(training)[:CALIBRATION_IMAGES]
+    decoded = list(decode_ahead(items, np.sort(rows), spec, workers, CALIBRATION_IMAGES, Timings()))
+    good = [image for image in decoded if image.pixels is not None]
     if not good:
-        raise EngineError("precision int8: no training picture can be read to calibrate on")
+        raise EngineError("precision int8: no training image can be read to calibrate on")
     return Calibration(
         tuple(items[p.row].key for p in good),
         np.stack([p.pixels for p in good if p.pixels is not None]),
@@ -52,16 +52,16 @@ def measure_error(
 
     Args:
         store: The finished store.
-        items: Its pictures.
+        items: Its images.
         engine: What made it.
         workers: Threads that decode.
 
     Returns:
         ``relative``: the Euclidean norm of the difference over that of the float32 features;
-        ``cosine``: the mean cosine between the two; ``pictures``: how many were compared.
+        ``cosine``: the mean cosine between the two; ``images``: how many were compared.
     """
     done = np.flatnonzero(store.status == DONE)
-    rows = np.sort(np.random.default_rng(0).permutation(done)[:ERROR_PICTURES])
+    rows = np.sort(np.random.default_rng(0).permutation(done)[:ERROR_IMAGES])
     exact = open_engine(engine.spec, "float32", engine.batch_size, engine.name)
     difference = size = 0.0
     cosines: list[float] = []
@@ -77,5 +77,5 @@ def measure_error(
     return {
         "relative": float(np.sqrt(difference / max(size, 1e-30))),
         "cosine": float(np.mean(cosines)),
-        "pictures": len(rows),
+        "images": len(rows),
     }

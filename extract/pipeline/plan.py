@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from extract.core.atomic import check_beside
+from extract.core.atomic import check_writable
 from extract.core.config import ExtractConfig
 from extract.core.console import log
 from extract.core.errors import StoreError
@@ -20,8 +20,8 @@ from extract.engines.base import Engine
 from extract.images.augment import ViewSpec
 from extract.images.item import Source
 from extract.images.remote import hide_secrets
-from extract.pipeline.compare import find_other_pictures, find_other_settings
-from extract.store.format import check_room, count_views, create_store
+from extract.pipeline.compare import find_other_images, find_other_settings
+from extract.store.format import check_disk_space, count_views, create_store
 from extract.store.open import open_store
 from extract.store.shards import (
     SHARD_ROWS,
@@ -39,7 +39,7 @@ from extract.trunks.backend import backend_name
 _ACTIONS = ("overwrite", "update", "dry_run", "repair", "cluster")
 
 
-class Work(NamedTuple):
+class Plan(NamedTuple):
     """What a store needs before its rows are run, and why."""
 
     action: Literal["make", "continue", "update", "replace"]
@@ -53,10 +53,10 @@ def prepare_store(
 
     Args:
         out: The store.
-        source: The pictures.
+        source: The images.
         engine: What is to run the trunk.
         config: Whether a store that differs is to be replaced, or brought up to date.
-        views: Augmented views of the training pictures.
+        views: Augmented views of the training images.
 
     Raises:
         StoreError: The existing one differs, is damaged or in use, or the disk has no room.
@@ -76,7 +76,7 @@ def prepare_store(
         _warn_of_former(out, former)
 
 
-def say_plan(
+def log_plan(
     out: Path, source: Source, engine: Engine, config: ExtractConfig, views: ViewSpec
 ) -> None:
     """Say what a run would do, and write nothing; what it would refuse is refused.
@@ -90,13 +90,13 @@ def say_plan(
     else:
         place = out.resolve().parent / config.shards if config.shards else out
         attributes = {**_attributes(source, engine, config), **asdict(views)}
-        check_room(place, source.items, engine.shapes, attributes)
-        check_beside(out, StoreError)
+        check_disk_space(place, source.items, engine.shapes, attributes)
+        check_writable(out, StoreError)
     values = sum(int(np.prod(shape)) for shape in engine.shapes.values())
     size = count_views(source.items, views.views) * values * np.dtype(config.dtype).itemsize
     shards = -(-len(source.items) // SHARD_ROWS)
     log.info(
-        "would %s %s%s: %d pictures of %d classes%s, %d done before; %s at %s in %s, %.1f MB%s",
+        "would %s %s%s: %d images of %d classes%s, %d done before; %s at %s in %s, %.1f MB%s",
         *(work.action, out, f", for {work.why}" if work.why else ""),
         *(len(source.items), len(source.class_names), and_views(views.views), done),
         engine.spec.trunk,
@@ -107,33 +107,33 @@ def say_plan(
 
 
 def and_views(views: int) -> str:
-    """Return the words for the views of each training picture, where there are any."""
+    """Return the words for the views of each training image, where there are any."""
     return f" and {views} view{'s' * (views > 1)} of each for training" if views else ""
 
 
 def _find_work(
     out: Path, source: Source, engine: Engine, config: ExtractConfig, views: ViewSpec
-) -> Work:
+) -> Plan:
     """Find out what a store needs; see ``prepare_store``."""
     if not out.exists():
-        return Work("make")
+        return Plan("make")
     lost = next(iter(find_lost(out).values()), "") if config.overwrite else ""
     settings = lost or find_other_settings(out, engine, views, config.shards)
-    pictures = "" if settings else find_other_pictures(out, source)
-    if not settings and not pictures:
-        return Work("continue")
+    images = "" if settings else find_other_images(out, source)
+    if not settings and not images:
+        return Plan("continue")
     if is_in_use(out):
         raise StoreError(f"{out}: another process is writing to it; stop that one first")
     if config.update and not settings:
         _check_update(out, config)
-        return Work("update", pictures)
+        return Plan("update", images)
     if not config.overwrite:
         update = "" if settings or config.shards else "give --update to run what is new, "
         raise StoreError(
-            f"{out}: {settings or pictures}; {update}restore what it was made from, name "
+            f"{out}: {settings or images}; {update}restore what it was made from, name "
             "another file, or give --overwrite"
         )
-    return Work("replace", settings or pictures)
+    return Plan("replace", settings or images)
 
 
 def _warn_of_former(out: Path, former: Sequence[Shard]) -> None:
@@ -150,7 +150,7 @@ def _warn_of_former(out: Path, former: Sequence[Shard]) -> None:
 def _check_update(out: Path, config: ExtractConfig) -> None:
     if config.precision == "int8":
         raise StoreError(
-            f"{out}: in int8 each row depends on the pictures that the trunk was calibrated on, "
+            f"{out}: in int8 each row depends on the images that the trunk was calibrated on, "
             "which have changed; give --overwrite, or use another precision"
         )
 

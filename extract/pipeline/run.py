@@ -14,16 +14,16 @@ import numpy as np
 from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.console import log, progress
 from extract.core.errors import SettingError, StoreError
-from extract.core.row_block import DONE, NOT_YET
+from extract.core.row_block import DONE, PENDING
 from extract.engines.base import Engine
 from extract.engines.select import open_engine
 from extract.images.digests import describe_leaks
 from extract.images.item import Item
 from extract.pipeline.cluster import check_ray, stream_on_cluster
 from extract.pipeline.low_precision import choose_calibration, measure_error
-from extract.pipeline.plan import and_views, prepare_store, say_plan
-from extract.pipeline.settings import settle
-from extract.pipeline.stream import Clock, stream_features
+from extract.pipeline.plan import and_views, log_plan, prepare_store
+from extract.pipeline.settings import complete_settings
+from extract.pipeline.stream import Timings, stream_features
 from extract.sources.listing import list_source
 from extract.store.format import training_rows
 from extract.store.open import ShardedStore, Store, open_store
@@ -39,13 +39,13 @@ class Summary:
         out: The store.
         images: Rows in the store.
         computed: Rows this run has tried; the others were there.
-        failed: Key and reason of every picture that could not be read.
-        tolerated: How many such pictures ``max_bad`` allows.
+        failed: Key and reason of every image that could not be read.
+        tolerated: How many such images ``max_bad`` allows.
         class_names: The classes.
-        shapes: Shape of one picture's features, by layer.
+        shapes: Shape of one image's features, by layer.
         seconds: Where the time went.
         error: In a precision below float32, how far a sample of the features is from float32:
-            ``relative`` (of the Euclidean norm), ``cosine`` (mean, 1 is equal), ``pictures``.
+            ``relative`` (of the Euclidean norm), ``cosine`` (mean, 1 is equal), ``images``.
     """
 
     out: Path
@@ -55,20 +55,20 @@ class Summary:
     tolerated: int
     class_names: tuple[str, ...]
     shapes: dict[str, tuple[int, ...]]
-    seconds: Clock = field(default_factory=Clock)
+    seconds: Timings = field(default_factory=Timings)
     error: dict[str, float] | None = None
 
 
 def extract_features(
     source: str | os.PathLike[str], out: str | os.PathLike[str], **settings: Any
 ) -> Summary:
-    """Run a frozen trunk once over a set of pictures and keep the features in one HDF5 file.
+    """Run a frozen trunk once over a set of images and keep the features in one HDF5 file.
 
     An existing file is continued if settings and source are the same. Settings that are left out
     take the values of that file, else their defaults.
 
     Args:
-        source: A folder of pictures, one picture, or a manifest.
+        source: A folder of images, one image, or a manifest.
         out: The HDF5 file.
         **settings: Fields of TrunkSpec, ExtractConfig and ViewSpec.
 
@@ -77,48 +77,48 @@ def extract_features(
 
     Raises:
         SettingError: A setting is unknown or out of range.
-        SourceError: The pictures cannot be listed.
+        SourceError: The images cannot be listed.
         TrunkError: The trunk or its weights cannot be had.
         EngineError: The trunk cannot be run, or its features do not fit the type.
         StoreError: The file differs, is damaged, in use, or the disk is full.
     """
-    clock, began = Clock(), time.monotonic()
+    clock, began = Timings(), time.monotonic()
     out = Path(out)
-    spec, config, views, given = settle(out, settings)
+    spec, config, views, given = complete_settings(out, settings)
     if config.repair and not out.exists():
         raise StoreError(f"{out}: no such file; expected one to repair; leave --repair out")
     if config.cluster:
         check_ray()  # before there is a file of its settings
-    pictures = list_source(source, config.columns)
-    for warning in pictures.warnings:
+    images = list_source(source, config.columns)
+    for warning in images.warnings:
         log.warning("%s", warning)
-    if views.views and not len(training_rows(pictures.items)):
-        raise SettingError(f"views: have no effect, for {pictures.root} has no training pictures")
-    engine = _open(spec, config, given, pictures.items)
+    if views.views and not len(training_rows(images.items)):
+        raise SettingError(f"views: have no effect, for {images.root} has no training images")
+    engine = _open(spec, config, given, images.items)
     config = replace(config, batch_size=engine.batch_size, engine=engine.name)
     if config.dry_run:
-        say_plan(out, pictures, engine, config, views)
-        names, shapes = pictures.class_names, engine.shapes
-        return Summary(out, len(pictures.items), 0, [], 0, names, shapes)
-    prepare_store(out, pictures, engine, config, views)
+        log_plan(out, images, engine, config, views)
+        names, shapes = images.class_names, engine.shapes
+        return Summary(out, len(images.items), 0, [], 0, names, shapes)
+    prepare_store(out, images, engine, config, views)
     with open_store(out, write=True) as store:
         if config.repair:
             _forget_rejected(store)
         rows = np.flatnonzero(store.status != DONE)
         clock.start = time.monotonic() - began
-        _fill(store, pictures.items, rows, engine, config, clock)
+        _fill(store, images.items, rows, engine, config, clock)
         failed = [(store.keys[f.row], f.reason) for f in store.failures()]
         _warn_of_leaks(store)
         error = None
         if config.precision != "float32":
-            error = measure_error(store, pictures.items, engine, config.workers)
+            error = measure_error(store, images.items, engine, config.workers)
     return Summary(
         out,
-        len(pictures.items),
+        len(images.items),
         len(rows),
         failed,
-        config.tolerated(len(pictures.items)),
-        pictures.class_names,
+        config.tolerated(len(images.items)),
+        images.class_names,
         engine.shapes,
         clock,
         error,
@@ -175,14 +175,14 @@ def _fill(
     rows: np.ndarray,
     engine: Engine,
     config: ExtractConfig,
-    clock: Clock,
+    clock: Timings,
 ) -> None:
     """Compute the rows that are still to do."""
     finished = len(items) - len(rows)
     height, width = engine.spec.image_size
     views = store.view_spec.views
     log.info(
-        "%d pictures%s, %d done before; %s at %d x %d pixels in %s %s, %d at a time, %d workers",
+        "%d images%s, %d done before; %s at %d x %d pixels in %s %s, %d at a time, %d workers",
         *(
             len(items),
             and_views(views),
@@ -198,7 +198,7 @@ def _fill(
     # Of a cluster, the workers write to shards.
     take = store.note if config.cluster and isinstance(store, ShardedStore) else store.write
     try:
-        with closing(blocks), progress(len(items), "pictures", finished) as bar:
+        with closing(blocks), progress(len(items), "images", finished) as bar:
             for block in blocks:
                 began = time.monotonic()
                 take(block)
@@ -210,6 +210,6 @@ def _fill(
         # Workers tell of whole shards.
         least = "" if take == store.write else "at least "
         raise KeyboardInterrupt(
-            f"{least}{int((store.status != NOT_YET).sum())} of {len(items)} pictures are in "
+            f"{least}{int((store.status != PENDING).sum())} of {len(items)} images are in "
             f"{store.path}; the same command goes on"
         ) from None

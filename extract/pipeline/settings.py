@@ -25,7 +25,7 @@ _NUMBERS = ("dtype", "precision")
 _KEPT = (*_NUMBERS, "columns", "shards")
 
 
-class Settled(NamedTuple):
+class RunSettings(NamedTuple):
     """Complete settings; ``given`` holds those that somebody has asked for."""
 
     spec: TrunkSpec
@@ -34,7 +34,7 @@ class Settled(NamedTuple):
     given: Mapping[str, Any]
 
 
-def settle(out: Path, settings: Mapping[str, Any]) -> Settled:
+def complete_settings(out: Path, settings: Mapping[str, Any]) -> RunSettings:
     """Complete the given settings from the existing file, and refuse those that differ from it."""
     given = {name: value for name, value in settings.items() if value is not None}
     for name in given:
@@ -53,7 +53,7 @@ def settle(out: Path, settings: Mapping[str, Any]) -> Settled:
     if wanted.get("trunk", "").endswith(MODEL_ENDING):
         wanted["trunk"] = str(Path(wanted["trunk"]).absolute())
     if not out.exists() or (config.overwrite and find_lost(out)):
-        return Settled(TrunkSpec(**wanted), config, ViewSpec(**views), given)
+        return RunSettings(TrunkSpec(**wanted), config, ViewSpec(**views), given)
     with open_part(out, find_lost(out) if config.repair else ()) as store:
         stored = {**store.spec.to_dict(), **asdict(store.view_spec)}
         stored |= {name: store.attributes.get(name, "") for name in _KEPT}
@@ -72,10 +72,10 @@ def settle(out: Path, settings: Mapping[str, Any]) -> Settled:
             "this file, name another file, or give --overwrite"
         )
     if differing:
-        return Settled(TrunkSpec(**wanted), config, ViewSpec(**views), given)
+        return RunSettings(TrunkSpec(**wanted), config, ViewSpec(**views), given)
     spec = TrunkSpec.from_dict({**stored, **wanted})
     config = replace(config, **{name: given.get(name, stored[name]) for name in _KEPT})
-    return Settled(spec, config, ViewSpec.from_dict(stored), {**given, "trunk": spec.trunk})
+    return RunSettings(spec, config, ViewSpec.from_dict(stored), {**given, "trunk": spec.trunk})
 
 
 def _below(out: Path, folder: str) -> str:

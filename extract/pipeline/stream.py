@@ -1,6 +1,6 @@
 """Items -> blocks of features: decode in threads ahead of the trunk, in bounded memory.
 
-A picture's views go through the trunk beside each other and beside those of its neighbours, so
+An image's views go through the trunk beside each other and beside those of its neighbours, so
 that every batch is full; a row is whole, and written, once all of its views are back.
 """
 
@@ -16,19 +16,19 @@ import numpy as np
 from extract.core import prefetch
 from extract.core.config import TrunkSpec
 from extract.core.console import log
-from extract.core.errors import EngineError, ImageError, show
-from extract.core.row_block import Block, Failure
+from extract.core.errors import EngineError, ImageError, quoted
+from extract.core.row_block import Failure, RowBlock
 from extract.engines.base import Engine
 from extract.images.augment import ViewSpec, make_views
 from extract.images.decode import decode
-from extract.images.digests import DIGEST_BYTES, digest_content
+from extract.images.digests import DIGEST_BYTES, digest_bytes
 from extract.images.item import Item, read_item
 
 _PLAIN = ViewSpec()
 
 
 @dataclass
-class Clock:
+class Timings:
     """Seconds spent on each step; read and decode, views included, run in threads beside."""
 
     start: float = 0.0
@@ -40,7 +40,7 @@ class Clock:
 
 
 class Pixels(NamedTuple):
-    """One picture, decoded or not: ``pixels`` is None where ``reason`` says why.
+    """One image, decoded or not: ``pixels`` is None where ``reason`` says why.
 
     ``pixels`` and each of its augmented ``views`` are (H, W, 3) uint8.
     """
@@ -54,7 +54,7 @@ class Pixels(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """A place in a batch: which view of which picture, and how many that picture has in all."""
+    """A place in a batch: which view of which image, and how many that image has in all."""
 
     row: int
     view: int
@@ -64,7 +64,7 @@ class Slot(NamedTuple):
 
 # Slots of one batch, and what has come back of a row: view -> layer -> features.
 Slots = list[Slot]
-# Pictures by row: all of them, or those of a task.
+# Images by row: all of them, or those of a task.
 Items = Sequence[Item] | Mapping[int, Item]
 Parts = dict[int, dict[str, np.ndarray]]
 
@@ -74,35 +74,35 @@ def stream_features(
     rows: np.ndarray,
     engine: Engine,
     workers: int,
-    clock: Clock | None = None,
+    clock: Timings | None = None,
     views: ViewSpec = _PLAIN,
-) -> Generator[Block, None, None]:
-    """Decode pictures in threads ahead of the trunk and yield their features.
+) -> Generator[RowBlock, None, None]:
+    """Decode images in threads ahead of the trunk and yield their features.
 
-    Memory does not depend on the number of items: a bounded window of pictures is under way.
+    Memory does not depend on the number of items: a bounded window of images is under way.
 
     Args:
-        items: The pictures, by row.
+        items: The images, by row.
         rows: Which of them to compute.
         engine: The trunk.
         workers: Threads that read and decode.
         clock: Where the seconds are added up.
-        views: Augmented views of the training pictures, computed beside the plain ones.
+        views: Augmented views of the training images, computed beside the plain ones.
 
     Yields:
-        Blocks of finished rows. A picture that cannot be read is in ``failed``, never in ``rows``.
+        Blocks of finished rows. An image that cannot be read is in ``failed``, never in ``rows``.
 
     Raises:
         EngineError: The trunk fails, or a feature is not finite in the engine's type.
     """
-    clock = clock or Clock()
+    clock = clock or Timings()
     failed: list[Failure] = []
     waiting: dict[int, Parts] = {}
     window = 2 * engine.batch_size // (1 + views.views) + workers
-    pictures = decode_ahead(items, rows, engine.spec, workers, window, clock, views)
+    images = decode_ahead(items, rows, engine.spec, workers, window, clock, views)
     began = time.monotonic()
     waited = clock.wait
-    for slots, features in engine.run(_batches(pictures, engine.batch_size, failed)):
+    for slots, features in engine.run(_batches(images, engine.batch_size, failed)):
         clock.trunk += time.monotonic() - began - (clock.wait - waited)
         _check_finite(items, slots, features, engine)
         block = _join(waiting, slots, features, _drain(failed))
@@ -111,21 +111,21 @@ def stream_features(
         began, waited = time.monotonic(), clock.wait
     if failed:
         none = np.empty(0, np.int64)
-        yield Block(none, {}, np.empty((0, DIGEST_BYTES), np.uint8), _drain(failed))
+        yield RowBlock(none, {}, np.empty((0, DIGEST_BYTES), np.uint8), _drain(failed))
 
 
 def _batches(
-    pictures: Iterator[Pixels], size: int, failed: list[Failure]
+    images: Iterator[Pixels], size: int, failed: list[Failure]
 ) -> Iterator[tuple[Slots, np.ndarray]]:
-    """Gather the views of decoded pictures to batches, tagged with whose they are."""
+    """Gather the views of decoded images to batches, tagged with whose they are."""
     slots: Slots = []
     batch: list[np.ndarray] = []
-    for picture in pictures:
-        if picture.pixels is None:
-            failed.append(Failure(picture.row, picture.reason, picture.digest))
+    for image in images:
+        if image.pixels is None:
+            failed.append(Failure(image.row, image.reason, image.digest))
             continue
-        for view, pixels in enumerate([picture.pixels, *picture.views]):
-            slots.append(Slot(picture.row, view, 1 + len(picture.views), picture.digest))
+        for view, pixels in enumerate([image.pixels, *image.views]):
+            slots.append(Slot(image.row, view, 1 + len(image.views), image.digest))
             batch.append(pixels)
             if len(batch) == size:
                 yield slots, np.stack(batch)
@@ -136,7 +136,7 @@ def _batches(
 
 def _join(
     waiting: dict[int, Parts], slots: Slots, features: dict[str, np.ndarray], failed: list[Failure]
-) -> Block:
+) -> RowBlock:
     """Take in what has come back of a batch and give out the rows that are whole now."""
     whole: Slots = []
     for place, slot in enumerate(slots):
@@ -145,7 +145,7 @@ def _join(
         if len(parts) == slot.views:
             whole.append(slot)
     taken = [waiting.pop(slot.row) for slot in whole]
-    return Block(
+    return RowBlock(
         np.array([slot.row for slot in whole], np.int64),
         {layer: np.stack([parts[0][layer] for parts in taken]) for layer in features if taken},
         np.frombuffer(b"".join(s.digest for s in whole), np.uint8).reshape(-1, DIGEST_BYTES),
@@ -166,30 +166,30 @@ def decode_ahead(
     spec: TrunkSpec,
     workers: int,
     window: int,
-    clock: Clock,
+    clock: Timings,
     views: ViewSpec = _PLAIN,
 ) -> Iterator[Pixels]:
-    """Decode in threads, in order, never more than ``window`` pictures ahead."""
+    """Decode in threads, in order, never more than ``window`` images ahead."""
     load = partial(_load, items, spec, views)
-    with closing(prefetch.run_ahead(load, map(int, rows), workers, window)) as pictures:
+    with closing(prefetch.map_in_threads(load, map(int, rows), workers, window)) as images:
         for row in map(int, rows):
             began = time.monotonic()
-            picture = next(pictures) or _give_up(items[row].key, row)
+            image = next(images) or _give_up(items[row].key, row)
             clock.wait += time.monotonic() - began
-            clock.read += picture.seconds[0]
-            clock.decode += picture.seconds[1]
-            yield picture
+            clock.read += image.seconds[0]
+            clock.decode += image.seconds[1]
+            yield image
 
 
 def _give_up(key: str, row: int) -> Pixels:
-    """Return a picture whose thread was left behind."""
+    """Return an image whose thread was left behind."""
     reason = f"took longer than {prefetch.LIMIT_SECONDS:g} s to read and decode"
-    log.warning("%s: %s", show(key), reason)
+    log.warning("%s: %s", quoted(key), reason)
     return Pixels(row, None, reason, bytes(DIGEST_BYTES), (prefetch.LIMIT_SECONDS, 0.0))
 
 
 def _load(items: Items, spec: TrunkSpec, views: ViewSpec, row: int) -> Pixels:
-    """Read and decode one picture and make its views; what is wrong becomes the reason."""
+    """Read and decode one image and make its views; what is wrong becomes the reason."""
     began, item = time.monotonic(), items[row]
     try:
         content = read_item(item)
@@ -197,7 +197,7 @@ def _load(items: Items, spec: TrunkSpec, views: ViewSpec, row: int) -> Pixels:
         reason = str(error) if isinstance(error, ImageError) else "needs more memory than there is"
         return Pixels(row, None, reason, bytes(DIGEST_BYTES), (time.monotonic() - began, 0.0))
     read = time.monotonic()
-    digest = digest_content(content)
+    digest = digest_bytes(content)
     try:
         pixels = decode(content, spec.image_size, spec.resize, spec.interpolation)
     except ImageError as error:

@@ -1,4 +1,4 @@
-"""Pictures inside .zip, .tar and .tar.gz, read where they are; nothing is unpacked to disk.
+"""Images inside .zip, .tar and .tar.gz, read where they are; nothing is unpacked to disk.
 
 A member is found by its offset, and each read opens the archive anew: neither ``zipfile`` nor
 ``tarfile`` can be shared by threads, and a thousand shards would be a thousand open files.
@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
-from extract.core.errors import ImageError, SourceError, show
-from extract.images.item import is_clutter
+from extract.core.errors import ImageError, SourceError, quoted
+from extract.images.item import is_system_file
 
 ARCHIVE_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
 # What a member may weigh, packed and unpacked: several threads hold one each.
@@ -55,11 +55,12 @@ class Archive:
                 self._add(shard, prefix + _to_key(shard, name), member)
 
     def _add(self, shard: str, key: str, member: _Member | None) -> None:
-        if any(map(is_clutter, key.split("/"))):
+        if any(map(is_system_file, key.split("/"))):
             return
         if key in self.members:
             raise SourceError(
-                f"{show(shard)}: found {show(key)} twice; expected each name once; pack it again"
+                f"{quoted(shard)}: found {quoted(key)} twice; expected each name once; pack it "
+                "again"
             )
         if member is None:
             self.links.append(key)
@@ -104,7 +105,7 @@ def _expand(root: str) -> list[str]:
         for number in range(int(first), int(last) + 1)
     ]
     if not shards:
-        raise SourceError(f"{show(root)}: counts down; expected {{{last}..{first}}}")
+        raise SourceError(f"{quoted(root)}: counts down; expected {{{last}..{first}}}")
     return shards
 
 
@@ -120,7 +121,7 @@ def _to_key(shard: str, name: str) -> str:
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if not parts or name.startswith("/") or ".." in parts:
         raise SourceError(
-            f"{show(shard)}: found a member {name!r}; expected names that stay inside the "
+            f"{quoted(shard)}: found a member {name!r}; expected names that stay inside the "
             "archive; pack it again"
         )
     return "/".join(parts)
@@ -137,7 +138,7 @@ def _list_members(shard: str) -> Iterator[tuple[str, _Member | None]]:
     except (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise SourceError(
-            f"{show(shard)}: cannot be read: {reason}; expected a whole archive"
+            f"{quoted(shard)}: cannot be read: {reason}; expected a whole archive"
         ) from error
 
 
@@ -156,7 +157,7 @@ def _list_tar(shard: str) -> Iterator[tuple[str, _Member | None]]:
             from indexed_gzip import IndexedGzipFile
         except ImportError as error:
             raise SourceError(
-                f'{show(shard)}: needs indexed_gzip; pip install "headstart[gzip]", or unpack it '
+                f'{quoted(shard)}: needs indexed_gzip; pip install "headstart[gzip]", or unpack it '
                 "to .tar"
             ) from error
         # Its index of places to start from makes any member quick to read.

@@ -1,4 +1,4 @@
-"""Pictures in columns of Arrow and Parquet files, as the library ``datasets`` writes them."""
+"""Images in columns of Arrow and Parquet files, as the library ``datasets`` writes them."""
 
 import json
 import threading
@@ -8,21 +8,21 @@ from functools import lru_cache, partial
 from typing import Any
 
 from extract.core.config import ROLES
-from extract.core.errors import ImageError, SourceError, show, unknown_name
+from extract.core.errors import ImageError, SourceError, quoted, unknown_name
 from extract.images.item import Records
 
 ARROW_ENDINGS = (".arrow", ".parquet")
 _USUAL = ("path", "image", "img", "picture", "photo")
 
 
-def holds_pictures(path: str, named: Mapping[str, str]) -> bool:
-    """Whether a Parquet file holds pictures themselves, as against their paths.
+def holds_images(path: str, named: Mapping[str, str]) -> bool:
+    """Whether a Parquet file holds images themselves, as against their paths.
 
     Raises:
         SourceError: It is no Parquet file, or there is no library to read it.
     """
     file = _open(path)
-    return _picture_column(file.schema_arrow, named) is not None
+    return _image_column(file.schema_arrow, named) is not None
 
 
 def open_arrow(path: str, named: Mapping[str, str]) -> Records:
@@ -33,7 +33,7 @@ def open_arrow(path: str, named: Mapping[str, str]) -> Records:
         named: The columns that have a name of their own, by role.
 
     Returns:
-        Its pictures; a name is that of the file it was made from, of Arrow alone. Labels that the
+        Its images; a name is that of the file it was made from, of Arrow alone. Labels that the
         file's metadata have names for are those names.
 
     Raises:
@@ -51,11 +51,11 @@ def _open_records(path: str, named: Mapping[str, str]) -> Records:
     file = _open(path)
     is_parquet = path.lower().endswith(".parquet")
     schema = file.schema_arrow if is_parquet else file.schema
-    picture = _picture_column(schema, named)
-    if picture is None:
+    image = _image_column(schema, named)
+    if image is None:
         found = ", ".join(f"{field.name} {field.type}" for field in schema)
         raise SourceError(
-            f"{show(path)}: found no column of pictures among {found[:300]}; expected bytes, or "
+            f"{quoted(path)}: found no column of images among {found[:300]}; expected bytes, or "
             "bytes and path; name it with --columns path=NAME"
         )
     columns = [_column(path, schema, role, named) for role in ROLES[1:]]
@@ -69,9 +69,9 @@ def _open_records(path: str, named: Mapping[str, str]) -> Records:
     rows = list(zip(*cells, strict=True))
     if is_parquet:
         # Without names: rows are read a group at a time, and so in their order.
-        return Records([None] * count, rows, partial(_content, _group_reader(file, picture)))
-    pictures = file.column(picture)
-    return Records(_names(pictures), rows, partial(_content, partial(_cell, pictures)))
+        return Records([None] * count, rows, partial(_content, _group_reader(file, image)))
+    images = file.column(image)
+    return Records(_names(images), rows, partial(_content, partial(_cell, images)))
 
 
 def _open(path: str) -> Any:
@@ -81,7 +81,7 @@ def _open(path: str) -> Any:
         from pyarrow import parquet
     except ImportError as error:
         raise SourceError(
-            f'{show(path)}: needs pyarrow; pip install "headstart[tables]"'
+            f'{quoted(path)}: needs pyarrow; pip install "headstart[tables]"'
         ) from error
     try:
         if path.lower().endswith(".parquet"):
@@ -101,7 +101,7 @@ def _open(path: str) -> Any:
 
 def _unreadable(path: str, error: Exception) -> SourceError:
     reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return SourceError(f"{show(path)}: cannot be read: {reason}; expected Arrow")
+    return SourceError(f"{quoted(path)}: cannot be read: {reason}; expected Arrow")
 
 
 def _is_binary(kind: Any) -> bool:
@@ -110,8 +110,8 @@ def _is_binary(kind: Any) -> bool:
     return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
 
-def _picture_column(schema: Any, named: Mapping[str, str]) -> str | None:
-    """Return the column that was named or has a usual name, else the only one of pictures."""
+def _image_column(schema: Any, named: Mapping[str, str]) -> str | None:
+    """Return the column that was named or has a usual name, else the only one of images."""
     from pyarrow import types
 
     fits = [
@@ -122,7 +122,7 @@ def _picture_column(schema: Any, named: Mapping[str, str]) -> str | None:
     ]
     if "path" in named:
         return named["path"] if named["path"] in fits else None
-    if "path" in schema.names and "path" not in fits:  # where the pictures are
+    if "path" in schema.names and "path" not in fits:  # where the images are
         return None
     usual = [name for name in _USUAL if name in fits] or fits
     return usual[0] if usual and (len(fits) == 1 or usual[0] in _USUAL) else None
@@ -136,18 +136,18 @@ def _column(path: str, schema: Any, role: str, named: Mapping[str, str]) -> str:
         return "labels"
     if role in named:
         raise SourceError(
-            f"{show(path)}: {unknown_name('column', name, schema.names)}; say which one is the "
+            f"{quoted(path)}: {unknown_name('column', name, schema.names)}; say which one is the "
             f"{role} with --columns {role}=NAME"
         )
     return ""
 
 
-def _names(pictures: Any) -> list[str | None]:
+def _names(images: Any) -> list[str | None]:
     from pyarrow import compute
 
-    if _is_binary(pictures.type) or pictures.type.get_field_index("path") < 0:
-        return [None] * len(pictures)
-    return list(compute.struct_field(pictures, "path").to_pylist())
+    if _is_binary(images.type) or images.type.get_field_index("path") < 0:
+        return [None] * len(images)
+    return list(compute.struct_field(images, "path").to_pylist())
 
 
 def _class_names(schema: Any, column: str) -> list[str]:
@@ -172,7 +172,7 @@ def _cell(column: Any, row: int) -> Any:
     return column[row].as_py()
 
 
-def _group_reader(file: Any, picture: str) -> Any:
+def _group_reader(file: Any, image: str) -> Any:
     """Return what reads a row: by groups of rows, as the format is; some stay in memory."""
     lock, starts = threading.Lock(), [0]
     for group in range(file.num_row_groups):
@@ -180,7 +180,7 @@ def _group_reader(file: Any, picture: str) -> Any:
 
     @lru_cache(2)
     def column_of(group: int) -> Any:
-        return file.read_row_group(group, columns=[picture], use_threads=False).column(0)
+        return file.read_row_group(group, columns=[image], use_threads=False).column(0)
 
     def read(row: int) -> Any:
         group = bisect_right(starts, row) - 1

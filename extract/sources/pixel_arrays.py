@@ -1,4 +1,4 @@
-"""Pictures as arrays of pixels, in HDF5 and NumPy files, handed on as bitmaps."""
+"""Images as arrays of pixels, in HDF5 and NumPy files, handed on as bitmaps."""
 
 import struct
 from collections.abc import Mapping
@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from extract.core.config import ROLES
-from extract.core.errors import ImageError, SourceError, show, unknown_name
+from extract.core.errors import ImageError, SourceError, quoted, unknown_name
 from extract.images.item import Records
 
 ARRAY_ENDINGS = (".h5", ".hdf5", ".npy", ".npz")
 # What labels and the rest are called where nobody says.
 _USUAL = {"label": ("label", "labels"), "split": ("split",), "group": ("group", "groups")}
-# Of chunks that hold several pictures, those that are read next stay in memory.
+# Of chunks that hold several images, those that are read next stay in memory.
 _CHUNK_CACHE = 2**26
 
 
@@ -27,21 +27,21 @@ def open_arrays(path: str, named: Mapping[str, str]) -> Records:
         named: The datasets that have a name of their own, by role.
 
     Returns:
-        Its pictures, without names.
+        Its images, without names.
 
     Raises:
-        SourceError: It cannot be read, or it is not clear which of its arrays are the pictures.
+        SourceError: It cannot be read, or it is not clear which of its arrays are the images.
     """
     try:
         arrays = _open(path)
-        pixels = arrays[_picture_array(path, arrays, named)]
+        pixels = arrays[_image_array(path, arrays, named)]
         columns = [_values(path, arrays, role, named, len(pixels)) for role in ROLES[1:]]
     except SourceError:
         raise
     except Exception as error:  # h5py raises a dozen kinds over a damaged file
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise SourceError(
-            f"{show(path)}: cannot be read: {reason}; expected arrays of pixels"
+            f"{quoted(path)}: cannot be read: {reason}; expected arrays of pixels"
         ) from error
     none = [None] * len(pixels)
     return Records(none, list(zip(*columns, strict=True)), partial(_read, pixels))
@@ -64,21 +64,21 @@ def _open(path: str) -> dict[str, Any]:
     for name, at in found.items():
         if at.is_virtual or at.external:
             raise SourceError(
-                f"{show(path)}: found {name}, whose pixels lie in another file; expected arrays "
+                f"{quoted(path)}: found {name}, whose pixels lie in another file; expected arrays "
                 "that are in this one; copy them into it"
             )
     return found
 
 
-def _picture_array(path: str, arrays: Mapping[str, Any], named: Mapping[str, str]) -> str:
+def _image_array(path: str, arrays: Mapping[str, Any], named: Mapping[str, str]) -> str:
     fits = [name for name, at in arrays.items() if _is_pixels(at)]
     name = named.get("path")
     if name in fits or (name is None and len(fits) == 1):
         return name or fits[0]
     known = [f"{name} {at.shape} {at.dtype}" for name, at in arrays.items()]
     raise SourceError(
-        f"{show(path)}: found {', '.join(known)[:300] or 'no arrays'}; expected uint8 of (N, H, W, "
-        "3) or (N, H, W); say which with --columns path=NAME"
+        f"{quoted(path)}: found {', '.join(known)[:300] or 'no arrays'}; expected uint8 of (N, H, "
+        "W, 3) or (N, H, W); say which with --columns path=NAME"
     )
 
 
@@ -91,17 +91,17 @@ def _is_pixels(array: Any) -> bool:
 def _values(
     path: str, arrays: Mapping[str, Any], role: str, named: Mapping[str, str], count: int
 ) -> list[Any]:
-    """Return what an array says of each picture, None where there is no such array."""
+    """Return what an array says of each image, None where there is no such array."""
     usual = [name for name in _USUAL[role] if name in arrays]
     name = named.get(role) or next(iter(usual), None)
     if name is None:
         return [None] * count
     if name not in arrays:
-        raise SourceError(f"{show(path)}: {unknown_name('array', name, arrays)}")
+        raise SourceError(f"{quoted(path)}: {unknown_name('array', name, arrays)}")
     values = np.asarray(arrays[name][()])
     if values.shape not in ((count,), (count, 1)):
         raise SourceError(
-            f"{show(path)}: found {name} of shape {values.shape} beside {count} pictures; expected "
+            f"{quoted(path)}: found {name} of shape {values.shape} beside {count} images; expected "
             f"one {role} for each; name another with --columns {role}=NAME"
         )
     plain = values.reshape(-1).tolist()
@@ -118,9 +118,9 @@ def _read(pixels: Any, row: int) -> bytes:
 
 
 def to_bitmap(pixels: np.ndarray) -> bytes:
-    """Return pixels as a file that every reader of pictures takes, without loss.
+    """Return pixels as a file that every reader of images takes, without loss.
 
-    So an array goes the way of all pictures, digest and report included. The header is written
+    So an array goes the way of all images, digest and report included. The header is written
     here, not by a library, for a digest must not change with its version.
 
     Args:
@@ -134,5 +134,5 @@ def to_bitmap(pixels: np.ndarray) -> bytes:
     lines = np.zeros((height, -(-3 * width // 4) * 4), np.uint8)  # a line ends at four bytes
     lines[:, : 3 * width] = rgb[::-1, :, ::-1].reshape(height, -1)  # from below; BGR
     file = struct.pack("<2sIHHI", b"BM", 54 + lines.size, 0, 0, 54)
-    picture = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, lines.size, 0, 0, 0, 0)
-    return file + picture + lines.tobytes()
+    image = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, lines.size, 0, 0, 0, 0)
+    return file + image + lines.tobytes()

@@ -1,4 +1,4 @@
-"""Files that hold their pictures row by row -> items: Arrow, Parquet, TFRecord, HDF5, NumPy."""
+"""Files that hold their images row by row -> items: Arrow, Parquet, TFRecord, HDF5, NumPy."""
 
 import os
 import re
@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from extract.core.config import parse_columns
-from extract.core.errors import ImageError, SourceError, few, show
-from extract.images.item import IMAGE_ENDINGS, SPLIT_OF, SPLITS, Records, Source, is_clutter
-from extract.sources.arrow import ARROW_ENDINGS, holds_pictures, open_arrow
+from extract.core.errors import ImageError, SourceError, listed, quoted
+from extract.images.item import IMAGE_ENDINGS, SPLIT_OF, SPLITS, Records, Source, is_system_file
+from extract.sources.arrow import ARROW_ENDINGS, holds_images, open_arrow
 from extract.sources.pixel_arrays import ARRAY_ENDINGS, open_arrays
 from extract.sources.tables import arrange_rows
 from extract.sources.tfrecord import is_tfrecord, open_tfrecord
@@ -19,9 +19,9 @@ _STATE, _SPLITS = "state.json", "dataset_dict.json"
 
 
 class RecordSet:
-    """The pictures of one or several such files, by key; may be read from several threads.
+    """The images of one or several such files, by key; may be read from several threads.
 
-    A key is the name that the record has for its picture, where each has one and no two the same;
+    A key is the name that the record has for its image, where each has one and no two the same;
     else the number of the row from 0, after the name of its file where there are several.
 
     Attributes:
@@ -45,7 +45,7 @@ class RecordSet:
                 self._places[key] = records, row
 
     def read(self, key: str) -> bytes:
-        """Return the bytes of a picture.
+        """Return the bytes of an image.
 
         Raises:
             ImageError: There is none of that key, or it cannot be read.
@@ -57,29 +57,29 @@ class RecordSet:
 
 
 def holds_records(root: str, columns: str = "") -> bool:
-    """Whether a file or folder holds pictures row by row."""
+    """Whether a file or folder holds images row by row."""
     if os.path.isdir(root):
         try:
             names = _names_in(root)
-        except OSError:  # said by whoever looks for pictures
+        except OSError:  # said by whoever looks for images
             return False
         return _STATE in names or _SPLITS in names or _holds_files(root, names, columns)
     if root.lower().endswith(".parquet"):
-        return os.path.isfile(root) and holds_pictures(root, parse_columns(columns))
+        return os.path.isfile(root) and holds_images(root, parse_columns(columns))
     return root.lower().endswith(RECORD_ENDINGS) or is_tfrecord(root)
 
 
 def list_records(root: str, columns: str = "") -> Source:
-    """List the pictures of such a file, or of a folder of them.
+    """List the images of such a file, or of a folder of them.
 
     Args:
         root: A file, a folder that ``datasets`` has saved, or one of TFRecord, Arrow or Parquet
             files.
-        columns: What holds the pictures (``path``), labels, splits and groups, see
+        columns: What holds the images (``path``), labels, splits and groups, see
             ``config.parse_columns``.
 
     Returns:
-        The pictures, sorted by key.
+        The images, sorted by key.
 
     Raises:
         SourceError: A file cannot be read, or lacks a column.
@@ -104,7 +104,7 @@ def _find_files(root: str) -> list[tuple[str, str, str | None]]:
         unknown = [name for name in folders if name.lower() not in SPLIT_OF]
         if unknown or not folders:
             raise SourceError(
-                f"{show(root)}: found {few(unknown, 'split')}; expected some of "
+                f"{quoted(root)}: found {listed(unknown, 'split')}; expected some of "
                 f"{', '.join(SPLIT_OF)}; name one of the folders in it"
             )
         return [
@@ -119,10 +119,10 @@ def _find_files(root: str) -> list[tuple[str, str, str | None]]:
         named = _files_in(root)
         splits = [_split_in(name) for name in named]
     if len({split is None for split in splits}) != 1:
-        lacking = few((n for n, split in zip(named, splits, strict=True) if not split), "file")
+        lacking = listed((n for n, split in zip(named, splits, strict=True) if not split), "file")
         raise SourceError(
-            f"{show(root)}: found {lacking} without a split in the name; expected one or more, and "
-            "a split in the names of all or none; move them"
+            f"{quoted(root)}: found {lacking} without a split in the name; expected one or more, "
+            "and a split in the names of all or none; move them"
         )
     several = len(named) > 1
     return [
@@ -133,26 +133,26 @@ def _find_files(root: str) -> list[tuple[str, str, str | None]]:
 
 def _names_in(folder: str) -> list[str]:
     """Return what is in a folder, sorted, without what systems leave behind."""
-    return sorted(name for name in os.listdir(folder) if not is_clutter(name))
+    return sorted(name for name in os.listdir(folder) if not is_system_file(name))
 
 
 def _holds_files(root: str, names: list[str], columns: str) -> bool:
-    """Whether a folder is one of such files; pictures may have a table in Parquet beside them."""
+    """Whether a folder is one of such files; images may have a table in Parquet beside them."""
     if any(map(is_tfrecord, names)):
         return True
     columnar = [name for name in names if name.lower().endswith(ARROW_ENDINGS)]
     if not columnar or _others_in(root, names):
         return False
     first = os.path.join(root, columnar[0])
-    return first.lower().endswith(".arrow") or holds_pictures(first, parse_columns(columns))
+    return first.lower().endswith(".arrow") or holds_images(first, parse_columns(columns))
 
 
 def _files_in(root: str) -> list[str]:
-    """Return the files of a folder that hold pictures; there are no pictures beside."""
+    """Return the files of a folder that hold images; there are no images beside."""
     names = _names_in(root)
     if others := _others_in(root, names):
         raise SourceError(
-            f"{show(root)}: found {few(others, 'picture or folder')} beside TFRecord files; "
+            f"{quoted(root)}: found {listed(others, 'image or folder')} beside TFRecord files; "
             "expected only the one or the other; move them apart"
         )
     return [name for name in names if is_tfrecord(name)] or [
@@ -161,7 +161,7 @@ def _files_in(root: str) -> list[str]:
 
 
 def _others_in(root: str, names: Iterable[str]) -> list[str]:
-    """Return the pictures and folders among the names in a folder."""
+    """Return the images and folders among the names in a folder."""
     return [
         name
         for name in names

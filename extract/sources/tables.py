@@ -1,4 +1,4 @@
-"""A table of pictures -> items: CSV, Parquet or JSON lines with a path column.
+"""A table of images -> items: CSV, Parquet or JSON lines with a path column.
 
 Rows are counted from 1, the heading of a CSV apart, so that one number fits all three.
 """
@@ -12,18 +12,18 @@ from io import BytesIO, TextIOWrapper
 from typing import Any, BinaryIO, NamedTuple
 
 from extract.core.config import ROLES, parse_columns
-from extract.core.errors import ImageError, SourceError, show, unknown_name
+from extract.core.errors import ImageError, SourceError, quoted, unknown_name
 from extract.images.image_folder import about_classes
 from extract.images.item import SPLIT_OF, SPLITS, Item, Read, Source, read_below
 from extract.images.remote import hide_secrets, is_url, read_url, without_query
 
-MANIFEST_ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
-# Pictures of a Parquet file that are in memory as a table at one time.
+TABLE_ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
+# Images of a Parquet file that are in memory as a table at one time.
 _BATCH_ROWS = 2**16
 
 
 class _Row(NamedTuple):
-    """What a row says of a picture; ``split`` indexes ``SPLITS``."""
+    """What a row says of an image; ``split`` indexes ``SPLITS``."""
 
     key: str
     path: str
@@ -32,18 +32,18 @@ class _Row(NamedTuple):
     group: str
 
 
-def list_manifest(root: str, columns: str = "") -> Source:
-    """List the pictures that a table names; none of them is looked at.
+def list_table(root: str, columns: str = "") -> Source:
+    """List the images that a table names; none of them is looked at.
 
     Args:
         root: The table, a file or a URL; paths in it are URLs, absolute, or relative to its folder.
         columns: Which column is what, see ``config.parse_columns``.
 
     Returns:
-        The pictures sorted by key, which is the path as it is written.
+        The images sorted by key, which is the path as it is written.
 
     Raises:
-        SourceError: The table cannot be read, lacks a column, names no picture or one twice, or a
+        SourceError: The table cannot be read, lacks a column, names no image or one twice, or a
             cell makes no sense; the message says which row.
     """
     named = parse_columns(columns)
@@ -60,7 +60,7 @@ def list_manifest(root: str, columns: str = "") -> Source:
     except (OSError, ImageError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise SourceError(
-            f"{show(hide_secrets(root))}: cannot be read: {reason}; expected a table"
+            f"{quoted(hide_secrets(root))}: cannot be read: {reason}; expected a table"
         ) from error
 
 
@@ -77,26 +77,26 @@ def arrange_rows(
         root: Where they stand, for messages.
         table: The number of each row and its cells in the order of ``ROLES``, None for none.
         named: The columns that have a name of their own, by role.
-        read: What reads a picture's path.
+        read: What reads an image's path.
         noun: What is numbered.
 
     Returns:
-        The pictures, sorted by key.
+        The images, sorted by key.
 
     Raises:
-        SourceError: There is no row, two of one picture, or a cell makes no sense.
+        SourceError: There is no row, two of one image, or a cell makes no sense.
     """
     rows: dict[str, tuple[int | str, _Row]] = {}
     for number, cells in table:
-        row = _parse(f"{show(root)}: {noun} {number}", cells, named)
+        row = _parse(f"{quoted(root)}: {noun} {number}", cells, named)
         earlier = rows.setdefault(row.key, (number, row))[0]
         if earlier != number:
             raise SourceError(
-                f"{show(root)}: found {show(row.key)} in {noun} {earlier} and {number}; expected "
-                "each picture once; remove one"
+                f"{quoted(root)}: found {quoted(row.key)} in {noun} {earlier} and {number}; "
+                "expected each image once; remove one"
             )
     if not rows:
-        raise SourceError(f"{show(root)}: found no rows; expected one for each picture")
+        raise SourceError(f"{quoted(root)}: found no rows; expected one for each image")
     return _arrange(root, [rows[key][1] for key in sorted(rows)], read)
 
 
@@ -114,7 +114,7 @@ def _arrange(root: str, rows: Sequence[_Row], read: Read) -> Source:
     # Splits, then, are no folders to look for, but they can lack classes all the same.
     places = {(row.split, row.label) for row in rows}
     groups: Mapping[tuple[str, str], list[str]] = {(SPLITS[at], name): [] for at, name in places}
-    warnings = tuple(f"{show(root)}: {oddity}" for oddity in about_classes([], {}, groups))
+    warnings = tuple(f"{quoted(root)}: {oddity}" for oddity in about_classes([], {}, groups))
     items = tuple(Item(r.key, r.path, label_of[r.label], r.split, r.group, read) for r in rows)
     return Source(items, class_names, warnings, root)
 
@@ -129,7 +129,7 @@ def _parse(where: str, cells: Sequence[Any], named: Mapping[str, str]) -> _Row:
     if True in bad:
         place, expected = bad.index(True), "a whole number or text in UTF-8 without NUL"
     elif not key:
-        place, expected = 0, "the path of a picture"
+        place, expected = 0, "the path of an image"
     elif at is None:
         place, expected = 2, f"one of {', '.join(SPLIT_OF)}"
     else:
@@ -183,7 +183,7 @@ def _read_csv(
             continue
         if len(cells) != len(heading):
             raise SourceError(
-                f"{show(root)}: row {number}: found {len(cells)} cells; expected {len(heading)}, "
+                f"{quoted(root)}: row {number}: found {len(cells)} cells; expected {len(heading)}, "
                 "as in the heading; quote those that hold a separator"
             )
         yield number, [None if place is None else cells[place] for place in places]
@@ -201,10 +201,10 @@ def _read_json(
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise SourceError(
-                f"{show(root)}: row {number}: {error}; expected a JSON object on each line"
+                f"{quoted(root)}: row {number}: {error}; expected a JSON object on each line"
             ) from error
         if not isinstance(row, dict):
-            raise SourceError(f"{show(root)}: row {number}: expected a JSON object on each line")
+            raise SourceError(f"{quoted(root)}: row {number}: expected a JSON object on each line")
         if not needed <= row.keys():
             _choose(f"{root}: row {number}", row, named)
         yield number, [row.get(name) for name in columns]
@@ -218,7 +218,7 @@ def _read_parquet(
         from pyarrow import parquet
     except ImportError as error:
         raise SourceError(
-            f'{show(root)}: Parquet needs pyarrow; pip install "headstart[tables]"'
+            f'{quoted(root)}: Parquet needs pyarrow; pip install "headstart[tables]"'
         ) from error
     try:
         with parquet.ParquetFile(content) as file:
@@ -230,7 +230,7 @@ def _read_parquet(
                 yield from zip(*(cells.get(name, none) for name in chosen), strict=True)
     except pyarrow.ArrowException as error:
         reason = " ".join(str(error).split())
-        raise SourceError(f"{show(root)}: cannot be read: {reason}; expected Parquet") from error
+        raise SourceError(f"{quoted(root)}: cannot be read: {reason}; expected Parquet") from error
 
 
 def _choose(root: str, known: Iterable[str], named: Mapping[str, str]) -> list[str]:
@@ -251,7 +251,7 @@ def _choose(root: str, known: Iterable[str], named: Mapping[str, str]) -> list[s
                 else unknown_name("column", column, known)
             )
             raise SourceError(
-                f"{show(root)}: {found}; say which one is the {role} with --columns {role}=NAME"
+                f"{quoted(root)}: {found}; say which one is the {role} with --columns {role}=NAME"
             )
         chosen.append(column if count else "")
     return chosen

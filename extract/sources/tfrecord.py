@@ -1,4 +1,4 @@
-"""Pictures in TFRecord files of tf.train.Example, read without TensorFlow."""
+"""Images in TFRecord files of tf.train.Example, read without TensorFlow."""
 
 import os
 import re
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
-from extract.core.errors import ImageError, SourceError, show, unknown_name
+from extract.core.errors import ImageError, SourceError, quoted, unknown_name
 from extract.images.item import Records
 
 # TensorFlow Datasets counts the shards behind the ending.
@@ -28,14 +28,14 @@ def is_tfrecord(name: str) -> bool:
 
 
 def open_tfrecord(path: str, named: Mapping[str, str]) -> Records:
-    """Open a TFRecord file; it is read through once, for what it says of its pictures.
+    """Open a TFRecord file; it is read through once, for what it says of its images.
 
     Args:
         path: The file, not compressed.
         named: The features that have a name of their own, by role.
 
     Returns:
-        Its pictures; a name is that of the file it was made from.
+        Its images; a name is that of the file it was made from.
 
     Raises:
         SourceError: It cannot be read, is damaged, or its records lack a feature.
@@ -46,7 +46,7 @@ def open_tfrecord(path: str, named: Mapping[str, str]) -> Records:
     try:
         for start, content in _records(path):
             features = _features(content)
-            where = f"{show(path)}: record {len(places)}"
+            where = f"{quoted(path)}: record {len(places)}"
             chosen = {role: _choose(where, role, features, named) for role in _USUAL}
             places.append((start, len(content)))
             names.append(_value(features, chosen["name"]))
@@ -57,7 +57,7 @@ def open_tfrecord(path: str, named: Mapping[str, str]) -> Records:
             raise
         reason = getattr(error, "strerror", None) or str(error)
         raise SourceError(
-            f"{show(path)}: record {len(places)} cannot be read: {reason}; expected a whole, "
+            f"{quoted(path)}: record {len(places)} cannot be read: {reason}; expected a whole, "
             "uncompressed TFRecord file of tf.train.Example"
         ) from error
     return Records(names, cells, partial(_read, path, places, named))
@@ -181,5 +181,5 @@ def _read(
     except (OSError, ValueError, IndexError) as error:
         raise ImageError(f"cannot be read from its record: {str(error)[:80]}") from error
     if not isinstance(content, bytes):
-        raise ImageError("its record holds numbers; expected the bytes of a picture")
+        raise ImageError("its record holds numbers; expected the bytes of an image")
     return content

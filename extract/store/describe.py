@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from extract.core.errors import one_line
-from extract.core.row_block import DONE, FAILED, NOT_YET
+from extract.core.errors import quoted
+from extract.core.row_block import DONE, FAILED, PENDING
 from extract.images.augment import ViewSpec
 from extract.images.item import SPLITS
 from extract.store.open import ShardedStore, Store
@@ -20,7 +20,7 @@ def describe(store: Store) -> dict[str, Any]:
 
     Returns:
         ``images``, ``shards``, the number of files that hold them, ``status`` counts, ``layers``
-        with shapes, ``viewed``, the pictures that have augmented views, ``counts`` by split and
+        with shapes, ``viewed``, the images that have augmented views, ``counts`` by split and
         class, ``failed`` keys with reasons, ``bytes`` and all ``attributes``.
     """
     names = [*store.class_names, "(no label)"]
@@ -41,7 +41,7 @@ def describe(store: Store) -> dict[str, Any]:
         "complete": store.complete,
         "status": {
             name: int((store.status == value).sum())
-            for name, value in (("done", DONE), ("failed", FAILED), ("not_yet", NOT_YET))
+            for name, value in (("done", DONE), ("failed", FAILED), ("not_yet", PENDING))
         },
         "layers": {layer: list(shape) for layer, shape in store.shapes.items()},
         "viewed": len(store.view_rows),
@@ -58,8 +58,8 @@ def format_description(found: dict[str, Any]) -> str:
     count = found["shards"]
     shards = f" in {count} shard{'s' * (count > 1)}" if attributes.get("shards") else ""
     lines = [
-        f"{found['file']}: {found['images']} pictures{shards}, {found['bytes'] / 1e6:.1f} MB, "
-        + ("complete" if found["complete"] else f"{status['not_yet']} pictures still to do"),
+        f"{found['file']}: {found['images']} images{shards}, {found['bytes'] / 1e6:.1f} MB, "
+        + ("complete" if found["complete"] else f"{status['not_yet']} images still to do"),
         "",
         f"trunk      {attributes['trunk']}, {width} x {height} pixels ({attributes['resize']}, "
         f"{attributes['interpolation']}), preprocessing {attributes['preprocess']}",
@@ -74,11 +74,11 @@ def format_description(found: dict[str, Any]) -> str:
         recipe = asdict(ViewSpec.from_dict(attributes))
         count = recipe.pop("views")
         shown = ", ".join(f"{name} {value}" for name, value in recipe.items())
-        lines.append(f"views      {count} of each of {found['viewed']} training pictures: {shown}")
+        lines.append(f"views      {count} of each of {found['viewed']} training images: {shown}")
     lines += ["", *_format_counts(found["counts"])]
     if found["failed"]:
-        lines += ["", f"{len(found['failed'])} pictures could not be read:"]
-        lines += [f"  {one_line(key)}: {reason}" for key, reason in found["failed"].items()]
+        lines += ["", f"{len(found['failed'])} images could not be read:"]
+        lines += [f"  {quoted(key)}: {reason}" for key, reason in found["failed"].items()]
     return "\n".join(lines)
 
 
@@ -91,7 +91,7 @@ def _count_labels(store: Store, split: int) -> np.ndarray:
 
 def _format_counts(counts: dict[str, dict[str, int]]) -> list[str]:
     names = sorted({name for split in counts.values() for name in split})
-    shown = {name: one_line(name) for name in [*names, "all"]}
+    shown = {name: quoted(name) for name in [*names, "all"]}
     width = max(map(len, shown.values()))
     head = " " * width + "".join(f"{split:>12}" for split in counts)
     rows = [

@@ -16,7 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from extract.core.atomic import beside, claim, put
+from extract.core.atomic import move_into_place, publish, temporary_path
 from extract.core.errors import StoreError
 from extract.images.digests import DIGEST_BYTES
 from extract.images.item import SPLITS, Item
@@ -76,10 +76,10 @@ def create_store(
     Raises:
         StoreError: The file exists, its folder does not, or the disk has no room.
     """
-    check_room(path, items, shapes, attributes)
-    with explained(path), beside(path) as made:
+    check_disk_space(path, items, shapes, attributes)
+    with wrap_write_errors(path), temporary_path(path) as made:
         write_store(made, items, shapes, attributes)
-        put(made, path) if replace else claim(made, path)
+        move_into_place(made, path) if replace else publish(made, path)
 
 
 def write_store(
@@ -104,7 +104,7 @@ def count_views(items: Sequence[Item], views: int) -> int:
     return len(items) + views * len(training_rows(items))
 
 
-def check_room(
+def check_disk_space(
     path: Path,
     items: Sequence[Item],
     shapes: Mapping[str, tuple[int, ...]],
@@ -217,7 +217,7 @@ def check_version(path: Path, file: h5py.File) -> None:
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
+def wrap_write_errors(path: Path) -> Iterator[None]:
     """Turn what HDF5 and the system say of a failed write into a StoreError."""
     try:
         yield

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from extract.core.row_block import DONE, FAILED, NOT_YET, Block, Failure
+from extract.core.row_block import DONE, FAILED, PENDING, Failure, RowBlock
 from extract.images.digests import DIGEST_BYTES
 from extract.store.shards import Shard, damaged, find_shards, open_shard, read_index
 from extract.store.single_file import SingleStore, read_single, store_in
@@ -72,7 +72,7 @@ class ShardedStore:
     @property
     def complete(self) -> bool:
         """Whether every row was tried."""
-        return bool((self.status != NOT_YET).all())
+        return bool((self.status != PENDING).all())
 
     def has_views(self, rows: np.ndarray) -> np.ndarray:
         """Say of each row whether it has augmented views: those of the training split do."""
@@ -137,14 +137,14 @@ class ShardedStore:
             if start < stop:
                 yield shard, slice(start, stop)
 
-    def write(self, block: Block) -> None:
+    def write(self, block: RowBlock) -> None:
         """Write finished rows, see ``SingleStore.write``."""
         numbers = self._number(block.rows)
         failed = self._number(np.array([failure.row for failure in block.failed], np.int64))
         viewed = numbers[self.has_views(block.rows)]
         for number in np.unique(np.concatenate([numbers, failed])).tolist():
             shard, own = self.shards[number], numbers == number
-            part = Block(
+            part = RowBlock(
                 block.rows[own],
                 {layer: values[own] for layer, values in block.features.items()},
                 block.digests[own],
@@ -173,7 +173,7 @@ class ShardedStore:
             self._writer(shard).forget(rows[part] - shard.rows.start)
         self.commit()
 
-    def note(self, block: Block) -> None:
+    def note(self, block: RowBlock) -> None:
         """Count rows that another process has written."""
         self.status[block.rows] = DONE
         self.status[[failure.row for failure in block.failed]] = FAILED
@@ -218,7 +218,7 @@ def open_store(path: str | os.PathLike[str], write: bool = False) -> Iterator[St
             yield store
 
 
-def localise(block: Block, shard: Shard) -> Block:
+def localise(block: RowBlock, shard: Shard) -> RowBlock:
     """Return a block of one shard's rows, numbered as they are in it."""
     start = shard.rows.start
     failed = [failure._replace(row=failure.row - start) for failure in block.failed]

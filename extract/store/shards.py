@@ -16,23 +16,23 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from extract.core.atomic import beside, claim, put
+from extract.core.atomic import move_into_place, publish, temporary_path
 from extract.core.console import log
-from extract.core.errors import StoreError, one_line
-from extract.core.row_block import NOT_YET
+from extract.core.errors import StoreError, quoted
+from extract.core.row_block import PENDING
 from extract.images.digests import DIGEST_BYTES
 from extract.images.item import Item
 from extract.store.format import (
     FORMAT_VERSION,
     OWN_ATTRIBUTES,
-    check_room,
+    check_disk_space,
     check_version,
-    explained,
     to_plain,
+    wrap_write_errors,
     write_store,
 )
 from extract.store.single_file import SingleStore, open_single
-from extract.store.validate import open_file, readable
+from extract.store.validate import open_file, wrap_read_errors
 
 # Minutes of a processor's work, and 30 MB of pooled features.
 SHARD_ROWS = 10_000
@@ -76,9 +76,9 @@ def create_shards(
     folder = place.parent / attributes["shards"]
     starts = range(0, len(items), SHARD_ROWS)
     parts = {f"shard-{n:05d}.h5": items[s : s + SHARD_ROWS] for n, s in enumerate(starts)}
-    check_room(folder, items, shapes, attributes, len(parts) + 1)
+    check_disk_space(folder, items, shapes, attributes, len(parts) + 1)
     known = find_shards(place) if replace else []
-    with explained(path), beside(folder) as made, beside(place) as index:
+    with wrap_write_errors(path), temporary_path(folder) as made, temporary_path(place) as index:
         # What a killed run has left is gone by now, and what it took away is back.
         _check_folder(folder, {shard.path for shard in known})
         was_there = folder.exists()
@@ -86,8 +86,8 @@ def create_shards(
         for name, part in parts.items():
             write_store(made / name, part, shapes, attributes)
         _write_index(index, attributes["shards"], parts, made)
-        put(made, folder) if was_there else claim(made, folder)
-        put(index, place) if replace else claim(index, place)
+        move_into_place(made, folder) if was_there else publish(made, folder)
+        move_into_place(index, place) if replace else publish(index, place)
 
 
 def find_shards(path: Path) -> list[Shard]:
@@ -157,15 +157,15 @@ def remake_lost(path: Path, items: Sequence[Item]) -> None:
             raise StoreError(f"{found}; expected nothing in its place; move it away")
         if _identify([item.key for item in part], attributes) != shard.identity:
             raise StoreError(
-                f"{found}; expected its pictures as rows {shard.rows.start} to "
+                f"{found}; expected its images as rows {shard.rows.start} to "
                 f"{shard.rows.stop - 1} of the source, which has changed; restore the one or the "
                 "other"
             )
         log.warning("%s; made again", found)
         shard.path.parent.mkdir(exist_ok=True)
-        with explained(path), beside(shard.path) as made:
+        with wrap_write_errors(path), temporary_path(shard.path) as made:
             write_store(made, part, shapes, attributes)
-            claim(made, shard.path)
+            publish(made, shard.path)
 
 
 def _real(path: Path) -> Path:
@@ -181,12 +181,12 @@ def _check_folder(folder: Path, known: Set[Path]) -> None:
     for path in sorted(folder.iterdir()) if folder.is_dir() else [folder] * folder.exists():
         if not _SHARD_NAME.fullmatch(path.name):
             raise StoreError(
-                f"{folder}: found {one_line(path.name)}; expected a folder for shards alone; name "
+                f"{folder}: found {quoted(path.name)}; expected a folder for shards alone; name "
                 "another one with --shards"
             )
         if path not in known:
             with open_single(path) as store:
-                if (store.status != NOT_YET).any():
+                if (store.status != PENDING).any():
                     raise StoreError(
                         f"{folder}: {path.name} has finished rows; expected shards of no other "
                         "index; name another folder with --shards, or remove this one"
@@ -215,7 +215,7 @@ def read_index(path: Path, file: h5py.File) -> list[Shard]:
     Raises:
         StoreError: It is damaged, newer, or names files outside of its folder.
     """
-    with readable(path):
+    with wrap_read_errors(path):
         if to_plain(file.attrs.get("format")) != INDEX_FORMAT:
             return []
         check_version(path, file)
@@ -244,7 +244,7 @@ def _check_inside(index: Path, home: Path, paths: Iterable[Path]) -> None:
         if path.parent not in inside:
             inside[path.parent] = path.parent.resolve().is_relative_to(real)
         if not inside[path.parent] or path.is_symlink() or path.name == "..":
-            raise damaged(index, f"names {one_line(str(path))}, outside of its folder")
+            raise damaged(index, f"names {quoted(str(path))}, outside of its folder")
 
 
 @contextmanager
@@ -256,7 +256,7 @@ def open_shard(shard: Shard, write: bool = False) -> Iterator[SingleStore]:
         StoreError: It cannot be opened.
     """
     if not shard.path.is_file():
-        raise ShardLostError(f"{one_line(str(shard.path))}: no such file; {_expected(shard)}")
+        raise ShardLostError(f"{quoted(str(shard.path))}: no such file; {_expected(shard)}")
     with open_single(shard.path, write) as store:
         if (
             len(store.keys) != len(shard.rows)

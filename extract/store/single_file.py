@@ -18,16 +18,16 @@ import numpy as np
 
 from extract.core.config import TrunkSpec
 from extract.core.errors import StoreError
-from extract.core.row_block import DONE, FAILED, NOT_YET, Block, Failure
+from extract.core.row_block import DONE, FAILED, PENDING, Failure, RowBlock
 from extract.images.augment import ViewSpec
 from extract.images.item import SPLITS
-from extract.store.format import REASON_BYTES, check_layout, explained, to_plain
+from extract.store.format import REASON_BYTES, check_layout, to_plain, wrap_write_errors
 from extract.store.validate import (
     check_attributes,
     check_columns,
     check_objects,
     open_file,
-    readable,
+    wrap_read_errors,
 )
 
 # Why a power cut harms nothing that counts: all objects lie where they lay when the file was made,
@@ -90,7 +90,7 @@ class SingleStore:
         columns = {
             "labels": (self.labels, -1, len(self.class_names) - 1),
             "split": (self.split, 0, len(SPLITS) - 1),
-            "status": (self.status, NOT_YET, FAILED),
+            "status": (self.status, PENDING, FAILED),
         }
         check_columns(self.path, columns, self.keys)
         viewed = np.flatnonzero((self.split == 0) & (self.view_spec.views > 0))
@@ -109,7 +109,7 @@ class SingleStore:
     @property
     def complete(self) -> bool:
         """Whether every row was tried."""
-        return bool((self.status != NOT_YET).all())
+        return bool((self.status != PENDING).all())
 
     @property
     def dtype(self) -> str:
@@ -127,7 +127,7 @@ class SingleStore:
             (len(rows), *shape) in the stored type.
         """
         found = self._features[layer]
-        with readable(self.path):
+        with wrap_read_errors(self.path):
             return np.asarray(found[rows]) if isinstance(rows, slice) else _read(found, rows)
 
     def read_views(self, layer: str, rows: np.ndarray) -> np.ndarray:
@@ -140,7 +140,7 @@ class SingleStore:
         Returns:
             (len(rows), V, *shape) in the stored type.
         """
-        with readable(self.path):
+        with wrap_read_errors(self.path):
             return _read(self._views[layer], np.searchsorted(self.view_rows, rows))
 
     def view_counts(self) -> dict[str, tuple[int, int]]:
@@ -152,7 +152,7 @@ class SingleStore:
         rows = np.flatnonzero(self.status == FAILED)
         if not len(rows):
             return []
-        with readable(self.path):
+        with wrap_read_errors(self.path):
             reasons = self._file["reason"][:]
         digests = self.digests()
         return [
@@ -162,10 +162,10 @@ class SingleStore:
 
     def digests(self) -> np.ndarray:
         """Return the (N, 16) uint8 BLAKE2b-128 digests of the image files."""
-        with readable(self.path):
+        with wrap_read_errors(self.path):
             return np.asarray(self._file["digest"][:])
 
-    def write(self, block: Block) -> None:
+    def write(self, block: RowBlock) -> None:
         """Write finished rows; they count from the next commit on, at most a second later.
 
         Raises:
@@ -173,7 +173,7 @@ class SingleStore:
         """
         order = np.argsort(block.rows)
         rows = block.rows[order]
-        with explained(self.path):
+        with wrap_write_errors(self.path):
             for layer, values in block.features.items():
                 _write(self._features[layer], rows, values[order])
             self._write_views(block)
@@ -217,7 +217,7 @@ class SingleStore:
             {layer: self.read(layer, rows) for layer in self.shapes},
             {layer: self.read_views(layer, viewed) for layer in self._views},
         )
-        with readable(self.path):
+        with wrap_read_errors(self.path):
             written = self._file["checksum"][:][rows]
         return np.asarray(rows[now != written])
 
@@ -227,10 +227,10 @@ class SingleStore:
         Raises:
             StoreError: The disk is full or failing.
         """
-        self.status[rows] = NOT_YET
+        self.status[rows] = PENDING
         self.commit()
 
-    def _write_views(self, block: Block) -> None:
+    def _write_views(self, block: RowBlock) -> None:
         viewed = block.rows[self.has_views(block.rows)]
         order = np.argsort(viewed)
         places = np.searchsorted(self.view_rows, viewed[order])
@@ -254,7 +254,7 @@ class SingleStore:
         Raises:
             StoreError: The disk is full or failing.
         """
-        with explained(self.path):
+        with wrap_write_errors(self.path):
             self._sync()
             for rows, status in self._uncommitted:
                 self.status[rows] = status
@@ -300,7 +300,7 @@ def open_single(path: str | os.PathLike[str], write: bool = False) -> Iterator[S
 def store_in(path: Path, file: h5py.File, write: bool) -> Iterator[SingleStore]:
     """Give the store in a file that ``open_file`` has opened, and close the file in the end."""
     try:
-        with readable(path):
+        with wrap_read_errors(path):
             check_layout(path, file)
             store = SingleStore(path, file)
         try:
@@ -312,7 +312,7 @@ def store_in(path: Path, file: h5py.File, write: bool) -> Iterator[SingleStore]:
         if write:
             store.commit()
     finally:
-        with readable(path), explained(path):
+        with wrap_read_errors(path), wrap_write_errors(path):
             file.close()
 
 
@@ -323,10 +323,10 @@ def read_single(
     # Without a cache a range is read straight to where it goes, and not its chunks first.
     file = open_file(path, cache=0)
     try:
-        with readable(path):
+        with wrap_read_errors(path):
             found = _feature_sets(file, tuple(layers))
         for rows in ranges:
-            with readable(path):
+            with wrap_read_errors(path):
                 read = [np.asarray(found[layer][rows]) for layer in layers]
             yield read
     finally:

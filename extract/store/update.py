@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from extract.core.atomic import beside, put
+from extract.core.atomic import move_into_place, temporary_path
 from extract.core.console import log
-from extract.core.row_block import DONE, Block
-from extract.images.digests import digests_of
+from extract.core.row_block import DONE, RowBlock
+from extract.images.digests import read_digests
 from extract.images.item import Source
-from extract.store.format import CHUNK_BYTES, check_room, explained, write_store
+from extract.store.format import CHUNK_BYTES, check_disk_space, wrap_write_errors, write_store
 from extract.store.open import Store, open_store
 from extract.store.verify import find_rejected
 
@@ -24,27 +24,27 @@ def update_store(
 ) -> None:
     """Put a store of ``source`` in the place of the one at ``path``.
 
-    It is built beside and renamed, so that at any moment there is a sound one. The rows of pictures
+    It is built beside and renamed, so that at any moment there is a sound one. The rows of images
     that are new or have changed are still to do in it, which the usual loop then does.
 
     Args:
         path: A store made with the same settings.
-        source: The pictures as they are now.
+        source: The images as they are now.
         shapes: Shape of one row's features, by layer.
         attributes: See ``create_store``.
 
     Raises:
         StoreError: A file cannot be read or written, or the disk has no room for both.
     """
-    check_room(path, source.items, shapes, attributes)
-    with explained(path), beside(path) as made:
+    check_disk_space(path, source.items, shapes, attributes)
+    with wrap_write_errors(path), temporary_path(path) as made:
         write_store(made, source.items, shapes, attributes)
         with open_store(path) as old, open_store(made, write=True) as new:
             rows, places = _unchanged(old, source)
             for part in _parts(shapes, new):
                 _copy(old, new, rows[part], places[part])
             dropped = len(set(old.keys).difference(new.keys))
-        put(made, path)
+        move_into_place(made, path)
     log.info(
         "%s: %d rows are kept, %d are new or changed, %d dropped",
         *(path, len(rows), len(source.items) - len(rows), dropped),
@@ -52,17 +52,17 @@ def update_store(
 
 
 def _unchanged(old: Store, source: Source) -> tuple[np.ndarray, np.ndarray]:
-    """Return the old rows of pictures that are the same, and their new ones; both increase."""
+    """Return the old rows of images that are the same, and their new ones; both increase."""
     row_of = {old.keys[row]: row for row in _sound(old).tolist()}
     viewed, digests = set(old.view_rows.tolist()), old.digests()
     pairs = [
         (row_of[item.key], place)
         for place, item in enumerate(source.items)
         if item.key in row_of
-        # A picture that trains from now on needs views, which it has not.
+        # An image that trains from now on needs views, which it has not.
         and (not old.view_spec.views or item.split != 0 or row_of[item.key] in viewed)
     ]
-    now = digests_of(source.items[place] for _, place in pairs)
+    now = read_digests(source.items[place] for _, place in pairs)
     same = [
         pair
         for pair, digest in zip(pairs, now, strict=True)
@@ -93,7 +93,7 @@ def _copy(old: Store, new: Store, rows: np.ndarray, places: np.ndarray) -> None:
     """Write old rows into their new places."""
     viewed = rows[np.isin(places, new.view_rows)]
     layers = new.shapes if len(viewed) else ()
-    block = Block(
+    block = RowBlock(
         places,
         {layer: old.read(layer, rows) for layer in new.shapes},
         old.digests()[rows],

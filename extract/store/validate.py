@@ -32,7 +32,7 @@ _DO = "restore it, or remove it and run extract-features again"
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
+def wrap_read_errors(path: Path) -> Iterator[None]:
     """Turn whatever HDF5 and h5py raise over a damaged file into a StoreError."""
     try:
         yield
@@ -92,7 +92,7 @@ def open_file(path: Path, write: bool = False, cache: int = READ_CACHE) -> h5py.
             raise StoreError(
                 f"{path}: cannot be opened: {os.strerror(number)}; {do} and run this again"
             ) from error
-        if not h5py.is_hdf5(path):  # perhaps a picture: nothing that we should have removed
+        if not h5py.is_hdf5(path):  # perhaps an image: nothing that we should have removed
             raise StoreError(
                 f"{path}: not an HDF5 file; expected a store of extract-features; name another file"
             ) from error
@@ -102,7 +102,7 @@ def open_file(path: Path, write: bool = False, cache: int = READ_CACHE) -> h5py.
             "extract-features again"
         ) from error
     try:
-        with readable(path):
+        with wrap_read_errors(path):
             check_foreign(path, file)
     except StoreError:
         file.close()

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from extract.core.errors import one_line
-from extract.core.row_block import DONE, FAILED, NOT_YET
+from extract.core.errors import quoted
+from extract.core.row_block import DONE, FAILED, PENDING
 from extract.store.open import Store
 
 # Rows whose features are held at once while a store is verified.
@@ -17,7 +17,7 @@ def verify(store: Store) -> list[str]:
     written with them, failed ones must be NaN with a reason.
     That objects have their types and columns their ranges was checked when the store was opened.
     """
-    missing = int((store.status == NOT_YET).sum())
+    missing = int((store.status == PENDING).sum())
     to_do = [f"{missing} of {len(store.keys)} rows are still to do"] if missing else []
     return to_do + [what for what, _ in find_rejected(store)]
 
@@ -26,7 +26,7 @@ def find_rejected(store: Store) -> list[tuple[str, np.ndarray]]:
     """Read a whole store and return what is wrong with which finished or failed rows (int64)."""
     found = [
         (
-            f"row {failure.row} ({one_line(store.keys[failure.row])}) failed without a reason",
+            f"row {failure.row} ({quoted(store.keys[failure.row])}) failed without a reason",
             [failure.row],
         )
         for failure in store.failures()
@@ -44,7 +44,7 @@ def find_rejected(store: Store) -> list[tuple[str, np.ndarray]]:
     parts = [store.find_changed(rows[i : i + step]) for i in range(0, len(rows), step)]
     changed = [int(row) for part in parts for row in part]
     if changed:
-        keys = ", ".join(one_line(store.keys[row]) for row in changed[:3])
+        keys = ", ".join(quoted(store.keys[row]) for row in changed[:3])
         more = ", ..." if len(changed) > 3 else ""
         what = f"{len(changed)} finished rows are not what was written ({keys}{more})"
         found.append((what, changed))

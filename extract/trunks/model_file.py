@@ -22,7 +22,7 @@ class Cut(NamedTuple):
     """A place where a model can be cut.
 
     Attributes:
-        shape: Of the output there, batch first; None where it depends on the picture.
+        shape: Of the output there, batch first; None where it depends on the image.
         output: Gives the symbolic tensor.
     """
 
@@ -38,11 +38,11 @@ def load_model_file(path: Path, precision: str) -> Any:
         precision: What its layers compute in.
 
     Returns:
-        The Keras model, of one picture as input.
+        The Keras model, of one image as input.
 
     Raises:
         TrunkError: There is no such file, it is damaged, has code of its own, or takes something
-            else than one picture.
+            else than one image.
     """
     keras = load_keras()
     expected = "expected a model of Keras' own layers, as model.save writes it"
@@ -84,8 +84,8 @@ def _computing_in(keras: Any, model: Any, precision: str) -> Any:
     return other
 
 
-def settle_size(spec: TrunkSpec, model: Any) -> tuple[int, int]:
-    """Return height and width of the pictures: what the model takes, or what was asked for.
+def resolve_size(spec: TrunkSpec, model: Any) -> tuple[int, int]:
+    """Return height and width of the images: what the model takes, or what was asked for.
 
     Raises:
         TrunkError: The model takes another size, or any size and none was asked for.
@@ -93,7 +93,7 @@ def settle_size(spec: TrunkSpec, model: Any) -> tuple[int, int]:
     fixed = tuple(model.inputs[0].shape[1:3])
     if spec.image_size == (0, 0):
         if None in fixed:
-            raise TrunkError(f"{spec.trunk}: takes pictures of any size; give --image-size")
+            raise TrunkError(f"{spec.trunk}: takes images of any size; give --image-size")
         return fixed[0], fixed[1]
     if any(side not in (None, asked) for side, asked in zip(fixed, spec.image_size, strict=True)):
         raise TrunkError(
@@ -108,7 +108,7 @@ def find_cuts(model: Any, entry: Any) -> dict[str, Cut]:
 
     Args:
         model: A functional or sequential model with one input.
-        entry: The symbolic picture that it is run on.
+        entry: The symbolic image that it is run on.
 
     Returns:
         By dotted name, in the order of running. A nested model comes after its layers.

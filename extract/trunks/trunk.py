@@ -22,7 +22,7 @@ from extract.trunks.model_file import (
     digest_model_file,
     find_cuts,
     load_model_file,
-    settle_size,
+    resolve_size,
 )
 from extract.trunks.weights import build_application, digest_weights, load_application
 
@@ -38,7 +38,7 @@ class Trunk:
         spec: What was asked for, settled.
         model: A Keras model from (B, H, W, 3) uint8 pixels to float32 features, a list of them
             for several layers.
-        shapes: Shape of one picture's features, by layer.
+        shapes: Shape of one image's features, by layer.
         weights_sha256: SHA-256 over the values the model holds, whatever file they came from; for
             a model of one's own over its architecture too.
     """
@@ -198,7 +198,7 @@ def _open_file(
 ) -> tuple[TrunkSpec, Any, dict[str, Cut]]:
     """Load a model of one's own and read from it what the spec leaves open."""
     model = load_model_file(Path(spec.trunk), precision)
-    spec = replace(spec, image_size=settle_size(spec, model))
+    spec = replace(spec, image_size=resolve_size(spec, model))
     # Floats whatever the model says: preprocessing may come before it.
     entry = keras.Input((*spec.image_size, 3), dtype="float32")
     cuts = find_cuts(model, entry)

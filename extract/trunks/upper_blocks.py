@@ -1,7 +1,7 @@
 """The rest of a trunk above a cut: where it sees one tensor, and the model of it.
 
 Below the cut the trunk stays frozen and its maps are cached, so whoever trains the rest further
-needs no picture.
+needs no image.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from extract.trunks.weights import digest_weights, load_application
 
 
 @dataclass(frozen=True)
-class Rest:
+class UpperBlocks:
     """What stands above a cut, with its pretrained weights.
 
     Attributes:
@@ -29,7 +29,7 @@ class Rest:
     weights_sha256: str
 
 
-def build_rest(spec: TrunkSpec, layer: str) -> Rest:
+def build_upper_blocks(spec: TrunkSpec, layer: str) -> UpperBlocks:
     """Build what stands above a layer, up to the last one without the top, and pool it.
 
     Args:
@@ -62,7 +62,7 @@ def build_rest(spec: TrunkSpec, layer: str) -> Rest:
     maps = keras.Input(start.shape[1:], name=layer)
     above = keras.Model(start, whole.outputs[0], name=f"above_{layer}")
     pooled = keras.layers.GlobalAveragePooling2D()(above(maps, training=False))
-    return Rest(keras.Model(maps, pooled, name="blocks"), digest)
+    return UpperBlocks(keras.Model(maps, pooled, name="blocks"), digest)
 
 
 def find_boundaries(model: Any) -> list[str]:
