@@ -17,6 +17,7 @@ from extract.core.config import (
     RESIZES,
     ExtractConfig,
     TrunkSpec,
+    ViewSpec,
 )
 from extract.core.console import add_common_flags, log, run_command
 from extract.core.errors import (
@@ -25,7 +26,6 @@ from extract.core.errors import (
     SettingError,
     quoted,
 )
-from extract.images.augment import ViewSpec
 
 _EXTRACT_EXAMPLES = """\
 examples:

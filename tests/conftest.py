@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from extract.core.config import TrunkSpec
+from extract.core.config import TrunkSpec, ViewSpec
 from extract.core.row_block import Failure, RowBlock
-from extract.images.augment import ViewSpec
 from extract.images.item import Item
 from extract.store.format import create_store
 from extract.store.open import open_store

@@ -6,9 +6,8 @@ import sys
 import pytest
 
 from extract.core.applications import TRUNKS
-from extract.core.config import ExtractConfig, TrunkSpec
+from extract.core.config import ExtractConfig, TrunkSpec, ViewSpec
 from extract.core.errors import SettingError
-from extract.images.augment import ViewSpec
 
 
 def test_defaults_are_made_concrete() -> None:

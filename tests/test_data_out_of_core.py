@@ -259,7 +259,7 @@ def test_who_needs_memory_is_left_out_or_refused(
 def test_products_of_too_many_features_are_refused(
     pair: tuple[Dataset, Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("classify.search.fit.MOST_SUMMED", 39)
+    monkeypatch.setattr("classify.heads.registry.MOST_SUMMED", 39)
     with pytest.raises(HeadError, match="ridge of 40 features"):
         run(pair[1], TrainConfig((HeadSpec("ridge"),)))
 
@@ -278,7 +278,7 @@ def test_intervals_of_many_rows_are_those_of_bundles(monkeypatch: pytest.MonkeyP
     judged = Judged(answers, generator.random(4000).clip(0.01))
     names = [str(row) for row in range(4000)]
     whole = Bootstrap(y, 3, names, 0)
-    monkeypatch.setattr("classify.search.metrics.MOST_DRAWN", 1000)
+    monkeypatch.setattr("classify.search.bootstrap.MOST_DRAWN", 1000)
     bundled = Bootstrap(y, 3, names, 0)
     for metric in ("accuracy", "balanced_accuracy", "macro_f1", "loss"):
         wanted, found = (draws.values(metric, judged) for draws in (whole, bundled))

@@ -124,8 +124,9 @@ def test_the_file_is_not_a_pickle_and_foreign_types_are_refused(tmp_path: Path) 
 def test_keras_is_never_loaded(tmp_path: Path) -> None:
     script = """
 import numpy, pathlib, sys
-import classify.inference.bundle, classify.inference.predict, classify.cli, classify.search.search
-from classify.search.fit import HEADS, LOADERS
+import classify.inference.bundle, classify.inference.predict
+import classify.cli, classify.search.search
+from classify.heads.registry import HEADS, LOADERS
 from classify.settings.head_spec import HeadSpec
 X, y = numpy.eye(4, dtype="float32"), numpy.array([0, 1, 0, 1])
 for name in ("logistic", "knn"):

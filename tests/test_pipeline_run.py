@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from extract.core.config import TrunkSpec
+from extract.core.config import TrunkSpec, ViewSpec
 from extract.core.errors import EngineError, SettingError, StoreError
-from extract.images.augment import ViewSpec, make_views
+from extract.images.augment import make_views
 from extract.images.decode import decode
 from extract.pipeline.run import Summary, extract_features
 from extract.store.open import open_store

@@ -17,8 +17,7 @@ from packaging.requirements import Requirement
 from classify.cli import train_head_parser
 from classify.predict_cli import predict_images_parser
 from extract.cli import extract_features_parser
-from extract.core.config import ExtractConfig, TrunkSpec
-from extract.images.augment import ViewSpec
+from extract.core.config import ExtractConfig, TrunkSpec, ViewSpec
 from extract.show_cli import show_features_parser
 from extract.store.open import open_store
 from tests.conftest import QUICK

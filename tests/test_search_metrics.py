@@ -115,7 +115,7 @@ def weighted(metric: str, y: Any, scores: Any, weights: Any) -> float:
 def test_each_draw_is_measured_as_scikit_learn_does(
     most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("classify.search.metrics.MOST_DRAWN", most)
+    monkeypatch.setattr("classify.search.bootstrap.MOST_DRAWN", most)
     generator = np.random.default_rng(0)
     y = np.array([*generator.integers(0, 3, 38), 3, 3])  # a rare class is not in every draw
     scores = generator.dirichlet([1, 1, 1, 1], 40).round(6) + np.eye(4)[y] * 0.2

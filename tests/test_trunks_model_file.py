@@ -76,7 +76,7 @@ def with_code(keras: Any, layers: Layers) -> Any:
 
 
 def of_an_own_class(keras: Any, layers: Layers) -> Any:
-    class Doubled(layers.Layer):  # type: ignore[misc]
+    class Doubled(layers.Layer):
         def call(self, x: Any) -> Any:
             return x * 2
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.out_of_core import join_layers
+from extract.core.config import ViewSpec
 from extract.core.errors import StoreError
-from extract.images.augment import ViewSpec
 from extract.store.open import open_store
 
 Rows = NDArray[np.float32]

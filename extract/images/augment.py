@@ -16,82 +16,10 @@ edge the nearest pixel repeats (``fill_mode="nearest"``). Two things differ:
 
 import hashlib
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 
-from extract.core.config import check_positive
-from extract.core.errors import SettingError
-
-_VIEW_DEFAULTS: Mapping[str, Any] = {
-    "seed": 0,
-    "rotation": 40.0,
-    "shift": 0.2,
-    "shear": 0.2,
-    "zoom": 0.2,
-    "flip": True,
-}
-
-# Setting -> the largest value.
-_VIEW_RANGES: Mapping[str, float] = {"rotation": 180, "shift": 1, "shear": 1, "zoom": 0.9}
-
-
-@dataclass(frozen=True)
-class ViewSpec:
-    """Augmented views of the training images; the defaults are the recipe of Keras' course notes.
-
-    After it is made, every setting has its value where there are views, and is None without.
-
-    Attributes:
-        views: How many are kept of each training image, beside the plain one.
-        seed: Decides, with key and number of a view, all that is random in it; below 2**32.
-        rotation: Largest turn either way, in degrees, 0 to 180.
-        shift: Largest shift either way, as a share of width and of height, 0 to 1.
-        shear: Largest slant either way, as a share: a column moves down by so much of its distance
-            from the middle, 0 to 1.
-        zoom: Width and height are each divided by between ``1 - zoom`` and ``1 + zoom``, 0 to 0.9.
-        flip: Whether one view in two is mirrored, left to right.
-
-    Raises:
-        SettingError: A value is out of range or can have no effect.
-    """
-
-    views: int = 0
-    seed: int | None = None
-    rotation: float | None = None
-    shift: float | None = None
-    shear: float | None = None
-    zoom: float | None = None
-    flip: bool | None = None
-
-    def __post_init__(self) -> None:
-        if self.views != 0:
-            check_positive("views", self.views)
-        for name, usual in _VIEW_DEFAULTS.items():
-            if not self.views and getattr(self, name) is not None:
-                raise SettingError(f"{name}: has no effect without --views")
-            if self.views and getattr(self, name) is None:
-                object.__setattr__(self, name, usual)
-        for name, most in _VIEW_RANGES.items():
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= most:
-                raise SettingError(f"{name}: found {value}; expected 0 to {most:g}")
-        if self.seed is not None and not 0 <= self.seed < 2**32:
-            raise SettingError(f"seed: found {self.seed}; expected 0 or more and below 2**32")
-        if self.views and not (self.flip or any(getattr(self, name) for name in _VIEW_RANGES)):
-            raise SettingError(
-                "views: have no effect without rotation, shift, shear, zoom or flip; leave --views "
-                "out, or give one of them"
-            )
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "ViewSpec":
-        """Make a spec from a mapping, passing over keys that are not its fields."""
-        names = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in names})
-
+from extract.core.config import ViewSpec
 
 # How far a cubic filter reaches beyond a pixel's centre.
 _REACH = 2

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from extract.core.config import ViewSpec
 from extract.core.errors import HeadstartError, StoreError
 from extract.core.row_block import DONE, RowBlock
 from extract.engines.base import Engine
 from extract.engines.snapshot import Snapshot, open_snapshot
-from extract.images.augment import ViewSpec
 from extract.images.digests import DIGEST_BYTES
 from extract.images.item import Item, Read
 from extract.pipeline.stream import Timings, stream_features

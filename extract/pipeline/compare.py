@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from extract.core.config import ViewSpec
 from extract.core.errors import quoted
 from extract.core.row_block import DONE
 from extract.engines.base import Engine
-from extract.images.augment import ViewSpec
 from extract.images.digests import read_digests
 from extract.images.item import Item, Source
 from extract.pipeline.settings import _NUMBERS, _is_digested, _show

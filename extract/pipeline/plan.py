@@ -12,12 +12,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from extract.core.atomic import check_writable
-from extract.core.config import ExtractConfig
+from extract.core.config import ExtractConfig, ViewSpec
 from extract.core.console import log
 from extract.core.errors import StoreError
 from extract.core.row_block import DONE
 from extract.engines.base import Engine
-from extract.images.augment import ViewSpec
 from extract.images.item import Source
 from extract.images.remote import hide_secrets
 from extract.pipeline.compare import find_other_images, find_other_settings

@@ -5,9 +5,8 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from extract.core.config import MODEL_ENDING, ExtractConfig, TrunkSpec
+from extract.core.config import MODEL_ENDING, ExtractConfig, TrunkSpec, ViewSpec
 from extract.core.errors import SettingError, StoreError
-from extract.images.augment import ViewSpec
 from extract.store.shards import find_lost, open_part
 
 TRUNK_FIELDS = tuple(f.name for f in fields(TrunkSpec))

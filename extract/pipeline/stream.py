@@ -14,12 +14,12 @@ from typing import NamedTuple
 import numpy as np
 
 from extract.core import prefetch
-from extract.core.config import TrunkSpec
+from extract.core.config import TrunkSpec, ViewSpec
 from extract.core.console import log
 from extract.core.errors import EngineError, ImageError, quoted
 from extract.core.row_block import Failure, RowBlock
 from extract.engines.base import Engine
-from extract.images.augment import ViewSpec, make_views
+from extract.images.augment import make_views
 from extract.images.decode import decode
 from extract.images.digests import DIGEST_BYTES, digest_bytes
 from extract.images.item import Item, read_item

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from extract.core.config import ViewSpec
 from extract.core.errors import quoted
 from extract.core.row_block import DONE, FAILED, PENDING
-from extract.images.augment import ViewSpec
 from extract.images.item import SPLITS
 from extract.store.open import ShardedStore, Store
 

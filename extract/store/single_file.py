@@ -16,10 +16,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from extract.core.config import TrunkSpec
+from extract.core.config import TrunkSpec, ViewSpec
 from extract.core.errors import StoreError
 from extract.core.row_block import DONE, FAILED, PENDING, Failure, RowBlock
-from extract.images.augment import ViewSpec
 from extract.images.item import SPLITS
 from extract.store.format import REASON_BYTES, check_layout, to_plain, wrap_write_errors
 from extract.store.validate import (
