@@ -92,7 +92,7 @@ def full_model(spec: TrunkSpec, layer: str, head: Any) -> Any:
     module = {"mobilenet": "mobilenet", "inception_v3": "inception_v3"}[spec.trunk]
     prepare = getattr(keras.applications, module).preprocess_input
 
-    class Full(keras.Model):  # type: ignore[misc, name-defined]
+    class Full(keras.Model):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.whole, self.head = whole, head
