@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from classify.settings.config import CHART_ENDINGS, FORMATS, PredictConfig
-from extract.cli import READING, add_model_flags, add_reading_flags
-from extract.core.config import ExtractConfig
+from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.console import add_common_flags, log, run_command
 from extract.core.errors import EXIT_OK, EXIT_TOO_MANY_BAD, SettingError
+from extract.core.flags import add_flags
 
 _EXAMPLES = """\
 examples:
@@ -28,6 +28,7 @@ label).
 # What decides a complete model; a head knows all of it.
 _MODEL_FLAGS = ("trunk", "image_size", "preprocess")
 _CHART_TOP = 10
+_READING = ("columns", "batch_size", "workers", "max_bad")
 
 
 def predict_images(argv: list[str] | None = None) -> int:
@@ -48,9 +49,11 @@ def predict_images_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "source", metavar="SOURCE", help="a folder of images, one image, or a table of them"
     )
-    add_reading_flags(parser, "columns")
-    add_model_flags(
+    add_flags(parser, ExtractConfig, "columns")
+    add_flags(
         parser.add_argument_group("without DIR, but for --weights"),
+        TrunkSpec,
+        *("trunk", "weights", "image_size", "preprocess"),
         trunk="a complete model of keras.applications, with ImageNet's 1,000 classes; "
         "or a model of your own, as model.save writes it into FILE.keras",
         weights="of DIR: where the trunk's weights are now, which must be those of training; of a "
@@ -58,7 +61,7 @@ def predict_images_parser() -> argparse.ArgumentParser:
         image_size="pixels that a FILE sees, where it takes any",
     )
     _add_output_flags(parser.add_argument_group("output"))
-    add_reading_flags(parser.add_argument_group("running"), "batch_size", "workers")
+    add_flags(parser.add_argument_group("running"), ExtractConfig, "batch_size", "workers")
     add_common_flags(parser)
     return parser
 
@@ -82,7 +85,7 @@ def _add_output_flags(group: Any) -> None:
         type=Path,
         help="the file to write (default: stdout); for one image .png, .svg or .pdf draws a chart",
     )
-    add_reading_flags(group, "max_bad")
+    add_flags(group, ExtractConfig, "max_bad")
 
 
 def _settings(arguments: argparse.Namespace, chart: bool) -> tuple[PredictConfig, ExtractConfig]:
@@ -102,7 +105,7 @@ def _settings(arguments: argparse.Namespace, chart: bool) -> tuple[PredictConfig
         raise SettingError(f"format: has no effect on {arguments.output}, which is drawn")
     usual = PredictConfig()
     top = _CHART_TOP if chart else usual.top
-    reading = {name: getattr(arguments, name) for name in READING}
+    reading = {name: getattr(arguments, name) for name in _READING}
     running = ExtractConfig(**{k: v for k, v in reading.items() if v is not None})
     return PredictConfig(
         top if arguments.top is None else arguments.top, arguments.format or usual.format
