@@ -3,56 +3,39 @@
 The public names are loaded when they are first used, so that ``--help`` answers at once.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from classify.data.dataset import Dataset, load_dataset
-    from classify.inference.bundle import TrainedHead, load_head
-    from classify.inference.export import export_head
-    from classify.inference.predict import Prediction, Predictions, predict_images
-    from classify.search.leaderboard import Entry, Result
-    from classify.settings.head_spec import HeadSpec
-    from classify.train import sweep, train_heads
+from extract.public import load_late
 
-_LATE = {
-    "Dataset": "classify.data.dataset",
-    "Entry": "classify.search.leaderboard",
-    "HeadSpec": "classify.settings.head_spec",
-    "Prediction": "classify.inference.predict",
-    "Predictions": "classify.inference.predict",
-    "Result": "classify.search.leaderboard",
-    "TrainedHead": "classify.inference.bundle",
-    "export_head": "classify.inference.export",
-    "load_dataset": "classify.data.dataset",
-    "load_head": "classify.inference.bundle",
-    "predict_images": "classify.inference.predict",
-    "sweep": "classify.train",
-    "train_heads": "classify.train",
+if TYPE_CHECKING:
+    from classify.data.dataset import Dataset as Dataset
+    from classify.data.dataset import load_dataset as load_dataset
+    from classify.inference.bundle import TrainedHead as TrainedHead
+    from classify.inference.bundle import load_head as load_head
+    from classify.inference.export import export_head as export_head
+    from classify.inference.predict import Prediction as Prediction
+    from classify.inference.predict import Predictions as Predictions
+    from classify.inference.predict import predict_images as predict_images
+    from classify.search.leaderboard import Entry as Entry
+    from classify.search.leaderboard import Result as Result
+    from classify.settings.head_spec import HeadSpec as HeadSpec
+    from classify.train import sweep as sweep
+    from classify.train import train_heads as train_heads
+
+_PUBLIC = {
+    "classify.data.dataset": ("Dataset", "load_dataset"),
+    "classify.inference.bundle": ("TrainedHead", "load_head"),
+    "classify.inference.export": ("export_head",),
+    "classify.inference.predict": ("Prediction", "Predictions", "predict_images"),
+    "classify.search.leaderboard": ("Entry", "Result"),
+    "classify.settings.head_spec": ("HeadSpec",),
+    "classify.train": ("sweep", "train_heads"),
 }
-__all__ = [
-    "Dataset",
-    "Entry",
-    "HeadSpec",
-    "Prediction",
-    "Predictions",
-    "Result",
-    "TrainedHead",
-    "export_head",
-    "load_dataset",
-    "load_head",
-    "predict_images",
-    "sweep",
-    "train_heads",
-]
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name when it is first used."""
-    if name not in _LATE:
-        raise AttributeError(f"module 'classify' has no attribute {name!r}")
-    return getattr(import_module(_LATE[name]), name)
+    return load_late("classify", _PUBLIC, name)
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted(name for names in _PUBLIC.values() for name in names)

@@ -35,7 +35,10 @@ def main(argv: list[str] | None = None) -> int:
 def train_head_parser() -> argparse.ArgumentParser:
     """Build the parser of ``train-head``."""
     parser = Parser(
-        "train-head", "Train classifier heads on a file of features and keep the best.", _EXAMPLES
+        "train-head",
+        "OUT.h5",
+        "Train classifier heads on a file of features and keep the best.",
+        _EXAMPLES,
     )
     parser.add_argument("store", metavar="OUT.h5", help="a file made by extract-features")
     parser.add_argument(

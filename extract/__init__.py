@@ -3,61 +3,44 @@
 The public names are loaded when they are first used, so that ``--help`` answers at once.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from extract.core.config import ExtractConfig, TrunkSpec, ViewSpec
-from extract.core.errors import (
-    EngineError,
-    HeadError,
-    HeadstartError,
-    ImageError,
-    SettingError,
-    SourceError,
-    SplitError,
-    StoreError,
-    TrunkError,
-)
+from extract.public import load_late
 
 if TYPE_CHECKING:
-    from extract.api import extract_features, list_layers, list_trunks
-    from extract.pipeline.run import Summary
-    from extract.store.open import open_store
+    from extract.api import extract_features as extract_features
+    from extract.api import list_layers as list_layers
+    from extract.api import list_trunks as list_trunks
+    from extract.core.config import ExtractConfig as ExtractConfig
+    from extract.core.config import TrunkSpec as TrunkSpec
+    from extract.core.config import ViewSpec as ViewSpec
+    from extract.core.errors import EngineError as EngineError
+    from extract.core.errors import HeadError as HeadError
+    from extract.core.errors import HeadstartError as HeadstartError
+    from extract.core.errors import ImageError as ImageError
+    from extract.core.errors import SettingError as SettingError
+    from extract.core.errors import SourceError as SourceError
+    from extract.core.errors import SplitError as SplitError
+    from extract.core.errors import StoreError as StoreError
+    from extract.core.errors import TrunkError as TrunkError
+    from extract.pipeline.run import Summary as Summary
+    from extract.store.open import open_store as open_store
 
-_LATE = {
-    "extract_features": "extract.api",
-    "list_layers": "extract.api",
-    "list_trunks": "extract.api",
-    "open_store": "extract.store.open",
-    "Summary": "extract.pipeline.run",
+_PUBLIC = {
+    "extract.api": ("extract_features", "list_layers", "list_trunks"),
+    "extract.core.config": ("ExtractConfig", "TrunkSpec", "ViewSpec"),
+    "extract.core.errors": (
+        *("EngineError", "HeadError", "HeadstartError", "ImageError", "SettingError"),
+        *("SourceError", "SplitError", "StoreError", "TrunkError"),
+    ),
+    "extract.pipeline.run": ("Summary",),
+    "extract.store.open": ("open_store",),
 }
-__all__ = [
-    "EngineError",
-    "ExtractConfig",
-    "HeadError",
-    "HeadstartError",
-    "ImageError",
-    "SettingError",
-    "SourceError",
-    "SplitError",
-    "StoreError",
-    "Summary",
-    "TrunkError",
-    "TrunkSpec",
-    "ViewSpec",
-    "extract_features",
-    "list_layers",
-    "list_trunks",
-    "open_store",
-]
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name when it is first used."""
-    if name not in _LATE:
-        raise AttributeError(f"module 'extract' has no attribute {name!r}")
-    return getattr(import_module(_LATE[name]), name)
+    return load_late("extract", _PUBLIC, name)
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted(name for names in _PUBLIC.values() for name in names)

@@ -24,7 +24,10 @@ def main(argv: list[str] | None = None) -> int:
 def show_features_parser() -> argparse.ArgumentParser:
     """Build the parser of ``show-features``."""
     parser = Parser(
-        "show-features", "Describe a file of features, and verify that it is intact.", _EXAMPLES
+        "show-features",
+        "OUT.h5",
+        "Describe a file of features, and verify that it is intact.",
+        _EXAMPLES,
     )
     parser.add_argument("out", metavar="OUT.h5", help="a file made by extract-features")
     parser.add_argument(

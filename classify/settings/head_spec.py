@@ -3,6 +3,7 @@
 A field here and the long flag on the command line have one name.
 """
 
+from argparse import ArgumentTypeError
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypedDict
@@ -74,7 +75,10 @@ STEPS = ("standardise", "sqrt", "l2", "pca")
 
 def parse_units(text: str) -> tuple[int, ...]:
     """Return the widths of layers from ``512,128`` or, inside a sweep, ``512+128``."""
-    return tuple(int(width) for width in text.replace("+", ",").split(","))
+    try:
+        return tuple(int(width) for width in text.replace("+", ",").split(","))
+    except ValueError:
+        raise ArgumentTypeError(f"found {text!r}; expected widths, such as 512,128") from None
 
 
 def parse_names(text: str) -> tuple[str, ...]:
@@ -107,7 +111,7 @@ class HeadSpec(Settings):
         SettingError: A value is unknown, out of range, or has no effect on this head.
     """
 
-    head: str = flag("dense", choices=tuple(DEFAULTS))
+    head: str = "dense"
     units: tuple[int, ...] | None = flag(
         None, "widths of the hidden layers, as in 512,128", parse=parse_units, metavar="N", low=1
     )
@@ -132,9 +136,7 @@ class HeadSpec(Settings):
     epochs: int | None = flag(None, "passes over the training images, at most", low=1)
     batch_size: int | None = flag(None, "images in a training step", low=1)
     patience: int | None = flag(
-        None,
-        "stop after N epochs without a lower validation loss and keep the best epoch",
-        low=1,
+        None, "stop after N epochs without a lower validation loss and keep the best epoch", low=1
     )
     seed: int | None = flag(None, low=0, below=2**32)
     C: float | None = flag(None, "inverse strength of the penalty; 0.001 for a linear svm", above=0)
@@ -147,10 +149,7 @@ class HeadSpec(Settings):
     )
     alpha: float | None = flag(None, "strength of the penalty", above=0)
     shrinkage: float | None = flag(
-        None,
-        "share of the covariance taken from a multiple of the identity",
-        above=0,
-        high=1,
+        None, "share of the covariance taken from a multiple of the identity", above=0, high=1
     )
     neighbours: int | None = flag(None, "nearest images that vote", low=1)
     trees: int | None = flag(None, "trees, or rounds of boosting", low=1)

@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -66,7 +67,7 @@ def parse_sweep(text: str) -> tuple[tuple[str | None, str], list[Any]]:
     parse = _parser(setting)
     try:
         found = [parse(v) for v in _spread(values, parse)]
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, ArgumentTypeError) as error:
         raise SettingError(f"sweep: {setting} cannot be {values!r}: {error}") from error
     if len(set(found)) != len(found):
         raise SettingError(f"sweep: found {text}; expected each value of {setting} once")

@@ -52,8 +52,9 @@ def parse_columns(text: str) -> dict[str, str]:
 class TrunkSpec(Settings):
     """The trunk and how an image enters it: everything that decides the features but their type.
 
-    Empty values take their defaults: at once where the trunk is a ``keras.applications`` model and
-    its layer is known; otherwise when the model is built, see ``is_complete``.
+    Empty values take their defaults: at once where they are known, otherwise when the model is
+    built, see ``is_complete``. ``layer`` may hold several layers, which are computed in one pass;
+    ``output`` is the output of the complete model.
 
     Raises:
         SettingError: A value is unknown, out of range or has no effect.
@@ -212,9 +213,7 @@ class ExtractConfig(Settings):
         metavar="DIR",
     )
     max_bad: str = flag(
-        "1%",
-        "unreadable images that are tolerated; with more, the exit code is 4",
-        metavar="N|P%",
+        "1%", "unreadable images that are tolerated; with more, the exit code is 4", metavar="N|P%"
     )
     overwrite: bool = flag(False, "replace a file whose settings or source differ")
     update: bool = flag(
@@ -265,20 +264,13 @@ class ViewSpec(Settings):
     """
 
     views: int = flag(
-        0,
-        "keep N augmented views of each training image beside the plain one",
-        shown="0",
+        0, "keep N augmented views of each training image beside the plain one", shown="0"
     )
     seed: int | None = flag(
         None, "decides everything random in the views", low=0, below=2**32, usual=0
     )
     rotation: float | None = flag(
-        None,
-        "largest turn either way, in degrees",
-        low=0,
-        high=180,
-        metavar="DEGREES",
-        usual=40.0,
+        None, "largest turn either way, in degrees", low=0, high=180, metavar="DEGREES", usual=40.0
     )
     shift: float | None = flag(
         None,

@@ -5,6 +5,7 @@ import difflib
 import errno
 import logging
 import os
+import re
 import sys
 import time
 import traceback
@@ -47,9 +48,10 @@ class _Handler(logging.Handler):
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line and name the nearest flag; flags are not abbreviated."""
 
-    def __init__(self, prog: str, description: str, examples: str) -> None:
+    def __init__(self, prog: str, words: str, description: str, examples: str) -> None:
         super().__init__(
             prog,
+            usage=f"{prog} [options] {words}",
             description=f"{description}\n\n{examples}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
@@ -58,9 +60,12 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print what is wrong, without the usage, and end the command."""
         known = [option for action in self._actions for option in action.option_strings]
-        for word in message.partition("unrecognized arguments: ")[2].split():
+        words = message.partition("unrecognized arguments: ")[2].split()
+        if choice := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            words, known = [choice[1]], re.findall(r"[\w+]+", choice[2])
+        for word in words:
             near = difflib.get_close_matches(word.partition("=")[0], known, n=2)
-            if word.startswith("-") and near:
+            if near and (choice or word.startswith("-")):
                 message += f"; nearest: {', '.join(near)}"
         self.exit(EXIT_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
 
@@ -167,9 +172,7 @@ def run_command(
     Returns:
         The exit code: see ``extract.core.errors``.
     """
-    # Flags may stand between two words of which one is optional only if they are parsed apart; that
-    # formats the usage a second time.
-    parser.usage = parser.format_usage().removeprefix("usage: ").strip().replace("%", "%%")
+    # Intermixed, because flags may stand between two words of which one is optional.
     arguments = parser.parse_intermixed_args(argv)
     log.handlers = [_Handler()]
     log.propagate = False

@@ -5,19 +5,16 @@ values of a dataclass, and ``add_flags`` turns its fields into flags of a comman
 """
 
 import argparse
-import functools
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import Field, field, fields
 from numbers import Real
-from typing import Any, ParamSpec, Self, TypeVar, get_args
+from typing import Any, Self, TypeVar, get_args
 
 from extract.core.errors import SettingError, unknown_name
 
-P = ParamSpec("P")
-R = TypeVar("R")
 T = TypeVar("T")
 
 
@@ -37,12 +34,13 @@ def flag(default: Any, text: str = "", **how: Any) -> Any:
 
 def documented(declared_in: type[T]) -> type[T]:
     """Add the fields of a settings dataclass, with help text and range, to its docstring."""
-    lines = [f"    {name}: {text}" for name, text in _described(declared_in)]
+    lines = [f"    {name}: {text}" for name, text in describe(declared_in)]
     declared_in.__doc__ = "\n".join([inspect.getdoc(declared_in) or "", "", "Attributes:", *lines])
     return declared_in
 
 
-def _described(declared_in: Any) -> Iterator[tuple[str, str]]:
+def describe(declared_in: Any) -> Iterator[tuple[str, str]]:
+    """Yield name and text of each field of a settings dataclass: help, choices, range, default."""
     for declared in fields(declared_in):
         how = declared.metadata
         choices = [f"one of {', '.join(how['choices'])}"] if "choices" in how else []
@@ -160,38 +158,8 @@ def _default_text(declared: Field[Any]) -> str:
     shown = how.get("shown", how.get("usual", declared.default))
     if shown is None or shown is False or shown in ("", ()):
         return ""
+    shown = f"{shown:g}" if isinstance(shown, float) else shown
     return f" (default: {'on' if shown is True else shown})"
-
-
-def check_keywords(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a mistyped keyword of a public function name the nearest ones.
-
-    Keywords that the function takes as ``**name: Unpack[SomeTypedDict]`` are shown one by one in
-    its signature, and so in ``help()`` and in completions.
-    """
-    signature = inspect.signature(function)
-    parameters: list[inspect.Parameter] = []
-    for parameter in signature.parameters.values():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            hints = get_args(parameter.annotation)[0].__annotations__
-            keyword = inspect.Parameter.KEYWORD_ONLY
-            parameters += [
-                inspect.Parameter(name, keyword, default=None, annotation=hint)
-                for name, hint in hints.items()
-            ]
-        else:
-            parameters.append(parameter)
-    known = [parameter.name for parameter in parameters]
-
-    @functools.wraps(function)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        for name in kwargs:
-            if name not in known:
-                raise SettingError(unknown_name(f"{function.__name__}: argument", name, known))
-        return function(*args, **kwargs)
-
-    checked.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    return checked
 
 
 def parse_image_size(text: str) -> tuple[int, int]:
