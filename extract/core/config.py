@@ -28,11 +28,7 @@ ROLES = ("path", "label", "split", "group")
 
 
 def parse_columns(text: str) -> dict[str, str]:
-    """Return the column of each role in ``path=file,label=species``.
-
-    Raises:
-        SettingError: The text has another form, or a role is unknown or occurs twice.
-    """
+    """Return the column of each role in ``path=file,label=species``, or raise SettingError."""
     columns: dict[str, str] = {}
     for part in text.split(",") if text else ():
         role, equals, column = part.strip().partition("=")
