@@ -21,6 +21,7 @@ from extract.core.config import ExtractConfig, TrunkSpec, ViewSpec
 from extract.show_cli import show_features_parser
 from extract.store.open import open_store
 from tests.conftest import QUICK
+from tests.shape import PACKAGES, measure
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -80,6 +81,12 @@ def test_a_room_has_eight_files_at_most(package: str) -> None:
     for room in ROOMS[package]:
         paths = {path.name for path in (ROOT / package / room).glob("*.py")} - {"__init__.py"}
         assert 0 < len(paths) <= 8, room
+
+
+def test_files_and_functions_are_short() -> None:
+    shape = measure(*PACKAGES)
+    assert not shape.long_files
+    assert not shape.long_functions
 
 
 def test_stage_one_knows_nothing_of_stage_two() -> None:

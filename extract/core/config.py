@@ -49,8 +49,7 @@ class TrunkSpec(Settings):
     """The trunk and how an image enters it: everything that decides the features but their type.
 
     Empty values take their defaults: at once where they are known, otherwise when the model is
-    built, see ``is_complete``. ``layer`` may hold several layers, which are computed in one pass;
-    ``output`` is the output of the complete model.
+    built, see ``is_complete``. The layer ``output`` is the output of the complete model.
 
     Raises:
         SettingError: A value is unknown, out of range or has no effect.
@@ -253,7 +252,7 @@ class ExtractConfig(Settings):
 class ViewSpec(Settings):
     """Augmented views of the training images; the defaults are the recipe of Keras' course notes.
 
-    With views every setting has a value; without views every setting is None.
+    Without views every setting is None.
 
     Raises:
         SettingError: A value is out of range or has no effect.
