@@ -48,7 +48,7 @@ class Block(NamedTuple):
 
 def blocks_of(page: Path) -> list[Block]:
     """Every fenced block of a page, in order."""
-    found = re.findall(r"^(.*)\n```(\w*)\n(.*?)^```$", page.read_text(), re.M | re.S)
+    found = re.findall(r"^([^\n]*)\n```(\w*)\n(.*?)^```$", page.read_text(), re.M | re.S)
     return [Block(language, text, above) for above, language, text in found]
 
 
@@ -170,6 +170,22 @@ def test_every_documented_file_exists() -> None:
     assert {name for name in named if not (ROOT / name).is_file()} == set()
 
 
+ROOM_ROWS = re.compile(r"^\| `(\w+)` \| (.*) \|$", re.M)
+
+
+@pytest.mark.parametrize("package", ["extract", "classify"])
+def test_contributing_names_every_file_of_a_room(package: str) -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    table = text.split(f"### {package}\n")[1].split("\n## ")[0].split("\n### ")[0]
+    named = {
+        (room, part.split("`")[1])
+        for room, row in ROOM_ROWS.findall(table)
+        for part in row.split("; ")
+    }
+    files = (ROOT / package).glob("*/*.py")
+    assert named == {(path.parent.name, path.stem) for path in files if path.stem != "__init__"}
+
+
 # Links
 
 
@@ -229,7 +245,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         for words in (
             ["extract-features", "data/", "out.h5", *quick],
-            ["extract-features", "data/", "index.h5", "--shards", "parts", *quick],
+            ["extract-features", "data/", "index.h5", "--shards", "shards", *quick],
             ["train-head", "out.h5", "--head", "logistic"],
         ):
             assert run_command([*words, "--quiet"]) == 0
@@ -258,8 +274,7 @@ def first_commands() -> list[Any]:
     for page in PAGES[1:]:
         block = blocks_of(page)[0]
         if block.language == "sh" and next(shell_lines(block.text))[0] in PROGRAMS:
-            slow = page.stem in ("finetuning", "export")
-            mark = [pytest.mark.slow] if slow else []
+            mark = [pytest.mark.slow] if page.stem == "finetuning" else []
             found.append(pytest.param(page, block.text, id=page.stem, marks=mark))
     return found
 
@@ -298,7 +313,7 @@ def run_snippets(page: Path) -> dict[str, Any]:
     return namespace
 
 
-@pytest.mark.parametrize("page", filter(snippets_of, PAGES), ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [p for p in PAGES if snippets_of(p)], ids=lambda page: page.stem)
 def test_the_snippets_of_a_page_run(page: Path, folder: Path) -> None:
     run_snippets(page)
 
@@ -320,9 +335,7 @@ def write_help() -> None:
 
     def block(match: re.Match[str]) -> str:
         program = match[1]
-        return (
-            f"<!-- help of {program} -->\n```text\n{help_of(program)}```\n<!-- end of help -->"
-        )
+        return f"<!-- help of {program} -->\n```text\n{help_of(program)}```\n<!-- end of help -->"
 
     COMMANDS.write_text(HELP_BLOCK.sub(block, COMMANDS.read_text()))
 
