@@ -32,8 +32,9 @@ PROGRAMS = {parser().prog: parser for parser in PARSERS}
 
 # Added to the extractions of the documentation, which would need weights otherwise.
 QUICK_FLAGS = "--trunk mobilenet --weights none --layer conv1_relu --image-size 32"
-# Fine-tuning needs the layer that the page names.
+# Commands that name a layer need one of the layers of that trunk.
 FINETUNE_FLAGS = "--trunk inception_v3 --weights none --image-size 75"
+COMPLETE_FLAGS = "--trunk mobilenet --weights none"
 NOT_RUN = re.compile(r"<!-- not run: \S.* -->")
 HELP_BLOCK = re.compile(r"<!-- help of ([\w-]+) -->\n```text\n(.*?)```\n<!-- end of help -->", re.S)
 
@@ -240,15 +241,21 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for image in sorted((ROOT / "data" / split / kind).iterdir())[:count]:
                 shutil.copy(image, target)
     shutil.copytree(folder / "data/validation/food", folder / "new")
+    for name in ("photos", "caltech-20"):
+        shutil.copytree(folder / "data/train", folder / name)
+    shutil.copy(next((folder / "new").glob("*.jpg")), folder / "photo.jpg")
+    rows = (f"{path.relative_to(folder)},{path.parent.name}" for path in folder.glob("photos/*/*"))
+    (folder / "birds.csv").write_text("\n".join(["file,species", *rows]))
     quick = QUICK_FLAGS.split()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for words in (
             ["extract-features", "data/", "out.h5", *quick],
             ["extract-features", "data/", "index.h5", "--shards", "shards", *quick],
-            ["train-head", "out.h5", "--head", "logistic"],
+            ["train-head", "out.h5", "--head", "logistic", "--export", "model.keras"],
         ):
             assert run_command([*words, "--quiet"]) == 0
+    shutil.copy(folder / "out.h5", folder / "strangers.h5")
     return folder
 
 
@@ -260,30 +267,59 @@ def folder(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return tmp_path / "here"
 
 
-def run_shell(text: str, flags: str = QUICK_FLAGS) -> None:
-    """Run the commands of a shell block; extractions with a quick trunk."""
+def run_shell(text: str) -> None:
+    """Run the commands of a shell block; where one needs weights, with a small random trunk."""
     for words in shell_lines(text):
-        assert words[0] in PROGRAMS, words
-        extracts = words[0] == "extract-features" and not words[1].startswith("-")
-        assert run_command([*words, *(flags.split() if extracts else [])]) == 0, words
+        if words[0] in PROGRAMS:
+            assert run_command([*words, *small_trunk(words)]) == 0, words
 
 
-def first_commands() -> list[Any]:
-    """The first block of each page, where it is of our commands and needs no long computation."""
-    found = []
-    for page in PAGES[1:]:
-        block = blocks_of(page)[0]
-        if block.language == "sh" and next(shell_lines(block.text))[0] in PROGRAMS:
-            mark = [pytest.mark.slow] if page.stem == "finetuning" else []
-            found.append(pytest.param(page, block.text, id=page.stem, marks=mark))
-    return found
+def small_trunk(words: list[str]) -> list[str]:
+    """The flags that replace the trunk of a command."""
+    extracts = words[0] == "extract-features" and not words[1].startswith("-")
+    named = words[words.index("--trunk") + 1] if "--trunk" in words else ""
+    if named.endswith(".keras"):
+        return []
+    if "--layer" in words:
+        return FINETUNE_FLAGS.split()
+    if extracts:
+        return QUICK_FLAGS.split()
+    return COMPLETE_FLAGS.split() if words[0] == "predict-images" and named else []
 
 
-@pytest.mark.parametrize(("page", "text"), first_commands())
-def test_the_first_command_of_a_page_runs(page: Path, text: str, folder: Path) -> None:
-    if text.startswith("extract-features"):
+def shell_blocks(page: Path) -> list[str]:
+    """The shell blocks of a page that are run."""
+    blocks = [block for block in blocks_of(page) if block.language == "sh"]
+    return [block.text for block in blocks if not NOT_RUN.fullmatch(block.above)]
+
+
+def pages_with_commands() -> list[Path]:
+    """The pages that start with a command of ours."""
+    return [page for page in PAGES[1:] if blocks_of(page)[0].language == "sh"]
+
+
+def forget_features(blocks: list[str], folder: Path) -> None:
+    """Remove the prepared file of features where a page makes its own."""
+    if blocks[0].startswith("extract-features data/"):
         (folder / "out.h5").unlink()
-    run_shell(text, FINETUNE_FLAGS if page.stem == "finetuning" else QUICK_FLAGS)
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in pages_with_commands() if p.stem != "finetuning"], ids=lambda page: page.stem
+)
+def test_the_first_command_of_a_page_runs(page: Path, folder: Path) -> None:
+    blocks = shell_blocks(page)
+    forget_features(blocks, folder)
+    run_shell(blocks[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", pages_with_commands(), ids=lambda page: page.stem)
+def test_the_commands_of_a_page_run(page: Path, folder: Path) -> None:
+    blocks = shell_blocks(page)
+    forget_features(blocks, folder)
+    for text in blocks:
+        run_shell(text)
 
 
 @pytest.mark.slow
@@ -318,9 +354,9 @@ def test_the_snippets_of_a_page_run(page: Path, folder: Path) -> None:
     run_snippets(page)
 
 
-def test_few_snippets_are_not_run() -> None:
-    above = [block.above for page in PAGES for block in snippets_of(page)]
-    assert sum(bool(NOT_RUN.fullmatch(line)) for line in above) <= 2
+def test_few_blocks_are_not_run() -> None:
+    above = [block.above for page in PAGES for block in blocks_of(page)]
+    assert sum(bool(NOT_RUN.fullmatch(line)) for line in above) <= 6
 
 
 def test_the_h5py_snippet_reads_several_layers(folder: Path) -> None:
