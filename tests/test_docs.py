@@ -33,7 +33,7 @@ PROGRAMS = {parser().prog: parser for parser in PARSERS}
 # Added to the extractions of the documentation, which would need weights otherwise.
 QUICK_FLAGS = "--trunk mobilenet --weights none --layer conv1_relu --image-size 32"
 # Commands that name a layer need one of the layers of that trunk.
-FINETUNE_FLAGS = "--trunk inception_v3 --weights none --image-size 75"
+LAYER_FLAGS = "--trunk inception_v3 --weights none --image-size 75"
 COMPLETE_FLAGS = "--trunk mobilenet --weights none"
 NOT_RUN = re.compile(r"<!-- not run: \S.* -->")
 HELP_BLOCK = re.compile(r"<!-- help of ([\w-]+) -->\n```text\n(.*?)```\n<!-- end of help -->", re.S)
@@ -243,7 +243,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(folder / "data/validation/food", folder / "new")
     for name in ("photos", "caltech-20"):
         shutil.copytree(folder / "data/train", folder / name)
-    shutil.copy(next((folder / "new").glob("*.jpg")), folder / "photo.jpg")
+    shutil.copy(min((folder / "new").glob("*.jpg")), folder / "photo.jpg")
     rows = (f"{path.relative_to(folder)},{path.parent.name}" for path in folder.glob("photos/*/*"))
     (folder / "birds.csv").write_text("\n".join(["file,species", *rows]))
     quick = QUICK_FLAGS.split()
@@ -280,10 +280,8 @@ def small_trunk(words: list[str]) -> list[str]:
     named = words[words.index("--trunk") + 1] if "--trunk" in words else ""
     if named.endswith(".keras"):
         return []
-    if "--layer" in words:
-        return FINETUNE_FLAGS.split()
     if extracts:
-        return QUICK_FLAGS.split()
+        return (LAYER_FLAGS if "--layer" in words else QUICK_FLAGS).split()
     return COMPLETE_FLAGS.split() if words[0] == "predict-images" and named else []
 
 
