@@ -115,9 +115,8 @@ def _print_trunks() -> int:
     from extract.api import list_trunks
 
     print(f"{'trunk':<20} {'native size':>11} {'cut':<22} {'features':>8}")
-    for name, known in list_trunks().items():
-        size = f"{known.image_size} px"
-        print(f"{name:<20} {size:>11} {known.cut:<22} {known.features:>8}")
+    for name, image_size, cut, features in list_trunks():
+        print(f"{name:<20} {f'{image_size} px':>11} {cut:<22} {features:>8}")
     return EXIT_OK
 
 
