@@ -17,7 +17,7 @@ from pathlib import Path
 from extract.core import atomic
 
 place, moment = Path(sys.argv[1]), sys.argv[2]
-with atomic.beside(place) as made:
+with atomic.temporary_path(place) as made:
     made.mkdir()
     (made / "file").write_text("new")
     if moment == "making":
@@ -26,7 +26,7 @@ with atomic.beside(place) as made:
         Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     if moment == "removing":
         atomic.remove = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-    atomic.put(made, place)
+    atomic.move_into_place(made, place)
 """
 
 

@@ -14,6 +14,8 @@ from extract.core.errors import SettingError, unknown_name
 
 MODEL_ENDING = ".keras"
 IN_MODEL = "model"
+# The name of a complete model's output as a layer.
+OUTPUT = "output"
 POOLINGS = ("avg", "max", "none")
 RESIZES = ("stretch", "crop", "pad")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
