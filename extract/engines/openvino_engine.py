@@ -24,7 +24,8 @@ def check_instructions(precision: str) -> None:
     capabilities, needed = _capabilities(load_openvino().Core()), CAPABILITIES.get(precision)
     if needed and needed not in capabilities:
         raise EngineError(
-            f"precision {precision}: this processor has no instructions for it; use float32"
+            f"precision {precision}: this processor has no instructions for it, so it would be "
+            "slower than float32; use --precision float32"
         )
 
 
