@@ -11,8 +11,8 @@ import pytest
 
 from extract.core.config import TrunkSpec
 from extract.core.console import log
-from extract.core.errors import EngineError, HeadError
-from extract.engines.base import Engine, check_weights
+from extract.core.errors import EngineError
+from extract.engines.base import Engine
 from extract.engines.keras_engine import KerasEngine
 from extract.engines.openvino_cache import find_compiled
 from extract.engines.openvino_engine import CAPABILITIES
@@ -131,15 +131,6 @@ def test_a_trunk_that_does_not_convert_runs_in_keras(
     assert "OpenVINO cannot convert it (no such operation)" in caplog.text
     with pytest.raises(EngineError, match=r"cannot convert it .*use --engine keras"):
         open_engine(spec, engine="openvino")
-
-
-def test_other_weights_are_refused() -> None:
-    check_weights(SPEC, "a" * 64, "a" * 64, "restore the file")
-    message = r"weights: none has SHA-256 a{12}; expected b{12}, which made .*; restore the file"
-    with pytest.raises(HeadError, match=message):
-        check_weights(SPEC, "a" * 64, "b" * 64, "restore the file")
-    with pytest.raises(HeadError, match=r"trunk: own\.keras has SHA-256 a{12}"):
-        check_weights(TrunkSpec(trunk="own.keras"), "a" * 64, "b" * 64, "")
 
 
 class SmallDevice:

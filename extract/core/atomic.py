@@ -159,11 +159,9 @@ def remove_leftovers(path: Path) -> None:
     """Remove what killed processes left next to ``path``; restore a folder that was moved away."""
     import psutil
 
-    pattern = re.compile(
-        rf"\.{re.escape(path.stem)}\.(\d+)\.({_NEW}|{_OLD}){re.escape(path.suffix)}"
-    )
-    for leftover in list(path.parent.iterdir()) if path.parent.is_dir() else ():
-        match = pattern.fullmatch(leftover.name)
+    pattern = rf"\.{re.escape(path.stem)}\.(\d+)\.({_NEW}|{_OLD}){re.escape(path.suffix)}"
+    for leftover in list(path.parent.glob(".*")):
+        match = re.fullmatch(pattern, leftover.name)
         # In a container every run may have the same number, so one with ours is not running either.
         if not match or (int(match[1]) != os.getpid() and psutil.pid_exists(int(match[1]))):
             continue

@@ -8,7 +8,6 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from extract.core.config import TrunkSpec
-from extract.core.errors import HeadError
 
 Tag = TypeVar("Tag")
 Batches = Iterable[tuple[Tag, np.ndarray]]
@@ -91,20 +90,3 @@ def overlap(
         started.append((tag, pixels, start(pixels)))
     for tag, pixels, computation in started:
         yield tag, finish(pixels, computation)
-
-
-def check_weights(spec: TrunkSpec, digest: str, expected: str, remedy: str) -> None:
-    """Raise HeadError unless the weights of a trunk are those that made the features.
-
-    Args:
-        spec: The trunk.
-        digest: SHA-256 of its weights.
-        expected: SHA-256 of the weights that made the features.
-        remedy: The end of the message: what to do.
-    """
-    if digest != expected:
-        field = "trunk" if spec.is_file else "weights"
-        raise HeadError(
-            f"{field}: {getattr(spec, field)} has SHA-256 {digest[:12]}; expected {expected[:12]}, "
-            f"which made the features; {remedy}"
-        )

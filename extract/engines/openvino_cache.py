@@ -131,8 +131,7 @@ def save_compiled(
 def _save(model: Any, folder: Path, stored: dict[str, Any]) -> None:
     folder.mkdir(exist_ok=True)
     load_openvino().save_model(model, folder / FILES[0], compress_to_fp16=False)
-    text = json.dumps({**stored, "files": _digests(folder)}, indent=2)
-    (folder / "trunk.json").write_text(text)
+    (folder / "trunk.json").write_text(json.dumps({**stored, "files": _digests(folder)}))
 
 
 def cache_folder() -> Path:

@@ -180,11 +180,9 @@ def choose(spec: TrunkSpec, layers: Mapping[str, Any], name: str) -> Any:
 
 def _preprocess(spec: TrunkSpec, pixels: Any) -> Any:
     """Convert float32 pixels in 0..255 to the range that the trunk was trained on."""
-    if spec.preprocess == "rescale":
-        return pixels / 255.0
-    if spec.preprocess == "none":
-        return pixels
-    return getattr(keras.applications, TRUNKS[spec.trunk].module).preprocess_input(pixels)
+    if spec.preprocess == "auto":
+        return getattr(keras.applications, TRUNKS[spec.trunk].module).preprocess_input(pixels)
+    return pixels / 255.0 if spec.preprocess == "rescale" else pixels
 
 
 def _settle_pooling(spec: TrunkSpec, shapes: list[tuple[int | None, ...]]) -> TrunkSpec:
@@ -201,6 +199,5 @@ def _settle_pooling(spec: TrunkSpec, shapes: list[tuple[int | None, ...]]) -> Tr
 def _pool(pooling: str, output: Any) -> Any:
     if pooling == "none" or len(output.shape) != 4:
         return output
-    layers = keras.layers
-    layer = layers.GlobalAveragePooling2D if pooling == "avg" else layers.GlobalMaxPooling2D
-    return layer()(output)
+    layer = "GlobalAveragePooling2D" if pooling == "avg" else "GlobalMaxPooling2D"
+    return getattr(keras.layers, layer)()(output)
