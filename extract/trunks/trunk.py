@@ -70,8 +70,8 @@ def build_trunk(spec: TrunkSpec, precision: str = "float32") -> Trunk:
     # Inference mode for every prediction with this model. Training a model that contains it
     # overrides the mode, but batch normalization does not change, because its layers are frozen.
     prepared = _preprocess(spec, keras.ops.cast(pixels, "float32"))
-    outputs = keras.tree.flatten(cut(prepared, training=False))
-    maps = [keras.ops.cast(output, "float32") for output in outputs]
+    results = keras.tree.flatten(cut(prepared, training=False))
+    maps = [keras.ops.cast(result, "float32") for result in results]
     spec = _settle_pooling(spec, [tuple(m.shape) for m in maps])
     features = [_pool(spec.pooling, m) for m in maps]
     output = features if len(features) > 1 else features[0]
@@ -96,11 +96,9 @@ def list_layers(spec: TrunkSpec) -> list[ListedLayer]:
 
 def list_top(spec: TrunkSpec, listed: list[ListedLayer]) -> list[ListedLayer]:
     """List the layers of the complete application that are not in ``listed``."""
-    layers, names = (
-        name_layers(build_application(spec, None, top=True)),
-        {one.name for one in listed},
-    )
-    return [layer for layer in _number(_cuts(layers)) if layer.name not in names]
+    complete = name_layers(build_application(spec, None, top=True))
+    names = {layer.name for layer in listed}
+    return [layer for layer in _number(_cuts(complete)) if layer.name not in names]
 
 
 def _number(cuts: Mapping[str, Cut]) -> list[ListedLayer]:
