@@ -327,7 +327,7 @@ def test_heads_without_memory_are_refused_before_the_trunk_is_built(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(export_module, "build_trunk", None)
+    monkeypatch.setattr("extract.trunks.trunk.build_trunk", None)
     words += ["--layer", "conv1_relu", "--memory", "1e-9", "--export", str(tmp_path / "m.keras")]
     assert train_head([str(stores[2]), *words, "-o", str(tmp_path / "head")]) == 1
     assert message in capsys.readouterr().err

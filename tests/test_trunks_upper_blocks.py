@@ -98,7 +98,7 @@ def test_the_rest_continues_the_trunk() -> None:
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        ("conv_pw_13_relu", "has nothing to train; .* works is conv_pw_13:"),
+        ("conv_pw_13_relu", "have nothing to train; .* works is conv_pw_13:"),
         ("no_such", "'no_such' is unknown"),
     ],
 )

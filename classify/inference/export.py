@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import ZipFile
 
 from classify.data.dataset import Dataset, check_weights
@@ -22,7 +22,9 @@ from extract.core.atomic import atomic_write, check_writable
 from extract.core.console import log
 from extract.core.errors import HeadError, SettingError
 from extract.trunks.backend import load_keras
-from extract.trunks.trunk import Trunk, build_trunk
+
+if TYPE_CHECKING:
+    from extract.trunks.trunk import Trunk
 
 EXPORTABLE = (*KERAS_HEADS, *LINEAR_HEADS)
 
@@ -57,7 +59,7 @@ def check_targets(targets: Sequence[str], specs: Sequence[HeadSpec]) -> None:
             )
 
 
-def open_trunk(dataset: Dataset) -> Trunk:
+def open_trunk(dataset: Dataset) -> "Trunk":
     """Build the trunk that made a dataset's features, and refuse any other.
 
     Args:
@@ -70,6 +72,8 @@ def open_trunk(dataset: Dataset) -> Trunk:
         HeadError: The weights are not those that made the features.
         TrunkError: The trunk cannot be built.
     """
+    from extract.trunks.trunk import build_trunk
+
     trunk = build_trunk(dataset.trunk)
     check_weights(dataset, trunk.weights_sha256)
     if (dataset.precision, dataset.dtype) != ("float32", "float32"):
@@ -98,7 +102,7 @@ def check_head(result: Result) -> None:
     )
 
 
-def export_best(folder: Path, trunk: Trunk, targets: Sequence[str]) -> None:
+def export_best(folder: Path, trunk: "Trunk", targets: Sequence[str]) -> None:
     """Export the best head as it was saved, and say so.
 
     Args:
@@ -115,7 +119,7 @@ def export_best(folder: Path, trunk: Trunk, targets: Sequence[str]) -> None:
         log.info("%s: from pixels to scores of %s", target, ", ".join(bundle.class_names))
 
 
-def export(bundle: TrainedHead, trunk: Trunk, target: str) -> None:
+def export(bundle: TrainedHead, trunk: "Trunk", target: str) -> None:
     """Write one model from pixels to scores; all of it or nothing.
 
     Args:
@@ -131,7 +135,7 @@ def export(bundle: TrainedHead, trunk: Trunk, target: str) -> None:
         write(build_model(bundle, trunk), bundle.class_names, beside)
 
 
-def build_model(bundle: TrainedHead, trunk: Trunk) -> Any:
+def build_model(bundle: TrainedHead, trunk: "Trunk") -> Any:
     """Put a head on its trunk.
 
     Args:

@@ -21,6 +21,7 @@ from extract.core.flags import (
 
 MODEL_ENDING = ".keras"
 IN_MODEL = "model"
+OUTPUT = "output"  # the layer that is the output of the complete model
 DTYPES = ("float32", "float16")
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 # The columns of a table; each has the name of its role unless told otherwise.
@@ -57,10 +58,9 @@ class TrunkSpec(Settings):
 
     trunk: str = flag(
         "inception_v3",
-        "a model of keras.applications (default: inception_v3), see --list-trunks; or FILE.keras, "
-        "your own model as model.save writes it",
+        "a model of keras.applications, see --list-trunks; or FILE.keras, your own model as "
+        "model.save writes it",
         metavar="NAME|FILE",
-        shown="",
     )
     weights: str = flag(
         "",
