@@ -93,7 +93,7 @@ def test_a_table_in_the_working_folder(tmp_path: Path, monkeypatch: pytest.Monke
 WRONG = {
     "no path": ("file,label\na.png,cat\n", "", "column 'path' is unknown; .*known: file, label"),
     "no such column": ("path\na.png\n", "label=kind", "column 'kind' is unknown.*label=NAME"),
-    "two columns": ("path,path\na.png,b.png\n", "", "column 'path' stands there twice"),
+    "two columns": ("path,path\na.png,b.png\n", "", "two columns are called 'path'"),
     "too few cells": ("path,label\na.png,cat\nb.png\n", "", "row 2: found 1 cells; expected 2"),
     "empty path": ("path,label\na.png,cat\n,dog\n", "", "row 2: found '' in column path"),
     "unknown split": ("path,split\na.png,train\nb.png,dev\n", "", "row 2: found 'dev' in column s"),
