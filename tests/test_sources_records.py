@@ -409,7 +409,10 @@ def test_files_without_images_are_refused(tmp_path: Path) -> None:
         ("a.npy", r"image \(6, 21, 30, 3\) float32; expected uint8"),
         ("a.npz", r"array label: found shape \(5,\) beside 6 images"),
         ("a.tfrecord", "record 0: feature 'image/encoded' is unknown.*known: label"),
-        ("b.tfrecord", "record 0: cannot be read: it is not a tf.train.Example"),
+        (
+            "b.tfrecord",
+            "record 0: cannot be read: Error parsing message with type 'tf.train.Example'",
+        ),
     ):
         with pytest.raises(SourceError, match=message):
             list_source(tmp_path / name)
@@ -433,7 +436,7 @@ def test_a_record_that_changed_after_it_was_listed_fails_alone(tmp_path: Path) -
     with pytest.raises(ImageError, match="its record holds numbers; expected the bytes"):
         read_item(number)
     path.write_bytes(path.read_bytes()[:12] + bytes(100))
-    with pytest.raises(ImageError, match=r"cannot be read: it is not a tf\.train\.Example"):
+    with pytest.raises(ImageError, match="cannot be read: Error parsing message with type"):
         read_item(item)
 
 

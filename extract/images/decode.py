@@ -152,7 +152,7 @@ def _plugin(kind: str) -> Any:
     """Import the class that reads a kind of image, and of an MPO the JPEG of its first frame."""
     # Without a handler of its own, Pillow's one log message would go to stderr.
     logging.getLogger("PIL").addHandler(logging.NullHandler())
-    name = IMAGE_KINDS[kind].plugin
+    *_, name = IMAGE_KINDS[kind]
     return getattr(import_module(f"PIL.{name}ImagePlugin"), f"{name}ImageFile")
 
 

@@ -1,7 +1,7 @@
 """Folder names -> classes and splits; a layout with two meanings is an error."""
 
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from itertools import pairwise
@@ -9,7 +9,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from extract.core.errors import SourceError, listed, quoted
-from extract.images.item import SPLIT_OF, Item, Read, Source, read_file
+from extract.images.item import IMAGE_ENDINGS, SPLIT_OF, Item, Read, Source, read_file
 
 # An unreadable file is one whose type cannot be read, such as a link to nothing.
 Kind = Enum("Kind", "IMAGE FOLDER OTHER UNREADABLE")
@@ -22,6 +22,11 @@ class Entry(NamedTuple):
     key: str
     path: str
     kind: Kind
+
+
+def kind_by_ending(name: str, otherwise: Kind = Kind.OTHER) -> Kind:
+    """Return the kind of a file by its name alone."""
+    return Kind.IMAGE if name.lower().endswith(IMAGE_ENDINGS) else otherwise
 
 
 def walk(root: str, list_folder: Callable[[str], Iterable[Entry]]) -> Iterator[Entry]:
@@ -70,18 +75,16 @@ def arrange_folder(
             ".png and the like, alone or in a folder for each class"
         )
     _check_unique(root, images + folders)
-    split_of = _split_folders(root, Counter(_place(key, {}, skip)[1] for key, _, _ in images))
-    places = [_place(key, split_of, skip) for key, _, _ in images]
-    _check_loose_images(root, images, places)
-    items = [
-        Item(key, path, -1, split_of.get(section, 0), "", read)
-        for (key, path, _), (section, _) in zip(images, places, strict=True)
-    ]
+    keys = [image.key for image in images]
+    split_of = _split_folders(root, Counter(_place(key, {}, skip)[1] for key in keys))
+    places = [_place(key, split_of, skip) for key in keys]
+    _check_loose_images(root, keys, places)
+    splits = [split_of.get(section, 0) for section, _ in places]
+    named = zip(images, splits, strict=True)
+    items = [Item(image.key, image.path, -1, split, "", read) for image, split in named]
     warnings = [*_empty_folders(folders, split_of, places), *check_classes(places)]
-    if others:
-        warnings.append(f"passed over {_files(others)}: no images")
-    if unreadable:
-        warnings.append(f"passed over {_files(unreadable)}: they cannot be opened")
+    passed_over = ((others, "no images"), (unreadable, "they cannot be opened"))
+    warnings += [f"passed over {_files(entries)}: {why}" for entries, why in passed_over if entries]
     return number_classes(root, items, [name for _, name in places], warnings)
 
 
@@ -90,22 +93,18 @@ def number_classes(
 ) -> Source:
     """Return a source of items in order, whose labels number the sorted names; "" is no label."""
     class_names = tuple(sorted({*names} - {""}))
-    label_of = {name: label for label, name in enumerate(class_names)}
-    labelled = tuple(
-        item._replace(label=label_of.get(name, -1)) for item, name in zip(items, names, strict=True)
-    )
+    label_of = {"": -1} | {name: label for label, name in enumerate(class_names)}
+    labels = [label_of[name] for name in names]
+    labelled = tuple(item._replace(label=label) for item, label in zip(items, labels, strict=True))
     return Source(labelled, class_names, tuple(f"{quoted(root)}: {w}" for w in warnings), root)
 
 
 def check_classes(places: Iterable[_Place]) -> Iterator[str]:
     """Warn of classes that are missing in a split with labels, and of a single class."""
-    names_of: dict[str, set[str]] = defaultdict(set)
-    for section, name in set(places):
-        if name:
-            names_of[section].add(name)
-    class_names = set().union(*names_of.values())
-    for section, names in sorted(names_of.items()):
-        if missing := class_names - names:
+    labelled = {place for place in places if place[1]}
+    class_names = {name for _, name in labelled}
+    for section in sorted({section for section, _ in labelled}):
+        if missing := [name for name in class_names if (section, name) not in labelled]:
             classes = listed(missing, "class name", 10)
             yield f"found no images of {classes} in {section}; expected each class in each split"
     if len(class_names) == 1:
@@ -150,16 +149,15 @@ def _split_folders(root: str, tops: Mapping[str, int]) -> dict[str, int]:
     return split_of
 
 
-def _check_loose_images(root: str, images: Iterable[Entry], places: Sequence[_Place]) -> None:
+def _check_loose_images(root: str, keys: Sequence[str], places: Sequence[_Place]) -> None:
     """Raise SourceError where images lie beside folders with images."""
     sizes = Counter(places)
-    for section in sorted(section for section, name in sizes if not name):
+    for section, name in sorted(sizes):
         folders = [f"{n}: {size:,}" for (at, n), size in sizes.items() if n and at == section]
-        if folders:
-            at_place = zip(images, places, strict=True)
-            loose = listed((image.key for image, at in at_place if at == (section, "")), "image")
+        if folders and not name:
+            loose = [key for key, place in zip(keys, places, strict=True) if place == (section, "")]
             raise SourceError(
-                f"{quoted(os.path.join(root, section))}: found {loose} beside "
+                f"{quoted(os.path.join(root, section))}: found {listed(loose, 'image')} beside "
                 f"{listed(folders, 'folder')} with images; expected only images or only folders; "
                 "move the images into the folders, or away"
             )

@@ -15,25 +15,17 @@ _SPLIT_WORDS = ("train training", "validation val valid", "test testing")
 SPLIT_OF = {word: split for split, words in enumerate(_SPLIT_WORDS) for word in words.split()}
 
 
-class ImageKind(NamedTuple):
-    """The endings of a kind of image, the pattern of its first bytes, and its Pillow plugin."""
-
-    endings: str
-    signature: bytes
-    plugin: str
-
-
-# Every kind of image that is read. A new kind needs an entry here.
+# Kind of image -> endings, pattern of the first bytes, plugin of Pillow. A new kind needs an entry.
 IMAGE_KINDS = {
-    "JPEG": ImageKind(".jpg .jpeg .jpe .jfif .mpo", rb"\xff\xd8\xff", "Jpeg"),
-    "PNG": ImageKind(".png .apng", rb"\x89PNG\r\n\x1a\n", "Png"),
+    "JPEG": (".jpg .jpeg .jpe .jfif .mpo", rb"\xff\xd8\xff", "Jpeg"),
+    "PNG": (".png .apng", rb"\x89PNG\r\n\x1a\n", "Png"),
     # Many texts start with the letters BM, so the size of the second header is checked too.
-    "BMP": ImageKind(".bmp .dib", rb"BM.{12}[\x0c(48@l|]\0\0\0", "Bmp"),
-    "GIF": ImageKind(".gif", rb"GIF8[79]a", "Gif"),
-    "WebP": ImageKind(".webp", rb"RIFF.{4}WEBPVP8[ LX]", "WebP"),
-    "TIFF": ImageKind(".tif .tiff", rb"II[*+]\0|MM\0[*+]", "Tiff"),
+    "BMP": (".bmp .dib", rb"BM.{12}[\x0c(48@l|]\0\0\0", "Bmp"),
+    "GIF": (".gif", rb"GIF8[79]a", "Gif"),
+    "WebP": (".webp", rb"RIFF.{4}WEBPVP8[ LX]", "WebP"),
+    "TIFF": (".tif .tiff", rb"II[*+]\0|MM\0[*+]", "Tiff"),
 }
-IMAGE_ENDINGS = tuple(end for kind in IMAGE_KINDS.values() for end in kind.endings.split())
+IMAGE_ENDINGS = tuple(ending for kind in IMAGE_KINDS.values() for ending in kind[0].split())
 
 # Files and folders that Windows, macOS and Python leave behind; they cause no warning.
 _SYSTEM_NAMES = ("thumbs.db", "desktop.ini", "__macosx", "__pycache__")
@@ -43,10 +35,13 @@ Read = Callable[[str], bytes]
 
 def image_kind(head: bytes) -> str | None:
     """Return the kind in ``IMAGE_KINDS`` of a file that starts with ``head``, 32 bytes or more."""
-    for name, kind in IMAGE_KINDS.items():
-        if re.match(kind.signature, head, re.DOTALL):
-            return name
-    return None
+    patterns = {kind: pattern for kind, (_, pattern, _) in IMAGE_KINDS.items()}
+    return next((kind for kind in patterns if re.match(patterns[kind], head, re.DOTALL)), None)
+
+
+def is_image(path: str) -> bool:
+    """Whether a file is an image by its ending, or else by its first bytes."""
+    return path.lower().endswith(IMAGE_ENDINGS) or image_kind(read_part(path, 32, 0)) is not None
 
 
 def is_system_file(name: str) -> bool:
@@ -56,8 +51,6 @@ def is_system_file(name: str) -> bool:
 
 def to_utf8(name: str) -> str:
     """Return a file name with each byte that is not UTF-8 as a backslash escape."""
-    if name.isascii():
-        return name
     return name.encode("utf-8", sys.getfilesystemencodeerrors()).decode("utf-8", "backslashreplace")
 
 
@@ -142,11 +135,8 @@ def reading(path: str, expected: str, extra: str = "") -> Iterator[None]:
         yield
     except (SourceError, SettingError):
         raise
-    except ImportError as error:
-        raise SourceError(
-            f'{quoted(path)}: needs {error.name}; pip install "headstart[{extra}]"'
-        ) from error
     except Exception as error:  # a damaged file makes a library raise errors of a dozen classes
-        raise SourceError(
-            f"{quoted(path)}: cannot be read: {reason_of(error)}; expected {expected}"
-        ) from error
+        problem = f"cannot be read: {reason_of(error)}; expected {expected}"
+        if isinstance(error, ImportError):
+            problem = f'needs {error.name}; pip install "headstart[{extra}]"'
+        raise SourceError(f"{quoted(path)}: {problem}") from error

@@ -7,11 +7,11 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import unquote
 
 from extract.core.errors import ImageError, SourceError, quoted
-from extract.images.image_folder import Entry, Kind, arrange_folder, walk
+from extract.images.image_folder import Entry, Kind, arrange_folder, kind_by_ending, walk
 from extract.images.item import IMAGE_ENDINGS, Source, is_system_file
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]*")
@@ -22,8 +22,6 @@ _ATTEMPTS, _PAUSE_SECONDS, _TIMEOUT_SECONDS = 3, 0.5, 60.0
 # These errors end every attempt; classes of libraries that may be missing go by name.
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, ImportError, ValueError)
 _FINAL_NAMES = {"AuthenticationException", "BadHostKeyException", "NoCredentialsError"}
-
-T = TypeVar("T")
 
 
 def is_url(name: str) -> bool:
@@ -101,37 +99,32 @@ def _list_folder(url: str, file_system: Any, seen: set[str], folder: str) -> Ite
         if entry["type"] == "directory":
             yield Entry(key, entry["name"], Kind.FOLDER)
         else:
-            is_image = key.lower().endswith(IMAGE_ENDINGS)
-            yield Entry(key, path, Kind.IMAGE if is_image else Kind.OTHER)
+            yield Entry(key, path, kind_by_ending(key))
 
 
 def _to_key(file_system: Any, name: str) -> str:
     """Return a name without escapes such as %20, which web servers list."""
-    protocol = file_system.protocol
-    protocols = (protocol,) if isinstance(protocol, str) else protocol
-    return unquote(name) if "http" in protocols else name
+    return unquote(name) if "http" in file_system.protocol else name
 
 
-def _attempt(url: str, work: Callable[[Any, str], T]) -> T:
+def _attempt(url: str, work: Callable[[Any, str], Any]) -> Any:
     """Call ``work`` with the file system of ``url`` and the path on it; try again after an error.
 
     fsspec keeps one file system for each thread, or one for all threads that opens connections as
     needed. A file system with a single connection, such as SFTP, fails with it and is replaced.
     """
-    for attempt in range(1, _ATTEMPTS + 1):
+    for attempt in range(1, _ATTEMPTS):
         file_system = None
         try:
             file_system, path = _open(url)
             return work(file_system, path)
-        except _FINAL:
-            raise
         except Exception as error:  # a broken connection has its own error in each file system
-            if attempt == _ATTEMPTS or type(error).__name__ in _FINAL_NAMES:
+            if isinstance(error, _FINAL) or type(error).__name__ in _FINAL_NAMES:
                 raise
             if file_system is not None and not file_system.async_impl:
                 type(file_system).clear_instance_cache()
             time.sleep(_PAUSE_SECONDS * 2**attempt)
-    raise AssertionError("the last attempt returns or raises")
+    return work(*_open(url))
 
 
 def _open(url: str) -> tuple[Any, str]:

@@ -12,26 +12,12 @@ from functools import partial
 
 from extract.core.config import parse_columns
 from extract.core.errors import SourceError, quoted
-from extract.images.image_folder import Entry, Kind, arrange_folder, walk
-from extract.images.image_table import Named, columns_error
-from extract.images.item import (
-    IMAGE_ENDINGS,
-    Read,
-    Source,
-    image_kind,
-    is_system_file,
-    read_below,
-    to_utf8,
-)
+from extract.images.image_folder import Entry, Kind, arrange_folder, kind_by_ending, walk
+from extract.images.image_table import Named, arrange_rows, columns_error
+from extract.images.item import Read, Source, is_image, is_system_file, read_below, to_utf8
 from extract.images.remote import hide_secrets, is_url, list_remote, without_query
 from extract.sources.archives import ARCHIVE_ENDINGS, Archive, is_archive
-from extract.sources.records import (
-    RECORD_FORMATS,
-    RecordSet,
-    find_records,
-    list_records,
-    record_ending,
-)
+from extract.sources.records import RECORD_FORMATS, RecordSet, find_records, record_ending
 from extract.sources.tables import TABLE_ENDINGS, list_table
 from extract.sources.webdataset import list_archive
 
@@ -59,14 +45,16 @@ def list_source(source: str | os.PathLike[str], columns: str = "") -> Source:
     try:
         mode = os.stat(root).st_mode
         if files := find_records(root, named):
-            return list_records(root, files, named)
+            records = RecordSet(files, named)
+            return arrange_rows(root, records.rows, named, records.read)
         if stat.S_ISREG(mode) and root.lower().endswith(TABLE_ENDINGS):
             return list_table(root, named)
         if named:
             raise columns_error(root)
         if stat.S_ISDIR(mode):
-            return arrange_folder(root, _walk(root))
-        if stat.S_ISREG(mode) and _is_image(root):
+            above = {root: frozenset({_identity(root)})}
+            return arrange_folder(root, walk(root, partial(_list_folder, above)))
+        if stat.S_ISREG(mode) and is_image(root):
             return arrange_folder(root, [Entry(to_utf8(os.path.basename(root)), root, Kind.IMAGE)])
         problem = "found a file that is not an image"
     except OSError as error:
@@ -116,21 +104,8 @@ def open_reader(source: str | os.PathLike[str], columns: str = "") -> Read:
     return partial(read_below, root if os.path.isdir(root) else os.path.dirname(root))
 
 
-def _is_image(path: str) -> bool:
-    if path.lower().endswith(IMAGE_ENDINGS):
-        return True
-    with open(path, "rb", buffering=0) as file:
-        return image_kind(file.read(32)) is not None
-
-
-def _walk(root: str) -> Iterator[Entry]:
-    """Yield every entry of a local folder, in no order."""
-    above = {root: frozenset({_identity(root)})}
-    return walk(root, partial(_list_folder, above))
-
-
 def _list_folder(above: dict[str, frozenset[_Identity]], folder: str) -> Iterator[Entry]:
-    """Yield the entries of a folder; ``above`` holds it and the folders around it, by path."""
+    """Yield the entries of a folder; ``above`` has it and the folders around it, by path."""
     around = above.pop(folder)
     try:
         with os.scandir(folder) as entries:
@@ -163,10 +138,9 @@ def _kind(entry: os.DirEntry[str]) -> Kind:
         if entry.is_dir():
             return Kind.FOLDER
         if entry.is_file():
-            return Kind.IMAGE if _is_image(entry.path) else Kind.OTHER
+            return Kind.IMAGE if is_image(entry.path) else Kind.OTHER
         entry.stat()  # fails for a link to nothing
     except OSError:
         # A file with the name of an image becomes a failed row; any other is only named.
-        is_image = entry.name.lower().endswith(IMAGE_ENDINGS)
-        return Kind.IMAGE if is_image else Kind.UNREADABLE
+        return kind_by_ending(entry.name, Kind.UNREADABLE)
     return Kind.OTHER  # a fifo, a socket or a device, even with the name of an image

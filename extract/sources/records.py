@@ -7,8 +7,8 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from extract.core.errors import ImageError, SourceError, listed, quoted
-from extract.images.image_table import Named, Records, arrange_rows
-from extract.images.item import IMAGE_ENDINGS, SPLIT_OF, SPLITS, Source, is_system_file, reason_of
+from extract.images.image_table import Named, Records
+from extract.images.item import IMAGE_ENDINGS, SPLIT_OF, SPLITS, is_system_file, reason_of
 from extract.sources.arrow import holds_images, open_arrow
 from extract.sources.pixel_arrays import open_arrays
 from extract.sources.tfrecord import is_tfrecord, open_tfrecord
@@ -73,19 +73,6 @@ class RecordSet:
             raise
         except Exception as error:  # a damaged file makes a library raise errors of many classes
             raise ImageError(f"cannot be read: {reason_of(error, 80)}") from error
-
-
-def list_records(root: str, files: Sequence[RecordFile], named: Named) -> Source:
-    """List the images of the files of records that ``find_records`` returned.
-
-    Returns:
-        The images, sorted by key.
-
-    Raises:
-        SourceError: A file cannot be read, or lacks a column.
-    """
-    records = RecordSet(files, named)
-    return arrange_rows(root, records.rows, named, records.read)
 
 
 def record_ending(path: str) -> str:

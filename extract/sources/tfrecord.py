@@ -25,7 +25,7 @@ _USUAL = {
 # tf.train.Example, by its .proto files. On disk a map is a repeated message of key and value, and
 # a oneof is one of several fields.
 _EXAMPLE = """
-name: "example.proto" package: "headstart" syntax: "proto3"
+name: "example.proto" package: "tf.train" syntax: "proto3"
 message_type { name: "BytesList" field { name: "value" number: 1 LIST type: TYPE_BYTES } }
 message_type { name: "FloatList" field { name: "value" number: 1 LIST type: TYPE_FLOAT } }
 message_type { name: "Int64List" field { name: "value" number: 1 LIST type: TYPE_INT64 } }
@@ -64,13 +64,12 @@ def open_tfrecord(path: str, named: Named) -> Records:
         with reading(where, "an uncompressed TFRecord file of tf.train.Example", "tfrecord"):
             if (record := next(records, None)) is None:
                 break
-            start, content = record
-            features = _features(content)
-            chosen = choose_columns(quoted(where), features, named, _USUAL, "feature")
-            label, split, group, name = (_value(features, column) for column in chosen[1:])
+            features = _features(record[1])
+            image, *columns = choose_columns(quoted(where), features, named, _USUAL, "feature")
+            *label_split_group, name = (_value(features, column) for column in columns)
             names.append(name)
-            cells.append((label, split, group))
-            places.append((start, len(content), chosen[0] or ""))
+            cells.append(label_split_group)
+            places.append((record[0], len(record[1]), image or ""))
 
     def read(row: int) -> bytes:
         start, size, feature = places[row]
@@ -118,22 +117,14 @@ def _example() -> Any:
     file = text_format.Parse(_EXAMPLE, descriptor_pb2.FileDescriptorProto())
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("headstart.Example"))
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tf.train.Example"))
 
 
 def _features(content: bytes) -> dict[str, Sequence[Any]]:
     """Return the values of each feature of a record."""
-    from google.protobuf.message import DecodeError
-
-    try:
-        entries = _example().FromString(content).features.feature
-    except DecodeError as error:
-        raise ValueError(f"it is not a tf.train.Example: {error}") from error
-    lists = {entry.key: entry.value for entry in entries}
-    return {
-        name: value.bytes_list.value or value.float_list.value or value.int64_list.value
-        for name, value in lists.items()
-    }
+    entries = _example().FromString(content).features.feature
+    lists = [(e.key, (e.value.bytes_list, e.value.float_list, e.value.int64_list)) for e in entries]
+    return {key: next((each.value for each in kinds if each.value), ()) for key, kinds in lists}
 
 
 def _value(features: Mapping[str, Sequence[Any]], name: str | None) -> Any:

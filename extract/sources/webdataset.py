@@ -5,7 +5,7 @@ from typing import Any
 
 from extract.core.config import ROLES
 from extract.core.errors import ImageError, SourceError, listed, quoted
-from extract.images.image_folder import Entry, Kind, arrange_folder
+from extract.images.image_folder import Entry, Kind, arrange_folder, kind_by_ending
 from extract.images.image_table import Named, arrange_rows, columns_error
 from extract.images.item import IMAGE_ENDINGS, SPLIT_OF, Source
 from extract.sources.archives import Archive, stem
@@ -40,8 +40,7 @@ def list_archive(root: str, named: Named) -> Source:
         return arrange_rows(root, rows, named, archive.read, "member")
     if named:
         raise columns_error(root)
-    kind_of = dict.fromkeys(archive.members, Kind.OTHER) | dict.fromkeys(images, Kind.IMAGE)
-    entries = [Entry(key, key, kind) for key, kind in kind_of.items()]
+    entries = [Entry(key, key, kind_by_ending(key)) for key in archive.members]
     entries += [Entry(key, key, Kind.UNREADABLE) for key in archive.links]
     sharded = len(archive.shards) > 1
     return arrange_folder(
