@@ -407,7 +407,7 @@ def test_files_without_images_are_refused(tmp_path: Path) -> None:
     for name, message in (
         ("a.arrow", "found no column of images among label int64"),
         ("a.npy", r"image \(6, 21, 30, 3\) float32; expected uint8"),
-        ("a.npz", r"array label: found shape \(5,\) beside 6 images"),
+        ("a.npz", r"found array label of shape \(5,\) beside 6 images"),
         ("a.tfrecord", "record 0: feature 'image/encoded' is unknown.*known: label"),
         (
             "b.tfrecord",

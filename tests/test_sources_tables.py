@@ -123,8 +123,11 @@ def test_a_table_that_makes_no_sense_is_refused(tmp_path: Path, name: str) -> No
             '{"path": "a.png"}\n{"path": 1.5}\n',
             "row 2: found 1.5 in column path; expected a whole number or text",
         ),
-        ('{"path": "a.png"}\n\n[1]\n', "row 3: expected a JSON object"),
-        ('{"path": "a.png"\n', "row 1: Expecting"),
+        (
+            '{"path": "a.png"}\n\n[1]\n',
+            "row 3: cannot be read: .*not a mapping; expected a JSON object",
+        ),
+        ('{"path": "a.png"\n', "row 1: cannot be read: Expecting"),
         ('{"path": "a.png"}\n{"label": "x"}\n', "row 2: column 'path' is unknown"),
         ('{"path": "\\ud800.png"}\n', "row 1: .*UTF-8"),
         ('{"path": "a.png", "label": ["x"]}\n', r"row 1: found \['x'\] in column label"),

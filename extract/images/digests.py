@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from operator import not_
 
 import numpy as np
 
@@ -47,14 +48,12 @@ def describe_leaks(
         noun: The word for the sides, such as folds.
         remedy: Another remedy than removing an image, followed by ", or ".
     """
-    first: dict[bytes, int] = {}
-    pairs = []
-    for row, digest in enumerate(map(bytes, digests)):
-        earlier = first.setdefault(digest, row)
-        if sides[earlier] != sides[row]:
-            pairs.append(f"{keys[earlier]} = {keys[row]}")
-    if not pairs:
+    rows: dict[bytes, int] = {}
+    firsts = [rows.setdefault(bytes(digest), row) for row, digest in enumerate(digests)]
+    parted = [row for row, first in enumerate(firsts) if sides[first] != sides[row]]
+    if not parted:
         return ""
+    pairs = [f"{keys[firsts[row]]} = {keys[row]}" for row in parted]
     return (
         f"found the same image in two {noun} {listed(pairs, 'time')}; expected each image in one, "
         f"or validation scores are too high; {remedy}remove one of each"
@@ -87,7 +86,7 @@ def group_by_digest(digests: np.ndarray, groups: Sequence[str] | None = None) ->
     size = int(name_nodes.max()) + 1
     links = coo_array((np.ones(len(names)), (digest_nodes, name_nodes)), (size, size))
     parts = connected_components(links, directed=False)[1][digest_nodes].tolist()
-    first: dict[int, tuple[bool, str]] = {}
-    for part, group, name in zip(parts, groups, names, strict=True):
-        first[part] = min(first.get(part, (True, name)), (not group, name))
-    return [first[part][1] for part in parts]
+    # Names of groups come before digests; the first name of a part is the last one assigned here.
+    ranked = sorted(zip(parts, map(not_, groups), names, strict=True), reverse=True)
+    first = {part: name for part, _, name in ranked}
+    return [first[part] for part in parts]

@@ -127,10 +127,9 @@ def _check_unique(root: str, entries: Sequence[Entry]) -> None:
 
 def _place(key: str, split_of: Mapping[str, int], skip: int = 0) -> _Place:
     """Return the place of an image, or of a folder, whose key ends with a slash."""
-    key = key.split("/", skip)[-1]
-    section, _, rest = key.partition("/") if split_of else ("", "", key)
-    name, slash, _ = rest.partition("/")
-    return section, name if slash else ""
+    parts = key.split("/")[skip:]
+    section = parts.pop(0) if split_of else ""
+    return section, parts[0] if len(parts) > 1 else ""
 
 
 def _split_folders(root: str, tops: Mapping[str, int]) -> dict[str, int]:

@@ -57,37 +57,23 @@ def choose_columns(
     return chosen
 
 
-def choose_cells(
-    where: str, row: Mapping[str, Any], named: Named, usual: Usual = USUAL, noun: str = "column"
-) -> list[Any]:
-    """Return the cell of each role in ``usual``, None without one, as ``choose_columns`` does."""
-    columns = choose_columns(where, row, named, usual, noun)
-    return [None if column is None else row[column] for column in columns]
-
-
 def columns_error(root: str) -> SettingError:
     """Return the error for columns that the user has named of a source without columns."""
-    return SettingError(
-        f"columns: has no effect on {quoted(hide_secrets(root))}; expected a table, records or "
-        "JSON beside images; leave --columns out"
-    )
+    shown = quoted(hide_secrets(root))
+    return SettingError(f"columns: has no effect on {shown}; expected a table; drop --columns")
 
 
 def arrange_rows(
-    root: str,
-    rows: Iterable[tuple[int | str, Sequence[Any]]],
-    named: Named,
-    read: Read,
-    noun: str = "row",
+    root: str, rows: Iterable[tuple[int | str, Sequence[Any]]], named: Named, read: Read
 ) -> Source:
     """Derive classes and splits from rows.
 
     Args:
         root: The source, for messages.
-        rows: The number of each row and its cells in the order of ``ROLES``, None without one.
+        rows: The number of each row, or the name of a member of an archive, and its cells in the
+            order of ``ROLES``, None without one.
         named: The columns that the user has named, by role.
         read: Reads the path of an image.
-        noun: The word for a row in messages.
 
     Returns:
         The images, sorted by key.
@@ -97,6 +83,7 @@ def arrange_rows(
     """
     images: dict[str, tuple[int | str, Item, str]] = {}
     for number, cells in rows:
+        noun = "row" if isinstance(number, int) else "member"
         path, name, split, group = _parse(f"{quoted(root)}: {noun} {number}", cells, named)
         key = hide_secrets(path)
         if key in images:

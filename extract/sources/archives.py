@@ -100,17 +100,14 @@ def is_archive(root: str) -> bool:
 
 def _expand(root: str) -> list[str]:
     """Return the names of the shards of a pattern, or the name of the only archive."""
-    match = _SHARDS.search(root)
-    if not match or os.path.exists(root):
+    parts = _SHARDS.split(root, maxsplit=1)
+    if len(parts) == 1 or os.path.exists(root):
         return [root]
-    first, last = match[1], match[2]
-    shards = [
-        f"{root[: match.start()]}{number:0{len(first)}d}{root[match.end() :]}"
-        for number in range(int(first), int(last) + 1)
-    ]
-    if not shards:
+    before, first, last, after = parts
+    if int(first) > int(last):
         raise SourceError(f"{quoted(root)}: counts down; expected {{{last}..{first}}}")
-    return shards
+    numbers = range(int(first), int(last) + 1)
+    return [f"{before}{number:0{len(first)}d}{after}" for number in numbers]
 
 
 def stem(key: str) -> str:

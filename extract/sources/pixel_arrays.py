@@ -32,12 +32,9 @@ def open_arrays(path: str, named: Named) -> Records:
     with reading(path, "arrays of pixels"):
         arrays = _open(path)
         pixels = arrays[_image_array(path, arrays, named)]
-        cells = {role: [None] * len(pixels) for role in _USUAL}
         names = choose_columns(quoted(path), arrays, named, _USUAL, "array")
-        for role, name in zip(_USUAL, names, strict=True):
-            if name is not None:
-                cells[role] = _cells(f"{path}: array {name}", arrays[name], len(pixels))
-    rows = list(zip(*cells.values(), strict=True))
+        cells = [_cells(path, arrays, name, len(pixels)) for name in names]
+    rows = list(zip(*cells, strict=True))
     return Records([None] * len(pixels), rows, lambda row: to_bitmap(np.asarray(pixels[row])))
 
 
@@ -82,12 +79,13 @@ def _is_pixels(array: Any) -> bool:
     return array.dtype == np.uint8 and fits and all(shape[1:])
 
 
-def _cells(where: str, array: Any, count: int) -> list[Any]:
-    values = np.asarray(array[()])
+def _cells(path: str, arrays: Mapping[str, Any], name: str | None, count: int) -> list[Any]:
+    """Return the value of an array for each image, None without an array."""
+    values = np.full(count, None) if name is None else np.asarray(arrays[name][()])
     if values.shape not in ((count,), (count, 1)):
         raise SourceError(
-            f"{quoted(where)}: found shape {values.shape} beside {count} images; expected one "
-            "value for each; name another array with --columns"
+            f"{quoted(path)}: found array {name} of shape {values.shape} beside {count} images; "
+            "expected one value for each; name another array with --columns"
         )
     return list(values.reshape(-1).tolist())
 

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 from extract.core.errors import ImageError, SourceError, listed, quoted
 from extract.images.image_table import Named, Records
@@ -27,12 +27,7 @@ RECORD_FORMATS: Mapping[str, Callable[[str, Named], Records]] = {
 _STATE, _SPLITS = "state.json", "dataset_dict.json"
 
 
-class RecordFile(NamedTuple):
-    """One file of records, the prefix of its keys, and its split, None where it is unknown."""
-
-    prefix: str
-    path: str
-    split: str | None
+RecordFile = tuple[str, str, str | None]  # (prefix of its keys, path, split or None)
 
 
 class RecordSet:
@@ -46,16 +41,16 @@ class RecordSet:
     """
 
     def __init__(self, files: Sequence[RecordFile], named: Named) -> None:
-        opened = [RECORD_FORMATS[record_ending(file.path)](file.path, named) for file in files]
+        opened = [RECORD_FORMATS[record_ending(path)](path, named) for _, path, _ in files]
         names = [name for records in opened for name in records.names]
         has_names = all(names) and len(set(names)) == len(names)
         self.rows: list[tuple[int, list[Any]]] = []
         self._places: dict[str, tuple[Records, int]] = {}
-        for file, records in zip(files, opened, strict=True):
+        for (prefix, _, file_split), records in zip(files, opened, strict=True):
             for row, (name, cells) in enumerate(zip(records.names, records.cells, strict=True)):
-                key = name if has_names and name else f"{file.prefix}{row:09d}"
+                key = name if has_names and name else f"{prefix}{row:09d}"
                 label, split, group = cells
-                self.rows.append((len(self.rows), [key, label, file.split or split, group]))
+                self.rows.append((len(self.rows), [key, label, file_split or split, group]))
                 self._places[key] = records, row
 
     def read(self, key: str) -> bytes:
@@ -93,7 +88,7 @@ def find_records(root: str, named: Named, saved: bool = False) -> list[RecordFil
         SourceError: The splits of the files are unknown or incomplete, or images lie beside them.
     """
     if not os.path.isdir(root):
-        return [RecordFile("", root, None)] if _holds_records(root, named) else []
+        return [("", root, None)] if _holds_records(root, named) else []
     names: list[str] = []
     with suppress(OSError):  # the search for images reports it
         names = sorted(name for name in os.listdir(root) if not is_system_file(name))
@@ -106,9 +101,9 @@ def find_records(root: str, named: Named, saved: bool = False) -> list[RecordFil
                 f"{', '.join(SPLIT_OF)}; name one of the folders in it"
             )
         return [
-            RecordFile(f"{name}/{file.prefix}", file.path, SPLITS[SPLIT_OF[name.lower()]])
+            (f"{name}/{prefix}", path, SPLITS[SPLIT_OF[name.lower()]])
             for name in folders
-            for file in find_records(os.path.join(root, name), named, saved=True)
+            for prefix, path, _ in find_records(os.path.join(root, name), named, saved=True)
         ]
     if saved or _STATE in names:
         split_of = dict.fromkeys(name for name in names if name.endswith(".arrow"))
@@ -124,7 +119,7 @@ def find_records(root: str, named: Named, saved: bool = False) -> list[RecordFil
             "expected one or more, and a split in the names of all or none; move them"
         )
     return [
-        RecordFile(f"{name}/" if len(split_of) > 1 else "", os.path.join(root, name), split)
+        (f"{name}/" if len(split_of) > 1 else "", os.path.join(root, name), split)
         for name, split in split_of.items()
     ]
 
@@ -151,5 +146,5 @@ def _holds_records(path: str, named: Named) -> bool:
 
 def _split_in(name: str) -> str | None:
     """Return the first split in the words of a file name, such as ``flowers-train.tfrecord``."""
-    splits = [SPLIT_OF[word] for word in re.split(r"[-._]", name.lower()) if word in SPLIT_OF]
-    return SPLITS[splits[0]] if splits else None
+    words = re.split(r"[-._]", name.lower())
+    return next((SPLITS[SPLIT_OF[word]] for word in words if word in SPLIT_OF), None)

@@ -12,14 +12,7 @@ from io import BytesIO, TextIOWrapper
 from typing import Any, BinaryIO
 
 from extract.core.errors import SourceError, quoted
-from extract.images.image_table import (
-    USUAL,
-    Named,
-    Usual,
-    arrange_rows,
-    choose_cells,
-    choose_columns,
-)
+from extract.images.image_table import USUAL, Named, Usual, arrange_rows, choose_columns
 from extract.images.item import Source, read_below, reading
 from extract.images.remote import hide_secrets, is_url, read_url, without_query
 from extract.sources.arrow import read_cells
@@ -101,13 +94,10 @@ def parse_json(where: str, text: str, named: Named, usual: Usual = USUAL) -> lis
     Raises:
         SourceError: The text is no JSON object, or it lacks a column.
     """
-    try:
-        row = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{where}: {error}; expected a JSON object") from error
-    if not isinstance(row, dict):
-        raise SourceError(f"{where}: expected a JSON object, not {text[:40].strip()}")
-    return choose_cells(where, row, named, usual)
+    with reading(where, "a JSON object"):
+        row = {**json.loads(text)}
+        columns = choose_columns(where, row, named, usual)
+        return [None if column is None else row[column] for column in columns]
 
 
 # Ending of a table -> function that yields its rows. A new format needs an entry here.

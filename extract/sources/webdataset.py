@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from extract.core.config import ROLES
-from extract.core.errors import ImageError, SourceError, listed, quoted
+from extract.core.errors import SourceError, listed, quoted
 from extract.images.image_folder import Entry, Kind, arrange_folder, kind_by_ending
 from extract.images.image_table import Named, arrange_rows, columns_error
-from extract.images.item import IMAGE_ENDINGS, SPLIT_OF, Source
+from extract.images.item import IMAGE_ENDINGS, SPLIT_OF, Source, reading
 from extract.sources.archives import Archive, stem
 from extract.sources.tables import parse_json
 
@@ -37,7 +37,7 @@ def list_archive(root: str, named: Named) -> Source:
     archive = Archive(root)
     images = [key for key in archive.members if key.lower().endswith(IMAGE_ENDINGS)]
     if "path" not in named and (rows := _labelled_rows(archive, images, named)):
-        return arrange_rows(root, rows, named, archive.read, "member")
+        return arrange_rows(root, rows, named, archive.read)
     if named:
         raise columns_error(root)
     entries = [Entry(key, key, kind_by_ending(key)) for key in archive.members]
@@ -76,13 +76,9 @@ def _labelled_rows(
 
 def _cells(archive: Archive, key: str, named: Named) -> list[Any]:
     """Return label, split and group from a label file."""
-    where = f"{quoted(archive.root)}: {quoted(key)}"
-    is_class = key.lower().endswith(".cls")
+    where, is_class = f"{archive.root}: {key}", key.lower().endswith(".cls")
     if is_class and named:
         raise columns_error(archive.root)
-    try:
+    with reading(where, "the name or number of a class" if is_class else "a JSON object"):
         text = archive.read(key).decode()
-    except (ImageError, UnicodeDecodeError) as error:
-        expected = "the name or number of a class" if is_class else "a JSON object"
-        raise SourceError(f"{where}: {error}; expected {expected} in UTF-8") from error
     return [text, None, None] if is_class else parse_json(where, text, named, _USUAL)
