@@ -76,6 +76,5 @@ def _warp(pixels: np.ndarray, matrix: np.ndarray, offset: np.ndarray) -> np.ndar
     start = middle - low - matrix @ (size / 2)
     affine = np.column_stack([matrix, start]).ravel().tolist()
     shape = int(size[0]), int(size[1])
-    return np.asarray(
-        window.transform(shape, Image.Transform.AFFINE, affine, Image.Resampling.BICUBIC)
-    )
+    view = window.transform(shape, Image.Transform.AFFINE, affine, Image.Resampling.BICUBIC)
+    return np.asarray(view)

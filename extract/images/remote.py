@@ -74,13 +74,11 @@ def list_remote(url: str) -> Source:
         else:
             file_system.invalidate_cache()
             entries = list(walk(path, partial(_list_folder, url, file_system, {path.rstrip("/")})))
-    except ImportError as error:  # fsspec names the missing library
-        raise SourceError(f"{quoted(root)}: {_explain(error)}") from error
     except Exception as error:  # each file system has its own errors
-        raise SourceError(
-            f"{quoted(root)}: cannot be listed: {_explain(error)}; expected a folder of images; "
-            "check the address and the credentials"
-        ) from error
+        problem = _explain(error)
+        if not isinstance(error, ImportError):  # fsspec names the missing library
+            problem = f"cannot be listed: {problem}; check the address and the credentials"
+        raise SourceError(f"{quoted(root)}: {problem}") from error
     return arrange_folder(root, entries, read)
 
 
@@ -141,13 +139,9 @@ def _open(url: str) -> tuple[Any, str]:
 
 
 def _call(name: str, path: str | None, file_system: Any, root: str, **settings: Any) -> Any:
-    path = root if path is None else path
-    if not file_system.async_impl:  # its own settings have a time limit
-        return getattr(file_system, name)(path, **settings)
-    from fsspec.asyn import sync
-
-    work = getattr(file_system, f"_{name}")
-    return sync(file_system.loop, work, path, timeout=_TIMEOUT_SECONDS, **settings)
+    if file_system.async_impl:  # other file systems have a limit among their own settings
+        settings["timeout"] = _TIMEOUT_SECONDS
+    return getattr(file_system, name)(root if path is None else path, **settings)
 
 
 def _explain(error: Exception) -> str:

@@ -57,19 +57,17 @@ class Archive:
             with reading(shard, "a complete archive", "gzip"):
                 os.stat(shard)  # each library has its own message for a missing file
                 for name, member in ARCHIVE_FORMATS[ending](shard):
-                    self._add(shard, prefix + _to_key(shard, name), member)
-
-    def _add(self, shard: str, key: str, member: _Member | None) -> None:
-        if any(map(is_system_file, key.split("/"))):
-            return
-        if key in self.members:
-            raise SourceError(
-                f"{quoted(shard)}: found {quoted(key)} twice; expected it once; pack it again"
-            )
-        if member is None:
-            self.links.append(key)
-        else:
-            self.members[key] = member
+                    key = prefix + _to_key(shard, name)
+                    if key in self.members:
+                        raise SourceError(
+                            f"{quoted(shard)}: found {quoted(key)} twice; pack it again"
+                        )
+                    if any(map(is_system_file, key.split("/"))):
+                        continue
+                    if member is None:
+                        self.links.append(key)
+                    else:
+                        self.members[key] = member
 
     def read(self, key: str) -> bytes:
         """Return the content of a member.
@@ -161,9 +159,7 @@ def _unzip(read_at: ReadAt, info: zipfile.ZipInfo) -> bytes:
     if info.flag_bits & 1:
         raise ImageError("is encrypted")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ImageError(
-            f"is packed by method {info.compress_type}; expected none or deflate; pack it again"
-        )
+        raise ImageError(f"is packed by method {info.compress_type}; expected none or deflate")
     if info.compress_size > MOST_BYTES:
         raise ImageError(f"is {info.compress_size:,} bytes packed; at most {MOST_BYTES:,} are read")
     header = read_at(30, info.header_offset)

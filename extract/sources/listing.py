@@ -21,8 +21,6 @@ from extract.sources.records import RECORD_FORMATS, RecordSet, find_records, rec
 from extract.sources.tables import TABLE_ENDINGS, list_table
 from extract.sources.webdataset import list_archive
 
-_Identity = tuple[int, int]  # of a folder, the same under all its names
-
 
 def list_source(source: str | os.PathLike[str], columns: str = "") -> Source:
     """List the images of ``source``; only files with other endings are opened, for 32 bytes.
@@ -52,7 +50,7 @@ def list_source(source: str | os.PathLike[str], columns: str = "") -> Source:
         if named:
             raise columns_error(root)
         if stat.S_ISDIR(mode):
-            above = {root: frozenset({_identity(root)})}
+            above = {root: frozenset({os.path.realpath(root)})}
             return arrange_folder(root, walk(root, partial(_list_folder, above)))
         if stat.S_ISREG(mode) and is_image(root):
             return arrange_folder(root, [Entry(to_utf8(os.path.basename(root)), root, Kind.IMAGE)])
@@ -73,8 +71,7 @@ def _list_url(url: str, named: Named) -> Source:
     if is_archive(path) or record_ending(path) in RECORD_FORMATS:
         kind = "archive" if is_archive(path) else "file of records"
         raise SourceError(
-            f"{quoted(hide_secrets(url))}: a remote {kind}; expected a folder, image or table; "
-            "download it"
+            f"{quoted(hide_secrets(url))}: a remote {kind}; expected a local one; download it"
         )
     if named:
         raise columns_error(url)
@@ -104,8 +101,8 @@ def open_reader(source: str | os.PathLike[str], columns: str = "") -> Read:
     return partial(read_below, root if os.path.isdir(root) else os.path.dirname(root))
 
 
-def _list_folder(above: dict[str, frozenset[_Identity]], folder: str) -> Iterator[Entry]:
-    """Yield the entries of a folder; ``above`` has it and the folders around it, by path."""
+def _list_folder(above: dict[str, frozenset[str]], folder: str) -> Iterator[Entry]:
+    """Yield the entries of a folder; ``above`` has the real paths of it and the folders around."""
     around = above.pop(folder)
     try:
         with os.scandir(folder) as entries:
@@ -114,22 +111,17 @@ def _list_folder(above: dict[str, frozenset[_Identity]], folder: str) -> Iterato
                     continue
                 kind = _kind(entry)
                 if kind is Kind.FOLDER:
-                    identity = _identity(entry.path)
-                    if identity in around:  # a link to a folder around it, which is listed already
+                    real_path = os.path.realpath(entry.path)
+                    if real_path in around:  # a link to a folder around it, which is listed already
                         continue
-                    above[entry.path] = around | {identity}
+                    above[entry.path] = around | {real_path}
                 yield Entry(to_utf8(entry.name), entry.path, kind)
     except OSError as error:
         # A warning would not do: the images of a class may be missing.
         raise SourceError(
-            f"{quoted(error.filename)}: cannot be read: {error.strerror}; expected to list every "
+            f"{quoted(folder)}: cannot be read: {error.strerror}; expected to list every "
             "folder; allow that, or move it out of SOURCE"
         ) from error
-
-
-def _identity(folder: str) -> _Identity:
-    status = os.stat(folder)
-    return status.st_dev, status.st_ino
 
 
 def _kind(entry: os.DirEntry[str]) -> Kind:

@@ -104,8 +104,8 @@ def to_bitmap(pixels: np.ndarray) -> bytes:
     """
     height, width = pixels.shape[:2]
     rgb = np.broadcast_to(pixels.reshape(height, width, -1), (height, width, 3))
-    lines = np.zeros((height, -(-3 * width // 4) * 4), np.uint8)  # padded to four bytes
-    lines[:, : 3 * width] = rgb[::-1, :, ::-1].reshape(height, -1)  # bottom row first; BGR
+    lines = rgb[::-1, :, ::-1].reshape(height, -1)  # bottom row first; BGR
+    lines = np.pad(lines, ((0, 0), (0, -3 * width % 4)))  # lines of a multiple of four bytes
     file = struct.pack("<2sIHHI", b"BM", 54 + lines.size, 0, 0, 54)
     image = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, lines.size, 0, 0, 0, 0)
     return file + image + lines.tobytes()

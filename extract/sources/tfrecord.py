@@ -3,7 +3,7 @@
 import os
 import re
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import count
 from typing import Any, BinaryIO
@@ -66,8 +66,9 @@ def open_tfrecord(path: str, named: Named) -> Records:
                 break
             features = _features(record[1])
             image, *columns = choose_columns(quoted(where), features, named, _USUAL, "feature")
-            *label_split_group, name = (_value(features, column) for column in columns)
-            names.append(name)
+            values = [features[column] if column else () for column in columns]
+            *label_split_group, name = (value[0] if value else None for value in values)
+            names.append(name and str(name, "utf-8", "replace"))
             cells.append(label_split_group)
             places.append((record[0], len(record[1]), image or ""))
 
@@ -125,9 +126,3 @@ def _features(content: bytes) -> dict[str, Sequence[Any]]:
     entries = _example().FromString(content).features.feature
     lists = [(e.key, (e.value.bytes_list, e.value.float_list, e.value.int64_list)) for e in entries]
     return {key: next((each.value for each in kinds if each.value), ()) for key, kinds in lists}
-
-
-def _value(features: Mapping[str, Sequence[Any]], name: str | None) -> Any:
-    """Return the first value of a feature, bytes as text, None without one."""
-    value = next(iter(features[name] if name else ()), None)
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
