@@ -83,8 +83,7 @@ def _read(content: bytes, kind: str) -> "ImageFile":
         image: ImageFile.ImageFile = _plugin(kind)(BytesIO(content))
     width, height = image.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        many = width * height > MAX_PIXELS
-        most = f"{MAX_PIXELS // 10**6} million" if many else f"{MAX_SIDE} a side"
+        most = f"{MAX_PIXELS // 10**6} million and {MAX_SIDE} a side"
         raise ImageError(f"is {width} x {height} pixels; at most {most} are read")
     with _reasons(kind):
         image.load()

@@ -74,29 +74,32 @@ def arrange_folder(
             f"{quoted(root)}: found no image among {_files(others + unreadable)}; expected .jpg, "
             ".png and the like, alone or in a folder for each class"
         )
-    _check_unique(root, images + folders)
+    for entry, following in pairwise(images + folders):
+        if entry.key == following.key:
+            raise SourceError(
+                f"{quoted(root)}: found {entry.path!r} and {following.path!r}, which are both "
+                f"{quoted(entry.key)} in UTF-8; expected different names; rename one"
+            )
     keys = [image.key for image in images]
     split_of = _split_folders(root, Counter(_place(key, {}, skip)[1] for key in keys))
     places = [_place(key, split_of, skip) for key in keys]
     _check_loose_images(root, keys, places)
-    splits = [split_of.get(section, 0) for section, _ in places]
-    named = zip(images, splits, strict=True)
-    items = [Item(image.key, image.path, -1, split, "", read) for image, split in named]
+    rows = [
+        (Item(image.key, image.path, -1, split_of.get(section, 0), "", read), name)
+        for image, (section, name) in zip(images, places, strict=True)
+    ]
     warnings = [*_empty_folders(folders, split_of, places), *check_classes(places)]
     passed_over = ((others, "no images"), (unreadable, "they cannot be opened"))
     warnings += [f"passed over {_files(entries)}: {why}" for entries, why in passed_over if entries]
-    return number_classes(root, items, [name for _, name in places], warnings)
+    return number_classes(root, rows, warnings)
 
 
-def number_classes(
-    root: str, items: Iterable[Item], names: Sequence[str], warnings: Iterable[str]
-) -> Source:
-    """Return a source of items in order, whose labels number the sorted names; "" is no label."""
-    class_names = tuple(sorted({*names} - {""}))
+def number_classes(root: str, rows: Sequence[tuple[Item, str]], warnings: Iterable[str]) -> Source:
+    """Return a source of items in order, each with its class name, "" for no label."""
+    class_names = tuple(sorted({name for _, name in rows} - {""}))
     label_of = {"": -1} | {name: label for label, name in enumerate(class_names)}
-    labels = [label_of[name] for name in names]
-    labelled = tuple(item._replace(label=label) for item, label in zip(items, labels, strict=True))
-    return Source(labelled, class_names, tuple(f"{quoted(root)}: {w}" for w in warnings), root)
+    items = tuple(item._replace(label=label_of[name]) for item, name in rows)
+    return Source(items, class_names, tuple(f"{quoted(root)}: {w}" for w in warnings), root)
 
 
 def check_classes(places: Iterable[_Place]) -> Iterator[str]:
@@ -114,15 +117,6 @@ def check_classes(places: Iterable[_Place]) -> Iterator[str]:
 
 def _files(entries: Iterable[Entry]) -> str:
     return listed((entry.key for entry in entries), "file")
-
-
-def _check_unique(root: str, entries: Sequence[Entry]) -> None:
-    for entry, following in pairwise(entries):
-        if entry.key == following.key:
-            raise SourceError(
-                f"{quoted(root)}: found {entry.path!r} and {following.path!r}, which are both "
-                f"{quoted(entry.key)} in UTF-8; expected different names; rename one"
-            )
 
 
 def _place(key: str, split_of: Mapping[str, int], skip: int = 0) -> _Place:

@@ -94,9 +94,9 @@ def arrange_rows(
         images[key] = number, Item(key, path, -1, split, group, read), name
     if not images:
         raise SourceError(f"{quoted(root)}: found no rows; expected one for each image")
-    _, items, names = zip(*(images[key] for key in sorted(images)), strict=True)
-    places = {(SPLITS[item.split], name) for item, name in zip(items, names, strict=True)}
-    return number_classes(root, items, names, check_classes(places))
+    ordered = [images[key][1:] for key in sorted(images)]
+    places = {(SPLITS[item.split], name) for item, name in ordered}
+    return number_classes(root, ordered, check_classes(places))
 
 
 def _parse(where: str, cells: Sequence[Any], named: Named) -> tuple[str, str, int, str]:

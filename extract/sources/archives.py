@@ -78,8 +78,9 @@ class Archive:
         if key not in self.members:
             raise ImageError("is not in the archive")
         member = self.members[key]
-        if member.size > MOST_BYTES:
-            raise ImageError(f"is {member.size:,} bytes; at most {MOST_BYTES:,} are read")
+        size = max(member.size, member.info.compress_size if member.info else 0)
+        if size > MOST_BYTES:
+            raise ImageError(f"is {size:,} bytes; at most {MOST_BYTES:,} are read")
         try:
             if member.info:
                 return _unzip(member.read_at, member.info)
@@ -160,8 +161,6 @@ def _unzip(read_at: ReadAt, info: zipfile.ZipInfo) -> bytes:
         raise ImageError("is encrypted")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ImageError(f"is packed by method {info.compress_type}; expected none or deflate")
-    if info.compress_size > MOST_BYTES:
-        raise ImageError(f"is {info.compress_size:,} bytes packed; at most {MOST_BYTES:,} are read")
     header = read_at(30, info.header_offset)
     name, extra = struct.unpack_from("<2H", header, 26)
     content = read_at(info.compress_size, info.header_offset + 30 + name + extra)

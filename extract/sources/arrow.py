@@ -84,29 +84,23 @@ def _open(path: str) -> Any:
     mapped = pyarrow.memory_map(path)
     is_file = mapped.read(6) == b"ARROW1"
     mapped.seek(0)
-    open_table = pyarrow.ipc.open_file if is_file else pyarrow.ipc.open_stream
-    table = open_table(mapped).read_all()
+    table = (pyarrow.ipc.open_file if is_file else pyarrow.ipc.open_stream)(mapped).read_all()
     # Arrow trusts offsets: a wrong one would read memory outside the file.
     table.validate(full=True)
     return table
 
 
-def _is_binary(kind: Any) -> bool:
+def _has_bytes(kind: Any) -> bool:
     from pyarrow import types
 
+    if types.is_struct(kind):
+        return bool(kind.get_field_index("bytes") >= 0)
     return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
 
 def _image_column(schema: Any, named: Named) -> str | None:
     """Return the named column of images, else one with a usual name, else the only one."""
-    from pyarrow import types
-
-    fits = [
-        field.name
-        for field in schema
-        if _is_binary(field.type)
-        or (types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0)
-    ]
+    fits = [field.name for field in schema if _has_bytes(field.type)]
     if "path" in named:
         return named["path"] if named["path"] in fits else None
     if "path" in schema.names and "path" not in fits:  # the paths of images in other files
@@ -116,9 +110,9 @@ def _image_column(schema: Any, named: Named) -> str | None:
 
 
 def _names(images: Any) -> list[str | None]:
-    from pyarrow import compute
+    from pyarrow import compute, types
 
-    if _is_binary(images.type) or images.type.get_field_index("path") < 0:
+    if not types.is_struct(images.type) or images.type.get_field_index("path") < 0:
         return [None] * len(images)
     return list(compute.struct_field(images, "path").to_pylist())
 

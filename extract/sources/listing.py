@@ -6,7 +6,6 @@ file that holds them row by row.
 """
 
 import os
-import stat
 from collections.abc import Iterator
 from functools import partial
 
@@ -41,18 +40,18 @@ def list_source(source: str | os.PathLike[str], columns: str = "") -> Source:
     if is_archive(root) and not os.path.isdir(root):
         return list_archive(root, named)
     try:
-        mode = os.stat(root).st_mode
+        os.stat(root)
         if files := find_records(root, named):
             records = RecordSet(files, named)
             return arrange_rows(root, records.rows, named, records.read)
-        if stat.S_ISREG(mode) and root.lower().endswith(TABLE_ENDINGS):
+        if os.path.isfile(root) and root.lower().endswith(TABLE_ENDINGS):
             return list_table(root, named)
         if named:
             raise columns_error(root)
-        if stat.S_ISDIR(mode):
+        if os.path.isdir(root):
             above = {root: frozenset({os.path.realpath(root)})}
             return arrange_folder(root, walk(root, partial(_list_folder, above)))
-        if stat.S_ISREG(mode) and is_image(root):
+        if os.path.isfile(root) and is_image(root):
             return arrange_folder(root, [Entry(to_utf8(os.path.basename(root)), root, Kind.IMAGE)])
         problem = "found a file that is not an image"
     except OSError as error:

@@ -18,10 +18,7 @@ RECORD_FORMATS: Mapping[str, Callable[[str, Named], Records]] = {
     ".arrow": open_arrow,
     ".parquet": open_arrow,  # or a table, where it has paths instead of images
     ".tfrecord": open_tfrecord,
-    ".h5": open_arrays,
-    ".hdf5": open_arrays,
-    ".npy": open_arrays,
-    ".npz": open_arrays,
+    **dict.fromkeys((".h5", ".hdf5", ".npy", ".npz"), open_arrays),
 }
 # The library ``datasets`` writes the first file for one set, the second for several splits.
 _STATE, _SPLITS = "state.json", "dataset_dict.json"
