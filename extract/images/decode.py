@@ -41,16 +41,13 @@ _FILTER_LOCK = threading.Lock()
 
 
 def decode(
-    content: bytes,
-    image_size: tuple[int, int],
-    resize: str = "stretch",
-    interpolation: str = "bilinear",
+    content: bytes, size: tuple[int, int], resize: str = "stretch", interpolation: str = "bilinear"
 ) -> np.ndarray:
     """Decode the first frame of an image, turn it upright, lay it on white and resize it.
 
     Args:
         content: The bytes of the file; the first bytes give its kind.
-        image_size: Height and width of the result in pixels.
+        size: Height and width of the result in pixels.
         resize: ``stretch``, ``crop`` to the middle or ``pad`` with black.
         interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``.
 
@@ -68,7 +65,7 @@ def decode(
         kinds = ", ".join(IMAGE_KINDS)
         raise ImageError(f"is not an image of a known kind ({kinds})" if content else "is empty")
     rgb = _to_rgb(_read(content, kind), kind)
-    return np.array(_resize(rgb, image_size[::-1], resize, resample))
+    return np.array(_resize(rgb, size[::-1], resize, resample))
 
 
 def _read(content: bytes, kind: str) -> "ImageFile":

@@ -33,11 +33,7 @@ def read_digests(items: Iterable[Item]) -> Iterator[bytes]:
 
 
 def describe_leaks(
-    digests: np.ndarray,
-    sides: np.ndarray,
-    keys: Sequence[str],
-    noun: str = "splits",
-    remedy: str = "",
+    digests: np.ndarray, sides: np.ndarray, keys: Sequence[str], noun: str = "splits", fix: str = ""
 ) -> str:
     """Name the images that are in two splits, byte for byte; return "" without any.
 
@@ -46,7 +42,7 @@ def describe_leaks(
         sides: (N,) the split of each image.
         keys: N names, for examples.
         noun: The word for the sides, such as folds.
-        remedy: Another remedy than removing an image, followed by ", or ".
+        fix: Another fix than removing an image, followed by ", or ".
     """
     rows: dict[bytes, int] = {}
     firsts = [rows.setdefault(bytes(digest), row) for row, digest in enumerate(digests)]
@@ -56,7 +52,7 @@ def describe_leaks(
     pairs = [f"{keys[firsts[row]]} = {keys[row]}" for row in parted]
     return (
         f"found the same image in two {noun} {listed(pairs, 'time')}; expected each image in one, "
-        f"or validation scores are too high; {remedy}remove one of each"
+        f"or validation scores are too high; {fix}remove one of each"
     )
 
 

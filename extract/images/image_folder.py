@@ -66,9 +66,7 @@ def arrange_folder(
         SourceError: There are no images, their layout has two meanings, or two have one key.
     """
     entries = sorted(entries, key=itemgetter(0, 1))
-    images, folders, others, unreadable = (
-        [entry for entry in entries if entry.kind is kind] for kind in Kind
-    )
+    images, folders, others, unreadable = ([e for e in entries if e.kind is kind] for kind in Kind)
     if not images:
         raise SourceError(
             f"{quoted(root)}: found no image among {_files(others + unreadable)}; expected .jpg, "

@@ -14,7 +14,6 @@ from extract.images.item import reading
 
 _USUAL_IMAGES = ("path", "image", "img", "picture", "photo")
 _USUAL = {"label": ("label", "labels"), "split": ("split",), "group": ("group",)}
-_EXPECTED = "Arrow or Parquet"
 
 
 def holds_images(path: str, named: Named) -> bool:
@@ -23,7 +22,7 @@ def holds_images(path: str, named: Named) -> bool:
     Raises:
         SourceError: The file is not Parquet, or the library that reads it is missing.
     """
-    with reading(path, _EXPECTED, "tables"):
+    with reading(path, "Arrow or Parquet", "tables"):
         return _image_column(_open(path).schema_arrow, named) is not None
 
 
@@ -41,7 +40,7 @@ def open_arrow(path: str, named: Named) -> Records:
     Raises:
         SourceError: The file cannot be read, or lacks a column.
     """
-    with reading(path, _EXPECTED, "tables"):
+    with reading(path, "Arrow or Parquet", "tables"):
         file = _open(path)
         is_parquet = path.lower().endswith(".parquet")
         schema = file.schema_arrow if is_parquet else file.schema
@@ -54,10 +53,8 @@ def open_arrow(path: str, named: Named) -> Records:
             )
         chosen = choose_columns(quoted(path), schema.names, named, _USUAL)
         name_of = _class_names(schema, chosen[0])
-        rows = [
-            (name_of.get(label, label) if name_of else label, *split_group)
-            for label, *split_group in read_cells(file, chosen)
-        ]
+        cells = read_cells(file, chosen)
+        rows = [(name_of.get(label, label) if name_of else label, *rest) for label, *rest in cells]
         if is_parquet:
             # Without names the keys are row numbers, so each group of rows is read once.
             return Records([None] * len(rows), rows, partial(_content, _group_reader(file, image)))

@@ -104,23 +104,20 @@ def _list_folder(above: dict[str, frozenset[str]], folder: str) -> Iterator[Entr
     """Yield the entries of a folder; ``above`` has the real paths of it and the folders around."""
     around = above.pop(folder)
     try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if is_system_file(entry.name):
-                    continue
-                kind = _kind(entry)
-                if kind is Kind.FOLDER:
-                    real_path = os.path.realpath(entry.path)
-                    if real_path in around:  # a link to a folder around it, which is listed already
-                        continue
-                    above[entry.path] = around | {real_path}
-                yield Entry(to_utf8(entry.name), entry.path, kind)
+        with os.scandir(folder) as scanned:
+            entries = [(e, _kind(e)) for e in scanned if not is_system_file(e.name)]
     except OSError as error:
         # A warning would not do: the images of a class may be missing.
         raise SourceError(
             f"{quoted(folder)}: cannot be read: {error.strerror}; expected to list every "
             "folder; allow that, or move it out of SOURCE"
         ) from error
+    for entry, kind in entries:
+        if kind is Kind.FOLDER:
+            above[entry.path] = around | {os.path.realpath(entry.path)}
+            if above[entry.path] == around:  # a link to a folder around it, which is listed already
+                continue
+        yield Entry(to_utf8(entry.name), entry.path, kind)
 
 
 def _kind(entry: os.DirEntry[str]) -> Kind:

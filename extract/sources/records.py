@@ -104,11 +104,10 @@ def find_records(root: str, named: Named, saved: bool = False) -> list[RecordFil
         ]
     if saved or _STATE in names:
         split_of = dict.fromkeys(name for name in names if name.endswith(".arrow"))
+    elif files := _files_in(root, names, folders, named):
+        split_of = {name: _split_in(name) for name in files}
     else:
-        images = [name for name in names if name.lower().endswith(IMAGE_ENDINGS)]
-        split_of = {n: _split_in(n) for n in _files_in(root, names, folders + images, named)}
-        if not split_of:
-            return []
+        return []
     without = [name for name, split in split_of.items() if split is None]
     if not split_of or 0 < len(without) < len(split_of):
         raise SourceError(
@@ -121,8 +120,9 @@ def find_records(root: str, named: Named, saved: bool = False) -> list[RecordFil
     ]
 
 
-def _files_in(root: str, names: Sequence[str], others: Sequence[str], named: Named) -> list[str]:
+def _files_in(root: str, names: Sequence[str], folders: Sequence[str], named: Named) -> list[str]:
     """Return the names of the files of records in a folder, unless it is a folder of images."""
+    others = [name for name in names if name in folders or name.lower().endswith(IMAGE_ENDINGS)]
     if files := [name for name in names if is_tfrecord(name)]:
         if others:
             raise SourceError(

@@ -36,16 +36,15 @@ def list_archive(root: str, named: Named) -> Source:
     """
     archive = Archive(root)
     images = [key for key in archive.members if key.lower().endswith(IMAGE_ENDINGS)]
-    if "path" not in named and (rows := _labelled_rows(archive, images, named)):
+    if "path" not in named and (rows := _labelled(archive, images, named)):
         return arrange_rows(root, rows, named, archive.read)
     if named:
         raise columns_error(root)
     entries = [Entry(key, key, kind_by_ending(key)) for key in archive.members]
     entries += [Entry(key, key, Kind.UNREADABLE) for key in archive.links]
     sharded = len(archive.shards) > 1
-    return arrange_folder(
-        root, entries, archive.read, sharded + _has_shared_folder(images, sharded)
-    )
+    skip = sharded + _has_shared_folder(images, sharded)
+    return arrange_folder(root, entries, archive.read, skip)
 
 
 def _has_shared_folder(images: Sequence[str], sharded: bool) -> bool:
@@ -55,9 +54,7 @@ def _has_shared_folder(images: Sequence[str], sharded: bool) -> bool:
     return len(tops) == 1 and not tops & set(SPLIT_OF) and all(len(names) > 2 for names in parts)
 
 
-def _labelled_rows(
-    archive: Archive, images: Sequence[str], named: Named
-) -> list[tuple[str, list[Any]]]:
+def _labelled(archive: Archive, images: Sequence[str], named: Named) -> list[tuple[str, list[Any]]]:
     """Return key and cells of each image, where label files give its class."""
     for ending in _LABEL_ENDINGS:
         label_files = {stem(key): key for key in archive.members if key.lower().endswith(ending)}
