@@ -30,7 +30,6 @@ from extract.images.item import IMAGE_KINDS, image_kind
 
 if TYPE_CHECKING:
     from PIL.Image import Image, Resampling
-    from PIL.ImageFile import ImageFile
 
 MAX_PIXELS = 2**27
 # Pillow resizes the width first: 1 x 2**27 pixels would become 2**27 full rows, 80 GB at 150.
@@ -64,11 +63,10 @@ def decode(
     if kind is None:
         kinds = ", ".join(IMAGE_KINDS)
         raise ImageError(f"is not an image of a known kind ({kinds})" if content else "is empty")
-    rgb = _to_rgb(_read(content, kind), kind)
-    return np.array(_resize(rgb, size[::-1], resize, resample))
+    return np.array(_resize(_to_rgb(_read(content, kind), kind), size[::-1], resize, resample))
 
 
-def _read(content: bytes, kind: str) -> "ImageFile":
+def _read(content: bytes, kind: str) -> "Image":
     """Read the first frame and turn it upright; refuse an image that its header calls too large."""
     from PIL import ImageFile, ImageOps
 

@@ -12,8 +12,8 @@ from extract.core.errors import ImageError, SettingError, SourceError, quoted
 
 SPLITS = ("train", "validation", "test")
 _SPLIT_WORDS = ("train training", "validation val valid", "test testing")
+# Name of a folder, or word in a table or file name -> split.
 SPLIT_OF = {word: split for split, words in enumerate(_SPLIT_WORDS) for word in words.split()}
-
 
 # Kind of image -> endings, pattern of the first bytes, plugin of Pillow. A new kind needs an entry.
 IMAGE_KINDS = {
@@ -35,8 +35,8 @@ Read = Callable[[str], bytes]
 
 def image_kind(head: bytes) -> str | None:
     """Return the kind in ``IMAGE_KINDS`` of a file that starts with ``head``, 32 bytes or more."""
-    patterns = {kind: pattern for kind, (_, pattern, _) in IMAGE_KINDS.items()}
-    return next((kind for kind in patterns if re.match(patterns[kind], head, re.DOTALL)), None)
+    kinds = IMAGE_KINDS.items()
+    return next((kind for kind, row in kinds if re.match(row[1], head, re.DOTALL)), None)
 
 
 def is_image(path: str) -> bool:

@@ -65,7 +65,6 @@ def list_remote(url: str) -> Source:
         SourceError: ``url`` cannot be listed, holds no images, or its layout has two meanings.
     """
     root = hide_secrets(url)
-    read = partial(read_url, url)
     try:
         file_system, path = _attempt(url, lambda file_system, path: (file_system, path))
         if without_query(url).lower().endswith(IMAGE_ENDINGS):
@@ -79,7 +78,7 @@ def list_remote(url: str) -> Source:
         if not isinstance(error, ImportError):  # fsspec names the missing library
             problem = f"cannot be listed: {problem}; check the address and the credentials"
         raise SourceError(f"{quoted(root)}: {problem}") from error
-    return arrange_folder(root, entries, read)
+    return arrange_folder(root, entries, partial(read_url, url))
 
 
 def _list_folder(url: str, file_system: Any, seen: set[str], folder: str) -> Iterator[Entry]:
@@ -94,10 +93,8 @@ def _list_folder(url: str, file_system: Any, seen: set[str], folder: str) -> Ite
         if path in seen or any(map(is_system_file, key.split("/"))):
             continue
         seen.add(path)
-        if entry["type"] == "directory":
-            yield Entry(key, entry["name"], Kind.FOLDER)
-        else:
-            yield Entry(key, path, kind_by_ending(key))
+        kind = Kind.FOLDER if entry["type"] == "directory" else kind_by_ending(key)
+        yield Entry(key, entry["name"], kind)
 
 
 def _to_key(file_system: Any, name: str) -> str:

@@ -73,11 +73,10 @@ def read_cells(file: Any, columns: Sequence[str | None]) -> Iterator[tuple[Any, 
 
 def _open(path: str) -> Any:
     """Return a ParquetFile, or an Arrow table that stays on the disk."""
-    import pyarrow
-    from pyarrow import parquet
+    import pyarrow.parquet
 
     if path.lower().endswith(".parquet"):
-        return parquet.ParquetFile(path)
+        return pyarrow.parquet.ParquetFile(path)
     mapped = pyarrow.memory_map(path)
     is_file = mapped.read(6) == b"ARROW1"
     mapped.seek(0)

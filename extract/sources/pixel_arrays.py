@@ -74,9 +74,8 @@ def _image_array(path: str, arrays: Mapping[str, Any], named: Named) -> str:
 
 
 def _is_pixels(array: Any) -> bool:
-    shape = array.shape
-    fits = len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))
-    return array.dtype == np.uint8 and fits and all(shape[1:])
+    fits = array.ndim == 3 or (array.ndim == 4 and array.shape[3] in (1, 3))
+    return array.dtype == np.uint8 and fits and all(array.shape[1:])
 
 
 def _cells(path: str, arrays: Mapping[str, Any], name: str | None, count: int) -> list[Any]:

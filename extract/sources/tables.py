@@ -34,8 +34,7 @@ def list_table(root: str, named: Named) -> Source:
         SourceError: The table cannot be read, lacks a column, names no image or one twice, or a
             cell has no meaning; the message gives the row.
     """
-    url_folder = f"{without_query(root).rpartition('/')[0]}/"
-    folder = url_folder if is_url(root) else os.path.dirname(root)
+    folder = without_query(root).rpartition("/")[0] + "/" if is_url(root) else os.path.dirname(root)
     rows = _read_rows(root, named)
     return arrange_rows(hide_secrets(root), rows, named, partial(_read_from, folder))
 

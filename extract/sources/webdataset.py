@@ -73,7 +73,7 @@ def _labelled(archive: Archive, images: Sequence[str], named: Named) -> list[tup
 
 def _cells(archive: Archive, key: str, named: Named) -> list[Any]:
     """Return label, split and group from a label file."""
-    where, is_class = f"{archive.root}: {key}", key.lower().endswith(".cls")
+    where, is_class = quoted(f"{archive.root}: {key}"), key.lower().endswith(".cls")
     if is_class and named:
         raise columns_error(archive.root)
     with reading(where, "the name or number of a class" if is_class else "a JSON object"):
