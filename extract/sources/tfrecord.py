@@ -68,7 +68,7 @@ def open_tfrecord(path: str, named: Named) -> Records:
             image, *columns = choose_columns(quoted(where), features, named, _USUAL, "feature")
             values = [features[column] if column else () for column in columns]
             *label_split_group, name = (value[0] if value else None for value in values)
-            names.append(name and str(name, "utf-8", "replace"))
+            names.append(name.decode("utf-8", "replace") if isinstance(name, bytes) else None)
             cells.append(label_split_group)
             places.append((record[0], len(record[1]), image or ""))
 
