@@ -129,10 +129,7 @@ def test_layouts_with_two_meanings(tmp_path: Path, keys: list[str], words: list[
             ["a.jpg", "d.py", "x.txt", "b.md", "c.md"],
             ["passed over 4 files (b.md, c.md, d.py, ...): no images"],
         ),
-        (
-            ["new\nline/a.jpg", "a/a.jpg", "tab\t/"],
-            ["found no images in 1 split or class folder"],
-        ),
+        (["new\nline/a.jpg", "a/a.jpg", "tab\t/"], ["found no images in 1 split or class folder"]),
     ],
 )
 def test_warnings(tmp_path: Path, keys: list[str], warnings: list[str]) -> None:

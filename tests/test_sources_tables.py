@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from extract.core.config import parse_columns
 from extract.core.errors import ImageError, SettingError, SourceError, StoreError
+from extract.core.flags import parse_columns
 from extract.images.item import Item, read_item
 from extract.pipeline.run import extract_features
 from extract.sources.listing import list_source, open_reader

@@ -182,8 +182,8 @@ def test_bfloat16_is_near_float32_and_not_equal(models: Models) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"weights": "imagenet"}, "weights: found imagenet beside the trunk"),
-        ({"preprocess": "auto"}, "preprocess auto: not known of"),
+        ({"weights": "imagenet"}, "weights: found imagenet with the trunk"),
+        ({"preprocess": "auto"}, "preprocess auto: not known for"),
     ],
 )
 def test_a_setting_without_effect_is_refused(settings: dict[str, str], message: str) -> None:

@@ -14,11 +14,7 @@ from extract.trunks.upper_blocks import build_upper_blocks, find_boundaries
 from extract.trunks.weights import build_application
 
 SPEC = TrunkSpec(
-    "mobilenet",
-    weights="none",
-    layer=("conv_pw_11_relu",),
-    pooling="none",
-    image_size=(64, 64),
+    "mobilenet", weights="none", layer=("conv_pw_11_relu",), pooling="none", image_size=(64, 64)
 )
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
 

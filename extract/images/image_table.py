@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from extract.core.config import ROLES
 from extract.core.errors import SettingError, SourceError, quoted, unknown_name
+from extract.core.flags import ROLES
 from extract.images.image_folder import check_classes, number_classes
 from extract.images.item import SPLIT_OF, SPLITS, Item, Read, Source
 from extract.images.remote import hide_secrets

@@ -182,11 +182,7 @@ def _fill(
     views = store.view_spec.views
     log.info(
         "%d images%s, %d done before; %s at %d x %d pixels in %s %s, %d at a time, %d workers",
-        *(
-            len(items),
-            and_views(views),
-            finished,
-        ),
+        *(len(items), and_views(views), finished),
         *(engine.spec.trunk, width, height),
         *(engine.name, engine.precision, engine.batch_size, config.workers),
     )

@@ -9,8 +9,8 @@ import os
 from collections.abc import Iterator
 from functools import partial
 
-from extract.core.config import parse_columns
 from extract.core.errors import SourceError, quoted
+from extract.core.flags import parse_columns
 from extract.images.image_folder import Entry, Kind, arrange_folder, kind_by_ending, walk
 from extract.images.image_table import Named, arrange_rows, columns_error
 from extract.images.item import Read, Source, is_image, is_system_file, read_below, to_utf8
@@ -27,7 +27,7 @@ def list_source(source: str | os.PathLike[str], columns: str = "") -> Source:
     Args:
         source: A folder, one image, an archive, a manifest or a file of records; or a URL that
             fsspec opens.
-        columns: The columns of a table or of records by role, see ``config.parse_columns``.
+        columns: The columns of a table or of records by role, see ``parse_columns``.
 
     Raises:
         SourceError: ``source`` or a folder in it cannot be read, it holds no images, its layout

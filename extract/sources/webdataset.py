@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from extract.core.config import ROLES
 from extract.core.errors import SourceError, listed, quoted
+from extract.core.flags import ROLES
 from extract.images.image_folder import Entry, Kind, arrange_folder, kind_by_ending
 from extract.images.image_table import Named, arrange_rows, columns_error
 from extract.images.item import IMAGE_ENDINGS, SPLIT_OF, Source, reading
