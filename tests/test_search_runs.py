@@ -50,7 +50,7 @@ def test_the_best_on_the_validation_rows_is_chosen(reverse: bool) -> None:
     result = run(made, TrainConfig(tuple(reversed(candidates) if reverse else candidates)))
     mild, overfitted = result.entries
     assert mild.spec.C == 1e-3
-    assert mild.outcome.train_accuracy < overfitted.outcome.train_accuracy
+    assert mild.evaluation.train_accuracy < overfitted.evaluation.train_accuracy
     assert result.head is not None
     found = measure(made.y[60:], result.head.predict_proba(made.X[60:]))
     assert mild.scores["accuracy"] == pytest.approx(found.accuracy)
@@ -66,10 +66,10 @@ def test_equal_accuracies_are_settled_by_the_loss_and_marked() -> None:
     strong, weak = result.entries
     # One that is no quicker is nothing to go for.
     for seconds, told in ((0.0, True), (1e6, False)):
-        other = weak._replace(outcome=weak.outcome._replace(seconds=seconds))
+        other = weak._replace(evaluation=replace(weak.evaluation, seconds=seconds))
         said = replace(result, entries=[strong, other]).advice()
-        assert "1 more (=) may be as good" in said
-        assert ("the quickest" in said) == told
+        assert "; 1 head marked = is not significantly worse" in said
+        assert ("; the fastest of them is logistic C=1e-07" in said) == told
     assert (strong.spec, weak.spec) == (STRONG, WEAK)
     assert strong.scores["accuracy"] == weak.scores["accuracy"] == 1
     assert strong.as_good
@@ -212,7 +212,7 @@ def test_halving_marks_who_was_stopped_and_who_goes_on(tmp_path: Path) -> None:
     specs = tuple(HeadSpec(**{**settings, "learning_rate": rate}) for rate in rates)
     config = TrainConfig(specs, halving=True)
     result = run(dataset(), config, tmp_path / "head")
-    epochs = {entry.spec.learning_rate: entry.outcome.epochs for entry in result.entries}
+    epochs = {entry.spec.learning_rate: entry.evaluation.epochs for entry in result.entries}
     assert epochs == {1e-5: 1, 1e-4: 1, 1e-3: 2, 3e-2: 8}
     assert [entry.name() for entry in result.entries if entry.spec.learning_rate == 1e-3] == [
         "dense units=8 learning_rate=0.001 epochs=8 (epoch 2 of 8)"
@@ -221,8 +221,8 @@ def test_halving_marks_who_was_stopped_and_who_goes_on(tmp_path: Path) -> None:
     # A kill in the midst of a group: the whole group is tried again.
     (tmp_path / "head" / FILE).write_text("\n".join([*whole[:3], ""]))
     again = run(dataset(), config, tmp_path / "head")
-    assert [(e.spec, e.scores, e.outcome.epochs) for e in again.entries] == [
-        (e.spec, e.scores, e.outcome.epochs) for e in result.entries
+    assert [(e.spec, e.scores, e.evaluation.epochs) for e in again.entries] == [
+        (e.spec, e.scores, e.evaluation.epochs) for e in result.entries
     ]
     # Other rivals, or no halving: nothing is taken over.
     for other in (TrainConfig(specs[1:], halving=True), TrainConfig(specs)):
@@ -240,7 +240,7 @@ def test_a_head_fitted_again_is_the_head_that_was_judged(halving: bool, tmp_path
     first, again = (run(dataset(), config, tmp_path / "head") for _ in range(2))
     assert first.head is not None
     assert again.head is not None
-    assert first.best.outcome.epochs < 12
+    assert first.best.evaluation.epochs < 12
     np.testing.assert_allclose(
         first.head.predict_proba(dataset().X), again.head.predict_proba(dataset().X), atol=1e-4
     )
@@ -255,7 +255,7 @@ def test_behind_folds_a_patient_head_trains_as_long_as_it_paid_in_most() -> None
         sides = (made.X[split.train], made.y[split.train])
         head = DenseHead(spec).fit(*sides, made.X[split.validation], made.y[split.validation])
         best.append(int(np.argmin(head.history["val_loss"])) + 1)
-    assert result.best.outcome.epochs == sorted(best)[1] < 30
+    assert result.best.evaluation.epochs == sorted(best)[1] < 30
     alone = DenseHead(replace(spec, epochs=sorted(best)[1], patience=None))
     wanted = alone.fit(made.X, made.y, made.X, made.y).predict_proba(made.X)
     assert result.head is not None
@@ -311,7 +311,7 @@ def test_a_result_shows_itself() -> None:
     lines = str(result).splitlines()
     assert lines[0].split()[:3] == ["rank", "head", "accuracy"]
     assert len(lines) == 6
-    assert lines[-1].startswith(f"use {result.rows()[1][1]}: accuracy ")
+    assert lines[-1].startswith(f"best: {result.rows()[1][1]}, accuracy ")
     assert result._repr_html_().count("<tr>") == 5
 
 
@@ -333,8 +333,9 @@ def test_damaged_lines_of_a_journal_are_passed_over(tmp_path: Path) -> None:
     # Zeros, as a power cut leaves them; no line of ours; one that a kill has cut off.
     damaged = [first, lines[0], bytes(len(lines[1])), b'["key", {}]', lines[3], lines[2][:50]]
     (folder / FILE).write_bytes(b"\n".join(damaged))
-    journal = Checkpoint(folder, dataset().fingerprint(), whole.splits)
-    assert len(journal.found) == 2
+    config = TrainConfig(SEVERAL)
+    checkpoint = Checkpoint(folder, dataset(), whole.splits, config)
+    assert len(checkpoint.evaluations) == 2
     assert (folder / FILE).read_bytes() == b"\n".join([*damaged[:-1], b""])
     assert run(dataset(), TrainConfig(SEVERAL), folder).scores is not None
-    assert len(Checkpoint(folder, dataset().fingerprint(), whole.splits).found) == 4
+    assert len(Checkpoint(folder, dataset(), whole.splits, config).evaluations) == 4
