@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from classify.data.out_of_core import Labels
 from classify.data.preprocessing import Floats
@@ -56,7 +55,7 @@ class Bootstrap:
             weights, unit_of_row = weights[:, unit_of_row], np.arange(len(y))
         self._unit_of_row = unit_of_row
         # Row 0 is the sample itself.
-        self._weights = np.vstack([np.ones_like(weights[:1]), weights]).astype(np.float32)
+        self._weights = np.vstack([np.ones_like(weights[:1]), weights], dtype=np.float32)
 
     def values(
         self, answers: Labels, true_scores: Floats, sample_only: bool = False
@@ -69,21 +68,17 @@ class Bootstrap:
             sample_only: Return (1,) values, of the sample, which takes less time.
         """
         weights = self._weights[:1] if sample_only else self._weights
-        correct = answers == self._y
-        rows = self._sum(weights, np.ones(len(self._y)))
-        hits = self._sum_by_class(weights, self._y, correct)
+        losses = np.bincount(self._unit_of_row, -np.log(true_scores), weights.shape[1])
+        hits = self._sum_by_class(weights, self._y, answers == self._y)
         class_rows = self._sum_by_class(weights, self._y)
         predicted = self._sum_by_class(weights, answers)
+        rows = class_rows.sum(axis=1)
         return {
-            "accuracy": self._sum(weights, correct) / rows,
+            "accuracy": hits.sum(axis=1) / rows,
             "balanced_accuracy": _mean_ratio(hits, class_rows),
             "macro_f1": _mean_ratio(2 * hits, class_rows + predicted),
-            "loss": self._sum(weights, -np.log(true_scores)) / rows,
+            "loss": weights @ losses / rows,
         }
-
-    def _sum(self, weights: Floats, values: NDArray[Any]) -> Floats:
-        """Sum the weighted values: (resamples,)."""
-        return np.asarray(weights @ np.bincount(self._unit_of_row, values, weights.shape[1]))
 
     def _sum_by_class(self, weights: Floats, labels: Labels, values: Any = None) -> Floats:
         """Sum the weights, or the weighted values, of each class: (resamples, K)."""

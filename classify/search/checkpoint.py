@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ class Checkpoint:
     Args:
         folder: Folder of the file; None keeps no file.
         dataset: The rows.
-        splits: Training and validation rows.
+        splits: Training and validation rows of the evaluations; also an attribute.
         config: The candidates. With halving their results depend on each other: candidates that
             train together are restored together or not at all.
 
@@ -38,6 +39,7 @@ class Checkpoint:
     def __init__(
         self, folder: Path | None, dataset: Dataset, splits: Sequence[Split], config: TrainConfig
     ) -> None:
+        self.splits = splits
         rows = b"".join(s.train.tobytes() + b"|" + s.validation.tobytes() for s in splits)
         digest = hashlib.blake2b(rows, digest_size=16).hexdigest()
         halved = [spec.to_dict() for spec in config.candidates if config.halving]
@@ -71,7 +73,7 @@ class Checkpoint:
 
     def add(self, spec: HeadSpec, evaluation: Evaluation) -> None:
         """Write an evaluation; a failed one alone creates no file."""
-        self.evaluations[spec] = evaluation
+        self.evaluations[spec] = replace(evaluation, scores=None)  # memory may not hold all scores
         if not self._path or (evaluation.failed and not self._started):
             return
         arrays = {name: getattr(evaluation, name).tolist() for name in ("answers", "true_scores")}

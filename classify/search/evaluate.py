@@ -3,19 +3,18 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset
-from classify.data.out_of_core import Features, Labels, StoredRows, iter_chunks
+from classify.data.out_of_core import Features, Labels, iter_chunks
 from classify.data.preprocessing import Floats, Transform
 from classify.data.splits import Split
 from classify.heads.registry import FittedHead, Head
 from classify.search.bootstrap import reduce_scores
-from classify.search.fit import FoldData, batches, fit_batch, prepare_fold, score_all, uses_views
+from classify.search.fit import FoldData, batches, fit_batch, prepare_fold, score_all
 from classify.settings.head_spec import HeadSpec
 
 # Transformed rows of all folds, and scores of a batch of heads, are kept up to this size.
@@ -55,23 +54,18 @@ def evaluate(
 ) -> Iterator[tuple[HeadSpec, Evaluation]]:
     """Train candidates on every split, batch by batch, and yield each with its evaluation."""
     folded, views = len(splits) > 1, dataset.views.spec.views if dataset.views else 0
-    cached = isinstance(dataset.X, StoredRows) or (
-        dataset.X.nbytes * (1 + views) * len(splits) < _KEEP_BYTES
-    )
-
-    @lru_cache(maxsize=len(splits) if cached else 0)
-    def prepare(steps: tuple[str, ...], with_views: bool, fold: int) -> tuple[Transform, FoldData]:
-        return prepare_fold(dataset, splits[fold], steps, with_views)
-
+    size = getattr(dataset.X, "nbytes", 0) * (1 + views) * len(splits)  # 0: rows in the file
+    cached = lru_cache(len(splits) if size < _KEEP_BYTES else 0)
+    prepare = cached(partial(prepare_fold, dataset, splits))
     order = np.argsort(np.concatenate([split.validation for split in splits]))
     for batch in batches(specs):
         members = [specs[position] for position in batch]
         size = 8 * len(members) * len(dataset.y) * len(dataset.class_names)
         keep_scores = folded and (len(members) == 1 or size < _KEEP_BYTES)
-        steps, with_views = members[0].transform or (), uses_views(members[0])
+        steps, with_views = members[0].transform or (), members[0].views in ("random", "all")
         folds = []
         for fold in range(len(splits)):
-            transform, rows = prepare(steps, with_views, fold)
+            transform, rows = prepare(fold, steps, with_views)
             parts = _evaluate_fold(members, transform, rows, halving, keep_scores)
             folds.append([replace(part, head=None) if folded else part for part in parts])
         joined = [_join_folds(parts, order) for parts in zip(*folds, strict=True)]
@@ -89,31 +83,21 @@ def _evaluate_fold(
     heads = [one.head for one in fitted]
     trained = _reduced_scores(heads, rows.X, rows.y, keep=False)
     validated = _reduced_scores(heads, rows.X_validation, rows.y_validation, keep)
-    for spec, head, train, validation in zip(specs, fitted, trained, validated, strict=True):
-        losses = head.head.history.get("val_loss", [])
-        yield Evaluation(
-            answers=validation[0],
-            true_scores=validation[1],
-            train_accuracy=float((train[0] == rows.y).mean()),
-            seconds=seconds,
-            history=head.head.history,
-            epochs=int(np.argmin(losses)) + 1 if spec.patience and losses else len(losses),
-            failed=head.head.failed or "",
-            scores=validation[2] if keep else None,
-            head=head,
-        )
+    for spec, one, train, validation in zip(specs, fitted, trained, validated, strict=True):
+        accuracy = float((train[0] == rows.y).mean())
+        history, failed = one.head.history, one.head.failed or ""
+        losses = history.get("val_loss", [])
+        epochs = int(np.argmin(losses)) + 1 if spec.patience and losses else len(losses)
+        answers, true_scores, scores = validation
+        results = answers, true_scores, accuracy, seconds, history, epochs, failed
+        yield Evaluation(*results, scores=scores, head=one)
 
 
-def _reduced_scores(
-    heads: Sequence[Head], X: Features, y: Labels, keep: bool
-) -> list[list[NDArray[Any]]]:
+def _reduced_scores(heads: Sequence[Head], X: Features, y: Labels, keep: bool) -> list[Any]:
     """Score rows chunk by chunk: answers, true scores and, to keep, scores of each head."""
     chunks = [
-        [
-            (*reduce_scores(y[rows], scores), scores[: len(scores) * keep])
-            for scores in score_all(heads, x)
-        ]
-        for rows, x in iter_chunks(X)
+        [(*reduce_scores(y[rows], s), s if keep else s[:0]) for s in score_all(heads, features)]
+        for rows, features in iter_chunks(X)
     ]
     by_head = zip(*chunks, strict=True)
     return [[np.concatenate(arrays) for arrays in zip(*parts, strict=True)] for parts in by_head]
@@ -121,7 +105,7 @@ def _reduced_scores(
 
 def _join_folds(parts: Sequence[Evaluation], order: Labels) -> Evaluation:
     """Join the evaluations of one candidate in each fold; ``order`` sorts the validation rows."""
-    scores = [part.scores for part in parts if part.scores is not None]
+    scores = np.concatenate([part.scores for part in parts if part.scores is not None])
     return replace(
         parts[0],
         answers=np.concatenate([part.answers for part in parts])[order],
@@ -130,5 +114,5 @@ def _join_folds(parts: Sequence[Evaluation], order: Labels) -> Evaluation:
         seconds=sum(part.seconds for part in parts),
         epochs=sorted(part.epochs for part in parts)[len(parts) // 2],
         failed=next((part.failed for part in parts if part.failed), ""),
-        scores=np.concatenate(scores)[order] if scores else None,
+        scores=scores[order] if len(scores) else None,
     )

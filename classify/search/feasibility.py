@@ -39,24 +39,22 @@ def drop_infeasible(dataset: Dataset, config: TrainConfig) -> TrainConfig:
         budget = budgets[spec.layer]
         if spec.views and not budget.holds_views and (spec.views != "none" or not dataset.views):
             raise SettingError(
-                f"views: {spec.views} has no effect on {budget.layer}: {dataset.path} has no "
-                "views, or they do not fit into memory; make some with extract-features --views, "
-                "or see --memory"
+                f"views: {spec.views} has no effect on {budget.layer}: {dataset.path} has no views "
+                "that fit into memory; make some with extract-features --views, or see --memory"
             )
         reason = "" if budget.holds_features else needs_memory(spec, budget.shape)
         if reason:
             dropped.setdefault(budget.layer, {})[reason] = None
-        elif budget.holds_views:
-            views = spec.views or ("random" if spec.head in KERAS_HEADS else "all")
-            kept.append(replace(spec, views=views))
         else:
-            kept.append(spec)
+            views = spec.views or ("random" if spec.head in KERAS_HEADS else "all")
+            kept.append(replace(spec, views=views) if budget.holds_views else spec)
     for layer, reasons in dropped.items():
+        shown = ", ".join(reasons)
         if config.named or not kept:
             raise HeadError(
-                f"{', '.join(reasons)}: cannot be trained while the features of {layer} stay in "
+                f"{shown}: cannot be trained while the features of {layer} stay in "
                 f"the file; expected dense or linear, or ridge or lda of at most {MOST_SUMMED} "
                 "features, without pca; name one with --head, or extract with --pooling avg"
             )
-        log.info("left out, for the features of %s stay in the file: %s", layer, ", ".join(reasons))
+        log.info("left out, for the features of %s stay in the file: %s", layer, shown)
     return replace(config, candidates=tuple(kept), memory=memory)

@@ -10,7 +10,6 @@ from classify.data.preprocessing import Floats, Transform
 from classify.data.splits import Split, group_names
 from classify.data.views import RandomViews, Views, all_views
 from classify.heads import keras_head, linear_head
-from classify.heads.linear_head import LinearHead
 from classify.heads.registry import LINEAR_HEADS, FittedHead, Head, Labels, Rows
 from classify.heads.sklearn_head import SklearnHead
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec, groups_of
@@ -54,7 +53,7 @@ def batches(specs: Sequence[HeadSpec]) -> list[list[int]]:
 
 def score_all(heads: Sequence[Head], X: Rows) -> list[Floats]:
     """Score rows with heads that were trained together, (N, K) each."""
-    linear = [head for head in heads if isinstance(head, LinearHead)]
+    linear = [head for head in heads if isinstance(head, linear_head.LinearHead)]
     if len(linear) == len(heads):
         return linear_head.score_linear(linear, X)
     return [head.predict_proba(X) for head in heads]
@@ -99,20 +98,15 @@ def transformed(transform: Transform, rows: FoldData) -> FoldData:
 
 
 def prepare_fold(
-    dataset: Dataset, split: Split, steps: Sequence[str], with_views: bool
+    dataset: Dataset, splits: Sequence[Split], fold: int, steps: Sequence[str], with_views: bool
 ) -> tuple[Transform, FoldData]:
     """Read the rows of a split, and the views of its training rows, and transform them."""
-    X, y, train, validation = dataset.X, dataset.y, split.train, split.validation
+    X, y, train, validation = dataset.X, dataset.y, splits[fold].train, splits[fold].validation
     views = dataset.views.of(train) if dataset.views and with_views else None
     groups = _number_groups(dataset, train)
     rows = FoldData(X[train], y[train], X[validation], y[validation], views, groups)
     transform = Transform(steps)
     return transform, transformed(transform, rows)
-
-
-def uses_views(spec: HeadSpec) -> bool:
-    """Return whether a head trains on augmented views."""
-    return spec.views in ("random", "all")
 
 
 def _number_groups(dataset: Dataset, train: Labels) -> Labels | None:

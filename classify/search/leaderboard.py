@@ -110,16 +110,13 @@ def rank(
         if not evaluation.failed
     ]
     rows.sort(key=lambda row: rank_key(metric, row[2]))
-    return [
-        Entry(
-            spec,
-            {name: float(values[name][0]) for name in METRICS},
-            *confidence_interval(values[metric]),
-            not_significantly_worse(rows[0][2][metric], values[metric], metric != "loss"),
-            evaluation,
-        )
-        for spec, evaluation, values in rows
-    ]
+    entries = []
+    for spec, evaluation, values in rows:
+        scores = {name: float(values[name][0]) for name in METRICS}
+        low, high = confidence_interval(values[metric])
+        as_good = not_significantly_worse(rows[0][2][metric], values[metric], metric != "loss")
+        entries.append(Entry(spec, scores, low, high, as_good, evaluation))
+    return entries
 
 
 @dataclass(frozen=True)
@@ -182,28 +179,21 @@ class Result:
             fastest = min(others, key=lambda entry: entry.evaluation.seconds)
             if fastest.evaluation.seconds < self.best.evaluation.seconds:
                 text += f"; the fastest of them is {label(fastest.spec)}"
-        if self.finetuned:
-            text += f"\n{self.finetuned}"
-        if self.test:
-            text += f"\ntest of {label(self.best.spec)}: {self.test}"
-        return text
+        test = f"test of {label(self.best.spec)}: {self.test}" if self.test else ""
+        return "\n".join(filter(None, [text, str(self.finetuned or ""), test]))
 
     def _best(self) -> str:
-        best = self.best
-        return (
-            f"best: {label(best.spec)}, {self.metric} {best.scores[self.metric]:.3f} "
-            f"(95 % CI {best.low:.3f} to {best.high:.3f})"
-        )
+        best, score = self.best, f"{self.metric} {self.best.scores[self.metric]:.3f}"
+        return f"best: {label(best.spec)}, {score} (95 % CI {best.low:.3f} to {best.high:.3f})"
 
     def summary(self) -> str:
         """Describe in one line the best head, its training rows and its validation rows."""
         first, validation = self.splits[0], len(self.validation_rows)
         origins = {"store": "(its validation split)", "hold-out": "(held out by a hash)"}
-        return (
-            f"{label(self.best.spec)}, trained on {count_of(len(first.refit_rows), 'image')}, best "
-            f"of {len(self.entries)} on {validation} "
-            f"{origins.get(first.origin, f'in {len(self.splits)} folds')}"
-        )
+        source = origins.get(first.origin, f"in {len(self.splits)} folds")
+        name, training = label(self.best.spec), count_of(len(first.refit_rows), "image")
+        best = f"best of {len(self.entries)} on {validation} {source}"
+        return f"{name}, trained on {training}, {best}"
 
     def __repr__(self) -> str:
         count = count_of(len(self.entries), "candidate")
@@ -222,9 +212,8 @@ class Result:
 
     def write_csv(self, path: Path) -> None:
         """Write the leaderboard with every metric, and no seconds: same seed, same bytes."""
-        rows: list[list[Any]] = [
-            ["rank", "head", *METRICS, "low", "high", "as_good", "training", "epochs"]
-        ]
+        names = ["rank", "head", *METRICS, "low", "high", "as_good", "training", "epochs"]
+        rows: list[list[Any]] = [names]
         for place, entry in enumerate(self.entries, 1):
             numbers = *entry.scores.values(), entry.low, entry.high, entry.evaluation.train_accuracy
             *shown, training = (f"{number:.6f}" for number in numbers)

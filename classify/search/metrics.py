@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from classify.data.out_of_core import Labels
+
 # Lower bound of the score of the true class in every loss.
 LOWEST = 1e-7
 
@@ -33,7 +35,7 @@ class Metrics(NamedTuple):
         )
 
 
-def measure(y: NDArray[np.int64], scores: NDArray[np.floating]) -> Metrics:
+def measure(y: Labels, scores: NDArray[np.floating]) -> Metrics:
     """Measure scores against the true classes.
 
     Args:
@@ -44,18 +46,11 @@ def measure(y: NDArray[np.int64], scores: NDArray[np.floating]) -> Metrics:
         The metrics. Of equal scores the lower class is the answer, as in ``argmax``.
     """
     confusion = confusion_matrix(y, scores.argmax(axis=1), scores.shape[1])
-    return Metrics(
-        rows=len(y),
-        accuracy=float(np.trace(confusion) / len(y)),
-        loss=log_loss(y, scores),
-        macro_f1=macro_f1(confusion),
-        confusion=confusion.tolist(),
-    )
+    accuracy = float(np.trace(confusion) / len(y))
+    return Metrics(len(y), accuracy, log_loss(y, scores), macro_f1(confusion), confusion.tolist())
 
 
-def confusion_matrix(
-    y: NDArray[np.int64], answers: NDArray[np.int64], classes: int
-) -> NDArray[np.int64]:
+def confusion_matrix(y: Labels, answers: Labels, classes: int) -> NDArray[np.int64]:
     """Count the rows by true class (first axis) and answer (second axis).
 
     Args:
@@ -70,7 +65,7 @@ def confusion_matrix(
     return counts.reshape(classes, classes).astype(np.int64)
 
 
-def log_loss(y: NDArray[np.int64], scores: NDArray[np.floating]) -> float:
+def log_loss(y: Labels, scores: NDArray[np.floating]) -> float:
     """Return the mean negative log-likelihood of the true classes, in nats.
 
     Scores below ``LOWEST`` count as ``LOWEST``: one row costs at most 16 nats.

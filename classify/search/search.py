@@ -1,8 +1,6 @@
 """Search: evaluate the candidates, rank them, train the best one and test it once."""
 
-from collections.abc import Sequence
 from dataclasses import replace
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ from classify.search.bootstrap import Bootstrap
 from classify.search.checkpoint import Checkpoint
 from classify.search.evaluate import evaluate
 from classify.search.feasibility import drop_infeasible
-from classify.search.fit import fit_batch, prepare_fold, uses_views
 from classify.search.leaderboard import Entry, Result, rank, rank_key
 from classify.search.metrics import measure
 from classify.settings.config import TrainConfig
@@ -85,24 +82,23 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
     groups = [names[row] for row in rows]
     bootstrap = Bootstrap(dataset.y[rows], len(dataset.class_names), groups, config.seed)
     checkpoint = Checkpoint(folder, dataset, splits, config)
-    stopped = False
     try:
-        _evaluate_missing(dataset, config, splits, bootstrap, checkpoint)
+        leading = _evaluate_missing(dataset, config, checkpoint, bootstrap)
     except KeyboardInterrupt:
-        stopped = True
+        leading = None
     known = {s: checkpoint.evaluations[s] for s in config.candidates if s in checkpoint.evaluations}
     result = Result(rank(known, config.metric, bootstrap), config.metric, splits)
     failures = [evaluation.failed for evaluation in known.values() if evaluation.failed]
-    if not result.entries and not stopped:
+    if leading is not None and not result.entries:
         raise HeadError(failures[0])
     for failure in failures:
         log.warning("%s; left out of the ranking", failure)
-    if stopped:
+    if leading is None:
         raise Stopped(result if result.entries else None, len(config.candidates))
     best, test = result.best, splits[0].test
     own = _with_layer(dataset, best.spec, config.memory)
     head = best.evaluation.head or _refit(own, best, splits[0])
-    scores = best.evaluation.scores
+    scores = leading.get(best.spec)
     if len(splits) == 1:
         scores = head.predict_proba(own.X[splits[0].validation])
     elif scores is None:  # restored from the checkpoint, or too many to keep
@@ -112,32 +108,24 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
 
 
 def _evaluate_missing(
-    dataset: Dataset,
-    config: TrainConfig,
-    splits: Sequence[Split],
-    bootstrap: Bootstrap,
-    checkpoint: Checkpoint,
-) -> None:
-    """Add the missing evaluations, layer by layer; only the best one so far keeps its scores."""
-    candidates, evaluations = config.candidates, checkpoint.evaluations
-    best, best_key = None, (inf, inf)
-    with progress(len(candidates), "head", done=len(evaluations), label="heads") as bar:
+    dataset: Dataset, config: TrainConfig, checkpoint: Checkpoint, bootstrap: Bootstrap
+) -> dict[HeadSpec, Any]:
+    """Evaluate the candidates that the checkpoint lacks, and return the scores of the best one."""
+    candidates, known = config.candidates, checkpoint.evaluations
+    leading, best_key = dict[HeadSpec, Any](), (0.0, 0.0)
+    with progress(len(candidates), "head", done=len(known), label="heads") as bar:
         for layer in dict.fromkeys(spec.layer for spec in candidates):
-            missing = [s for s in candidates if s.layer == layer and s not in evaluations]
-            if not missing:
-                continue
-            own = _with_layer(dataset, missing[0], config.memory)
-            for spec, evaluation in evaluate(own, missing, splits, config.halving):
+            missing = [spec for spec in candidates if spec.layer == layer and spec not in known]
+            own = _with_layer(dataset, missing[0], config.memory) if missing else dataset
+            for spec, evaluation in evaluate(own, missing, checkpoint.splits, config.halving):
                 checkpoint.add(spec, evaluation)
                 values = bootstrap.values(evaluation.answers, evaluation.true_scores, True)
                 key = rank_key(config.metric, values)
-                loser: HeadSpec | None = spec
-                if key < best_key and not evaluation.failed:
-                    loser, best, best_key = best, spec, key
+                if not evaluation.failed and (not leading or key < best_key):
+                    leading, best_key = {spec: evaluation.scores}, key
                     bar.set_postfix_str(f"best {abs(key[0]):.3f} {label(spec)}")
-                if loser:
-                    evaluations[loser] = replace(evaluations[loser], scores=None)
                 bar.update(1)
+    return leading
 
 
 def _with_layer(dataset: Dataset, spec: HeadSpec, memory: float | None) -> Dataset:
@@ -157,9 +145,7 @@ def _refit(dataset: Dataset, best: Entry, split: Split) -> FittedHead:
     spec, epochs = best.spec, best.evaluation.epochs
     if epochs:
         spec = replace(spec, epochs=epochs, patience=None)
-    split = replace(split, train=split.refit_rows)
-    transform, rows = prepare_fold(dataset, split, spec.transform or (), uses_views(spec))
-    (fitted,) = fit_batch([spec], rows, transform)
-    if fitted.head.failed:
-        raise HeadError(fitted.head.failed)
-    return fitted
+    ((_, evaluation),) = evaluate(dataset, [spec], [replace(split, train=split.refit_rows)])
+    if evaluation.failed or not evaluation.head:
+        raise HeadError(evaluation.failed)
+    return evaluation.head
