@@ -39,6 +39,27 @@ def test_rows_with_label_and_features_in_the_order_of_the_store(
     assert "left out: 1 images without a label" in caplog.text
 
 
+def test_a_dataset_shows_itself_in_a_few_lines(make_store: MakeStore) -> None:
+    names = ["a<b>", *(f"class {label} {'x' * 300}" for label in range(1, 200))]
+    labels, split = [0, 0, 1, 199], [0, 1, 2, 0]
+    path = make_store(features(4, 2, 2, 3), labels, split, class_names=names)
+    text = repr(load_dataset(path))
+    lines = text.splitlines()
+    assert lines[:2] == [f"Dataset {path}", "  images: 4"]
+    assert lines[2].startswith(f"  classes: a<b> 2, class 1 {'x' * 29}... 1, ")
+    assert lines[2].endswith("and 190 more")
+    assert lines[3:] == [
+        "  features: conv1_relu, (2, 2, 3) float32, in memory",
+        "  splits: training 2, validation 1, test 1",
+    ]
+    assert len(text) < 1000
+    assert repr(load_dataset(path, memory=1e-9)).splitlines()[3].endswith("read from the file")
+    table = load_dataset(path)._repr_html_()
+    assert table.startswith("<table><tr><th>file</th>")
+    assert "<td>a&lt;b&gt; 2, class 1 x" in table
+    assert len(table) < 1200
+
+
 def test_half_precision_is_widened(make_store: MakeStore) -> None:
     X = features(4, 3).astype(np.float16)
     found = load_dataset(make_store(X, [0, 1, 0, 1]))

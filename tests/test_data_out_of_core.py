@@ -18,7 +18,7 @@ from classify.data.memory_budget import free_memory
 from classify.data.out_of_core import Epoch, StoredRows, flatten, iter_chunks
 from classify.data.preprocessing import Transform
 from classify.heads.keras_head import fit_heads
-from classify.search.bootstrap import Bootstrap, Judged
+from classify.search.bootstrap import Bootstrap
 from classify.search.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
@@ -196,7 +196,7 @@ def test_ridge_and_lda_are_the_direct_solutions(
     held, left = ({e.spec: e for e in result.entries} for result in results)
     for spec in specs:
         assert left[spec].scores == pytest.approx(held[spec].scores, abs=1e-6)
-        assert left[spec].outcome.train_accuracy == held[spec].outcome.train_accuracy
+        assert left[spec].evaluation.train_accuracy == held[spec].evaluation.train_accuracy
     wanted, found = (
         result.head.predict_proba(made.X)
         for result, made in zip(results, pair, strict=True)
@@ -214,7 +214,7 @@ def test_keras_heads_learn_and_are_seeded(pair: tuple[Dataset, Dataset], tmp_pat
     for entry, other in zip(first.entries, again.entries, strict=True):
         assert entry.scores["accuracy"] > 0.75
         assert entry.scores == other.scores
-        assert entry.outcome.history == other.outcome.history
+        assert entry.evaluation.history == other.evaluation.history
     # What goes on from the journal is the same head.
     resumed = run(pair[1], TrainConfig(specs), tmp_path / "a")
     assert first.head is not None
@@ -275,13 +275,14 @@ def test_intervals_of_many_rows_are_those_of_bundles(monkeypatch: pytest.MonkeyP
     generator = np.random.default_rng(0)
     y = generator.integers(0, 3, 4000)
     answers = np.where(generator.random(4000) < 0.8, y, 0)
-    judged = Judged(answers, generator.random(4000).clip(0.01))
+    true_scores = generator.random(4000).clip(0.01)
     names = [str(row) for row in range(4000)]
     whole = Bootstrap(y, 3, names, 0)
-    monkeypatch.setattr("classify.search.bootstrap.MOST_DRAWN", 1000)
+    monkeypatch.setattr("classify.search.bootstrap.MOST_UNITS", 1000)
     bundled = Bootstrap(y, 3, names, 0)
+    of_rows, of_bundles = (draws.values(answers, true_scores) for draws in (whole, bundled))
     for metric in ("accuracy", "balanced_accuracy", "macro_f1", "loss"):
-        wanted, found = (draws.values(metric, judged) for draws in (whole, bundled))
+        wanted, found = of_rows[metric], of_bundles[metric]
         assert found[0] == pytest.approx(wanted[0], rel=1e-6)
         assert found[1:].std() == pytest.approx(wanted[1:].std(), rel=0.15)
 

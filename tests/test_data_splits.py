@@ -104,7 +104,7 @@ def test_a_row_without_a_group_is_held_out_by_its_key() -> None:
         ),
         (
             dataset([0, 1, 1], [0, 0, 2], keys=["b", "c", "d"]),
-            "validation: none of 3 labelled images; expected some to judge heads on; add "
+            "validation: none of 3 labelled images; expected some to compare heads on; add "
             "images, or put some in a validation/ folder",
         ),
         (
@@ -132,7 +132,7 @@ def test_a_class_that_is_not_judged_is_named(caplog: pytest.LogCaptureFixture) -
         split_rows(dataset([0, 1, 0, 1], [0, 0, 1, 1]))
         assert not caplog.messages
         split_rows(dataset([0, 1, 2, 0], [0, 0, 0, 1], class_names=("cat", "dog", "fox")))
-    assert caplog.messages == ["no validation image of dog, fox: its share is not judged"]
+    assert caplog.messages == ["no validation image of dog, fox: these classes are not validated"]
 
 
 # Folds.
@@ -205,7 +205,7 @@ def test_another_seed_gives_other_folds() -> None:
 @pytest.mark.parametrize(
     ("made", "folds", "message"),
     [
-        (dataset([0, 1] * 3), 7, "found 7 for 6 images or groups; .*; ask for fewer$"),
+        (dataset([0, 1] * 3), 7, "found 7 for 6 images or groups; .*; choose fewer folds$"),
         (dataset([0, 0, 0, 0, 1]), 2, "no training image of dog"),
         (dataset([0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 0, 2]), 2, "no training image of dog"),
         (dataset([0, 1] * 3, groups=["a", "b"] * 3), 2, "no training image of"),

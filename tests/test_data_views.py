@@ -1,7 +1,6 @@
 """Views train beside their image, never judge, and never part from it."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from classify.data.preprocessing import Transform
 from classify.data.views import RandomViews, Views, all_views
 from classify.heads.keras_head import fit_heads
 from classify.heads.linear_solvers import Span, ridge_path
+from classify.heads.registry import FittedHead
 from classify.heads.sklearn_head import SklearnHead
 from classify.search import evaluate as module
 from classify.search.fit import FoldData, batches, fit_batch, transformed
@@ -121,7 +121,7 @@ def test_views_go_where_their_image_goes(
 ) -> None:
     dataset, seen = load_dataset(numbered(make_store)), []
 
-    def recorded(specs: Any, rows: FoldData, *rest: Any) -> Iterator[Any]:
+    def recorded(specs: Any, rows: FoldData, *rest: Any) -> list[FittedHead]:
         seen.append(rows)
         return fit_batch(specs, rows, *rest)
 
@@ -168,7 +168,7 @@ def test_all_is_a_fit_on_plain_rows_and_views(name: str, make_store: MakeStore) 
     (direct,) = fit_batch(
         [HeadSpec(name, transform=())], FoldData(wide, classes, X, y), Transform()
     )
-    ours, theirs = (fit.fitted.predict_proba(dataset.X) for fit in (found, direct))
+    ours, theirs = (fitted.predict_proba(dataset.X) for fitted in (found, direct))
     assert np.array_equal(ours.argmax(axis=1), theirs.argmax(axis=1))
     if name not in ("ridge", "svm", "naive_bayes"):  # whose scale leaves images out, not rows
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
@@ -248,7 +248,7 @@ def test_without_views_in_the_file_the_setting_is_an_error(
 ) -> None:
     path = make_store(np.ones((4, 3), "f4"), [0, 1] * 2, split=[0, 0, 1, 1])
     assert train_head([str(path), "--head", "knn", "--views", "all"]) == 2
-    assert "views: all has no effect on conv1_relu, for" in capsys.readouterr().err
+    assert "views: all has no effect on conv1_relu: " in capsys.readouterr().err
     assert not path.with_name("made_head").exists()
 
 

@@ -138,7 +138,7 @@ def test_the_record_holds_every_setting_and_number(tmp_path: Path) -> None:
         assert candidate["settings"] == entry.spec.to_dict()
         assert candidate["scores"] == entry.scores
         assert candidate["interval"] == [entry.low, entry.high]
-        assert candidate["history"] == entry.outcome.history
+        assert candidate["history"] == entry.evaluation.history
         assert sum(map(sum, candidate["confusion"])) == 6
     assert found["best"] == analyse(dataset(), result).to_dict(dataset().keys)
     assert result.test is not None

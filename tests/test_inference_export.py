@@ -83,9 +83,9 @@ def bundle_of(dataset: Dataset, spec: HeadSpec) -> TrainedHead:
     """Train a head on everything."""
     X, y = dataset.X, dataset.y
     transform = Transform(spec.transform or ())
-    (fit,) = fit_batch([spec], transformed(transform, FoldData(X, y, X, y)), transform)
+    (fitted,) = fit_batch([spec], transformed(transform, FoldData(X, y, X, y)), transform)
     return TrainedHead(
-        head=fit.fitted,
+        head=fitted,
         class_names=dataset.class_names,
         trunk=dataset.trunk,
         weights_sha256=dataset.weights_sha256,

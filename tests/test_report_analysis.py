@@ -41,7 +41,7 @@ def test_with_one_split_the_scores_are_those_of_the_head() -> None:
     result = run(made, TrainConfig(SEVERAL))
     assert result.head is not None
     assert result.scores is not None
-    np.testing.assert_array_equal(result.judging, np.arange(80, 110))
+    np.testing.assert_array_equal(result.validation_rows, np.arange(80, 110))
     np.testing.assert_array_equal(result.scores, result.head.predict_proba(made.X[80:110]))
 
 
@@ -58,10 +58,10 @@ def test_behind_folds_each_row_is_scored_by_a_head_that_did_not_see_it(metric: s
         rows = transformed(
             transform, FoldData(made.X[train], made.y[train], made.X[judging], made.y[judging])
         )
-        head = next(fit_batch([spec], rows, transform)).fitted
+        head = fit_batch([spec], rows, transform)[0]
         wanted[split.validation] = head.predict_proba(made.X[split.validation])
     np.testing.assert_allclose(result.scores, wanted, atol=1e-6)
-    answers = result.best.outcome.judged.answers
+    answers = result.best.evaluation.answers
     np.testing.assert_array_equal(result.scores.argmax(axis=1), answers)
 
 
@@ -112,8 +112,8 @@ def test_more_images_are_better_and_all_of_them_are_the_head_itself(folds: int |
     assert [size.rows for size in sizes] == sorted({size.rows for size in sizes})
     assert len(sizes) == 4
     assert sizes[-1].rows == len(result.splits[0].train)
-    first = np.isin(result.judging, result.splits[0].validation)
-    right = result.best.outcome.judged.answers[first] == made.y[result.splits[0].validation]
+    first = np.isin(result.validation_rows, result.splits[0].validation)
+    right = result.best.evaluation.answers[first] == made.y[result.splits[0].validation]
     assert sizes[-1].accuracy.value == pytest.approx(right.mean())
     values = [size.accuracy.value or 0 for size in sizes]
     assert values[0] < values[-1]

@@ -29,8 +29,8 @@ def rows_of(classes: int = 3, count: int = 90, seed: int = 0) -> tuple[np.ndarra
 def fit(spec: HeadSpec, classes: int = 3) -> FittedHead:
     transform = Transform(spec.transform or ())
     rows = FoldData(*rows_of(classes), *rows_of(classes, 30, 1))
-    (found,) = fit_batch([spec], transformed(transform, rows), transform)
-    return found.fitted
+    (fitted,) = fit_batch([spec], transformed(transform, rows), transform)
+    return fitted
 
 
 @pytest.mark.parametrize("steps", [(), ("sqrt", "l2", "standardise", "pca=5")], ids=str)

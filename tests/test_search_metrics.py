@@ -9,7 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from classify.search.bootstrap import Bootstrap, confidence_interval, judge, not_significantly_worse
+from classify.search.bootstrap import (
+    Bootstrap,
+    confidence_interval,
+    not_significantly_worse,
+    reduce_scores,
+)
 from classify.search.metrics import confusion_matrix, log_loss, macro_f1, measure
 
 Y = np.array([0, 0, 1, 1, 2])
@@ -72,7 +77,7 @@ def test_a_score_of_zero_for_the_truth_costs_much_but_not_infinitely_much(
     assert log_loss(np.array([1]), scores) == pytest.approx(-math.log(1e-7))
     assert log_loss(np.array([0]), scores) == 0
     # As on the leaderboard, whose losses are of the scores that are kept.
-    assert judge(np.array([1]), scores).true_scores.tolist() == [1e-7]
+    assert reduce_scores(np.array([1]), scores)[1].tolist() == [1e-7]
 
 
 def test_the_logarithm_is_taken_in_double_precision() -> None:
@@ -86,10 +91,10 @@ def test_equal_scores_count_for_the_lower_class() -> None:
 
 def test_what_is_kept_of_scores() -> None:
     scores = np.array([[0.1, 0.9], [0.123456789, 0.876543211], [1, 0], [np.nan, np.nan]])
-    found = judge(np.array([0, 0, 1, 1]), scores)
-    assert found.answers.tolist()[:3] == [1, 1, 0]
-    assert found.answers.dtype == np.int64
-    assert found.true_scores.tolist() == [0.1, 0.123457, 1e-7, 1e-7]
+    answers, true_scores = reduce_scores(np.array([0, 0, 1, 1]), scores)
+    assert answers.tolist()[:3] == [1, 1, 0]
+    assert answers.dtype == np.int64
+    assert true_scores.tolist() == [0.1, 0.123457, 1e-7, 1e-7]
 
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "loss")
@@ -114,14 +119,14 @@ def weighted(metric: str, y: Any, scores: Any, weights: Any) -> float:
 def test_each_draw_is_measured_as_scikit_learn_does(
     most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("classify.search.bootstrap.MOST_DRAWN", most)
+    monkeypatch.setattr("classify.search.bootstrap.MOST_UNITS", most)
     generator = np.random.default_rng(0)
     y = np.array([*generator.integers(0, 3, 38), 3, 3])  # a rare class is not in every draw
     scores = generator.dirichlet([1, 1, 1, 1], 40).round(6) + np.eye(4)[y] * 0.2
     scores /= scores.sum(axis=1, keepdims=True)
     draws = Bootstrap(y, 4, [f"group {row // 2}" for row in range(40)], seed=0)
-    judged = judge(y, scores)
-    weights = draws._weights if most > 40 else draws._weights[:, draws._drawn_with]
+    reduced = reduce_scores(y, scores)
+    weights = draws._weights[:, draws._unit_of_row]
     assert weights.shape == (1001, 40)
     assert (weights[0] == 1).all()
     assert (weights[:, ::2] == weights[:, 1::2]).all()  # groups come and go together
@@ -132,25 +137,27 @@ def test_each_draw_is_measured_as_scikit_learn_does(
     else:
         assert set(draws._weights.sum(axis=1)) == {11}
     for metric in METRICS:
-        values = draws.values(metric, judged)
+        values = draws.values(*reduced)[metric]
         assert values.dtype == np.float64
         assert values.shape == (1001,)
-        assert draws.value(metric, judged) == pytest.approx(values[0], rel=1e-6)
+        (sample,) = draws.values(*reduced, sample_only=True)[metric]
+        assert sample == pytest.approx(values[0], rel=1e-6)
         for draw in range(30):
             wanted = weighted(metric, y, scores, weights[draw])
             assert values[draw] == pytest.approx(wanted, rel=1e-4), (metric, draw)
 
 
 def test_a_class_of_one_row_counts_like_the_others() -> None:
-    draws, judged = Bootstrap(Y, 3, list("abcde"), seed=0), judge(Y, SCORES)
-    assert draws.value("balanced_accuracy", judged) == pytest.approx((1 / 2 + 2 / 2 + 0 / 1) / 3)
+    draws = Bootstrap(Y, 3, list("abcde"), seed=0)
+    values = draws.values(*reduce_scores(Y, SCORES), sample_only=True)
+    assert values["balanced_accuracy"] == pytest.approx([(1 / 2 + 2 / 2 + 0 / 1) / 3])
 
 
 def test_draws_are_those_of_their_seed() -> None:
     y, names = np.array([0, 1] * 20), [str(row) for row in range(40)]
-    judged = judge(y, np.tile([0.7, 0.3], (40, 1)))
+    reduced = reduce_scores(y, np.tile([0.7, 0.3], (40, 1)))
     first, again, other = (
-        Bootstrap(y, 2, names, seed).values("accuracy", judged).tolist() for seed in (0, 0, 1)
+        Bootstrap(y, 2, names, seed).values(*reduced)["accuracy"].tolist() for seed in (0, 0, 1)
     )
     assert first == again != other
 

@@ -1,6 +1,7 @@
 """Which candidate is kept, what each row is used for, and that a stopped run goes on."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ import pytest
 
 import classify
 from classify.data.dataset import Dataset, load_dataset
+from classify.data.splits import split_rows
 from classify.heads.keras_head import DenseHead
 from classify.report.analysis import analyse
 from classify.search import evaluate as module
 from classify.search.checkpoint import FILE, Checkpoint
-from classify.search.fit import fit_batch
+from classify.search.fit import FoldData, fit_batch
+from classify.search.leaderboard import Finetuned
 from classify.search.metrics import measure
 from classify.search.search import Stopped, run
 from classify.settings.config import TrainConfig
@@ -23,6 +26,7 @@ from extract.core.config import TrunkSpec
 from extract.core.errors import HeadError, SettingError
 from tests.conftest import MakeStore
 
+BEFORE = Path(__file__).parent / "before" / "heads"
 WEAK = HeadSpec("logistic", C=1e-7)
 STRONG = HeadSpec("logistic", C=1.0)
 SMALL: dict[str, Any] = {"units": (8,), "epochs": 2, "learning_rate": 0.01}
@@ -43,14 +47,14 @@ def dataset(test_rows: int = 0) -> Dataset:
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_the_best_on_the_validation_rows_is_chosen(reverse: bool) -> None:
-    # Thirty features of noise: the weaker the penalty, the more of it is learnt by heart.
+    # Thirty features of noise: the weaker the penalty, the more a head overfits.
     noise = np.random.default_rng(1).normal(size=(90, 30)).astype(np.float32)
     made = replace(dataset(), X=np.hstack([dataset().X, noise]))
     candidates = [HeadSpec("logistic", C=C) for C in (1e-3, 100.0)]
     result = run(made, TrainConfig(tuple(reversed(candidates) if reverse else candidates)))
     mild, overfitted = result.entries
     assert mild.spec.C == 1e-3
-    assert mild.outcome.train_accuracy < overfitted.outcome.train_accuracy
+    assert mild.evaluation.train_accuracy < overfitted.evaluation.train_accuracy
     assert result.head is not None
     found = measure(made.y[60:], result.head.predict_proba(made.X[60:]))
     assert mild.scores["accuracy"] == pytest.approx(found.accuracy)
@@ -64,12 +68,12 @@ def test_equal_accuracies_are_settled_by_the_loss_and_marked() -> None:
     made.X[np.arange(90), made.y] += 100
     result = run(made, TrainConfig((WEAK, STRONG)))
     strong, weak = result.entries
-    # One that is no quicker is nothing to go for.
+    # A head that is not faster is not recommended.
     for seconds, told in ((0.0, True), (1e6, False)):
-        other = weak._replace(outcome=weak.outcome._replace(seconds=seconds))
+        other = weak._replace(evaluation=replace(weak.evaluation, seconds=seconds))
         said = replace(result, entries=[strong, other]).advice()
-        assert "1 more (=) may be as good" in said
-        assert ("the quickest" in said) == told
+        assert "; 1 head marked = is not significantly worse" in said
+        assert ("; the fastest of them is logistic C=1e-07" in said) == told
     assert (strong.spec, weak.spec) == (STRONG, WEAK)
     assert strong.scores["accuracy"] == weak.scores["accuracy"] == 1
     assert strong.as_good
@@ -89,7 +93,7 @@ def test_test_rows_are_for_the_chosen_head_alone_and_train_nothing(folds: int | 
     assert first.test != second.test
 
 
-def test_behind_folds_the_head_is_trained_on_all_rows_but_the_test() -> None:
+def test_with_folds_the_head_is_trained_on_all_rows_except_the_test_rows() -> None:
     made = dataset(test_rows=15)
     result = run(made, TrainConfig((STRONG,), 5))
     alone = replace(made, split=np.where(made.split == 2, 2, 0).astype(np.int8))
@@ -161,9 +165,9 @@ def test_a_stopped_run_ranks_what_is_done_and_goes_on(
     with (tmp_path / "head" / FILE).open("a") as file:
         file.write('["cut off by a ki')
     result = run(dataset(), TrainConfig(SEVERAL, 3), tmp_path / "head")
-    # Three folds of each of the two others; the chosen one, which the journal knows but not its
-    # scores, once more.
-    assert calls[0] == 100 + 3 * 2 + 3
+    # Three folds of each of the two others; the best one on all rows; and its three folds again,
+    # because the checkpoint has no scores.
+    assert calls[0] == 100 + 3 * 2 + 1 + 3
     assert result.scores is not None
     assert whole.scores is not None
     np.testing.assert_allclose(result.scores, whole.scores, atol=1e-6)
@@ -192,11 +196,11 @@ def test_keras_heads_are_kept_group_by_group(
     assert {entry.spec for entry in stopped.value.result.entries} == set(specs[:2])
 
 
-def test_a_head_of_no_use_is_named_and_left_out(
+def test_a_failed_head_is_named_and_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     lost = HeadSpec(**{**SMALL, "learning_rate": 1e30}, optimizer="sgd")
-    for _ in range(2):  # the second time from the journal
+    for _ in range(2):  # the second time from the checkpoint
         caplog.clear()
         result = run(dataset(), TrainConfig((lost, STRONG)), tmp_path / "head")
         assert [entry.spec for entry in result.entries] == [STRONG]
@@ -212,7 +216,7 @@ def test_halving_marks_who_was_stopped_and_who_goes_on(tmp_path: Path) -> None:
     specs = tuple(HeadSpec(**{**settings, "learning_rate": rate}) for rate in rates)
     config = TrainConfig(specs, halving=True)
     result = run(dataset(), config, tmp_path / "head")
-    epochs = {entry.spec.learning_rate: entry.outcome.epochs for entry in result.entries}
+    epochs = {entry.spec.learning_rate: entry.evaluation.epochs for entry in result.entries}
     assert epochs == {1e-5: 1, 1e-4: 1, 1e-3: 2, 3e-2: 8}
     assert [entry.name() for entry in result.entries if entry.spec.learning_rate == 1e-3] == [
         "dense units=8 learning_rate=0.001 epochs=8 (epoch 2 of 8)"
@@ -221,8 +225,8 @@ def test_halving_marks_who_was_stopped_and_who_goes_on(tmp_path: Path) -> None:
     # A kill in the midst of a group: the whole group is tried again.
     (tmp_path / "head" / FILE).write_text("\n".join([*whole[:3], ""]))
     again = run(dataset(), config, tmp_path / "head")
-    assert [(e.spec, e.scores, e.outcome.epochs) for e in again.entries] == [
-        (e.spec, e.scores, e.outcome.epochs) for e in result.entries
+    assert [(e.spec, e.scores, e.evaluation.epochs) for e in again.entries] == [
+        (e.spec, e.scores, e.evaluation.epochs) for e in result.entries
     ]
     # Other rivals, or no halving: nothing is taken over.
     for other in (TrainConfig(specs[1:], halving=True), TrainConfig(specs)):
@@ -233,14 +237,14 @@ def test_halving_marks_who_was_stopped_and_who_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("halving", [False, True])
-def test_a_head_fitted_again_is_the_head_that_was_judged(halving: bool, tmp_path: Path) -> None:
+def test_a_head_fitted_again_is_the_head_that_was_evaluated(halving: bool, tmp_path: Path) -> None:
     settings = {**SMALL, "epochs": 12, "learning_rate": 0.1}
     specs = tuple(HeadSpec(**settings, patience=2, seed=seed) for seed in (0, 1))
     config = TrainConfig(specs, halving=halving)
     first, again = (run(dataset(), config, tmp_path / "head") for _ in range(2))
     assert first.head is not None
     assert again.head is not None
-    assert first.best.outcome.epochs < 12
+    assert first.best.evaluation.epochs < 12
     np.testing.assert_allclose(
         first.head.predict_proba(dataset().X), again.head.predict_proba(dataset().X), atol=1e-4
     )
@@ -255,7 +259,7 @@ def test_behind_folds_a_patient_head_trains_as_long_as_it_paid_in_most() -> None
         sides = (made.X[split.train], made.y[split.train])
         head = DenseHead(spec).fit(*sides, made.X[split.validation], made.y[split.validation])
         best.append(int(np.argmin(head.history["val_loss"])) + 1)
-    assert result.best.outcome.epochs == sorted(best)[1] < 30
+    assert result.best.evaluation.epochs == sorted(best)[1] < 30
     alone = DenseHead(replace(spec, epochs=sorted(best)[1], patience=None))
     wanted = alone.fit(made.X, made.y, made.X, made.y).predict_proba(made.X)
     assert result.head is not None
@@ -266,14 +270,14 @@ def test_behind_folds_a_patient_head_trains_as_long_as_it_paid_in_most() -> None
 def test_candidates_of_other_rows_are_tried_again(change: str, tmp_path: Path) -> None:
     made = dataset()
     run(made, TrainConfig((STRONG,), 3), tmp_path / "head")
-    journal = (tmp_path / "head" / FILE).read_text()
+    former = (tmp_path / "head" / FILE).read_text()
     if change == "features":
         made = replace(made, X=made.X + 1)
     if change == "labels":
         made = replace(made, y=(made.y + 1) % 3)
     run(made, TrainConfig((STRONG,), 4 if change == "folds" else 3), tmp_path / "head")
     after = (tmp_path / "head" / FILE).read_text()
-    assert after.splitlines()[0] != journal.splitlines()[0]
+    assert after.splitlines()[0] != former.splitlines()[0]
     assert len(after.splitlines()) == 2
 
 
@@ -311,7 +315,7 @@ def test_a_result_shows_itself() -> None:
     lines = str(result).splitlines()
     assert lines[0].split()[:3] == ["rank", "head", "accuracy"]
     assert len(lines) == 6
-    assert lines[-1].startswith(f"use {result.rows()[1][1]}: accuracy ")
+    assert lines[-1].startswith(f"best: {result.rows()[1][1]}, accuracy ")
     assert result._repr_html_().count("<tr>") == 5
 
 
@@ -320,21 +324,78 @@ def test_settings_that_do_nothing_are_refused() -> None:
         classify.sweep(dataset(), head="knn", C=1.0)
 
 
-def test_a_journal_is_plain_json(tmp_path: Path) -> None:
+def test_a_checkpoint_is_plain_json(tmp_path: Path) -> None:
     run(dataset(), TrainConfig(SEVERAL), tmp_path / "head")
     lines = (tmp_path / "head" / FILE).read_text().splitlines()
     assert [len(json.loads(line)) for line in lines] == [3, *[2] * 4]
 
 
-def test_damaged_lines_of_a_journal_are_passed_over(tmp_path: Path) -> None:
+def test_damaged_lines_of_a_checkpoint_are_skipped(tmp_path: Path) -> None:
     folder = tmp_path / "head"
     whole = run(dataset(), TrainConfig(SEVERAL), folder)
     first, *lines = (folder / FILE).read_bytes().split(b"\n")
     # Zeros, as a power cut leaves them; no line of ours; one that a kill has cut off.
     damaged = [first, lines[0], bytes(len(lines[1])), b'["key", {}]', lines[3], lines[2][:50]]
     (folder / FILE).write_bytes(b"\n".join(damaged))
-    journal = Checkpoint(folder, dataset().fingerprint(), whole.splits)
-    assert len(journal.found) == 2
+    config = TrainConfig(SEVERAL)
+    checkpoint = Checkpoint(folder, dataset(), whole.splits, config)
+    assert len(checkpoint.evaluations) == 2
     assert (folder / FILE).read_bytes() == b"\n".join([*damaged[:-1], b""])
     assert run(dataset(), TrainConfig(SEVERAL), folder).scores is not None
-    assert len(Checkpoint(folder, dataset().fingerprint(), whole.splits).found) == 4
+    assert len(Checkpoint(folder, dataset(), whole.splits, config).evaluations) == 4
+
+
+def test_advice_counts_in_words() -> None:
+    made = dataset(test_rows=1)
+    result = run(made, TrainConfig(SEVERAL))
+    best, *others = result.entries
+    assert result.test is not None
+    assert str(result.test).endswith("(1 image)")
+    several = [other._replace(as_good=True) for other in others]
+    advice = replace(result, entries=[best, *several]).advice().splitlines()[0]
+    assert advice.startswith(
+        f"best: {result.rows()[1][1]}, accuracy {best.scores['accuracy']:.3f} "
+        f"(95 % CI {best.low:.3f} to {best.high:.3f}); 3 heads marked = are not significantly worse"
+    )
+    alone = replace(result, entries=[best], test=None).advice()
+    assert alone.endswith(f"(95 % CI {best.low:.3f} to {best.high:.3f})")
+
+
+def test_objects_with_arrays_have_a_short_repr() -> None:
+    heads = (*SEVERAL, HeadSpec(**{**SMALL, "epochs": 30}))
+    result = run(dataset(test_rows=15), TrainConfig(heads, 3))
+    text = repr(result)
+    assert text.startswith("Result of 5 candidates, ranked by accuracy; best: ")
+    assert len(text.splitlines()) < 4
+    assert repr(replace(result, entries=result.entries[:1])).startswith("Result of 1 candidate, ")
+    assert result.test is not None
+    assert repr(result.test) == str(result.test)
+    X, y = np.zeros((500, 4), np.float32), np.zeros(500, np.int64)
+    tuned = Finetuned("a", 2, 1, result.test, result.test, 1, 1, 1, 0.1, {"loss": [0.1] * 9999})
+    objects = [*result.entries, *(entry.evaluation for entry in result.entries), result.test, tuned]
+    for one in [text, *objects, FoldData(X, y, X, y), measure(np.arange(200), np.eye(200))]:
+        assert len(repr(one)) < 500, one
+    assert str(tuned).startswith("fine-tuned above a: accuracy ")
+
+
+@pytest.mark.parametrize("head", sorted(path.name for path in BEFORE.iterdir()))
+def test_a_checkpoint_of_an_earlier_version_is_read(head: str, tmp_path: Path) -> None:
+    shutil.copyfile(BEFORE / head / FILE, tmp_path / FILE)
+    stored = json.loads((BEFORE / head / "result.json").read_text())
+    made = load_dataset(BEFORE.parent / "one.h5")
+    first, line = (tmp_path / FILE).read_text().splitlines()
+    stored_settings = json.loads(json.loads(line)[0])
+    settings: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in stored_settings.items()
+    }
+    config = TrainConfig((HeadSpec(**{**settings, "layer": ()}),))
+    assert json.loads(first)["fingerprint"] == stored["fingerprint"] == made.fingerprint()
+    (evaluation,) = Checkpoint(tmp_path, made, [split_rows(made)], config).evaluations.values()
+    (candidate,) = stored["candidates"]
+    assert evaluation.train_accuracy == candidate["train_accuracy"]
+    assert evaluation.epochs == candidate["epochs"]
+    assert evaluation.history == candidate["history"]
+    kept = run(made, config, tmp_path)
+    assert (tmp_path / FILE).read_text().splitlines() == [first, line]
+    assert kept.best.scores == pytest.approx(candidate["scores"], abs=1e-12)

@@ -1,77 +1,72 @@
-"""How much memory there is, and which features it holds while heads are trained."""
+"""The memory that training may use, and the features that fit into it."""
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from extract.engines.memory import available_memory
 from extract.store.open import Store
 
-# Training holds the rows, those of one side, and these transformed or widened.
+# Training holds the rows, the rows of one split, and a transformed or float64 copy of them.
 COPIES = 4
 
 
-@dataclass(frozen=True)
-class MemoryBudget:
-    """What memory holds of a layer, or of several joined, beside the copies of training.
+class MemoryBudget(NamedTuple):
+    """The parts of a layer, or of several joined, that fit into memory with training's copies.
 
     Attributes:
-        shape: Of one row.
-        rows: How many there are.
-        views: Augmented views of one row.
-        free: Bytes that may be taken.
+        layer: Name of the layer; several are joined by ``+``.
+        shape: Shape of one row.
+        holds_features: Whether the plain rows fit; otherwise they stay in the file.
+        holds_views: Whether there are views and they fit as well.
+        free: Bytes that training may use; 0 where the features were read earlier.
     """
 
+    layer: str
     shape: tuple[int, ...]
-    rows: int
-    views: int
-    free: int
-
-    @property
-    def size(self) -> int:
-        """Bytes of the plain rows as float32."""
-        return 4 * self.rows * math.prod(self.shape)
-
-    @property
-    def holds_features(self) -> bool:
-        """Whether memory holds the plain rows; else they stay in the file."""
-        return COPIES * self.size <= self.free
-
-    @property
-    def holds_views(self) -> bool:
-        """Whether it holds their views as well; there may be none."""
-        return self.views > 0 and COPIES * self.size * (1 + self.views) <= self.free
+    holds_features: bool
+    holds_views: bool
+    free: int = 0
 
 
 def plan_memory(store: Store, layers: list[str], rows: int, memory: float | None) -> MemoryBudget:
-    """Say what memory would hold.
+    """Compare the memory that features need with the memory that is free.
 
     Args:
         store: The file of features.
-        layers: Which are used, joined.
-        rows: How many of its rows.
-        memory: In GB (1e9 bytes); None asks the system for what is free.
+        layers: The layers that are used, joined.
+        rows: The number of rows that are used.
+        memory: In GB (1e9 bytes); None asks the system for the free memory.
     """
     shapes = [store.shapes[name] for name in layers]
+    shape = shapes[0] if len(shapes) == 1 else (sum(map(math.prod, shapes)),)
+    free = free_memory() if memory is None else int(memory * 1e9)
+    needed, views = COPIES * feature_bytes(rows, shape), store.view_spec.views
     return MemoryBudget(
-        shape=shapes[0] if len(shapes) == 1 else (sum(map(math.prod, shapes)),),
-        rows=rows,
-        views=store.view_spec.views,
-        free=free_memory() if memory is None else int(memory * 1e9),
+        "+".join(layers),
+        shape,
+        holds_features=needed <= free,
+        holds_views=views > 0 and needed * (1 + views) <= free,
+        free=free,
     )
 
 
-def free_memory() -> int:
-    """Return the bytes that this process may still take.
+def feature_bytes(rows: int, shape: tuple[int, ...]) -> int:
+    """Return the size of float32 features."""
+    return 4 * rows * math.prod(shape)
 
-    What the machine has to give bounds it, and so do the limits of its control group (a container
-    or a batch job) and of ``ulimit``.
+
+def free_memory() -> int:
+    """Return the bytes that this process may still allocate.
+
+    The limits are the machine's free memory, the control group (a container or a batch job) and
+    ``ulimit``.
     """
     import psutil
 
-    process, found = psutil.Process(), [available_memory()]
+    process, limits = psutil.Process(), [available_memory()]
     used = process.memory_info()
     for name, kind in (("RLIMIT_AS", "vms"), ("RLIMIT_DATA", "data")):
         limit = process.rlimit(getattr(psutil, name))[0] if hasattr(psutil, name) else -1
         if limit >= 0:
-            found.append(limit - getattr(used, kind))
-    return int(max(0, min(found)))
+            limits.append(limit - getattr(used, kind))
+    return int(max(0, min(limits)))

@@ -1,11 +1,14 @@
-"""Rows of features that memory does not hold, read from the store when they are needed.
+"""Out-of-core features: rows that do not fit into memory and are read from the store when needed.
 
-HDF5 is fast on ranges of rows alone. So rows are read in blocks, each a range, and a background
-thread reads what comes next while the model trains. In an epoch the blocks come in a seeded order,
-a window of them at a time, and the rows of a window are mixed: each row comes once, and no more
-than three windows are in memory. That is not the order of rows in memory, which are all mixed.
+HDF5 reads ranges of rows fast and scattered rows slowly. So rows are read in blocks, each a range,
+and a background thread reads the next block while the model trains. In an epoch the blocks come in
+a seeded order, one window of blocks at a time, and the rows of a window are shuffled: each row
+comes once, and at most three windows are in memory. Rows in memory are all shuffled together, so
+the two orders differ.
 """
 
+import copy
+import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -17,94 +20,93 @@ from numpy.typing import NDArray
 
 from extract.store.open import read_features
 
-# One read from the file: as long as a chunk. Of a quarter of that reading took 1.6 times as long.
+# One read from the file, as long as a chunk. Blocks of a quarter took 1.6 times as long.
 BLOCK_BYTES = 2**20
-# Rows that are mixed with each other, and rows that are read in order, as float32.
+# Rows that are shuffled together, and rows that are read at once in order, as float32.
 WINDOW_BYTES = 2**27
 PIECE_BYTES = 2**24
+# Rows in ``rough_mean``.
+_FIRST_ROWS = 256
 
-Places: TypeAlias = NDArray[np.int64]
+Rows: TypeAlias = NDArray[np.float32]  # features in memory, (N, *shape)
+Labels: TypeAlias = NDArray[np.int64]  # (N,) classes, groups or positions
 
 
 class StoredRows:
-    """(N, *shape) float32 rows of a store: what an array is to others, without holding them.
+    """(N, *shape) float32 rows of a store, read when they are needed.
 
     Attributes:
         shape: (N, *shape).
-        identity: Digest of the images that all the rows come from.
+        identity: Digest of the images of all the rows.
     """
 
     def __init__(
-        self, path: Path, layers: Sequence[str], rows: Places, shape: tuple[int, ...], identity: str
+        self, path: Path, layers: Sequence[str], rows: Labels, shape: tuple[int, ...], identity: str
     ) -> None:
         self.shape = (len(rows), *shape)
         self.identity = identity
         self._path, self._layers, self._rows = path, list(layers), rows
-        self._row_bytes = 4 * int(np.prod(shape))
-        self._steps: list[Callable[[NDArray[np.float32]], NDArray[np.float32]]] = []
+        self._row_bytes = 4 * math.prod(shape)
+        self._steps: list[Callable[[Rows], Rows]] = []
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, places: Places | slice) -> "StoredRows":
-        """Return some of the rows, in increasing order; nothing is read."""
-        rows = self._rows[places]
-        some = StoredRows(self._path, self._layers, rows, self.shape[1:], self.identity)
-        some._row_bytes, some._steps = self._row_bytes, self._steps
-        return some
+    def __getitem__(self, positions: Labels | slice) -> "StoredRows":
+        """Select rows, in increasing order, without reading them."""
+        selected = copy.copy(self)
+        selected._rows = self._rows[positions]
+        selected.shape = (len(selected._rows), *self.shape[1:])
+        return selected
 
-    def behind(
-        self,
-        step: Callable[[NDArray[np.float32]], NDArray[np.float32]],
-        shape: tuple[int, ...],
-    ) -> "StoredRows":
-        """Return the rows as a step makes them of each, ``shape`` being that of one row then."""
-        changed = self[:]
-        changed.shape = (len(self), *shape)
-        changed._steps = [*self._steps, step]
-        return changed
+    def map(self, step: Callable[[Rows], Rows], shape: tuple[int, ...]) -> "StoredRows":
+        """Apply a step to each row that is read; ``shape`` is the shape of a row after it."""
+        mapped = self[:]
+        mapped.shape = (len(self), *shape)
+        mapped._steps = [*self._steps, step]
+        return mapped
 
-    def read(self, places: Places) -> NDArray[np.float32]:
+    def read(self, positions: Labels) -> Rows:
         """Read rows.
 
         Args:
-            places: Increasing positions.
+            positions: Increasing positions.
 
         Returns:
-            (len(places), *shape) float32.
+            (len(positions), *shape) float32.
         """
-        rows, done = self._rows[places], 0
-        found = np.empty((len(rows), *self.shape[1:]), np.float32)
+        rows, done = self._rows[positions], 0
+        out = np.empty((len(rows), *self.shape[1:]), np.float32)
         blocks = np.split(rows, self._edges(rows))
         ranges = [slice(int(block[0]), int(block[-1]) + 1) for block in blocks if len(block)]
         values = read_features(self._path, self._layers, ranges)
         for block, parts in zip(blocks, values, strict=bool(ranges)):
             if len(block) < len(parts[0]):
                 parts = [part[block - block[0]] for part in parts]  # noqa: PLW2901
-            made = join_layers(parts)
+            features = join_layers(parts)
             for step in self._steps:
-                made = step(made)
-            found[done : done + len(block)] = made
+                features = step(features)
+            out[done : done + len(block)] = features
             done += len(block)
-        return found
+        return out
 
-    def _edges(self, rows: Places) -> Places:
-        """Return where blocks begin in increasing rows, but for the first."""
+    def _edges(self, rows: Labels) -> Labels:
+        """Return the positions in increasing rows where a new block begins."""
         return np.flatnonzero(np.diff(rows // max(1, BLOCK_BYTES // self._row_bytes))) + 1
 
-    def windows(self, size: int, order: np.random.Generator | None = None) -> list[Places]:
-        """Divide all positions into windows of whole blocks.
+    def windows(self, size: int, random: np.random.Generator | None = None) -> list[Labels]:
+        """Divide all positions into windows of complete blocks.
 
         Args:
-            size: Bytes of a window; a block may reach beyond.
-            order: Shuffles the blocks first; None leaves them in order.
+            size: Bytes of a window; its last block may exceed them.
+            random: Shuffles the blocks first; None leaves them in order.
 
         Returns:
             Increasing positions of each window; each position is in one.
         """
         blocks = np.split(np.arange(len(self)), self._edges(self._rows))
-        if order:
-            blocks = [blocks[i] for i in order.permutation(len(blocks))]
+        if random:
+            blocks = [blocks[i] for i in random.permutation(len(blocks))]
         lengths = np.array([len(block) for block in blocks])
         window = (np.cumsum(lengths) - lengths) * self._row_bytes // size
         starts = [0, *(np.flatnonzero(np.diff(window)) + 1).tolist(), len(blocks)]
@@ -112,7 +114,7 @@ class StoredRows:
 
 
 # Rows in memory, or rows in a store.
-Features: TypeAlias = NDArray[np.float32] | StoredRows
+Features: TypeAlias = Rows | StoredRows
 
 
 class Epoch:
@@ -125,7 +127,7 @@ class Epoch:
     def __init__(self, X: StoredRows, seed: Sequence[int] | None = None) -> None:
         self._X = X
         if seed is None:
-            # What fits into one window is read once, and stays for the next epoch.
+            # Rows that fit into one window are read once and stay for the next epoch.
             small = len(X) * X._row_bytes <= WINDOW_BYTES
             self._windows = X.windows(WINDOW_BYTES if small else PIECE_BYTES)
             self.order = np.arange(len(X))
@@ -134,34 +136,32 @@ class Epoch:
             self._windows = X.windows(WINDOW_BYTES, random)
             self.order = np.concatenate([random.permutation(w) for w in self._windows])
         self._ends = np.cumsum([len(window) for window in self._windows])
-        self._held: dict[int, NDArray[np.float32]] = {}
-        self._next, self._coming = 0, read_ahead(X, self._windows)
+        self._loaded: dict[int, Rows] = {}
+        self._next, self._reader = 0, read_ahead(X, self._windows)
 
-    def take(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Return the rows from one place in the order to another; quick when asked in turn."""
+    def take(self, start: int, stop: int) -> Rows:
+        """Return rows ``start`` to ``stop`` of the order; fast when called in sequence."""
         first, last = np.searchsorted(self._ends, [start, stop - 1], side="right").tolist()
-        self._held = {w: rows for w, rows in self._held.items() if w >= first}
-        found = []
+        self._loaded = {w: rows for w, rows in self._loaded.items() if w >= first}
+        parts = []
         for window in range(first, last + 1):
             end = int(self._ends[window])
             begin = end - len(self._windows[window])
             wanted = self.order[max(start, begin) : min(stop, end)]
-            found.append(self._window(window)[np.searchsorted(self._windows[window], wanted)])
-        return np.concatenate(found) if len(found) > 1 else found[0]
+            parts.append(self._window(window)[np.searchsorted(self._windows[window], wanted)])
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
-    def _window(self, window: int) -> NDArray[np.float32]:
-        if window not in self._held:
+    def _window(self, window: int) -> Rows:
+        if window not in self._loaded:
             if window != self._next:
-                self._coming.close()
-                self._coming = read_ahead(self._X, self._windows[window:])
-            self._held[window], self._next = next(self._coming), window + 1
-        return self._held[window]
+                self._reader.close()
+                self._reader = read_ahead(self._X, self._windows[window:])
+            self._loaded[window], self._next = next(self._reader), window + 1
+        return self._loaded[window]
 
 
-def read_ahead(
-    X: StoredRows, parts: Sequence[Places]
-) -> Generator[NDArray[np.float32], None, None]:
-    """Read parts of the rows in turn, each while the one before it is in use.
+def read_ahead(X: StoredRows, parts: Sequence[Labels]) -> Generator[Rows, None, None]:
+    """Read parts of the rows in sequence, each while the previous one is in use.
 
     Args:
         X: The rows.
@@ -171,22 +171,22 @@ def read_ahead(
         The rows of each part.
     """
     with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(X.read, parts[0])
+        pending = thread.submit(X.read, parts[0])
         for part in parts[1:]:
-            found, coming = coming.result(), thread.submit(X.read, part)
-            yield found
-            del found
-        yield coming.result()
+            rows, pending = pending.result(), thread.submit(X.read, part)
+            yield rows
+            del rows
+        yield pending.result()
 
 
-def iter_chunks(X: Features) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """Go through rows in order: all at once where they are in memory, else in bounded pieces.
+def iter_chunks(X: Features) -> Iterator[tuple[slice, Rows]]:
+    """Iterate over rows in order: in one chunk if they are in memory, else in bounded chunks.
 
     Args:
         X: (N, *shape), N above 0.
 
     Yields:
-        Which rows, and the rows.
+        The positions and the rows of each chunk.
     """
     if not isinstance(X, StoredRows):
         yield slice(0, len(X)), X
@@ -203,11 +203,18 @@ def flatten(X: Features) -> Any:
         return X.reshape(len(X), -1)
     if len(X.shape) == 2:
         return X
-    return X.behind(lambda rows: rows.reshape(len(rows), -1), (int(np.prod(X.shape[1:])),))
+    return X.map(lambda rows: rows.reshape(len(rows), -1), (math.prod(X.shape[1:]),))
 
 
-def join_layers(features: Sequence[NDArray[np.floating]]) -> NDArray[np.float32]:
-    """Return one layer's rows as they are, or those of several flattened and side by side.
+def rough_mean(X: Features) -> NDArray[np.float64]:
+    """Return the mean of the first rows: sums of squares of differences to it lose no digits."""
+    first = np.arange(min(_FIRST_ROWS, len(X)))
+    rows = X.read(first) if isinstance(X, StoredRows) else X[first]
+    return np.asarray(rows.mean(axis=0, dtype=np.float64))
+
+
+def join_layers(features: Sequence[NDArray[np.floating]]) -> Rows:
+    """Return the rows of one layer unchanged, or those of several layers flattened and joined.
 
     Args:
         features: (N, *shape) of each layer.

@@ -1,4 +1,4 @@
-"""What stands between the features and a head, fitted on the head's training rows alone."""
+"""Transforms of the features in front of a head, fitted on its training rows only."""
 
 import functools
 from collections.abc import Sequence
@@ -8,24 +8,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.out_of_core import Features, StoredRows, flatten, iter_chunks
+from classify.data.out_of_core import Features, Rows, StoredRows, flatten, iter_chunks, rough_mean
 from extract.core.errors import HeadError
 
 FILE = "transform.npz"
-# Rows transformed at a time: bounds the copies of wide rows.
+# Rows projected at a time: bounds the copies of wide rows.
 _ROWS = 256
-# Values worked on at a time: few enough to stay in the processor's cache.
+# Values transformed at a time: few enough to stay in the processor's cache.
 _VALUES = 1 << 18
 
 Floats = NDArray[np.floating]
-# The arrays of one fitted step by name; empty for a step that learns nothing.
-_Fitted = dict[str, NDArray[np.float32]]
+# The arrays of one fitted step by name; empty for a step that has nothing to fit.
+_Fitted = dict[str, Rows]
 
 
 class Transform:
-    """Steps in the order given; with none, rows pass as they are, maps as maps.
+    """Steps in the order given; without any, rows are unchanged and feature maps stay maps.
 
-    Rows of a store are transformed when they are read; a step that learns goes through them once.
+    Rows of a store are transformed when they are read; fitting a step reads them once.
 
     Attributes:
         steps: Names as in ``HeadSpec.transform``.
@@ -36,7 +36,7 @@ class Transform:
         self._fitted: list[_Fitted] = []
 
     def fit_apply(self, X: Features) -> Any:
-        """Learn from these rows and transform them.
+        """Fit the steps on these rows and transform them.
 
         Args:
             X: (N, *shape) float32 training rows.
@@ -45,7 +45,7 @@ class Transform:
             (N, D) float32, of the kind of ``X``; ``X`` itself without steps.
 
         Raises:
-            HeadError: ``pca`` is asked for more components than the rows have.
+            HeadError: ``pca`` has more components than the rows.
         """
         self._fitted = []
         for step in self.steps:
@@ -56,7 +56,7 @@ class Transform:
         return X
 
     def apply(self, X: Features) -> Any:
-        """Transform rows as the training rows were.
+        """Transform rows as the training rows.
 
         Args:
             X: (N, *shape) float32.
@@ -69,21 +69,19 @@ class Transform:
         return X
 
     def learnt(self) -> list[tuple[str, _Fitted]]:
-        """Return each step and the arrays that it has learnt, by name."""
+        """Return each step and its fitted arrays by name."""
         return list(zip(self.steps, self._fitted, strict=True))
 
     def save(self, folder: Path) -> None:
-        """Write the steps and what they learnt, as ``transform.npz``."""
-        learnt: dict[str, Any] = {
-            f"{i}.{name}": values
-            for i, fitted in enumerate(self._fitted)
-            for name, values in fitted.items()
-        }
-        np.savez(folder / FILE, steps=np.array(self.steps, dtype=np.str_), **learnt)
+        """Write the steps and their fitted arrays to ``transform.npz``."""
+        arrays: dict[str, Any] = {"steps": np.array(self.steps, dtype=np.str_)}
+        for i, fitted in enumerate(self._fitted):
+            arrays |= {f"{i}.{name}": values for name, values in fitted.items()}
+        np.savez(folder / FILE, **arrays)
 
     @classmethod
     def load(cls, folder: Path) -> "Transform":
-        """Read what ``save`` wrote; only plain arrays are read."""
+        """Read a saved transform; only plain arrays are read."""
         with (folder / FILE).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             transform = cls([str(step) for step in file["steps"]])
             transform._fitted = [
@@ -94,12 +92,12 @@ class Transform:
 
 
 def _fit(step: str, X: Any) -> _Fitted:
-    """Learn what a step needs from (N, D) rows."""
+    """Fit one step on (N, D) rows."""
     if step == "standardise":
         mean, spread, largest = _moments(X)
-        # A feature that never changes is left at zero, not divided by rounding errors.
-        still = spread <= 1e-6 * largest
-        scale = np.where(still, 0, 1 / np.where(still, 1, spread))
+        # A constant feature becomes zero instead of a multiple of rounding errors.
+        constant = spread <= 1e-6 * largest
+        scale = np.where(constant, 0, 1 / np.where(constant, 1, spread))
         return {"mean": _single(mean), "scale": _single(scale)}
     if step.startswith("pca="):
         return _fit_pca(int(step.partition("=")[2]), X)
@@ -107,30 +105,28 @@ def _fit(step: str, X: Any) -> _Fitted:
 
 
 def _moments(X: Features) -> tuple[Floats, Floats, Floats]:
-    """Return each feature's mean, standard deviation and largest magnitude."""
-    # One pass. Sums of squares lose no digits where they begin near the mean.
-    some = np.arange(min(_ROWS, len(X)))
-    near = (X.read(some) if isinstance(X, StoredRows) else X[some]).mean(axis=0, dtype=np.float64)
-    sums, squares, largest = np.zeros_like(near), np.zeros_like(near), np.zeros_like(near)
-    for _, piece in iter_chunks(X):
-        step = max(1, _VALUES // len(near))
-        for start in range(0, len(piece), step):
-            rows = piece[start : start + step]
-            moved = rows - near
-            sums += moved.sum(axis=0)
-            squares += np.einsum("nd,nd->d", moved, moved)
+    """Return the mean, standard deviation and largest magnitude of each feature in one pass."""
+    origin = rough_mean(X)
+    sums, squares, largest = np.zeros((3, len(origin)))
+    step = max(1, _VALUES // len(origin))
+    for _, chunk in iter_chunks(X):
+        for start in range(0, len(chunk), step):
+            rows = chunk[start : start + step]
+            centred = rows - origin
+            sums += centred.sum(axis=0)
+            squares += np.einsum("nd,nd->d", centred, centred)
             np.maximum(largest, np.abs(rows).max(axis=0), out=largest)
     mean = sums / len(X)
-    return near + mean, np.sqrt(np.maximum(squares / len(X) - mean**2, 0)), largest
+    return origin + mean, np.sqrt(np.maximum(squares / len(X) - mean**2, 0)), largest
 
 
-def _fit_pca(count: int, X: NDArray[np.float32]) -> _Fitted:
-    """Find the directions of the largest variance, from the smaller of the two Gram matrices."""
+def _fit_pca(count: int, X: Rows) -> _Fitted:
+    """Find the axes of the largest variance from the smaller of the two Gram matrices."""
     most = min(len(X) - 1, X.shape[1])
     if count > most:
         raise HeadError(
             f"transform: found pca={count} for {len(X)} training rows of {X.shape[1]} features; "
-            f"expected at most {most}; ask for fewer components"
+            f"expected at most {most}; choose fewer components"
         )
     mean = X.mean(axis=0, dtype=np.float64)
     centred = X - _single(mean)
@@ -139,25 +135,25 @@ def _fit_pca(count: int, X: NDArray[np.float32]) -> _Fitted:
     vectors = np.linalg.eigh(gram)[1][:, ::-1][:, :count]
     axes = vectors if tall else centred.T @ _single(vectors)
     axes = axes / np.maximum(np.linalg.norm(axes, axis=0), np.finfo(np.float32).tiny)
-    # An axis has no sign of its own; the same rows in another order must give the same one.
+    # The sign of an axis is arbitrary; it must not depend on the order of the rows.
     largest = np.abs(axes).argmax(axis=0)
     axes = axes * np.where(axes[largest, np.arange(count)] < 0, -1, 1)
     return {"mean": _single(mean), "axes": _single(axes)}
 
 
 def _apply(step: str, fitted: _Fitted, X: Features) -> Any:
-    """Transform (N, D) rows, some at a time."""
+    """Apply one step to (N, D) rows, in batches."""
     width = fitted["axes"].shape[1] if "axes" in fitted else X.shape[1]
     if isinstance(X, StoredRows):
-        return X.behind(functools.partial(_apply, step, fitted), (width,))
+        return X.map(functools.partial(_apply, step, fitted), (width,))
     out = np.empty((len(X), width), np.float32)
-    some = _ROWS if "axes" in fitted else max(1, _VALUES // width)
-    for start in range(0, len(X), some):
-        out[start : start + some] = _one_step(step, fitted, X[start : start + some])
+    batch = _ROWS if "axes" in fitted else max(1, _VALUES // width)
+    for start in range(0, len(X), batch):
+        out[start : start + batch] = _apply_to_batch(step, fitted, X[start : start + batch])
     return out
 
 
-def _one_step(step: str, fitted: _Fitted, rows: NDArray[np.float32]) -> Floats:
+def _apply_to_batch(step: str, fitted: _Fitted, rows: Rows) -> Floats:
     if step == "standardise":
         return (rows - fitted["mean"]) * fitted["scale"]
     if step == "sqrt":
@@ -168,5 +164,5 @@ def _one_step(step: str, fitted: _Fitted, rows: NDArray[np.float32]) -> Floats:
     return (rows - fitted["mean"]) @ fitted["axes"]
 
 
-def _single(values: Floats) -> NDArray[np.float32]:
+def _single(values: Floats) -> Rows:
     return values.astype(np.float32)

@@ -1,7 +1,7 @@
-"""Augmented views of training rows: all of them as rows, or one of each row drawn an epoch.
+"""Augmented views of training rows: all of them as rows, or a random one per row and epoch.
 
-Views only ever train. They follow their image: ``StoredViews.of`` gives those of the rows that
-it is asked for, so no split or fold can part them.
+Views are only trained on. ``StoredViews.of`` returns the views of the rows that it is given, so no
+split or fold separates views from their image.
 """
 
 from collections.abc import Sequence
@@ -9,15 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from classify.data.out_of_core import join_layers
+from classify.data.out_of_core import Labels, Rows, join_layers
 from extract.core.config import ViewSpec
 from extract.core.errors import StoreError
 from extract.store.open import open_store
-
-Rows = NDArray[np.float32]
-Labels = NDArray[np.int64]
 
 
 class Views(NamedTuple):
@@ -25,7 +21,7 @@ class Views(NamedTuple):
 
     Attributes:
         features: (M, V, *shape) float32.
-        owners: (M,) int64 positions of the rows that they are views of, increasing.
+        owners: (M,) int64 increasing positions of the rows that they are views of.
     """
 
     features: Rows
@@ -36,7 +32,7 @@ class StoredViews:
     """The views of a dataset's rows, read from the store when they are needed.
 
     Attributes:
-        spec: How they came about.
+        spec: How the views were made.
     """
 
     def __init__(self, path: Path, layers: Sequence[str], rows: Labels, spec: ViewSpec) -> None:
@@ -50,27 +46,27 @@ class StoredViews:
             positions: Increasing positions in the dataset.
 
         Returns:
-            Their views; an owner is a place in ``positions``.
+            Their views; an owner is an index into ``positions``.
 
         Raises:
             StoreError: The store cannot be read, or a feature is not a finite number.
         """
         rows = self._rows[positions]
         with open_store(self._path) as store:
-            held = np.isin(rows, store.view_rows)
-            parts = [store.read_views(layer, rows[held]) for layer in self._layers]
+            has_views = np.isin(rows, store.view_rows)
+            parts = [store.read_views(layer, rows[has_views]) for layer in self._layers]
         joined = join_layers([part.reshape(-1, *part.shape[2:]) for part in parts])
-        features = joined.reshape(*parts[0].shape[:2], *joined.shape[1:])
-        if features.size and not (np.isfinite(features.min()) and np.isfinite(features.max())):
+        if joined.size and not (np.isfinite(joined.min()) and np.isfinite(joined.max())):
             raise StoreError(
-                f"{self._path}: views that are not finite numbers; expected numbers that fit their "
-                "type; extract again with --dtype float32"
+                f"{self._path}: found views with numbers that are not finite; expected numbers "
+                "that fit their type; extract again with --dtype float32"
             )
-        return Views(features, np.flatnonzero(held))
+        features = joined.reshape(*parts[0].shape[:2], *joined.shape[1:])
+        return Views(features, np.flatnonzero(has_views))
 
 
 def all_views(X: Rows, y: Labels, views: Views) -> tuple[Rows, Labels, Labels]:
-    """Put every view beside the plain rows, as a row of its own.
+    """Append every view to the plain rows as a row of its own.
 
     Args:
         X: (A, *shape) plain rows.
@@ -78,21 +74,20 @@ def all_views(X: Rows, y: Labels, views: Views) -> tuple[Rows, Labels, Labels]:
         views: Their views.
 
     Returns:
-        (A + M * V, *shape) rows, their classes, and which of the An images each one shows.
+        (A + M * V, *shape) rows, their classes, and the image, 0 to A - 1, that each row shows.
     """
-    count = views.features.shape[1]
-    shows = np.concatenate([np.arange(len(X)), np.repeat(views.owners, count)])
-    return np.concatenate([X, views.features.reshape(-1, *X.shape[1:])]), y[shows], shows
+    images = np.append(np.arange(len(X)), np.repeat(views.owners, views.features.shape[1]))
+    return np.concatenate([X, views.features.reshape(-1, *X.shape[1:])]), y[images], images
 
 
 class RandomViews:
-    """(A, *shape) rows that show themselves plain or in one of their views, drawn anew an epoch.
+    """(A, *shape) rows; in each epoch a row is plain or one of its views, at random.
 
     Attributes:
         shape: (A, *shape).
         plain: The plain rows.
         views: Their views.
-        shown: (A,) int64, the view that each row shows now; 0 is the plain one.
+        shown: (A,) int64, the view that each row shows now; 0 is the plain row.
     """
 
     def __init__(self, plain: Rows, views: Views) -> None:
@@ -105,20 +100,19 @@ class RandomViews:
     def flat(self) -> "RandomViews":
         """Return feature maps as vectors."""
         features = self.views.features.reshape(*self.views.features.shape[:2], -1)
-        return RandomViews(
-            self.plain.reshape(len(self), -1), self.views._replace(features=features)
-        )
+        views = self.views._replace(features=features)
+        return RandomViews(self.plain.reshape(len(self), -1), views)
 
     def draw(self, seed: int, epoch: int) -> None:
-        """Let each row show the view that it shows in this epoch; 0 is the plain one."""
+        """Choose the view that each row shows in this epoch."""
         count = self.views.features.shape[1]
-        # The third number keeps this apart from the draw of the order.
+        # The third number makes this draw independent of the order of the rows.
         random = np.random.default_rng([seed, epoch, 1])
         self.shown[self.views.owners] = random.integers(0, 1 + count, len(self.views.owners))
 
-    def __getitem__(self, rows: Labels) -> Rows:
-        """Return rows as they show themselves, (len(rows), *shape)."""
-        found, shown = self.plain[rows], self.shown[rows]
-        places = np.searchsorted(self.views.owners, rows[shown > 0])
-        found[shown > 0] = self.views.features[places, shown[shown > 0] - 1]
-        return found
+    def __getitem__(self, positions: Labels) -> Rows:
+        """Return rows in the views that they show now, (len(positions), *shape)."""
+        rows, shown = self.plain[positions], self.shown[positions]
+        owners = np.searchsorted(self.views.owners, positions[shown > 0])
+        rows[shown > 0] = self.views.features[owners, shown[shown > 0] - 1]
+        return rows

@@ -20,7 +20,7 @@ from classify.finetune.joint_model import Maps, join, train_together
 from classify.heads.keras_head import DenseHead
 from classify.heads.registry import FittedHead
 from classify.search import search
-from classify.search.bootstrap import Bootstrap, confidence_interval, judge
+from classify.search.bootstrap import Bootstrap, confidence_interval, reduce_scores
 from classify.search.leaderboard import Finetuned, Result
 from classify.search.metrics import measure
 from classify.settings.config import FinetuneConfig, TrainConfig
@@ -147,7 +147,7 @@ def _train(
     scores, names = tuned.predict_proba(X), group_names(dataset)
     units = [names[row] for row in split.validation]
     draws = Bootstrap(y, len(dataset.class_names), units, config.seed)
-    values = draws.values(config.metric, judge(y, scores))
+    values = draws.values(*reduce_scores(y, scores))[config.metric]
     low, high = confidence_interval(values)
     outcome = Finetuned(
         layer=dataset.layer,

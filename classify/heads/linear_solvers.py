@@ -155,10 +155,7 @@ def logistic_path(span: Span, y: NDArray[np.int64], specs: Sequence[HeadSpec]) -
 
     first = specs[0]
     solver = LogisticRegression(
-        max_iter=MAX_ITERATIONS,
-        tol=_TOLERANCE,
-        warm_start=True,
-        class_weight=first.class_weight,
+        max_iter=MAX_ITERATIONS, tol=_TOLERANCE, warm_start=True, class_weight=first.class_weight
     )
     solved: dict[float, tuple[Double, Double]] = {}
     rank = span.T.shape[1]

@@ -19,10 +19,7 @@ from numpy.typing import NDArray
 
 from classify.data.out_of_core import flatten
 from classify.heads.linear_head import Labels, Rows
-from classify.heads.linear_solvers import (
-    fitted_scale,
-    probabilities,
-)
+from classify.heads.linear_solvers import fitted_scale, probabilities
 from classify.settings.head_spec import HeadSpec
 
 

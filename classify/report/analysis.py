@@ -144,7 +144,7 @@ def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
     own = result.dataset
     assert own is not None
     assert result.scores is not None
-    judging, scores = result.judging, result.scores
+    judging, scores = result.validation_rows, result.scores
     y, names = dataset.y[judging], dataset.class_names
     units = group_names(dataset)
     witnesses = len({units[row] for row in judging}) / len(judging)
@@ -170,7 +170,7 @@ def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
 
 def _mistakes(dataset: Dataset, result: Result) -> list[Mistake]:
     assert result.scores is not None
-    judging, scores, names = result.judging, result.scores, dataset.class_names
+    judging, scores, names = result.validation_rows, result.scores, dataset.class_names
     return [
         Mistake(
             row=int(judging[place]),
@@ -199,9 +199,9 @@ def _sizes(
     """Judge a candidate, trained on parts of the first split's training rows and on all of them."""
     split = result.splits[0]
     y = dataset.y[split.validation]
-    here = np.isin(result.judging, split.validation)
+    here = np.isin(result.validation_rows, split.validation)
     # Trained on all of them it was judged already, if it is on the leaderboard.
-    whole = [e.outcome.judged.answers[here] for e in result.entries if e.spec == spec]
+    whole = [e.evaluation.answers[here] for e in result.entries if e.spec == spec]
     parts = subsets(dataset.y[split.train], seed)
     parts += [] if whole else [np.arange(len(split.train))]
     found = []
@@ -209,11 +209,11 @@ def _sizes(
         for part in parts:
             fewer = replace(split, train=split.train[part])
             try:
-                (tried,) = evaluate(dataset, [spec], [fewer])
+                ((_, evaluation),) = evaluate(dataset, [spec], [fewer])
             except HeadError as error:
                 log.debug("not trained on %d images: %s", len(part), error)
                 continue
-            found.append((len(part), tried.outcome.judged.answers))
+            found.append((len(part), evaluation.answers))
             bar.update(1)
     found += [(len(split.train), answers) for answers in whole]
     return [

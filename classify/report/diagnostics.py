@@ -151,10 +151,7 @@ def roc(truth: NDArray[np.bool_], score: Scores) -> Line:
     """
     hits, taken = _counts(truth, score)
     false, rows = taken - hits, hits[-1]
-    return (
-        np.concatenate([[0.0], false / false[-1]]),
-        np.concatenate([[0.0], hits / rows]),
-    )
+    return (np.concatenate([[0.0], false / false[-1]]), np.concatenate([[0.0], hits / rows]))
 
 
 def precision_recall(truth: NDArray[np.bool_], score: Scores) -> Line:

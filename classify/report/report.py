@@ -126,7 +126,7 @@ def _lead(result: Result) -> dict[str, Any]:
         "others": [label(entry.spec) for entry in result.entries[1:] if entry.as_good],
         "origin": first.origin,
         "folds": folds,
-        "judging": len(result.judging),
+        "judging": len(result.validation_rows),
         "training": len(first.train) + len(first.validation) * everything,
     }
 
@@ -150,11 +150,14 @@ def _board(result: Result) -> list[dict[str, Any]]:
 
 def _learning(result: Result) -> list[dict[str, Any]]:
     """Draw curves: of fine-tuning, of a dropout sweep side by side, of the leading other heads."""
-    with_epochs = [entry for entry in result.entries if len(entry.outcome.history.get("loss", []))]
+    with_epochs = [
+        entry for entry in result.entries if len(entry.evaluation.history.get("loss", []))
+    ]
     swept = _dropout_sweep(with_epochs)
     chosen = [*swept, *(entry for entry in with_epochs if entry not in swept)][:_MOST_CURVES]
     lines = [
-        (label(e.spec), e.spec.dropout if e in swept else None, e.outcome.history) for e in chosen
+        (label(e.spec), e.spec.dropout if e in swept else None, e.evaluation.history)
+        for e in chosen
     ]
     if result.finetuned and result.finetuned.history["loss"]:
         tuned = result.finetuned

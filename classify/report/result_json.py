@@ -28,7 +28,7 @@ def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]
         What ``result.json`` holds beside ``bundle.json``; ``best``, what is seen when the best head
         is looked at closely, is still to come.
     """
-    first, judging = result.splits[0], result.judging
+    first, judging = result.splits[0], result.validation_rows
     return {
         "store": store,
         "fingerprint": dataset.fingerprint(),
@@ -53,17 +53,17 @@ def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]
 
 def _line(dataset: Dataset, entry: Entry, y: NDArray[np.int64]) -> dict[str, Any]:
     """Return what is known of one candidate."""
-    answers = entry.outcome.judged.answers
+    answers = entry.evaluation.answers
     return {
         "name": label(entry.spec),
         "settings": entry.spec.to_dict(),
         "scores": entry.scores,
         "interval": [entry.low, entry.high],
         "as_good": entry.as_good,
-        "train_accuracy": entry.outcome.train_accuracy,
-        "epochs": entry.outcome.epochs,
+        "train_accuracy": entry.evaluation.train_accuracy,
+        "epochs": entry.evaluation.epochs,
         "confusion": confusion_matrix(y, answers, len(dataset.class_names)).tolist(),
-        "history": entry.outcome.history,
+        "history": entry.evaluation.history,
     }
 
 

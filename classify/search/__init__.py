@@ -1,1 +1,1 @@
-"""Candidates fitted, evaluated and ranked."""
+"""Evaluation and ranking of candidate heads."""

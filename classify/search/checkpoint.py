@@ -1,97 +1,97 @@
-"""Candidates that are finished, kept beside the head so that a stopped run can go on."""
+"""Checkpoint of the evaluated candidates, with which a stopped search continues."""
 
 import hashlib
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from classify.data.dataset import Dataset
 from classify.data.splits import Split
-from classify.search.bootstrap import Judged
-from classify.search.evaluate import Outcome
-from classify.settings.head_spec import HeadSpec
+from classify.search.evaluate import Evaluation
+from classify.settings.config import TrainConfig
+from classify.settings.head_spec import HeadSpec, groups_of
 
 FILE = "candidates.jsonl"
+# The fields of a line beside the arrays.
+_FIELDS = ("train_accuracy", "seconds", "history", "epochs", "failed")
 
 
 class Checkpoint:
-    """A line of JSON for each finished candidate, behind a line that says of which rows.
+    """A file with one line of JSON per evaluated candidate, after a line that names the rows.
 
-    A line that was cut off by a kill, or is damaged, is passed over; what is of other rows or
-    splits is dropped.
+    Damaged and incomplete lines are skipped. A file for other rows or splits is ignored.
 
     Args:
-        folder: Where it lies; None keeps nothing.
-        fingerprint: Of the dataset.
-        splits: Who judges.
-        halved: Candidates of which the worse half was stopped early: what one did depends on who
-            the others were.
+        folder: Folder of the file; None keeps no file.
+        dataset: The rows.
+        splits: Training and validation rows of the evaluations; also an attribute.
+        config: The candidates. With halving their results depend on each other: candidates that
+            train together are restored together or not at all.
+
+    Attributes:
+        evaluations: The evaluations of the candidates, restored or added.
     """
 
     def __init__(
-        self,
-        folder: Path | None,
-        fingerprint: str,
-        splits: Sequence[Split],
-        halved: Sequence[HeadSpec] = (),
+        self, folder: Path | None, dataset: Dataset, splits: Sequence[Split], config: TrainConfig
     ) -> None:
-        sides = hashlib.blake2b(digest_size=16)
-        for split in splits:
-            sides.update(split.train.tobytes() + b"|" + split.validation.tobytes())
-        rivals = [spec.to_dict() for spec in halved]
-        self._head = json.dumps(
-            {"fingerprint": fingerprint, "splits": sides.hexdigest(), "halving": rivals}
-        )
+        self.splits = splits
+        rows = b"".join(s.train.tobytes() + b"|" + s.validation.tobytes() for s in splits)
+        digest = hashlib.blake2b(rows, digest_size=16).hexdigest()
+        halved = [spec.to_dict() for spec in config.candidates if config.halving]
+        header = {"fingerprint": dataset.fingerprint(), "splits": digest, "halving": halved}
+        self._header, self._layer = json.dumps(header), dataset.layer
         self._path = folder / FILE if folder else None
-        self.found: dict[str, Outcome] = {}
-        if self._path and self._path.is_file():
-            content = self._path.read_bytes()
-            first, *lines = content.split(b"\n")
-            if first == self._head.encode() and lines:
-                cut = lines.pop()
-                self.found = dict(filter(None, map(_read, lines)))
-                if cut:  # not written anew: a kill in between would cost all of it
-                    os.truncate(self._path, len(content) - len(cut))
+        stored = self._read()
+        self._started = bool(stored)
+        known = {spec: stored.get(self._key(spec)) for spec in config.candidates}
+        for group in groups_of(config.candidates) if config.halving else []:
+            rivals = [config.candidates[position] for position in group]
+            if not all(known[spec] for spec in rivals):
+                known |= dict.fromkeys(rivals)
+        self.evaluations = {spec: found for spec, found in known.items() if found}
 
-    def get(self, spec: HeadSpec, layer: str) -> Outcome | None:
-        """Return what a candidate did on a layer, if it is known."""
-        return self.found.get(_key(spec, layer))
+    def _read(self) -> dict[str, Evaluation]:
+        """Read the file, and cut off an incomplete last line."""
+        if not self._path or not self._path.is_file():
+            return {}
+        content = self._path.read_bytes()
+        header, *lines = content.split(b"\n")
+        if header != self._header.encode() or not lines:
+            return {}
+        if incomplete := lines.pop():  # in place: a kill while rewriting would lose the file
+            os.truncate(self._path, len(content) - len(incomplete))
+        return dict(filter(None, map(_parse, lines)))
 
-    def add(self, spec: HeadSpec, layer: str, outcome: Outcome) -> None:
-        """Keep what a candidate did; one that is of no use makes no folder by itself."""
-        if outcome.failed and not self.found:
+    def _key(self, spec: HeadSpec) -> str:
+        layer = "+".join(spec.layer) or self._layer
+        return json.dumps({**spec.to_dict(), "layer": layer}, sort_keys=True)
+
+    def add(self, spec: HeadSpec, evaluation: Evaluation) -> None:
+        """Write an evaluation; a failed one alone creates no file."""
+        self.evaluations[spec] = replace(evaluation, scores=None)  # memory may not hold all scores
+        if not self._path or (evaluation.failed and not self._started):
             return
-        key = _key(spec, layer)
-        new = not self.found
-        self.found[key] = outcome
-        if not self._path:
-            return
+        arrays = {name: getattr(evaluation, name).tolist() for name in ("answers", "true_scores")}
+        values = {"judged": arrays} | {name: getattr(evaluation, name) for name in _FIELDS}
         self._path.parent.mkdir(exist_ok=True)
-        with self._path.open("w" if new else "a", encoding="utf-8") as file:
-            file.write(self._head + "\n" if new else "")
-            file.write(json.dumps([key, _plain(outcome)]) + "\n")
+        with self._path.open("a" if self._started else "w", encoding="utf-8") as file:
+            file.write("" if self._started else self._header + "\n")
+            file.write(json.dumps([self._key(spec), values]) + "\n")
+        self._started = True
 
 
-def _key(spec: HeadSpec, layer: str) -> str:
-    return json.dumps({**spec.to_dict(), "layer": layer}, sort_keys=True)
-
-
-def _plain(outcome: Outcome) -> dict[str, Any]:
-    judged = {name: values.tolist() for name, values in outcome.judged._asdict().items()}
-    return {**outcome._asdict(), "judged": judged}
-
-
-def _read(line: bytes) -> tuple[str, Outcome] | None:
-    """Return a candidate and what it did, or None where the line is damaged."""
+def _parse(line: bytes) -> tuple[str, Evaluation] | None:
+    """Parse a line; None where it is damaged."""
     try:
         key, values = json.loads(line)
-        judged = values["judged"]
-        values["judged"] = Judged(
-            np.array(judged["answers"], np.int64), np.array(judged["true_scores"], np.float64)
-        )
-        return str(key), Outcome(**values)
+        answers = np.array(values["judged"]["answers"], np.int64)
+        true_scores = np.array(values["judged"]["true_scores"], np.float64)
+        fields = {name: values[name] for name in _FIELDS if name in values}
+        return str(key), Evaluation(answers, true_scores, **fields)
     except (ValueError, TypeError, KeyError, RecursionError):
         return None

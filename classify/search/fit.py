@@ -1,36 +1,30 @@
-"""Fit many heads on one division of the rows, each behind its transform."""
+"""Fit heads on the training rows of one split, each behind its transform."""
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from classify.data.preprocessing import Transform
+from classify.data.dataset import Dataset
+from classify.data.preprocessing import Floats, Transform
+from classify.data.splits import Split, group_names
 from classify.data.views import RandomViews, Views, all_views
 from classify.heads import keras_head, linear_head
-from classify.heads.linear_head import LinearHead
 from classify.heads.registry import LINEAR_HEADS, FittedHead, Head, Labels, Rows
 from classify.heads.sklearn_head import SklearnHead
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec, groups_of
 
 
-class Fit(NamedTuple):
-    """A head just trained, which of the asked for it is, and the seconds that it took."""
-
-    position: int
-    fitted: FittedHead
-    seconds: float
-
-
 class FoldData(NamedTuple):
-    """Rows to train on and rows to judge on: (A, *shape) and (B, *shape) float32, and classes.
+    """The training and validation rows of one split, (A, *shape) and (B, *shape) float32.
 
-    ``views`` are those of the rows to train on, None where they are not wanted; ``groups`` are
-    (A,) numbers of their groups, None where a fit without one could not be judged.
-
-    The features are arrays, or ``rows.StoredRows``.
+    Attributes:
+        X: Training features, an array or ``StoredRows``.
+        y: (A,) classes.
+        X_validation: Validation features, likewise.
+        y_validation: (B,) classes.
+        views: Augmented views of the training rows; None where the heads use none.
+        groups: (A,) numbers of the training rows' groups; None where no group can be left out.
     """
 
     X: Any
@@ -40,24 +34,26 @@ class FoldData(NamedTuple):
     views: Views | None = None
     groups: Labels | None = None
 
+    def __repr__(self) -> str:
+        return f"FoldData({len(self.y)} training rows, {len(self.y_validation)} validation rows)"
+
 
 def batches(specs: Sequence[HeadSpec]) -> list[list[int]]:
-    """Group positions of heads that are trained in one go, those with one transform in a row."""
-    found, linear = groups_of(specs), dict[tuple[object, ...], list[int]]()
+    """Group the positions of heads that are trained together; equal transforms are neighbours."""
+    groups: dict[Hashable, list[int]] = {}
     for position, spec in enumerate(specs):
-        if spec.head in LINEAR_HEADS:
-            linear.setdefault((spec.layer, spec.transform, spec.views), []).append(position)
-        elif spec.head not in KERAS_HEADS:
-            found.append([position])
-    first = {s.transform: i for i, s in reversed(list(enumerate(specs)))}
-    return sorted(
-        [*found, *linear.values()], key=lambda batch: (first[specs[batch[0]].transform], batch)
-    )
+        if spec.head not in KERAS_HEADS:
+            shared = (spec.layer, spec.transform, spec.views)
+            key = shared if spec.head in LINEAR_HEADS else position
+            groups.setdefault(key, []).append(position)
+    transforms = [spec.transform for spec in specs]
+    heads = [*groups_of(specs), *groups.values()]
+    return sorted(heads, key=lambda batch: (transforms.index(transforms[batch[0]]), batch))
 
 
-def score_all(heads: Sequence[Head], X: Rows) -> list[NDArray[np.floating]]:
+def score_all(heads: Sequence[Head], X: Rows) -> list[Floats]:
     """Score rows with heads that were trained together, (N, K) each."""
-    linear = [head for head in heads if isinstance(head, LinearHead)]
+    linear = [head for head in heads if isinstance(head, linear_head.LinearHead)]
     if len(linear) == len(heads):
         return linear_head.score_linear(linear, X)
     return [head.predict_proba(X) for head in heads]
@@ -65,40 +61,59 @@ def score_all(heads: Sequence[Head], X: Rows) -> list[NDArray[np.floating]]:
 
 def fit_batch(
     specs: Sequence[HeadSpec], rows: FoldData, transform: Transform, halving: bool = False
-) -> Iterator[Fit]:
+) -> list[FittedHead]:
     """Train heads that share a transform.
 
     Args:
         specs: One batch of ``batches``.
-        rows: What to train on, transformed already.
-        transform: What transformed them.
+        rows: The transformed rows.
+        transform: The fitted transform.
         halving: See ``TrainConfig``.
 
-    Yields:
-        Each head; those of one model share its seconds evenly. One of no use has ``failed``.
+    Returns:
+        The heads in the order of ``specs``. A head whose training failed has ``failed``.
     """
-    start = time.perf_counter()
-    X, y, shows, judging = rows.X, rows.y, rows.groups, rows[2:4]
+    X, y, images, validation = rows.X, rows.y, rows.groups, (rows.X_validation, rows.y_validation)
     if rows.views and specs[0].views == "all":
-        X, y, shows = all_views(X, y, rows.views)
-        shows = shows if rows.groups is None else rows.groups[shows]
+        X, y, images = all_views(X, y, rows.views)
+        images = images if rows.groups is None else rows.groups[images]
     if specs[0].head in LINEAR_HEADS:
-        fitted: Sequence[Head] = linear_head.fit_linear(specs, X, y, shows)
+        heads: Sequence[Head] = linear_head.fit_linear(specs, X, y, images)
     elif specs[0].head in KERAS_HEADS:
-        drawn = RandomViews(X, rows.views) if rows.views and specs[0].views == "random" else X
-        fitted = keras_head.fit_heads(specs, drawn, y, *judging, halving=halving)
+        shown = RandomViews(X, rows.views) if rows.views and specs[0].views == "random" else X
+        heads = keras_head.fit_heads(specs, shown, y, *validation, halving=halving)
     else:
-        fitted = [SklearnHead(spec).fit(X, y, *judging, shows) for spec in specs]
-    seconds = (time.perf_counter() - start) / len(specs)
-    for position, head in enumerate(fitted):
-        yield Fit(position, FittedHead(transform, head), seconds)
+        heads = [SklearnHead(spec).fit(X, y, *validation, images) for spec in specs]
+    return [FittedHead(transform, head) for head in heads]
 
 
 def transformed(transform: Transform, rows: FoldData) -> FoldData:
-    """Fit a transform on the plain training rows and apply it to both sides, and to views."""
+    """Fit a transform on the plain training rows and apply it to all rows and views."""
     X, views = transform.fit_apply(rows.X), rows.views
     if views:
         count, shape = views.features.shape[:2], rows.X.shape[1:]
         features = transform.apply(views.features.reshape(-1, *shape))
         views = views._replace(features=features.reshape(*count, *X.shape[1:]))
     return rows._replace(X=X, X_validation=transform.apply(rows.X_validation), views=views)
+
+
+def prepare_fold(
+    dataset: Dataset, splits: Sequence[Split], fold: int, steps: Sequence[str], with_views: bool
+) -> tuple[Transform, FoldData]:
+    """Read the rows of a split, and the views of its training rows, and transform them."""
+    X, y, train, validation = dataset.X, dataset.y, splits[fold].train, splits[fold].validation
+    views = dataset.views.of(train) if dataset.views and with_views else None
+    groups = _number_groups(dataset, train)
+    rows = FoldData(X[train], y[train], X[validation], y[validation], views, groups)
+    transform = Transform(steps)
+    return transform, transformed(transform, rows)
+
+
+def _number_groups(dataset: Dataset, train: Labels) -> Labels | None:
+    """Number the groups of training rows; None where a class has only one group."""
+    if dataset.groups is None:
+        return None
+    names, y = group_names(dataset), dataset.y[train]
+    numbers = np.unique([names[row] for row in train], return_inverse=True)[1]
+    several = all(len(np.unique(numbers[y == label])) > 1 for label in np.unique(y))
+    return numbers if several else None

@@ -1,26 +1,23 @@
-"""What a run has found: heads ranked by what they did on rows that they did not see."""
+"""The leaderboard: candidates ranked by their results on rows that they were not trained on."""
 
 import csv
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from classify.data.dataset import Dataset
+from classify.data.out_of_core import Labels
+from classify.data.preprocessing import Floats
 from classify.data.splits import Split, validation_rows
 from classify.heads.registry import FittedHead
 from classify.search.bootstrap import Bootstrap, confidence_interval, not_significantly_worse
-from classify.search.evaluate import Outcome
-from classify.search.metrics import Metrics
+from classify.search.evaluate import Evaluation
+from classify.search.metrics import Metrics, count_of
 from classify.settings.config import METRICS
 from classify.settings.head_spec import HeadSpec
 from classify.settings.sweep import label
-
-_HEADING = ("rank", "head", "score", "low", "high", "as good", "training", "seconds")
 
 
 class Entry(NamedTuple):
@@ -28,11 +25,11 @@ class Entry(NamedTuple):
 
     Attributes:
         spec: The candidate.
-        scores: Metric -> value on the judging rows.
-        low: Lower end of the 95 % interval of the metric that ranks.
+        scores: Metric -> value on the validation rows.
+        low: Lower end of the 95 % confidence interval of the metric that ranks.
         high: Upper end.
-        as_good: Whether the best head's lead over it could be chance; True for the best itself.
-        outcome: What it did.
+        as_good: Whether it is not significantly worse than the best; True for the best itself.
+        evaluation: Its results.
     """
 
     spec: HeadSpec
@@ -40,27 +37,30 @@ class Entry(NamedTuple):
     low: float
     high: float
     as_good: bool
-    outcome: Outcome
+    evaluation: Evaluation
 
     def name(self) -> str:
-        """Return the candidate's label, and where it stands if training ended before its time."""
-        done, asked = self.outcome.epochs, self.spec.epochs or 0
+        """Return the candidate's label, with its epoch if halving stopped the training."""
+        done, asked = self.evaluation.epochs, self.spec.epochs or 0
         return label(self.spec) + (f" (epoch {done} of {asked})" if 0 < done < asked else "")
+
+    def __repr__(self) -> str:
+        return f"Entry({self.name()!r}, scores={self.scores}, as_good={self.as_good})"
 
 
 class Finetuned(NamedTuple):
-    """What training the trunk's upper blocks together with the best head did.
+    """Results of training the trunk's upper blocks together with the best head.
 
     Attributes:
-        layer: The layer above which the blocks stand.
+        layer: The layer below the blocks.
         epochs: Passes over the training maps.
         best_epoch: The pass whose weights were kept; 0 where the head alone was better.
-        before: What the head alone does on the validation rows.
-        after: What both do on them.
-        score: The metric that ranks, of both.
-        low: Lower end of its 95 % interval.
+        before: Metrics of the head alone on the validation rows.
+        after: Metrics of blocks and head on the validation rows.
+        score: The metric that ranks, of blocks and head.
+        low: Lower end of its 95 % confidence interval.
         high: Upper end.
-        learning_rate: Size of the steps.
+        learning_rate: Learning rate of SGD.
         history: ``loss``, ``accuracy``, ``val_loss`` and ``val_accuracy`` of each pass.
     """
 
@@ -76,14 +76,10 @@ class Finetuned(NamedTuple):
     history: dict[str, list[float]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON can hold them."""
-        return {
-            **self._asdict(),
-            "before": self.before._asdict(),
-            "after": self.after._asdict(),
-        }
+        """Return the fields for JSON."""
+        return self._asdict() | {"before": self.before._asdict(), "after": self.after._asdict()}
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         kept = f"epoch {self.best_epoch} of {self.epochs}" if self.best_epoch else "the head alone"
         return (
             f"fine-tuned above {self.layer}: accuracy {self.before.accuracy:.4f} -> "
@@ -92,54 +88,51 @@ class Finetuned(NamedTuple):
         )
 
 
+def rank_key(metric: str, values: Mapping[str, Floats]) -> tuple[float, float]:
+    """Return the sort key of a candidate: the best metric first, then the lowest loss."""
+    sign = 1 if metric == "loss" else -1
+    return sign * round(float(values[metric][0]), 9), float(values["loss"][0])
+
+
 def rank(
-    specs: Sequence[HeadSpec], outcomes: Sequence[Outcome], metric: str, draws: Bootstrap
+    evaluations: Mapping[HeadSpec, Evaluation], metric: str, bootstrap: Bootstrap
 ) -> list[Entry]:
-    """Rank candidates, best first.
+    """Rank the candidates that did not fail, best first.
 
     Args:
-        specs: The candidates.
-        outcomes: What each did.
-        metric: What ranks them, in ``config.METRICS``; the loss settles what is equal.
-        draws: Resampled rows, the same for each candidate.
-
-    Returns:
-        One entry a candidate.
+        evaluations: The results of each candidate.
+        metric: The metric that ranks, in ``config.METRICS``.
+        bootstrap: Resamples of the validation rows.
     """
-    sign = 1 if metric == "loss" else -1
-    rows = []
-    for spec, outcome in zip(specs, outcomes, strict=True):
-        values = {name: draws.values(name, outcome.judged) for name in METRICS}
-        scores = {name: float(found[0]) for name, found in values.items()}
-        rows.append((spec, outcome, scores, values[metric]))
-    rows.sort(key=lambda row: (sign * round(row[2][metric], 9), row[2]["loss"]))
-    best = rows[0][3]
-    return [
-        Entry(
-            spec,
-            scores,
-            *confidence_interval(values),
-            not_significantly_worse(best, values, metric != "loss"),
-            outcome,
-        )
-        for spec, outcome, scores, values in rows
+    rows = [
+        (spec, evaluation, bootstrap.values(evaluation.answers, evaluation.true_scores))
+        for spec, evaluation in evaluations.items()
+        if not evaluation.failed
     ]
+    rows.sort(key=lambda row: rank_key(metric, row[2]))
+    entries = []
+    for spec, evaluation, values in rows:
+        scores = {name: float(values[name][0]) for name in METRICS}
+        low, high = confidence_interval(values[metric])
+        as_good = not_significantly_worse(rows[0][2][metric], values[metric], metric != "loss")
+        entries.append(Entry(spec, scores, low, high, as_good, evaluation))
+    return entries
 
 
 @dataclass(frozen=True)
 class Result:
-    """The leaderboard, and the head that leads it.
+    """The leaderboard and the best head.
 
     Attributes:
         entries: The candidates, best first.
-        metric: What ranks them.
-        splits: One division of the rows, or one a fold.
-        head: The best candidate, trained on all rows that may train; None of a stopped run.
-        test: What that head does on the test rows; None where there are none.
-        dataset: The rows, with the features of the layer that head takes; None of a stopped run.
-        finetuned: What fine-tuning did to that head; None without.
-        scores: (J, K) scores, 0 to 1, of the best candidate on the J judging rows, in the order of
-            ``judging``, none of them trained on; None of a stopped run.
+        metric: The metric that ranks.
+        splits: The split of the rows, or one split per fold.
+        head: The best candidate, trained on all training rows; None after Ctrl-C.
+        test: Metrics of the head on the test rows; None without test rows.
+        dataset: The rows with the features of the head's layer; None after Ctrl-C.
+        finetuned: Results of fine-tuning; None without.
+        scores: (V, K) scores, 0 to 1, of the best candidate on ``validation_rows``, by heads that
+            were not trained on them; None after Ctrl-C.
         folder: Where ``train_heads`` saved the head; None where nothing was saved.
     """
 
@@ -150,108 +143,87 @@ class Result:
     test: Metrics | None = None
     dataset: Dataset | None = None
     finetuned: Finetuned | None = None
-    scores: NDArray[np.floating] | None = None
+    scores: Floats | None = None
     folder: Path | None = None
 
     @property
-    def judging(self) -> NDArray[np.int64]:
-        """The rows of the dataset that judged, increasing."""
+    def validation_rows(self) -> Labels:
+        """The rows of the dataset that the heads are compared on, increasing."""
         return validation_rows(self.splits)
 
     @property
     def best(self) -> Entry:
-        """The first of the entries."""
+        """The first entry."""
         return self.entries[0]
 
     @property
     def accuracy(self) -> float:
-        """The accuracy of the head on the judging rows."""
-        if self.finetuned:
-            return self.finetuned.after.accuracy
-        return self.best.scores["accuracy"]
+        """The accuracy of the head on the validation rows."""
+        return self.finetuned.after.accuracy if self.finetuned else self.best.scores["accuracy"]
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Return the leaderboard as text: the heading, then a row a candidate."""
-        made: list[tuple[str, ...]] = [(*_HEADING[:2], self.metric, *_HEADING[3:])]
+        """Return the leaderboard as text: a heading, then one row per candidate."""
+        heading = ("rank", "head", self.metric, "low", "high", "as good", "training", "seconds")
+        rows: list[tuple[str, ...]] = [heading]
         for place, entry in enumerate(self.entries, 1):
-            numbers = (entry.scores[self.metric], entry.low, entry.high)
-            made.append(
-                (
-                    str(place),
-                    entry.name(),
-                    *(f"{number:.4f}" for number in numbers),
-                    "=" if entry.as_good else "",
-                    f"{entry.outcome.train_accuracy:.4f}",
-                    f"{entry.outcome.seconds:.2f}",
-                )
-            )
-        return made
+            numbers = [f"{n:.4f}" for n in (entry.scores[self.metric], entry.low, entry.high)]
+            mark, training = "=" * entry.as_good, f"{entry.evaluation.train_accuracy:.4f}"
+            seconds = f"{entry.evaluation.seconds:.2f}"
+            rows.append((str(place), entry.name(), *numbers, mark, training, seconds))
+        return rows
 
     def advice(self) -> str:
-        """Say which head to use, and how sure that is."""
-        others = [entry for entry in self.entries[1:] if entry.as_good]
-        text = (
-            f"use {label(self.best.spec)}: {self.metric} {self.best.scores[self.metric]:.4f} "
-            f"({self.best.low:.4f} to {self.best.high:.4f})"
-        )
+        """Name the best head, the heads that are not significantly worse, and the test result."""
+        text, others = self._best(), [entry for entry in self.entries[1:] if entry.as_good]
         if others:
-            quick = min(others, key=lambda entry: entry.outcome.seconds)
-            text += f"; {len(others)} more (=) may be as good"
-            if quick.outcome.seconds < self.best.outcome.seconds:
-                text += f", the quickest {label(quick.spec)}"
-        if self.finetuned:
-            text += f"\n{self.finetuned}"
-        if self.test:
-            text += (
-                f"\ntest of {label(self.best.spec)}: accuracy {self.test.accuracy:.4f}, "
-                f"loss {self.test.loss:.4f}, macro F1 {self.test.macro_f1:.4f} "
-                f"({self.test.rows} images)"
-            )
-        return text
+            verb = "is" if len(others) == 1 else "are"
+            text += f"; {count_of(len(others), 'head')} marked = {verb} not significantly worse"
+            fastest = min(others, key=lambda entry: entry.evaluation.seconds)
+            if fastest.evaluation.seconds < self.best.evaluation.seconds:
+                text += f"; the fastest of them is {label(fastest.spec)}"
+        test = f"test of {label(self.best.spec)}: {self.test}" if self.test else ""
+        return "\n".join(filter(None, [text, str(self.finetuned or ""), test]))
+
+    def _best(self) -> str:
+        best, score = self.best, f"{self.metric} {self.best.scores[self.metric]:.3f}"
+        return f"best: {label(best.spec)}, {score} (95 % CI {best.low:.3f} to {best.high:.3f})"
 
     def summary(self) -> str:
-        """Say in a line what was tried on what."""
-        first = self.splits[0]
-        judging = sum(len(split.validation) for split in self.splits)
-        judges = {
-            "store": f"{judging} (its validation split)",
-            "hold-out": f"{judging} (held out by a hash)",
-            "fold": f"{judging} in {len(self.splits)} folds",
-        }[first.origin]
-        rows = len(first.train) + len(first.validation) * (first.origin == "fold")
-        best = label(self.best.spec)
-        return f"{best}, trained on {rows} images, best of {len(self.entries)} on {judges}"
+        """Describe in one line the best head, its training rows and its validation rows."""
+        first, validation = self.splits[0], len(self.validation_rows)
+        origins = {"store": "(its validation split)", "hold-out": "(held out by a hash)"}
+        source = origins.get(first.origin, f"in {len(self.splits)} folds")
+        name, training = label(self.best.spec), count_of(len(first.refit_rows), "image")
+        best = f"best of {len(self.entries)} on {validation} {source}"
+        return f"{name}, trained on {training}, {best}"
+
+    def __repr__(self) -> str:
+        count = count_of(len(self.entries), "candidate")
+        return f"Result of {count}, ranked by {self.metric}; {self._best()}"
 
     def __str__(self) -> str:
         rows = self.rows()
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if name == "head" else cell.rjust(width)
-                for cell, width, name in zip(row, widths, _HEADING, strict=True)
-            ).rstrip()
-            for row in rows
-        ]
-        return "\n".join([*lines, self.advice()])
+        line = "  ".join(f"{{:{'<' if i == 1 else '>'}{width}}}" for i, width in enumerate(widths))
+        return "\n".join([*(line.format(*row).rstrip() for row in rows), self.advice()])
 
     def _repr_html_(self) -> str:
         heading, *rows = self.rows()
-        lines = ["<tr>" + "".join(f"<th>{name}</th>" for name in heading) + "</tr>"]
-        lines += [
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-            for row in rows
-        ]
+        lines = [_html_row("th", heading), *(_html_row("td", row) for row in rows)]
         return f"<table>{''.join(lines)}</table><p>{html.escape(self.advice())}</p>"
 
     def write_csv(self, path: Path) -> None:
-        """Write the leaderboard, every metric and no seconds: same seed, same bytes."""
+        """Write the leaderboard with every metric, and no seconds: same seed, same bytes."""
+        names = ["rank", "head", *METRICS, "low", "high", "as_good", "training", "epochs"]
+        rows: list[list[Any]] = [names]
+        for place, entry in enumerate(self.entries, 1):
+            numbers = *entry.scores.values(), entry.low, entry.high, entry.evaluation.train_accuracy
+            *shown, training = (f"{number:.6f}" for number in numbers)
+            marks = int(entry.as_good), training, entry.evaluation.epochs
+            rows.append([place, label(entry.spec), *shown, *marks])
         with path.open("w", encoding="utf-8", newline="") as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(
-                ["rank", "head", *METRICS, "low", "high", "as_good", "training", "epochs"]
-            )
-            for place, entry in enumerate(self.entries, 1):
-                numbers = [*entry.scores.values(), entry.low, entry.high]
-                shown = [f"{number:.6f}" for number in [*numbers, entry.outcome.train_accuracy]]
-                marks = [int(entry.as_good), shown.pop(), entry.outcome.epochs]
-                table.writerow([place, label(entry.spec), *shown, *marks])
+            csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+def _html_row(tag: str, cells: Sequence[str]) -> str:
+    return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"

@@ -1,23 +1,25 @@
-"""Scores and the truth -> numbers. Pure: nothing here knows of heads or files."""
+"""Metrics of scores against true classes; independent of heads and files."""
 
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-# What a score of the true class counts for at least, in every loss.
+from classify.data.out_of_core import Labels
+
+# Lower bound of the score of the true class in every loss.
 LOWEST = 1e-7
 
 
 class Metrics(NamedTuple):
-    """How well scores agree with the truth.
+    """Metrics of scores against true classes.
 
     Attributes:
-        rows: How many rows were looked at.
-        accuracy: Share of rows whose highest score is at their own class, 0 to 1.
+        rows: Number of rows.
+        accuracy: Share of rows whose true class has the highest score, 0 to 1.
         loss: Mean negative natural logarithm of the score of the true class; 0 is best.
-        macro_f1: Mean F1 of the classes that occur in the truth or in the answers, 0 to 1.
-        confusion: (K, K) counts; ``confusion[t][p]`` rows are of class t and were taken for p.
+        macro_f1: Mean F1 of the classes that occur as true class or as answer, 0 to 1.
+        confusion: (K, K) counts; ``confusion[t][p]`` rows of class t are answered as class p.
     """
 
     rows: int
@@ -26,48 +28,47 @@ class Metrics(NamedTuple):
     macro_f1: float
     confusion: list[list[int]]
 
+    def __repr__(self) -> str:
+        return (
+            f"accuracy {self.accuracy:.4f}, loss {self.loss:.4f}, macro F1 {self.macro_f1:.4f} "
+            f"({count_of(self.rows, 'image')})"
+        )
 
-def measure(y: NDArray[np.int64], scores: NDArray[np.floating]) -> Metrics:
-    """Measure scores against the truth.
+
+def measure(y: Labels, scores: NDArray[np.floating]) -> Metrics:
+    """Measure scores against the true classes.
 
     Args:
         y: (N,) true classes, 0 to K - 1; at least one row.
         scores: (N, K) scores, 0 to 1, each row summing to 1.
 
     Returns:
-        The metrics. Equal scores count for the lower class, as ``argmax`` has it.
+        The metrics. Of equal scores the lower class is the answer, as in ``argmax``.
     """
     confusion = confusion_matrix(y, scores.argmax(axis=1), scores.shape[1])
-    return Metrics(
-        rows=len(y),
-        accuracy=float(np.trace(confusion) / len(y)),
-        loss=log_loss(y, scores),
-        macro_f1=macro_f1(confusion),
-        confusion=confusion.tolist(),
-    )
+    accuracy = float(np.trace(confusion) / len(y))
+    return Metrics(len(y), accuracy, log_loss(y, scores), macro_f1(confusion), confusion.tolist())
 
 
-def confusion_matrix(
-    y: NDArray[np.int64], answers: NDArray[np.int64], classes: int
-) -> NDArray[np.int64]:
-    """Count the rows of each true class (first axis) by the class answered (second).
+def confusion_matrix(y: Labels, answers: Labels, classes: int) -> NDArray[np.int64]:
+    """Count the rows by true class (first axis) and answer (second axis).
 
     Args:
         y: (N,) true classes, 0 to ``classes`` - 1.
-        answers: (N,) answered classes, likewise.
+        answers: (N,) classes that are answered, likewise.
         classes: K.
 
     Returns:
-        (K, K) int64 counts that sum to N.
+        (K, K) int64 counts.
     """
     counts = np.bincount(y * classes + answers, minlength=classes * classes)
     return counts.reshape(classes, classes).astype(np.int64)
 
 
-def log_loss(y: NDArray[np.int64], scores: NDArray[np.floating]) -> float:
+def log_loss(y: Labels, scores: NDArray[np.floating]) -> float:
     """Return the mean negative log-likelihood of the true classes, in nats.
 
-    A score of 0 would cost infinitely much: ``LOWEST`` bounds it, at 16 nats, whatever the type.
+    Scores below ``LOWEST`` count as ``LOWEST``: one row costs at most 16 nats.
 
     Args:
         y: (N,) true classes.
@@ -81,15 +82,20 @@ def log_loss(y: NDArray[np.int64], scores: NDArray[np.floating]) -> float:
 
 
 def macro_f1(confusion: NDArray[np.int64]) -> float:
-    """Return the mean F1 of the classes that occur in the truth or in the answers.
+    """Return the mean F1 of the classes that occur as true class or as answer.
 
     Args:
-        confusion: (K, K) counts, truth on the first axis.
+        confusion: (K, K) counts, true classes on the first axis.
 
     Returns:
         0 to 1.
     """
-    # F1 = 2 TP / (2 TP + FP + FN), and the rows and columns of a class sum to just that.
+    # F1 = 2 TP / (2 TP + FP + FN); a row and a column of a class sum to the denominator.
     occurs = confusion.sum(axis=0) + confusion.sum(axis=1)
     seen = occurs > 0
     return float((2 * np.diag(confusion)[seen] / occurs[seen]).mean())
+
+
+def count_of(count: int, noun: str) -> str:
+    """Return a count with its noun, as in ``1 image`` and ``2 images``."""
+    return f"{count} {noun}{'s' * (count != 1)}"

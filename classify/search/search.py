@@ -1,235 +1,123 @@
-"""Candidates x folds -> a ranked Result. Judging rows choose; the test rows are touched once."""
+"""Search: evaluate the candidates, rank them, train the best one and test it once."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from classify.data.dataset import Dataset, load_dataset
-from classify.data.out_of_core import iter_chunks
-from classify.data.preprocessing import Transform
 from classify.data.splits import Split, group_names, split_folds, split_rows, validation_rows
 from classify.heads.registry import FittedHead
 from classify.search.bootstrap import Bootstrap
 from classify.search.checkpoint import Checkpoint
-from classify.search.evaluate import Outcome, divided, evaluate
+from classify.search.evaluate import evaluate
 from classify.search.feasibility import drop_infeasible
-from classify.search.fit import fit_batch, transformed
-from classify.search.leaderboard import Result, rank
+from classify.search.leaderboard import Entry, Result, rank, rank_key
 from classify.search.metrics import measure
 from classify.settings.config import TrainConfig
-from classify.settings.head_spec import DEFAULTS, HeadSpec, groups_of
-from classify.settings.sweep import choose_heads, label, make_candidates, parse_sweep
+from classify.settings.head_spec import HeadSpec
+from classify.settings.sweep import label
 from extract.core.console import log, progress
 from extract.core.errors import HeadError
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C; what was finished before it is in ``result``, None where that is nothing."""
+    """Ctrl-C; ``result`` ranks the evaluated candidates, None where there are none."""
 
     def __init__(self, result: Result | None, total: int) -> None:
         done = len(result.entries) if result else 0
-        super().__init__(f"{done} of {total} candidates are done; the same command goes on")
+        super().__init__(f"{done} of {total} candidates are done; the same command continues")
         self.result = result
 
 
-class _Lead:
-    """Out-of-fold scores of the best candidate so far; those of all might not fit into memory.
-
-    Args:
-        metric: What ranks.
-        draws: Resampled rows.
-    """
-
-    def __init__(self, metric: str, draws: Bootstrap) -> None:
-        self._metric, self._draws = metric, draws
-        self._place: tuple[float, ...] = ()
-        self.spec: HeadSpec | None = None
-        self.scores: NDArray[np.floating] | None = None
-
-    def offer(self, spec: HeadSpec, outcome: Outcome, scores: NDArray[np.floating] | None) -> None:
-        """Keep the scores of a candidate that goes before the one that is kept."""
-        sign = 1 if self._metric == "loss" else -1
-        value = self._draws.value(self._metric, outcome.judged)
-        place = sign * round(value, 9), self._draws.value("loss", outcome.judged)
-        if not self._place or place < self._place:
-            self._place, self.spec, self.scores = place, spec, scores
-
-
-def sweep(dataset: Dataset, *settings: str, **options: Any) -> Result:
-    """Try heads on a dataset and rank them; what ``train-head`` does, for notebooks.
-
-    Args:
-        dataset: From ``load_dataset``.
-        *settings: What to vary, as behind ``--sweep``: ``"logistic.C=0.01:1:5"``.
-        **options: ``head``, a name or several; ``trials``; the fields of HeadSpec; and the fields
-            of TrainConfig but for ``candidates``.
-
-    Returns:
-        The ranked candidates and the best head, trained.
-
-    Raises:
-        SettingError: A setting is unknown or can have no effect.
-        SplitError: The rows cannot be divided.
-    """
-    heads = options.pop("head", ())
-    heads = (heads,) if isinstance(heads, str) else tuple(heads)
-    trials, varied = options.pop("trials", None), dict(parse_sweep(text) for text in settings)
-    names = ("folds", "halving", "metric", "seed", "memory", "assert_accuracy")
-    running = {name: options.pop(name) for name in names if name in options}
-    running["named"] = bool(heads)
-    chosen = choose_heads(heads, options, varied)
-    if any("seed" in DEFAULTS.get(head, {}) for head in chosen):
-        options["seed"] = running.get("seed")  # it is of the run, and of those heads that have one
-    candidates = make_candidates(chosen, options, varied, trials, running.get("seed", 0))
-    return run(dataset, TrainConfig(candidates, **running))
-
-
 def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Result:
-    """Try every candidate, rank them, and train the best on all rows that may train.
+    """Evaluate and rank the candidates, and train the best one.
 
     Args:
-        dataset: The labelled rows; its layer is used by candidates that name none.
-        config: The candidates and how they are judged.
-        folder: Where finished candidates are kept and found again; None keeps nothing.
+        dataset: The labelled rows; candidates without a layer use its layer.
+        config: The candidates and how they are compared.
+        folder: Folder of the checkpoint; None keeps none.
 
     Returns:
         The ranked candidates and the best head.
 
     Raises:
-        HeadError: No head could be trained, or one that was asked for by name needs features in
-            memory that are not.
-        SettingError: A layer is unknown, or there are no views, or no memory for them.
-        SplitError: The rows cannot be divided.
-        Stopped: Ctrl-C; it carries what was finished.
+        HeadError: No head could be trained, or a head that was asked for by name needs its
+            features in memory.
+        SettingError: A layer is unknown, or views do not exist or do not fit into memory.
+        SplitError: The rows cannot be split.
+        Stopped: Ctrl-C; it carries the result so far.
     """
     config = drop_infeasible(dataset, config)
-    splits = (
-        split_folds(dataset, config.folds, config.seed) if config.folds else [split_rows(dataset)]
-    )
-    judging = validation_rows(splits)
-    names = group_names(dataset)
-    y = dataset.y[judging]
-    draws = Bootstrap(y, len(dataset.class_names), [names[row] for row in judging], config.seed)
-    known: dict[HeadSpec, Outcome] = {}
-    heads: dict[HeadSpec, FittedHead] = {}
-    halved = config.candidates if config.halving else ()
-    journal = Checkpoint(folder, dataset.fingerprint(), splits, halved)
-    lead = _Lead(config.metric, draws)
-
-    def ranked() -> Result | None:
-        done = [s for s in config.candidates if s in known and not known[s].failed]
-        if not done:
-            return None
-        for failed in filter(None, (outcome.failed for outcome in known.values())):
-            log.warning("%s; left out of the ranking", failed)
-        entries = rank(done, [known[spec] for spec in done], config.metric, draws)
-        return Result(entries, config.metric, splits)
-
+    folds = config.folds
+    splits = split_folds(dataset, folds, config.seed) if folds else [split_rows(dataset)]
+    rows, names = validation_rows(splits), group_names(dataset)
+    groups = [names[row] for row in rows]
+    bootstrap = Bootstrap(dataset.y[rows], len(dataset.class_names), groups, config.seed)
+    checkpoint = Checkpoint(folder, dataset, splits, config)
     try:
-        _try_all(dataset, config, splits, journal, (known, heads, lead))
+        leading = _evaluate_missing(dataset, config, checkpoint, bootstrap)
     except KeyboardInterrupt:
-        raise Stopped(ranked(), len(config.candidates)) from None
-    result = ranked()
-    if result is None:
-        raise HeadError(known[config.candidates[0]].failed)
-    best = result.best.spec
-    own = _with_layer(dataset, best, config.memory)
-    head = heads.get(best) or _refit(own, best, result.best.outcome.epochs, splits)
-    test = None
-    if len(splits[0].test):
-        rows = splits[0].test
-        test = measure(own.y[rows], head.predict_proba(own.X[rows]))
-    scores = lead.scores if lead.spec == best else None
-    if scores is None:
-        scores = _scores(own, best, splits, head)
-    return replace(result, head=head, test=test, dataset=own, scores=scores)
-
-
-def _scores(
-    dataset: Dataset, spec: HeadSpec, splits: Sequence[Split], head: FittedHead
-) -> NDArray[np.floating]:
-    """Score the judging rows: by the head itself where one split judges, else trained again."""
+        leading = None
+    known = {s: checkpoint.evaluations[s] for s in config.candidates if s in checkpoint.evaluations}
+    result = Result(rank(known, config.metric, bootstrap), config.metric, splits)
+    failures = [evaluation.failed for evaluation in known.values() if evaluation.failed]
+    if leading is not None and not result.entries:
+        raise HeadError(failures[0])
+    for failure in failures:
+        log.warning("%s; left out of the ranking", failure)
+    if leading is None:
+        raise Stopped(result if result.entries else None, len(config.candidates))
+    best, test = result.best, splits[0].test
+    own = _with_layer(dataset, best.spec, config.memory)
+    head = best.evaluation.head or _refit(own, best, splits[0])
+    scores = leading.get(best.spec)
     if len(splits) == 1:
-        judged = iter_chunks(dataset.X[splits[0].validation])
-        return np.concatenate([head.predict_proba(X) for _, X in judged])
-    (tried,) = evaluate(dataset, [spec], splits)
-    assert tried.scores is not None
-    return tried.scores
+        scores = head.predict_proba(own.X[splits[0].validation])
+    elif scores is None:  # restored from the checkpoint, or too many to keep
+        scores = next(evaluate(own, [best.spec], splits))[1].scores
+    measured = measure(own.y[test], head.predict_proba(own.X[test])) if len(test) else None
+    return replace(result, head=head, test=measured, dataset=own, scores=scores)
+
+
+def _evaluate_missing(
+    dataset: Dataset, config: TrainConfig, checkpoint: Checkpoint, bootstrap: Bootstrap
+) -> dict[HeadSpec, Any]:
+    """Evaluate the candidates that the checkpoint lacks, and return the scores of the best one."""
+    candidates, known = config.candidates, checkpoint.evaluations
+    leading, best_key = dict[HeadSpec, Any](), (0.0, 0.0)
+    with progress(len(candidates), "head", done=len(known), label="heads") as bar:
+        for layer in dict.fromkeys(spec.layer for spec in candidates):
+            missing = [spec for spec in candidates if spec.layer == layer and spec not in known]
+            own = _with_layer(dataset, missing[0], config.memory) if missing else dataset
+            for spec, evaluation in evaluate(own, missing, checkpoint.splits, config.halving):
+                checkpoint.add(spec, evaluation)
+                values = bootstrap.values(evaluation.answers, evaluation.true_scores, True)
+                key = rank_key(config.metric, values)
+                if not evaluation.failed and (not leading or key < best_key):
+                    leading, best_key = {spec: evaluation.scores}, key
+                    bar.set_postfix_str(f"best {abs(key[0]):.3f} {label(spec)}")
+                bar.update(1)
+    return leading
 
 
 def _with_layer(dataset: Dataset, spec: HeadSpec, memory: float | None) -> Dataset:
-    """Return the dataset with the layers that a candidate takes."""
-    layer = "+".join(spec.layer) or dataset.layer
-    if layer == dataset.layer or dataset.path is None:
+    """Return the dataset with the features of a candidate's layers."""
+    layer = "+".join(spec.layer)
+    if layer in ("", dataset.layer) or not dataset.path:
         return dataset
     return replace(load_dataset(dataset.path, layer, memory), groups=dataset.groups)
 
 
-def _try_all(
-    dataset: Dataset,
-    config: TrainConfig,
-    splits: Sequence[Split],
-    journal: Checkpoint,
-    kept: tuple[dict[HeadSpec, Outcome], dict[HeadSpec, FittedHead], _Lead],
-) -> None:
-    """Fill ``kept`` with every candidate's outcome, and with heads where one split judges."""
-    known, heads, lead = kept
-    candidates = config.candidates
-    known |= _recalled(dataset, config, journal)
-    best = 0.0
-    with progress(len(candidates), "head", done=len(known), label="heads") as bar:
-        for layer in dict.fromkeys(spec.layer for spec in candidates):
-            missing = [s for s in candidates if s.layer == layer and s not in known]
-            if not missing:
-                continue
-            own = _with_layer(dataset, missing[0], config.memory)
-            for spec, outcome, head, scores in evaluate(own, missing, splits, config.halving):
-                known[spec] = outcome
-                lead.offer(spec, outcome, scores)
-                journal.add(spec, own.layer, outcome)
-                if head is not None:
-                    heads[spec] = head
-                right = outcome.judged.answers == _truth(own, splits)
-                if right.mean() > best and not outcome.failed:
-                    best = float(right.mean())
-                    bar.set_postfix_str(f"best {best:.3f} {label(spec)}")
-                bar.update(1)
+def _refit(dataset: Dataset, best: Entry, split: Split) -> FittedHead:
+    """Train the best candidate on all rows except the test rows.
 
-
-def _recalled(
-    dataset: Dataset, config: TrainConfig, journal: Checkpoint
-) -> dict[HeadSpec, Outcome]:
-    """Return what an earlier run found; with halving, of whole groups alone."""
-    found = {s: journal.get(s, "+".join(s.layer) or dataset.layer) for s in config.candidates}
-    for group in groups_of(config.candidates) if config.halving else []:
-        rivals = [config.candidates[position] for position in group]
-        if not all(found[spec] for spec in rivals):
-            found |= dict.fromkeys(rivals)
-    return {spec: outcome for spec, outcome in found.items() if outcome}
-
-
-def _truth(dataset: Dataset, splits: Sequence[Split]) -> Any:
-    return dataset.y[validation_rows(splits)]
-
-
-def _refit(dataset: Dataset, spec: HeadSpec, epochs: int, splits: Sequence[Split]) -> FittedHead:
-    """Train the chosen candidate for good: behind folds on all rows that are not for the test.
-
-    A head with epochs gets as many as it had when it was judged, up to its best one with patience
-    and until it was stopped with halving; so the judging rows only draw its curves.
+    A head with epochs trains as many as in its evaluation, whatever its patience or halving; so
+    the validation rows only draw its curves.
     """
+    spec, epochs = best.spec, best.evaluation.epochs
     if epochs:
         spec = replace(spec, epochs=epochs, patience=None)
-    train, judging = splits[0].train, splits[0].validation
-    if len(splits) > 1:
-        train = np.sort(np.concatenate([train, judging]))
-    transform = Transform(spec.transform or ())
-    rows = transformed(transform, divided(dataset, spec, train, judging))
-    fitted = next(fit_batch([spec], rows, transform)).fitted
-    if fitted.head.failed:
-        raise HeadError(fitted.head.failed)
-    return fitted
+    ((_, evaluation),) = evaluate(dataset, [spec], [replace(split, train=split.refit_rows)])
+    if evaluation.failed or not evaluation.head:
+        raise HeadError(evaluation.failed)
+    return evaluation.head
