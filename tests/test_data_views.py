@@ -17,7 +17,7 @@ from classify.data.dataset import load_dataset
 from classify.data.preprocessing import Transform
 from classify.data.views import RandomViews, Views, all_views
 from classify.heads.keras_head import fit_heads
-from classify.heads.linear_solvers import Span, ridge_path
+from classify.heads.linear_solvers import RowSpace, ridge_path
 from classify.heads.sklearn_head import SklearnHead
 from classify.search import evaluate as module
 from classify.search.fit import FoldData, batches, fit_batch, transformed
@@ -186,7 +186,7 @@ def images_of_three(spread: float = 0.1) -> tuple[np.ndarray, np.ndarray, np.nda
 def test_ridge_leaves_a_image_out_with_its_views() -> None:
     X, y, shows = images_of_three()
     spec = HeadSpec("ridge", alpha=3.0)
-    _, alone = next(ridge_path(Span(X), y, [spec], shows))
+    _, alone = next(ridge_path(RowSpace(X), y, [spec], shows))
     direct = cross_val_predict(
         RidgeClassifier(alpha=3.0),
         X.astype(np.float64),

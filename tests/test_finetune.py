@@ -314,7 +314,7 @@ def test_join_is_what_was_trained(stores: dict[int, Path]) -> None:
     rest = build_upper_blocks(dataset.trunk, dataset.layer)
     rows = pool(rest.model, dataset.X), dataset.y
     head = DenseHead(HEAD).fit(*rows, *rows)
-    joined = DenseHead(HEAD, join(rest.model, head.model))
+    joined = join(rest.model, head)
     np.testing.assert_allclose(
         joined.predict_proba(dataset.X), head.predict_proba(rows[0]), atol=1e-5
     )
@@ -326,7 +326,7 @@ def test_ctrl_c_while_the_blocks_train_keeps_the_ranked_heads(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("classify.finetune.finetune.train_together", stop)
+    monkeypatch.setattr("classify.finetune.joint_model.train_together", stop)
     with pytest.raises(Stopped, match="1 of 1 candidates are done") as stopped:
         run(load_dataset(stores[2]), TrainConfig((HEAD,), finetune=FinetuneConfig(1)))
     assert stopped.value.result is not None

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from classify.data.out_of_core import Labels, Rows
 from classify.data.preprocessing import Transform
 from classify.data.views import RandomViews, Views, all_views
-from classify.heads import keras_head, linear_head
+from classify.heads import linear_head
 from classify.heads.linear_head import LinearHead
-from classify.heads.registry import LINEAR_HEADS, FittedHead, Head, Labels, Rows
+from classify.heads.registry import LINEAR_HEADS, FittedHead, Head
 from classify.heads.sklearn_head import SklearnHead
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec, groups_of
 
@@ -86,6 +87,8 @@ def fit_batch(
         fitted: Sequence[Head] = linear_head.fit_linear(specs, X, y, shows)
     elif specs[0].head in KERAS_HEADS:
         drawn = RandomViews(X, rows.views) if rows.views and specs[0].views == "random" else X
+        from classify.heads import keras_head
+
         fitted = keras_head.fit_heads(specs, drawn, y, *judging, halving=halving)
     else:
         fitted = [SklearnHead(spec).fit(X, y, *judging, shows) for spec in specs]
