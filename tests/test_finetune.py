@@ -16,7 +16,7 @@ from classify.cli import train_head
 from classify.data.dataset import Dataset, load_dataset
 from classify.data.splits import split_rows
 from classify.finetune.finetune import pool, run
-from classify.finetune.joint_model import batches, join, train_together
+from classify.finetune.joint_model import MapBatches, join, train_together
 from classify.heads.keras_head import DenseHead
 from classify.inference.bundle import load_head
 from classify.predict_cli import predict_images
@@ -124,9 +124,9 @@ def compare_with_the_full_model(dataset: Dataset, source: Path, tuning: Finetune
     )
     pixels = replace(dataset, X=pixels_of(dataset, source))
     wanted = full.fit(
-        batches(pixels, split.train, spec, 3),
+        MapBatches(pixels, split.train, spec, 3),
         epochs=tuning.finetune_epochs,
-        validation_data=batches(pixels, split.validation, spec),
+        validation_data=MapBatches(pixels, split.validation, spec),
         shuffle=False,
         verbose=0,
     ).history

@@ -12,7 +12,7 @@ import pytest
 
 from classify.heads.keras_head import DenseHead, build_model, fit_heads
 from classify.heads.parallel_fit import RUNGS, Batches
-from classify.heads.parallel_heads import TrainingSet, build_stack, head_weights
+from classify.heads.parallel_heads import TrainingSet, build_stack
 from classify.settings.head_spec import HeadSpec, groups_of
 from extract.trunks.backend import fetch, load_keras
 from tests.test_heads_contract import rows_of
@@ -112,7 +112,7 @@ def plain_keras(spec: HeadSpec, first: list[np.ndarray], classes: int) -> tuple[
 def test_a_head_is_what_plain_keras_makes_of_it(kind: str, classes: int) -> None:
     specs = specs_of(kind, **({} if kind == "linear" else {"dropout": 0.0}))
     given = rows(classes, count=80)
-    first = head_weights(build_stack(specs, given), [1])[0]
+    first = build_stack(specs, given).head_weights([1])[0]
     head = fit_heads(specs, *given)[1]
     _, wanted = plain_keras(specs[1], first, classes)
     np.testing.assert_allclose(head.predict_proba(given.X_validation), wanted, atol=1e-4)
@@ -282,7 +282,7 @@ def test_the_layers_of_a_head_are_plain_keras(kind: str) -> None:
     }
     assert [type(layer).__name__ for layer in model.layers] == wanted.get(kind, wanted["plain"])
     # Its weights are a stack's, in the same order.
-    weights = head_weights(build_stack([spec], rows()), [0])[0]
+    weights = build_stack([spec], rows()).head_weights([0])[0]
     assert [w.shape for w in weights] == [tuple(w.shape) for w in model.weights]
 
 

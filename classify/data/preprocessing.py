@@ -50,9 +50,8 @@ class Transform:
         self._fitted = []
         for step in self.steps:
             X = flatten(X)
-            fitted = _fit(step, X)
-            X = _apply(step, fitted, X)
-            self._fitted.append(fitted)
+            self._fitted.append(_fit(step, X))
+            X = _apply(step, self._fitted[-1], X)
         return X
 
     def apply(self, X: Features) -> Any:

@@ -57,7 +57,7 @@ def train_together(
     with progress(epochs, "epoch", label="fine-tuning") as bar:
 
         def add_epoch(epoch: int, logs: dict[str, Any]) -> None:
-            curves = {name: float(values[0]) for name, values in read_curves(logs).items()}
+            (curves,) = read_curves(logs)
             bar.update(1)
             bar.set_postfix_str(f"validation accuracy {curves['val_accuracy']:.3f}")
             fit.add_epoch(curves)
@@ -68,9 +68,9 @@ def train_together(
                 fit.weights = model.get_weights()
 
         model.fit(
-            batches(dataset, split.train, spec, spec.seed or 0),
+            MapBatches(dataset, split.train, spec, spec.seed or 0),
             epochs=epochs,
-            validation_data=batches(dataset, split.validation, spec),
+            validation_data=MapBatches(dataset, split.validation, spec),
             callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=add_epoch)],
             shuffle=False,  # the batches shuffle themselves
             verbose=0,
@@ -124,14 +124,22 @@ class JointModel(keras.Model):
 
 
 class MapBatches(Batches):
-    """Batches of feature maps, classes as the head's output has them, and weights."""
+    """Batches for ``fit``: feature maps, classes in the form of the head's output, and weights.
 
-    def __init__(self, dataset: Dataset, rows: Labels, spec: HeadSpec, seed: int | None) -> None:
+    Args:
+        dataset: Feature maps and classes.
+        rows: The rows to use.
+        spec: Its ``batch_size`` and ``class_weight`` are used.
+        seed: Seed of the order in each epoch; None keeps the order of the rows.
+    """
+
+    def __init__(
+        self, dataset: Dataset, rows: Labels, spec: HeadSpec, seed: int | None = None
+    ) -> None:
         super().__init__(dataset.X, dataset.y, spec.batch_size or 1, rows)
         K = len(dataset.class_names)
         self.truth = np.eye(K, dtype=np.float32)[:, 1 if K == 2 else 0 :]
-        weights = class_weights(dataset.y[rows], K, bool(spec.class_weight))
-        self.weights = weights.astype(np.float32)
+        self.weights = class_weights(dataset.y[rows], K, spec)
         self.seed, self.epoch = seed, 0
         self.on_epoch_end()
 
@@ -145,15 +153,3 @@ class MapBatches(Batches):
         if self.seed is not None:
             self.shuffle(self.seed, self.epoch)
         self.epoch += 1
-
-
-def batches(dataset: Dataset, rows: Labels, spec: HeadSpec, seed: int | None = None) -> MapBatches:
-    """Return batches for ``fit``.
-
-    Args:
-        dataset: Feature maps and classes.
-        rows: The rows to use.
-        spec: Its ``batch_size`` and ``class_weight`` are used.
-        seed: Seed of the order in each epoch; None keeps the order of the rows.
-    """
-    return MapBatches(dataset, rows, spec, seed)

@@ -8,7 +8,7 @@ import numpy as np
 
 from classify.data.out_of_core import Features, Labels, Rows, flatten
 from classify.data.views import RandomViews
-from classify.heads.parallel_fit import HeadFit, History, fit_group
+from classify.heads.parallel_fit import History, fit_group
 from classify.heads.parallel_heads import BN_EPSILON, BN_MOMENTUM, TrainingSet
 from classify.settings.head_spec import HeadSpec, groups_of
 from extract.core.console import progress
@@ -64,11 +64,9 @@ class DenseHead:
             (N, K) float32 scores, 0 to 1; each row sums to 1.
         """
         # A direct call: Model.predict takes 50 ms per call and traces each batch size anew.
-        outputs = [
-            fetch(self.model(keras.ops.convert_to_tensor(X[start : start + PREDICT_ROWS])))
-            for start in range(0, len(X), PREDICT_ROWS)
-        ]
-        scores = np.concatenate(outputs)
+        batches = (X[start : start + PREDICT_ROWS] for start in range(0, len(X), PREDICT_ROWS))
+        tensors = map(keras.ops.convert_to_tensor, batches)
+        scores = np.concatenate([fetch(self.model(tensor)) for tensor in tensors])
         return np.hstack([1 - scores, scores]) if scores.shape[1] == 1 else scores
 
     def fits(self, shape: tuple[int, ...], classes: int) -> bool:
@@ -125,16 +123,12 @@ def fit_heads(
         for group in groups_of(specs):
             fits = fit_group([specs[i] for i in group], rows, halving, order_seed, bar)
             for position, fit in zip(group, fits, strict=True):
-                heads[position] = _head(fit, X.shape[1:], rows.classes)
+                # The same head outside the stack, as a plain Keras model.
+                model = build_model(fit.spec, X.shape[1:], rows.classes)
+                model.set_weights(fit.weights)
+                heads[position] = head = DenseHead(fit.spec, model)
+                head.history, head.failed = fit.history, fit.failed
     return [heads[position] for position in range(len(specs))]
-
-
-def _head(fit: HeadFit, shape: tuple[int, ...], classes: int) -> DenseHead:
-    """Convert a head of a stack to a plain Keras model."""
-    head = DenseHead(fit.spec, build_model(fit.spec, shape, classes))
-    head.model.set_weights(fit.weights)
-    head.history, head.failed = fit.history, fit.failed
-    return head
 
 
 def build_model(spec: HeadSpec, shape: tuple[int, ...], classes: int) -> Any:

@@ -1,7 +1,7 @@
 """Linear heads as plain arrays: logistic, ridge and lda."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.out_of_core import Features, Labels, Rows, StoredRows, flatten
-from classify.heads.linear_solvers import (
-    Double,
-    LinearModel,
-    RowSpace,
-    discriminant,
-    fit_logit_scale,
-    logistic_path,
-    logits,
-    probabilities,
-    ridge_path,
-)
+from classify.heads.linear_solvers import LinearModel, RowSpace, fit_logit_scale, probabilities
 from classify.heads.streaming_solvers import RowStatistics
 from classify.settings.head_spec import HeadSpec
 
@@ -40,13 +30,10 @@ class LinearHead:
 
     failed: str | None = None
 
-    def __init__(
-        self, spec: HeadSpec, model: LinearModel | None = None, scale: float = 1.0
-    ) -> None:
+    def __init__(self, spec: HeadSpec, model: Any = None, scale: float = 1.0) -> None:
         self.spec = spec
         self.history: dict[str, list[float]] = {}
-        self._model: Any = model  # None before the fit
-        self._scale = scale
+        self._model, self._scale = model, scale
 
     def fit(self, X: Rows, y: Labels, X_validation: Rows, y_validation: Labels) -> "LinearHead":
         """Fit on (X, y); the validation rows are not used. ``fit_linear`` fits many heads."""
@@ -61,7 +48,7 @@ class LinearHead:
         Returns:
             (N, K) scores, 0 to 1; each row sums to 1.
         """
-        return probabilities(logits(self._model, flatten(X)), self._scale)
+        return probabilities(self._model.logits(flatten(X)), self._scale)
 
     def softmax_weights(self) -> tuple[Rows, Rows]:
         """Return the (D, K) kernel and (K,) bias, float32, whose softmax is ``predict_proba``."""
@@ -99,7 +86,7 @@ def score_linear(heads: Sequence[LinearHead], X: Rows) -> list[NDArray[np.floati
     """
     coefs, intercepts = zip(*(head._model for head in heads), strict=True)
     stacked = LinearModel(np.concatenate(coefs), np.concatenate(intercepts))
-    parts = np.split(logits(stacked, flatten(X)), len(heads), axis=1)
+    parts = np.split(stacked.logits(flatten(X)), len(heads), axis=1)
     return [probabilities(z, head._scale) for z, head in zip(parts, heads, strict=True)]
 
 
@@ -120,7 +107,7 @@ def fit_linear(
     X = flatten(X)
     ridge, lda = ([spec for spec in specs if spec.head == name] for name in ("ridge", "lda"))
     models: dict[HeadSpec, LinearModel] = {}
-    ridge_fits: Iterable[tuple[LinearModel, Double]]
+    ridge_fits: Any
     if isinstance(X, StoredRows):
         statistics, sample = RowStatistics(X, y), slice(0, None, math.ceil(len(X) / _SCALE_ROWS))
         models |= {spec: statistics.discriminant(spec) for spec in lda}
@@ -130,9 +117,9 @@ def fit_linear(
         space = RowSpace(X)
         for weight in {spec.class_weight for spec in specs}:
             path = [s for s in specs if s.head == "logistic" and s.class_weight == weight]
-            models |= zip(path, logistic_path(space, y, path) if path else (), strict=True)
-        models |= {spec: discriminant(space, y, spec) for spec in lda}
-        ridge_fits = ridge_path(space, y, ridge, groups)
+            models |= zip(path, space.logistic_path(y, path) if path else (), strict=True)
+        models |= {spec: space.discriminant(y, spec) for spec in lda}
+        ridge_fits = space.ridge_path(y, ridge, groups)
     heads = {spec: LinearHead(spec, model) for spec, model in models.items()}
     for spec, (model, left_out) in zip(ridge, ridge_fits if ridge else (), strict=True):
         heads[spec] = LinearHead(spec, model, fit_logit_scale(left_out, y))

@@ -47,6 +47,10 @@ class LinearModel(NamedTuple):
     coef: Double
     intercept: Double
 
+    def logits(self, X: NDArray[Any]) -> Double:
+        """Return ``X @ coef.T + intercept``, (N, K) or (N, 1)."""
+        return _product(X, self.coef.T) + self.intercept
+
 
 class RowSpace:
     """Centred training rows in an orthonormal basis of their row space.
@@ -90,6 +94,78 @@ class RowSpace:
         parts = (np.split(array, len(solutions)) for array in (coef, bias - coef @ self._mean))
         return [LinearModel(*model) for model in zip(*parts, strict=True)]
 
+    def logistic_path(self, y: Labels, specs: Sequence[HeadSpec]) -> list[LinearModel]:
+        """Solve logistic regression for every penalty, each starting from the next stronger one.
+
+        Args:
+            y: (n,) classes 0 to K - 1, each with a row.
+            specs: Logistic heads that differ only in ``C``.
+
+        Returns:
+            A model per spec. Warns about a fit that did not converge.
+        """
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+        from threadpoolctl import threadpool_limits
+
+        weight = specs[0].class_weight
+        solver = LogisticRegression(
+            max_iter=MAX_ITERATIONS, tol=_TOLERANCE, warm_start=True, class_weight=weight
+        )
+        solutions: dict[float | None, tuple[Double, Double]] = {}
+        rank = self.T.shape[1]
+        # Identical rows have rank 0, but scikit-learn needs a feature.
+        rows = self.T if rank else np.zeros((len(y), 1))
+        for C in sorted({spec.C or 1.0 for spec in specs}):
+            solver.set_params(C=C)
+            # One BLAS thread was 25 times as fast as two on two busy cores: the products are small.
+            with warnings.catch_warnings(), threadpool_limits(1, "blas"):
+                warnings.simplefilter("ignore", ConvergenceWarning)  # replaced by the line below
+                solver.fit(rows, y)
+            if solver.n_iter_.max() >= MAX_ITERATIONS:
+                log.warning("logistic: C=%g not converged in %d steps; reduce C", C, MAX_ITERATIONS)
+            solutions[C] = solver.coef_[:, :rank].copy(), solver.intercept_.copy()
+        return self.to_features([solutions[spec.C or 1.0] for spec in specs])
+
+    def ridge_path(
+        self, y: Labels, specs: Sequence[HeadSpec], groups: Labels | None = None
+    ) -> Iterator[tuple[LinearModel, Double]]:
+        """Solve ridge regression onto -1 and 1 for every penalty, from one decomposition.
+
+        Args:
+            y: (n,) classes 0 to K - 1.
+            specs: Ridge heads that differ only in ``alpha``.
+            groups: (n,) the image, or the group of images, of each row; None if all differ.
+
+        Yields:
+            For each spec the model and the leave-one-out logits, (n, K) or (n, 1): those of each
+            row from a fit without its group.
+        """
+        targets = ridge_targets(y, int(y.max()) + 1)
+        bias = targets.mean(axis=0)
+        left, s, right = self.svd()
+        projected = left.T @ (targets - bias)
+        for spec in specs:
+            shrunk = s**2 / (s**2 + (spec.alpha or 0.0))
+            residuals = targets - (bias + left @ (shrunk[:, None] * projected))
+            weights = (right.T @ ((shrunk / np.maximum(s, _TINY))[:, None] * projected)).T
+            (model,) = self.to_features([(weights, bias)])
+            yield model, targets - _leave_groups_out(left, shrunk, residuals, groups)
+
+    def discriminant(self, y: Labels, spec: HeadSpec) -> LinearModel:
+        """Solve linear discriminant analysis with a shrunk covariance, as scikit-learn's ``lsqr``.
+
+        Args:
+            y: (n,) classes 0 to K - 1, each with a row.
+            spec: Its ``shrinkage``, above 0, is the share of the mean variance of all D features.
+        """
+        counts = np.bincount(y)
+        means = np.stack([self.T[y == label].mean(axis=0) for label in range(len(counts))])
+        within = self.T - means[y]
+        covariance = within.T @ within / len(y)
+        solution = solve_discriminant(means, covariance, counts, self.width, spec.shrinkage or 0.0)
+        return self.to_features([solution])[0]
+
 
 def _is_wide(rows: NDArray[Any]) -> bool:
     """Return whether rows are multiplied in float32.
@@ -119,68 +195,6 @@ def _gram(X: Rows, mean: Double) -> Double:
         centred = X[:, columns] - mean[columns]
         gram += centred @ centred.T
     return gram
-
-
-def logistic_path(space: RowSpace, y: Labels, specs: Sequence[HeadSpec]) -> list[LinearModel]:
-    """Solve logistic regression for every penalty, each starting from the next stronger one.
-
-    Args:
-        space: The training rows.
-        y: (n,) classes 0 to K - 1, each with a row.
-        specs: Logistic heads that differ only in ``C``.
-
-    Returns:
-        A model per spec. Warns about a fit that did not converge.
-    """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
-
-    weight = specs[0].class_weight
-    solver = LogisticRegression(
-        max_iter=MAX_ITERATIONS, tol=_TOLERANCE, warm_start=True, class_weight=weight
-    )
-    solutions: dict[float | None, tuple[Double, Double]] = {}
-    rank = space.T.shape[1]
-    # Identical rows have rank 0, but scikit-learn needs a feature.
-    rows = space.T if rank else np.zeros((len(y), 1))
-    for C in sorted({spec.C or 1.0 for spec in specs}):
-        solver.set_params(C=C)
-        # One BLAS thread was 25 times as fast as two on two busy cores: the products are small.
-        with warnings.catch_warnings(), threadpool_limits(1, "blas"):
-            warnings.simplefilter("ignore", ConvergenceWarning)  # replaced by the line below
-            solver.fit(rows, y)
-        if solver.n_iter_.max() >= MAX_ITERATIONS:
-            log.warning("logistic: C=%g not converged in %d steps; reduce C", C, MAX_ITERATIONS)
-        solutions[C] = solver.coef_[:, :rank].copy(), solver.intercept_.copy()
-    return space.to_features([solutions[spec.C or 1.0] for spec in specs])
-
-
-def ridge_path(
-    space: RowSpace, y: Labels, specs: Sequence[HeadSpec], groups: Labels | None = None
-) -> Iterator[tuple[LinearModel, Double]]:
-    """Solve ridge regression onto -1 and 1 for every penalty, from one decomposition.
-
-    Args:
-        space: The training rows.
-        y: (n,) classes 0 to K - 1.
-        specs: Ridge heads that differ only in ``alpha``.
-        groups: (n,) the image, or the group of images, of each row; None if all differ.
-
-    Yields:
-        For each spec the model, and the leave-one-out logits: (n, K) or (n, 1) logits of each row
-        from a fit without its group.
-    """
-    targets = ridge_targets(y, int(y.max()) + 1)
-    bias = targets.mean(axis=0)
-    left, s, right = space.svd()
-    projected = left.T @ (targets - bias)
-    for spec in specs:
-        shrunk = s**2 / (s**2 + (spec.alpha or 0.0))
-        residuals = targets - (bias + left @ (shrunk[:, None] * projected))
-        weights = (right.T @ ((shrunk / np.maximum(s, _TINY))[:, None] * projected)).T
-        (model,) = space.to_features([(weights, bias)])
-        yield model, targets - _leave_groups_out(left, shrunk, residuals, groups)
 
 
 def ridge_targets(y: Labels, classes: int) -> Double:
@@ -224,22 +238,6 @@ def _solve(half: Double, right: Double) -> Double:
     return np.asarray((right + half @ np.linalg.solve(inner, half.T @ right)) / ridge)
 
 
-def discriminant(space: RowSpace, y: Labels, spec: HeadSpec) -> LinearModel:
-    """Solve linear discriminant analysis with a shrunk covariance, as scikit-learn's ``lsqr``.
-
-    Args:
-        space: The training rows.
-        y: (n,) classes 0 to K - 1, each with a row.
-        spec: Its ``shrinkage``, above 0, is the share of the mean variance of all D features.
-    """
-    counts = np.bincount(y)
-    means = np.stack([space.T[y == label].mean(axis=0) for label in range(len(counts))])
-    within = space.T - means[y]
-    covariance = within.T @ within / len(y)
-    solution = solve_discriminant(means, covariance, counts, space.width, spec.shrinkage or 0.0)
-    return space.to_features([solution])[0]
-
-
 def solve_discriminant(
     means: Double, covariance: Double, counts: Labels, width: int, shrinkage: float
 ) -> tuple[Double, Double]:
@@ -267,11 +265,6 @@ def solve_discriminant(
     if len(counts) == 2:
         weights, bias = weights[1:] - weights[:1], bias[1:] - bias[:1]
     return np.asarray(weights), np.asarray(bias)
-
-
-def logits(model: LinearModel, X: NDArray[Any]) -> Double:
-    """Return ``X @ coef.T + intercept``, (N, K) or (N, 1)."""
-    return _product(X, model.coef.T) + model.intercept
 
 
 def probabilities(z: Double, scale: float = 1.0) -> Double:

@@ -16,14 +16,7 @@ from numpy.typing import NDArray
 
 from classify.data.out_of_core import Epoch, Features, Labels, Rows, StoredRows
 from classify.data.views import RandomViews
-from classify.heads.parallel_heads import (
-    CURVES,
-    TrainingSet,
-    Weights,
-    build_stack,
-    head_weights,
-    stack_state,
-)
+from classify.heads.parallel_heads import CURVES, StackedHeads, TrainingSet, Weights, build_stack
 from classify.settings.head_spec import HeadSpec
 from classify.settings.sweep import label
 from extract.core.errors import StoreError
@@ -58,9 +51,7 @@ class HeadFit:
     """
 
     spec: HeadSpec
-    history: History = field(
-        default_factory=lambda: {prefix + name: [] for prefix in ("", "val_") for name in CURVES}
-    )
+    history: History = field(default_factory=lambda: {name: [] for name in CURVES})
     weights: Weights = field(default_factory=list)
     best_loss: float = math.inf
     best_epoch: int = 0
@@ -74,32 +65,25 @@ class HeadFit:
             Whether to keep the weights of this epoch.
         """
         epoch = len(self.history["loss"]) + 1
-        not_finite = [value for value in curves.values() if not math.isfinite(value)]
-        if not_finite:
+        if invalid := [value for value in curves.values() if not math.isfinite(value)]:
+            reason = f"the loss is {invalid[0]} in epoch {epoch}; expected a finite number"
+            self.failed = f"{label(self.spec)}: {reason}; try a lower --learning-rate"
             self.stopped = True
-            self.failed = (
-                f"{label(self.spec)}: the loss is {not_finite[0]} in epoch {epoch}; expected a "
-                "finite number; try a lower --learning-rate"
-            )
             return not self.weights
         for name, value in curves.items():
             self.history[name].append(value)
         if curves["val_loss"] < self.best_loss:
             self.best_loss, self.best_epoch = curves["val_loss"], epoch
-        waited = epoch - self.best_epoch
-        self.stopped = epoch >= (self.spec.epochs or 0) or waited >= (
-            self.spec.patience or math.inf
-        )
+        waited, patience = epoch - self.best_epoch, self.spec.patience or math.inf
+        self.stopped = epoch >= (self.spec.epochs or 0) or waited >= patience
         return waited == 0 if self.spec.patience else self.stopped
 
 
-def read_curves(logs: dict[str, Any]) -> dict[str, NDArray[np.float64]]:
-    """Return the value of each curve, for each head, from Keras' logs of an epoch."""
-    return {  # Keras turns an array of one element into a float
-        prefix + name: np.atleast_1d(fetch(logs[prefix + metric]))
-        for prefix in ("", "val_")
-        for name, metric in CURVES.items()
-    }
+def read_curves(logs: dict[str, Any]) -> list[dict[str, float]]:
+    """Return the values of one epoch by curve, for each head, from Keras' logs."""
+    # Keras turns an array of one element into a float.
+    values = [np.atleast_1d(fetch(logs[metric])).tolist() for metric in CURVES.values()]
+    return [dict(zip(CURVES, head, strict=True)) for head in zip(*values, strict=True)]
 
 
 def fit_group(
@@ -142,7 +126,7 @@ def fit_group(
             raise batches.failed or validation.failed or error from None
         epoch = max(len(fit.history["loss"]) for fit in active)
         if remaining := [k for k, fit in enumerate(active) if not fit.stopped]:
-            state = stack_state(stack, remaining)
+            state = stack.head_state(remaining)
     return fits
 
 
@@ -234,24 +218,19 @@ class _Callback(keras.callbacks.Callback):
         self.model.stop_training = _should_rebuild(self.fits, self.model, steps)
 
 
-def take_epoch(fits: list[HeadFit], stack: Any, logs: dict[str, Any]) -> None:
+def take_epoch(fits: list[HeadFit], stack: StackedHeads, logs: dict[str, Any]) -> None:
     """Add the epoch's values to every head that is not stopped, and keep weights where needed."""
     curves = read_curves(logs)
-    kept = [
-        k
-        for k, fit in enumerate(fits)
-        if not fit.stopped
-        and fit.add_epoch({name: float(values[k]) for name, values in curves.items()})
-    ]
+    kept = [k for k, fit in enumerate(fits) if not fit.stopped and fit.add_epoch(curves[k])]
     _keep_weights(fits, stack, kept)
 
 
-def _keep_weights(fits: list[HeadFit], stack: Any, heads: list[int]) -> None:
-    for k, weights in zip(heads, head_weights(stack, heads) if heads else (), strict=True):
+def _keep_weights(fits: list[HeadFit], stack: StackedHeads, heads: list[int]) -> None:
+    for k, weights in zip(heads, stack.head_weights(heads) if heads else (), strict=True):
         fits[k].weights = weights
 
 
-def _stop_worse_half(fits: list[HeadFit], stack: Any) -> None:
+def _stop_worse_half(fits: list[HeadFit], stack: StackedHeads) -> None:
     """Stop the half of the heads with the higher validation loss; of three heads, stop one."""
     heads = [k for k, fit in enumerate(fits) if not fit.stopped]
     heads.sort(key=lambda k: fits[k].history["val_loss"][-1])
@@ -261,7 +240,7 @@ def _stop_worse_half(fits: list[HeadFit], stack: Any) -> None:
     _keep_weights(fits, stack, [k for k in worse if not fits[k].spec.patience])
 
 
-def _should_rebuild(fits: list[HeadFit], stack: Any, steps: int) -> bool:
+def _should_rebuild(fits: list[HeadFit], stack: StackedHeads, steps: int) -> bool:
     """Decide whether to end ``fit``: all heads have stopped, or a smaller model pays."""
     stopped = sum(fit.stopped for fit in fits)
     weights = sum(math.prod(v.shape) for v in stack.layer_variables) / len(fits)

@@ -26,8 +26,9 @@ ops = keras.ops
 
 # Keras' defaults.
 BN_MOMENTUM, BN_EPSILON = 0.99, 1e-3
-# The metrics of each curve in Keras' logs; "loss" there is the optimized loss of all heads.
+# The metric of each curve in Keras' logs; "loss" there is the optimized loss of all heads.
 CURVES = {"loss": "cross_entropy", "accuracy": "accuracy"}
+CURVES |= {f"val_{curve}": f"val_{metric}" for curve, metric in CURVES.items()}
 
 Weights = list[NDArray[Any]]
 
@@ -75,64 +76,38 @@ class Adam(_HeadRates, keras.optimizers.Adam):
 OPTIMIZERS = {"rmsprop": RMSprop, "sgd": SGD, "adam": Adam}
 
 
-def build_stack(specs: Sequence[HeadSpec], rows: TrainingSet, state: Weights | None = None) -> Any:
+def build_stack(
+    specs: Sequence[HeadSpec], rows: TrainingSet, state: Weights | None = None
+) -> "StackedHeads":
     """Build and compile one model of many heads.
 
     Args:
         specs: K heads of one group of ``groups_of``.
         rows: The rows that they will be trained on.
-        state: The ``stack_state`` to continue from; None starts anew.
+        state: The ``head_state`` to continue from; None starts anew.
 
     Returns:
-        A ``keras.Model`` from (B, D) to logits (B, K, C), with C = 1 for two classes.
+        A model from (B, D) to logits (B, K, C), with C = 1 for two classes.
     """
     stack, first = StackedHeads(specs, rows), specs[0]
-    given = {"momentum": first.momentum, "nesterov": first.nesterov}
-    optimizer = OPTIMIZERS[first.optimizer or ""](
-        learning_rate=first.learning_rate,
-        **{name: value for name, value in given.items() if value is not None},
-    )
+    settings = {name: getattr(first, name) for name in ("learning_rate", "momentum", "nesterov")}
+    given = {name: value for name, value in settings.items() if value is not None}
+    optimizer = OPTIMIZERS[first.optimizer or ""](**given)
     rates = np.array([[spec.learning_rate or 0.0] for spec in specs])
     if (rates != rates[0]).any():
         optimizer.rates = ops.convert_to_tensor((rates / rates[0]).astype(np.float32))
     stack.compile(optimizer=optimizer)
     optimizer.build(stack.trainable_variables)
-    for variable, value in zip(_state_variables(stack), state or [], strict=bool(state)):
+    for variable, value in zip(stack.state_variables(), state or [], strict=bool(state)):
         variable.assign(value)
     return stack
 
 
-def _state_variables(stack: Any) -> list[Any]:
-    # The learning rate is no state: it is the setting of the first head.
-    rate = stack.optimizer.variables[1]
-    return [*stack.state, *(v for v in stack.optimizer.variables if v is not rate)]
-
-
-def stack_state(stack: Any, heads: Sequence[int]) -> Weights:
-    """Return the state that some heads continue from: weights, dropout and optimizer."""
-    values = (fetch(variable) for variable in _state_variables(stack))
-    return [value.take(heads, axis=-2) if value.ndim > 1 else value for value in values]
-
-
-def head_weights(stack: Any, heads: Sequence[int]) -> list[Weights]:
-    """Return the weights of some heads in the order of plain Keras layers.
-
-    Args:
-        stack: A model of K heads.
-        heads: Positions, 0 to K - 1.
-
-    Returns:
-        A list per head. For each layer it has kernel, bias and, if the layer is normalised, gamma,
-        beta, mean and variance.
-    """
-    values = [fetch(variable) for variable in stack.layer_variables]
-    return [[np.ascontiguousarray(value[..., k, :]) for value in values] for k in heads]
-
-
-def class_weights(y: Labels, classes: int, balanced: bool) -> NDArray[np.float64]:
+def class_weights(y: Labels, classes: int, spec: HeadSpec) -> Rows:
     """Return the (classes,) weights in the loss; balanced ones make all classes weigh the same."""
-    counts = np.bincount(y, minlength=classes)
-    return len(y) / (classes * np.maximum(counts, 1)) if balanced else np.ones(classes)
+    counts = np.maximum(np.bincount(y, minlength=classes), 1)
+    weights = len(y) / (classes * counts) if spec.class_weight else np.ones(classes)
+    return weights.astype(np.float32)
 
 
 class StackedHeads(keras.Model):
@@ -140,7 +115,6 @@ class StackedHeads(keras.Model):
 
     Attributes:
         layer_variables: The variables of all layers, in the order of ``head_weights``.
-        state: Every variable that training changes, those of the dropout included.
     """
 
     def __init__(self, specs: Sequence[HeadSpec], rows: TrainingSet) -> None:
@@ -152,14 +126,33 @@ class StackedHeads(keras.Model):
         self.layer_variables = [v for block in self.blocks for v in block]
         # The same seeds in every stack, see ``drop``.
         self.draws = [keras.random.SeedGenerator(layer) for layer in range(len(self.blocks) - 1)]
-        self.state = [*self.layer_variables, *(draw.state for draw in self.draws)]
-        self.totals = {name: HeadMean(len(specs), name) for name in CURVES.values()}
+        self.totals = {name: HeadMean(len(specs), name) for name in ("cross_entropy", "accuracy")}
         self.dropout = np.array([[s.dropout or 0.0] for s in specs], np.float32)
         self.penalties = np.array([s.l2 or 0.0 for s in specs], np.float32)
         self.smoothing = np.array([s.label_smoothing or 0.0 for s in specs], np.float32)
-        weights = [class_weights(rows.y, rows.classes, bool(s.class_weight)) for s in specs]
-        self.class_weights = np.array(weights, np.float32).T
+        self.class_weights = np.stack([class_weights(rows.y, rows.classes, s) for s in specs], 1)
         self.built = True
+
+    def state_variables(self) -> list[Any]:
+        """Return every variable that training changes."""
+        # The learning rate is no state: it is the setting of the first head.
+        optimizer = [v for i, v in enumerate(self.optimizer.variables) if i != 1]
+        return [*self.layer_variables, *(draw.state for draw in self.draws), *optimizer]
+
+    def head_state(self, heads: Sequence[int]) -> Weights:
+        """Return the state that some heads continue from: weights, dropout and optimizer."""
+        values = (fetch(variable) for variable in self.state_variables())
+        return [value.take(heads, axis=-2) if value.ndim > 1 else value for value in values]
+
+    def head_weights(self, heads: Sequence[int]) -> list[Weights]:
+        """Return the weights of some heads in the order of plain Keras layers.
+
+        Returns:
+            A list per head. For each layer it has kernel, bias and, if the layer is normalised,
+            gamma, beta, mean and variance.
+        """
+        values = [fetch(variable) for variable in self.layer_variables]
+        return [[np.ascontiguousarray(value[..., k, :]) for value in values] for k in heads]
 
     def _block(self, layer: int, inputs: int, outputs: int) -> list[Any]:
         """Create the variables of one layer of every head."""
@@ -226,16 +219,8 @@ class StackedHeads(keras.Model):
         scale = ops.convert_to_tensor(1 / (1 - self.dropout))
         return ops.where(mixed >= ops.convert_to_tensor(limit), hidden * scale, 0.0)
 
-    def compute_loss(
-        self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
-        training: bool = True,
-    ) -> Any:
+    def compute_loss(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Return the sum of the heads' losses; each is a mean over the rows plus a penalty."""
-        del x, sample_weight, training
         truth, counts, logs = self._compare(y, y_pred)
         smoothing = ops.convert_to_tensor(self.smoothing)
         losses = -(1 - smoothing) * ops.sum(truth * logs, axis=-1)
@@ -250,7 +235,6 @@ class StackedHeads(keras.Model):
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Update each head's cross-entropy and accuracy, without smoothing, weight or penalty."""
-        del x, sample_weight
         truth, counts, logs = self._compare(y, y_pred)
         correct = ops.equal(ops.argmax(logs, axis=-1), ops.argmax(truth, axis=-1))
         self.totals["cross_entropy"].update_state(-ops.sum(truth * logs, axis=-1), counts)

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from classify.data.out_of_core import Features, Labels, Rows, iter_chunks
 from classify.data.preprocessing import Transform
 from classify.heads import linear_head, sklearn_head
-from classify.heads.linear_head import LinearHead
-from classify.heads.sklearn_head import SklearnHead
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec
 
 LINEAR_HEADS = ("logistic", "ridge", "lda")
@@ -58,7 +56,7 @@ def head_class(name: str) -> type[Head]:
         from classify.heads.keras_head import DenseHead
 
         return DenseHead
-    return LinearHead if name in LINEAR_HEADS else SklearnHead
+    return linear_head.LinearHead if name in LINEAR_HEADS else sklearn_head.SklearnHead
 
 
 class FittedHead(NamedTuple):

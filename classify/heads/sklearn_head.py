@@ -215,23 +215,16 @@ def check_indices(head: str, parts: Mapping[str, Any]) -> None:
         trees = [fitted.tree_ for fitted in estimator.estimators_]
         valid = all(
             tree.node_count <= tree.capacity
-            and _is_tree(
-                tree.children_left,
-                tree.children_right,
-                tree.children_left == -1,
-                tree.feature,
-                width,
-            )
+            and _is_tree(tree.children_left, tree.children_right, tree.feature, width)
             for tree in trees
         )
     elif head == "boosting":
-        nodes = [tree.nodes for trees in estimator._predictors for tree in trees]
+        trees = [tree.nodes for trees in estimator._predictors for tree in trees]
+        left = [np.where(tree["is_leaf"], -1, tree["left"].astype(np.int64)) for tree in trees]
         valid = all(
-            not node["is_categorical"].any()
-            and _is_tree(
-                node["left"], node["right"], node["is_leaf"] != 0, node["feature_idx"], width
-            )
-            for node in nodes
+            not tree["is_categorical"].any()
+            and _is_tree(children, tree["right"], tree["feature_idx"], width)
+            for tree, children in zip(trees, left, strict=True)
         )
     elif head == "svm":
         valid = _is_svm(estimator, len(parts["rows"]))
@@ -241,22 +234,12 @@ def check_indices(head: str, parts: Mapping[str, Any]) -> None:
         raise ValueError(f"{head} with indices outside of its arrays")
 
 
-def _is_tree(
-    left: NDArray[Any],
-    right: NDArray[Any],
-    leaf: NDArray[np.bool_],
-    feature: NDArray[Any],
-    width: int,
-) -> bool:
-    """Return whether every path ends: the children of a node come after it."""
-    nodes = np.flatnonzero(~leaf)
-    children = np.concatenate([left[nodes], right[nodes]])
-    return bool(
-        len(leaf)
-        and (children > np.tile(nodes, 2)).all()
-        and _within(children, len(leaf))
-        and _within(feature[nodes], width)
-    )
+def _is_tree(left: Any, right: Any, feature: Any, width: int) -> bool:
+    """Return whether every path ends: the children of a node come after it; a leaf has -1."""
+    nodes = np.flatnonzero(left != -1)
+    children = np.stack([left[nodes], right[nodes]])
+    ordered = len(left) > 0 and bool((children > nodes).all())
+    return ordered and _within(children, len(left)) and _within(feature[nodes], width)
 
 
 def _is_svm(estimator: Any, rows: int) -> bool:

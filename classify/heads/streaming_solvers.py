@@ -5,21 +5,16 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from classify.data.out_of_core import Labels, StoredRows, iter_chunks, rough_mean
-from classify.heads.linear_solvers import (
-    Double,
-    LinearModel,
-    leave_one_out,
-    ridge_targets,
-    solve_discriminant,
-)
+from classify.heads import linear_solvers
+from classify.heads.linear_solvers import Double, LinearModel
 from classify.settings.head_spec import HeadSpec
 
 
 class RowStatistics:
     """The sufficient statistics of ridge and lda.
 
-    The solutions are those of the functions ``ridge_path`` and ``discriminant``; the eigenvectors
-    of the products of the features take the place of the row space.
+    The solutions are those of ``RowSpace``, with the eigenvectors of the products of the features
+    as the basis.
 
     Attributes:
         counts: (K,) rows of each class.
@@ -47,8 +42,9 @@ class RowStatistics:
         """Solve linear discriminant analysis."""
         between = (self.means.T * self.counts) @ self.means
         covariance = (self.products - between) / self.counts.sum()
-        width, shrinkage = len(self.mean), spec.shrinkage or 0.0
-        weights, bias = solve_discriminant(self.means, covariance, self.counts, width, shrinkage)
+        weights, bias = linear_solvers.solve_discriminant(
+            self.means, covariance, self.counts, len(self.mean), spec.shrinkage or 0.0
+        )
         return LinearModel(weights, bias - weights @ self.mean)
 
     def ridge_path(
@@ -70,7 +66,7 @@ class RowStatistics:
         values, vectors = np.linalg.eigh(self.products)
         # The centred rows times the targets, in the basis of the eigenvectors: (D, K or 1).
         projected = vectors.T @ (2 * counts[:, None] * means).T
-        targets = ridge_targets(y, len(self.counts))
+        targets = linear_solvers.ridge_targets(y, len(self.counts))
         inverses = [1 / (np.maximum(values, 0) + (spec.alpha or 0.0)) for spec in specs]
         left_out: list[list[Double]] = [[] for _ in specs]
         for positions, chunk in iter_chunks(X):
@@ -78,7 +74,8 @@ class RowStatistics:
             for parts, inverse in zip(left_out, inverses, strict=True):
                 residuals = targets[positions] - bias - rotated @ (inverse[:, None] * projected)
                 leverage = rotated**2 @ inverse + 1 / rows
-                parts.append(targets[positions] - leave_one_out(residuals, leverage))
+                residuals = linear_solvers.leave_one_out(residuals, leverage)
+                parts.append(targets[positions] - residuals)
         for inverse, parts in zip(inverses, left_out, strict=True):
             coef = (vectors @ (inverse[:, None] * projected)).T
             yield LinearModel(coef, bias - coef @ self.mean), np.concatenate(parts)
