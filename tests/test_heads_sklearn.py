@@ -125,7 +125,7 @@ def test_keras_is_never_loaded(tmp_path: Path) -> None:
     script = """
 import numpy, pathlib, sys
 import classify.inference.bundle, classify.inference.predict
-import classify.cli, classify.search.search
+import classify.cli, classify.finetune.finetune, classify.search.search
 from classify.heads.registry import head_class
 from classify.settings.head_spec import HeadSpec
 X, y = numpy.eye(4, dtype="float32"), numpy.array([0, 1, 0, 1])

@@ -24,7 +24,6 @@ from classify.settings.config import FinetuneConfig, TrainConfig
 from extract.core.console import log, progress
 from extract.core.errors import HeadError
 from extract.trunks.backend import compile_model, fetch
-from extract.trunks.upper_blocks import build_upper_blocks
 
 # Feature maps in one call of the blocks.
 _BATCH = 32
@@ -48,6 +47,8 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
         TrunkError: The trunk cannot be divided at this layer.
         SplitError: The rows cannot be divided.
     """
+    from extract.trunks.upper_blocks import build_upper_blocks
+
     check_maps(dataset)
     upper = build_upper_blocks(dataset.trunk, dataset.layer)
     check_weights(dataset, upper.weights_sha256)

@@ -242,16 +242,13 @@ def _is_tree(left: Any, right: Any, feature: Any, width: int) -> bool:
     return ordered and _within(children, len(left)) and _within(feature[nodes], width)
 
 
-def _is_svm(estimator: Any, rows: int) -> bool:
-    classes, vectors = len(estimator.classes_), len(estimator.support_)
-    counts = estimator._n_support
-    shapes = (estimator._dual_coef_.shape, estimator._intercept_.shape, counts.shape)
-    pairs = classes * (classes - 1) // 2
+def _is_svm(svm: Any, rows: int) -> bool:
+    classes, vectors, counts = len(svm.classes_), len(svm.support_), svm._n_support
+    shapes = [array.shape for array in (svm._dual_coef_, svm._intercept_, counts)]
     return bool(
-        estimator.kernel == "precomputed"
-        and not estimator._sparse
-        and shapes == ((classes - 1, vectors), (pairs,), (classes,))
-        and _within(estimator.support_, rows)
+        (svm.kernel, svm._sparse) == ("precomputed", False)
+        and shapes == [(classes - 1, vectors), (math.comb(classes, 2),), (classes,)]
+        and _within(svm.support_, rows)
         and _within(counts, vectors + 1)
         and counts.sum() == vectors
     )
