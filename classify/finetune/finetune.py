@@ -76,8 +76,8 @@ def check_maps(dataset: Dataset) -> None:
     """Raise HeadError unless a dataset holds feature maps, in memory."""
     if isinstance(dataset.X, StoredRows):
         raise HeadError(
-            f"finetune: the feature maps of {dataset.layer} with training's copies do not fit into "
-            "memory; expected enough for all of them; see --memory, or choose a higher layer"
+            f"finetune: the maps of {dataset.layer} do not fit into memory with training's copies; "
+            "expected enough for all of them; see --memory, or choose a higher layer"
         )
     if dataset.X.ndim != 4:
         raise HeadError(
