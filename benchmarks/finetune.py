@@ -22,7 +22,7 @@ import numpy as np
 
 from classify.data.dataset import Dataset, load_dataset
 from classify.data.splits import split_rows
-from classify.finetune.joint_model import batches, compiled
+from classify.finetune.joint_model import MapBatches, compiled
 from classify.settings.config import FinetuneConfig
 from classify.settings.head_spec import HeadSpec
 from extract.images.decode import decode
@@ -73,14 +73,14 @@ def train(given: argparse.Namespace) -> dict[str, Any]:
     dataset = load_dataset(given.maps)
     spec = HeadSpec("dense", batch_size=given.batch_size)
     model, rows = side(dataset, given.images, spec, given.side)
-    order = batches(rows, split_rows(dataset).train, spec, 0)
+    order = MapBatches(rows, split_rows(dataset).train, spec, 0)
     found: dict[str, Any] = {"clock": [], "processor": [], "losses": []}
     for _ in range(given.epochs + 1):
         start = time.perf_counter(), time.process_time()
         history = model.fit(order, shuffle=False, verbose=0).history
         found["clock"].append(time.perf_counter() - start[0])
         found["processor"].append(time.process_time() - start[1])
-        found["losses"].append(round(history["cost"][0], 4))
+        found["losses"].append(round(history["cross_entropy"][0], 4))
     return found
 
 

@@ -129,18 +129,18 @@ def separately(case: Case, rows: tuple[Any, ...], count: int) -> Spent:
 def together(case: Case, rows: tuple[Any, ...]) -> Spent:
     """Train them with ``fit_heads``."""
     ends: list[float] = []
-    take = parallel_fit._take_epoch
+    take = parallel_fit.take_epoch
 
     def timed(*given: Any) -> None:
         take(*given)
         ends.append(time.perf_counter())
 
     start = time.perf_counter()
-    parallel_fit._take_epoch = timed  # type: ignore[assignment]
+    parallel_fit.take_epoch = timed  # type: ignore[assignment]
     try:
         fit_heads(case.specs(), *rows)
     finally:
-        parallel_fit._take_epoch = take
+        parallel_fit.take_epoch = take
     return Spent(time.perf_counter() - start, float(statistics.median(np.diff(ends))))
 
 

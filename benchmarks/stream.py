@@ -101,7 +101,7 @@ def train(path: Path, head: str, batch: int, cold: bool) -> dict[str, Any]:
             forget(path)
         found["read"].append(read_once(dataset))
     begun: list[float] = []
-    shuffle, take = parallel_fit._StoredBatches.shuffle, parallel_fit._take_epoch
+    shuffle, take = parallel_fit.StoredBatches.shuffle, parallel_fit.take_epoch
 
     def begin(self: Any, *given: Any) -> None:
         if cold:
@@ -113,8 +113,8 @@ def train(path: Path, head: str, batch: int, cold: bool) -> dict[str, Any]:
         found["epoch"].append(time.perf_counter() - begun[-1])
         take(*given)
 
-    parallel_fit._StoredBatches.shuffle = begin  # type: ignore[assignment, method-assign]
-    parallel_fit._take_epoch = end  # type: ignore[assignment]
+    parallel_fit.StoredBatches.shuffle = begin  # type: ignore[assignment, method-assign]
+    parallel_fit.take_epoch = end  # type: ignore[assignment]
     spec = HEADS[head]
     if spec.batch_size:
         spec = HeadSpec(**{**spec.__dict__, "batch_size": batch})

@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from classify.data.dataset import Dataset
-from classify.data.splits import held_out, split_folds, split_rows, validation_rows
+from classify.data.splits import (
+    development_rows,
+    held_out,
+    split_folds,
+    split_rows,
+    validation_rows,
+)
 from extract.core.config import TrunkSpec
 from extract.core.errors import SplitError
 
@@ -132,7 +138,7 @@ def test_a_class_that_is_not_judged_is_named(caplog: pytest.LogCaptureFixture) -
         split_rows(dataset([0, 1, 0, 1], [0, 0, 1, 1]))
         assert not caplog.messages
         split_rows(dataset([0, 1, 2, 0], [0, 0, 0, 1], class_names=("cat", "dog", "fox")))
-    assert caplog.messages == ["no validation image of dog, fox: these classes are not validated"]
+    assert caplog.messages == ["no validation image of dog, fox: not validated"]
 
 
 # Folds.
@@ -193,6 +199,15 @@ def test_the_rows_that_judge_are_those_of_all_folds() -> None:
     splits = split_folds(made, 4)
     assert validation_rows(splits).tolist() == list(range(16))
     assert validation_rows(splits[:1]).tolist() == splits[0].validation.tolist()
+
+
+def test_the_chosen_head_is_trained_on_all_rows_outside_the_test_split_of_folds() -> None:
+    made = dataset([0, 1] * 10, [0] * 16 + [2] * 4)
+    assert development_rows(made).tolist() == list(range(16))
+    for split in split_folds(made, 4):
+        assert split.refit_rows.tolist() == list(range(16))
+    alone = split_rows(dataset([0, 1, 0, 1], [0, 0, 1, 1]))
+    assert alone.refit_rows.tolist() == [0, 1]
 
 
 def test_another_seed_gives_other_folds() -> None:

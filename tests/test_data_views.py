@@ -11,17 +11,18 @@ from hypothesis import strategies as st
 from sklearn.linear_model import RidgeClassifier
 from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 
+from classify import sweep
 from classify.cli import train_head
-from classify.data.dataset import load_dataset
+from classify.data.dataset import budget_for_layer, load_dataset
 from classify.data.preprocessing import Transform
 from classify.data.views import RandomViews, Views, all_views
 from classify.heads.keras_head import fit_heads
-from classify.heads.linear_solvers import Span, ridge_path
+from classify.heads.linear_solvers import RowSpace
 from classify.heads.registry import FittedHead
 from classify.heads.sklearn_head import SklearnHead
 from classify.search import evaluate as module
 from classify.search.fit import FoldData, batches, fit_batch, transformed
-from classify.search.search import run, sweep
+from classify.search.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
 from extract.core.errors import SettingError
@@ -186,7 +187,7 @@ def images_of_three(spread: float = 0.1) -> tuple[np.ndarray, np.ndarray, np.nda
 def test_ridge_leaves_a_image_out_with_its_views() -> None:
     X, y, shows = images_of_three()
     spec = HeadSpec("ridge", alpha=3.0)
-    _, alone = next(ridge_path(Span(X), y, [spec], shows))
+    _, alone = next(RowSpace(X).ridge_path(y, [spec], shows))
     direct = cross_val_predict(
         RidgeClassifier(alpha=3.0),
         X.astype(np.float64),
@@ -260,6 +261,19 @@ def test_views_that_memory_does_not_hold_are_left_out(make_store: MakeStore) -> 
     assert dataset.views is None
     assert run(dataset, TrainConfig((HeadSpec("knn"),))).best.spec.views is None
     assert train_head([str(path), "--head", "knn", "--views", "all", "--memory", "5e-6"]) == 2
+
+
+def test_the_budget_of_a_layer_says_what_loading_it_gives(make_store: MakeStore) -> None:
+    path = numbered(make_store, layers=2)
+    joined = "conv1_relu+conv_pw_1_relu"
+    for memory in (1e-3, 2e-5, 5e-6, 1e-9):
+        first, both = (load_dataset(path, layer, memory) for layer in ("conv1_relu", joined))
+        for dataset in (first, both):
+            budget = budget_for_layer(first, dataset.layer, memory)
+            assert (budget.layer, budget.shape) == (dataset.layer, dataset.X.shape[1:])
+            assert budget.holds_features == isinstance(dataset.X, np.ndarray)
+            assert budget.holds_views == (dataset.views is not None)
+        assert budget_for_layer(first, "", memory).layer == "conv1_relu"
 
 
 def test_a_larger_layer_whose_views_memory_does_not_hold(

@@ -16,7 +16,7 @@ from classify.cli import train_head
 from classify.data.dataset import Dataset, load_dataset
 from classify.data.splits import split_rows
 from classify.finetune.finetune import pool, run
-from classify.finetune.joint_model import batches, join, train_together
+from classify.finetune.joint_model import MapBatches, join, train_together
 from classify.heads.keras_head import DenseHead
 from classify.inference.bundle import load_head
 from classify.predict_cli import predict_images
@@ -124,9 +124,9 @@ def compare_with_the_full_model(dataset: Dataset, source: Path, tuning: Finetune
     )
     pixels = replace(dataset, X=pixels_of(dataset, source))
     wanted = full.fit(
-        batches(pixels, split.train, spec, 3),
+        MapBatches(pixels, split.train, spec, 3),
         epochs=tuning.finetune_epochs,
-        validation_data=batches(pixels, split.validation, spec),
+        validation_data=MapBatches(pixels, split.validation, spec),
         shuffle=False,
         verbose=0,
     ).history
@@ -314,7 +314,7 @@ def test_join_is_what_was_trained(stores: dict[int, Path]) -> None:
     rest = build_upper_blocks(dataset.trunk, dataset.layer)
     rows = pool(rest.model, dataset.X), dataset.y
     head = DenseHead(HEAD).fit(*rows, *rows)
-    joined = DenseHead(HEAD, join(rest.model, head.model))
+    joined = join(rest.model, head)
     np.testing.assert_allclose(
         joined.predict_proba(dataset.X), head.predict_proba(rows[0]), atol=1e-5
     )
@@ -326,7 +326,7 @@ def test_ctrl_c_while_the_blocks_train_keeps_the_ranked_heads(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("classify.finetune.finetune.train_together", stop)
+    monkeypatch.setattr("classify.finetune.joint_model.train_together", stop)
     with pytest.raises(Stopped, match="1 of 1 candidates are done") as stopped:
         run(load_dataset(stores[2]), TrainConfig((HEAD,), finetune=FinetuneConfig(1)))
     assert stopped.value.result is not None

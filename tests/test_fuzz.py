@@ -40,7 +40,7 @@ def test_a_head_that_fails_only_when_it_scores_is_named(head: str, tmp_path: Pat
     if head == "knn":
         kept._parts["estimator"].n_neighbors = 10**6
     else:
-        kept._plane = kept._plane._replace(intercept=np.array(["a"] * 1))
+        kept._model = kept._model._replace(intercept=np.array(["a"] * 1))
     write_head(tmp_path / head, result)
     bundle = load_head(tmp_path / head)
     with pytest.raises(HeadError, match=r"the head cannot score: .*; train the head again"):

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from classify.heads.keras_head import PREDICT_ROWS, DenseHead, _build
-from classify.heads.parallel_heads import Rows, build_stack
-from classify.heads.registry import HEADS, LOADERS, Head
+from classify.heads.keras_head import PREDICT_ROWS, DenseHead, build_model
+from classify.heads.parallel_heads import TrainingSet, build_stack
+from classify.heads.registry import FILES, Head, head_class
 from classify.search.metrics import measure
 from classify.settings.head_spec import DEFAULTS, HeadSpec
 from extract.core.errors import HeadError
-from extract.trunks.backend import load_keras
 
 QUICK: dict[str, dict[str, Any]] = {
     "dense": {"units": (16,), "epochs": 5, "learning_rate": 0.03},
@@ -36,7 +35,7 @@ def rows_of(classes: int, shape: tuple[int, ...], count: int = 90, seed: int = 0
 
 def fit(kind: str, classes: int, shape: tuple[int, ...], **settings: Any) -> Head:
     spec = HeadSpec(kind, **{**QUICK.get(kind, {}), **settings})
-    return HEADS[kind](spec).fit(
+    return head_class(kind)(spec).fit(
         *rows_of(classes, shape), *rows_of(classes, shape, count=30, seed=1)
     )
 
@@ -56,7 +55,8 @@ def test_contract(kind: str, classes: int, shape: tuple[int, ...], tmp_path: Pat
     np.testing.assert_array_equal(X, before)
     # Saved and loaded it is the same head.
     head.save(tmp_path)
-    loaded = LOADERS[kind](tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} < FILES
+    loaded = head_class(kind).load(tmp_path, kind)
     np.testing.assert_array_equal(loaded.predict_proba(X), scores)
     # It knows what it takes.
     for found in (head, loaded):
@@ -96,7 +96,7 @@ def test_the_curves_end_where_the_head_is(classes: int) -> None:
 def test_the_layers_are_those_of_the_course() -> None:
     spec = HeadSpec(units=(16,), dropout=0.3)
     for classes, activation, units in ((2, "sigmoid", 1), (3, "softmax", 3)):
-        layers = _build(load_keras(), spec, (2, 2, 3), classes).layers
+        layers = build_model(spec, (2, 2, 3), classes).layers
         assert [type(layer).__name__ for layer in layers] == [
             "Flatten",
             "Dense",
@@ -127,7 +127,7 @@ def test_the_optimizer_is_told_what_was_asked(
     settings: dict[str, Any], name: str, wanted: dict[str, Any]
 ) -> None:
     spec = HeadSpec(learning_rate=0.02, **settings)
-    rows = Rows(*rows_of(2, (8,)), *rows_of(2, (8,)))
+    rows = TrainingSet(*rows_of(2, (8,)), *rows_of(2, (8,)))
     optimizer = build_stack([spec], rows).optimizer
     assert type(optimizer).__name__ == name
     found = optimizer.get_config()

@@ -1,4 +1,4 @@
-"""Heads solved in the span of the rows are the heads of the direct fit."""
+"""Heads solved in the row space are those of the direct fit."""
 
 import logging
 
@@ -9,14 +9,7 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.model_selection import LeaveOneGroupOut, LeaveOneOut, cross_val_predict
 
 from classify.heads import linear_solvers
-from classify.heads.linear_solvers import (
-    Span,
-    discriminant,
-    logistic_path,
-    logits,
-    probabilities,
-    ridge_path,
-)
+from classify.heads.linear_solvers import RowSpace, probabilities
 from classify.settings.head_spec import HeadSpec
 
 SHAPES = [(60, 8), (60, 200), (40, 700)]
@@ -37,10 +30,10 @@ def test_the_whole_path_is_the_direct_fit(classes: int, shape: tuple[int, int]) 
     new, _ = rows_of(classes, *shape, seed=1)
     penalties = [1.0, 0.001, 0.03]
     specs = [HeadSpec("logistic", C=C) for C in penalties]
-    for C, plane in zip(penalties, logistic_path(Span(X), y, specs), strict=True):
+    for C, model in zip(penalties, RowSpace(X).logistic_path(y, specs), strict=True):
         direct = LogisticRegression(C=C, tol=1e-10, solver="newton-cholesky")
         wanted = direct.fit(X.astype(np.float64), y).predict_proba(new.astype(np.float64))
-        np.testing.assert_allclose(probabilities(logits(plane, new)), wanted, atol=1e-5)
+        np.testing.assert_allclose(probabilities(model.logits(new)), wanted, atol=1e-5)
 
 
 def test_very_wide_rows_of_which_some_are_twice_there() -> None:
@@ -49,12 +42,12 @@ def test_very_wide_rows_of_which_some_are_twice_there() -> None:
     new, _ = rows_of(3, 60, 5000, seed=1)
     penalties = [0.001, 10.0]
     specs = [HeadSpec("logistic", C=C) for C in penalties]
-    for C, plane in zip(penalties, logistic_path(Span(X), y, specs), strict=True):
+    for C, model in zip(penalties, RowSpace(X).logistic_path(y, specs), strict=True):
         # Without its mean the direct fit settles.
         mean = X.mean(axis=0, dtype=np.float64)
         direct = LogisticRegression(C=C, tol=1e-12, max_iter=10_000).fit(X - mean, y)
         wanted = direct.predict_proba(new - mean)
-        np.testing.assert_allclose(probabilities(logits(plane, new)), wanted, atol=1e-4)
+        np.testing.assert_allclose(probabilities(model.logits(new)), wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -63,10 +56,10 @@ def test_ridge_and_what_each_row_gets_without_itself(classes: int, shape: tuple[
     X, y = rows_of(classes, *shape)
     new, _ = rows_of(classes, *shape, seed=1)
     specs = [HeadSpec("ridge", alpha=alpha) for alpha in (100.0, 3.0)]
-    for spec, (plane, alone) in zip(specs, ridge_path(Span(X), y, specs), strict=True):
+    for spec, (model, alone) in zip(specs, RowSpace(X).ridge_path(y, specs), strict=True):
         direct = RidgeClassifier(alpha=spec.alpha).fit(X.astype(np.float64), y)
         wanted = direct.decision_function(new.astype(np.float64)).reshape(len(new), -1)
-        np.testing.assert_allclose(logits(plane, new), wanted, atol=1e-5)
+        np.testing.assert_allclose(model.logits(new), wanted, atol=1e-5)
         if shape[1] < 500:
             left_out = cross_val_predict(
                 RidgeClassifier(alpha=spec.alpha),
@@ -85,7 +78,7 @@ def test_discriminant_analysis(shrinkage: float, classes: int, shape: tuple[int,
     X, y = rows_of(classes, *shape)
     direct = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage)
     direct.fit(X.astype(np.float64), y)
-    found = logits(discriminant(Span(X), y, HeadSpec("lda", shrinkage=shrinkage)), X)
+    found = RowSpace(X).discriminant(y, HeadSpec("lda", shrinkage=shrinkage)).logits(X)
     wanted = direct.decision_function(X.astype(np.float64)).reshape(found.shape)
     if classes > 2:  # logits are free up to a number a row
         found, wanted = (z - z.mean(axis=1, keepdims=True) for z in (found, wanted))
@@ -98,8 +91,8 @@ def test_a_fit_that_does_not_settle_is_said(
     monkeypatch.setattr(linear_solvers, "MAX_ITERATIONS", 1)
     X, y = rows_of(2, 60, 5)
     with caplog.at_level(logging.WARNING, "headstart"):
-        list(logistic_path(Span(X), y, [HeadSpec("logistic")]))
-    assert "not settled after 1 steps" in caplog.text
+        list(RowSpace(X).logistic_path(y, [HeadSpec("logistic")]))
+    assert "not converged in 1 steps" in caplog.text
 
 
 @pytest.mark.parametrize("width", [3, 200])
@@ -109,7 +102,7 @@ def test_rows_that_are_their_class_are_told_by_the_nearest(copies: int, width: i
     X, y = np.repeat(means, copies, axis=0), np.repeat(y, copies)
     new = means[np.arange(30) % 3] + rows_of(3, 30, width, seed=1)[0] / 9
     nearest = ((new[:, None] - means) ** 2).sum(axis=2).argmin(axis=1)
-    found = probabilities(logits(discriminant(Span(X), y, HeadSpec("lda")), new))
+    found = probabilities(RowSpace(X).discriminant(y, HeadSpec("lda")).logits(new))
     np.testing.assert_array_equal(found.argmax(axis=1), nearest)
     np.testing.assert_allclose(found.sum(axis=1), 1)
 
@@ -120,7 +113,7 @@ def test_a_ridge_without_each_group_is_the_direct_fit(width: int, alpha: float) 
     X, y = rows_of(3, 60, width)
     # Some rows alone, and groups of fewer and of more rows than there are features.
     groups = np.concatenate([np.arange(20), np.repeat([20, 21], 3), np.full(34, 22)])
-    _, alone = next(ridge_path(Span(X), y, [HeadSpec("ridge", alpha=alpha)], groups))
+    _, alone = next(RowSpace(X).ridge_path(y, [HeadSpec("ridge", alpha=alpha)], groups))
     direct = cross_val_predict(
         RidgeClassifier(alpha=alpha),
         X.astype(np.float64),

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from classify.heads.keras_head import DenseHead, _build, fit_heads
-from classify.heads.parallel_fit import RUNGS, _batches
-from classify.heads.parallel_heads import Rows, build_stack, head_weights
+from classify.heads.keras_head import DenseHead, build_model, fit_heads
+from classify.heads.parallel_fit import RUNGS, Batches
+from classify.heads.parallel_heads import TrainingSet, build_stack
 from classify.settings.head_spec import HeadSpec, groups_of
 from extract.trunks.backend import fetch, load_keras
 from tests.test_heads_contract import rows_of
@@ -39,8 +39,8 @@ def specs_of(kind: str, **settings: Any) -> list[HeadSpec]:
 
 
 @functools.cache
-def rows(classes: int = 3, count: int = 90) -> Rows:
-    return Rows(*rows_of(classes, (8,), count), *rows_of(classes, (8,), 30, seed=1))
+def rows(classes: int = 3, count: int = 90) -> TrainingSet:
+    return TrainingSet(*rows_of(classes, (8,), count), *rows_of(classes, (8,), 30, seed=1))
 
 
 def scores(head: DenseHead, classes: int = 3) -> np.ndarray:
@@ -75,7 +75,7 @@ def plain_keras(spec: HeadSpec, first: list[np.ndarray], classes: int) -> tuple[
     """The head as a Keras user writes it, from the same first weights on the same batches."""
     keras = load_keras()
     X, y, X_validation, _ = rows(classes, count=80)
-    model = _build(keras, spec, X.shape[1:], classes)
+    model = build_model(spec, X.shape[1:], classes)
     model.set_weights(first)
     if spec.l2:
         for layer in model.layers:
@@ -112,7 +112,7 @@ def plain_keras(spec: HeadSpec, first: list[np.ndarray], classes: int) -> tuple[
 def test_a_head_is_what_plain_keras_makes_of_it(kind: str, classes: int) -> None:
     specs = specs_of(kind, **({} if kind == "linear" else {"dropout": 0.0}))
     given = rows(classes, count=80)
-    first = head_weights(build_stack(specs, given), [1])[0]
+    first = build_stack(specs, given).head_weights([1])[0]
     head = fit_heads(specs, *given)[1]
     _, wanted = plain_keras(specs[1], first, classes)
     np.testing.assert_allclose(head.predict_proba(given.X_validation), wanted, atol=1e-4)
@@ -137,7 +137,7 @@ def test_heads_of_different_shapes_keep_their_places() -> None:
 @pytest.mark.parametrize("count", [7, 40, 45])
 def test_an_epoch_holds_each_row_once_and_fills_its_last_batch(count: int) -> None:
     X = np.arange(count, dtype=np.float32)[:, None]
-    batches = _batches(X, np.arange(count), 20)
+    batches = Batches(X, np.arange(count), 20)
     orders = []
     for epoch in (0, 1, 0):
         batches.shuffle(9, epoch)
@@ -152,17 +152,15 @@ def test_an_epoch_holds_each_row_once_and_fills_its_last_batch(count: int) -> No
 
 
 def test_every_epoch_trains_in_its_own_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    from classify.heads.parallel_fit import _Batches
-
     seen = []
-    take = _Batches.__getitem__
+    take = Batches.__getitem__
 
     def recorded(self: Any, batch: int) -> Any:
         if len(self.X) == 90:
             seen.append((batch, tuple(self.order)))
         return take(self, batch)
 
-    monkeypatch.setattr(_Batches, "__getitem__", recorded)
+    monkeypatch.setattr(Batches, "__getitem__", recorded)
     fit_heads(specs_of("linear"), *rows(), order_seed=4)
     wanted = [
         (batch, tuple(np.random.default_rng([4, epoch]).permutation(90)))
@@ -274,7 +272,7 @@ def test_a_head_whose_loss_is_no_number_does_not_harm_the_others() -> None:
 def test_the_layers_of_a_head_are_plain_keras(kind: str) -> None:
     keras = load_keras()
     spec = specs_of(kind)[0]
-    model = _build(keras, spec, (8,), 3)
+    model = build_model(spec, (8,), 3)
     assert type(model) is keras.Sequential
     wanted = {
         "plain": ["Dense", "Dropout", "Dense"],
@@ -284,7 +282,7 @@ def test_the_layers_of_a_head_are_plain_keras(kind: str) -> None:
     }
     assert [type(layer).__name__ for layer in model.layers] == wanted.get(kind, wanted["plain"])
     # Its weights are a stack's, in the same order.
-    weights = head_weights(build_stack([spec], rows()), [0])[0]
+    weights = build_stack([spec], rows()).head_weights([0])[0]
     assert [w.shape for w in weights] == [tuple(w.shape) for w in model.weights]
 
 

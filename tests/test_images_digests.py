@@ -8,10 +8,11 @@ import h5py
 import numpy as np
 import pytest
 
+from classify import sweep
 from classify.cli import train_head
 from classify.data.dataset import load_dataset
 from classify.data.splits import split_folds, split_rows
-from classify.search.search import _with_layer, sweep
+from classify.search.search import _with_layer
 from classify.settings.head_spec import HeadSpec
 from extract.core.errors import SettingError, SplitError
 from extract.images.digests import describe_leaks, group_by_digest

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.memory_budget import COPIES, MemoryBudget, feature_bytes, plan_memory
-from classify.data.out_of_core import Features, StoredRows, iter_chunks, join_layers
+from classify.data.out_of_core import Features, StoredRows, all_finite, iter_chunks, join_layers
 from classify.data.views import StoredViews
 from classify.settings.config import GROUPS
 from extract.core.config import TrunkSpec
@@ -24,7 +24,6 @@ from extract.images.digests import group_by_digest
 from extract.store.open import Store, open_store
 
 _SHOWN_CLASSES = 10  # in a summary
-_SPLITS = ("training", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -79,45 +78,39 @@ class Dataset:
         """
         made_by = [self.trunk.to_dict(), self.weights_sha256, self.dtype, self.precision]
         made_by += [self.calibration_sha256] if self.calibration_sha256 else []
-        if self.views:
-            made_by.append(asdict(self.views.spec))
+        made_by += [asdict(self.views.spec)] if self.views else []
         rows = [self.keys, self.groups, self.y.tolist(), self.split.tolist()]
         described = json.dumps([made_by, self.class_names, rows])
         digest = hashlib.blake2b(described.encode(), digest_size=16)
-        if isinstance(self.X, StoredRows):
-            digest.update(self.X.identity.encode())
-        else:
-            digest.update(np.ascontiguousarray(self.X).data)
+        stored = isinstance(self.X, StoredRows)
+        digest.update(self.X.identity.encode() if stored else np.ascontiguousarray(self.X).data)
         return digest.hexdigest()
 
     def __repr__(self) -> str:
-        lines = [f"{name}: {value}" for name, value in self._summary().items()]
-        return "\n  ".join([f"Dataset {self.path or ''}".rstrip(), *lines])
+        return "\n  ".join(["Dataset", *(f"{name}: {text}" for name, text in self._summary())])
 
     def _repr_html_(self) -> str:
         """Return the same as a table, for notebooks."""
-        rows = [
-            f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>"
-            for name, value in {"file": str(self.path or ""), **self._summary()}.items()
-        ]
-        return f"<table>{''.join(rows)}</table>"
+        cells = [f"<th>{name}</th><td>{html.escape(text)}</td>" for name, text in self._summary()]
+        return f"<table><tr>{'</tr><tr>'.join(cells)}</tr></table>"
 
-    def _summary(self) -> dict[str, str]:
-        """Describe the dataset in a few short texts by name."""
+    def _summary(self) -> list[tuple[str, str]]:
+        """Describe the dataset in a few short texts, each with its name."""
         counts = np.bincount(self.y, minlength=len(self.class_names))
         classes = [
             f"{quoted(name if len(name) <= 40 else name[:37] + '...')} {count}"
             for name, count in zip(self.class_names[:_SHOWN_CLASSES], counts, strict=False)
         ]
         more = len(self.class_names) - len(classes)
-        sides = zip(np.bincount(self.split, minlength=3), _SPLITS, strict=True)
+        training, validation, test = np.bincount(self.split, minlength=3)
         place = "read from the file" if isinstance(self.X, StoredRows) else "in memory"
-        return {
-            "images": str(len(self.y)),
-            "classes": ", ".join(classes) + (f" and {more} more" if more else ""),
-            "features": f"{self.layer}, {self.X.shape[1:]} float32, {place}",
-            "splits": ", ".join(f"{name} {count}" for count, name in sides),
-        }
+        return [
+            ("file", str(self.path)),
+            ("images", str(len(self.y))),
+            ("classes", ", ".join(classes) + (f" and {more} more" if more else "")),
+            ("features", f"{self.layer}, {self.X.shape[1:]} float32, {place}"),
+            ("splits", f"training {training}, validation {validation}, test {test}"),
+        ]
 
 
 def load_dataset(
@@ -145,25 +138,24 @@ def load_dataset(
     with open_store(path) as store:
         layers = _choose_layers(store, layer)
         rows = _usable_rows(store)
-        budget = plan_memory(store, layers, len(rows), memory)
+        X, views = _read(store, layers, rows, memory)
+        stored_groups = None if store.groups is None else [store.groups[row] for row in rows]
+        digests = store.digests()[rows]
+        names = ("weights_sha256", "precision", "calibration_sha256", "source", "columns")
         dataset = Dataset(
-            X=_features(store, layers, rows, budget),
+            X=X,
             y=store.labels[rows],
             keys=[store.keys[row] for row in rows],
-            groups=_groups(store, rows, groups),
+            groups=stored_groups if groups == "stored" else group_by_digest(digests, stored_groups),
             split=store.split[rows],
             class_names=store.class_names,
-            layer=budget.layer,
+            layer="+".join(layers),
             trunk=store.spec,
-            weights_sha256=store.attributes["weights_sha256"],
             dtype=store.dtype,
             path=Path(path),
-            precision=store.attributes["precision"],
-            calibration_sha256=store.attributes.get("calibration_sha256", ""),
-            views=_views(store, layers, rows, budget),
-            source=store.attributes.get("source", ""),
-            columns=store.attributes.get("columns", ""),
-            digests=store.digests()[rows],
+            views=views,
+            digests=digests,
+            **{name: store.attributes.get(name, "") for name in names},
         )
     _check_finite(dataset)
     return dataset
@@ -193,8 +185,7 @@ def check_weights(dataset: Dataset, sha256: str) -> None:
     if sha256 != dataset.weights_sha256:
         raise HeadError(
             f"weights: {dataset.trunk.weights} has SHA-256 {sha256[:12]}; expected "
-            f"{dataset.weights_sha256[:12]}, which made the features; restore that file, or "
-            "extract again"
+            f"{dataset.weights_sha256[:12]}, which made the features; restore it, or extract again"
         )
 
 
@@ -204,16 +195,14 @@ def _choose_layers(store: Store, layer: str | None) -> list[str]:
         raise SettingError(f"layer: the store holds {', '.join(known)}; name one with --layer")
     # The name of a single layer may contain "+".
     layers = known if layer is None else [layer] if layer in known else layer.split("+")
-    for name in layers:
-        if name not in known:
-            raise SettingError(unknown_name("layer", name, known))
+    if unknown := [name for name in layers if name not in known]:
+        raise SettingError(unknown_name("layer", unknown[0], known))
     return layers
 
 
 def _usable_rows(store: Store) -> NDArray[np.int64]:
     """Return the increasing labelled rows with features; log the number of the others."""
-    missing = int((store.status == PENDING).sum())
-    if missing:
+    if missing := int((store.status == PENDING).sum()):
         raise StoreError(
             f"{store.path}: {missing} of {len(store.keys)} images have no features yet; expected "
             "a finished store; run the same extract-features command again to continue"
@@ -225,47 +214,34 @@ def _usable_rows(store: Store) -> NDArray[np.int64]:
             f"{store.path}: none of {len(store.keys)} images has features and a label; expected "
             "images in class folders; extract features from such a folder"
         )
-    for left_out, reason in (
-        (~done, "that could not be read"),
-        (done & ~labelled, "without a label"),
-    ):
-        if left_out.any():
-            log.info("left out: %d images %s", left_out.sum(), reason)
+    if not done.all():
+        log.info("left out: %d images that could not be read", (~done).sum())
+    if (done & ~labelled).any():
+        log.info("left out: %d images without a label", (done & ~labelled).sum())
     return rows
 
 
-def _groups(store: Store, rows: NDArray[np.int64], groups: str) -> list[str] | None:
-    stored = None if store.groups is None else [store.groups[row] for row in rows]
-    return stored if groups == "stored" else group_by_digest(store.digests()[rows], stored)
-
-
-def _features(
-    store: Store, layers: list[str], rows: NDArray[np.int64], budget: MemoryBudget
-) -> Features:
-    """Read the features if they fit into memory; otherwise return rows that are read later."""
-    width, size = math.prod(budget.shape), feature_bytes(len(rows), budget.shape)
-    text = f"{store.path}: {len(rows)} rows of {width} features, {_format_bytes(size)}"
+def _read(
+    store: Store, layers: list[str], rows: NDArray[np.int64], memory: float | None
+) -> tuple[Features, StoredViews | None]:
+    """Read the features if they fit into memory, and open the views if they fit as well."""
+    budget = plan_memory(store, layers, len(rows), memory)
+    size, free = feature_bytes(len(rows), budget.shape), _format_bytes(budget.free)
+    text = f"{store.path}: {len(rows)} rows of {math.prod(budget.shape)} features"
     if budget.holds_features:
-        log.info("%s, in memory", text)
-        return join_layers([store.read(name, rows) for name in layers])
-    free = _format_bytes(budget.free)
-    text += f", read from the file while training: {COPIES} times as much does not fit into {free}"
-    log.info("%s", text)
-    identity = hashlib.blake2b(store.digests()[rows].tobytes(), digest_size=16).hexdigest()
-    return StoredRows(store.path, layers, rows, budget.shape, identity)
-
-
-def _views(
-    store: Store, layers: list[str], rows: NDArray[np.int64], budget: MemoryBudget
-) -> StoredViews | None:
-    """Return the augmented views, if there are any and they fit into memory with the features."""
+        log.info("%s, %s, in memory", text, _format_bytes(size))
+        X: Features = join_layers([store.read(name, rows) for name in layers])
+    else:
+        text += f", {_format_bytes(size)}, read from the file while training"
+        log.info("%s: %d times as much does not fit into %s", text, COPIES, free)
+        identity = hashlib.blake2b(store.digests()[rows].tobytes(), digest_size=16).hexdigest()
+        X = StoredRows(store.path, layers, rows, budget.shape, identity)
     if budget.holds_views:
-        return StoredViews(store.path, layers, rows, store.view_spec)
+        return X, StoredViews(store.path, layers, rows, store.view_spec)
     if views := store.view_spec.views:
-        size = _format_bytes((1 + views) * feature_bytes(len(rows), budget.shape))
-        free = _format_bytes(budget.free)
-        log.info("left out: views; with them %d times %s does not fit into %s", COPIES, size, free)
-    return None
+        needed = _format_bytes((1 + views) * size)
+        log.info("left out: views, for %d times %s does not fit into %s", COPIES, needed, free)
+    return X, None
 
 
 def _format_bytes(size: int) -> str:
@@ -274,12 +250,13 @@ def _format_bytes(size: int) -> str:
 
 def _check_finite(dataset: Dataset) -> None:
     """Raise StoreError unless every feature is a finite number."""
-    bad: list[str] = []
-    for positions, chunk in iter_chunks(dataset.X):
-        # NaN and infinity pass through min and max, which need no copy; isfinite makes one.
-        if not (np.isfinite(chunk.min()) and np.isfinite(chunk.max())):
-            keys = zip(dataset.keys[positions], chunk, strict=True)
-            bad += [key for key, features in keys if not np.isfinite(features).all()]
+    bad = [
+        key
+        for positions, chunk in iter_chunks(dataset.X)
+        if not all_finite(chunk)
+        for key, features in zip(dataset.keys[positions], chunk, strict=True)
+        if not all_finite(features)
+    ]
     if bad:
         raise StoreError(
             f"{dataset.path}: the features of {len(bad)} images are not finite numbers, first "

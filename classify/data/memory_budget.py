@@ -41,13 +41,8 @@ def plan_memory(store: Store, layers: list[str], rows: int, memory: float | None
     shape = shapes[0] if len(shapes) == 1 else (sum(map(math.prod, shapes)),)
     free = free_memory() if memory is None else int(memory * 1e9)
     needed, views = COPIES * feature_bytes(rows, shape), store.view_spec.views
-    return MemoryBudget(
-        "+".join(layers),
-        shape,
-        holds_features=needed <= free,
-        holds_views=views > 0 and needed * (1 + views) <= free,
-        free=free,
-    )
+    holds_views = views > 0 and needed * (1 + views) <= free
+    return MemoryBudget("+".join(layers), shape, needed <= free, holds_views, free)
 
 
 def feature_bytes(rows: int, shape: tuple[int, ...]) -> int:

@@ -126,15 +126,11 @@ class Epoch:
 
     def __init__(self, X: StoredRows, seed: Sequence[int] | None = None) -> None:
         self._X = X
-        if seed is None:
-            # Rows that fit into one window are read once and stay for the next epoch.
-            small = len(X) * X._row_bytes <= WINDOW_BYTES
-            self._windows = X.windows(WINDOW_BYTES if small else PIECE_BYTES)
-            self.order = np.arange(len(X))
-        else:
-            random = np.random.default_rng(seed)
-            self._windows = X.windows(WINDOW_BYTES, random)
-            self.order = np.concatenate([random.permutation(w) for w in self._windows])
+        random = None if seed is None else np.random.default_rng(seed)
+        # Without a seed, rows that fit into one window are read once and stay for the next epoch.
+        small = len(X) * X._row_bytes <= WINDOW_BYTES
+        self._windows = X.windows(WINDOW_BYTES if random or small else PIECE_BYTES, random)
+        self.order = np.concatenate([random.permutation(w) if random else w for w in self._windows])
         self._ends = np.cumsum([len(window) for window in self._windows])
         self._loaded: dict[int, Rows] = {}
         self._next, self._reader = 0, read_ahead(X, self._windows)
@@ -188,11 +184,8 @@ def iter_chunks(X: Features) -> Iterator[tuple[slice, Rows]]:
     Yields:
         The positions and the rows of each chunk.
     """
-    if not isinstance(X, StoredRows):
-        yield slice(0, len(X)), X
-        return
-    windows, start = X.windows(PIECE_BYTES), 0
-    for rows in read_ahead(X, windows):
+    start = 0
+    for rows in read_ahead(X, X.windows(PIECE_BYTES)) if isinstance(X, StoredRows) else [X]:
         yield slice(start, start + len(rows)), rows
         start += len(rows)
 
@@ -201,9 +194,7 @@ def flatten(X: Features) -> Any:
     """Return feature maps as vectors, (N, D)."""
     if not isinstance(X, StoredRows):
         return X.reshape(len(X), -1)
-    if len(X.shape) == 2:
-        return X
-    return X.map(lambda rows: rows.reshape(len(rows), -1), (math.prod(X.shape[1:]),))
+    return X if len(X.shape) == 2 else X.map(flatten, (math.prod(X.shape[1:]),))
 
 
 def rough_mean(X: Features) -> NDArray[np.float64]:
@@ -211,6 +202,11 @@ def rough_mean(X: Features) -> NDArray[np.float64]:
     first = np.arange(min(_FIRST_ROWS, len(X)))
     rows = X.read(first) if isinstance(X, StoredRows) else X[first]
     return np.asarray(rows.mean(axis=0, dtype=np.float64))
+
+
+def all_finite(X: Rows) -> bool:
+    """Return whether no number is NaN or infinite; unlike isfinite, min and max need no copy."""
+    return bool(np.isfinite([X.min(), X.max()]).all())
 
 
 def join_layers(features: Sequence[NDArray[np.floating]]) -> Rows:

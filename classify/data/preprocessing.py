@@ -50,9 +50,8 @@ class Transform:
         self._fitted = []
         for step in self.steps:
             X = flatten(X)
-            fitted = _fit(step, X)
-            X = _apply(step, fitted, X)
-            self._fitted.append(fitted)
+            self._fitted.append(_fit(step, X))
+            X = _apply(step, self._fitted[-1], X)
         return X
 
     def apply(self, X: Features) -> Any:
@@ -98,7 +97,7 @@ def _fit(step: str, X: Any) -> _Fitted:
         # A constant feature becomes zero instead of a multiple of rounding errors.
         constant = spread <= 1e-6 * largest
         scale = np.where(constant, 0, 1 / np.where(constant, 1, spread))
-        return {"mean": _single(mean), "scale": _single(scale)}
+        return {"mean": mean.astype(np.float32), "scale": scale.astype(np.float32)}
     if step.startswith("pca="):
         return _fit_pca(int(step.partition("=")[2]), X)
     return {}
@@ -129,16 +128,16 @@ def _fit_pca(count: int, X: Rows) -> _Fitted:
             f"expected at most {most}; choose fewer components"
         )
     mean = X.mean(axis=0, dtype=np.float64)
-    centred = X - _single(mean)
+    centred = X - mean.astype(np.float32)
     tall = len(X) >= X.shape[1]
     gram = (centred.T @ centred if tall else centred @ centred.T).astype(np.float64)
     vectors = np.linalg.eigh(gram)[1][:, ::-1][:, :count]
-    axes = vectors if tall else centred.T @ _single(vectors)
+    axes = vectors if tall else centred.T @ vectors.astype(np.float32)
     axes = axes / np.maximum(np.linalg.norm(axes, axis=0), np.finfo(np.float32).tiny)
     # The sign of an axis is arbitrary; it must not depend on the order of the rows.
     largest = np.abs(axes).argmax(axis=0)
     axes = axes * np.where(axes[largest, np.arange(count)] < 0, -1, 1)
-    return {"mean": _single(mean), "axes": _single(axes)}
+    return {"mean": mean.astype(np.float32), "axes": axes.astype(np.float32)}
 
 
 def _apply(step: str, fitted: _Fitted, X: Features) -> Any:
@@ -162,7 +161,3 @@ def _apply_to_batch(step: str, fitted: _Fitted, rows: Rows) -> Floats:
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         return rows / np.where(lengths > 0, lengths, 1)
     return (rows - fitted["mean"]) @ fitted["axes"]
-
-
-def _single(values: Floats) -> Rows:
-    return values.astype(np.float32)

@@ -1,6 +1,7 @@
 """Division of the rows into training, validation and test rows."""
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -88,9 +89,9 @@ def split_folds(dataset: Dataset, folds: int, seed: int = 0) -> list[Split]:
     rows = development_rows(dataset)
     _check_groups(dataset, np.where(dataset.split == TEST, TEST, TRAIN))
     names, K = group_names(dataset), len(dataset.class_names)
-    members: dict[str, list[int]] = {}
+    members = defaultdict(list)
     for row in rows.tolist():
-        members.setdefault(names[row], []).append(row)
+        members[names[row]].append(row)
     if folds > len(members):
         raise SplitError(
             f"folds: found {folds} for {len(members)} images or groups; expected at most "
@@ -103,12 +104,14 @@ def split_folds(dataset: Dataset, folds: int, seed: int = 0) -> list[Split]:
         fold = min(range(folds), key=lambda f: (counts[f] @ added, counts[f].sum()))
         counts[fold] += added
         fold_of_row[members[name]] = fold
-    sides = [np.where(fold_of_row == fold, VALIDATION, TRAIN) for fold in range(folds)]
-    sides = [np.where(fold_of_row < 0, TEST, fold_sides) for fold_sides in sides]
-    for fold_sides in sides:
-        _check_classes(dataset, fold_sides, warn=False)
+    splits = []
+    for fold in range(folds):
+        sides = np.where(fold_of_row == fold, VALIDATION, TRAIN)
+        sides[fold_of_row < 0] = TEST
+        _check_classes(dataset, sides, warn=False)
+        splits.append(_split(sides, "fold"))
     _warn_of_leaks(dataset, fold_of_row, "folds", _GROUP_COPIES)
-    return [_split(fold_sides, "fold") for fold_sides in sides]
+    return splits
 
 
 def _split(sides: _Sides, origin: str) -> Split:
@@ -155,17 +158,17 @@ def group_names(dataset: Dataset) -> list[str]:
 
 def _check_classes(dataset: Dataset, sides: _Sides, warn: bool = True) -> None:
     """Raise SplitError where no head could be trained or compared."""
-    names = np.array(dataset.class_names, dtype=object)
+    names = dataset.class_names
     if len(names) < 2:
         raise SplitError(
             f"classes: found {', '.join(names)}; expected two or more; "
             "put the images of each class in a folder of its own"
         )
-    missing_train, missing_validation = (
-        names[np.bincount(dataset.y[sides == side], minlength=len(names)) == 0].tolist()
+    missing_train, missing = (
+        [names[label] for label in np.setdiff1d(np.arange(len(names)), dataset.y[sides == side])]
         for side in (TRAIN, VALIDATION)
     )
-    if len(missing_validation) == len(names):
+    if len(missing) == len(names):
         raise SplitError(
             f"validation: none of {len(dataset.y)} labelled images; expected some to compare heads "
             "on; add images, or put some in a validation/ folder"
@@ -175,9 +178,8 @@ def _check_classes(dataset: Dataset, sides: _Sides, warn: bool = True) -> None:
             f"classes: no training image of {', '.join(missing_train)}; expected one or more of "
             "each class; add some, or leave the class out"
         )
-    if missing_validation and warn:
-        classes = ", ".join(missing_validation)
-        log.warning("no validation image of %s: these classes are not validated", classes)
+    if missing and warn:
+        log.warning("no validation image of %s: not validated", ", ".join(missing))
 
 
 def _check_groups(dataset: Dataset, sides: _Sides) -> None:

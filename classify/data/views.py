@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from classify.data.out_of_core import Labels, Rows, join_layers
+from classify.data.out_of_core import Labels, Rows, all_finite, join_layers
 from extract.core.config import ViewSpec
 from extract.core.errors import StoreError
 from extract.store.open import open_store
@@ -56,7 +56,7 @@ class StoredViews:
             has_views = np.isin(rows, store.view_rows)
             parts = [store.read_views(layer, rows[has_views]) for layer in self._layers]
         joined = join_layers([part.reshape(-1, *part.shape[2:]) for part in parts])
-        if joined.size and not (np.isfinite(joined.min()) and np.isfinite(joined.max())):
+        if joined.size and not all_finite(joined):
             raise StoreError(
                 f"{self._path}: found views with numbers that are not finite; expected numbers "
                 "that fit their type; extract again with --dtype float32"

@@ -1,8 +1,8 @@
-"""Fine-tuning from the freeze boundary: the blocks above the cached layer, then blocks and head.
+"""Fine-tuning of the trunk's blocks above the cached layer together with a head.
 
-Below that layer the trunk stays frozen, so its cached maps are all that training needs. First the
-blocks run once over the maps, and heads are searched for on what they give, as always. Then the
-best head and the blocks train together, at a low rate.
+Below that layer the trunk stays frozen, so that training needs only the cached feature maps. First
+the blocks run once over the maps, and the best head on their output is searched for as always. Then
+that head and the blocks are trained together at a low learning rate.
 """
 
 from dataclasses import replace
@@ -10,14 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset, check_weights
-from classify.data.out_of_core import StoredRows
+from classify.data.out_of_core import Labels, Rows, StoredRows
 from classify.data.preprocessing import Transform
-from classify.data.splits import TEST, Split, group_names
-from classify.finetune.joint_model import Maps, join, train_together
-from classify.heads.keras_head import DenseHead
+from classify.data.splits import TEST, Split, development_rows, group_names
 from classify.heads.registry import FittedHead
 from classify.search import search
 from classify.search.bootstrap import Bootstrap, confidence_interval, reduce_scores
@@ -28,59 +25,59 @@ from extract.core.console import log, progress
 from extract.core.errors import HeadError
 from extract.trunks.backend import compile_model, fetch
 
-# Maps in one call of the blocks.
-_MAPS = 32
+# Feature maps in one call of the blocks.
+_BATCH = 32
 
 
 def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Result:
-    """Find the best head on the pooled output of the blocks, then train both together.
+    """Search for the best head on the pooled output of the blocks, then train both together.
 
     Args:
-        dataset: The maps of one layer.
-        config: The heads, how they are judged and how blocks and head are trained.
-        folder: Where finished candidates are kept and found again; None keeps nothing.
+        dataset: The feature maps of one layer.
+        config: The heads, their comparison and the settings of fine-tuning.
+        folder: The folder of the checkpoint of finished candidates; None for no checkpoint.
 
     Returns:
-        The ranked heads, and the best one together with the blocks: a head that takes maps.
+        The ranked heads, and the best one joined with the blocks: a head that takes feature maps.
 
     Raises:
-        HeadError: The features are no maps, the weights are not those that made them, or a head
+        HeadError: The features are not maps, the weights are not those that made them, or a head
             could not be trained.
         Stopped: Ctrl-C; it carries the ranked heads, if there are any.
-        TrunkError: The trunk cannot be parted at this layer.
+        TrunkError: The trunk cannot be divided at this layer.
         SplitError: The rows cannot be divided.
     """
+    from extract.trunks.upper_blocks import build_upper_blocks
+
     check_maps(dataset)
-    rest = _open_rest(dataset)
-    seen = np.flatnonzero(dataset.split != TEST)
-    pooled = pool(rest.model, dataset.X)[seen]
-    found = search.run(_part(dataset, pooled, seen), config, folder)
-    own = found.splits[0]
-    test = np.flatnonzero(dataset.split == TEST)
-    split = Split(seen[own.train], seen[own.validation], test, own.origin)
-    assert found.head is not None
-    assert isinstance(found.head.head, DenseHead)
+    upper = build_upper_blocks(dataset.trunk, dataset.layer)
+    check_weights(dataset, upper.weights_sha256)
+    rows, test = development_rows(dataset), np.flatnonzero(dataset.split == TEST)
+    result = search.run(_select(dataset, pool(upper.model, dataset.X)[rows], rows), config, folder)
+    pooled = result.splits[0]
+    split = Split(rows[pooled.train], rows[pooled.validation], test, pooled.origin)
+    assert result.head is not None
     try:
-        head, outcome = _train(rest.model, found.head.head, dataset, split, config)
+        head, finetuned = _train(upper.model, result.head.head, dataset, split, config)
     except KeyboardInterrupt:
-        raise search.Stopped(found, len(config.candidates)) from None
+        raise search.Stopped(result, len(config.candidates)) from None
     return replace(
-        found,
+        result,
         splits=[split],
         head=FittedHead(Transform(), head),
         test=measure(dataset.y[test], head.predict_proba(dataset.X[test])) if len(test) else None,
         dataset=dataset,
-        finetuned=outcome,
+        finetuned=finetuned,
         scores=head.predict_proba(dataset.X[split.validation]),
     )
 
 
 def check_maps(dataset: Dataset) -> None:
-    """Raise HeadError unless a dataset holds maps, in memory, which blocks can run over."""
+    """Raise HeadError unless a dataset holds feature maps, in memory."""
     if isinstance(dataset.X, StoredRows):
         raise HeadError(
-            f"finetune: the maps of {dataset.layer} do not fit into memory beside their copies; "
-            "expected room for all of them; see --memory, or cut the trunk higher up"
+            f"finetune: the maps of {dataset.layer} do not fit into memory with training's copies; "
+            "expected enough for all of them; see --memory, or choose a higher layer"
         )
     if dataset.X.ndim != 4:
         raise HeadError(
@@ -89,17 +86,8 @@ def check_maps(dataset: Dataset) -> None:
         )
 
 
-def _open_rest(dataset: Dataset) -> Any:
-    """Build the blocks above a dataset's layer, with the weights of the trunk that made it."""
-    from extract.trunks.upper_blocks import build_upper_blocks
-
-    rest = build_upper_blocks(dataset.trunk, dataset.layer)
-    check_weights(dataset, rest.weights_sha256)
-    return rest
-
-
-def _part(dataset: Dataset, X: Maps, rows: NDArray[np.int64]) -> Dataset:
-    """Return some rows of a dataset, with other features; no test rows, so none are touched."""
+def _select(dataset: Dataset, X: Rows, rows: Labels) -> Dataset:
+    """Return some rows of a dataset with other features."""
     return replace(
         dataset,
         X=X,
@@ -113,57 +101,56 @@ def _part(dataset: Dataset, X: Maps, rows: NDArray[np.int64]) -> Dataset:
     )
 
 
-def pool(blocks: Any, X: Maps) -> NDArray[np.float32]:
-    """Run the blocks over maps.
+def pool(blocks: Any, X: Rows) -> Rows:
+    """Run the blocks over feature maps.
 
     Args:
-        blocks: ``Rest.model``.
+        blocks: ``UpperBlocks.model``.
         X: (N, h, w, C) float32.
 
     Returns:
         (N, D) float32.
     """
-    call = compile_model(blocks, "float32", _MAPS)
+    call = compile_model(blocks, "float32", _BATCH)
     parts = []
     with progress(len(X), "images", label="blocks") as bar:
-        for start in range(0, len(X), _MAPS):
-            maps = X[start : start + _MAPS]
-            full = np.resize(maps, (_MAPS, *maps.shape[1:]))  # one shape is compiled
+        for start in range(0, len(X), _BATCH):
+            maps = X[start : start + _BATCH]
+            full = np.resize(maps, (_BATCH, *maps.shape[1:]))  # one shape is compiled
             parts.append(fetch(call(full)[0])[: len(maps)])
             bar.update(len(maps))
     return np.concatenate(parts)
 
 
 def _train(
-    blocks: Any, head: DenseHead, dataset: Dataset, split: Split, config: TrainConfig
-) -> tuple[DenseHead, Finetuned]:
-    """Train blocks and head together and say what it did on the validation rows."""
-    tuning = config.finetune or FinetuneConfig()
-    tuned = DenseHead(head.spec, join(blocks, head.model))
-    tuned.history = head.history
+    blocks: Any, head: Any, dataset: Dataset, split: Split, config: TrainConfig
+) -> tuple[Any, Finetuned]:
+    """Train blocks and head together and measure them on the validation rows."""
+    from classify.finetune.joint_model import join, train_together
+
+    tuning, joined = config.finetune or FinetuneConfig(), join(blocks, head)
     y, X = dataset.y[split.validation], dataset.X[split.validation]
-    before = measure(y, tuned.predict_proba(X))
-    best = train_together(blocks, head, dataset, split, tuning, before.loss)
-    scores, names = tuned.predict_proba(X), group_names(dataset)
-    units = [names[row] for row in split.validation]
-    draws = Bootstrap(y, len(dataset.class_names), units, config.seed)
-    values = draws.values(*reduce_scores(y, scores))[config.metric]
+    before = measure(y, joined.predict_proba(X))
+    fit = train_together(blocks, head, dataset, split, tuning, before.loss)
+    scores, names = joined.predict_proba(X), group_names(dataset)
+    groups = [names[row] for row in split.validation]
+    bootstrap = Bootstrap(y, len(dataset.class_names), groups, config.seed)
+    values = bootstrap.values(*reduce_scores(y, scores))[config.metric]
     low, high = confidence_interval(values)
-    outcome = Finetuned(
+    if not fit.best_epoch:
+        log.warning(
+            "finetune: no epoch had a lower validation loss than the head alone; the blocks are "
+            "unchanged; try a lower --finetune-learning-rate"
+        )
+    return joined, Finetuned(
         layer=dataset.layer,
-        epochs=len(best.history["loss"]),
-        best_epoch=best.epoch,
+        epochs=len(fit.history["loss"]),
+        best_epoch=fit.best_epoch,
         before=before,
         after=measure(y, scores),
         score=float(values[0]),
         low=low,
         high=high,
         learning_rate=tuning.finetune_learning_rate,
-        history=best.history,
+        history=fit.history,
     )
-    if not best.epoch:
-        log.warning(
-            "finetune: no epoch had a lower validation loss than the head alone; the blocks stay "
-            "as they were; try a lower --finetune-learning-rate"
-        )
-    return tuned, outcome

@@ -1,31 +1,32 @@
-"""The trunk's upper blocks and a head as one Keras model, and its training from cached maps."""
+"""The trunk's upper blocks and a head as one Keras model, trained on cached feature maps."""
 
 import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset
+from classify.data.out_of_core import Labels, Rows
 from classify.data.splits import Split
 from classify.heads.keras_head import DenseHead
+from classify.heads.parallel_fit import Batches, HeadFit, read_curves
+from classify.heads.parallel_heads import CURVES, class_weights
 from classify.settings.config import FinetuneConfig
 from classify.settings.head_spec import HeadSpec
 from extract.core.console import log, progress
-from extract.trunks.backend import keep_freed_memory, load_keras, on_gpu
+from extract.trunks.backend import keep_freed_memory, on_gpu
+from extract.trunks.keras_import import keras
 
 MOMENTUM = 0.9
-_CURVES = {"loss": "cost", "accuracy": "accuracy"}
-
-Maps = NDArray[np.float32]
-History = dict[str, list[float]]
 
 
-def join(blocks: Any, head: Any) -> Any:
-    """Return one Keras model from maps to what the head says, sharing the weights of both."""
-    keras = load_keras()
+def join(blocks: Any, head: DenseHead) -> DenseHead:
+    """Return a head that takes feature maps; it shares the weights of the blocks and the head."""
     maps = keras.Input(blocks.input_shape[1:], name="maps")
-    return keras.Model(maps, head(blocks(maps, training=False)), name="blocks_and_head")
+    scores = head.model(blocks(maps, training=False))
+    joined = DenseHead(head.spec, keras.Model(maps, scores, name="blocks_and_head"))
+    joined.history = head.history
+    return joined
 
 
 def train_together(
@@ -35,52 +36,63 @@ def train_together(
     split: Split,
     tuning: FinetuneConfig,
     loss: float = math.inf,
-) -> "BestWeights":
-    """Train blocks and head with SGD, and leave them with the weights of the best epoch.
+) -> HeadFit:
+    """Train blocks and head with SGD, and set the weights of the best epoch.
 
     Args:
-        blocks: ``Rest.model``; its batch normalisation stays in inference mode.
-        head: Trained on what the blocks give; its loss, batch size and seed are used.
-        dataset: Maps and classes.
-        split: What is trained on, and what says which epoch is best.
-        tuning: How long and how fast.
-        loss: Validation loss that an epoch must be below to be taken.
+        blocks: ``UpperBlocks.model``; its batch normalisation stays in inference mode.
+        head: Trained on the output of the blocks; its loss, batch size and seed are used.
+        dataset: Feature maps and classes.
+        split: Its training rows are trained on, its validation rows choose the best epoch.
+        tuning: The number of epochs and the learning rate.
+        loss: Validation loss before training; only an epoch with a lower one is used.
 
     Returns:
         The best epoch and the curves.
     """
-    spec = head.spec
     keep_freed_memory()
+    spec, epochs = head.spec, tuning.finetune_epochs
     model = compiled(blocks, head.model, spec, len(dataset.class_names), tuning)
-    with progress(tuning.finetune_epochs, "epoch", label="fine-tuning") as bar:
-        best = BestWeights(model, loss, bar)
+    fit = HeadFit(spec, weights=model.get_weights(), best_loss=loss)
+    with progress(epochs, "epoch", label="fine-tuning") as bar:
+
+        def add_epoch(epoch: int, logs: dict[str, Any]) -> None:
+            (curves,) = read_curves(logs)
+            bar.update(1)
+            bar.set_postfix_str(f"validation accuracy {curves['val_accuracy']:.3f}")
+            fit.add_epoch(curves)
+            if fit.failed:
+                log.warning("finetune: the loss is not finite in epoch %d; stopped", epoch + 1)
+                model.stop_training = True
+            elif fit.best_epoch == epoch + 1:
+                fit.weights = model.get_weights()
+
         model.fit(
-            batches(dataset, split.train, spec, spec.seed or 0),
-            epochs=tuning.finetune_epochs,
-            validation_data=batches(dataset, split.validation, spec),
-            callbacks=[load_keras().callbacks.LambdaCallback(on_epoch_end=best.take)],
+            MapBatches(dataset, split.train, spec, spec.seed or 0),
+            epochs=epochs,
+            validation_data=MapBatches(dataset, split.validation, spec),
+            callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=add_epoch)],
             shuffle=False,  # the batches shuffle themselves
             verbose=0,
         )
-    model.set_weights(best.weights)
-    return best
+    model.set_weights(fit.weights)
+    return fit
 
 
 def compiled(blocks: Any, head: Any, spec: HeadSpec, classes: int, tuning: FinetuneConfig) -> Any:
-    """Return a model that trains blocks and head together.
+    """Compile a model that trains blocks and head together.
 
     Args:
-        blocks: What stands below the head; called in inference mode.
-        head: From what the blocks give to scores.
-        spec: The head's loss: ``label_smoothing`` and ``l2``.
-        classes: How many there are.
+        blocks: The model below the head; called in inference mode.
+        head: From the output of the blocks to scores.
+        spec: Its ``label_smoothing`` and ``l2`` are used.
+        classes: The number of classes.
         tuning: Its ``finetune_learning_rate`` is used.
 
     Returns:
-        A compiled ``keras.Model``, which shares the weights of both.
+        A ``keras.Model`` that shares the weights of both.
     """
-    keras = load_keras()
-    model = type("Joint", (_Joint, keras.Model), {})(blocks, head)
+    model = JointModel(blocks, head)
     for layer in head.layers if spec.l2 else ():
         if isinstance(layer, keras.layers.Dense):
             layer.kernel.regularizer = keras.regularizers.L2(spec.l2)
@@ -88,52 +100,18 @@ def compiled(blocks: Any, head: Any, spec: HeadSpec, classes: int, tuning: Finet
     model.compile(
         optimizer=keras.optimizers.SGD(tuning.finetune_learning_rate, momentum=MOMENTUM),
         loss=getattr(keras.losses, kind)(label_smoothing=spec.label_smoothing or 0.0),
-        # Without smoothing, weights and penalty, as in all other curves.
-        metrics=["accuracy", getattr(keras.metrics, kind)(name=_CURVES["loss"])],
+        # Without smoothing, weights and penalty, as in the curves of all heads.
+        metrics=["accuracy", getattr(keras.metrics, kind)(name=CURVES["loss"])],
         jit_compile=on_gpu(),
     )
     return model
 
 
-class BestWeights:
-    """The epoch with the lowest validation loss.
+class JointModel(keras.Model):
+    """Blocks in inference mode below a head in training.
 
-    Attributes:
-        epoch: Counted from 1; 0 is before the first.
-        loss: Its validation loss.
-        weights: Its weights.
-        history: ``loss``, ``accuracy``, ``val_loss`` and ``val_accuracy`` of each epoch; they end
-            before a loss that is no number.
-    """
-
-    def __init__(self, model: Any, loss: float, bar: Any) -> None:
-        self._model, self._bar = model, bar
-        self.epoch, self.loss, self.weights = 0, loss, model.get_weights()
-        self.history: History = {p + name: [] for p in ("", "val_") for name in _CURVES}
-
-    def take(self, epoch: int, logs: dict[str, Any]) -> None:
-        """Take in one more epoch; ``epoch`` is counted from 0, as Keras does."""
-        now = {
-            p + name: float(logs[p + own]) for p in ("", "val_") for name, own in _CURVES.items()
-        }
-        self._bar.update(1)
-        self._bar.set_postfix_str(f"validation accuracy {now['val_accuracy']:.3f}")
-        if not all(map(math.isfinite, now.values())):
-            log.warning("finetune: the loss is no number in epoch %d; stopped there", epoch + 1)
-            self._model.stop_training = True
-            return
-        for name, value in now.items():
-            self.history[name].append(value)
-        if now["val_loss"] < self.loss:
-            self.epoch, self.loss = epoch + 1, now["val_loss"]
-            self.weights = self._model.get_weights()
-
-
-class _Joint:
-    """Blocks in inference mode under a head in training; joined to ``keras.Model`` where used.
-
-    A functional model will not do: it hands ``training=True`` down past what a call inside it was
-    given, and batch normalisation would follow the batches.
+    A functional model cannot do this: it passes ``training=True`` on to the blocks whatever they
+    were called with, and their batch normalisation would follow the batches.
     """
 
     def __init__(self, blocks: Any, head: Any) -> None:
@@ -141,56 +119,37 @@ class _Joint:
         self.blocks, self.head = blocks, head
 
     def call(self, maps: Any, training: bool = False) -> Any:
-        """Return the scores of (B, h, w, C) maps."""
+        """Return the scores of (B, h, w, C) feature maps."""
         return self.head(self.blocks(maps, training=False), training=training)
 
 
-class _Batches:
-    """Batches of maps, truth and weight; ``batches`` adds ``keras.utils.PyDataset``."""
-
-    def __init__(
-        self, dataset: Dataset, rows: NDArray[np.int64], spec: HeadSpec, seed: int | None
-    ) -> None:
-        super().__init__()
-        K = len(dataset.class_names)
-        self._X, self._y, self._order = dataset.X, dataset.y, rows
-        self._size, self._epoch = spec.batch_size or 1, 0
-        self._truth = np.eye(K, dtype=np.float32)[:, 1:] if K == 2 else np.eye(K, dtype=np.float32)
-        counts = np.bincount(dataset.y[rows], minlength=K)
-        balanced = len(rows) / (K * np.maximum(counts, 1))
-        self._weight = (balanced if spec.class_weight else np.ones(K)).astype(np.float32)
-        self._seed = seed
-        self.on_epoch_end()
-
-    def __len__(self) -> int:
-        return math.ceil(len(self._order) / self._size)
-
-    def __getitem__(self, batch: int) -> tuple[Maps, Maps, Maps]:
-        rows = self._order[batch * self._size : (batch + 1) * self._size]
-        y = self._y[rows]
-        return self._X[rows], self._truth[y], self._weight[y]
-
-    def on_epoch_end(self) -> None:
-        """Go on to the next order; Keras calls this."""
-        if self._seed is not None:
-            draw = np.random.default_rng([self._seed, self._epoch])
-            self._order = draw.permutation(np.sort(self._order))
-        self._epoch += 1
-
-
-def batches(
-    dataset: Dataset, rows: NDArray[np.int64], spec: HeadSpec, seed: int | None = None
-) -> Any:
-    """Return batches for ``fit``: maps, truth as the head's output has it, and weight.
+class MapBatches(Batches):
+    """Batches for ``fit``: feature maps, classes in the form of the head's output, and weights.
 
     Args:
-        dataset: Maps and classes.
-        rows: Which of them.
+        dataset: Feature maps and classes.
+        rows: The rows to use.
         spec: Its ``batch_size`` and ``class_weight`` are used.
-        seed: Decides the order in each epoch; None leaves the rows in theirs.
-
-    Returns:
-        A ``keras.utils.PyDataset``.
+        seed: Seed of the order in each epoch; None keeps the order of the rows.
     """
-    kind = type("Batches", (_Batches, load_keras().utils.PyDataset), {})
-    return kind(dataset, rows, spec, seed)
+
+    def __init__(
+        self, dataset: Dataset, rows: Labels, spec: HeadSpec, seed: int | None = None
+    ) -> None:
+        super().__init__(dataset.X, dataset.y, spec.batch_size or 1, rows)
+        K = len(dataset.class_names)
+        self.truth = np.eye(K, dtype=np.float32)[:, 1 if K == 2 else 0 :]
+        self.weights = class_weights(dataset.y[rows], K, spec)
+        self.seed, self.epoch = seed, 0
+        self.on_epoch_end()
+
+    def __getitem__(self, batch: int) -> tuple[Rows, Rows, Rows]:
+        rows = self.order[batch * self.size : (batch + 1) * self.size]
+        y = self.y[rows]
+        return self.X[rows], self.truth[y], self.weights[y]
+
+    def on_epoch_end(self) -> None:
+        """Shuffle for the next epoch; Keras calls this."""
+        if self.seed is not None:
+            self.shuffle(self.seed, self.epoch)
+        self.epoch += 1

@@ -1,23 +1,22 @@
-"""Keras heads, as many as wanted at once. Only Keras 3's own API: they train on every backend."""
+"""Keras heads. They use only Keras 3's own API, so that they train on every backend."""
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from classify.data.out_of_core import Features, flatten
+from classify.data.out_of_core import Features, Labels, Rows, flatten
 from classify.data.views import RandomViews
-from classify.heads.parallel_fit import Course, History, fit_group
-from classify.heads.parallel_heads import BN_EPSILON, BN_MOMENTUM, Rows
+from classify.heads.parallel_fit import History, fit_group
+from classify.heads.parallel_heads import BN_EPSILON, BN_MOMENTUM, TrainingSet
 from classify.settings.head_spec import HeadSpec, groups_of
 from extract.core.console import progress
 from extract.core.errors import HeadError
-from extract.trunks.backend import load_keras
+from extract.trunks.backend import fetch
+from extract.trunks.keras_import import keras
 
-# Rows in one call of a trained head: bounds what a feature map's hidden layer takes.
+# Rows in one call of a trained head: bounds the memory of the hidden layers of a feature map.
 PREDICT_ROWS = 256
 FILE = "head.keras"
 
@@ -29,31 +28,23 @@ class DenseHead:
     cross-entropy.
 
     Attributes:
-        spec: The settings; a head that was loaded has none.
+        spec: The settings; the defaults for a loaded head.
         history: Curves of the fit: ``loss``, ``accuracy``, ``val_loss``, ``val_accuracy``. They
-            end before a loss that is no number.
-        failed: Why the head is of no use; None where it trained.
+            end before a loss that is not finite.
+        failed: Why the head cannot be used, or None.
+        model: The Keras model from features to scores, with one sigmoid for two classes.
     """
 
     def __init__(self, spec: HeadSpec | None = None, model: Any = None) -> None:
         self.spec = spec or HeadSpec("dense")
         self.history: History = {}
         self.failed: str | None = None
-        self._model = model
-
-    @property
-    def model(self) -> Any:
-        """The Keras model: from features to scores, one sigmoid where there are two classes."""
-        return self._model
+        self.model = model
 
     def fit(
-        self,
-        X: Features,
-        y: NDArray[np.int64],
-        X_validation: Features,
-        y_validation: NDArray[np.int64],
+        self, X: Features, y: Labels, X_validation: Features, y_validation: Labels
     ) -> "DenseHead":
-        """Train on (X, y): ``fit_heads`` of this one head, with its arguments.
+        """Train on (X, y) as ``fit_heads`` does, with its arguments.
 
         Raises:
             HeadError: The loss did not stay finite.
@@ -63,7 +54,7 @@ class DenseHead:
             raise HeadError(head.failed)
         return head
 
-    def predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
+    def predict_proba(self, X: Rows) -> Rows:
         """Score each class for each row.
 
         Args:
@@ -72,104 +63,88 @@ class DenseHead:
         Returns:
             (N, K) float32 scores, 0 to 1; each row sums to 1.
         """
-        ops = load_keras().ops
-        # Called directly: Model.predict costs 50 ms a call and traces anew for each batch size.
-        outputs = [
-            np.asarray(
-                ops.convert_to_numpy(
-                    self._model(ops.convert_to_tensor(X[start : start + PREDICT_ROWS]))
-                )
-            )
-            for start in range(0, len(X), PREDICT_ROWS)
-        ]
-        scores = np.concatenate(outputs)
+        # A direct call: Model.predict takes 50 ms per call and traces each batch size anew.
+        batches = (X[start : start + PREDICT_ROWS] for start in range(0, len(X), PREDICT_ROWS))
+        tensors = map(keras.ops.convert_to_tensor, batches)
+        scores = np.concatenate([fetch(self.model(tensor)) for tensor in tensors])
         return np.hstack([1 - scores, scores]) if scores.shape[1] == 1 else scores
 
     def fits(self, shape: tuple[int, ...], classes: int) -> bool:
-        """Say whether the head takes rows of this shape and scores this many classes."""
+        """Return whether the head takes rows of this shape and scores this many classes."""
         outputs = 1 if classes == 2 else classes
-        return (self._model.input_shape, self._model.output_shape) == (
-            (None, *shape),
-            (None, outputs),
-        )
+        shapes = self.model.input_shape, self.model.output_shape
+        return shapes == ((None, *shape), (None, outputs))
 
     def save(self, folder: Path) -> None:
-        """Write the head into a folder, as ``head.keras``."""
-        self._model.save(folder / FILE)
+        """Write the head to ``head.keras`` in a folder."""
+        self.model.save(folder / FILE)
 
     @classmethod
-    def load(cls, folder: Path) -> "DenseHead":
-        """Read what ``save`` wrote, in Keras' safe mode: nothing from the file is run as code."""
-        model = load_keras().saving.load_model(folder / FILE, compile=False, safe_mode=True)
+    def load(cls, folder: Path, head: str = "dense") -> "DenseHead":
+        """Read a saved head in Keras' safe mode, which runs no code from the file."""
+        model = keras.saving.load_model(folder / FILE, compile=False, safe_mode=True)
         return cls(model=model)
 
 
 def fit_heads(
     specs: Sequence[HeadSpec],
     X: Features | RandomViews,
-    y: NDArray[np.int64],
+    y: Labels,
     X_validation: Features,
-    y_validation: NDArray[np.int64],
+    y_validation: Labels,
     halving: bool = False,
     order_seed: int = 0,
 ) -> list[DenseHead]:
-    """Train heads, those of one shape together in one model with Keras' own ``fit``.
+    """Train heads with Keras' ``fit``, those of one shape together in one model.
 
-    A head is the same (to rounding) whichever others train with it. Its seed decides its first
-    weights and its dropout; the order of the rows is common to all. Groups (``groups_of``) run one
-    after another: who wants each when it is finished calls this group by group.
+    A head is the same (up to rounding) alone and with others. Its seed decides its initial weights
+    and its dropout; all heads share the order of the rows. Groups (``groups_of``) are trained one
+    after another; to get each as soon as it is finished, call this once per group.
 
     Args:
         specs: ``dense`` and ``linear`` heads.
-        X: (A, *shape) float32 features, vectors or feature maps; in memory or not, which decides
-            the order in which they can be mixed; or ``RandomViews`` of them.
+        X: (A, *shape) float32 features, vectors or feature maps, or ``RandomViews`` of them. The
+            order of rows in a store differs from that of rows in memory.
         y: (A,) int64 classes 0 to K - 1, each with a row.
-        X_validation: (B, *shape) float32; they decide nothing but when to stop: with patience, and
-            with halving.
+        X_validation: (B, *shape) float32; it only decides when to stop, with patience or halving.
         y_validation: (B,) int64 classes.
-        halving: Whether the worse half of each group, by validation loss, trains no further after
-            an eighth, a quarter and half of the epochs.
-        order_seed: Decides the order of the rows in each epoch.
+        halving: Stop the half of each group with the higher validation loss after an eighth, a
+            quarter and half of the epochs.
+        order_seed: Seed of the order of the rows in each epoch.
 
     Returns:
-        A trained head a spec. A head whose loss did not stay finite has ``failed``.
+        A trained head per spec. A head whose loss did not stay finite has ``failed``.
     """
-    own = X.flat() if isinstance(X, RandomViews) else flatten(X)
-    rows = Rows(own, y, flatten(X_validation), y_validation)
+    vectors = X.flat() if isinstance(X, RandomViews) else flatten(X)
+    rows = TrainingSet(vectors, y, flatten(X_validation), y_validation)
     heads: dict[int, DenseHead] = {}
     total = sum(spec.epochs or 0 for spec in specs)
     with progress(total, "epoch", label=specs[0].head if len(specs) == 1 else "heads") as bar:
         for group in groups_of(specs):
-            courses = fit_group([specs[i] for i in group], rows, halving, order_seed, bar)
-            for position, course in zip(group, courses, strict=True):
-                heads[position] = _head(course, X.shape[1:], rows.classes)
+            fits = fit_group([specs[i] for i in group], rows, halving, order_seed, bar)
+            for position, fit in zip(group, fits, strict=True):
+                # The same head outside the stack, as a plain Keras model.
+                model = build_model(fit.spec, X.shape[1:], rows.classes)
+                model.set_weights(fit.weights)
+                heads[position] = head = DenseHead(fit.spec, model)
+                head.history, head.failed = fit.history, fit.failed
     return [heads[position] for position in range(len(specs))]
 
 
-def _head(course: Course, shape: tuple[int, ...], classes: int) -> DenseHead:
-    """Make a plain Keras model of what was trained in a stack."""
-    head = DenseHead(course.spec, _build(load_keras(), course.spec, shape, classes))
-    head._model.set_weights(course.weights)
-    head.history, head.failed = course.history, course.failed
-    return head
-
-
-def _build(keras: Any, spec: HeadSpec, shape: tuple[int, ...], classes: int) -> Any:
-    """Build the model of one head, to be given the weights that were trained in a stack."""
+def build_model(spec: HeadSpec, shape: tuple[int, ...], classes: int) -> Any:
+    """Build the Keras model of one head with weights of zero."""
     layers = keras.layers
-    dense = functools.partial(layers.Dense, kernel_initializer="zeros")
-    two = classes == 2
-    hidden = []
+
+    def dense(width: int, activation: str | None) -> Any:
+        return layers.Dense(width, activation=activation, kernel_initializer="zeros")
+
+    hidden: list[Any] = []
     for width in spec.units or ():
+        hidden.append(dense(width, None if spec.batch_normalisation else spec.activation))
         if spec.batch_normalisation:
-            hidden += [
-                dense(width),
-                layers.BatchNormalization(momentum=BN_MOMENTUM, epsilon=BN_EPSILON),
-                layers.Activation(spec.activation),
-            ]
-        else:
-            hidden.append(dense(width, activation=spec.activation))
+            hidden.append(layers.BatchNormalization(momentum=BN_MOMENTUM, epsilon=BN_EPSILON))
+            hidden.append(layers.Activation(spec.activation))
         hidden.append(layers.Dropout(spec.dropout, seed=(spec.seed or 0) + len(hidden)))
-    output = dense(1 if two else classes, activation="sigmoid" if two else "softmax")
-    flatten = [layers.Flatten()] if len(shape) > 1 else []
-    return keras.Sequential([keras.Input(shape), *flatten, *hidden, output], name=spec.head)
+    output = dense(1, "sigmoid") if classes == 2 else dense(classes, "softmax")
+    flat = [layers.Flatten()] if len(shape) > 1 else []
+    return keras.Sequential([keras.Input(shape), *flat, *hidden, output], name=spec.head)

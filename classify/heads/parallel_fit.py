@@ -1,9 +1,9 @@
-"""Training a group of heads as one model, each until it is done.
+"""Training of a group of heads as one model.
 
-Keras' ``fit`` does the training. A callback reads every head's curves after each epoch and decides
-which heads are over: out of epochs, out of patience, beaten at a rung of successive halving, or
-lost (a loss that is no number). A head that is over keeps the weights it had; it trains on unseen
-until enough heads are over that a smaller model pays, and then the others go on in that one.
+Keras' ``fit`` does the training. After each epoch a callback reads the curves of every head and
+decides which heads stop: at the last epoch, out of patience, in the worse half at a rung of
+successive halving, or with a loss that is not finite. A stopped head keeps the weights it had and
+trains on without effect, until a smaller model of the other heads saves more than it costs.
 """
 
 import math
@@ -14,241 +14,234 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.out_of_core import Epoch, Features, StoredRows
+from classify.data.out_of_core import Epoch, Features, Labels, Rows, StoredRows
 from classify.data.views import RandomViews
-from classify.heads.parallel_heads import Rows, Weights, build_stack, head_weights, stack_state
+from classify.heads.parallel_heads import CURVES, StackedHeads, TrainingSet, Weights, build_stack
 from classify.settings.head_spec import HeadSpec
 from classify.settings.sweep import label
 from extract.core.errors import StoreError
-from extract.trunks.backend import fetch, load_keras
+from extract.trunks.backend import fetch
+from extract.trunks.keras_import import keras
 
-# After these shares of the epochs the worse half of the heads is over.
+# After these shares of the epochs the worse half of the heads stops.
 RUNGS = (0.125, 0.25, 0.5)
-# Rows in one step of judging, at most: bounds what the hidden layers of all heads take.
-JUDGE_ROWS = 256
-# A smaller model has to be compiled, about 1.5 s; a step costs about 5 ns a weight. So leaving
-# heads out pays from this many weights * steps on. Not the clock: runs must not differ by it.
+# Most rows in one validation step: bounds the memory of the hidden layers of all heads.
+VALIDATION_ROWS = 256
+# Compiling a smaller model takes about 1.5 s; a step costs about 5 ns per weight. So rebuilding
+# pays from this many weights * steps. Time itself would make two runs differ.
 WORTH_REBUILDING = 3e8
 
 History = dict[str, list[float]]
-CURVES = {"loss": "losses", "accuracy": "accuracies"}
 
 
 @dataclass
-class Course:
-    """One head on its way.
+class HeadFit:
+    """The state of one head in training.
 
     Attributes:
         spec: Its settings.
-        history: ``loss``, ``accuracy``, ``val_loss`` and ``val_accuracy`` of each epoch: means of
-            cross-entropy, without smoothing, class weights or penalty, so that heads compare.
-        weights: Those to keep: of the best epoch with patience, else of the last.
-        best: Lowest validation loss so far.
-        over: Whether it takes no further part.
-        failed: Why it has no use, or None.
+        history: ``loss``, ``accuracy``, ``val_loss`` and ``val_accuracy`` of each epoch. The losses
+            are mean cross-entropy without smoothing, class weights or penalty, so that heads
+            compare. They end before a loss that is not finite.
+        weights: The weights to keep: of the best epoch with patience, else of the last.
+        best_loss: Lowest validation loss so far.
+        best_epoch: Epoch of that loss, counted from 1; 0 is before the first.
+        stopped: Whether its training has ended.
+        failed: Why it cannot be used, or None.
     """
 
     spec: HeadSpec
-    history: History = field(
-        default_factory=lambda: {p + name: [] for p in ("", "val_") for name in CURVES}
-    )
+    history: History = field(default_factory=lambda: {name: [] for name in CURVES})
     weights: Weights = field(default_factory=list)
-    best: float = math.inf
-    over: bool = False
+    best_loss: float = math.inf
+    best_epoch: int = 0
+    stopped: bool = False
     failed: str | None = None
 
-    def take(self, curves: dict[str, float]) -> bool:
-        """Take in one more epoch.
-
-        Args:
-            curves: The epoch's value of each curve.
+    def add_epoch(self, curves: dict[str, float]) -> bool:
+        """Add the values of one epoch.
 
         Returns:
-            Whether the weights of this epoch are to be kept.
+            Whether to keep the weights of this epoch.
         """
         epoch = len(self.history["loss"]) + 1
-        wrong = [value for value in curves.values() if not math.isfinite(value)]
-        if wrong:
-            self.over = True
-            self.failed = (
-                f"{label(self.spec)}: the loss is {wrong[0]} in epoch {epoch}; expected a number; "
-                "try a lower --learning-rate"
-            )
+        if invalid := [value for value in curves.values() if not math.isfinite(value)]:
+            reason = f"the loss is {invalid[0]} in epoch {epoch}; expected a finite number"
+            self.failed = f"{label(self.spec)}: {reason}; try a lower --learning-rate"
+            self.stopped = True
             return not self.weights
         for name, value in curves.items():
             self.history[name].append(value)
-        losses = self.history["val_loss"]
-        better = losses[-1] < self.best
-        self.best = min(losses[-1], self.best)
-        patience = self.spec.patience or math.inf
-        waited = epoch - 1 - losses.index(self.best)
-        self.over = epoch >= (self.spec.epochs or 0) or waited >= patience
-        return better if self.spec.patience else self.over
+        if curves["val_loss"] < self.best_loss:
+            self.best_loss, self.best_epoch = curves["val_loss"], epoch
+        waited, patience = epoch - self.best_epoch, self.spec.patience or math.inf
+        self.stopped = epoch >= (self.spec.epochs or 0) or waited >= patience
+        return waited == 0 if self.spec.patience else self.stopped
+
+
+def read_curves(logs: dict[str, Any]) -> list[dict[str, float]]:
+    """Return the values of one epoch by curve, for each head, from Keras' logs."""
+    # Keras turns an array of one element into a float.
+    values = [np.atleast_1d(fetch(logs[metric])).tolist() for metric in CURVES.values()]
+    return [dict(zip(CURVES, head, strict=True)) for head in zip(*values, strict=True)]
 
 
 def fit_group(
-    specs: Sequence[HeadSpec], rows: Rows, halving: bool, order_seed: int, bar: Any
-) -> list[Course]:
-    """Train heads that share a shape.
+    specs: Sequence[HeadSpec], rows: TrainingSet, halving: bool, order_seed: int, bar: Any
+) -> list[HeadFit]:
+    """Train heads of one shape.
 
     Args:
-        specs: Heads of one group, see ``config.groups_of``.
+        specs: Heads of one group of ``groups_of``.
         rows: Training and validation rows.
-        halving: Whether the worse half by validation loss is over at each of ``RUNGS``.
-        order_seed: Decides the order of the rows, the same for all heads.
-        bar: Told of each epoch of each head.
+        halving: Whether the heads with the higher validation loss stop at each of ``RUNGS``.
+        order_seed: Seed of the order of the rows, the same for all heads.
+        bar: Progress bar, updated by one per head and epoch.
 
     Returns:
-        One a spec, over, with its weights.
+        The stopped heads with their weights, in the order of ``specs``.
     """
-    courses = [Course(spec) for spec in specs]
+    fits = [HeadFit(spec) for spec in specs]
     batches = _batches(rows.X, rows.y, specs[0].batch_size or 1)
     count = len(rows.y_validation)
-    judge_rows = math.ceil(count / math.ceil(count / JUDGE_ROWS))
-    judge = _batches(rows.X_validation, rows.y_validation, judge_rows)
+    size = math.ceil(count / math.ceil(count / VALIDATION_ROWS))
+    validation = _batches(rows.X_validation, rows.y_validation, size)
     epochs = max(spec.epochs or 0 for spec in specs)
     rungs = {math.ceil(share * epochs) for share in RUNGS} - {epochs} if halving else set()
     state, epoch = None, 0
-    while alive := [course for course in courses if not course.over]:
-        stack = build_stack([course.spec for course in alive], rows, state)
-        watch = _callback(alive, batches, order_seed, rungs, bar)
+    while active := [fit for fit in fits if not fit.stopped]:
+        stack = build_stack([fit.spec for fit in active], rows, state)
         try:
             stack.fit(
                 batches,
                 epochs=epochs,
                 initial_epoch=epoch,
-                validation_data=judge,
-                callbacks=[watch],
+                validation_data=validation,
+                callbacks=[_Callback(active, batches, order_seed, rungs, bar)],
                 shuffle=False,  # the batches shuffle themselves
                 verbose=0,
             )
         except Exception as error:
-            # TensorFlow hides what went wrong in reading behind an error of its own.
-            raise batches.failed or judge.failed or error from None
-        epoch = max(len(course.history["loss"]) for course in alive)
-        if go_on := [place for place, course in enumerate(alive) if not course.over]:
-            state = stack_state(stack, go_on)
-    return courses
+            # TensorFlow raises an error of its own for an error in reading.
+            raise batches.failed or validation.failed or error from None
+        epoch = max(len(fit.history["loss"]) for fit in active)
+        if remaining := [k for k, fit in enumerate(active) if not fit.stopped]:
+            state = stack.head_state(remaining)
+    return fits
 
 
-class _Batches:
-    """Batches of one size in a seeded order; ``_batches`` adds ``keras.utils.PyDataset``.
+class Batches(keras.utils.PyDataset):
+    """Batches of some rows in a seeded order.
 
-    A last batch that is short is filled with rows of class -1, which count for nothing in the loss:
-    a second shape would be compiled a second time.
+    A short last batch is filled with rows of class -1, which the loss ignores: batches of another
+    size would be compiled a second time.
     """
 
-    def __init__(self, X: Any, y: NDArray[np.int64], size: int) -> None:
+    def __init__(self, X: Any, y: Labels, size: int, rows: Labels | None = None) -> None:
         super().__init__()
         self.X, self.y, self.size = X, y.astype(np.int32), size
+        self.rows = np.arange(len(y)) if rows is None else rows
+        self.order = self.rows
         self.failed: StoreError | None = None
-        self.order = np.arange(len(X))
 
     def shuffle(self, seed: int, epoch: int) -> None:
-        """Put the rows in the order of an epoch, each in the view that it shows then."""
+        """Choose the order of an epoch, and the view that each row shows in it."""
         if isinstance(self.X, RandomViews):
             self.X.draw(seed, epoch)
-        self.order = np.random.default_rng([seed, epoch]).permutation(len(self.X))
+        self.order = np.random.default_rng([seed, epoch]).permutation(self.rows)
 
     def __len__(self) -> int:
-        return math.ceil(len(self.X) / self.size)
+        return math.ceil(len(self.rows) / self.size)
 
-    def __getitem__(self, batch: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    def __getitem__(self, batch: int) -> tuple[Any, ...]:
         places = np.arange(batch * self.size, (batch + 1) * self.size)
         chosen = self.order[places % len(self.order)]
         return self.X[chosen], np.where(places < len(self.order), self.y[chosen], -1)
 
 
-class _StoredBatches(_Batches):
-    """The same of rows of a store, in the order of an ``Epoch``; asked for in turn."""
+class StoredBatches(Batches):
+    """Batches of rows of a store in the order of an ``Epoch``; fast when read in sequence."""
 
-    def __init__(self, X: StoredRows, y: NDArray[np.int64], size: int) -> None:
+    def __init__(self, X: StoredRows, y: Labels, size: int) -> None:
         super().__init__(X, y, size)
         self.epoch = Epoch(X)
 
     def shuffle(self, seed: int, epoch: int) -> None:
-        """Put the rows in the order of an epoch."""
+        """Choose the order of an epoch."""
         self.epoch = Epoch(self.X, [seed, epoch])
         self.order = self.epoch.order
 
-    def __getitem__(self, batch: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        # A last batch is filled with the rows before it, for those are at hand.
+    def __getitem__(self, batch: int) -> tuple[Rows, NDArray[np.int32]]:
+        # The last batch is filled with the rows before it, which are in memory.
         stop = min((batch + 1) * self.size, len(self.order))
         start = max(0, stop - self.size)
         y = self.y[self.order[start:stop]]
         y[: batch * self.size - start] = -1
-        lacking = self.size - len(y)
         try:
             X = self.epoch.take(start, stop)
         except StoreError as error:
             self.failed = error
             raise
-        if lacking:
-            X = np.concatenate([X, np.repeat(X[:1], lacking, axis=0)])
-        return X, np.concatenate([y, np.full(lacking, -1, np.int32)])
+        missing = self.size - len(y)
+        if missing:
+            X = np.concatenate([X, np.repeat(X[:1], missing, axis=0)])
+        return X, np.concatenate([y, np.full(missing, -1, np.int32)])
 
 
-def _batches(X: Features | RandomViews, y: NDArray[np.int64], size: int) -> Any:
-    kind: Any = _StoredBatches if isinstance(X, StoredRows) else _Batches
-    return type("Batches", (kind, load_keras().utils.PyDataset), {})(X, y, size)
+def _batches(X: Features | RandomViews, y: Labels, size: int) -> Batches:
+    return StoredBatches(X, y, size) if isinstance(X, StoredRows) else Batches(X, y, size)
 
 
-def _callback(alive: list[Course], batches: Any, order_seed: int, rungs: set[int], bar: Any) -> Any:
-    """Return what Keras calls around each epoch."""
+class _Callback(keras.callbacks.Callback):
+    """Shuffles the rows before each epoch and stops heads after it."""
 
-    def begin(epoch: int, _: Any) -> None:
-        batches.shuffle(order_seed, epoch)
+    def __init__(
+        self, fits: list[HeadFit], batches: Batches, seed: int, rungs: set[int], bar: Any
+    ) -> None:
+        super().__init__()
+        self.fits, self.batches, self.seed, self.rungs, self.bar = fits, batches, seed, rungs, bar
 
-    def end(epoch: int, logs: dict[str, Any]) -> None:
-        bar.update(sum(not course.over for course in alive))
-        _take_epoch(alive, caller.model, logs)
-        if epoch + 1 in rungs:
-            _drop_worse_half(alive, caller.model)
-        best = max((max(c.history["val_accuracy"], default=0.0) for c in alive), default=0.0)
-        bar.set_postfix_str(f"validation accuracy {best:.3f}")
-        left = max((c.spec.epochs or 0 for c in alive if not c.over), default=0) - epoch - 1
-        caller.model.stop_training = _pays(alive, caller.model, left * len(batches))
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Choose the order of the rows."""
+        self.batches.shuffle(self.seed, epoch)
 
-    caller = load_keras().callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=end)
-    return caller
-
-
-def _take_epoch(alive: list[Course], stack: Any, logs: dict[str, Any]) -> None:
-    """Give every head its numbers, and keep the weights that are to be kept."""
-    # Keras makes a float of what has one element.
-    curves = {
-        prefix + name: np.atleast_1d(fetch(logs[prefix + column]))
-        for prefix in ("", "val_")
-        for name, column in CURVES.items()
-    }
-    kept = [
-        place
-        for place, course in enumerate(alive)
-        if not course.over
-        and course.take({name: float(values[place]) for name, values in curves.items()})
-    ]
-    _keep(alive, stack, kept)
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Add the epoch to every head that is not stopped."""
+        self.bar.update(sum(not fit.stopped for fit in self.fits))
+        take_epoch(self.fits, self.model, logs)
+        if epoch + 1 in self.rungs:
+            _stop_worse_half(self.fits, self.model)
+        accuracies = [max(fit.history["val_accuracy"], default=0.0) for fit in self.fits]
+        self.bar.set_postfix_str(f"validation accuracy {max(accuracies):.3f}")
+        ends = [fit.spec.epochs or 0 for fit in self.fits if not fit.stopped]
+        steps = (max(ends, default=0) - epoch - 1) * len(self.batches)
+        self.model.stop_training = _should_rebuild(self.fits, self.model, steps)
 
 
-def _keep(alive: list[Course], stack: Any, places: list[int]) -> None:
-    if places:
-        weights = head_weights(stack, places)
-        for place, values in zip(places, weights, strict=True):
-            alive[place].weights = values
+def take_epoch(fits: list[HeadFit], stack: StackedHeads, logs: dict[str, Any]) -> None:
+    """Add the epoch's values to every head that is not stopped, and keep weights where needed."""
+    curves = read_curves(logs)
+    kept = [k for k, fit in enumerate(fits) if not fit.stopped and fit.add_epoch(curves[k])]
+    _keep_weights(fits, stack, kept)
 
 
-def _drop_worse_half(alive: list[Course], stack: Any) -> None:
-    """End the half of the heads that is behind; of three, one goes."""
-    places = [place for place, course in enumerate(alive) if not course.over]
-    places.sort(key=lambda place: alive[place].history["val_loss"][-1])
-    beaten = places[math.ceil(len(places) / 2) :]
-    for place in beaten:
-        alive[place].over = True
-    _keep(alive, stack, [place for place in beaten if not alive[place].spec.patience])
+def _keep_weights(fits: list[HeadFit], stack: StackedHeads, heads: list[int]) -> None:
+    for k, weights in zip(heads, stack.head_weights(heads) if heads else (), strict=True):
+        fits[k].weights = weights
 
 
-def _pays(alive: list[Course], stack: Any, steps: int) -> bool:
-    """Say whether to stop: all heads are over, or so many that the rest should go on alone."""
-    over = sum(course.over for course in alive)
-    weights = sum(math.prod(v.shape) for v in stack.layer_variables) / len(alive)
-    return over == len(alive) or over * weights * steps > WORTH_REBUILDING
+def _stop_worse_half(fits: list[HeadFit], stack: StackedHeads) -> None:
+    """Stop the half of the heads with the higher validation loss; of three heads, stop one."""
+    heads = [k for k, fit in enumerate(fits) if not fit.stopped]
+    heads.sort(key=lambda k: fits[k].history["val_loss"][-1])
+    worse = heads[math.ceil(len(heads) / 2) :]
+    for k in worse:
+        fits[k].stopped = True
+    _keep_weights(fits, stack, [k for k in worse if not fits[k].spec.patience])
+
+
+def _should_rebuild(fits: list[HeadFit], stack: StackedHeads, steps: int) -> bool:
+    """Decide whether to end ``fit``: all heads have stopped, or a smaller model pays."""
+    stopped = sum(fit.stopped for fit in fits)
+    weights = sum(math.prod(v.shape) for v in stack.layer_variables) / len(fits)
+    return stopped == len(fits) or stopped * weights * steps > WORTH_REBUILDING

@@ -1,16 +1,15 @@
-"""Many Keras heads of one shape as one model: stacked kernels, one pass over the rows for all.
+"""Many Keras heads of one shape as one model, which reads the rows once for all of them.
 
-Every variable has the heads on its last axis but one: kernels (inputs, K, outputs), biases and
-normalisation (K, outputs). So the first layer, which all heads feed the same rows, is one plain
-matrix product with a kernel of (inputs, K * outputs); one (K, 1) tensor broadcasts over whatever
-is per head, the rate of the optimizer included; and leaving heads out is one slice everywhere.
+In every variable the heads are the last axis but one: kernels are (inputs, K, outputs), biases and
+normalisation (K, outputs). So the first layer, in which all heads read the same rows, is one matrix
+product with a kernel of (inputs, K * outputs); a setting per head, the learning rate included, is
+a (K, 1) tensor that broadcasts; and removing heads is the same slice of every variable.
 
-What a head becomes does not depend on who is in the stack with it: the order of the rows has a
-seed of its own, first weights come from the head's seed by NumPy (so they are the same on every
-backend), and so does the dropout, see ``_Stack.drop``. No head's loss reaches another's weights.
+A head does not depend on the other heads in the model: the order of the rows has its own seed, the
+initial weights come from the head's seed by NumPy (so they are the same on every backend), and so
+does the dropout, see ``StackedHeads.drop``. The loss of a head has no effect on other heads.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,239 +17,216 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from classify.data.out_of_core import Labels, Rows
 from classify.settings.head_spec import HeadSpec
-from extract.trunks.backend import fetch, load_keras
+from extract.trunks.backend import fetch
+from extract.trunks.keras_import import keras
 
-# Keras' own.
+ops = keras.ops
+
+# Keras' defaults.
 BN_MOMENTUM, BN_EPSILON = 0.99, 1e-3
-OPTIMIZERS = {"rmsprop": "RMSprop", "sgd": "SGD", "adam": "Adam"}
+# The metric of each curve in Keras' logs; "loss" there is the optimized loss of all heads.
+CURVES = {"loss": "cross_entropy", "accuracy": "accuracy"}
+CURVES |= {f"val_{curve}": f"val_{metric}" for curve, metric in CURVES.items()}
 
 Weights = list[NDArray[Any]]
 
 
-class Rows(NamedTuple):
-    """What a stack is trained on and judged on: (A, D) and (B, D) float32, their int64 classes.
+class TrainingSet(NamedTuple):
+    """Training and validation rows, (A, D) and (B, D) float32, and their int64 classes.
 
-    The features are arrays, or ``rows.StoredRows``.
+    The features are arrays or ``StoredRows``; the training rows may be ``RandomViews``.
     """
 
     X: Any
-    y: NDArray[np.int64]
+    y: Labels
     X_validation: Any
-    y_validation: NDArray[np.int64]
+    y_validation: Labels
 
     @property
     def classes(self) -> int:
-        """How many classes there are."""
+        """The number of classes."""
         return int(self.y.max()) + 1
 
 
-def build_stack(specs: Sequence[HeadSpec], rows: Rows, state: Weights | None = None) -> Any:
+class _HeadRates(keras.optimizers.Optimizer):
+    """Mixed into an optimizer: multiplies its learning rate by a (K, 1) tensor, ``rates``."""
+
+    rates: Any = None
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Update one variable."""
+        rate = learning_rate if self.rates is None else learning_rate * self.rates
+        super().update_step(gradient, variable, rate)
+
+
+class RMSprop(_HeadRates, keras.optimizers.RMSprop):
+    """RMSprop with a learning rate per head."""
+
+
+class SGD(_HeadRates, keras.optimizers.SGD):
+    """SGD with a learning rate per head."""
+
+
+class Adam(_HeadRates, keras.optimizers.Adam):
+    """Adam with a learning rate per head."""
+
+
+OPTIMIZERS = {"rmsprop": RMSprop, "sgd": SGD, "adam": Adam}
+
+
+def build_stack(
+    specs: Sequence[HeadSpec], rows: TrainingSet, state: Weights | None = None
+) -> "StackedHeads":
     """Build and compile one model of many heads.
 
     Args:
-        specs: K heads of one group of ``config.groups_of``.
-        rows: What they will be trained on.
-        state: What ``stack_state`` gave of these heads; None begins anew.
+        specs: K heads of one group of ``groups_of``.
+        rows: The rows that they will be trained on.
+        state: The ``head_state`` to continue from; None starts anew.
 
     Returns:
-        A ``keras.Model`` from (B, D) to logits (B, K, C), with C = 1 for two classes.
+        A model from (B, D) to logits (B, K, C), with C = 1 for two classes.
     """
-    keras, spec = load_keras(), specs[0]
-    stack = _model_class()(specs, rows)
-    given = {"momentum": spec.momentum, "nesterov": spec.nesterov}
-    optimizer = _optimizer_class(OPTIMIZERS[spec.optimizer or ""])(
-        learning_rate=spec.learning_rate,
-        **{name: value for name, value in given.items() if value is not None},
-    )
-    rates = np.array([[s.learning_rate or 0.0] for s in specs])
+    stack, first = StackedHeads(specs, rows), specs[0]
+    settings = {name: getattr(first, name) for name in ("learning_rate", "momentum", "nesterov")}
+    given = {name: value for name, value in settings.items() if value is not None}
+    optimizer = OPTIMIZERS[first.optimizer or ""](**given)
+    rates = np.array([[spec.learning_rate or 0.0] for spec in specs])
     if (rates != rates[0]).any():
-        optimizer.rates = keras.ops.convert_to_tensor((rates / rates[0]).astype(np.float32))
+        optimizer.rates = ops.convert_to_tensor((rates / rates[0]).astype(np.float32))
     stack.compile(optimizer=optimizer)
     optimizer.build(stack.trainable_variables)
-    for variable, value in zip(_state_variables(stack), state or [], strict=bool(state)):
+    for variable, value in zip(stack.state_variables(), state or [], strict=bool(state)):
         variable.assign(value)
     return stack
 
 
-def _state_variables(stack: Any) -> list[Any]:
-    # The rate is a setting and not a state: it is the first head's, whoever is first.
-    rate = stack.optimizer.variables[1]
-    return [*stack.state, *(v for v in stack.optimizer.variables if v is not rate)]
+def class_weights(y: Labels, classes: int, spec: HeadSpec) -> Rows:
+    """Return the (classes,) weights in the loss; balanced ones make all classes weigh the same."""
+    counts = np.maximum(np.bincount(y, minlength=classes), 1)
+    weights = len(y) / (classes * counts) if spec.class_weight else np.ones(classes)
+    return weights.astype(np.float32)
 
 
-def stack_state(stack: Any, heads: Sequence[int]) -> Weights:
-    """Return what some heads of a stack go on from: weights, dropout, the optimizer's memory."""
-    values = (fetch(variable) for variable in _state_variables(stack))
-    return [value.take(heads, axis=-2) if value.ndim > 1 else value for value in values]
-
-
-def head_weights(stack: Any, heads: Sequence[int]) -> list[Weights]:
-    """Return some heads' weights as the plain Keras layers of a head have them.
-
-    Args:
-        stack: Of K heads.
-        heads: Which of them, 0 to K - 1.
-
-    Returns:
-        A list a head in the order of its layers: kernel, bias and, where the layer is normalised,
-        gamma, beta, mean, variance; and so on for each layer.
-    """
-    values = [fetch(variable) for variable in stack.layer_variables]
-    return [[np.ascontiguousarray(value[..., k, :]) for value in values] for k in heads]
-
-
-@functools.cache
-def _model_class() -> Any:
-    """Join ``_Stack`` to Keras' Model, which is not to be imported with this file."""
-    return type("Stack", (_Stack, load_keras().Model), {})
-
-
-@functools.cache
-def _optimizer_class(name: str) -> Any:
-    """Return a Keras optimizer that multiplies its rate by a (K, 1) tensor, ``rates``."""
-    base = getattr(load_keras().optimizers, name)
-
-    def update_step(self: Any, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        rate = learning_rate if self.rates is None else learning_rate * self.rates
-        base.update_step(self, gradient, variable, rate)
-
-    return type(name, (base,), {"rates": None, "update_step": update_step})
-
-
-class _Stack:
-    """The model; ``_model_class`` adds ``keras.Model``.
+class StackedHeads(keras.Model):
+    """The model of K heads.
 
     Attributes:
-        layer_variables: What ``head_weights`` takes apart.
-        state: Every variable that training changes, the dropout's included.
+        layer_variables: The variables of all layers, in the order of ``head_weights``.
     """
 
-    add_weight: Any
-    metrics: Any
-    get_metrics_result: Any
-
-    def __init__(self, specs: Sequence[HeadSpec], rows: Rows) -> None:
+    def __init__(self, specs: Sequence[HeadSpec], rows: TrainingSet) -> None:
         super().__init__()
         self.specs, self.classes = list(specs), rows.classes
-        self.outputs_wide = 1 if rows.classes == 2 else rows.classes
-        widths = (rows.X.shape[1], *(specs[0].units or ()), self.outputs_wide)
+        outputs = 1 if rows.classes == 2 else rows.classes
+        widths = (rows.X.shape[1], *(specs[0].units or ()), outputs)
         self.blocks = [self._block(i, *widths[i : i + 2]) for i in range(len(widths) - 1)]
         self.layer_variables = [v for block in self.blocks for v in block]
-        random = load_keras().random
-        # The same draws for every stack: see ``drop``.
-        self.draws = [random.SeedGenerator(layer) for layer in range(len(self.blocks) - 1)]
-        self.state = [*self.layer_variables, *(draw.state for draw in self.draws)]
-        self.totals = [_mean_class()(len(specs), name) for name in ("losses", "accuracies")]
-        self._tables(rows)
-        self.built = True
-
-    def _block(self, layer: int, inputs: int, outputs: int) -> list[Any]:
-        """Make the variables of one layer of every head."""
-        count, hidden = len(self.specs), layer < len(self.specs[0].units or ())
-        first = np.stack([_glorot(s.seed or 0, layer, inputs, outputs) for s in self.specs], axis=1)
-        block = [
-            self.add_weight(
-                shape=(inputs, count, outputs), initializer=lambda *_, **__: first, name="kernel"
-            ),
-            self.add_weight(shape=(count, outputs), initializer="zeros", name="bias"),
-        ]
-        if hidden and self.specs[0].batch_normalisation:
-            block += [
-                self.add_weight(
-                    shape=(count, outputs), initializer=start, trainable=trainable, name=name
-                )
-                for name, start, trainable in (
-                    ("gamma", "ones", True),
-                    ("beta", "zeros", True),
-                    ("mean", "zeros", False),
-                    ("variance", "ones", False),
-                )
-            ]
-        return block
-
-    def _tables(self, rows: Rows) -> None:
-        """Lay out the settings that are per head."""
-        specs = self.specs
-        self.rates = np.array([[s.dropout or 0.0] for s in specs], np.float32)
+        # The same seeds in every stack, see ``drop``.
+        self.draws = [keras.random.SeedGenerator(layer) for layer in range(len(self.blocks) - 1)]
+        self.totals = {name: HeadMean(len(specs), name) for name in ("cross_entropy", "accuracy")}
+        self.dropout = np.array([[s.dropout or 0.0] for s in specs], np.float32)
         self.penalties = np.array([s.l2 or 0.0 for s in specs], np.float32)
         self.smoothing = np.array([s.label_smoothing or 0.0 for s in specs], np.float32)
-        balanced = len(rows.y) / (self.classes * np.bincount(rows.y, minlength=self.classes))
-        weights = [balanced if s.class_weight else np.ones(self.classes) for s in specs]
-        self.class_weights = np.array(weights, np.float32).T
+        self.class_weights = np.stack([class_weights(rows.y, rows.classes, s) for s in specs], 1)
+        self.built = True
+
+    def state_variables(self) -> list[Any]:
+        """Return every variable that training changes."""
+        # The learning rate is no state: it is the setting of the first head.
+        optimizer = [v for i, v in enumerate(self.optimizer.variables) if i != 1]
+        return [*self.layer_variables, *(draw.state for draw in self.draws), *optimizer]
+
+    def head_state(self, heads: Sequence[int]) -> Weights:
+        """Return the state that some heads continue from: weights, dropout and optimizer."""
+        values = (fetch(variable) for variable in self.state_variables())
+        return [value.take(heads, axis=-2) if value.ndim > 1 else value for value in values]
+
+    def head_weights(self, heads: Sequence[int]) -> list[Weights]:
+        """Return the weights of some heads in the order of plain Keras layers.
+
+        Returns:
+            A list per head. For each layer it has kernel, bias and, if the layer is normalised,
+            gamma, beta, mean and variance.
+        """
+        values = [fetch(variable) for variable in self.layer_variables]
+        return [[np.ascontiguousarray(value[..., k, :]) for value in values] for k in heads]
+
+    def _block(self, layer: int, inputs: int, outputs: int) -> list[Any]:
+        """Create the variables of one layer of every head."""
+        heads = range(len(self.specs))
+        kernels = [_glorot(self.specs[k].seed or 0, layer, inputs, outputs) for k in heads]
+        variables: list[tuple[str, Any, bool]] = [("bias", "zeros", True)]
+        if layer < len(self.specs[0].units or ()) and self.specs[0].batch_normalisation:
+            variables += [("gamma", "ones", True), ("beta", "zeros", True)]
+            variables += [("mean", "zeros", False), ("variance", "ones", False)]
+        shape = (inputs, len(heads), outputs)
+        kernel = self.add_weight(shape=shape, initializer="zeros", name="kernel")
+        kernel.assign(np.stack(kernels, axis=1))
+        return [kernel] + [
+            self.add_weight(shape=shape[1:], initializer=start, trainable=trainable, name=name)
+            for name, start, trainable in variables
+        ]
 
     def call(self, x: Any, training: bool = False) -> Any:
         """Return the logits (B, K, C) of the rows (B, D)."""
-        keras, count = load_keras(), len(self.specs)
-        ops, hidden = keras.ops, x
         activation = keras.activations.get(self.specs[0].activation)
         for layer, (kernel, bias, *normalisation) in enumerate(self.blocks):
             if layer == 0:
-                wide = ops.matmul(hidden, ops.reshape(kernel, (kernel.shape[0], -1)))
-                hidden = ops.reshape(wide, (-1, count, kernel.shape[2])) + bias
+                wide = ops.matmul(x, ops.reshape(kernel, (kernel.shape[0], -1)))
+                x = ops.reshape(wide, (-1, *kernel.shape[1:])) + bias
             else:
-                hidden = ops.einsum("bki,iko->bko", hidden, kernel) + bias
+                x = ops.einsum("bki,iko->bko", x, kernel) + bias
             if layer < len(self.blocks) - 1:
                 if normalisation:
-                    hidden = self.normalise(hidden, normalisation, training)
-                hidden = activation(hidden)
-                if training and self.rates.any():
-                    hidden = self.drop(hidden, layer)
-        return hidden
+                    x = self.normalise(x, normalisation, training)
+                x = activation(x)
+                if training and self.dropout.any():
+                    x = self.drop(x, layer)
+        return x
 
     def normalise(self, hidden: Any, variables: list[Any], training: bool) -> Any:
-        """Do to (B, K, U) what Keras' BatchNormalization does to each head's (B, U)."""
-        ops = load_keras().ops
-        gamma, beta, mean, variance = variables
+        """Compute Keras' BatchNormalization of each head's (B, U) in (B, K, U)."""
+        gamma, beta, *moments = variables
         if training:
-            now = ops.mean(hidden, axis=0), ops.var(hidden, axis=0)
-            for kept, seen in zip((mean, variance), now, strict=True):
-                kept.assign(kept * BN_MOMENTUM + seen * (1 - BN_MOMENTUM))
-            mean, variance = now
+            batch_moments = [ops.mean(hidden, axis=0), ops.var(hidden, axis=0)]
+            for moving, batch in zip(moments, batch_moments, strict=True):
+                moving.assign(moving * BN_MOMENTUM + batch * (1 - BN_MOMENTUM))
+            moments = batch_moments
+        mean, variance = moments
         return (hidden - mean) * (gamma * ops.rsqrt(variance + BN_EPSILON)) + beta
 
     def drop(self, hidden: Any, layer: int) -> Any:
-        """Drop a share of (B, K, U) that each head's rate gives, by its own seed.
+        """Apply dropout to (B, K, U), with each head's rate and seed.
 
-        One 32-bit number is drawn a row and unit, the same in every stack, and each head hashes it
-        with the odd factor and the offset that its seed gives (multiply-shift, wrapping around).
-        That is a bijection, so each head's mask is as random as the draw; masks of two seeds are
-        independent of each other pair by pair; and a head drops the same alone and in a stack.
-        Drawing (B, K, U) numbers instead would cost more than the layer's other element-wise work.
+        One 32-bit number is drawn per row and unit, the same in every stack. Each head hashes it
+        with an odd factor and an offset from its seed (multiply-shift, wrapping around). That is a
+        bijection, so each mask is as random as the draw; the masks of two seeds are pairwise
+        independent; and a head has the same mask alone and in a stack. Drawing (B, K, U) numbers
+        would cost more than all other element-wise work of the layer.
         """
-        keras = load_keras()
-        ops = keras.ops
-        # The batch always has its full size, and a draw of a fixed shape suits every compiler.
+        # The batch always has its full size, and every compiler can draw a fixed shape.
         shape = (self.specs[0].batch_size, 1, hidden.shape[2])
-        bits = keras.random.randint(
-            shape, -(2**31), 2**31 - 1, dtype="int32", seed=self.draws[layer]
-        )
+        low, high = -(2**31), 2**31
+        bits = keras.random.randint(shape, low, high - 1, dtype="int32", seed=self.draws[layer])
         keys = [np.random.default_rng([s.seed or 0, layer, 1]) for s in self.specs]
-        factor, offset = np.array(
-            [key.integers(-(2**31), 2**31, 2, dtype=np.int32) for key in keys]
-        ).T[..., None]
-        limit = (-(2**31) + self.rates.astype(np.float64) * 2**32).astype(np.int32)
-        kept = ops.convert_to_tensor(1 / (1 - self.rates))
+        hashes = np.array([key.integers(low, high, 2, dtype=np.int32) for key in keys])
+        factor, offset = hashes.T[..., None]
+        limit = (low + self.dropout.astype(np.float64) * 2**32).astype(np.int32)
         mixed = bits * ops.convert_to_tensor(factor | 1) + ops.convert_to_tensor(offset)
-        return ops.where(mixed >= ops.convert_to_tensor(limit), hidden * kept, 0.0)
+        scale = ops.convert_to_tensor(1 / (1 - self.dropout))
+        return ops.where(mixed >= ops.convert_to_tensor(limit), hidden * scale, 0.0)
 
-    def compute_loss(
-        self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
-        training: bool = True,
-    ) -> Any:
-        """Return the sum of the heads' losses: each is the mean over the rows, plus its penalty."""
-        del x, sample_weight, training
-        ops = load_keras().ops
-        truth, present, logs = self._judge(y, y_pred)
+    def compute_loss(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Return the sum of the heads' losses; each is a mean over the rows plus a penalty."""
+        truth, counts, logs = self._compare(y, y_pred)
         smoothing = ops.convert_to_tensor(self.smoothing)
-        costs = -(1 - smoothing) * ops.sum(truth * logs, axis=-1)
-        costs = costs - smoothing * ops.mean(logs, axis=-1)
-        costs = costs * ops.matmul(truth[:, 0], ops.convert_to_tensor(self.class_weights))
-        loss = ops.sum(costs * present) / ops.sum(present)
+        losses = -(1 - smoothing) * ops.sum(truth * logs, axis=-1)
+        losses = losses - smoothing * ops.mean(logs, axis=-1)
+        losses = losses * ops.matmul(truth[:, 0], ops.convert_to_tensor(self.class_weights))
+        loss = ops.sum(losses * counts) / ops.sum(counts)
         if self.penalties.any():
             penalties = ops.convert_to_tensor(self.penalties)
             for kernel, *_ in self.blocks:
@@ -258,59 +234,46 @@ class _Stack:
         return loss
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """Add a batch to each head's mean loss and accuracy; no smoothing, weight or penalty."""
-        del x, sample_weight
-        ops = load_keras().ops
-        truth, present, logs = self._judge(y, y_pred)
-        right = ops.equal(ops.argmax(logs, axis=-1), ops.argmax(truth, axis=-1))
-        self.totals[0].update_state(-ops.sum(truth * logs, axis=-1), present)
-        self.totals[1].update_state(ops.cast(right, "float32"), present)
+        """Update each head's cross-entropy and accuracy, without smoothing, weight or penalty."""
+        truth, counts, logs = self._compare(y, y_pred)
+        correct = ops.equal(ops.argmax(logs, axis=-1), ops.argmax(truth, axis=-1))
+        self.totals["cross_entropy"].update_state(-ops.sum(truth * logs, axis=-1), counts)
+        self.totals["accuracy"].update_state(ops.cast(correct, "float32"), counts)
         return self.get_metrics_result()
 
-    def _judge(self, y: Any, logits: Any) -> tuple[Any, Any, Any]:
-        """Return the truth (B, 1, C) as 0 and 1, which rows count (B, 1), log scores (B, K, C).
+    def _compare(self, y: Any, logits: Any) -> tuple[Any, Any, Any]:
+        """Return one-hot classes (B, 1, C), 0 or 1 per row (B, 1) and log scores (B, K, C).
 
-        A class of -1 marks a row that only fills its batch.
+        Rows of class -1 fill up a batch and count as 0.
         """
-        keras = load_keras()
-        ops = keras.ops
         if self.classes == 2:
-            positive = keras.activations.log_sigmoid
-            logs = ops.concatenate([positive(-logits), positive(logits)], axis=-1)
+            logits = [keras.activations.log_sigmoid(z) for z in (-logits, logits)]
+            logs = ops.concatenate(logits, axis=-1)
         else:
             logs = keras.activations.log_softmax(logits)
-        present = ops.cast(y >= 0, "float32")[:, None]
-        return ops.one_hot(y, self.classes)[:, None], present, logs
+        return ops.one_hot(y, self.classes)[:, None], ops.cast(y >= 0, "float32")[:, None], logs
 
 
-class _Mean:
-    """A mean over rows for each of K heads; ``_mean_class`` adds ``keras.metrics.Metric``."""
+class HeadMean(keras.metrics.Metric):
+    """A mean over rows for each of K heads."""
 
-    add_variable: Any
-
-    def __init__(self, count: int, name: str) -> None:
-        super().__init__(name=name)  # type: ignore[call-arg]
-        self.total = self.add_variable(shape=(count,), initializer="zeros", name="total")
+    def __init__(self, heads: int, name: str) -> None:
+        super().__init__(name=name)
+        self.total = self.add_variable(shape=(heads,), initializer="zeros", name="total")
         self.rows = self.add_variable(shape=(), initializer="zeros", name="rows")
 
-    def update_state(self, values: Any, present: Any) -> None:
-        """Add the values (B, K) of the rows that count, (B, 1)."""
-        ops = load_keras().ops
-        self.total.assign(self.total + ops.sum(values * present, axis=0))
-        self.rows.assign(self.rows + ops.sum(present))
+    def update_state(self, values: Any, counts: Any) -> None:
+        """Add values (B, K) of rows that count 0 or 1, (B, 1)."""
+        self.total.assign(self.total + ops.sum(values * counts, axis=0))
+        self.rows.assign(self.rows + ops.sum(counts))
 
     def result(self) -> Any:
         """Return the means, (K,)."""
-        return self.total / load_keras().ops.maximum(self.rows, 1.0)
+        return self.total / ops.maximum(self.rows, 1.0)
 
 
-@functools.cache
-def _mean_class() -> Any:
-    return type("Mean", (_Mean, load_keras().metrics.Metric), {})
-
-
-def _glorot(seed: int, layer: int, inputs: int, outputs: int) -> NDArray[np.float32]:
-    """Draw first weights (inputs, outputs) as Keras' Dense does: Glorot's uniform."""
+def _glorot(seed: int, layer: int, inputs: int, outputs: int) -> Rows:
+    """Draw the initial kernel (inputs, outputs) as Keras' Dense does: Glorot uniform."""
     limit = math.sqrt(6 / (inputs + outputs))
     drawn = np.random.default_rng([seed, layer, 0]).random((inputs, outputs), np.float32)
     return (drawn * 2 - 1) * np.float32(limit)

@@ -1,125 +1,43 @@
-"""Heads that need no Keras: linear ones as plain arrays, the others as scikit-learn made them.
+"""Heads of scikit-learn: svm, knn, forest, boosting and naive_bayes.
 
-Scores are probabilities. ``logistic`` and ``lda`` are made that way. ``ridge``, ``svm`` and
-``naive_bayes`` give logits of no known scale: one number, fitted on training rows that the fit did
-not see (without each image, or its group, for ridge, three parts for the others), makes them
-honest and changes no answer. ``knn`` and ``forest`` count votes; one vote more, shared as the
-classes are in training, keeps the score of a class that got none above zero.
+Scores are probabilities. ``svm`` and ``naive_bayes`` give logits of an unknown scale: temperature
+scaling fits it on training rows that the fit did not see, and changes no answer. ``knn`` and
+``forest`` count votes: one more vote, divided as the classes are in training, keeps the score of a
+class without votes above zero.
 """
 
 import json
 import math
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.out_of_core import flatten
-from classify.heads.linear_head import Labels, Rows
-from classify.heads.linear_solvers import fitted_scale, probabilities
+from classify.data.out_of_core import Labels, Rows, flatten
+from classify.heads.linear_solvers import fit_logit_scale, probabilities
 from classify.settings.head_spec import HeadSpec
 
-
-def check_indices(head: str, parts: Mapping[str, Any]) -> None:
-    """Raise ValueError where a head of scikit-learn would be led outside of its arrays.
-
-    Args:
-        head: Its name.
-        parts: Its ``estimator``, the ``width`` of the rows that it takes and, for ``svm``, the
-            ``rows`` that it was fitted on.
-    """
-    check = _CHECKS.get(head)
-    if check and not check(parts["estimator"], parts):
-        raise ValueError(f"{head} with indices outside of its arrays")
-
-
-def _forest(estimator: Any, parts: Mapping[str, Any]) -> bool:
-    trees = [found.tree_ for found in estimator.estimators_]
-    return all(
-        0 < tree.node_count <= tree.capacity
-        and _leads_down(tree.children_left, tree.children_right, tree.children_left != -1)
-        and _within(tree.feature[tree.children_left != -1], parts["width"])
-        for tree in trees
-    )
-
-
-def _boosting(estimator: Any, parts: Mapping[str, Any]) -> bool:
-    return all(
-        len(nodes)
-        and _leads_down(nodes["left"], nodes["right"], nodes["is_leaf"] == 0)
-        and _within(nodes["feature_idx"][nodes["is_leaf"] == 0], parts["width"])
-        and not nodes["is_categorical"].any()
-        for trees in estimator._predictors
-        for nodes in (tree.nodes for tree in trees)
-    )
-
-
-def _leads_down(left: NDArray[Any], right: NDArray[Any], inner: NDArray[np.bool_]) -> bool:
-    """Say whether both children of each inner node come after it, so that every path ends."""
-    nodes = np.arange(len(inner))[inner]
-    return all(
-        (found[inner] > nodes).all() and _within(found[inner], len(inner))
-        for found in (left, right)
-    )
-
-
-def _svm(estimator: Any, parts: Mapping[str, Any]) -> bool:
-    classes, vectors = len(estimator.classes_), len(estimator.support_)
-    counts = estimator._n_support
-    shapes = (estimator._dual_coef_.shape, estimator._intercept_.shape, counts.shape)
-    pairs = classes * (classes - 1) // 2
-    return bool(
-        estimator.kernel == "precomputed"
-        and not estimator._sparse
-        and shapes == ((classes - 1, vectors), (pairs,), (classes,))
-        and _within(estimator.support_, len(parts["rows"]))
-        and _within(counts, vectors + 1)
-        and counts.sum() == vectors
-    )
-
-
-def _knn(estimator: Any, parts: Mapping[str, Any]) -> bool:
-    rows = len(estimator._y)
-    # scikit-learn divides by the number of rows.
-    return bool(
-        0 < rows == estimator.n_samples_fit_
-        and estimator._fit_X.shape == (rows, parts["width"])
-        and _within(estimator._y, len(estimator.classes_))
-    )
-
-
-def _within(found: NDArray[Any], end: int) -> bool:
-    """Say whether indices are from 0 to below an end."""
-    return bool(((found >= 0) & (found < end)).all())
-
-
-_CHECKS: Mapping[str, Callable[[Any, Mapping[str, Any]], bool]] = {
-    "forest": _forest,
-    "boosting": _boosting,
-    "svm": _svm,
-    "knn": _knn,
-}
-
-
 FILE = "head.skops"
-# Types of scikit-learn's own that its trees are made of, and that skops does not list.
+# Types of scikit-learn's trees, which skops does not trust by default.
 _TREES = {
     "forest": ["sklearn.tree._tree.Tree"],
     "boosting": ["sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"],
 }
-_PARTS = 3
+# Folds of the training rows for the temperature.
+_FOLDS = 3
+_SCALED = ("svm", "naive_bayes")
 
 
 class SklearnHead:
     """A classifier of scikit-learn: ``svm``, ``knn``, ``forest``, ``boosting``, ``naive_bayes``.
 
     Attributes:
-        spec: The settings; a head that was loaded has none of its own.
+        spec: The settings; the defaults for a loaded head.
         history: Empty: there are no epochs.
-        failed: None: it fits or it raises.
+        failed: None: a fit succeeds or raises.
     """
 
     failed: str | None = None
@@ -135,57 +53,55 @@ class SklearnHead:
         y: Labels,
         X_validation: Rows,
         y_validation: Labels,
-        shows: Labels | None = None,
+        groups: Labels | None = None,
     ) -> "SklearnHead":
-        """Fit on (X, y); the validation rows are not looked at.
+        """Fit on (X, y); the validation rows are not used.
 
         Args:
             X: (A, *shape) float32 features, vectors or feature maps.
             y: (A,) int64 classes 0 to K - 1, each with a row.
             X_validation: (B, *shape) float32, unused.
             y_validation: (B,) int64, unused.
-            shows: (A,) which image, or which group of them, each row shows; None where each
-                shows its own.
+            groups: (A,) the image, or the group of images, of each row; None if all differ.
 
         Returns:
             The head itself.
         """
-        rows = flatten(X)
-        given: NDArray[Any] = rows
+        rows: NDArray[Any] = flatten(X)
         self._parts = {"width": rows.shape[1], "scale": 1.0, "prior": np.bincount(y) / len(y)}
         if self.spec.head == "svm":
-            # Products once, in BLAS, for the fit, its parts and every later C; libsvm's own are
-            # 20 times slower on wide rows.
+            # One BLAS product serves every fit; libsvm's own are 20 times slower on wide rows.
             gamma = self.spec.gamma or 1 / max(float(rows.var(axis=0).sum()), 1e-12)
             self._parts |= {"rows": rows, "gamma": gamma if self.spec.kernel == "rbf" else 0.0}
-            given = _kernel(rows, rows, self._parts["gamma"])
-        if self.spec.head in ("svm", "naive_bayes"):
-            shows = np.arange(len(y)) if shows is None else shows
-            self._parts["scale"] = self._honest_scale(given, y, shows)
-        self._parts["estimator"] = _fit(self.spec, given, y)
+            rows = _kernel(rows, rows, self._parts["gamma"])
+        if self.spec.head in _SCALED:
+            groups = np.arange(len(y)) if groups is None else groups
+            self._parts["scale"] = self._fit_scale(rows, y, groups)
+        self._parts["estimator"] = _fit(self.spec, rows, y)
         vars(self._parts["estimator"]).pop("_feature_subsample_rng", None)  # see ``load``
         return self
 
-    def _honest_scale(self, given: NDArray[Any], y: Labels, shows: Labels) -> float:
-        """Fit the scale of the logits on three parts of the training rows, each left out once.
+    def _fit_scale(self, rows: NDArray[Any], y: Labels, groups: Labels) -> float:
+        """Fit the scale of the logits by cross-validation on the training rows.
 
-        The rows of an image are in one part, and those of a group that are of one class.
+        A fold holds all rows of an image, and all rows of a group that have one class.
         """
-        parts = min(_PARTS, *(len(set(shows[y == k].tolist())) for k in range(y.max() + 1)))
-        if parts < 2:
+        members = [np.flatnonzero(y == label) for label in range(y.max() + 1)]
+        folds = min(_FOLDS, *(len(np.unique(groups[m])) for m in members))
+        if folds < 2:
             return 1.0
-        part = np.empty(len(y), np.int64)
-        for label in range(y.max() + 1):
-            members = np.flatnonzero(y == label)
-            part[members] = np.unique(shows[members], return_inverse=True)[1] % parts
-        found: list[NDArray[np.float64]] = []
-        for left_out in range(parts):
-            fit_on, judge_on = np.flatnonzero(part != left_out), np.flatnonzero(part == left_out)
-            columns = fit_on if self.spec.head == "svm" else slice(None)
-            estimator = _fit(self.spec, given[fit_on][:, columns], y[fit_on])
-            found.append(_logits(estimator, given[judge_on][:, columns]))
-        order = np.argsort(np.concatenate([np.flatnonzero(part == i) for i in range(parts)]))
-        return fitted_scale(np.concatenate(found)[order], y)
+        fold = np.empty(len(y), np.int64)
+        for m in members:
+            fold[m] = np.unique(groups[m], return_inverse=True)[1] % folds
+        left_out = []
+        for k in range(folds):
+            train = np.flatnonzero(fold != k)
+            columns = train if self.spec.head == "svm" else slice(None)
+            estimator = _fit(self.spec, rows[train][:, columns], y[train])
+            left_out.append(_logits(estimator, rows[fold == k][:, columns]))
+        # Back into the order of the rows.
+        order = np.argsort(np.argsort(fold, kind="stable"))
+        return fit_logit_scale(np.concatenate(left_out)[order], y)
 
     def predict_proba(self, X: Rows) -> NDArray[np.floating]:
         """Score each class for each row.
@@ -196,11 +112,10 @@ class SklearnHead:
         Returns:
             (N, K) scores, 0 to 1; each row sums to 1.
         """
-        parts, rows = self._parts, flatten(X)
-        estimator = parts["estimator"]
-        if self.spec.head in ("svm", "naive_bayes"):
-            given = _kernel(rows, parts["rows"], parts["gamma"]) if "rows" in parts else rows
-            return probabilities(_logits(estimator, given), parts["scale"])
+        parts, rows, estimator = self._parts, flatten(X), self._parts["estimator"]
+        if self.spec.head in _SCALED:
+            rows = _kernel(rows, parts["rows"], parts["gamma"]) if "rows" in parts else rows
+            return probabilities(_logits(estimator, rows), parts["scale"])
         scores = np.asarray(estimator.predict_proba(rows), np.float64)
         if self.spec.head == "boosting":
             return scores
@@ -208,31 +123,31 @@ class SklearnHead:
         return np.asarray((votes * scores + parts["prior"]) / (votes + 1))
 
     def fits(self, shape: tuple[int, ...], classes: int) -> bool:
-        """Say whether the head takes rows of this shape and scores this many classes."""
-        found = self._parts["width"], len(self._parts["estimator"].classes_)
-        return found == (math.prod(shape), classes)
+        """Return whether the head takes rows of this shape and scores this many classes."""
+        size = self._parts["width"], len(self._parts["estimator"].classes_)
+        return size == (math.prod(shape), classes)
 
     def save(self, folder: Path) -> None:
-        """Write the head into a folder, as ``head.skops``."""
+        """Write the head to ``head.skops`` in a folder."""
         import skops.io
 
         skops.io.dump(self._parts, folder / FILE)
 
     @classmethod
     def load(cls, folder: Path, head: str = "svm") -> "SklearnHead":
-        """Read what ``save`` wrote. Only types of skops' own list and trees are made: no code runs.
+        """Read a saved head. No code runs: only trees and types that skops trusts are created.
 
         Args:
-            folder: Where it was written.
+            folder: The folder that it was written to.
             head: Its name.
         """
         import skops.io
 
         with zipfile.ZipFile(folder / FILE) as file:
-            described = json.dumps(json.loads(file.read("schema.json")))
-        # It may ask for a pool of any size, of which NumPy mixes each number with each other.
-        if "RandomGenerator" in described:
-            raise ValueError("a generator of random numbers, which no head has")
+            schema = json.dumps(json.loads(file.read("schema.json")))
+        # NumPy would mix a pool of any size that it names, each number with each other.
+        if "RandomGenerator" in schema:
+            raise ValueError("found a random number generator; expected a head without one")
         parts = skops.io.load(folder / FILE, trusted=_TREES.get(head, []))
         check_indices(head, parts)
         return cls(HeadSpec(head), parts)
@@ -240,14 +155,14 @@ class SklearnHead:
 
 def _fit(spec: HeadSpec, X: NDArray[Any], y: Labels) -> Any:
     """Fit scikit-learn's classifier."""
-    estimator = _make(spec, len(y)).fit(X, y)
+    estimator = _create(spec, len(y)).fit(X, y)
     if spec.head == "naive_bayes" and not estimator.var_.any():
-        estimator.var_ += 1  # where no feature varies it would divide by nothing
+        estimator.var_ += 1  # all features are constant: avoid a division by zero
     return estimator
 
 
-def _make(spec: HeadSpec, rows: int) -> Any:
-    """Return scikit-learn's classifier, not fitted; loads only the module that has it."""
+def _create(spec: HeadSpec, rows: int) -> Any:
+    """Create scikit-learn's classifier, importing only its module."""
     if spec.head == "svm":
         from sklearn.svm import SVC
 
@@ -270,19 +185,83 @@ def _make(spec: HeadSpec, rows: int) -> Any:
     )
 
 
-def _logits(estimator: Any, given: NDArray[Any]) -> NDArray[np.float64]:
+def _logits(estimator: Any, rows: NDArray[Any]) -> NDArray[np.float64]:
     """Return (N, K) logits, or (N, 1) for class 1 of 2."""
     if hasattr(estimator, "decision_function"):
-        found = np.asarray(estimator.decision_function(given))
-        return found[:, None] if found.ndim == 1 else found
-    return np.asarray(estimator.predict_joint_log_proba(given))
+        return np.asarray(estimator.decision_function(rows)).reshape(len(rows), -1)
+    return np.asarray(estimator.predict_joint_log_proba(rows))
 
 
 def _kernel(X: Rows, fitted: Rows, gamma: float) -> NDArray[np.float64]:
-    """Return the (N, A) products of rows, or of their images under an rbf kernel."""
+    """Return the (N, A) kernel: products of rows, or with a gamma the rbf kernel."""
     products = (X @ fitted.T).astype(np.float64)
     if not gamma:
         return products
-    lengths = [(rows.astype(np.float64) ** 2).sum(axis=1) for rows in (X, fitted)]
-    apart = lengths[0][:, None] + lengths[1] - 2 * products
-    return np.asarray(np.exp(-gamma * np.maximum(apart, 0)))
+    squares = [(rows.astype(np.float64) ** 2).sum(axis=1) for rows in (X, fitted)]
+    distances = squares[0][:, None] + squares[1] - 2 * products
+    return np.asarray(np.exp(-gamma * np.maximum(distances, 0)))
+
+
+def check_indices(head: str, parts: Mapping[str, Any]) -> None:
+    """Raise ValueError if an index in a saved head lies outside its array: it could crash.
+
+    Args:
+        head: Its name.
+        parts: Its ``estimator``, the ``width`` of its rows and, for ``svm``, the ``rows`` that it
+            was fitted on.
+    """
+    estimator, width = parts["estimator"], parts["width"]
+    if head == "forest":
+        trees = [fitted.tree_ for fitted in estimator.estimators_]
+        valid = all(
+            tree.node_count <= tree.capacity
+            and _is_tree(tree.children_left, tree.children_right, tree.feature, width)
+            for tree in trees
+        )
+    elif head == "boosting":
+        trees = [tree.nodes for trees in estimator._predictors for tree in trees]
+        left = [np.where(tree["is_leaf"], -1, tree["left"].astype(np.int64)) for tree in trees]
+        valid = all(
+            not tree["is_categorical"].any()
+            and _is_tree(children, tree["right"], tree["feature_idx"], width)
+            for tree, children in zip(trees, left, strict=True)
+        )
+    elif head == "svm":
+        valid = _is_svm(estimator, len(parts["rows"]))
+    else:
+        valid = head != "knn" or _is_knn(estimator, width)
+    if not valid:
+        raise ValueError(f"{head} with indices outside of its arrays")
+
+
+def _is_tree(left: Any, right: Any, feature: Any, width: int) -> bool:
+    """Return whether every path ends: the children of a node come after it; a leaf has -1."""
+    nodes = np.flatnonzero(left != -1)
+    children = np.stack([left[nodes], right[nodes]])
+    ordered = len(left) > 0 and bool((children > nodes).all())
+    return ordered and _within(children, len(left)) and _within(feature[nodes], width)
+
+
+def _is_svm(svm: Any, rows: int) -> bool:
+    classes, vectors, counts = len(svm.classes_), len(svm.support_), svm._n_support
+    shapes = [array.shape for array in (svm._dual_coef_, svm._intercept_, counts)]
+    return bool(
+        (svm.kernel, svm._sparse) == ("precomputed", False)
+        and shapes == [(classes - 1, vectors), (math.comb(classes, 2),), (classes,)]
+        and _within(svm.support_, rows)
+        and _within(counts, vectors + 1)
+        and counts.sum() == vectors
+    )
+
+
+def _is_knn(estimator: Any, width: int) -> bool:
+    rows = len(estimator._y)  # scikit-learn divides by it
+    return bool(
+        0 < rows == estimator.n_samples_fit_
+        and estimator._fit_X.shape == (rows, width)
+        and _within(estimator._y, len(estimator.classes_))
+    )
+
+
+def _within(indices: NDArray[Any], end: int) -> bool:
+    return bool(((indices >= 0) & (indices < end)).all())

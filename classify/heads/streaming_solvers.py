@@ -1,85 +1,81 @@
-"""Linear heads of rows that memory does not hold, from sums over one pass of the file."""
+"""Linear heads of out-of-core rows, from statistics of one pass over the file."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from classify.data.out_of_core import StoredRows, iter_chunks
-from classify.heads.linear_solvers import LEFT_OVER, Double, Plane, separate
+from classify.data.out_of_core import Labels, StoredRows, iter_chunks, rough_mean
+from classify.heads import linear_solvers
+from classify.heads.linear_solvers import Double, LinearModel
 from classify.settings.head_spec import HeadSpec
 
-# Rows whose mean is where sums begin.
-_NEAR = 256
 
+class RowStatistics:
+    """The sufficient statistics of ridge and lda.
 
-class Sums:
-    """What ridge and lda need of rows that memory does not hold, from one pass over them.
-
-    The solutions are those of ``ridge_path`` and ``discriminant``, by way of the products of the
-    features in the place of the rows.
+    The solutions are those of ``RowSpace``, with the eigenvectors of the products of the features
+    as the basis.
 
     Attributes:
         counts: (K,) rows of each class.
-        mean: (D,) of all rows.
-        means: (K, D) of each class, less ``mean``.
-        products: (D, D) of the rows less ``mean``, summed over the rows.
+        mean: (D,) mean of all rows.
+        means: (K, D) mean of each class minus ``mean``.
+        products: (D, D) products of the centred features, summed over the rows.
     """
 
-    def __init__(self, X: StoredRows, y: NDArray[np.int64]) -> None:
+    def __init__(self, X: StoredRows, y: Labels) -> None:
         self.counts = np.bincount(y)
-        # Sums of squares lose no digits where they begin near the mean.
-        near = X.read(np.arange(min(_NEAR, len(X)))).mean(axis=0, dtype=np.float64)
-        sums: Double = np.zeros((len(self.counts), len(near)))
-        self.products: Double = np.zeros((len(near), len(near)))
-        for places, rows in iter_chunks(X):
-            moved = rows - near
-            self.products += moved.T @ moved
-            sums += (y[places] == np.arange(len(sums))[:, None]).astype(np.float64) @ moved
-        off = sums.sum(axis=0) / len(y)
-        self.products -= len(y) * np.outer(off, off)
-        self.mean: Double = near + off
-        self.means: Double = sums / self.counts[:, None] - off
+        origin = rough_mean(X)
+        sums: Double = np.zeros((len(self.counts), len(origin)))
+        self.products: Double = np.zeros((len(origin), len(origin)))
+        for positions, rows in iter_chunks(X):
+            centred = rows - origin
+            self.products += centred.T @ centred
+            members = y[positions] == np.arange(len(sums))[:, None]
+            sums += members.astype(np.float64) @ centred
+        offset = sums.sum(axis=0) / len(y)
+        self.products -= len(y) * np.outer(offset, offset)
+        self.mean: Double = origin + offset
+        self.means: Double = sums / self.counts[:, None] - offset
 
-    def discriminant(self, spec: HeadSpec) -> Plane:
-        """Solve linear discriminant analysis, as the function of this name."""
+    def discriminant(self, spec: HeadSpec) -> LinearModel:
+        """Solve linear discriminant analysis."""
         between = (self.means.T * self.counts) @ self.means
         covariance = (self.products - between) / self.counts.sum()
-        share = spec.shrinkage or 0.0
-        weights, bias = separate(self.means, covariance, self.counts, len(self.mean), share)
-        return Plane(weights, bias - weights @ self.mean)
+        weights, bias = linear_solvers.solve_discriminant(
+            self.means, covariance, self.counts, len(self.mean), spec.shrinkage or 0.0
+        )
+        return LinearModel(weights, bias - weights @ self.mean)
 
     def ridge_path(
-        self, specs: Sequence[HeadSpec], X: StoredRows, y: NDArray[np.int64]
-    ) -> tuple[list[Plane], list[Double]]:
-        """Solve ridge regression for every penalty, as the function of this name.
+        self, specs: Sequence[HeadSpec], X: StoredRows, y: Labels
+    ) -> Iterator[tuple[LinearModel, Double]]:
+        """Solve ridge regression for every penalty.
 
         Args:
-            specs: Ridge heads that differ in ``alpha`` alone.
-            X: Some of the training rows.
+            specs: Ridge heads that differ only in ``alpha``.
+            X: A sample of n training rows.
             y: Their classes.
 
-        Returns:
-            For each spec the head, and the logits that each of these rows gets from a fit without
-            it, (n, K) or (n, 1).
+        Yields:
+            For each spec the model and the leave-one-out logits of the sample, (n, K) or (n, 1).
         """
-        labels = np.arange(len(self.counts))[1 if len(self.counts) == 2 else 0 :]
-        rows = self.counts.sum()
-        bias = 2 * self.counts[labels] / rows - 1
+        rows, first = self.counts.sum(), 1 if len(self.counts) == 2 else 0
+        counts, means = self.counts[first:], self.means[first:]
+        bias = 2 * counts / rows - 1
         values, vectors = np.linalg.eigh(self.products)
-        # The centred rows times the targets, in the directions of the vectors: (D, K or 1).
-        onto = vectors.T @ (2 * self.counts[labels, None] * self.means[labels]).T
+        # The centred rows times the targets, in the basis of the eigenvectors: (D, K or 1).
+        projected = vectors.T @ (2 * counts[:, None] * means).T
+        targets = linear_solvers.ridge_targets(y, len(self.counts))
         inverses = [1 / (np.maximum(values, 0) + (spec.alpha or 0.0)) for spec in specs]
-        planes = []
-        for inverse in inverses:
-            coef = (vectors @ (inverse[:, None] * onto)).T
-            planes.append(Plane(coef, bias - coef @ self.mean))
-        found: list[list[Double]] = [[] for _ in specs]
-        for places, some in iter_chunks(X):
-            turned = (some - self.mean) @ vectors
-            targets = np.where(y[places, None] == labels, 1.0, -1.0)
-            for alone, inverse in zip(found, inverses, strict=True):
-                own = np.minimum(turned**2 @ inverse + 1 / rows, 1 - LEFT_OVER)
-                residual = targets - bias - turned @ (inverse[:, None] * onto)
-                alone.append(targets - residual / (1 - own[:, None]))
-        return planes, [np.concatenate(parts) for parts in found]
+        left_out: list[list[Double]] = [[] for _ in specs]
+        for positions, chunk in iter_chunks(X):
+            rotated = (chunk - self.mean) @ vectors
+            for parts, inverse in zip(left_out, inverses, strict=True):
+                residuals = targets[positions] - bias - rotated @ (inverse[:, None] * projected)
+                leverage = rotated**2 @ inverse + 1 / rows
+                residuals = linear_solvers.leave_one_out(residuals, leverage)
+                parts.append(targets[positions] - residuals)
+        for inverse, parts in zip(inverses, left_out, strict=True):
+            coef = (vectors @ (inverse[:, None] * projected)).T
+            yield LinearModel(coef, bias - coef @ self.mean), np.concatenate(parts)

@@ -12,7 +12,6 @@ from zipfile import ZipFile
 
 from classify.data.dataset import Dataset, check_weights
 from classify.data.preprocessing import Transform
-from classify.heads.keras_head import DenseHead
 from classify.heads.registry import LINEAR_HEADS
 from classify.inference.bundle import TrainedHead, load_head
 from classify.inference.model_formats import NAMES, _check_place, _write_onnx, _writer
@@ -146,6 +145,8 @@ def build_model(bundle: TrainedHead, trunk: "Trunk") -> Any:
         A ``keras.Model`` from (B, H, W, 3) uint8 RGB pixels to (B, K) float32 scores, 0 to 1, each
         row summing to 1.
     """
+    from classify.heads.keras_head import DenseHead
+
     keras = load_keras()
     features = dict(zip(trunk.shapes, trunk.model.outputs, strict=True))
     joined = [bundle.layer] if bundle.layer in features else bundle.layer.split("+")

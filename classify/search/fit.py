@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from classify.data.dataset import Dataset
+from classify.data.out_of_core import Labels, Rows
 from classify.data.preprocessing import Floats, Transform
 from classify.data.splits import Split, group_names
 from classify.data.views import RandomViews, Views, all_views
-from classify.heads import keras_head, linear_head
-from classify.heads.registry import LINEAR_HEADS, FittedHead, Head, Labels, Rows
+from classify.heads import linear_head
+from classify.heads.registry import LINEAR_HEADS, FittedHead, Head
 from classify.heads.sklearn_head import SklearnHead
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec, groups_of
 
@@ -80,6 +81,8 @@ def fit_batch(
     if specs[0].head in LINEAR_HEADS:
         heads: Sequence[Head] = linear_head.fit_linear(specs, X, y, images)
     elif specs[0].head in KERAS_HEADS:
+        from classify.heads import keras_head
+
         shown = RandomViews(X, rows.views) if rows.views and specs[0].views == "random" else X
         heads = keras_head.fit_heads(specs, shown, y, *validation, halving=halving)
     else:
