@@ -50,19 +50,6 @@ class TrunkSpec(Settings):
         metavar="NAME|FILE",
         shown="imagenet",
     )
-    image_size: tuple[int, int] = flag(
-        (0, 0),
-        "size of the trunk's input in pixels",
-        metavar="N|HxW",
-        parse=parse_image_size,
-        shown="its native size",
-    )
-    preprocess: str = flag(
-        "",
-        "the model's own preprocessing, the course's 1/255, or 0..255 unchanged",
-        choices=("auto", "rescale", "none"),
-        shown="auto; none for a FILE",
-    )
     layer: tuple[str, ...] = flag(
         (),
         "keep the output of this layer, such as fc1 of a complete vgg16; repeatable",
@@ -75,11 +62,24 @@ class TrunkSpec(Settings):
         choices=("avg", "max", "none"),
         shown="avg; none for a vector",
     )
+    image_size: tuple[int, int] = flag(
+        (0, 0),
+        "size of the trunk's input in pixels",
+        metavar="N|HxW",
+        parse=parse_image_size,
+        shown="its native size",
+    )
     resize: str = flag(
         "stretch", "stretch, crop the middle, or pad with black", choices=("stretch", "crop", "pad")
     )
     interpolation: str = flag(
         "bilinear", "resampling filter", choices=("nearest", "bilinear", "bicubic", "lanczos")
+    )
+    preprocess: str = flag(
+        "",
+        "the model's own preprocessing, the course's 1/255, or 0..255 unchanged",
+        choices=("auto", "rescale", "none"),
+        shown="auto; none for a FILE",
     )
 
     def __post_init__(self) -> None:
