@@ -20,14 +20,10 @@ from classify.heads.registry import FittedHead
 from classify.inference import export as export_module
 from classify.inference import model_formats
 from classify.inference.bundle import TrainedHead, load_head
-from classify.inference.export import (
-    build_model,
-    check_targets,
-    export,
-    open_trunk,
-    read_class_names,
-)
-from classify.predict_cli import predict_images
+from classify.inference.export import check_targets, export, open_trunk
+from classify.inference.exported_model import build_model
+from classify.inference.model_formats import read_class_names
+from classify.predict_cli import main as predict_images
 from classify.search.fit import FoldData, fit_batch, transformed
 from classify.settings.head_spec import HeadSpec
 from extract.core.errors import HeadError, SettingError
@@ -85,6 +81,7 @@ def bundle_of(dataset: Dataset, spec: HeadSpec) -> TrainedHead:
     transform = Transform(spec.transform or ())
     (fit,) = fit_batch([spec], transformed(transform, FoldData(X, y, X, y)), transform)
     return TrainedHead(
+        name=spec.head,
         head=fit.fitted,
         class_names=dataset.class_names,
         trunk=dataset.trunk,
@@ -265,8 +262,8 @@ def _saved_model(place: Path) -> None:
         ("model.v2", None, "or / at its end"),
         ("none/model.keras", None, "no folder"),
         ("model.keras", _folder, "found no regular file"),
-        ("model", _file, "found what is no SavedModel"),
-        ("model/", _foreign, "found what is no SavedModel"),
+        ("model", _file, "holds something else than a SavedModel"),
+        ("model/", _foreign, "holds something else than a SavedModel"),
         ("model.keras", None, ""),
         ("model.keras", _file, ""),
         ("model", _folder, ""),
@@ -306,8 +303,8 @@ def test_a_best_head_that_is_no_layer(
     words = ["--layer", "conv1_relu", "--head", "knn", "--head", "linear", "--export", str(target)]
     words += ["--epochs", "1", "--learning-rate", "1e-9", "-o", str(tmp_path / "head")]
     assert train_head([str(stores[2]), *words]) == 1
-    assert "export: knn is no layer; expected one of" in (said := capsys.readouterr().err)
-    assert "ask for it alone with --head linear" in said
+    assert "export: knn cannot be exported; expected one of" in (said := capsys.readouterr().err)
+    assert "train it alone with --head linear" in said
     assert not target.exists()
     assert load_head(tmp_path / "head").class_names == ("class0", "class1")
 
@@ -327,7 +324,7 @@ def test_heads_without_memory_are_refused_before_the_trunk_is_built(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(export_module, "build_trunk", None)
+    monkeypatch.setattr("extract.trunks.trunk.build_trunk", None)
     words += ["--layer", "conv1_relu", "--memory", "1e-9", "--export", str(tmp_path / "m.keras")]
     assert train_head([str(stores[2]), *words, "-o", str(tmp_path / "head")]) == 1
     assert message in capsys.readouterr().err
@@ -343,7 +340,7 @@ def test_features_of_less_than_float32_are_mentioned(
     stores: dict[int, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     open_trunk(replace(load_dataset(stores[2], "conv1_relu"), dtype="float16"))
-    assert "kept in float16, so its scores differ" in caplog.text
+    assert "stored as float16, so its scores differ" in caplog.text
 
 
 @pytest.mark.parametrize("target", ["model.keras", "model"])

@@ -14,11 +14,12 @@ from PIL import Image
 
 from classify.cli import train_head
 from classify.inference.bundle import TrainedHead, load_head
-from classify.inference.predict import Prediction, open_trunk, predict, write_predictions
-from classify.predict_cli import predict_images
-from extract.core.config import ExtractConfig
+from classify.inference.predict import Prediction, label_images, write_predictions
+from classify.inference.trunk import open_engine
+from classify.predict_cli import main as predict_images
 from extract.core.errors import HeadError
 from extract.engines.base import Engine
+from extract.images.item import Item
 from extract.pipeline.run import extract_features
 from extract.sources.listing import list_source
 from extract.store.open import open_store
@@ -57,7 +58,13 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def opened(made: Made) -> tuple[TrainedHead, Engine]:
     bundle = load_head(made[2])
-    return bundle, open_trunk(bundle, None, ExtractConfig(batch_size=7))
+    return bundle, open_engine(bundle, batch_size=7)
+
+
+def predict(
+    bundle: TrainedHead, items: Sequence[Item], engine: Engine, top: int = 1
+) -> list[Prediction]:
+    return label_images(items, engine, bundle.score, bundle.class_names, top)
 
 
 def test_scores_equal_the_head_on_the_stored_features(
@@ -112,8 +119,8 @@ def test_more_labels_than_classes_gives_all(made: Made, opened: tuple[TrainedHea
 
 def test_other_weights_are_refused_before_anything_runs(opened: tuple[TrainedHead, Engine]) -> None:
     other = replace(opened[0], weights_sha256="f" * 64)
-    with pytest.raises(HeadError, match=r"none has SHA-256 \w{12}; expected f{12}, on which"):
-        open_trunk(other, None, ExtractConfig())
+    with pytest.raises(HeadError, match=r"none has SHA-256 \w{12}; expected f{12}, which"):
+        open_engine(other)
 
 
 def test_weights_that_have_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,12 +138,13 @@ def test_weights_that_have_moved(tmp_path: Path, capsys: pytest.CaptureFixture[s
     paths[0].rename(paths[2])
     capsys.readouterr()
     assert predict_images(words) == 1
-    assert "is gone; expected the same file; say where it is now with --weights" in (
-        capsys.readouterr().err
+    assert (
+        "is gone; expected the file that made the features; put it back, or say where it is now"
+        in (capsys.readouterr().err)
     )
     assert predict_images([*words, "--weights", str(paths[1])]) == 1
     shown = capsys.readouterr()
-    assert "on which the head was trained" in shown.err
+    assert "which made the features; put that file back, name it with" in shown.err
     assert not shown.out
     assert predict_images([*words, "--weights", str(paths[2])]) == 0
 
@@ -158,8 +166,8 @@ def test_swapped_words_are_told_apart(made: Made, capsys: pytest.CaptureFixture[
     assert predict_images([str(made[0]), str(made[2])]) == 2
     said = capsys.readouterr().err
     assert said == (
-        f"predict-images: {made[2]}: a head in the place of SOURCE; expected DIR before SOURCE; "
-        "swap the two\n"
+        f"predict-images: {made[2]}: found a head in the place of SOURCE; expected DIR before "
+        "SOURCE; swap them\n"
     )
 
 

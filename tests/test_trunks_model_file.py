@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from classify.cli import train_head
-from classify.predict_cli import predict_images
+from classify.predict_cli import main as predict_images
 from extract.cli import extract_features as command
 from extract.core.config import TrunkSpec
 from extract.core.errors import SettingError, StoreError, TrunkError

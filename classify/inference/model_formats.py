@@ -6,34 +6,42 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
+import numpy as np
+
+from extract.core.atomic import check_writable
 from extract.core.errors import HeadError, SettingError
-from extract.trunks.backend import load_keras
 
-# The layer that holds the class names, and the file and the entry that do.
+# The layer, the file or the metadata entry that holds the class names.
 NAMES = "class_names"
 
+Writer = Callable[[Any, Sequence[str], Path], None]
 
-def _check_place(target: str, place: Path) -> None:
-    """Raise HeadError unless nothing but a model would be lost there."""
-    if _writer(target) is not _write_saved_model:
+
+def check_target(target: str) -> None:
+    """Raise unless a model can be written there and would replace nothing but a model.
+
+    Raises:
+        SettingError: The ending is unknown.
+        HeadError: The place cannot be written or holds something else.
+    """
+    place = Path(target)
+    check_writable(place, HeadError)
+    if find_writer(target) is not _write_saved_model:
         if place.exists() and not place.is_file():
             raise HeadError(f"{target}: found no regular file; expected one or none; name another")
-    elif place.is_file() or (
-        place.is_dir() and any(place.iterdir()) and not _is_saved_model(place)
-    ):
+        return
+    is_model = (place / "saved_model.pb").is_file()
+    if place.is_file() or (place.is_dir() and any(place.iterdir()) and not is_model):
         raise HeadError(
-            f"{target}: found what is no SavedModel; expected nothing, an empty folder or a former "
-            "model; name another"
+            f"{target}: holds something else than a SavedModel; expected an earlier model, an "
+            "empty folder or nothing; name another"
         )
 
 
-def _is_saved_model(folder: Path) -> bool:
-    return (folder / "saved_model.pb").is_file()
-
-
-def _writer(target: str) -> Callable[[Any, Sequence[str], Path], None]:
-    """Choose the form by the ending."""
+def find_writer(target: str) -> Writer:
+    """Choose the format by the ending."""
     ending = "" if target.endswith(("/", os.sep)) else Path(target).suffix
     if ending not in _WRITERS:
         raise SettingError(
@@ -49,7 +57,7 @@ def _write_keras(model: Any, class_names: Sequence[str], path: Path) -> None:
 
 def _write_saved_model(model: Any, class_names: Sequence[str], folder: Path) -> None:
     model.export(folder, format="tf_saved_model", verbose=False)
-    extra = folder / "assets.extra"  # what TensorFlow leaves to others
+    extra = folder / "assets.extra"  # TensorFlow reserves this folder for other programs
     extra.mkdir()
     text = json.dumps(list(class_names), ensure_ascii=False)
     (extra / f"{NAMES}.json").write_text(text + "\n", encoding="utf-8")
@@ -58,9 +66,9 @@ def _write_saved_model(model: Any, class_names: Sequence[str], folder: Path) -> 
 def _write_onnx(model: Any, class_names: Sequence[str], path: Path) -> None:
     import onnx
 
-    model(load_keras().ops.zeros((1, *model.input_shape[1:]), "uint8"))  # Keras asks for a call
+    model(np.zeros((1, *model.input_shape[1:]), np.uint8))  # Keras exports only a called model
     with warnings.catch_warnings():
-        # Keras looks for a name that NumPy 2 has reserved.
+        # Keras uses a name that NumPy 2 has reserved.
         warnings.filterwarnings("ignore", ".*`np.object`", FutureWarning)
         model.export(path, format="onnx", verbose=False)
     written = onnx.load(path)
@@ -68,8 +76,21 @@ def _write_onnx(model: Any, class_names: Sequence[str], path: Path) -> None:
     onnx.save(written, path)
 
 
-_WRITERS: Mapping[str, Callable[[Any, Sequence[str], Path], None]] = {
+_WRITERS: Mapping[str, Writer] = {
     ".keras": _write_keras,
     ".onnx": _write_onnx,
     "": _write_saved_model,
 }
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """Return the class names in an exported ``.keras`` file; none of any other model."""
+    try:
+        with ZipFile(path) as archive:
+            layers = json.loads(archive.read("config.json"))["config"]["layers"]
+        (holder,) = [layer["config"] for layer in layers if layer["config"]["name"] == NAMES]
+        names = holder["beta_initializer"]["config"]["value"]
+        "".join(names).encode()  # raises where a name is not valid text
+    except (KeyError, TypeError, ValueError):  # a model from elsewhere
+        return ()
+    return tuple(names) if isinstance(names, list) else ()

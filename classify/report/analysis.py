@@ -11,13 +11,6 @@ from classify.data.out_of_core import StoredRows
 from classify.data.splits import TEST, group_names
 from classify.heads.registry import needs_memory
 from classify.report import diagnostics
-from classify.report.diagnostics import (
-    CalibrationBin,
-    ClassMetrics,
-    ConfusedPair,
-    Curve,
-    Proportion,
-)
 from classify.report.projection import FeatureMap, map_features
 from classify.search.evaluate import evaluate
 from classify.search.leaderboard import Result
@@ -54,7 +47,7 @@ class TrainingSize(NamedTuple):
     """Validation accuracy of a head trained on ``rows`` images of the first split."""
 
     rows: int
-    accuracy: Proportion
+    accuracy: diagnostics.Proportion
 
 
 @dataclass(frozen=True)
@@ -79,11 +72,11 @@ class Analysis:
     """
 
     confusion: NDArray[np.int64]
-    classes: list[ClassMetrics]
-    pairs: list[ConfusedPair]
-    roc: list[Curve]
-    precision_recall: list[Curve]
-    calibration: list[CalibrationBin]
+    classes: list[diagnostics.ClassMetrics]
+    pairs: list[diagnostics.ConfusedPair]
+    roc: list[diagnostics.Curve]
+    precision_recall: list[diagnostics.Curve]
+    calibration: list[diagnostics.CalibrationBin]
     calibration_error: float
     mistakes: list[Mistake]
     wrong_rows: NDArray[np.int64]

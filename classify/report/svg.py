@@ -9,36 +9,16 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
-# Placeholder colours, and the custom properties that replace them.
+# Placeholder colours, also in the style sheet, and the custom properties that replace them.
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
 TRAIN, HELD, BAD = "#040404", "#050505", "#060606"
 SERIES = tuple(f"#0a0a{i:02x}" for i in range(10))
 _NAMES = ("ink", "muted", "grid", "train", "held", "bad", *(f"s{i}" for i in range(10)))
 _COLOURS = dict(zip((INK, MUTED, GRID, TRAIN, HELD, BAD, *SERIES), _NAMES, strict=True))
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "headstart",
-    "text.parse_math": False,  # a class may be called $5
-    "font.size": 9.5,
-    "lines.linewidth": 1.8,
-    "text.color": INK,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": MUTED,
-    "axes.linewidth": 0.7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.facecolor": "none",
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.7,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-}
+_STYLE = Path(__file__).with_name("page") / "figures.mplstyle"
 
 
 def draw_svg(name: str, label: str, size: tuple[float, float], draw: Callable[[Any], None]) -> str:
@@ -53,10 +33,8 @@ def draw_svg(name: str, label: str, size: tuple[float, float], draw: Callable[[A
     import matplotlib
 
     out = StringIO()
-    with matplotlib.rc_context(), warnings.catch_warnings():
+    with matplotlib.rc_context({"svg.hashsalt": "headstart"}, _STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph ")  # the browser has more fonts
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
         from matplotlib.figure import Figure  # pyplot would look for a screen
 
         figure = Figure(figsize=size)

@@ -55,6 +55,18 @@ def muted() -> Iterator[None]:
 
 
 @contextmanager
+def quiet_mode(on: bool) -> Iterator[None]:
+    """Show warnings and errors only while inside, if ``on``."""
+    level = log.level
+    if on:
+        log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+@contextmanager
 def progress(total: int, unit: str, done: int = 0, label: str = "") -> Iterator[Any]:
     """Show a tqdm bar with rate and remaining time; silent where stderr is no terminal.
 

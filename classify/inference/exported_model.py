@@ -1,0 +1,79 @@
+"""A trained head on its trunk as one Keras model, from pixels to scores.
+
+Everything in it is a layer or an operation of Keras itself, so that it loads in safe mode.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from classify.data.preprocessing import Transform
+from classify.heads.keras_head import DenseHead
+from classify.inference.bundle import TrainedHead
+from classify.inference.model_formats import NAMES
+from extract.trunks.keras_import import keras
+from extract.trunks.trunk import Trunk
+
+
+def build_model(head: TrainedHead, trunk: Trunk) -> Any:
+    """Put a head on its trunk.
+
+    Args:
+        head: The trained head.
+        trunk: Its trunk.
+
+    Returns:
+        A ``keras.Model`` from (B, H, W, 3) uint8 RGB pixels to (B, K) float32 scores, 0 to 1, each
+        row summing to 1.
+    """
+    layers = head.select(dict(zip(trunk.shapes, trunk.model.outputs, strict=True)))
+    x = layers[0]
+    if len(layers) > 1:
+        x = keras.layers.Concatenate()([_flat(features) for features in layers])
+    x = _transformed(head.head.transform, x)
+    if isinstance(head.head.head, DenseHead):
+        scores = head.head.head.model(x)
+        if scores.shape[1] == 1:
+            scores = keras.ops.concatenate([1 - scores, scores], axis=-1)
+    else:
+        kernel, bias = head.head.head.softmax_weights()  # type: ignore[attr-defined]
+        softmax = keras.layers.Dense(len(bias), activation="softmax")
+        scores = _weighted(softmax, _flat(x), [kernel, bias])
+    # No built-in layer holds strings. This one has no ``beta``, so its initial value is never used,
+    # but is saved, loaded and available as ``beta_initializer.value``.
+    names = keras.initializers.Constant(list(head.class_names))
+    holder = _affine(scale=False, beta_initializer=names, name=NAMES)
+    scores = holder(scores, training=False)  # its mean is 0 and its variance 1
+    return keras.Model(trunk.model.inputs[0], scores, name="pixels_to_scores")
+
+
+def _flat(x: Any) -> Any:
+    return x if len(x.shape) == 2 else keras.layers.Flatten()(x)
+
+
+def _weighted(layer: Any, x: Any, weights: Sequence[Any], **call: Any) -> Any:
+    """Call a layer and set its weights."""
+    output = layer(x, **call)
+    layer.set_weights(weights)
+    return output
+
+
+def _affine(**settings: Any) -> Any:
+    """Return a layer that computes (x - mean) * scale where the variance is 1."""
+    return keras.layers.BatchNormalization(epsilon=0.0, center=False, trainable=False, **settings)
+
+
+def _transformed(transform: Transform, x: Any) -> Any:
+    """Apply the steps of a transform."""
+    for step, learnt in transform.learnt():
+        x = _flat(x)
+        if step == "standardise":
+            weights = [learnt["scale"], learnt["mean"], 0 * learnt["mean"] + 1]
+            x = _weighted(_affine(), x, weights, training=False)
+        elif step == "sqrt":
+            x = keras.ops.sign(x) * keras.ops.sqrt(keras.ops.abs(x))
+        elif step == "l2":
+            x = keras.layers.UnitNormalization()(x)
+        else:
+            axes = learnt["axes"]
+            x = _weighted(keras.layers.Dense(axes.shape[1]), x, [axes, -learnt["mean"] @ axes])
+    return x
