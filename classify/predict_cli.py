@@ -74,10 +74,10 @@ def predict_images_parser() -> argparse.ArgumentParser:
 
 
 def _predict_images(arguments: argparse.Namespace) -> int:
-    from classify.inference.predict import predict_images, write_predictions
+    from classify.inference.predict import predict_images
+    from classify.inference.predictions import write_predictions
 
-    settings = {k: v for k, v in vars(arguments).items() if v is not None and k != "verbose"}
-    predictions = predict_images(**settings)
+    predictions = predict_images(**{k: v for k, v in vars(arguments).items() if k != "verbose"})
     if arguments.output is None:
         write_predictions(predictions, sys.stdout, arguments.format or PredictConfig.format)
     log.info("%s: %s", arguments.output or "stdout", predictions.summary())

@@ -14,10 +14,12 @@ from PIL import Image
 
 from classify.cli import train_head
 from classify.inference.bundle import TrainedHead, load_head
-from classify.inference.predict import Prediction, label_images, write_predictions
+from classify.inference.predict import label_images
+from classify.inference.predict import predict_images as label_source
+from classify.inference.predictions import Prediction, write_predictions
 from classify.inference.trunk import open_engine
 from classify.predict_cli import main as predict_images
-from extract.core.errors import HeadError
+from extract.core.errors import HeadError, SettingError
 from extract.engines.base import Engine
 from extract.images.item import Item
 from extract.pipeline.run import extract_features
@@ -197,3 +199,49 @@ def test_json_lines() -> None:
         {"key": "b.png", "label": "x", "score": 0.0, "reason": None},
         {"key": "c.png", "label": None, "score": None, "reason": "is empty"},
     ]
+
+
+# The same from Python.
+
+
+def test_python_does_what_the_command_does(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = tmp_path / "labels.csv"
+    found = label_source(made[0], made[2], top=2, output=written, batch_size=7, quiet=True)
+    assert capsys.readouterr() == ("", "")
+    assert predict_images([str(made[2]), str(made[0]), "--top", "2", "-q"]) == 0
+    assert capsys.readouterr().out == written.read_text()
+    assert [p.key for p in found] == [
+        row["key"] for row in csv.DictReader(written.read_text().splitlines())
+    ]
+    assert (len(found), found.unreadable, found.tolerated) == (48, 0, 0)
+    assert found.timings.trunk > 0
+    assert isinstance(found[0], Prediction)
+    lines = repr(found).splitlines()
+    assert lines[0].startswith("24 images labelled, 0 unreadable; start ")
+    assert len(lines) == 12
+    assert lines[1].startswith("bright/0.png  bright  0.")
+    assert found._repr_html_().count("<tr>") == 12
+
+
+def test_python_tolerates_what_it_is_told_to(made: Made, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no image")
+    (tmp_path / "<b>.png").write_bytes((made[0] / "dark" / "0.png").read_bytes())
+    found = label_source(tmp_path, str(made[2]), max_bad="50%")
+    assert (found.unreadable, found.tolerated) == (1, 1)
+    assert "<b>" not in found._repr_html_()
+    with pytest.raises(SettingError, match="max_bad: found 'many'"):
+        label_source(tmp_path, made[2], max_bad="many")
+    with pytest.raises(SettingError, match="trunk: cannot be combined with"):
+        label_source(tmp_path, made[2], trunk="vgg16")
+    with pytest.raises(SettingError, match="top: found 0"):
+        label_source(tmp_path, made[2], top=0)
+
+
+def test_a_head_says_in_a_line_what_it_is(made: Made) -> None:
+    kind = "dense" if "dense" in str(made[2]) else "logistic"
+    assert repr(load_head(str(made[2]))) == (
+        f"TrainedHead: {kind}, 3 classes (bright, dark, middling), trunk mobilenet, "
+        "layer conv1_relu"
+    )

@@ -72,12 +72,10 @@ class TrainedHead:
     shape: tuple[int, ...]
 
     def __repr__(self) -> str:
-        names = ", ".join(map(quoted, self.class_names[:10]))
         more = ", ..." if len(self.class_names) > 10 else ""
-        return (
-            f"TrainedHead: {self.name}, {len(self.class_names)} classes ({names}{more}), "
-            f"trunk {self.trunk.trunk}, layer {self.layer}"
-        )
+        names = ", ".join(map(quoted, self.class_names[:10])) + more
+        classes = f"{len(self.class_names)} classes ({names})"
+        return f"TrainedHead: {self.name}, {classes}, trunk {self.trunk.trunk}, layer {self.layer}"
 
     def select(self, features: Mapping[str, Any]) -> list[Any]:
         """Return the features of the head's layers; a single layer may have ``+`` in its name."""

@@ -4,15 +4,16 @@
 the order of the scores of every ``keras.applications`` model.
 """
 
+import json
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.inference.model_formats import read_class_names
 from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.console import log
 from extract.core.errors import TrunkError
@@ -54,6 +55,21 @@ def open_classifier(config: ExtractConfig, **settings: Any) -> tuple[Engine, tup
 def imagenet_class_names() -> tuple[str, ...]:
     """Return the names of ImageNet's 1,000 classes, in the order of the scores."""
     return tuple((files("classify.inference") / "imagenet.txt").read_text("utf-8").splitlines())
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """Return the class names in an exported ``.keras`` file; none of any other model."""
+    try:
+        with ZipFile(path) as archive:
+            layers = json.loads(archive.read("config.json"))["config"]["layers"]
+        (holder,) = [
+            layer["config"] for layer in layers if layer["config"]["name"] == "class_names"
+        ]
+        names = holder["beta_initializer"]["config"]["value"]
+        "".join(names).encode()  # raises where a name is not valid text
+    except (KeyError, TypeError, ValueError):  # a model from elsewhere
+        return ()
+    return tuple(names) if isinstance(names, list) else ()
 
 
 def to_scores(engine: Engine, features: Mapping[str, np.ndarray]) -> NDArray[np.floating]:

@@ -8,17 +8,17 @@ from typing import Any
 
 from classify.heads.registry import LINEAR_HEADS
 from classify.inference.bundle import PathLike, TrainedHead, load_head
-from classify.inference.model_formats import check_target, find_writer
 from classify.inference.trunk import open_trunk
 from classify.search.leaderboard import Result
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec
-from extract.core.atomic import atomic_write
+from extract.core.atomic import atomic_write, check_writable
 from extract.core.console import log, quiet_mode
 from extract.core.errors import HeadError, SettingError
 
 __all__ = ["can_export", "check_head", "check_targets", "export_best", "export_head", "open_trunk"]
 
 EXPORTABLE = (*KERAS_HEADS, *LINEAR_HEADS)
+_ENDINGS = (".keras", ".onnx", "")
 
 
 def export_head(
@@ -71,12 +71,38 @@ def check_targets(targets: Sequence[str], specs: Sequence[HeadSpec]) -> None:
     for target, place in zip(targets, places, strict=True):
         if places.count(place) > 1:
             raise SettingError(f"export: found {target} twice; expected each place once")
-        check_target(target)
-        if place.suffix == ".onnx" and not (find_spec("tf2onnx") and find_spec("onnx")):
+        check_writable(place, HeadError)
+        _check_place(target, place)
+        if _ending(target) == ".onnx" and not (find_spec("tf2onnx") and find_spec("onnx")):
             raise HeadError(
                 f'{target}: needs tf2onnx and onnx; pip install "headstart[onnx]", or name a '
                 ".keras file"
             )
+
+
+def _check_place(target: str, place: Path) -> None:
+    """Raise HeadError unless a model would replace nothing but a model."""
+    if _ending(target):
+        if place.exists() and not place.is_file():
+            raise HeadError(f"{target}: found no regular file; expected one or none; name another")
+        return
+    is_model = (place / "saved_model.pb").is_file()
+    if place.is_file() or (place.is_dir() and any(place.iterdir()) and not is_model):
+        raise HeadError(
+            f"{target}: holds something else than a SavedModel; expected an earlier model, an "
+            "empty folder or nothing; name another"
+        )
+
+
+def _ending(target: str) -> str:
+    """Return the ending, which chooses the format; empty for a folder."""
+    ending = "" if target.endswith(("/", os.sep)) else Path(target).suffix
+    if ending not in _ENDINGS:
+        raise SettingError(
+            f"export: found the ending {ending!r} in {target}; expected .keras, .onnx, or a folder "
+            "(no ending, or / at its end) for a SavedModel"
+        )
+    return ending
 
 
 def can_export(result: Result) -> bool:
@@ -118,9 +144,9 @@ def export(head: TrainedHead, trunk: Any, target: str) -> None:
     Raises:
         HeadError: It cannot be written.
     """
-    from classify.inference.exported_model import build_model
+    from classify.inference import model_formats
 
-    write = find_writer(target)
+    write = model_formats.WRITERS[_ending(target)]
     with atomic_write(Path(target), HeadError) as temporary:
-        write(build_model(head, trunk), head.class_names, temporary)
+        write(model_formats.build_model(head, trunk), head.class_names, temporary)
     log.info("%s: from pixels to scores of %s", target, ", ".join(head.class_names))

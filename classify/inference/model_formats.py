@@ -1,54 +1,89 @@
-"""File formats of exported models: .keras, SavedModel and ONNX."""
+"""A trained head on its trunk as one Keras model, and the formats that it is written in.
+
+Everything in the model is a layer or an operation of Keras itself, so that it loads in safe mode.
+"""
 
 import json
-import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
 
 import numpy as np
 
-from extract.core.atomic import check_writable
-from extract.core.errors import HeadError, SettingError
+from classify.data.preprocessing import Transform
+from classify.heads.keras_head import DenseHead
+from classify.inference.bundle import TrainedHead
+from extract.trunks.keras_import import keras
+from extract.trunks.trunk import Trunk
 
 # The layer, the file or the metadata entry that holds the class names.
 NAMES = "class_names"
 
-Writer = Callable[[Any, Sequence[str], Path], None]
 
+def build_model(head: TrainedHead, trunk: Trunk) -> Any:
+    """Put a head on its trunk.
 
-def check_target(target: str) -> None:
-    """Raise unless a model can be written there and would replace nothing but a model.
+    Args:
+        head: The trained head.
+        trunk: Its trunk.
 
-    Raises:
-        SettingError: The ending is unknown.
-        HeadError: The place cannot be written or holds something else.
+    Returns:
+        A ``keras.Model`` from (B, H, W, 3) uint8 RGB pixels to (B, K) float32 scores, 0 to 1, each
+        row summing to 1.
     """
-    place = Path(target)
-    check_writable(place, HeadError)
-    if find_writer(target) is not _write_saved_model:
-        if place.exists() and not place.is_file():
-            raise HeadError(f"{target}: found no regular file; expected one or none; name another")
-        return
-    is_model = (place / "saved_model.pb").is_file()
-    if place.is_file() or (place.is_dir() and any(place.iterdir()) and not is_model):
-        raise HeadError(
-            f"{target}: holds something else than a SavedModel; expected an earlier model, an "
-            "empty folder or nothing; name another"
-        )
+    layers = head.select(dict(zip(trunk.shapes, trunk.model.outputs, strict=True)))
+    x = layers[0]
+    if len(layers) > 1:
+        x = keras.layers.Concatenate()([_flat(features) for features in layers])
+    x = _transformed(head.head.transform, x)
+    if isinstance(head.head.head, DenseHead):
+        scores = head.head.head.model(x)
+        if scores.shape[1] == 1:
+            scores = keras.ops.concatenate([1 - scores, scores], axis=-1)
+    else:
+        kernel, bias = head.head.head.softmax_weights()  # type: ignore[attr-defined]
+        softmax = keras.layers.Dense(len(bias), activation="softmax")
+        scores = _weighted(softmax, _flat(x), [kernel, bias])
+    # No built-in layer holds strings. This one has no ``beta``, so its initial value is never used,
+    # but is saved, loaded and available as ``beta_initializer.value``.
+    names = keras.initializers.Constant(list(head.class_names))
+    holder = _affine(scale=False, beta_initializer=names, name=NAMES)
+    scores = holder(scores, training=False)  # its mean is 0 and its variance 1
+    return keras.Model(trunk.model.inputs[0], scores, name="pixels_to_scores")
 
 
-def find_writer(target: str) -> Writer:
-    """Choose the format by the ending."""
-    ending = "" if target.endswith(("/", os.sep)) else Path(target).suffix
-    if ending not in _WRITERS:
-        raise SettingError(
-            f"export: found the ending {ending!r} in {target}; expected .keras, .onnx, or a folder "
-            "(no ending, or / at its end) for a SavedModel"
-        )
-    return _WRITERS[ending]
+def _flat(x: Any) -> Any:
+    return x if len(x.shape) == 2 else keras.layers.Flatten()(x)
+
+
+def _weighted(layer: Any, x: Any, weights: Sequence[Any], **call: Any) -> Any:
+    """Call a layer and set its weights."""
+    output = layer(x, **call)
+    layer.set_weights(weights)
+    return output
+
+
+def _affine(**settings: Any) -> Any:
+    """Return a layer that computes (x - mean) * scale where the variance is 1."""
+    return keras.layers.BatchNormalization(epsilon=0.0, center=False, trainable=False, **settings)
+
+
+def _transformed(transform: Transform, x: Any) -> Any:
+    """Apply the steps of a transform."""
+    for step, learnt in transform.learnt():
+        x = _flat(x)
+        if step == "standardise":
+            weights = [learnt["scale"], learnt["mean"], 0 * learnt["mean"] + 1]
+            x = _weighted(_affine(), x, weights, training=False)
+        elif step == "sqrt":
+            x = keras.ops.sign(x) * keras.ops.sqrt(keras.ops.abs(x))
+        elif step == "l2":
+            x = keras.layers.UnitNormalization()(x)
+        else:
+            axes = learnt["axes"]
+            x = _weighted(keras.layers.Dense(axes.shape[1]), x, [axes, -learnt["mean"] @ axes])
+    return x
 
 
 def _write_keras(model: Any, class_names: Sequence[str], path: Path) -> None:
@@ -76,21 +111,9 @@ def _write_onnx(model: Any, class_names: Sequence[str], path: Path) -> None:
     onnx.save(written, path)
 
 
-_WRITERS: Mapping[str, Writer] = {
+# Ending -> function that writes a model and its class names.
+WRITERS: Mapping[str, Callable[[Any, Sequence[str], Path], None]] = {
     ".keras": _write_keras,
     ".onnx": _write_onnx,
     "": _write_saved_model,
 }
-
-
-def read_class_names(path: Path) -> tuple[str, ...]:
-    """Return the class names in an exported ``.keras`` file; none of any other model."""
-    try:
-        with ZipFile(path) as archive:
-            layers = json.loads(archive.read("config.json"))["config"]["layers"]
-        (holder,) = [layer["config"] for layer in layers if layer["config"]["name"] == NAMES]
-        names = holder["beta_initializer"]["config"]["value"]
-        "".join(names).encode()  # raises where a name is not valid text
-    except (KeyError, TypeError, ValueError):  # a model from elsewhere
-        return ()
-    return tuple(names) if isinstance(names, list) else ()

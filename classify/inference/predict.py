@@ -1,21 +1,19 @@
 """Labels for new images, from a trained head or from a complete model."""
 
-import csv
-import html
-import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.inference.bundle import is_head_folder, load_head
-from classify.settings.config import CHART_ENDINGS, PredictConfig
-from extract.core.atomic import atomic_write, check_writable
+from classify.inference.bundle import PathLike, is_head_folder, load_head
+from classify.inference.predictions import Prediction, Predictions, is_chart
+from classify.settings.config import PredictConfig
+from extract.core.atomic import check_writable
 from extract.core.config import ExtractConfig
 from extract.core.console import log, progress, quiet_mode
 from extract.core.errors import HeadError, SettingError
@@ -24,68 +22,9 @@ from extract.images.item import Item
 from extract.pipeline.stream import Timings, stream_features
 from extract.sources.listing import list_source
 
-# The first characters of a formula, in one spreadsheet program or another.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-_CHART_TOP, _MOST_SHOWN = 10, 10
+_CHART_TOP = 10
 
-PathLike = str | os.PathLike[str]
 Score = Callable[[Mapping[str, np.ndarray]], NDArray[np.floating]]
-
-
-class Prediction(NamedTuple):
-    """One label of one image, or the reason why it has none.
-
-    Attributes:
-        key: The key of the image.
-        label: The class name; None for an image that could not be read.
-        score: The score of the class, 0 to 1; None for an image that could not be read.
-        reason: Why the image could not be read.
-    """
-
-    key: str
-    label: str | None
-    score: float | None
-    reason: str | None = None
-
-
-class Predictions(list[Prediction]):
-    """The predictions of all images, in the order of the images, best label first.
-
-    Attributes:
-        tolerated: Number of images that may be unreadable.
-        timings: Seconds spent on each step.
-    """
-
-    def __init__(self, predictions: Iterable[Prediction], tolerated: int, timings: Timings) -> None:
-        super().__init__(predictions)
-        self.tolerated, self.timings = tolerated, timings
-
-    @property
-    def unreadable(self) -> int:
-        """Number of images that could not be read."""
-        return sum(prediction.reason is not None for prediction in self)
-
-    def summary(self) -> str:
-        """Return the number of images and the seconds in one line."""
-        labelled = len({prediction.key for prediction in self}) - self.unreadable
-        return (
-            f"{labelled} images labelled, {self.unreadable} unreadable; "
-            f"start {self.timings.start:.1f} s, trunk {self.timings.trunk:.1f} s, "
-            f"waiting for images {self.timings.wait:.1f} s"
-        )
-
-    def __repr__(self) -> str:
-        rows = ["  ".join(row) for row in self._rows()]
-        return "\n".join([self.summary(), *rows])
-
-    def _repr_html_(self) -> str:
-        rows = [[html.escape(cell) for cell in row] for row in self._rows()]
-        lines = [f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in rows]
-        return f"<table>{''.join(lines)}</table><p>{html.escape(self.summary())}</p>"
-
-    def _rows(self) -> list[tuple[str, str, str]]:
-        shown = [(p.key, p.label or "", p.reason or f"{p.score:.4f}") for p in self[:_MOST_SHOWN]]
-        return shown + [("...", "", "")] * (len(self) > _MOST_SHOWN)
 
 
 def predict_images(  # noqa: PLR0913
@@ -123,80 +62,71 @@ def predict_images(  # noqa: PLR0913
         format: Format of ``output``: ``csv`` (None) or ``json``, one object per line.
         quiet: Show warnings only.
 
+    Returns:
+        In the order of the images, the best labels of each, or the reason why it has none.
+
     Raises:
         HeadstartError: A setting, the source, the head, the trunk or ``output`` cannot be used.
     """
-    model = _given(trunk=trunk, image_size=image_size, preprocess=preprocess)
+    model = _given(trunk=trunk, weights=weights, image_size=image_size, preprocess=preprocess)
     running = _given(columns=columns, batch_size=batch_size, workers=workers, max_bad=max_bad)
+    written = _given(top=top, format=format)
     with quiet_mode(quiet):
-        written = _Output(output, top, format)
-        return _predict_images(source, head, weights, model, ExtractConfig(**running), written)
+        path = None if output is None else Path(output)
+        return _predict_images(source, head, model, ExtractConfig(**running), path, written)
 
 
 def _given(**settings: Any) -> dict[str, Any]:
     """Return the settings that are not None, paths as text."""
-    return {
-        name: os.fspath(value) if isinstance(value, Path) else value
-        for name, value in settings.items()
-        if value is not None
-    }
-
-
-class _Output:
-    """The place, the format and the number of labels of what is written."""
-
-    def __init__(self, path: PathLike | None, top: int | None, form: str | None) -> None:
-        self.path = None if path is None else Path(path)
-        self.is_chart = self.path is not None and self.path.suffix.lower() in CHART_ENDINGS
-        if self.is_chart and form:
-            raise SettingError(f"format: has no effect on {path}, which is a chart; leave it out")
-        usual = PredictConfig(_CHART_TOP) if self.is_chart else PredictConfig()
-        self.config = PredictConfig(usual.top if top is None else top, form or usual.format)
-
-    def check(self) -> None:
-        """Raise HeadError, before the trunk runs, unless the file can be written."""
-        if self.path is None:
-            return
-        if self.path.exists() and not self.path.is_file():
-            raise HeadError(
-                f"{self.path}: not a regular file; expected one, or none; name another with -o"
-            )
-        check_writable(self.path, HeadError)
-
-    def write(self, predictions: Sequence[Prediction]) -> None:
-        """Write predictions with an atomic write; an unreadable image has no chart."""
-        if self.path is None:
-            return
-        if not self.is_chart:
-            with (
-                atomic_write(self.path, HeadError) as temporary,
-                temporary.open("w", encoding="utf-8", newline="") as file,
-            ):
-                write_predictions(predictions, file, self.config.format)
-        elif predictions[0].reason is None:
-            from classify.inference.chart import save_chart
-
-            labels, scores = (
-                [str(p.label) for p in predictions],
-                [p.score or 0 for p in predictions],
-            )
-            save_chart(self.path, predictions[0].key, labels, scores)
+    given = {name: value for name, value in settings.items() if value is not None}
+    return {k: os.fspath(v) if isinstance(v, Path) else v for k, v in given.items()}
 
 
 def _predict_images(
     source: PathLike,
     head: PathLike | None,
-    weights: PathLike | None,
-    model: Mapping[str, Any],
-    config: ExtractConfig,
-    output: _Output,
+    model: dict[str, Any],
+    running: ExtractConfig,
+    path: Path | None,
+    written: dict[str, Any],
 ) -> Predictions:
-    if head and model:
+    _check_model(source, head, model)
+    if is_chart(path) and "format" in written:
+        raise SettingError(f"format: has no effect on {path}, which is a chart; leave it out")
+    config = PredictConfig(**({"top": _CHART_TOP} if is_chart(path) else {}) | written)
+    if path and path.exists() and not path.is_file():
+        raise HeadError(f"{path}: not a regular file; expected one, or none; name another with -o")
+    if path:
+        check_writable(path, HeadError)
+    began, timings = time.perf_counter(), Timings()
+    listed = list_source(source, running.columns)
+    for warning in listed.warnings:
+        log.warning("%s", warning)
+    if is_chart(path) and len(listed.items) != 1:
         raise SettingError(
-            f"{', '.join(model)}: cannot be combined with {head}, which records its trunk; leave "
-            "one of them out"
+            f"{path}: found {len(listed.items)} images in {source}; expected one for a chart; name "
+            "one, or a file that ends in .csv"
         )
-    if not head and not model.get("trunk"):
+    opened = _open_model(head, model, running)
+    timings.start = time.perf_counter() - began
+    labelled = label_images(listed.items, *opened, config.top, running, timings)
+    predictions = Predictions(labelled, running.tolerated(len(listed.items)), timings)
+    if path:
+        predictions.save(path, config.format)
+    for prediction in predictions:
+        if prediction.reason is not None:
+            log.warning("%s: %s", prediction.key, prediction.reason)
+    return predictions
+
+
+def _check_model(source: PathLike, head: PathLike | None, model: Mapping[str, Any]) -> None:
+    """Raise SettingError unless there is a head or a complete model, and not both."""
+    if head and (extra := model.keys() - {"weights"}):
+        raise SettingError(
+            f"{', '.join(sorted(extra))}: cannot be combined with {head}, which records its trunk; "
+            "leave one of them out"
+        )
+    if not head and "trunk" not in model:
         raise SettingError(
             f"found SOURCE {source} alone; expected DIR, a folder made by train-head, before it, "
             "or --trunk NAME for a complete model"
@@ -205,44 +135,21 @@ def _predict_images(
         raise SettingError(
             f"{source}: found a head in the place of SOURCE; expected DIR before SOURCE; swap them"
         )
-    output.check()
-    began, timings = time.perf_counter(), Timings()
-    listed = list_source(source, config.columns)
-    for warning in listed.warnings:
-        log.warning("%s", warning)
-    if output.is_chart and len(listed.items) != 1:
-        raise SettingError(
-            f"{output.path}: found {len(listed.items)} images in {source}; expected one for a "
-            "chart; name one, or a file that ends in .csv"
-        )
-    engine, score, class_names = _open_model(head, _given(weights=weights), model, config)
-    timings.start = time.perf_counter() - began
-    top, tolerated = output.config.top, config.tolerated(len(listed.items))
-    rows = label_images(listed.items, engine, score, class_names, top, config, timings)
-    predictions = Predictions(rows, tolerated, timings)
-    output.write(predictions)
-    for prediction in predictions:
-        if prediction.reason is not None:
-            log.warning("%s: %s", prediction.key, prediction.reason)
-    return predictions
 
 
 def _open_model(
-    head: PathLike | None,
-    weights: Mapping[str, PathLike],
-    model: Mapping[str, Any],
-    config: ExtractConfig,
+    head: PathLike | None, model: Mapping[str, Any], running: ExtractConfig
 ) -> tuple[Engine, Score, Sequence[str]]:
     """Open a trained head with its trunk, or a complete model."""
     if head:
         from classify.inference.trunk import open_engine
 
         trained = load_head(head)
-        engine = open_engine(trained, batch_size=config.batch_size, **weights)
+        engine = open_engine(trained, model.get("weights"), running.batch_size)
         return engine, trained.score, trained.class_names
     from classify.inference import complete_model
 
-    engine, class_names = complete_model.open_classifier(config, **model, **weights)
+    engine, class_names = complete_model.open_classifier(running, **model)
     return engine, partial(complete_model.to_scores, engine), class_names
 
 
@@ -290,27 +197,3 @@ def label_images(
                 by_row[failure.row] = [Prediction(key, None, None, failure.reason)]
             bar.update(len(block.rows) + len(block.failed))
     return [prediction for row in range(len(items)) for prediction in by_row[row]]
-
-
-def write_predictions(predictions: Iterable[Prediction], file: TextIO, form: str) -> None:
-    """Write predictions with scores of six decimals.
-
-    Args:
-        predictions: The predictions, in the order of the rows.
-        file: The open file.
-        form: ``csv``, with a heading and empty cells for missing values, or ``json``, an object per
-            line with null for them. In CSV, text that a spreadsheet would run as a formula has an
-            apostrophe in front.
-    """
-    rounded = (p._replace(score=p.score and round(p.score, 6)) for p in predictions)
-    if form == "json":
-        file.writelines(json.dumps(p._asdict(), ensure_ascii=False) + "\n" for p in rounded)
-        return
-    table = csv.writer(file, lineterminator="\n")
-    table.writerow(Prediction._fields)
-    table.writerows([_defuse(cell) for cell in prediction] for prediction in rounded)
-
-
-def _defuse(cell: str | float | None) -> str | float | None:
-    """Return a cell that no spreadsheet runs: https://owasp.org/www-community/attacks/CSV_Injection."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell

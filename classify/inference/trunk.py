@@ -32,16 +32,8 @@ def open_engine(
     """
     from extract.engines import select
 
-    def build(spec: TrunkSpec) -> Engine:
-        return select.open_engine(
-            spec,
-            head.dtype,
-            batch_size,
-            precision=head.precision,
-            calibrate=head.calibration_sha256,
-        )
-
-    return _open(head, weights, build)
+    settings = (head.dtype, batch_size, "auto", head.precision, head.calibration_sha256)
+    return _open(head, weights, lambda spec: select.open_engine(spec, *settings))
 
 
 def open_trunk(made_by: Dataset | TrainedHead, weights: PathLike | None = None) -> Any:

@@ -1,6 +1,7 @@
 """Analysis of the best head, as the report and ``result.json`` show it."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,9 +88,8 @@ class Analysis:
     def to_dict(self, keys: list[str]) -> dict[str, Any]:
         """Return every number as JSON values, with keys in place of row numbers."""
         plain = ("classes", "pairs", "roc", "precision_recall", "calibration", "calibration_error")
-        mistakes = [_to_json(mistake) for mistake in self.mistakes]
-        for mistake in mistakes:
-            del mistake["row"]
+        mistakes = [m._asdict() for m in self.mistakes]
+        mistakes = [{k: v for k, v in m.items() if k != "row"} for m in mistakes]
         return {
             **{name: _to_json(getattr(self, name)) for name in plain},
             "mistakes": {"count": len(self.wrong_rows), "most_confident": mistakes},
@@ -135,19 +135,11 @@ def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
     independent = len({groups[row] for row in rows}) / len(rows)
     confusion = confusion_matrix(y, answers, len(names))
     classes = diagnostics.class_metrics(y, scores, names, independent)
-    roc, precision_recall = (
-        diagnostics.class_curves(y, scores, classes, kind, _WORST_CLASSES)
-        for kind in ("roc_area", "average_precision")
-    )
+    curves = partial(diagnostics.class_curves, y, scores, classes, most=_WORST_CLASSES)
     bins, error = diagnostics.calibration(y, scores, independent)
+    keys, best = [dataset.keys[row] for row in rows], scores.max(axis=1)
     mistakes = [
-        Mistake(
-            int(rows[i]),
-            dataset.keys[rows[i]],
-            names[y[i]],
-            names[answers[i]],
-            float(scores[i].max()),
-        )
+        Mistake(int(rows[i]), keys[i], names[y[i]], names[answers[i]], float(best[i]))
         for i in diagnostics.confident_mistakes(y, scores, MISTAKES)
     ]
     spec = _size_head(result, own)
@@ -155,8 +147,8 @@ def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
         confusion=confusion,
         classes=classes,
         pairs=diagnostics.confused_pairs(confusion, names, PAIRS) if len(names) > 2 else [],
-        roc=roc,
-        precision_recall=precision_recall,
+        roc=curves("roc_area"),
+        precision_recall=curves("average_precision"),
         calibration=bins,
         calibration_error=error,
         mistakes=mistakes,
@@ -170,14 +162,10 @@ def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
 def _size_head(result: Result, dataset: Dataset) -> HeadSpec | None:
     """Return the head to train on fewer rows: the best one without epochs, which is fast."""
     layer = result.best.spec.layer
-    fast = [
-        entry.spec
-        for entry in result.entries
-        if entry.spec.layer == layer and entry.spec.head not in KERAS_HEADS
-    ]
+    specs = [entry.spec for entry in result.entries if entry.spec.layer == layer]
+    fast = [spec for spec in specs if spec.head not in KERAS_HEADS]
     spec = fast[0] if fast else HeadSpec("logistic", layer=layer)
-    stored = isinstance(dataset.X, StoredRows)
-    too_large = stored and needs_memory(spec, dataset.X.shape[1:])
+    too_large = isinstance(dataset.X, StoredRows) and needs_memory(spec, dataset.X.shape[1:])
     return None if result.finetuned or too_large else spec
 
 
@@ -192,7 +180,7 @@ def _training_sizes(
     full = [e.outcome.judged.answers[in_split] for e in result.entries if e.spec == spec]
     parts = subsets(dataset.y[split.train], seed)
     parts += [] if full else [np.arange(len(split.train))]
-    answers = []
+    sizes = []
     with progress(len(parts), "fit", label="fewer images") as bar, muted():
         for part in parts:
             try:
@@ -200,13 +188,12 @@ def _training_sizes(
             except HeadError as error:
                 log.debug("not trained on %d images: %s", len(part), error)
                 continue
-            answers.append((len(part), trained.outcome.judged.answers))
+            sizes.append((len(part), trained.outcome.judged.answers))
             bar.update(1)
-    answers += [(len(split.train), predicted) for predicted in full]
-    return [
-        TrainingSize(rows, diagnostics.proportion(int((predicted == y).sum()), len(y), independent))
-        for rows, predicted in answers
-    ]
+    sizes += [(len(split.train), answers) for answers in full]
+    right = [(rows, int((answers == y).sum())) for rows, answers in sizes]
+    share = partial(diagnostics.proportion, count=len(y), independent=independent)
+    return [TrainingSize(rows, share(hits)) for rows, hits in right]
 
 
 def subsets(y: NDArray[np.int64], seed: int) -> list[NDArray[np.int64]]:

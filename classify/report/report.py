@@ -62,17 +62,13 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "number": _number,
-        "percent": _percent,
-        "interval": _interval,
-        "label": label,
-    }
+    environment.filters |= {"number": _number, "percent": _percent, "interval": _interval}
     script = (_PAGE / "report.js").read_text(encoding="utf-8")
     styles = _map_styles(dataset, analysis)
     text = environment.get_template("report.html").render(
         script=script,
         script_digest=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        label=label,
         store=store,
         dataset=dataset,
         result=result,
@@ -143,7 +139,6 @@ def _learning(result: Result) -> list[dict[str, Any]]:
     limits = lowest, min(max(peaks), 3 * float(np.median(peaks)))
     for i, panel in enumerate(panels):
         panel["svg"] = figures.draw_learning(f"learning{i}", panel["history"], limits)
-        panel["best_epoch"] = int(np.argmin(panel["history"]["val_loss"])) + 1
     return panels
 
 

@@ -29,6 +29,7 @@ def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]
         the best head, is still None.
     """
     first, rows, views = result.splits[0], result.judging, dataset.views
+    y, K = dataset.y[rows], len(dataset.class_names)
     return {
         "store": store,
         "fingerprint": dataset.fingerprint(),
@@ -43,10 +44,7 @@ def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]
             "test": len(first.test),
             "groups": dataset.groups and len(set(group_names(dataset))),
         },
-        "candidates": [
-            _describe_entry(entry, dataset.y[rows], len(dataset.class_names))
-            for entry in result.entries
-        ],
+        "candidates": [_describe_entry(entry, y, K) for entry in result.entries],
         "finetuned": result.finetuned and result.finetuned.to_dict(),
         "best": None,
         "test": result.test and result.test._asdict(),
