@@ -41,11 +41,11 @@ def predict_images_parser() -> argparse.ArgumentParser:
     )
     add_reading_flags(parser, "columns")
     add_model_flags(
-        parser.add_argument_group("without DIR, except --weights"),
+        parser.add_argument_group("complete model; with DIR only --weights"),
         trunk="a complete model of keras.applications, with ImageNet's 1,000 classes; or a "
         "complete model in a .keras file",
-        weights="with DIR: where the trunk's weights of training are now; with --trunk: imagenet "
-        "(default), none, or a file with top",
+        weights="with --trunk: imagenet (default), none, or a file with top; with DIR: the trunk's "
+        "weights, if they have moved since training",
         image_size="pixels that a FILE sees, if it takes any size",
     )
     group, usual = parser.add_argument_group("output"), PredictConfig()

@@ -1,7 +1,7 @@
 """The figures of the report, each drawn as SVG under a name that is unique on the page."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -156,17 +156,24 @@ def draw_sizes(name: str, sizes: Sequence[TrainingSize]) -> str:
 
 
 def draw_map(
-    name: str, feature_map: FeatureMap, styles: NDArray[np.int64], wrong: NDArray[np.bool_]
+    name: str,
+    feature_map: FeatureMap,
+    y: NDArray[np.int64],
+    styles: Mapping[int, int],
+    wrong_rows: NDArray[np.int64],
 ) -> str:
     """Draw images by their features, in the colour and the marker of their class.
 
     Args:
         name: The name of the figure.
-        feature_map: The positions of M images.
-        styles: (M,) numbers of colour and marker, -1 for grey.
-        wrong: (M,) whether the image is classified wrongly.
+        feature_map: The positions of some images.
+        y: (N,) classes of all images.
+        styles: Class -> number of its colour and marker; all others are grey.
+        wrong_rows: Rows of the images that are classified wrongly.
     """
-    size = 4.5 if len(styles) < 400 else 3.2
+    numbers = np.array([styles.get(label, -1) for label in y[feature_map.rows].tolist()])
+    wrong = np.isin(feature_map.rows, wrong_rows)
+    size = 4.5 if len(numbers) < 400 else 3.2
     light = {"mew": 0.7, "markersize": size + 2, "alpha": 0.5}
     ring = light if wrong.sum() > _MANY_RINGS else {"mew": 1, "markersize": size + 4}
 
@@ -174,10 +181,10 @@ def draw_map(
         shares = [f"{100 * share:.0f} % of the variance" for share in feature_map.explained or ()]
         x_label, y_label = shares or ("", "")
         axes = add_axes(figure, (0.3, 0.3, 0.05, 0.05), xlabel=x_label, ylabel=y_label)
-        for number in np.unique(styles):
+        for number in np.unique(numbers):
             colour = MUTED if number < 0 else SERIES[number % len(SERIES)]
             marker = "." if number < 0 else MARKERS[number // len(SERIES)]
-            points = feature_map.points[styles == number].T
+            points = feature_map.points[numbers == number].T
             axes.plot(*points, marker, color=colour, alpha=0.7, markersize=size, mew=0)
         axes.plot(*feature_map.points[wrong].T, "o", mfc="none", mec=BAD, **ring)
         axes.set(xticks=[], yticks=[])

@@ -64,7 +64,6 @@ def write_report(
     )
     environment.filters |= {"number": _number, "percent": _percent, "interval": _interval}
     script = (_PAGE / "report.js").read_text(encoding="utf-8")
-    styles = _map_styles(dataset, analysis)
     text = environment.get_template("report.html").render(
         script=script,
         script_digest=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -77,9 +76,8 @@ def write_report(
         lead=_lead(result),
         most_entries=_MOST_ENTRIES,
         learning=_learning(result),
-        figures=_figures(dataset, analysis),
-        maps=_maps(dataset, analysis, styles),
-        styles=styles,
+        figures=figures,
+        styles=_map_styles(dataset, analysis),
         colours=len(SERIES),
         mistakes=_thumbnails(dataset, analysis.mistakes[:_MOST_IMAGES]),
     )
@@ -150,33 +148,6 @@ def _dropout_sweep(entries: Sequence[Entry]) -> list[Entry]:
             families.setdefault(replace(entry.spec, dropout=0.0), []).append(entry)
     sweep = next((family for family in families.values() if len(family) > 1), [])
     return sorted(sweep[:_MOST_CURVES], key=lambda entry: entry.spec.dropout or 0.0)
-
-
-def _figures(dataset: Dataset, analysis: Analysis) -> dict[str, str]:
-    """Draw the figures of the best head; without those that would be empty."""
-    svg = {
-        "confusion": figures.draw_confusion("confusion", analysis.confusion, dataset.class_names),
-        "calibration": figures.draw_calibration("calibration", analysis.calibration),
-    }
-    if analysis.sizes:
-        svg["sizes"] = figures.draw_sizes("sizes", analysis.sizes)
-    if analysis.roc:
-        rates = ("false positive rate", "true positive rate")
-        svg["roc"] = figures.draw_curves("roc", analysis.roc, rates)
-        axes = ("recall", "precision")
-        svg["precision_recall"] = figures.draw_curves("pr", analysis.precision_recall, axes)
-    return svg
-
-
-def _maps(dataset: Dataset, analysis: Analysis, styles: dict[int, int]) -> list[dict[str, Any]]:
-    """Draw the maps of the features."""
-    maps = []
-    for i, feature_map in enumerate(analysis.maps):
-        numbers = np.array([styles.get(y, -1) for y in dataset.y[feature_map.rows].tolist()])
-        wrong = np.isin(feature_map.rows, analysis.wrong_rows)
-        svg = figures.draw_map(f"map{i}", feature_map, numbers, wrong)
-        maps.append({"method": feature_map.method, "rows": len(feature_map.rows), "svg": svg})
-    return maps
 
 
 def _map_styles(dataset: Dataset, analysis: Analysis) -> dict[int, int]:
