@@ -1,22 +1,42 @@
-"""Stage two: train heads on cached features, and use them."""
+"""Stage two: train heads on cached features, and use them.
+
+The public names are loaded when they are first used, so that ``--help`` answers at once.
+"""
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from classify.data.dataset import load_dataset
-    from classify.search.search import sweep
+from extract.public import load_late
 
-__all__ = ["load_dataset", "sweep"]
+if TYPE_CHECKING:
+    from classify.data.dataset import Dataset as Dataset
+    from classify.data.dataset import load_dataset as load_dataset
+    from classify.inference.bundle import TrainedHead as TrainedHead
+    from classify.inference.bundle import load_head as load_head
+    from classify.inference.export import export_head as export_head
+    from classify.inference.predict import predict_images as predict_images
+    from classify.inference.predictions import Prediction as Prediction
+    from classify.inference.predictions import Predictions as Predictions
+    from classify.search.leaderboard import Entry as Entry
+    from classify.search.leaderboard import Result as Result
+    from classify.settings.head_spec import HeadSpec as HeadSpec
+    from classify.train import sweep as sweep
+    from classify.train import train_heads as train_heads
+
+_PUBLIC = {
+    "classify.data.dataset": ("Dataset", "load_dataset"),
+    "classify.inference.bundle": ("TrainedHead", "load_head"),
+    "classify.inference.export": ("export_head",),
+    "classify.inference.predict": ("predict_images",),
+    "classify.inference.predictions": ("Prediction", "Predictions"),
+    "classify.search.leaderboard": ("Entry", "Result"),
+    "classify.settings.head_spec": ("HeadSpec",),
+    "classify.train": ("sweep", "train_heads"),
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Load the public functions when they are asked for: the commands' help needs none of them."""
-    if name == "load_dataset":
-        from classify.data.dataset import load_dataset
+    return load_late("classify", _PUBLIC, name)
 
-        return load_dataset
-    if name == "sweep":
-        from classify.search.search import sweep
 
-        return sweep
-    raise AttributeError(f"module 'classify' has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted(name for names in _PUBLIC.values() for name in names)

@@ -4,10 +4,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from classify.settings.config import FORMATS, PredictConfig
-from extract.cli import add_model_flags, add_reading_flags
+from classify.settings.config import PredictConfig
+from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.console import add_common_flags, log, run_command
 from extract.core.errors import EXIT_OK, EXIT_TOO_MANY_BAD
+from extract.core.flags import add_flags
 
 _EXAMPLES = """\
 examples:
@@ -39,27 +40,22 @@ def predict_images_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "source", metavar="SOURCE", help="a folder of images, one image, or a table of them"
     )
-    add_reading_flags(parser, "columns")
-    add_model_flags(
+    add_flags(parser, ExtractConfig, "columns")
+    add_flags(
         parser.add_argument_group("complete model; with DIR only --weights"),
+        TrunkSpec,
+        "trunk",
+        "weights",
+        "image_size",
+        "preprocess",
         trunk="a complete model of keras.applications, with ImageNet's 1,000 classes; or a "
         "complete model in a .keras file",
         weights="with --trunk: imagenet (default), none, or a file with top; with DIR: the trunk's "
         "weights, if they have moved since training",
         image_size="pixels that a FILE sees, if it takes any size",
     )
-    group, usual = parser.add_argument_group("output"), PredictConfig()
-    group.add_argument(
-        "--top",
-        type=int,
-        metavar="N",
-        help=f"labels per image, best first (default: {usual.top}; 10 in a chart)",
-    )
-    group.add_argument(
-        "--format",
-        choices=FORMATS,
-        help=f"comma-separated with a heading, or JSON lines (default: {usual.format})",
-    )
+    group = parser.add_argument_group("output")
+    add_flags(group, PredictConfig)
     group.add_argument(
         "-o",
         "--output",
@@ -67,8 +63,8 @@ def predict_images_parser() -> argparse.ArgumentParser:
         type=Path,
         help="the file to write (default: stdout); for one image .png, .svg or .pdf draws a chart",
     )
-    add_reading_flags(group, "max_bad")
-    add_reading_flags(parser.add_argument_group("running"), "batch_size", "workers")
+    add_flags(group, ExtractConfig, "max_bad")
+    add_flags(parser.add_argument_group("running"), ExtractConfig, "batch_size", "workers")
     add_common_flags(parser)
     return parser
 

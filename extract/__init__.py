@@ -1,1 +1,46 @@
-"""Stage one: run a frozen trunk once over a set of images and keep its features in HDF5."""
+"""Stage one: run a frozen trunk once over a set of images and keep its features in HDF5.
+
+The public names are loaded when they are first used, so that ``--help`` answers at once.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from extract.public import load_late
+
+if TYPE_CHECKING:
+    from extract.api import extract_features as extract_features
+    from extract.api import list_layers as list_layers
+    from extract.api import list_trunks as list_trunks
+    from extract.core.config import ExtractConfig as ExtractConfig
+    from extract.core.config import TrunkSpec as TrunkSpec
+    from extract.core.config import ViewSpec as ViewSpec
+    from extract.core.errors import EngineError as EngineError
+    from extract.core.errors import HeadError as HeadError
+    from extract.core.errors import HeadstartError as HeadstartError
+    from extract.core.errors import ImageError as ImageError
+    from extract.core.errors import SettingError as SettingError
+    from extract.core.errors import SourceError as SourceError
+    from extract.core.errors import SplitError as SplitError
+    from extract.core.errors import StoreError as StoreError
+    from extract.core.errors import TrunkError as TrunkError
+    from extract.pipeline.run import Summary as Summary
+    from extract.store.open import open_store as open_store
+
+_PUBLIC = {
+    "extract.api": ("extract_features", "list_layers", "list_trunks"),
+    "extract.core.config": ("ExtractConfig", "TrunkSpec", "ViewSpec"),
+    "extract.core.errors": (
+        *("EngineError", "HeadError", "HeadstartError", "ImageError", "SettingError"),
+        *("SourceError", "SplitError", "StoreError", "TrunkError"),
+    ),
+    "extract.pipeline.run": ("Summary",),
+    "extract.store.open": ("open_store",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    return load_late("extract", _PUBLIC, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(name for names in _PUBLIC.values() for name in names)

@@ -1,14 +1,14 @@
-"""The command that says what is in a file of features: arguments -> description."""
+"""The command show-features."""
 
 import argparse
 import json
 import subprocess
 import sys
 
-from extract.core.console import add_common_flags, log, run_command
+from extract.core.console import Parser, add_common_flags, log, run_command
 from extract.core.errors import EXIT_INTERRUPTED, EXIT_OK, StoreError
 
-_SHOW_EXAMPLES = """\
+_EXAMPLES = """\
 examples:
   show-features out.h5
   show-features out.h5 --verify
@@ -16,18 +16,18 @@ examples:
 """
 
 
-def show_features(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run the command ``show-features``; returns its exit code."""
     return run_command(show_features_parser(), _show_features, argv)
 
 
 def show_features_parser() -> argparse.ArgumentParser:
     """Build the parser of ``show-features``."""
-    parser = argparse.ArgumentParser(
-        prog="show-features",
-        description="Say what is in a file of features and whether it is sound.\n\n"
-        + _SHOW_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = Parser(
+        "show-features",
+        "OUT.h5",
+        "Describe a file of features, and verify that it is intact.",
+        _EXAMPLES,
     )
     parser.add_argument("out", metavar="OUT.h5", help="a file made by extract-features")
     parser.add_argument(
@@ -38,8 +38,8 @@ def show_features_parser() -> argparse.ArgumentParser:
         "--limit",
         type=_seconds,
         metavar="SECONDS",
-        help="read it in a process of its own, ended after so long: for a file from a stranger, "
-        "over which HDF5 may crash or loop",
+        help="read the file in a separate process that ends after so long: for a file from a "
+        "stranger, on which HDF5 may crash or loop",
     )
     add_common_flags(parser)
     return parser
@@ -60,12 +60,13 @@ def _show_features(arguments: argparse.Namespace) -> int:
     from extract.store.verify import verify
 
     with open_store(arguments.out) as store:
-        found = describe(store)
+        description = describe(store)
         problems = verify(store) if arguments.verify else None
         unfinished = not store.complete
     if problems is not None:
-        found["problems"] = problems
-    print(json.dumps(found, indent=2) if arguments.json else format_description(found))
+        description["problems"] = problems
+    text = json.dumps(description, indent=2) if arguments.json else format_description(description)
+    print(text)
     if problems:
         repair = "" if unfinished and len(problems) == 1 else " with --repair"
         raise StoreError(
@@ -77,22 +78,25 @@ def _show_features(arguments: argparse.Namespace) -> int:
 
 
 def _show_within(arguments: argparse.Namespace) -> int:
-    """Run the same command in a process that a file can crash, or keep for ever, without harm."""
+    """Run the same command in a separate process, which the file may crash or block."""
     flags = [f for f in ("verify", "json", "quiet", "verbose") if getattr(arguments, f)]
-    # -P: nothing is imported from the folder that the stranger's file is in.
-    code = "import sys; from extract.show_cli import show_features; sys.exit(show_features())"
+    # -P: import nothing from the folder of the stranger's file.
+    code = "import sys; from extract.show_cli import main; sys.exit(main())"
     words = [sys.executable, "-P", "-c", code, *(f"--{flag}" for flag in flags)]
     try:
         ended = subprocess.run(
             [*words, "--", arguments.out], timeout=arguments.limit, check=False
         ).returncode
     except subprocess.TimeoutExpired:
-        found = f"not read within {arguments.limit:g} s"
+        what = f"not read within {arguments.limit:g} s"
     else:
         if 0 <= ended <= EXIT_INTERRUPTED:
             return ended
-        found = "HDF5 crashes over it"
+        what = "HDF5 crashes on it"
     raise StoreError(
-        f"{arguments.out}: {found}; expected a sound file; give a higher --limit if it is large "
-        "and you trust it, else remove it"
+        f"{arguments.out}: {what}; expected a valid file; raise --limit if it is large and "
+        "you trust it, or remove it"
     )
+
+
+show_features = main  # until the tests are moved over

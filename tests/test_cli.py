@@ -49,7 +49,7 @@ def test_what_comes_next_can_be_done(
     assert capsys.readouterr().err.splitlines()[-1] == f"next: train-head '{out}'"
     assert extract(images / "train/cat", tmp_path / "flat.h5", *QUICK_FLAGS) == 0
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last == "without two classes there is no head to train; next: show-features " + str(
+    assert last == "a head needs two classes; next: show-features " + str(
         tmp_path / "flat.h5"
     )
 

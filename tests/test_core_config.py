@@ -17,13 +17,13 @@ def test_defaults_are_made_concrete() -> None:
 
 
 def test_what_only_the_model_knows_is_left_open() -> None:
-    assert TrunkSpec().settled
+    assert TrunkSpec().is_complete
     assert TrunkSpec(pooling="").pooling == "avg"
-    assert not TrunkSpec(layer=("mixed5",)).settled
-    assert TrunkSpec(layer=("mixed5",), pooling="max").settled
+    assert not TrunkSpec(layer=("mixed5",)).is_complete
+    assert TrunkSpec(layer=("mixed5",), pooling="max").is_complete
     own = TrunkSpec(trunk="own.keras")
     assert (own.layer, own.image_size, own.pooling) == ((), (0, 0), "")
-    assert (own.weights, own.preprocess, own.settled) == ("model", "none", False)
+    assert (own.weights, own.preprocess, own.is_complete) == ("model", "none", False)
     assert TrunkSpec.from_dict(own.to_dict()) == own
 
 

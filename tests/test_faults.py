@@ -208,7 +208,7 @@ def test_a_source_where_everything_hangs_ends_the_run(hanging: Callable[..., Any
     child = hanging("reading", 8, 1, 3)
     said = child.communicate(timeout=300)[1]
     assert child.returncode == 1, said
-    assert "4 images: each took longer than 1 s, and none can be stopped" in said
+    assert "4 images took longer than 1 s each and cannot be stopped" in said
     assert "Traceback" not in said
 
 

@@ -1,4 +1,4 @@
-"""README's table of engines and precisions: it has every trunk, and holds on this machine."""
+"""The documented table of engines and precisions: it has every trunk, and holds on this machine."""
 
 import os
 import re
@@ -10,10 +10,10 @@ import pytest
 from benchmarks.parity import differences
 from extract.core.applications import TRUNKS
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs/speed.md"
 # A figure has lost up to a third to its last digit, and another processor adds in another order.
 ROOM = 2.0
-# Those whose bfloat16 and int8 README says, of each family the smallest, or one as quick.
+# Those whose bfloat16 and int8 the table shows, of each family the smallest, or one as quick.
 SMALLEST = (
     "convnext_tiny",
     "densenet121",
@@ -36,8 +36,8 @@ ALL = bool(os.environ.get("HEADSTART_PARITY"))
 
 
 def table() -> dict[str, dict[str, float]]:
-    """Return README's figures: family -> column -> figure."""
-    lines = README.read_text().split("### Engines and precisions")[1].split("\n### ")[0]
+    """Return the documented figures: family -> column -> figure."""
+    lines = PAGE.read_text().split("### Engines and precisions")[1].split("\n### ")[0]
     header, _, *rows = [
         re.split(r" *\| *", line.strip("| ")) for line in lines.splitlines() if line[:1] == "|"
     ]

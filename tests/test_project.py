@@ -1,4 +1,4 @@
-"""The shape of the project: who imports whom, names that agree, documents that cannot drift."""
+"""The shape of the project: who imports whom, names that agree, licences."""
 
 import argparse
 import ast
@@ -14,17 +14,13 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
-from classify.cli import train_head_parser
-from classify.predict_cli import predict_images_parser
 from extract.cli import extract_features_parser
 from extract.core.config import ExtractConfig, TrunkSpec, ViewSpec
-from extract.show_cli import show_features_parser
 from extract.store.open import open_store
 from tests.conftest import QUICK
+from tests.shape import PACKAGES, measure
 
 ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "README.md"
-PARSERS = (extract_features_parser, show_features_parser, train_head_parser, predict_images_parser)
 
 # Lowest first: a room imports only itself and the rooms before it.
 ROOMS = {
@@ -80,6 +76,12 @@ def test_a_room_has_eight_files_at_most(package: str) -> None:
     for room in ROOMS[package]:
         paths = {path.name for path in (ROOT / package / room).glob("*.py")} - {"__init__.py"}
         assert 0 < len(paths) <= 8, room
+
+
+def test_files_and_functions_are_short() -> None:
+    shape = measure(*PACKAGES)
+    assert not shape.long_files
+    assert not shape.long_functions
 
 
 def test_stage_one_knows_nothing_of_stage_two() -> None:
@@ -143,52 +145,6 @@ def test_a_setting_has_one_name_in_three_places(images: Path, tmp_path: Path) ->
         # What one run does, and where, is no property of the file.
         actions = {"overwrite", "update", "dry_run", "repair", "cluster"}
         assert settings - set(store.attributes) == actions
-
-
-@pytest.mark.parametrize("parser", PARSERS)
-def test_every_flag_is_in_readme(parser: Any) -> None:
-    text = README.read_text()
-    for action in parser()._actions:
-        for option in action.option_strings:
-            if option.startswith("--") and option != "--help":
-                assert re.search(rf"{option}\b", text), option
-
-
-@pytest.mark.parametrize("parser", PARSERS)
-def test_every_flag_has_help_and_every_example_parses(parser: Any) -> None:
-    built = parser()
-    assert all(action.help for action in built._actions)
-    examples = re.findall(rf"^  ({built.prog} .*)$", built.description, re.MULTILINE)
-    assert examples
-    for example in examples:
-        built.parse_args(example.split()[1:])
-
-
-def test_every_promise_in_readme_has_its_test() -> None:
-    promised = re.findall(r"`(tests/\w+\.py)::(\w+)`", README.read_text())
-    assert len(promised) >= 10
-    for path, name in promised:
-        assert f"def {name}(" in (ROOT / path).read_text()
-
-
-def test_readmes_commands_parse() -> None:
-    parsers = {parser().prog: parser() for parser in PARSERS}
-    text = README.read_text().replace("\\\n", " ")
-    blocks = re.findall(r"```(?:sh|bash)\n(.*?)```", text, re.DOTALL)
-    commands = [line for block in blocks for line in block.splitlines()]
-    rows = [line for line in text.splitlines() if line.startswith("| ")]
-    inline = re.findall(rf"`((?:{'|'.join(parsers)}) [^`]+)`", "\n".join(rows))
-    assert len(inline) >= 13  # the table of the course's recipe
-    commands += inline
-    seen = set()
-    for line in commands:
-        for part in line.split("&&"):
-            words = part.split("#")[0].split()
-            program = Path(words[0]).name if words else ""
-            if program in parsers:
-                parsers[program].parse_args(words[1:])
-                seen.add(program)
-    assert seen == set(parsers)
 
 
 def brought_by(requirements: Sequence[str]) -> dict[str, Distribution]:

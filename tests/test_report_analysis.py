@@ -56,8 +56,7 @@ def test_behind_folds_each_row_is_scored_by_a_head_that_did_not_see_it(metric: s
         transform = Transform(spec.transform or ())
         train, judging = split.train, split.validation
         rows = transformed(
-            transform,
-            FoldData(made.X[train], made.y[train], made.X[judging], made.y[judging]),
+            transform, FoldData(made.X[train], made.y[train], made.X[judging], made.y[judging])
         )
         head = next(fit_batch([spec], rows, transform)).fitted
         wanted[split.validation] = head.predict_proba(made.X[split.validation])

@@ -312,7 +312,7 @@ def test_ctrl_c_before_the_head_is_saved_keeps_the_leaderboard(
 
     words = [str(store), "--head", "logistic", "--head", "knn"]
     with monkeypatch.context() as patch:
-        patch.setattr("classify.inference.bundle.save_head", stop)
+        patch.setattr("classify.train.save_head", stop)
         assert train_head(words) == 130
     shown = capsys.readouterr()
     assert [line.split()[0] for line in shown.out.splitlines()] == ["rank", "1", "2", "use", "test"]

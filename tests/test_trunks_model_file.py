@@ -165,7 +165,7 @@ def test_it_is_found_in_the_cache_with_what_it_left_open(models: Models) -> None
     found = find_compiled(asked)
     assert found
     assert opened.spec == found.spec
-    assert found.spec.settled
+    assert found.spec.is_complete
     assert find_compiled(found.spec) == found
 
 

@@ -14,9 +14,10 @@ from classify.data.memory_budget import COPIES, MemoryBudget, plan_memory
 from classify.data.out_of_core import Features, StoredRows, iter_chunks, join_layers
 from classify.data.views import StoredViews
 from classify.settings.config import GROUPS
-from extract.core.config import TrunkSpec, check_choice
+from extract.core.config import TrunkSpec
 from extract.core.console import log
 from extract.core.errors import HeadError, SettingError, StoreError, unknown_name
+from extract.core.flags import check_choice
 from extract.core.row_block import DONE, PENDING
 from extract.images.digests import group_by_digest
 from extract.store.open import Store, open_store

@@ -14,6 +14,7 @@ from classify.settings.head_spec import KERAS_HEADS, HeadSpec
 from extract.core.atomic import atomic_write, check_writable
 from extract.core.console import log, quiet_mode
 from extract.core.errors import HeadError, SettingError
+from extract.public import public
 
 __all__ = ["can_export", "check_head", "check_targets", "export_best", "export_head", "open_trunk"]
 
@@ -21,6 +22,7 @@ EXPORTABLE = (*KERAS_HEADS, *LINEAR_HEADS)
 _ENDINGS = (".keras", ".onnx", "")
 
 
+@public()
 def export_head(
     folder: PathLike, target: PathLike, *, weights: PathLike | None = None, quiet: bool = False
 ) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from classify.inference.bundle import PathLike, is_head_folder, load_head
 from classify.inference.predictions import Prediction, Predictions, is_chart
-from classify.settings.config import PredictConfig
+from classify.settings.config import CHART_TOP, PredictConfig
 from extract.core.atomic import check_writable
 from extract.core.config import ExtractConfig
 from extract.core.console import log, progress, quiet_mode
@@ -20,13 +20,13 @@ from extract.core.errors import HeadError, SettingError
 from extract.engines.base import Engine
 from extract.images.item import Item
 from extract.pipeline.stream import Timings, stream_features
+from extract.public import public
 from extract.sources.listing import list_source
-
-_CHART_TOP = 10
 
 Score = Callable[[Mapping[str, np.ndarray]], NDArray[np.floating]]
 
 
+@public()
 def predict_images(  # noqa: PLR0913
     source: PathLike,
     head: PathLike | None = None,
@@ -93,7 +93,7 @@ def _predict_images(
     _check_model(source, head, model)
     if is_chart(path) and "format" in written:
         raise SettingError(f"format: has no effect on {path}, which is a chart; leave it out")
-    config = PredictConfig(**({"top": _CHART_TOP} if is_chart(path) else {}) | written)
+    config = PredictConfig(**({"top": CHART_TOP} if is_chart(path) else {}) | written)
     if path and path.exists() and not path.is_file():
         raise HeadError(f"{path}: not a regular file; expected one, or none; name another with -o")
     if path:

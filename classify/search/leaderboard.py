@@ -140,6 +140,7 @@ class Result:
         finetuned: What fine-tuning did to that head; None without.
         scores: (J, K) scores, 0 to 1, of the best candidate on the J judging rows, in the order of
             ``judging``, none of them trained on; None of a stopped run.
+        folder: Where ``train_heads`` saved the head; None where nothing was saved.
     """
 
     entries: list[Entry]
@@ -150,6 +151,7 @@ class Result:
     dataset: Dataset | None = None
     finetuned: Finetuned | None = None
     scores: NDArray[np.floating] | None = None
+    folder: Path | None = None
 
     @property
     def judging(self) -> NDArray[np.int64]:

@@ -1,94 +1,84 @@
-"""How stage two runs, as frozen dataclasses that are checked when they are made.
+"""How stage two runs, as frozen dataclasses that check their values.
 
 A field here and the long flag on the command line have one name.
 """
 
-import math
 from dataclasses import dataclass
 
 from classify.settings.head_spec import KERAS_HEADS, STACKED, HeadSpec, groups_of
-from extract.core.config import check_choice, check_positive
 from extract.core.errors import SettingError
+from extract.core.flags import check_fields, documented, flag
 
 GROUPS = ("stored", "digest")
 FORMATS = ("csv", "json")
-# What a file is called that is drawn instead of written.
+# The endings of charts, and the labels in one.
 CHART_ENDINGS = (".png", ".svg", ".pdf")
+CHART_TOP = 10
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "loss")
 
 
+@documented
 @dataclass(frozen=True)
 class FinetuneConfig:
     """How the trunk's blocks above the cached layer are trained together with the best head.
 
-    Attributes:
-        finetune_epochs: Passes over the training maps; the weights of the best one are kept.
-        finetune_learning_rate: Size of the steps of SGD with a momentum of 0.9.
+    The optimizer is SGD with a momentum of 0.9; the weights of the best epoch are kept.
 
     Raises:
         SettingError: A value is out of range.
     """
 
-    finetune_epochs: int = 10
-    finetune_learning_rate: float = 1e-4
+    finetune_epochs: int = flag(10, "epochs of fine-tuning; the best one is kept", low=1)
+    finetune_learning_rate: float = flag(1e-4, "learning rate of fine-tuning", above=0)
 
     def __post_init__(self) -> None:
-        check_positive("finetune_epochs", self.finetune_epochs)
-        if not 0 < self.finetune_learning_rate < math.inf:
-            raise SettingError(
-                f"finetune_learning_rate: found {self.finetune_learning_rate}; expected a number "
-                "above 0"
-            )
+        check_fields(self)
 
 
+@documented
 @dataclass(frozen=True)
 class TrainConfig:
-    """What one run of ``train-head`` tries, and how it chooses.
+    """The candidates of one run of ``train-head`` and how they are compared.
 
-    Attributes:
-        candidates: The heads; the best one is kept.
-        folds: Parts of the rows that judge in turn; None judges on the validation split.
-        halving: Whether the worse half of the Keras heads that train as one model, by validation
-            loss, trains no further after an eighth, a quarter and half of the epochs.
-        metric: What the heads are ranked by; see ``classify.search.metrics``.
-        seed: Decides the folds and the resampling behind the intervals.
-        memory: In GB; features that need more, with their copies in training, are read from the
-            file while it lasts. None asks the system for what is free.
-        named: Whether the heads were asked for by name: one that cannot be trained on features that
-            stay in the file is then an error, and else left out.
-        assert_accuracy: Accuracy of the best head below which the run has failed.
-        finetune: How the trunk's upper blocks are trained further; None leaves them alone.
+    ``candidates`` are the heads to try. ``named`` says whether the heads were asked for by name:
+    such a head that cannot be trained on features that stay in the file is an error; other heads
+    are left out. ``finetune`` says how the trunk's upper blocks are trained; None leaves them.
 
     Raises:
-        SettingError: There is no candidate, one twice, a value is out of range, or halving can
-            have no effect or none that is the same in every fold.
+        SettingError: There is no candidate, one twice, a value is out of range, or halving has
+            no effect or not the same effect in every fold.
     """
 
     candidates: tuple[HeadSpec, ...]
-    folds: int | None = None
-    halving: bool = False
-    metric: str = "accuracy"
-    seed: int = 0
-    memory: float | None = None
+    folds: int | None = flag(
+        None, "cross-validate with K folds instead of one validation split", metavar="K", low=2
+    )
+    halving: bool = flag(
+        False,
+        "of the Keras heads that train as one model, stop the worse half by validation loss after "
+        "an eighth, a quarter and half of the epochs",
+    )
+    metric: str = flag("accuracy", "metric that ranks the heads", choices=METRICS)
+    seed: int = flag(0, "decides everything random", low=0, below=2**32)
+    memory: float | None = flag(
+        None,
+        "features that need more, with their copies in training, are read from the file while "
+        "training",
+        metavar="GB",
+        above=0,
+        shown="the free memory",
+    )
     named: bool = True
-    assert_accuracy: float | None = None
+    assert_accuracy: float | None = flag(
+        None, "exit with 1 where the accuracy of the best head is below X", above=0, high=1
+    )
     finetune: FinetuneConfig | None = None
 
     def __post_init__(self) -> None:
         if not self.candidates or len(set(self.candidates)) != len(self.candidates):
             names = ", ".join(spec.head for spec in self.candidates) or "none"
             raise SettingError(f"head: found {names}; expected each head once")
-        check_choice("metric", self.metric, METRICS)
-        if self.folds is not None and self.folds < 2:
-            raise SettingError(f"folds: found {self.folds}; expected 2 or more")
-        if not 0 <= self.seed < 2**32:
-            raise SettingError(f"seed: found {self.seed}; expected 0 or more and below 2**32")
-        if self.memory is not None and not 0 < self.memory < math.inf:
-            raise SettingError(f"memory: found {self.memory}; expected GB above 0")
-        if self.assert_accuracy is not None and not 0 < self.assert_accuracy <= 1:
-            raise SettingError(
-                f"assert_accuracy: found {self.assert_accuracy}; expected above 0, at most 1"
-            )
+        check_fields(self)
         if self.halving:
             self._check_halving()
         if self.finetune:
@@ -138,21 +128,17 @@ class TrainConfig:
                 )
 
 
+@documented
 @dataclass(frozen=True)
 class PredictConfig:
-    """What ``predict-images`` writes of each image.
-
-    Attributes:
-        top: Labels of one image, best first; more than there are classes gives all of them.
-        format: ``csv`` or ``json``, which is one JSON object a line.
+    """The output of ``predict-images``.
 
     Raises:
         SettingError: A value is unknown or out of range.
     """
 
-    top: int = 1
-    format: str = "csv"
+    top: int = flag(1, "labels per image, best first", low=1, shown=f"1; {CHART_TOP} in a chart")
+    format: str = flag("csv", "CSV with a heading, or JSON lines", choices=FORMATS)
 
     def __post_init__(self) -> None:
-        check_positive("top", self.top)
-        check_choice("format", self.format, FORMATS)
+        check_fields(self)

@@ -1,17 +1,17 @@
-"""One head and its settings: what each kind can be told, and what it does untold.
+"""One head and its settings: which settings each kind of head has, and their defaults.
 
 A field here and the long flag on the command line have one name.
 """
 
-import math
+from argparse import ArgumentTypeError
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, TypedDict
 
-from extract.core.config import check_choice, check_positive
 from extract.core.errors import SettingError
+from extract.core.flags import Settings, check_choice, check_fields, documented, flag
 
-# What the two heads of Keras have in common.
+# Shared by the two Keras heads.
 _TRAINING: Mapping[str, Any] = {
     "l2": 0.0,
     "label_smoothing": 0.0,
@@ -26,10 +26,10 @@ _TRAINING: Mapping[str, Any] = {
     "seed": 0,
 }
 _STANDARDISE = ("standardise",)
-# What each head can be told, and what it does untold.
+# The settings of each head, with their defaults.
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     # The course's head, but 30 epochs for its 100: on pooled VGG16 features of 84, 776 and 1,027
-    # training images the validation accuracy was at its plateau by epoch 30, 20 and 1.
+    # training images the validation accuracy reached its plateau by epoch 30, 20 and 1.
     "dense": {
         "units": (1024,),
         "activation": "relu",
@@ -38,9 +38,9 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         **_TRAINING,
         "transform": (),
     },
-    # One layer has no hidden units to wait for, and standardised features bear longer steps.
+    # One layer has no hidden units to train first, and standardised features allow larger steps.
     "linear": {**_TRAINING, "learning_rate": 1e-3, "transform": _STANDARDISE},
-    # Of 0.003, 0.03, 0.3 and 1 the best on two of the same three sets, next to it on the third.
+    # Of 0.003, 0.03, 0.3 and 1 the best on two of the same three sets, second best on the third.
     "logistic": {"C": 0.03, "class_weight": None, "transform": _STANDARDISE},
     "svm": {
         "kernel": "rbf",
@@ -57,162 +57,149 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "naive_bayes": {"transform": _STANDARDISE},
 }
 KERAS_HEADS = ("dense", "linear")
-# What heads of Keras have in common when they train as one model; the rest is per head. Epochs and
-# patience only end a head.
+# Keras heads that agree in these settings train as one model; the others are per head. Epochs and
+# patience only end the training of a head.
 STACKED = (
     *("layer", "transform", "views", "head", "units", "activation", "batch_normalisation"),
     *("optimizer", "momentum", "nesterov", "batch_size"),
 )
 # The course's head, and those that take about a second on a thousand pooled rows.
 USUAL_HEADS = ("dense", "logistic", "svm", "ridge", "lda", "knn", "naive_bayes")
-# What did well on pooled VGG16 features of twenty confusable classes.
+# Good values on pooled VGG16 features of twenty confusable classes.
 _SVM_C = {"rbf": 3.0, "linear": 0.001}
-# Who can be told a momentum. Keras' Adam has none; only its SGD knows Nesterov's.
+# Optimizers with momentum. Keras' Adam has none; only its SGD has Nesterov's.
 MOMENTUM_OPTIMIZERS = ("rmsprop", "sgd")
-OPTIMIZERS = ("rmsprop", "sgd", "adam")
 ACTIVATIONS = ("relu", "gelu", "elu", "selu", "silu", "tanh")
-KERNELS = ("linear", "rbf")
-CLASS_WEIGHTS = ("balanced",)
-# What becomes of augmented views, where the store holds some; only Keras' heads have epochs.
-VIEWS = ("none", "random", "all")
 STEPS = ("standardise", "sqrt", "l2", "pca")
-# Upper ends that the value itself does not reach, and how they are written.
-_BELOW: Mapping[str, tuple[float, str]] = {
-    "dropout": (1, "1"),
-    "label_smoothing": (1, "1"),
-    "momentum": (1, "1"),
-    "seed": (2**32, "2**32"),
-    "l2": (math.inf, "infinity"),
-}
-_ABOVE_ZERO = ("learning_rate", "C", "gamma", "alpha", "step")
-_COUNTS = ("epochs", "batch_size", "patience", "neighbours", "trees")
-_CHOICES: Mapping[str, tuple[str, ...]] = {
-    "activation": ACTIVATIONS,
-    "optimizer": OPTIMIZERS,
-    "kernel": KERNELS,
-    "class_weight": CLASS_WEIGHTS,
-}
 
 
+def parse_units(text: str) -> tuple[int, ...]:
+    """Return the widths of layers from ``512,128`` or, inside a sweep, ``512+128``."""
+    try:
+        return tuple(int(width) for width in text.replace("+", ",").split(","))
+    except ValueError:
+        raise ArgumentTypeError(f"found {text!r}; expected widths, such as 512,128") from None
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """Return the names joined by ``+``; ``none`` is an empty tuple."""
+    return () if text == "none" else tuple(text.split("+"))
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...] | None:
+    """Return one value, names joined by ``+`` or a sequence as a tuple; None stays None."""
+    if isinstance(value, str):
+        return parse_names(value)
+    return (value,) if isinstance(value, int) else None if value is None else tuple(value)
+
+
+@documented
 @dataclass(frozen=True)
-class HeadSpec:
+class HeadSpec(Settings):
     """One head and its settings. None means the default where the head has the setting.
 
     After it is made, every setting of the head has its value and every other one is None.
 
-    Attributes:
-        head: A name in ``DEFAULTS``; ``dense`` and ``linear`` are Keras', no other needs it.
-        units: Widths of the dense head's hidden layers, first to last.
-        activation: What follows each hidden layer.
-        dropout: Share of the hidden units dropped in each training step, 0 to below 1.
-        batch_normalisation: Normalise each hidden layer over the batch, before its activation.
-        l2: Weight of the sum of the squared kernels in the loss.
-        label_smoothing: Share of the truth spread over all classes, 0 to below 1.
-        class_weight: ``balanced``: each class weighs the same, whatever its number of rows.
-        optimizer: ``rmsprop``, ``sgd`` or ``adam``.
-        momentum: Momentum of ``sgd`` or ``rmsprop``, 0 to below 1.
-        nesterov: Nesterov's form of the momentum, for ``sgd``.
-        learning_rate: Size of the optimizer's steps.
-        epochs: Passes over the training rows, at most.
-        batch_size: Rows in one training step.
-        patience: Epochs without a lower validation loss before training stops and the best epoch
-            is taken; None trains all epochs and takes the last.
-        seed: Decides whatever is random in the head; below 2**32.
-        C: Inverse strength of the penalty of ``logistic`` and ``svm``.
-        kernel: ``linear`` or ``rbf``, of ``svm``.
-        gamma: Width of the rbf kernel; None is one over the sum of the features' variances.
-        alpha: Strength of the penalty of ``ridge``.
-        shrinkage: Share of the covariance of ``lda`` taken from a multiple of the identity, above
-            0 to 1.
-        neighbours: How many of the nearest rows ``knn`` asks.
-        trees: Trees of ``forest``; rounds of ``boosting``.
-        step: How much of each round of ``boosting`` is taken.
-        transform: Steps in front of the head, fitted on its training rows: ``standardise``,
-            ``sqrt`` (of the magnitude, with the sign), ``l2`` (rows of length one), ``pca=N``.
-            Whoever fits heads applies them: a head itself is given transformed rows.
-        views: What it makes of augmented views: ``none``, ``all`` as training rows beside the plain
-            ones, or ``random``, which shows each row in one view an epoch, of V + 1 with the plain
-            one; None is ``random`` for Keras' heads and ``all`` for others, if there are any views.
-        layer: Layers whose features it takes, joined; empty is right where the store holds one.
+    The steps of ``transform`` are fitted on the head's training rows by the code that fits the
+    head; a head itself receives transformed rows. ``sqrt`` takes the root of the magnitude and
+    keeps the sign. ``views`` is ``none``, ``all`` (training rows beside the plain ones) or
+    ``random`` (each row in one of its V + 1 views per epoch); None is ``random`` for Keras' heads
+    and ``all`` for others, if there are views. An empty ``layer`` is right where the store holds
+    one.
 
     Raises:
-        SettingError: A value is unknown, out of range, or can have no effect on this head.
+        SettingError: A value is unknown, out of range, or has no effect on this head.
     """
 
     head: str = "dense"
-    units: tuple[int, ...] | None = None
-    activation: str | None = None
-    dropout: float | None = None
-    batch_normalisation: bool | None = None
-    l2: float | None = None
-    label_smoothing: float | None = None
-    class_weight: str | None = None
-    optimizer: str | None = None
-    momentum: float | None = None
-    nesterov: bool | None = None
-    learning_rate: float | None = None
-    epochs: int | None = None
-    batch_size: int | None = None
-    patience: int | None = None
-    seed: int | None = None
-    C: float | None = None
-    kernel: str | None = None
-    gamma: float | None = None
-    alpha: float | None = None
-    shrinkage: float | None = None
-    neighbours: int | None = None
-    trees: int | None = None
-    step: float | None = None
-    transform: tuple[str, ...] | None = None
-    views: str | None = None
-    layer: tuple[str, ...] = ()
+    units: tuple[int, ...] | None = flag(
+        None, "widths of the hidden layers, as in 512,128", parse=parse_units, metavar="N", low=1
+    )
+    activation: str | None = flag(None, "activation of the hidden layers", choices=ACTIVATIONS)
+    dropout: float | None = flag(
+        None, "share of the hidden units dropped in a training step", low=0, below=1
+    )
+    batch_normalisation: bool | None = flag(
+        None, "normalise hidden layers over the batch, before the activation"
+    )
+    l2: float | None = flag(None, "weight of the squared kernels in the loss", low=0)
+    label_smoothing: float | None = flag(
+        None, "share of the true label spread over all classes", low=0, below=1
+    )
+    class_weight: str | None = flag(None, "weigh each class the same", choices=("balanced",))
+    optimizer: str | None = flag(
+        None, "Keras optimizer that trains the head", choices=("rmsprop", "sgd", "adam")
+    )
+    momentum: float | None = flag(None, "momentum of sgd or rmsprop", low=0, below=1)
+    nesterov: bool | None = flag(None, "use Nesterov momentum, for sgd")
+    learning_rate: float | None = flag(None, "learning rate of the optimizer", above=0)
+    epochs: int | None = flag(None, "passes over the training images, at most", low=1)
+    batch_size: int | None = flag(None, "images in a training step", low=1)
+    patience: int | None = flag(
+        None, "stop after N epochs without a lower validation loss and keep the best epoch", low=1
+    )
+    seed: int | None = flag(None, low=0, below=2**32)
+    C: float | None = flag(None, "inverse strength of the penalty; 0.001 for a linear svm", above=0)
+    kernel: str | None = flag(None, "kernel of the svm", choices=("linear", "rbf"))
+    gamma: float | None = flag(
+        None,
+        "width of the rbf kernel",
+        above=0,
+        unset="one over the sum of the features' variances",
+    )
+    alpha: float | None = flag(None, "strength of the penalty", above=0)
+    shrinkage: float | None = flag(
+        None, "share of the covariance taken from a multiple of the identity", above=0, high=1
+    )
+    neighbours: int | None = flag(None, "nearest images that vote", low=1)
+    trees: int | None = flag(None, "trees, or rounds of boosting", low=1)
+    step: float | None = flag(None, "learning rate of boosting", above=0)
+    transform: tuple[str, ...] | None = flag(
+        None,
+        "steps applied to the features before each head: standardise, sqrt, l2, pca=N; or none",
+        parse=parse_names,
+        metavar="STEP+STEP",
+        shown="the head's own",
+    )
+    views: str | None = flag(
+        None,
+        "use of the augmented views in the file: none, one random view of each image an epoch, or "
+        "all as images of their own",
+        choices=("none", "random", "all"),
+        shown="random for dense and linear, all for the others",
+    )
+    layer: tuple[str, ...] = flag(
+        (),
+        "layer whose features to use, where the file holds several; NAME+NAME joins them",
+        parse=parse_names,
+        metavar="NAME",
+    )
 
     def __post_init__(self) -> None:
-        check_choice("head", self.head, tuple(DEFAULTS))
+        check_choice("head", self.head, DEFAULTS)
+        for name in ("units", "transform", "layer"):
+            self._set(**{name: _as_tuple(getattr(self, name))})
         known = DEFAULTS[self.head]
-        for field in fields(self)[1:-2]:
-            given = getattr(self, field.name)
-            if given is None:
-                object.__setattr__(self, field.name, known.get(field.name))
-            elif field.name not in known:
-                raise SettingError(no_effect(field.name, [self.head]))
-        if self.head == "svm" and self.C is None and self.kernel in KERNELS:
-            object.__setattr__(self, "C", _SVM_C[self.kernel])
-        self._check_each()
+        for name in list(vars(self))[1:-2]:
+            if getattr(self, name) is None:
+                self._set(**{name: known.get(name)})
+            elif name not in known:
+                raise SettingError(no_effect(name, [self.head]))
+        if self.head == "svm" and self.C is None:
+            self._set(C=_SVM_C.get(str(self.kernel)))
+        check_fields(self)
         self._check_together()
         _check_steps(self.transform or ())
         if len(set(self.layer)) != len(self.layer):
             raise SettingError(f"layer: found {'+'.join(self.layer)}; expected each layer once")
 
-    def _check_each(self) -> None:
-        """Raise SettingError unless every value is in its own range."""
-        if self.views is not None:
-            check_choice("views", self.views, VIEWS)
-        for field, known in _CHOICES.items():
-            if getattr(self, field) is not None:
-                check_choice(field, getattr(self, field), known)
-        for field in _COUNTS:
-            check_positive(field, getattr(self, field))
-        for field, (end, shown) in _BELOW.items():
-            value = getattr(self, field)
-            if value is not None and not 0 <= value < end:
-                raise SettingError(f"{field}: found {value}; expected 0 or more and below {shown}")
-        for field in _ABOVE_ZERO:
-            value = getattr(self, field)
-            if value is not None and not 0 < value < math.inf:
-                raise SettingError(f"{field}: found {value}; expected a number above 0")
-        if self.shrinkage is not None and not 0 < self.shrinkage <= 1:
-            raise SettingError(f"shrinkage: found {self.shrinkage}; expected above 0, at most 1")
-
     def _check_together(self) -> None:
-        """Raise SettingError where one setting makes another one idle, or a list is no list."""
+        """Raise SettingError where one setting takes the effect of another one away."""
         if self.views == "random" and self.head not in KERAS_HEADS:
             raise SettingError(
                 f"views: random has no effect with --head {self.head}, which has no epochs; "
                 "expected all or none, or --head dense"
             )
-        for width in self.units or ():
-            check_positive("units", width)
         if self.units == ():
             raise SettingError("units: found none; expected one width or more; or --head linear")
         if self.momentum is not None and self.optimizer not in MOMENTUM_OPTIMIZERS:
@@ -234,8 +221,42 @@ class HeadSpec:
         }
 
 
+class HeadSettings(TypedDict, total=False):
+    """The settings of heads as keyword arguments; see ``HeadSpec``."""
+
+    layer: str | Sequence[str] | None
+    transform: str | Sequence[str] | None
+    views: str | None
+    units: int | Sequence[int] | None
+    activation: str | None
+    dropout: float | None
+    batch_normalisation: bool | None
+    l2: float | None
+    label_smoothing: float | None
+    class_weight: str | None
+    optimizer: str | None
+    momentum: float | None
+    nesterov: bool | None
+    learning_rate: float | None
+    epochs: int | None
+    batch_size: int | None
+    patience: int | None
+    C: float | None
+    kernel: str | None
+    gamma: float | None
+    alpha: float | None
+    shrinkage: float | None
+    neighbours: int | None
+    trees: int | None
+    step: float | None
+
+
+# The settings of heads, by name.
+SETTINGS = {declared.name: declared for declared in fields(HeadSpec)[1:]}
+
+
 def _check_steps(steps: tuple[str, ...]) -> None:
-    """Raise SettingError unless every step of a transform is known and does something."""
+    """Raise SettingError unless every step of a transform is known and has an effect."""
     for step, former in zip(steps, ("", *steps), strict=False):
         name, _, count = step.partition("=")
         check_choice("transform", name, STEPS)
@@ -248,22 +269,22 @@ def _check_steps(steps: tuple[str, ...]) -> None:
 
 
 def groups_of(specs: Sequence[HeadSpec]) -> list[list[int]]:
-    """Sort heads of Keras into those that can train as one model.
+    """Sort Keras heads into groups that can train as one model.
 
     Args:
-        specs: Heads; those that are not Keras' are left out.
+        specs: Heads; other heads are left out.
 
     Returns:
         Positions in ``specs``, in the order in which the groups first occur.
     """
-    found: dict[tuple[Any, ...], list[int]] = {}
+    groups: dict[tuple[Any, ...], list[int]] = {}
     for position, spec in enumerate(specs):
         if spec.head in KERAS_HEADS:
-            found.setdefault(tuple(getattr(spec, name) for name in STACKED), []).append(position)
-    return list(found.values())
+            groups.setdefault(tuple(getattr(spec, name) for name in STACKED), []).append(position)
+    return list(groups.values())
 
 
 def no_effect(setting: str, heads: Iterable[str]) -> str:
-    """Say that a setting belongs to none of the heads, and whose it is."""
-    owners = [head for head, known in DEFAULTS.items() if setting in known]
-    return f"{setting}: has no effect with --head {', '.join(heads)}; it belongs to {owners[0]}"
+    """Say that a setting belongs to none of the heads, and to which head it belongs."""
+    owner = next(head for head, known in DEFAULTS.items() if setting in known)
+    return f"{setting}: has no effect with --head {', '.join(heads)}; it belongs to {owner}"

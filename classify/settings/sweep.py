@@ -1,16 +1,24 @@
-"""What is asked for -> the heads to try: each head once, or one for every value of a sweep."""
+"""From heads and sweeps to candidates: each head once, or one for every value of a sweep."""
 
 import itertools
 import math
 import random
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
-from classify.settings.head_spec import DEFAULTS, KERAS_HEADS, USUAL_HEADS, HeadSpec, no_effect
+from classify.settings.head_spec import (
+    DEFAULTS,
+    KERAS_HEADS,
+    SETTINGS,
+    USUAL_HEADS,
+    HeadSpec,
+    no_effect,
+)
 from extract.core.errors import SettingError, unknown_name
+from extract.core.flags import kind_of
 
-# Settings that every head has: in a sweep they need no head's name.
+# Settings of every head: a sweep of them needs no name of a head.
 SHARED = ("transform", "views", "layer")
 _MOST = 10_000
 
@@ -18,40 +26,21 @@ _MOST = 10_000
 Sweep = Mapping[tuple[str | None, str], Sequence[Any]]
 
 
-def parse_units(text: str) -> tuple[int, ...]:
-    """Read widths of layers: ``512,128`` or, inside a sweep, ``512+128``."""
-    return tuple(int(width) for width in text.replace("+", ",").split(","))
-
-
-def parse_names(text: str) -> tuple[str, ...]:
-    """Read names joined by ``+``; ``none`` is an empty list."""
-    return () if text == "none" else tuple(text.split("+"))
-
-
-def parse_switch(text: str) -> bool:
-    """Read ``on`` or ``off``."""
+def _parse_switch(text: str) -> bool:
+    """Return whether a text is ``on``, as opposed to ``off``."""
     return {"on": True, "off": False}[text]
 
 
-def parse_optional(text: str) -> str | None:
-    """Read a word, with ``none`` for no word."""
-    return None if text == "none" else text
-
-
-# What turns the words of the command line into values, for what is no plain number or word.
-PARSERS: Mapping[str, Callable[[str], Any]] = {
-    "units": parse_units,
-    "transform": parse_names,
-    "layer": parse_names,
-    "batch_normalisation": parse_switch,
-    "nesterov": parse_switch,
-    **dict.fromkeys(("activation", "optimizer", "kernel", "views"), str),
-    "class_weight": parse_optional,
-    **dict.fromkeys(
-        ("epochs", "batch_size", "patience", "seed", "neighbours", "trees"),
-        int,
-    ),
-}
+def _parser(setting: str) -> Callable[[str], Any]:
+    """Return the function that reads a value of a setting in a sweep."""
+    declared = SETTINGS[setting]
+    kind = kind_of(declared)
+    if kind is bool:
+        return _parse_switch
+    if kind is str and "choices" in declared.metadata:
+        return lambda text: None if (setting, text) == ("class_weight", "none") else text
+    parse: Callable[[str], Any] = declared.metadata.get("parse", kind)
+    return parse
 
 
 def parse_sweep(text: str) -> tuple[tuple[str | None, str], list[Any]]:
@@ -69,17 +58,16 @@ def parse_sweep(text: str) -> tuple[tuple[str | None, str], list[Any]]:
     name, equals, values = text.partition("=")
     head, dot, setting = name.rpartition(".")
     setting = setting.replace("-", "_")
-    known = [field.name for field in fields(HeadSpec)[1:]]
     if dot and head not in DEFAULTS:
         raise SettingError(f"sweep: {unknown_name('head', head, DEFAULTS)}")
     if not equals or not values:
         raise SettingError(f"sweep: found {text!r}; expected NAME=V,V, as in dropout=0,0.2,0.5")
-    if setting not in known:
-        raise SettingError(f"sweep: {unknown_name('setting', setting, known)}")
-    parse = PARSERS.get(setting, float)
+    if setting not in SETTINGS:
+        raise SettingError(f"sweep: {unknown_name('setting', setting, SETTINGS)}")
+    parse = _parser(setting)
     try:
         found = [parse(v) for v in _spread(values, parse)]
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, ArgumentTypeError) as error:
         raise SettingError(f"sweep: {setting} cannot be {values!r}: {error}") from error
     if len(set(found)) != len(found):
         raise SettingError(f"sweep: found {text}; expected each value of {setting} once")
@@ -102,28 +90,27 @@ def _spread(values: str, parse: Callable[[str], Any]) -> list[str]:
 
 
 def choose_heads(
-    asked: Sequence[str], settings: Mapping[str, Any], sweep: Sweep
+    names: Sequence[str], settings: Mapping[str, Any], sweep: Sweep
 ) -> tuple[str, ...]:
-    """Return the heads asked for, or, with none asked for, those that the settings are about.
+    """Return the named heads or, without names, the heads that have the given settings.
 
     Args:
-        asked: Names of heads; may be empty.
+        names: Names of heads; may be empty.
         settings: Field of HeadSpec -> value; None stands for not given.
-        sweep: What is swept.
+        sweep: The swept settings.
 
     Returns:
-        Names of heads: with nothing asked for at all, ``USUAL_HEADS``.
+        Names of heads; ``USUAL_HEADS`` where nothing is given at all.
     """
-    if asked:
-        return tuple(asked)
-    named = [head for head, _ in sweep if head]
-    about = {name for name, value in settings.items() if value is not None}
-    about |= {setting for head, setting in sweep if not head}
-    about -= {*SHARED, "seed"}
-    owners = [head for head in USUAL_HEADS if about & DEFAULTS[head].keys()]
-    if about and not owners:
-        owners = [head for head in DEFAULTS if about & DEFAULTS[head].keys()]
-    return tuple(dict.fromkeys([*named, *owners])) or USUAL_HEADS
+    if names:
+        return tuple(names)
+    given = {name for name, value in settings.items() if value is not None}
+    given |= {setting for head, setting in sweep if not head}
+    given -= {*SHARED, "seed"}
+    owners = [head for head in USUAL_HEADS if given & DEFAULTS[head].keys()]
+    if given and not owners:
+        owners = [head for head in DEFAULTS if given & DEFAULTS[head].keys()]
+    return tuple(dict.fromkeys([head for head, _ in sweep if head] + owners)) or USUAL_HEADS
 
 
 def make_candidates(
@@ -138,8 +125,8 @@ def make_candidates(
     Args:
         heads: Names of heads.
         settings: Field of HeadSpec -> value, for each head that has it; None stands for not given.
-        sweep: What to vary; see ``parse_sweep``.
-        trials: How many of the candidates to draw at random; None takes all.
+        sweep: The swept settings; see ``parse_sweep``.
+        trials: Number of candidates to draw at random; None takes all.
         seed: Decides the draw.
 
     Returns:
@@ -147,67 +134,86 @@ def make_candidates(
 
     Raises:
         SettingError: A name is unknown, a setting belongs to none of the heads or is swept for
-            several without saying which, or there are too many or too few candidates.
+            several without naming one, or there are too many or too few candidates.
     """
-    names, sweep = list(dict.fromkeys(heads)), sweep or {}
+    names = list(dict.fromkeys(heads))
     for name in names:
         if name not in DEFAULTS:
             raise SettingError(unknown_name("head", name, DEFAULTS))
-    given = {field: value for field, value in settings.items() if value is not None}
-    for field in given:
-        if field not in SHARED and not any(field in DEFAULTS[name] for name in names):
-            raise SettingError(no_effect(field, names))
-    axes = _axes(names, sweep)
-    made: list[HeadSpec] = []
-    for name in names:
-        own = {f: v for f, v in given.items() if f in SHARED or f in DEFAULTS[name]}
-        varied = axes[name]
-        count = math.prod(map(len, varied.values()))
+    given = {name: value for name, value in settings.items() if value is not None}
+    for setting in given:
+        if not any(_has(name, setting) for name in names):
+            raise SettingError(no_effect(setting, names))
+    candidates: dict[HeadSpec, None] = {}
+    for name, axes in _axes(names, sweep or {}).items():
+        own = {setting: value for setting, value in given.items() if _has(name, setting)}
+        count = math.prod(map(len, axes.values()))
         if count > _MOST:
             raise SettingError(f"sweep: makes {count} of {name}; expected {_MOST} at most")
-        for values in itertools.product(*varied.values()):
-            made.append(HeadSpec(name, **{**own, **dict(zip(varied, values, strict=True))}))
-    made = list(dict.fromkeys(made))
-    if trials is not None:
-        if not 0 < trials < len(made):
-            raise SettingError(
-                f"trials: found {trials}; expected 1 to {len(made) - 1}, for there are "
-                f"{len(made)} candidates"
-            )
-        drawn = sorted(random.Random(seed).sample(range(len(made)), trials))
-        made = [made[position] for position in drawn]
-    return tuple(made)
+        for values in itertools.product(*axes.values()):
+            candidates[HeadSpec(name, **own | dict(zip(axes, values, strict=True)))] = None
+    return _draw(tuple(candidates), trials, seed)
+
+
+def _has(head: str, setting: str) -> bool:
+    return setting in SHARED or setting in DEFAULTS[head]
+
+
+def _draw(candidates: tuple[HeadSpec, ...], trials: int | None, seed: int) -> tuple[HeadSpec, ...]:
+    """Draw some of the candidates at random; they keep their order."""
+    if trials is None:
+        return candidates
+    if not 0 < trials < len(candidates):
+        raise SettingError(
+            f"trials: found {trials}; expected 1 to {len(candidates) - 1}, for there are "
+            f"{len(candidates)} candidates"
+        )
+    positions = random.Random(seed).sample(range(len(candidates)), trials)
+    return tuple(candidates[position] for position in sorted(positions))
 
 
 def _axes(heads: Sequence[str], sweep: Sweep) -> dict[str, dict[str, Sequence[Any]]]:
-    """Say for each head what is varied: setting -> values. A head's own sweep comes first."""
+    """Return the swept values of each head by setting. A head's own sweep comes first."""
     axes: dict[str, dict[str, Sequence[Any]]] = {head: {} for head in heads}
     for (head, setting), values in sweep.items():
-        owners = [h for h in heads if setting in SHARED or setting in DEFAULTS[h]]
         if head and head not in heads:
             raise SettingError(f"sweep: {head}.{setting} has no effect without --head {head}")
-        if head and head not in owners:
-            raise SettingError(f"sweep: {no_effect(setting, [head])}")
+        owners = [name for name in ([head] if head else heads) if _has(name, setting)]
         if not owners:
-            raise SettingError(f"sweep: {no_effect(setting, heads)}")
-        if not head and len(owners) > 1 and setting not in SHARED:
+            raise SettingError(f"sweep: {no_effect(setting, [head] if head else heads)}")
+        if len(owners) > 1 and setting not in SHARED:
             which = " or ".join(f"{owner}.{setting}" for owner in owners)
             raise SettingError(f"sweep: {setting} belongs to several heads; say {which}")
-        for owner in [head] if head else owners:
+        for owner in owners:
             if head or (owner, setting) not in sweep:
-                # Asked of all heads, a draw for each epoch is asked of those that have epochs.
-                random = bool(head) or setting != "views" or owner in KERAS_HEADS
-                axes[owner][setting] = [v for v in values if random or v != "random"]
+                # Swept for all heads, random views are for those that have epochs.
+                random_too = bool(head) or setting != "views" or owner in KERAS_HEADS
+                axes[owner][setting] = [v for v in values if random_too or v != "random"]
     return axes
 
 
+def parse_sweeps(texts: Iterable[str], settings: Mapping[str, Any]) -> Sweep:
+    """Read several sweeps.
+
+    Raises:
+        SettingError: A setting is swept twice, or swept and given.
+    """
+    sweep: dict[tuple[str | None, str], list[Any]] = {}
+    for text in texts:
+        name, values = parse_sweep(text)
+        if name in sweep or settings.get(name[1]) is not None:
+            raise SettingError(f"sweep: found {text} and another {name[1]}; expected it once")
+        sweep[name] = values
+    return sweep
+
+
 def label(spec: HeadSpec) -> str:
-    """Return a short name of a candidate: its head, and what sets it apart from the head untold."""
+    """Return a short name of a candidate: its head, and the settings that are not the default."""
     usual = HeadSpec(spec.head)
     given = [
-        f"{field.name}={_short(value)}"
-        for field in fields(HeadSpec)[1:]
-        if (value := getattr(spec, field.name)) != getattr(usual, field.name)
+        f"{name}={_short(value)}"
+        for name in SETTINGS
+        if (value := getattr(spec, name)) != getattr(usual, name)
     ]
     return " ".join([spec.head, *given])
 

@@ -1,51 +1,35 @@
-"""The settings of stage one, as frozen dataclasses that are checked when they are made.
+"""The settings of stage one, as frozen dataclasses that check their values.
 
 A field here, the long flag on the command line and the attribute in the store have one name.
 """
 
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from extract.core.applications import TRUNKS
 from extract.core.errors import SettingError, unknown_name
+from extract.core.flags import (
+    Settings,
+    check_choice,
+    check_fields,
+    documented,
+    flag,
+    parse_image_size,
+)
 
 MODEL_ENDING = ".keras"
 IN_MODEL = "model"
-POOLINGS = ("avg", "max", "none")
-RESIZES = ("stretch", "crop", "pad")
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
-PREPROCESSES = ("auto", "rescale", "none")
 DTYPES = ("float32", "float16")
-ENGINES = ("auto", "keras", "openvino")
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
-
-
-def check_choice(field: str, value: str, known: tuple[str, ...]) -> None:
-    """Raise SettingError unless ``value`` is one of ``known``."""
-    if value not in known:
-        raise SettingError(unknown_name(field, value, known))
-
-
-def check_positive(field: str, value: int | None) -> None:
-    """Raise SettingError unless ``value`` is a positive whole number or None (chosen later)."""
-    if value is not None and (isinstance(value, bool) or value < 1):
-        raise SettingError(f"{field}: found {value}; expected a whole number of 1 or more")
-
-
-# What a column of a manifest can be; each is looked for under its own name unless told otherwise.
+# The columns of a table; each has the name of its role unless told otherwise.
 ROLES = ("path", "label", "split", "group")
 
 
 def parse_columns(text: str) -> dict[str, str]:
-    """Return the column that was named for each role in ``path=file,label=species``.
-
-    Raises:
-        SettingError: The text is of another form, or a role is unknown or named twice.
-    """
-    named: dict[str, str] = {}
+    """Return the column of each role in ``path=file,label=species``, or raise SettingError."""
+    columns: dict[str, str] = {}
     for part in text.split(",") if text else ():
         role, equals, column = part.strip().partition("=")
         if not equals or not column:
@@ -53,72 +37,91 @@ def parse_columns(text: str) -> dict[str, str]:
                 f"columns: found {part!r}; expected ROLE=COLUMN, such as path=file,label=species"
             )
         check_choice("columns: role", role, ROLES)
-        if role in named:
+        if role in columns:
             raise SettingError(f"columns: found {role} twice; expected one column for it")
-        named[role] = column
-    return named
+        columns[role] = column
+    return columns
 
 
+@documented
 @dataclass(frozen=True)
-class TrunkSpec:
-    """The trunk and how an image enters it: all that decides the features, but their type.
+class TrunkSpec(Settings):
+    """The trunk and how an image enters it: everything that decides the features but their type.
 
-    What is left empty takes its usual value: at once where the trunk is a ``keras.applications``
-    model and its layer known; otherwise once the model is built, see ``settled``.
-
-    Attributes:
-        trunk: A name in ``TRUNKS``, or the path of a model of one's own, which ends in ``.keras``.
-        weights: ``imagenet``, ``none`` (seeded random) or the path of a weights file; ``model``
-            where the trunk is a file, which holds them.
-        layer: Names of the layers whose output is kept, in one pass; ``output`` is the complete
-            model's own.
-        pooling: What becomes of a feature map: ``avg`` or ``max`` over its positions, or ``none``.
-            Left empty, ``avg``, and ``none`` where no layer gives a map.
-        image_size: Height and width in pixels.
-        resize: ``stretch`` to that size, ``crop`` the middle, or ``pad`` with black.
-        interpolation: The resampling filter, as Pillow names them.
-        preprocess: ``auto`` is the model's own, ``rescale`` is 1/255, ``none`` leaves 0..255. Left
-            empty, ``auto``, and ``none`` where the trunk is a file.
+    Empty values take their defaults: at once where they are known, otherwise when the model is
+    built, see ``is_complete``. The layer ``output`` is the output of the complete model.
 
     Raises:
-        SettingError: A value is unknown, out of range or without effect.
+        SettingError: A value is unknown, out of range or has no effect.
     """
 
-    trunk: str = "inception_v3"
-    weights: str = ""
-    layer: tuple[str, ...] = ()
-    pooling: str = ""
-    image_size: tuple[int, int] = (0, 0)
-    resize: str = "stretch"
-    interpolation: str = "bilinear"
-    preprocess: str = ""
+    trunk: str = flag(
+        "inception_v3",
+        "a model of keras.applications (default: inception_v3), see --list-trunks; or FILE.keras, "
+        "your own model as model.save writes it",
+        metavar="NAME|FILE",
+        shown="",
+    )
+    weights: str = flag(
+        "",
+        "imagenet, none (seeded random) or a file: .h5 with or without top, .weights.h5, .keras",
+        metavar="NAME|FILE",
+        shown="imagenet",
+    )
+    image_size: tuple[int, int] = flag(
+        (0, 0),
+        "size of the trunk's input in pixels",
+        metavar="N|HxW",
+        parse=parse_image_size,
+        shown="its native size",
+    )
+    preprocess: str = flag(
+        "",
+        "the model's own preprocessing, the course's 1/255, or 0..255 unchanged",
+        choices=("auto", "rescale", "none"),
+        shown="auto; none for a FILE",
+    )
+    layer: tuple[str, ...] = flag(
+        (),
+        "keep the output of this layer, such as fc1 of a complete vgg16; repeatable",
+        repeat=True,
+        shown="mixed7 of inception_v3, otherwise the last feature map",
+    )
+    pooling: str = flag(
+        "",
+        "pooling of a feature map",
+        choices=("avg", "max", "none"),
+        shown="avg; none for a vector",
+    )
+    resize: str = flag(
+        "stretch", "stretch, crop the middle, or pad with black", choices=("stretch", "crop", "pad")
+    )
+    interpolation: str = flag(
+        "bilinear", "resampling filter", choices=("nearest", "bilinear", "bicubic", "lanczos")
+    )
 
     def __post_init__(self) -> None:
-        for name in ("layer", "image_size"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        layer = (self.layer,) if isinstance(self.layer, str) else tuple(self.layer)
+        side = self.image_size
+        self._set(layer=layer, image_size=(side, side) if isinstance(side, int) else tuple(side))
         if self.is_file:
             self._complete_file()
         else:
             self._complete_application()
-        if self.pooling:
-            check_choice("pooling", self.pooling, POOLINGS)
-        check_choice("resize", self.resize, RESIZES)
-        check_choice("interpolation", self.interpolation, INTERPOLATIONS)
-        check_choice("preprocess", self.preprocess, PREPROCESSES)
-        if self.image_size != (0, 0):
-            for side in self.image_size:
-                check_positive("image_size", side)
+        check_fields(self)
+        if self.image_size != (0, 0) and not all(self.image_size):
+            raise SettingError("image_size: found 0; expected a whole number of 1 or more")
         if len(set(self.layer)) != len(self.layer):
             raise SettingError(f"layer: found {', '.join(self.layer)}; expected each layer once")
 
     @property
     def is_file(self) -> bool:
-        """Whether the trunk is a model of one's own."""
+        """Whether the trunk is the user's own model."""
         return self.trunk.endswith(MODEL_ENDING)
 
     @property
-    def settled(self) -> bool:
-        """Whether nothing is left to be read from the model itself."""
+    def is_complete(self) -> bool:
+        """Whether no value must be read from the model."""
         return bool(self.layer and self.pooling and all(self.image_size))
 
     def _complete_application(self) -> None:
@@ -127,184 +130,171 @@ class TrunkSpec:
                 f"{unknown_name('trunk', self.trunk, TRUNKS)}; see extract-features --list-trunks"
             )
         known = TRUNKS[self.trunk]
-        usual = {
-            "weights": "imagenet",
-            "layer": (known.cut,),
-            # That cut is a feature map; of another layer it is not known yet.
-            "pooling": "avg" if self.layer in ((), (known.cut,)) else "",
-            "preprocess": "auto",
-        }
-        for name, value in usual.items():
-            object.__setattr__(self, name, getattr(self, name) or value)
+        # The default cut is a feature map; whether another layer gives one is not known yet.
+        pooling = "avg" if self.layer in ((), (known.cut,)) else ""
+        self._set(
+            weights=self.weights or "imagenet",
+            layer=self.layer or (known.cut,),
+            pooling=self.pooling or pooling,
+            preprocess=self.preprocess or "auto",
+        )
         if self.image_size == (0, 0):
-            object.__setattr__(self, "image_size", (known.image_size, known.image_size))
+            self._set(image_size=(known.image_size, known.image_size))
 
     def _complete_file(self) -> None:
         if self.weights not in ("", IN_MODEL):
             raise SettingError(
-                f"weights: found {self.weights} beside the trunk {self.trunk}, which holds its "
-                "own; leave --weights out"
+                f"weights: found {self.weights} with the trunk {self.trunk}, which holds its own; "
+                "leave --weights out"
             )
         if self.preprocess == "auto":
             raise SettingError(
-                f"preprocess auto: not known of {self.trunk}; expected none (0..255, for a model "
-                "that rescales by itself) or rescale (1/255)"
+                f"preprocess auto: not known for {self.trunk}; expected none (0..255, for a model "
+                "with its own rescaling) or rescale (1/255)"
             )
-        object.__setattr__(self, "weights", IN_MODEL)
-        object.__setattr__(self, "preprocess", self.preprocess or "none")
+        self._set(weights=IN_MODEL, preprocess=self.preprocess or "none")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON can hold them."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "TrunkSpec":
-        """Make a spec from ``to_dict``'s mapping, passing over keys that are not its fields."""
-        names = {field.name for field in fields(cls)}
-        known: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in names
-        }
-        return cls(**known)
 
-
+@documented
 @dataclass(frozen=True)
-class ExtractConfig:
-    """How stage one runs; ``precision``, ``dtype`` and ``columns`` change what the store holds.
-
-    Attributes:
-        engine: ``keras``, ``openvino``, or ``auto``, which takes the faster one for this machine.
-        precision: What the trunk computes in.
-        batch_size: Images in one call of the trunk; None lets the engine choose.
-        workers: Threads that read and decode; on a cluster the processors of a task, for both.
-        cluster: Where Ray runs: ``local`` starts it here, ``auto`` or HOST:PORT joins one; empty,
-            no cluster.
-        dtype: Type the features are stored in.
-        columns: Which column of a table or of records is what, such as ``path=file,label=species``.
-        shards: Folder for the features, in files of some thousand rows each, beside an index of
-            them in the place of the one file; empty, one file.
-        max_bad: Unreadable images that are tolerated: a number, or a share such as ``1%``.
-        overwrite: Replace a store whose settings or source differ.
-        update: Bring a store up to date with a source that has changed.
-        dry_run: Say what would be done, and stop.
-        repair: Read the whole store first and compute again what is not sound in it.
+class ExtractConfig(Settings):
+    """How stage one runs; ``precision``, ``dtype`` and ``columns`` decide what the store holds.
 
     Raises:
-        SettingError: A value is unknown, out of range or without effect.
+        SettingError: A value is unknown, out of range or has no effect.
     """
 
-    engine: str = "auto"
-    precision: str = "float32"
-    batch_size: int | None = None
-    workers: int = max(2, os.cpu_count() or 1)
-    cluster: str = ""
-    dtype: str = "float32"
-    columns: str = ""
-    shards: str = ""
-    max_bad: str = "1%"
-    overwrite: bool = False
-    update: bool = False
-    dry_run: bool = False
-    repair: bool = False
+    columns: str = flag(
+        "",
+        "column of a table, or of records that hold images, for the path (or the image), label, "
+        "split and group",
+        metavar="ROLE=NAME,...",
+        shown="the column of that name",
+    )
+    engine: str = flag(
+        "auto",
+        "what runs the trunk; auto is keras on a GPU and openvino on a processor",
+        choices=("auto", "keras", "openvino"),
+    )
+    precision: str = flag(
+        "float32",
+        "type that the trunk computes in; below float32 is faster, and the error is measured",
+        choices=PRECISIONS,
+    )
+    batch_size: int | None = flag(
+        None, "images in one call of the trunk", low=1, shown="chosen from the device's memory"
+    )
+    workers: int = flag(
+        max(2, os.cpu_count() or 1),
+        "threads that read and decode",
+        low=1,
+        shown="one for each core, at least 2",
+    )
+    cluster: str = flag(
+        "",
+        "run on the machines of a Ray cluster: HOST:PORT, auto for the one that this machine is "
+        "part of, or local for one of this machine alone",
+        metavar="ADDRESS|local",
+    )
+    dtype: str = flag("float32", "type of the stored features", choices=DTYPES)
+    shards: str = flag(
+        "",
+        "keep the features in several files in DIR and make OUT.h5 a small index of them, which "
+        "every command opens like one file",
+        metavar="DIR",
+    )
+    max_bad: str = flag(
+        "1%", "unreadable images that are tolerated; with more, the exit code is 4", metavar="N|P%"
+    )
+    overwrite: bool = flag(False, "replace a file whose settings or source differ")
+    update: bool = flag(
+        False, "where the source has changed, keep the rows of unchanged images and run the others"
+    )
+    dry_run: bool = flag(False, "say what the run would do, or refuse it, and stop")
+    repair: bool = flag(False, "compute again the rows that show-features --verify rejects")
 
     def __post_init__(self) -> None:
-        check_positive("batch_size", self.batch_size)
-        check_positive("workers", self.workers)
-        check_choice("dtype", self.dtype, DTYPES)
-        check_choice("engine", self.engine, ENGINES)
-        check_choice("precision", self.precision, PRECISIONS)
+        check_fields(self)
+        parse_columns(self.columns)
+        self.tolerated(0)
         if self.engine == "keras" and self.precision == "int8":
             raise SettingError("precision int8: has no effect with --engine keras; use openvino")
         if self.repair and (self.overwrite or self.dry_run):
-            raise SettingError("repair: has no effect beside --overwrite or --dry-run")
+            raise SettingError("repair: has no effect with --overwrite or --dry-run")
+        if self.update and self.overwrite:
+            raise SettingError("--update and --overwrite cannot be combined; choose one")
+        if self.update and self.shards:
+            raise SettingError(
+                "--update cannot change shards, whose rows are fixed; --overwrite can"
+            )
         if not re.fullmatch(r"(local|auto|[^/\s]+:\d+)?", self.cluster):
             raise SettingError(
                 f"cluster: found {self.cluster!r}; expected local, auto or HOST:PORT of a running "
                 "Ray"
             )
-        parse_columns(self.columns)
-        if self.update and self.overwrite:
-            raise SettingError("update: has no effect beside overwrite; leave the one or the other")
-        if self.update and self.shards:
-            raise SettingError(
-                "update: cannot be had with shards, whose rows are fixed; give --overwrite"
-            )
-        self.tolerated(0)
 
     def tolerated(self, total: int) -> int:
         """Return how many of ``total`` images may be unreadable."""
-        text = self.max_bad.strip()
-        try:
-            value = float(text.removesuffix("%")) if text.endswith("%") else int(text)
-        except ValueError:
-            value = -1
-        if value < 0 or (text.endswith("%") and value > 100):
-            raise SettingError(f"max_bad: found {text!r}; expected a number or a share such as 1%")
-        return int(total * value / 100) if text.endswith("%") else int(value)
+        match = re.fullmatch(r"(\d+)|(\d+\.?\d*|\.\d+)%", str(self.max_bad).strip())
+        if not match or float(match[2] or 0) > 100:
+            raise SettingError(
+                f"max_bad: found {self.max_bad!r}; expected a number or a share such as 1%"
+            )
+        return int(match[1]) if match[1] else int(total * float(match[2]) / 100)
 
 
-_VIEW_DEFAULTS: Mapping[str, Any] = {
-    "seed": 0,
-    "rotation": 40.0,
-    "shift": 0.2,
-    "shear": 0.2,
-    "zoom": 0.2,
-    "flip": True,
-}
-
-# Setting -> the largest value.
-_VIEW_RANGES: Mapping[str, float] = {"rotation": 180, "shift": 1, "shear": 1, "zoom": 0.9}
-
-
+@documented
 @dataclass(frozen=True)
-class ViewSpec:
+class ViewSpec(Settings):
     """Augmented views of the training images; the defaults are the recipe of Keras' course notes.
 
-    After it is made, every setting has its value where there are views, and is None without.
-
-    Attributes:
-        views: How many are kept of each training image, beside the plain one.
-        seed: Decides, with key and number of a view, all that is random in it; below 2**32.
-        rotation: Largest turn either way, in degrees, 0 to 180.
-        shift: Largest shift either way, as a share of width and of height, 0 to 1.
-        shear: Largest slant either way, as a share: a column moves down by so much of its distance
-            from the middle, 0 to 1.
-        zoom: Width and height are each divided by between ``1 - zoom`` and ``1 + zoom``, 0 to 0.9.
-        flip: Whether one view in two is mirrored, left to right.
+    Without views every setting is None.
 
     Raises:
-        SettingError: A value is out of range or can have no effect.
+        SettingError: A value is out of range or has no effect.
     """
 
-    views: int = 0
-    seed: int | None = None
-    rotation: float | None = None
-    shift: float | None = None
-    shear: float | None = None
-    zoom: float | None = None
-    flip: bool | None = None
+    views: int = flag(
+        0, "keep N augmented views of each training image beside the plain one", shown="0"
+    )
+    seed: int | None = flag(
+        None, "decides everything random in the views", low=0, below=2**32, usual=0
+    )
+    rotation: float | None = flag(
+        None, "largest turn either way, in degrees", low=0, high=180, metavar="DEGREES", usual=40.0
+    )
+    shift: float | None = flag(
+        None,
+        "largest shift either way, as a share of width and of height",
+        low=0,
+        high=1,
+        usual=0.2,
+    )
+    shear: float | None = flag(
+        None, "largest slant either way, as a share", low=0, high=1, usual=0.2
+    )
+    zoom: float | None = flag(
+        None, "width and height are each divided by 1 - X to 1 + X", low=0, high=0.9, usual=0.2
+    )
+    flip: bool | None = flag(None, "mirror one view in two, left to right", usual=True)
 
     def __post_init__(self) -> None:
-        if self.views != 0:
-            check_positive("views", self.views)
-        for name, usual in _VIEW_DEFAULTS.items():
-            if not self.views and getattr(self, name) is not None:
-                raise SettingError(f"{name}: has no effect without --views")
-            if self.views and getattr(self, name) is None:
-                object.__setattr__(self, name, usual)
-        for name, most in _VIEW_RANGES.items():
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= most:
-                raise SettingError(f"{name}: found {value}; expected 0 to {most:g}")
-        if self.seed is not None and not 0 <= self.seed < 2**32:
-            raise SettingError(f"seed: found {self.seed}; expected 0 or more and below 2**32")
-        if self.views and not (self.flip or any(getattr(self, name) for name in _VIEW_RANGES)):
-            raise SettingError(
-                "views: have no effect without rotation, shift, shear, zoom or flip; leave --views "
-                "out, or give one of them"
-            )
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "ViewSpec":
-        """Make a spec from a mapping, passing over keys that are not its fields."""
-        names = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in names})
+        given = {k: v for k, v in asdict(self).items() if v is not None and k != "views"}
+        if isinstance(self.views, bool) or self.views < 0:
+            raise SettingError(f"views: found {self.views}; expected a whole number of 1 or more")
+        if not self.views and given:
+            raise SettingError(f"{next(iter(given))}: has no effect without --views")
+        if self.views:
+            declared = {f.name: f.metadata for f in fields(self)}
+            usual = {k: how["usual"] for k, how in declared.items() if "usual" in how}
+            self._set(**(usual | given))
+            check_fields(self)
+            if not any((self.rotation, self.shift, self.shear, self.zoom, self.flip)):
+                raise SettingError(
+                    "views: have no effect without rotation, shift, shear, zoom or flip; leave "
+                    "--views out, or give one of them"
+                )

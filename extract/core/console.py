@@ -1,36 +1,73 @@
-"""What a person sees: notes and progress on stderr, results on stdout, an exit code at the end."""
+"""Messages and progress on stderr, results on stdout, and the exit code of a command."""
 
 import argparse
+import difflib
 import errno
 import logging
 import os
+import re
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
-from extract.core.errors import EXIT_BUG, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, HeadstartError
+from extract.core.errors import (
+    EXIT_BUG,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_USAGE,
+    HeadstartError,
+)
 
 log = logging.getLogger("headstart")
 
-_AGAIN = "and run the same command again"
-_FULL = f"the disk is full; expected room for a few results; make some {_AGAIN}"
+# Without a terminal a line says from time to time how far a long step is.
+LINE_SECONDS = 30.0
+
+_FULL = "the disk is full; expected room for a few results; make some"
 _NO_MEMORY = (
-    "needs more memory than there is; expected room for a few batches; close other programs or "
-    f"give a smaller --batch-size, {_AGAIN}"
+    "out of memory; expected room for a few batches; close other programs or use a smaller "
+    "--batch-size"
 )
-_NO_FILES = "too many open files; expected a limit that leaves some; raise it (ulimit -n) " + _AGAIN
+_NO_FILES = "too many open files; expected a higher limit; raise it (ulimit -n)"
 
 
 class _Handler(logging.Handler):
-    """Writes messages to stderr, above a progress bar where one is drawn."""
+    """Writes messages to stderr, above a progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
         prefix = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
         tqdm.write(prefix + record.getMessage(), file=sys.stderr)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line and name the nearest flag; flags are not abbreviated."""
+
+    def __init__(self, prog: str, words: str, description: str, examples: str) -> None:
+        super().__init__(
+            prog,
+            usage=f"{prog} [options] {words}",
+            description=f"{description}\n\n{examples}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong, without the usage, and end the command."""
+        known = [option for action in self._actions for option in action.option_strings]
+        words = message.partition("unrecognized arguments: ")[2].split()
+        if choice := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            words, known = [choice[1]], re.findall(r"[\w+]+", choice[2])
+        for word in words:
+            near = difflib.get_close_matches(word.partition("=")[0], known, n=2)
+            if near and (choice or word.startswith("-")):
+                message += f"; nearest: {', '.join(near)}"
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def add_common_flags(parser: argparse.ArgumentParser) -> None:
@@ -40,56 +77,77 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
     release = version("headstart")
     parser.add_argument("--version", action="version", version=f"headstart {release}")
     parser.add_argument("-q", "--quiet", action="store_true", help="warnings and errors only")
-    parser.add_argument("-v", "--verbose", action="store_true", help="say more of what is done")
+    parser.add_argument("-v", "--verbose", action="store_true", help="print more messages")
 
 
 @contextmanager
-def muted() -> Iterator[None]:
-    """Keep notes and warnings to ourselves, of what was said before."""
-    level = log.level
-    log.setLevel(logging.ERROR)
+def muted(level: int = logging.ERROR) -> Iterator[None]:
+    """Drop the messages below a level."""
+    former = log.level
+    log.setLevel(level)
     try:
         yield
     finally:
-        log.setLevel(level)
+        log.setLevel(former)
 
 
 @contextmanager
 def quiet_mode(on: bool) -> Iterator[None]:
-    """Show warnings and errors only while inside, if ``on``."""
-    level = log.level
-    if on:
-        log.setLevel(logging.WARNING)
-    try:
+    """Drop notes and progress bars, but no warnings, if ``on``."""
+    with muted(logging.WARNING if on else log.level):
         yield
-    finally:
-        log.setLevel(level)
 
 
 @contextmanager
 def progress(total: int, unit: str, done: int = 0, label: str = "") -> Iterator[Any]:
-    """Show a tqdm bar with rate and remaining time; silent where stderr is no terminal.
+    """Show a tqdm bar with rate and remaining time; without a terminal a line every 30 s.
 
     Args:
         total: Steps in all.
         unit: The name of one step.
         done: Steps that an earlier run has finished.
-        label: What is going on.
+        label: The name of the work.
 
     Yields:
         The bar: ``update(n)`` and ``set_postfix_str(text)``.
     """
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
-    hidden = not sys.stderr.isatty() or log.level > logging.INFO
-    with tqdm(
-        total=total, initial=done, unit=unit, desc=label or None, disable=hidden, smoothing=0.1
-    ) as bar:
-        yield bar
+    quiet = log.level > logging.INFO
+    notebook = "ipykernel" in sys.modules
+    if quiet or notebook or sys.stderr.isatty():
+        with tqdm(
+            total=total, initial=done, unit=unit, desc=label or None, disable=quiet, smoothing=0.1
+        ) as bar:
+            yield bar
+    else:
+        yield _Lines(total, unit, done)
+
+
+class _Lines:
+    """The progress bar where stderr is no terminal: a plain line every ``LINE_SECONDS``."""
+
+    def __init__(self, total: int, unit: str, done: int) -> None:
+        self._total, self._unit, self._done, self._first = total, unit, done, done
+        self._began = self._said = time.monotonic()
+
+    def update(self, steps: int) -> None:
+        """Count steps, and print a line if the last one is long ago."""
+        self._done += steps
+        now = time.monotonic()
+        if now - self._said >= LINE_SECONDS and self._done < self._total:
+            rate = (self._done - self._first) / (now - self._began)
+            left = (self._total - self._done) / max(rate, 1e-9)
+            shown = f"{self._done} of {self._total} {self._unit}, {rate:.3g} a second"
+            log.info("%s, about %.0f s left", shown, left)
+            self._said = now
+
+    def set_postfix_str(self, text: str) -> None:
+        """Ignore a text that a bar would show."""
 
 
 def _lacking(error: Exception) -> str:
-    """Say which means of the machine are at an end; nothing of any other error."""
+    """Say which resource of the machine is exhausted; empty for any other error."""
     if isinstance(error, MemoryError) or "bad_alloc" in str(error):  # the latter is OpenVINO's
         return _NO_MEMORY
     number = error.errno if isinstance(error, OSError) else None
@@ -104,22 +162,19 @@ def run_command(
     command: Callable[[argparse.Namespace], int],
     argv: list[str] | None,
 ) -> int:
-    """Parse, run one command, and turn whatever happens into a message and an exit code.
+    """Parse, run one command, and turn its outcome into a message and an exit code.
 
     Args:
         parser: The command's parser; its usage error (exit code 2) is argparse's own.
         command: Takes the parsed arguments, returns an exit code.
-        argv: The words behind the command's name; None means those of this process.
+        argv: The words after the command's name; None means those of this process.
 
     Returns:
         The exit code: see ``extract.core.errors``.
     """
-    # Flags may stand between two words of which one is optional only if they are parsed apart; that
-    # formats the usage a second time.
-    parser.usage = parser.format_usage().removeprefix("usage: ").strip().replace("%", "%%")
+    # Intermixed, because flags may stand between two words of which one is optional.
     arguments = parser.parse_intermixed_args(argv)
-    handler = _Handler()
-    log.handlers = [handler]
+    log.handlers = [_Handler()]
     log.propagate = False
     log.setLevel(
         logging.WARNING if arguments.quiet else logging.DEBUG if arguments.verbose else logging.INFO
@@ -134,14 +189,13 @@ def run_command(
         print(f"\n{parser.prog}: stopped. {error}".rstrip(), file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of stdout, such as `head`, has left: nothing went wrong here.
+        # The reader of stdout, such as `head`, has left: that is no failure.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
     except Exception as error:
         if lacking := _lacking(error):
-            print(f"{parser.prog}: {lacking}", file=sys.stderr)
+            print(f"{parser.prog}: {lacking} and run the same command again", file=sys.stderr)
             return EXIT_FAILED
-        # The last line of defence: whatever is not explained is our bug.
         traceback.print_exc()
         print(
             f"{parser.prog}: this is a bug in headstart; please report it with the lines above",

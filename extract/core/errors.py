@@ -1,4 +1,4 @@
-"""Every exception a user can meet, and the exit code it ends a command with.
+"""The errors that a user can meet, with the exit codes of commands.
 
 A message reads ``where: what was found; what was expected; what to do``. Each class is also the
 built-in type that callers of the Python API would catch.
@@ -19,23 +19,23 @@ MOST_LISTED = 12
 
 
 class HeadstartError(Exception):
-    """A failure that is known and explained: one line, no traceback."""
+    """A known failure, explained in one line without a traceback."""
 
     exit_code = EXIT_FAILED
 
     def __str__(self) -> str:
-        """Return the message without what would break the line, which libraries put into it."""
+        """Return the message with a space for each character that would break its line."""
         return "".join(c if c.isprintable() else " " for c in super().__str__())
 
 
 class SettingError(HeadstartError, ValueError):
-    """A setting has a value that cannot be used, alone or beside the others."""
+    """A setting has a value that is invalid, alone or with the others."""
 
     exit_code = EXIT_USAGE
 
 
 class SourceError(HeadstartError, ValueError):
-    """The images cannot be listed, or their layout has two meanings."""
+    """The images cannot be listed, or their layout is ambiguous."""
 
 
 class ImageError(HeadstartError, ValueError):
@@ -43,7 +43,7 @@ class ImageError(HeadstartError, ValueError):
 
 
 class TrunkError(HeadstartError, ValueError):
-    """The trunk cannot be built, cut or given its weights."""
+    """The trunk cannot be built, cut or loaded with its weights."""
 
 
 class EngineError(HeadstartError, RuntimeError):
@@ -68,21 +68,11 @@ def quoted(name: str) -> str:
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
-    """Say that a name is unknown, which are known and which are nearest.
-
-    Args:
-        what: The kind of thing, such as ``"trunk"``.
-        name: The name that was asked for.
-        known: Every name that would do.
-
-    Returns:
-        A message in the form ``what 'name' is unknown; nearest: ...; known: ...``.
-    """
+    """Return ``what 'name' is unknown; nearest: ...; known: ...``, the names only where few."""
     names = list(known)
     folded = {known_name.casefold(): known_name for known_name in names}
     close = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
-    near = [folded[found] for found in close]
-    nearest = f"; nearest: {', '.join(near)}" if near else ""
+    nearest = f"; nearest: {', '.join(folded[one] for one in close)}" if close else ""
     known_names = f"; known: {', '.join(names)}" if len(names) <= MOST_LISTED else ""
     return f"{what} {name!r} is unknown{nearest}{known_names}"
 

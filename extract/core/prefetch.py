@@ -1,7 +1,7 @@
-"""Work done in threads ahead of whoever needs it, in order; what hangs is left behind.
+"""Do work in threads, ahead of its consumer and in order; abandon a thread that hangs.
 
-Python ends no thread from outside, and at its own end it waits for those of its executors. These
-are daemons: where one is stuck, in a read or in a decoder, another takes its place, and the process
+Python cannot end a thread, and waits at its own end for the threads of an executor. These threads
+are daemons: where one hangs, in a read or in a decoder, another takes its place, and the process
 can end without it.
 """
 
@@ -13,18 +13,18 @@ from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 from threading import Thread, current_thread
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from extract.core.errors import SourceError
 
-# Well above what a remote read takes at most: three tries, each with a limit of a minute.
+# Well above the time of a remote read: three tries, each with a limit of a minute.
 LIMIT_SECONDS = 300.0
-# A thread that was left behind keeps its memory, and its processor where it computes.
+# An abandoned thread keeps its memory, and its processor where it computes.
 MOST_STUCK = 16
-# A wait is cut into pieces: a signal that comes just before one, or to another thread, does not end
-# it, and Python answers Ctrl-C only between them.
+# Waits are cut into pieces: a signal that comes just before a wait, or to another thread, does not
+# end the wait, and Python answers Ctrl-C only between two of them.
 _ANSWER_SECONDS = 0.5
-# What is under way when nobody wants it any more may end in peace, if it does so soon.
+# Work under way when the consumer stops may end by itself within this time.
 _GRACE_SECONDS = 1.0
 
 T = TypeVar("T")
@@ -33,8 +33,8 @@ X = TypeVar("X")
 _stuck: list[Thread] = []
 
 
-class _Piece(Future[T]):
-    """Work that a thread began at a moment, or has not yet begun."""
+class _Task(Future[T]):
+    """Work, with the moment and the thread in which it began, None before that."""
 
     def __init__(self, work: Callable[[], T]) -> None:
         super().__init__()
@@ -42,89 +42,90 @@ class _Piece(Future[T]):
         self.began: tuple[float, Thread] | None = None
 
 
+_Queue: TypeAlias = SimpleQueue[_Task[T] | None]
+
+
 def map_in_threads(
     work: Callable[[X], T], things: Iterable[X], workers: int, window: int
 ) -> Generator[T | None, None, None]:
-    """Do work in threads and give out what comes of it, in order.
+    """Apply a function in threads and yield the results in order.
 
     Args:
-        work: What to do with each thing; what it raises is raised here.
-        things: What is worked on.
-        workers: Threads.
-        window: How many things may be under way.
+        work: The function; its exceptions are raised here.
+        things: Its arguments.
+        workers: Number of threads.
+        window: Number of arguments under way at most.
 
     Yields:
-        What ``work`` returned; None where it took longer than ``LIMIT_SECONDS``.
+        The results; None where one took longer than ``LIMIT_SECONDS``.
 
     Raises:
         SourceError: More than ``MOST_STUCK`` threads hang.
     """
-    waiting: SimpleQueue[_Piece[T] | None] = SimpleQueue()
-    threads = [_start(waiting) for _ in range(workers)]
-    under_way: deque[_Piece[T]] = deque()
+    queue: _Queue[T] = SimpleQueue()
+    threads = [_start(queue) for _ in range(workers)]
+    under_way: deque[_Task[T]] = deque()
     try:
         for thing in things:
-            under_way.append(_Piece(partial(work, thing)))
-            waiting.put(under_way[-1])
+            under_way.append(_Task(partial(work, thing)))
+            queue.put(under_way[-1])
             if len(under_way) >= window:
-                yield _take(under_way.popleft(), waiting, threads)
+                yield _take(under_way.popleft(), queue, threads)
         while under_way:
-            yield _take(under_way.popleft(), waiting, threads)
+            yield _take(under_way.popleft(), queue, threads)
     finally:
         until = time.monotonic() + _GRACE_SECONDS
-        for piece in under_way:
-            piece.cancel()
+        for task in under_way:
+            task.cancel()
         for _ in threads:
-            waiting.put(None)
+            queue.put(None)
         for thread in threads:
             thread.join(max(0.0, until - time.monotonic()))
 
 
-def _start(waiting: SimpleQueue[_Piece[T] | None]) -> Thread:
-    thread = Thread(target=_serve, args=(waiting,), name="ahead", daemon=True)
+def _start(queue: _Queue[T]) -> Thread:
+    thread = Thread(target=_serve, args=(queue,), name="prefetch", daemon=True)
     thread.start()
     return thread
 
 
-def _serve(waiting: SimpleQueue[_Piece[T] | None]) -> None:
-    """Work until there is nothing more to do, or until somebody has given up on it."""
-    with suppress(InvalidStateError):  # another thread is in this one's place
-        while piece := waiting.get():
-            piece.began = time.monotonic(), current_thread()
-            if not piece.set_running_or_notify_cancel():
+def _serve(queue: _Queue[T]) -> None:
+    """Work until the queue ends, or until this thread was abandoned."""
+    with suppress(InvalidStateError):  # another thread has taken the place of this one
+        while task := queue.get():
+            task.began = time.monotonic(), current_thread()
+            if not task.set_running_or_notify_cancel():
                 continue
             try:
-                made = piece.work()
-            except BaseException as error:  # as in an executor: it is raised where it is waited for
-                piece.set_exception(error)
+                result = task.work()
+            except BaseException as error:  # as in an executor: raised in the consumer
+                task.set_exception(error)
             else:
-                piece.set_result(made)
+                task.set_result(result)
 
 
-def _take(
-    piece: _Piece[T], waiting: SimpleQueue[_Piece[T] | None], threads: list[Thread]
-) -> T | None:
-    """Wait for the oldest piece; where it hangs, put a thread in the place of its own."""
-    while not piece.done():
-        # The oldest is begun before all others: it is about to be if it is not yet.
-        began, thread = piece.began or (time.monotonic(), None)
+def _take(task: _Task[T], queue: _Queue[T], threads: list[Thread]) -> T | None:
+    """Wait for the oldest task; where it hangs, replace its thread and return None."""
+    while not task.done():
+        # The oldest task begins before all others: if it has not begun, it is about to.
+        began, thread = task.began or (time.monotonic(), None)
         left = began + LIMIT_SECONDS - time.monotonic()
         if left > 0:
-            wait([piece], min(left, _ANSWER_SECONDS))
+            wait([task], min(left, _ANSWER_SECONDS))
         elif thread:
-            with suppress(InvalidStateError):  # it has come to its end just now
-                piece.set_exception(TimeoutError())
-                _leave(thread)
-                threads[threads.index(thread)] = _start(waiting)
+            with suppress(InvalidStateError):  # it has just ended
+                task.set_exception(TimeoutError())
+                _abandon(thread)
+                threads[threads.index(thread)] = _start(queue)
                 return None
-    return piece.result()
+    return task.result()
 
 
-def _leave(thread: Thread) -> None:
+def _abandon(thread: Thread) -> None:
     _stuck[:] = [*filter(Thread.is_alive, _stuck), thread]
     if len(_stuck) > MOST_STUCK:
         raise SourceError(
-            f"{len(_stuck)} images: each took longer than {LIMIT_SECONDS:g} s, and none can be "
-            "stopped; expected a disk or a network that answers, and few damaged images; look "
-            "after it, take out those that were named, and run the same command again"
+            f"{len(_stuck)} images took longer than {LIMIT_SECONDS:g} s each and cannot be "
+            "stopped; expected a disk or network that answers, and few damaged images; check the "
+            "disk or network, remove the images named above, and run the same command again"
         )

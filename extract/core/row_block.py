@@ -1,16 +1,16 @@
-"""What passes from the trunk to a store: finished rows and failed ones; and a row's status."""
+"""Blocks of rows on their way from the trunk to a store, and the status of a row."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-# Of a row, as the file has it.
+# The status of a row in the file.
 PENDING, DONE, FAILED = 0, 1, 2
 
 
 class Failure(NamedTuple):
-    """An image that could not be read: its row, why, and the digest of what was read."""
+    """An image that could not be read: its row, the reason and the digest of the bytes read."""
 
     row: int
     reason: str
@@ -18,7 +18,7 @@ class Failure(NamedTuple):
 
 
 class RowBlock(NamedTuple):
-    """Some finished rows, in any order; either part may be empty.
+    """Some finished and failed rows, in any order; either part may be empty.
 
     ``rows`` is (b,) int64, ``features`` holds (b, *shape) by layer, ``digests`` is (b, 16) uint8.
     ``views`` holds (v, V, *shape) by layer, for those of ``rows`` that have views, in their order.

@@ -60,7 +60,7 @@ def find_compiled(spec: TrunkSpec, calibration_digest: str = "") -> CompiledTrun
     Returns:
         The trunk; None where there is none, or one that is damaged or of another origin.
     """
-    if not spec.settled:
+    if not spec.is_complete:
         known = _recall(spec)
         return find_compiled(known, calibration_digest) if known else None
     identity = _identity(spec, calibration_digest)
@@ -104,7 +104,7 @@ def convert(trunk: Trunk, asked: TrunkSpec | None = None) -> CompiledTrunk:
             f"{trunk.spec.trunk}: OpenVINO cannot convert it ({str(error).splitlines()[0]}); use "
             "--engine keras"
         ) from error
-    if asked and not asked.settled:
+    if asked and not asked.is_complete:
         _remember(asked, trunk.spec)
     return _keep(model, _identity(trunk.spec, ""), trunk.spec, trunk.shapes, trunk.weights_sha256)
 
@@ -166,7 +166,7 @@ def _recall(asked: TrunkSpec) -> TrunkSpec | None:
     try:
         described = json.loads(_asked_file(asked).read_bytes())
         settled = TrunkSpec.from_dict(described["settled"])
-        sound = settled.settled and described["identity"] == _identity(asked, "")
+        sound = settled.is_complete and described["identity"] == _identity(asked, "")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     # How images are resized, and where files are, is as it is asked now.

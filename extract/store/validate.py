@@ -15,8 +15,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from extract.core.config import DTYPES, PRECISIONS, check_choice
+from extract.core.config import DTYPES, PRECISIONS
 from extract.core.errors import StoreError
+from extract.core.flags import check_choice
 from extract.images.digests import DIGEST_BYTES
 from extract.store.format import CHUNK_BYTES, COLUMN_TYPES, CURES
 

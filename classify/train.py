@@ -1,0 +1,254 @@
+"""Stage two from Python: ``train_heads`` does what the command train-head does, ``sweep`` a part.
+
+Modules that need Keras are imported where they are used: other heads do without it.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Unpack
+
+from classify.data.dataset import Dataset, load_dataset
+from classify.inference.bundle import check_target, save_head, save_report
+from classify.report.analysis import analyse
+from classify.search import search
+from classify.search.feasibility import drop_infeasible
+from classify.search.leaderboard import Result
+from classify.settings.config import GROUPS, FinetuneConfig, TrainConfig
+from classify.settings.head_spec import DEFAULTS, KERAS_HEADS, HeadSettings, HeadSpec
+from classify.settings.sweep import choose_heads, make_candidates, parse_sweeps
+from extract.core.atomic import remove_leftovers
+from extract.core.console import log, quiet_mode
+from extract.core.errors import HeadError, SettingError
+from extract.public import public
+from extract.store.validate import check_there
+
+Names = str | Sequence[str]
+# The settings that are no settings of heads.
+_RUNNING = ("folds", "halving", "metric", "seed", "memory", "assert_accuracy")
+_TUNING = ("finetune_epochs", "finetune_learning_rate")
+
+
+class SearchSettings(HeadSettings, total=False):
+    """The settings of heads and of a search as keyword arguments."""
+
+    folds: int | None
+    halving: bool | None
+    metric: str | None
+    seed: int | None
+    memory: float | None
+
+
+class TrainSettings(SearchSettings, total=False):
+    """The settings of ``train_heads`` as keyword arguments."""
+
+    assert_accuracy: float | None
+    finetune_epochs: int | None
+    finetune_learning_rate: float | None
+
+
+@public(HeadSpec, TrainConfig, FinetuneConfig)
+def train_heads(  # noqa: PLR0913
+    store: str | os.PathLike[str],
+    *,
+    output: str | os.PathLike[str] | None = None,
+    head: Names = (),
+    sweep: Names = (),
+    trials: int | None = None,
+    groups: str = GROUPS[0],
+    finetune: bool = False,
+    export: Names = (),
+    on_result: Callable[[Result], object] | None = None,
+    quiet: bool = False,
+    **settings: Unpack[TrainSettings],
+) -> Result:
+    """Train heads on a file of features, keep the best in a folder and write its report.
+
+    Args:
+        store: The file of features.
+        output: The folder to make; by default the file's name without its ending, and ``_head``.
+        head: Names of heads; by default the heads that have the given settings, or the usual ones.
+        sweep: Settings to vary, such as ``"dropout=0,0.2"`` or ``"logistic.C=0.01:1:5"``.
+        trials: Number of candidates to draw at random.
+        groups: ``stored`` or ``digest``, which also keeps identical images in one split.
+        finetune: Then train the trunk's blocks above the cached layer together with the head.
+        export: Files or folders for the exported model: ``.keras``, ``.onnx`` or a SavedModel.
+        on_result: Called with the result before the report is made, or with a part after Ctrl-C.
+        quiet: Show no progress bar and log no notes.
+        **settings: See below.
+
+    Returns:
+        The ranked candidates and the best head; ``folder`` is where it was saved.
+
+    Raises:
+        HeadstartError: A setting is out of range, the file cannot be read, the rows cannot be
+            divided, or a head cannot be trained or exported, or is below ``assert_accuracy``.
+
+    Example:
+        >>> train_heads("out.h5", head="logistic", C=0.1)  # doctest: +SKIP
+    """
+    config = _plan(head, sweep, trials, finetune, settings)
+    path = Path(store)
+    folder = Path(output) if output else path.with_name(f"{path.stem}_head")
+    with quiet_mode(quiet):
+        if not output:  # the folder is beside the file: a wrong path is that of the file
+            check_there(path)
+        return _train(path, folder, config, groups, _as_names(export), on_result)
+
+
+@public(HeadSpec, TrainConfig)
+def sweep(
+    dataset: Dataset,
+    *sweeps: str,
+    head: Names = (),
+    trials: int | None = None,
+    quiet: bool = False,
+    **settings: Unpack[SearchSettings],
+) -> Result:
+    """Train heads on a dataset and rank them; nothing is saved.
+
+    Args:
+        dataset: From ``load_dataset``.
+        *sweeps: Settings to vary, such as ``"logistic.C=0.01:1:5"``.
+        head: Names of heads; by default the heads that have the given settings, or the usual ones.
+        trials: Number of candidates to draw at random.
+        quiet: Show no progress bar and log no notes.
+        **settings: See below.
+
+    Returns:
+        The ranked candidates and the best head, trained.
+
+    Raises:
+        SettingError: A setting is unknown or has no effect.
+        SplitError: The rows cannot be divided.
+        HeadError: No head could be trained.
+
+    Example:
+        >>> from classify import load_dataset, sweep
+        >>> sweep(load_dataset("out.h5"), "logistic.C=0.01:1:5", folds=5)  # doctest: +SKIP
+    """
+    config = _plan(head, sweeps, trials, False, settings)
+    with quiet_mode(quiet):
+        return search.run(dataset, config)
+
+
+def _as_names(names: Names) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(map(str, names))
+
+
+def _plan(
+    head: Names, sweeps: Names, trials: int | None, finetune: bool, settings: Mapping[str, Any]
+) -> TrainConfig:
+    """Turn heads, their settings, sweeps and trials into candidates, and check everything."""
+    names = _as_names(head)
+    given = {name: value for name, value in settings.items() if value is not None}
+    running = {name: given.pop(name) for name in _RUNNING if name in given}
+    tuning = {name: given.pop(name) for name in _TUNING if name in given}
+    if tuning and not finetune:
+        raise SettingError(f"{next(iter(tuning))}: has no effect without --finetune")
+    varied = parse_sweeps(_as_names(sweeps), given)
+    heads = choose_heads(names, given, varied)
+    if finetune:
+        # By default the heads that can be trained further, on the output of the blocks.
+        heads = heads if names else tuple(h for h in heads if h in KERAS_HEADS) or heads
+        given.setdefault("transform", ())
+    seed = running.get("seed", 0)
+    if seed and any("seed" in DEFAULTS.get(name, {}) for name in heads):
+        given["seed"] = seed  # it is of the run, and of the heads that have one
+    candidates = make_candidates(heads, given, varied, trials, seed)
+    config = FinetuneConfig(**tuning) if finetune else None
+    return TrainConfig(candidates, named=bool(names), finetune=config, **running)
+
+
+def _train(
+    store: Path,
+    folder: Path,
+    config: TrainConfig,
+    groups: str,
+    targets: Sequence[str],
+    on_result: Callable[[Result], object] | None,
+) -> Result:
+    """Search, save, export and report."""
+    began = time.perf_counter()
+    dataset, config, trunk = _prepare(store, folder, config, groups, targets)
+    timing = {"read": time.perf_counter() - began}
+    result = _fit(dataset, config, folder, on_result)
+    timing["train"] = time.perf_counter() - began - timing["read"]
+    save_head(folder, dataset, result, str(store))
+    if trunk:
+        from classify.inference import export
+
+        if export.can_export(result):
+            export.export_best(folder, trunk, targets)
+    _save_report(folder, dataset, result, config.seed, str(store), timing)
+    timing["all"] = time.perf_counter() - began
+    steps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in timing.items())
+    log.info("%s: %s; %s", folder, result.summary(), steps)
+    if trunk:
+        export.check_head(result)
+    if config.assert_accuracy is not None and result.accuracy < config.assert_accuracy:
+        raise HeadError(
+            f"accuracy: found {result.accuracy:.4f}; expected {config.assert_accuracy} or more, as "
+            "--assert-accuracy says; try other heads, or more images"
+        )
+    return replace(result, folder=folder)
+
+
+def _prepare(
+    store: Path, folder: Path, config: TrainConfig, groups: str, targets: Sequence[str]
+) -> tuple[Dataset, TrainConfig, Any]:
+    """Read the features, and refuse what cannot work before anything is built or trained."""
+    from classify.inference import export
+
+    if targets:
+        export.check_targets(targets, config.candidates)
+    remove_leftovers(folder.resolve())
+    check_target(folder)
+    # A candidate without a layer takes the only one of the file.
+    layers = ["+".join(spec.layer) for spec in config.candidates]
+    dataset = load_dataset(store, layers[0] if all(layers) else None, config.memory, groups)
+    if config.finetune:
+        from classify.finetune.finetune import check_maps
+
+        check_maps(dataset)
+    else:
+        config = drop_infeasible(dataset, config)
+    return dataset, config, export.open_trunk(dataset) if targets else None
+
+
+def _fit(
+    dataset: Dataset,
+    config: TrainConfig,
+    folder: Path,
+    on_result: Callable[[Result], object] | None,
+) -> Result:
+    """Search for the best head, and fine-tune it if that was asked for."""
+    run = search.run
+    if config.finetune:
+        from classify.finetune.finetune import run
+    try:
+        result = run(dataset, config, folder)
+    except search.Stopped as stopped:
+        if stopped.result and on_result:
+            on_result(stopped.result)
+        raise
+    if on_result:
+        on_result(result)
+    return result
+
+
+def _save_report(
+    folder: Path, dataset: Dataset, result: Result, seed: int, store: str, timing: dict[str, float]
+) -> None:
+    """Analyse the head that was saved, and write the report beside it."""
+    began = time.perf_counter()
+    try:
+        log.debug("%s: saved; the analysis for the report follows", folder)
+        save_report(folder, dataset, result, analyse(dataset, result, seed), store, timing)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"the head is saved in {folder}, its report is not; the same command goes on"
+        ) from None
+    timing["report"] = time.perf_counter() - began

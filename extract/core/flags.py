@@ -1,0 +1,172 @@
+"""Settings declared once: the field of a dataclass is also the check and the flag.
+
+``flag`` declares a field with its help text, its choices and its range. ``check_fields`` checks the
+values of a dataclass, and ``add_flags`` turns its fields into flags of a command.
+"""
+
+import argparse
+import inspect
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import Field, field, fields
+from numbers import Real
+from typing import Any, Self, TypeVar, get_args
+
+from extract.core.errors import SettingError, unknown_name
+
+T = TypeVar("T")
+
+
+def flag(default: Any, text: str = "", **how: Any) -> Any:
+    """Declare a field of a settings dataclass.
+
+    Args:
+        default: Value of the field where it is not given.
+        text: Help text; without one the field is no flag.
+        **how: ``choices``; the range as ``low``, ``high`` (included), ``above``, ``below``
+            (excluded); ``metavar``; ``parse``, a function of the text on the command line;
+            ``repeat`` for a flag that may be given several times; ``usual``, the value that takes
+            effect where the field is None; ``shown``, the default in the words of the help.
+    """
+    return field(default=default, metadata={"text": text, **how})
+
+
+def documented(declared_in: type[T]) -> type[T]:
+    """Add the fields of a settings dataclass, with help text and range, to its docstring."""
+    lines = [f"    {name}: {text}" for name, text in describe(declared_in)]
+    declared_in.__doc__ = "\n".join([inspect.getdoc(declared_in) or "", "", "Attributes:", *lines])
+    return declared_in
+
+
+def describe(declared_in: Any) -> Iterator[tuple[str, str]]:
+    """Yield name and text of each field of a settings dataclass: help, choices, range, default."""
+    for declared in fields(declared_in):
+        how = declared.metadata
+        choices = [f"one of {', '.join(how['choices'])}"] if "choices" in how else []
+        limits = [_expected(declared)] if "low" in how or "above" in how else []
+        text = "; ".join(filter(None, [how.get("text"), *choices, *limits]))
+        if text:
+            yield declared.name, text + _default_text(declared)
+
+
+class Settings:
+    """What the settings dataclasses have in common."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Make settings from a mapping; keys that are not their fields are ignored."""
+        names = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+        given = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**{name: value for name, value in given.items() if name in names})
+
+    def _set(self, **values: Any) -> None:
+        """Set fields of a frozen dataclass while it is being made."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+
+def check_fields(settings: Any) -> None:
+    """Raise SettingError unless every value of a settings dataclass is one of its choices."""
+    for declared in fields(settings):
+        check_value(declared, getattr(settings, declared.name))
+
+
+def check_value(declared: Field[Any], value: Any) -> None:
+    """Raise SettingError unless a value is among the choices or in the range of its field."""
+    how, name = declared.metadata, declared.name
+    if value is None or value in ("", ()):
+        return
+    if "choices" in how:
+        check_choice(name, value, how["choices"])
+    if "low" in how or "above" in how:
+        for number in value if isinstance(value, tuple) else (value,):
+            if not _is_within(number, declared):
+                raise SettingError(f"{name}: found {number}; expected {_expected(declared)}")
+
+
+def check_choice(name: str, value: str, known: Iterable[str]) -> None:
+    """Raise SettingError unless ``value`` is one of ``known``."""
+    if value not in known:
+        raise SettingError(unknown_name(name, value, known))
+
+
+def kind_of(declared: Field[Any]) -> type:
+    """Return bool, int, float or str: the type of a field, or of the entries of its tuple."""
+    kinds = get_args(declared.type) or (declared.type,)
+    return next((kind for kind in (bool, int, float) if kind in kinds), str)
+
+
+def _is_within(value: Any, declared: Field[Any]) -> bool:
+    how = declared.metadata
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        return False
+    return bool(
+        how.get("low", value) <= value <= how.get("high", value)
+        and how.get("above", -1) < value < how.get("below", math.inf)
+        and (kind_of(declared) is float or float(value).is_integer())
+    )
+
+
+def _expected(declared: Field[Any]) -> str:
+    how = declared.metadata
+    if "above" in how:
+        return f"above 0, at most {how['high']}" if "high" in how else "a number above 0"
+    if "high" in how:
+        return f"{how['low']} to {how['high']}"
+    whole = "a whole number of " if how["low"] == 1 and kind_of(declared) is int else ""
+    below = f" and below {how['below']}" if "below" in how else ""
+    return f"{whole}{how['low']} or more{below}"
+
+
+def add_flags(group: Any, declared_in: type, *names: str, **texts: str) -> None:
+    """Add a flag for each field of a settings dataclass, in the order of the fields or names.
+
+    A flag that is not given is None, so that a command can tell it from the default.
+
+    Args:
+        group: A parser, or a group of one.
+        declared_in: The dataclass.
+        *names: Fields to add; all that have a help text where none is named.
+        **texts: Help texts for this command, by field.
+    """
+    known = {declared.name: declared for declared in fields(declared_in)}
+    for name in names or [name for name, one in known.items() if one.metadata.get("text")]:
+        how = known[name].metadata
+        text = texts.get(name) or how["text"] + _default_text(known[name])
+        group.add_argument(
+            f"--{name.replace('_', '-')}", help=text.replace("%", "%%"), **_options(known[name])
+        )
+
+
+def _options(declared: Field[Any]) -> dict[str, Any]:
+    """Return the options of ``add_argument`` that follow from a field."""
+    how, kind = declared.metadata, kind_of(declared)
+    if kind is bool and how.get("usual"):
+        return {"action": argparse.BooleanOptionalAction}
+    if kind is bool:
+        return {"action": "store_true", "default": None}
+    if "choices" in how:
+        return {"choices": how["choices"]}
+    repeat = {"action": "append"} if how.get("repeat") else {}
+    metavar = how.get("metavar", {int: "N", float: "X"}.get(kind, "NAME"))
+    return {"type": how.get("parse", kind), "metavar": metavar, **repeat}
+
+
+def _default_text(declared: Field[Any]) -> str:
+    how = declared.metadata
+    shown = how.get("shown", how.get("usual", declared.default))
+    if shown is None or shown is False or shown in ("", ()):
+        return ""
+    shown = f"{shown:g}" if isinstance(shown, float) else shown
+    return f" (default: {'on' if shown is True else shown})"
+
+
+def parse_image_size(text: str) -> tuple[int, int]:
+    """Return height and width from ``150`` or ``150x200``."""
+    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
+    if not match:
+        raise argparse.ArgumentTypeError(
+            f"found {text!r}; expected N or HxW, such as 150 or 150x200"
+        )
+    return int(match[1]), int(match[2] or match[1])
