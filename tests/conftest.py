@@ -28,12 +28,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 # One convolution of the smallest trunk: everything is real, and a batch takes milliseconds.
-QUICK = {
-    "trunk": "mobilenet",
-    "weights": "none",
-    "layer": ("conv1_relu",),
-    "image_size": (32, 32),
-}
+QUICK = {"trunk": "mobilenet", "weights": "none", "layer": ("conv1_relu",), "image_size": (32, 32)}
 
 MakeStore = Callable[..., Path]
 

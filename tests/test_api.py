@@ -77,22 +77,24 @@ def test_help_explains_every_setting() -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("function", "words", "settings", "message"),
     [
-        (lambda: extract.extract_features("a", "b", pooing="avg"), "'pooing' is .*: pooling"),
-        (lambda: extract.list_layers("vgg16", imagesize=64), "'imagesize' is .*: image_size"),
-        (lambda: classify.sweep(None, drop_out=0.5), "'drop_out' is unknown; nearest: dropout"),
-        (lambda: classify.sweep(None, haed="knn"), "'haed' is unknown; nearest: head"),
-        (lambda: classify.train_heads("a.h5", fold=5), "'fold' is unknown; nearest: folds"),
-        (lambda: classify.train_heads("a.h5", epochs=0), "epochs: found 0"),
-        (lambda: classify.train_heads("a.h5", epochs="3"), "epochs: found 3; expected a whole"),
-        (lambda: classify.train_heads("a.h5", finetune_epochs=3), "no effect without --finetune"),
-        (lambda: classify.train_heads("a.h5", sweep="C=1,2", C=1.0), "and another C"),
+        (extract.extract_features, ("a", "b"), {"pooing": "avg"}, "'pooing' is .*: pooling"),
+        (extract.list_layers, (), {"imagesize": 64}, "'imagesize' is unknown; nearest: image_size"),
+        (classify.sweep, (None,), {"drop_out": 0.5}, "'drop_out' is unknown; nearest: dropout"),
+        (classify.sweep, (None,), {"haed": "knn"}, "'haed' is unknown; nearest: head"),
+        (classify.train_heads, ("a.h5",), {"fold": 5}, "'fold' is unknown; nearest: folds"),
+        (classify.train_heads, ("a.h5",), {"epochs": 0}, "epochs: found 0; expected a whole"),
+        (classify.train_heads, ("a.h5",), {"epochs": "3"}, "epochs: found 3; expected a whole"),
+        (classify.train_heads, ("a.h5",), {"finetune_epochs": 3}, "no effect without --finetune"),
+        (classify.train_heads, ("a.h5",), {"sweep": "C=1,2", "C": 1.0}, "and another C"),
     ],
 )
-def test_a_mistake_is_named(call: Callable[[], Any], message: str) -> None:
+def test_a_mistake_is_named(
+    function: Callable[..., Any], words: tuple[Any, ...], settings: dict[str, Any], message: str
+) -> None:
     with pytest.raises(SettingError, match=message):
-        call()
+        function(*words, **settings)
 
 
 @pytest.mark.parametrize("kind", [str, Path])

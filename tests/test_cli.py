@@ -49,9 +49,7 @@ def test_what_comes_next_can_be_done(
     assert capsys.readouterr().err.splitlines()[-1] == f"next: train-head '{out}'"
     assert extract(images / "train/cat", tmp_path / "flat.h5", *QUICK_FLAGS) == 0
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last == "a head needs two classes; next: show-features " + str(
-        tmp_path / "flat.h5"
-    )
+    assert last == "a head needs two classes; next: show-features " + str(tmp_path / "flat.h5")
 
 
 def test_flags_may_stand_between_the_words(images: Path, tmp_path: Path) -> None:
@@ -109,19 +107,12 @@ def test_quiet_says_nothing(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (
-            ["--layer", "conv9"],
-            "mobilenet: layer 'conv9' is unknown; nearest: conv",
-        ),
+        (["--layer", "conv9"], "mobilenet: layer 'conv9' is unknown; nearest: conv"),
         (["--weights", "no.h5"], "no.h5: no such file; expected weights of mobilenet"),
     ],
 )
 def test_a_known_failure_is_1_and_one_line(
-    images: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    flags: list[str],
-    message: str,
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
 ) -> None:
     words = ["--trunk", "mobilenet", "--weights", "none", *flags]
     assert extract(images, tmp_path / "out.h5", *words) == 1

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from extract.core.atomic import atomic_write, move_into_place, remove_leftovers, temporary_path
+from extract.core.atomic import (
+    atomic_write,
+    cache_write,
+    move_into_place,
+    remove_leftovers,
+    temporary_path,
+)
 from extract.core.errors import HeadError, StoreError
 
 CODE = """
@@ -17,7 +23,7 @@ from pathlib import Path
 from extract.core import atomic
 
 place, moment = Path(sys.argv[1]), sys.argv[2]
-with atomic.beside(place) as made:
+with atomic.temporary_path(place) as made:
     made.mkdir()
     (made / "file").write_text("new")
     if moment == "making":
@@ -26,7 +32,7 @@ with atomic.beside(place) as made:
         Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     if moment == "removing":
         atomic.remove = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-    atomic.put(made, place)
+    atomic.move_into_place(made, place)
 """
 
 
@@ -134,3 +140,33 @@ def test_a_link_stays_and_a_file_is_no_folders_successor(tmp_path: Path) -> None
     with pytest.raises(HeadError), atomic_write(tmp_path / "kept", HeadError) as temporary_path:
         temporary_path.write_text("a file in the place of a folder")
     assert tree(tmp_path / "kept") == {"file": "new"}
+
+
+@pytest.mark.parametrize("folder", [False, True])
+@pytest.mark.parametrize("former", [False, True])
+def test_a_cache_entry_is_replaced_as_a_whole(folder: bool, former: bool, tmp_path: Path) -> None:
+    path = tmp_path / "cache" / "entry"
+    if former:
+        path.parent.mkdir()
+        write(path, folder, "damaged")
+
+    def fail() -> None:
+        with cache_write(path) as temporary:
+            write(temporary, folder, "half")
+            raise OSError("no room")
+
+    before = tree(tmp_path)
+    with pytest.raises(OSError, match="no room"):
+        fail()
+    assert tree(tmp_path) == before
+    with cache_write(path) as temporary:
+        write(temporary, folder, "new")
+    assert tree(tmp_path) == {"cache/entry" + "/part" * folder: "new"}
+
+
+def test_two_writers_of_a_cache_entry_do_not_collide(tmp_path: Path) -> None:
+    with cache_write(tmp_path / "entry") as mine, cache_write(tmp_path / "entry") as other:
+        assert mine != other
+        write(mine, True, "same")
+        write(other, True, "same")
+    assert tree(tmp_path) == {"entry/part": "same"}

@@ -157,7 +157,7 @@ def test_batches_are_halved_when_memory_runs_out(
 ) -> None:
     engine = KerasEngine(trunk, "float32", 8)
     device = SmallDevice(engine, holds)
-    monkeypatch.setattr("extract.engines.keras_engine.compile_model", device.compile)
+    monkeypatch.setattr("extract.trunks.backend.compile_model", device.compile)
     engine._call = device.compile(trunk.model, "float32", 8)
     expected = trunk.model.predict(PIXELS, verbose=0)
     found = run(engine, sizes)
@@ -171,7 +171,7 @@ def test_a_image_that_fits_no_memory_is_an_error(
 ) -> None:
     engine = KerasEngine(trunk, "float32", 2)
     device = SmallDevice(engine, 0)
-    monkeypatch.setattr("extract.engines.keras_engine.compile_model", device.compile)
+    monkeypatch.setattr("extract.trunks.backend.compile_model", device.compile)
     engine._call = device.compile(trunk.model, "float32", 2)
     with pytest.raises(EngineError, match="does not hold one image"):
         run(engine, (2, 2, 2, 2, 2, 1))
@@ -231,11 +231,11 @@ def test_ctrl_c_is_not_swallowed_by_an_import() -> None:
     # where pytest's handler of faults has given signals a stack of their own.
     code = """
 import signal
-from extract.trunks.backend import interrupts_wait
+from extract.trunks.backend import delay_interrupt
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests run under
 
 try:
-    with interrupts_wait():
+    with delay_interrupt():
         try:
             signal.raise_signal(signal.SIGINT)
         except BaseException:  # as a library may do

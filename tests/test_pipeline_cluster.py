@@ -265,9 +265,9 @@ def test_a_machine_that_is_another_is_refused(tmp_path: Path) -> None:
     (tmp_path / "one.png").write_bytes(b"any")
     witness = Item("one.png", str(tmp_path / "one.png"), -1, 0)
     parcel = take_snapshot(open_engine(TrunkSpec(**QUICK)), witness)  # type: ignore[arg-type]
-    other = parcel._replace(versions={**parcel.versions, "pillow": "1.0"})
+    other = parcel._replace(versions=re.sub(r"pillow [\d.]+", "pillow 1.0", parcel.versions))
     with pytest.raises(EngineError, match=r"expected .*pillow 1.0.*install the same versions"):
         open_snapshot(other, threads=1)
     (tmp_path / "one.png").unlink()
-    with pytest.raises(EngineError, match=r"one.png is not what it is where the store is"):
+    with pytest.raises(EngineError, match=r"one.png differs from the image on the machine"):
         open_snapshot(parcel, threads=1)

@@ -36,8 +36,7 @@ def test_by_hand() -> None:
             st.just(K),
             st.lists(
                 st.tuples(
-                    st.integers(0, K - 1),
-                    st.lists(st.floats(0.01, 1), min_size=K, max_size=K),
+                    st.integers(0, K - 1), st.lists(st.floats(0.01, 1), min_size=K, max_size=K)
                 ),
                 min_size=1,
                 max_size=30,

@@ -157,7 +157,7 @@ def test_json_beside_each_image(tmp_path: Path) -> None:
     assert placed(list_source(path)) == wanted
     named = placed(list_source(path, "label=kind"))
     assert [kind for kind, _, _ in named.values()] == ["cat", "dog"]
-    with pytest.raises(SourceError, match=r"0\.json: lacks species"):
+    with pytest.raises(SourceError, match=r"0\.json: column 'species' is unknown"):
         list_source(path, "label=species")
 
 

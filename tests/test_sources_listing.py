@@ -129,10 +129,7 @@ def test_layouts_with_two_meanings(tmp_path: Path, keys: list[str], words: list[
             ["a.jpg", "d.py", "x.txt", "b.md", "c.md"],
             ["passed over 4 files (b.md, c.md, d.py, ...): no images"],
         ),
-        (
-            ["new\nline/a.jpg", "a/a.jpg", "tab\t/"],
-            ["found no images in 1 split or class folder"],
-        ),
+        (["new\nline/a.jpg", "a/a.jpg", "tab\t/"], ["found no images in 1 split or class folder"]),
     ],
 )
 def test_warnings(tmp_path: Path, keys: list[str], warnings: list[str]) -> None:
@@ -204,7 +201,7 @@ def test_a_image_is_read_by_its_key_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["absent", "absent.jpg", "notes.txt", "file/a.jpg"])
 def test_other_sources_are_refused(tmp_path: Path, name: str) -> None:
     plant(tmp_path, ["notes.txt", "file"])
-    reason = "found a file that is no image" if name.endswith(".txt") else "cannot be opened"
+    reason = "found a file that is not an image" if name.endswith(".txt") else "cannot be opened"
     with pytest.raises(SourceError, match=f"{name}: {reason}.*; expected a folder of images"):
         list_source(tmp_path / name)
 
@@ -275,7 +272,7 @@ def test_fifos_and_sockets_are_never_opened(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server, suppress(OSError):  # its path may be too long
         server.bind(str(tmp_path / "s.png"))
     assert list(placed(tmp_path)) == ["a.jpg"]
-    with pytest.raises(SourceError, match="no image"):
+    with pytest.raises(SourceError, match="found a file that is not an image"):
         list_source(tmp_path / "fifo.jpg")
 
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from extract.core.config import parse_columns
 from extract.core.errors import ImageError, SettingError, SourceError, StoreError
+from extract.core.flags import parse_columns
 from extract.images.item import Item, read_item
 from extract.pipeline.run import extract_features
 from extract.sources.listing import list_source, open_reader
@@ -93,7 +93,7 @@ def test_a_table_in_the_working_folder(tmp_path: Path, monkeypatch: pytest.Monke
 WRONG = {
     "no path": ("file,label\na.png,cat\n", "", "column 'path' is unknown; .*known: file, label"),
     "no such column": ("path\na.png\n", "label=kind", "column 'kind' is unknown.*label=NAME"),
-    "two columns": ("path,path\na.png,b.png\n", "", "column 'path' stands there twice"),
+    "two columns": ("path,path\na.png,b.png\n", "", "two columns are called 'path'"),
     "too few cells": ("path,label\na.png,cat\nb.png\n", "", "row 2: found 1 cells; expected 2"),
     "empty path": ("path,label\na.png,cat\n,dog\n", "", "row 2: found '' in column path"),
     "unknown split": ("path,split\na.png,train\nb.png,dev\n", "", "row 2: found 'dev' in column s"),
@@ -123,8 +123,11 @@ def test_a_table_that_makes_no_sense_is_refused(tmp_path: Path, name: str) -> No
             '{"path": "a.png"}\n{"path": 1.5}\n',
             "row 2: found 1.5 in column path; expected a whole number or text",
         ),
-        ('{"path": "a.png"}\n\n[1]\n', "row 3: expected a JSON object"),
-        ('{"path": "a.png"\n', "row 1: Expecting"),
+        (
+            '{"path": "a.png"}\n\n[1]\n',
+            "row 3: cannot be read: .*not a mapping; expected a JSON object",
+        ),
+        ('{"path": "a.png"\n', "row 1: cannot be read: Expecting"),
         ('{"path": "a.png"}\n{"label": "x"}\n', "row 2: column 'path' is unknown"),
         ('{"path": "\\ud800.png"}\n', "row 1: .*UTF-8"),
         ('{"path": "a.png", "label": ["x"]}\n', r"row 1: found \['x'\] in column label"),

@@ -74,10 +74,10 @@ def test_an_index_is_the_one_file_in_every_respect(
     made = extract(images, tmp_path / "out.h5", layer=LAYERS, views=2, shards=tmp_path / "parts")
     assert (made.images, made.computed, len(made.failed)) == (9, 9, 1)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        *("one.h5", "out.h5", "parts", "images"),
+        *("one.h5", "out.h5", "parts", "images")
     ]
     assert [path.name for path in sorted((tmp_path / "parts").iterdir())] == [
-        *("shard-00000.h5", "shard-00001.h5", "shard-00002.h5"),
+        *("shard-00000.h5", "shard-00001.h5", "shard-00002.h5")
     ]
     assert repr(everything(tmp_path / "out.h5")) == repr(everything(tmp_path / "one.h5"))
     for part in (tmp_path / "parts").iterdir():
@@ -232,10 +232,7 @@ def test_what_is_not_sound_is_found_and_computed_again(images: Path, tmp_path: P
 
 
 def test_a_lost_shard_is_made_again_and_no_other(
-    images: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["extract-features"])  # the command is kept
     out, folder = tmp_path / "out.h5", tmp_path / "parts"
@@ -575,10 +572,7 @@ def test_overwrite_takes_no_shards_of_another_index(images: Path, tmp_path: Path
     extract(images, tmp_path / "out.h5")
     with pytest.raises(StoreError, match=r"parts: shard-00000.h5 has finished rows; expected"):
         extract(
-            *(images, tmp_path / "out.h5"),
-            shards=tmp_path / "parts",
-            pooling="max",
-            overwrite=True,
+            *(images, tmp_path / "out.h5"), shards=tmp_path / "parts", pooling="max", overwrite=True
         )
     assert verify_file(tmp_path / "other.h5") == []
     assert verify_file(tmp_path / "out.h5") == []

@@ -146,9 +146,7 @@ def test_a_file_that_is_being_written_is_not_updated(images: Path, tmp_path: Pat
     change(images)
     code = "import h5py, sys; f = h5py.File(sys.argv[1], 'r+'); print(1, flush=True); input()"
     with subprocess.Popen(
-        [sys.executable, "-c", code, str(out)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+        [sys.executable, "-c", code, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as writer:
         assert writer.stdout is not None
         writer.stdout.readline()

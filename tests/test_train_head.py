@@ -250,11 +250,7 @@ def test_predict_to_stdout_and_to_a_file(
 
 @pytest.mark.parametrize(("max_bad", "code"), [([], 4), (["--max-bad", "1"], 0)])
 def test_unreadable_images_are_listed_and_counted(
-    trained: Path,
-    images: Path,
-    capsys: pytest.CaptureFixture[str],
-    max_bad: list[str],
-    code: int,
+    trained: Path, images: Path, capsys: pytest.CaptureFixture[str], max_bad: list[str], code: int
 ) -> None:
     (images / "train" / "cat" / "bad.png").write_bytes(b"")
     capsys.readouterr()
@@ -284,11 +280,7 @@ def test_one_image(trained: Path, images: Path, capsys: pytest.CaptureFixture[st
     ids=str,
 )
 def test_what_cannot_be_predicted(
-    words: list[str],
-    code: int,
-    message: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    words: list[str], code: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert predict_images([str(tmp_path), str(tmp_path), *words]) == code
     assert message in capsys.readouterr().err

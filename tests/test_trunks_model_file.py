@@ -182,8 +182,8 @@ def test_bfloat16_is_near_float32_and_not_equal(models: Models) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"weights": "imagenet"}, "weights: found imagenet beside the trunk"),
-        ({"preprocess": "auto"}, "preprocess auto: not known of"),
+        ({"weights": "imagenet"}, "weights: found imagenet with the trunk"),
+        ({"preprocess": "auto"}, "preprocess auto: not known for"),
     ],
 )
 def test_a_setting_without_effect_is_refused(settings: dict[str, str], message: str) -> None:
@@ -212,8 +212,8 @@ def test_what_it_cannot_give_is_said(
     [
         (two_inputs, r"its input is \(None, 8, 8, 3\), \(None, 8, 8, 3\); expected one of"),
         (grey, r"its input is \(None, 8, 8, 1\)"),
-        (with_code, "found code of its own, a Lambda layer, which is not run; expected a model"),
-        (of_an_own_class, "found code of its own, Doubled, which is not run; expected a model"),
+        (with_code, "found custom code, a Lambda layer, which is not run; expected a model"),
+        (of_an_own_class, "found custom code, Doubled, which is not run; expected a model"),
     ],
 )
 def test_a_model_that_is_no_trunk_is_refused(make: Make, message: str, tmp_path: Path) -> None:
@@ -294,5 +294,5 @@ def test_a_store_and_a_head_find_it_again(
 
 
 def test_it_is_not_fine_tuned(models: Models) -> None:
-    with pytest.raises(TrunkError, match=r"found a model of your own, .*nested\.keras"):
+    with pytest.raises(TrunkError, match=r"found a model file, .*nested\.keras"):
         build_upper_blocks(spec_of(models, "nested"), "inner.first")

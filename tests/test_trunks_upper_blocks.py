@@ -14,11 +14,7 @@ from extract.trunks.upper_blocks import build_upper_blocks, find_boundaries
 from extract.trunks.weights import build_application
 
 SPEC = TrunkSpec(
-    "mobilenet",
-    weights="none",
-    layer=("conv_pw_11_relu",),
-    pooling="none",
-    image_size=(64, 64),
+    "mobilenet", weights="none", layer=("conv_pw_11_relu",), pooling="none", image_size=(64, 64)
 )
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
 
@@ -98,7 +94,7 @@ def test_the_rest_continues_the_trunk() -> None:
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        ("conv_pw_13_relu", "has nothing to train; .* works is conv_pw_13:"),
+        ("conv_pw_13_relu", "have nothing to train; .* works is conv_pw_13:"),
         ("no_such", "'no_such' is unknown"),
     ],
 )

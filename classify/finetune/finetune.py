@@ -27,7 +27,6 @@ from classify.settings.config import FinetuneConfig, TrainConfig
 from extract.core.console import log, progress
 from extract.core.errors import HeadError
 from extract.trunks.backend import compile_model, fetch
-from extract.trunks.upper_blocks import UpperBlocks, build_upper_blocks
 
 # Maps in one call of the blocks.
 _MAPS = 32
@@ -90,8 +89,10 @@ def check_maps(dataset: Dataset) -> None:
         )
 
 
-def _open_rest(dataset: Dataset) -> UpperBlocks:
+def _open_rest(dataset: Dataset) -> Any:
     """Build the blocks above a dataset's layer, with the weights of the trunk that made it."""
+    from extract.trunks.upper_blocks import build_upper_blocks
+
     rest = build_upper_blocks(dataset.trunk, dataset.layer)
     check_weights(dataset, rest.weights_sha256)
     return rest

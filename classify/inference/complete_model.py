@@ -14,12 +14,11 @@ from zipfile import ZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.core.config import ExtractConfig, TrunkSpec
+from extract.core.config import OUTPUT, ExtractConfig, TrunkSpec
 from extract.core.console import log
 from extract.core.errors import TrunkError
 from extract.engines.base import Engine
 from extract.engines.select import open_engine
-from extract.trunks.trunk import OUTPUT
 
 
 def open_classifier(config: ExtractConfig, **settings: Any) -> tuple[Engine, tuple[str, ...]]:

@@ -1,161 +1,199 @@
-"""Files and folders that get their name only once they are whole, and what kills leave of them."""
+"""Atomic writes: a file or folder gets its name only once it is complete.
+
+Also removes the temporary files that killed processes leave.
+"""
 
 import errno
 import os
 import re
 import shutil
 import tempfile
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from extract.core.errors import HeadstartError, StoreError
 
-# Being made; replaced, and not yet removed.
+# The states of a temporary path: being written; replaced and not yet removed.
 _NEW, _OLD = "new", "old"
-# What a system says of a folder in which nothing may be made.
+# The errors of a folder in which no file can be made.
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
+_CACHE_SECONDS = 86400.0
 
 
 @contextmanager
-def temporary_path(place: Path) -> Iterator[Path]:
-    """Give a name beside ``place`` for what is made to take it; what has not is gone on leaving.
+def temporary_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path; delete it on exit unless it was moved into place.
 
     Args:
-        place: Where it is to go, with ``move_into_place``.
+        path: The final path, for ``move_into_place`` or ``publish``.
 
     Yields:
-        A name that nothing has, with the same ending.
+        A path that does not exist, in the same folder and with the same ending.
     """
-    remove_leftovers(place)
-    made = _name(place, _NEW)
+    remove_leftovers(path)
+    temporary = _name(path, _NEW)
     try:
-        yield made
+        yield temporary
     finally:
-        remove(made)
+        remove(temporary)
 
 
 @contextmanager
 def atomic_write(path: Path, error: type[HeadstartError]) -> Iterator[Path]:
-    """Give a path beside another one, for a file or folder that takes its place once it is whole.
+    """Yield a temporary path and move it into place on success.
 
-    Whatever happens, what was there or what is new stands there, and nothing is left beside it. A
-    link stays, and what it leads to is replaced.
+    After a failure the former file or folder is still there. A link stays; its target is replaced.
 
     Args:
-        path: Where to.
-        error: What is raised where it cannot be written.
+        path: The file or folder to write.
+        error: The exception to raise if it cannot be written.
 
     Yields:
-        The path to write to, of the same ending.
+        The path to write to, with the same ending.
 
     Raises:
-        HeadstartError: ``error``; it cannot be written.
+        HeadstartError: Of the type ``error``; the file or folder cannot be written.
     """
-    place = path.resolve()
+    target = path.resolve()
     try:
-        with temporary_path(place) as made:
-            yield made
-            move_into_place(made, place)
+        with temporary_path(target) as temporary:
+            yield temporary
+            move_into_place(temporary, target)
     except OSError as failed:
         if isinstance(failed, HeadstartError):
             raise
         raise error(f"{path}: cannot be written: {failed.strerror or failed}") from failed
 
 
+@contextmanager
+def cache_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path and move it into place, unless another process was first.
+
+    Leftovers of killed processes are removed a day later, because another machine that shares the
+    folder may still be writing to them.
+
+    Args:
+        path: The file or folder to write, in a folder that contains nothing else of value.
+
+    Yields:
+        The path to write to.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(".*"):
+        with suppress(OSError):  # another process removed it first
+            if time.time() - leftover.stat().st_mtime > _CACHE_SECONDS:
+                remove(leftover)
+    temporary = path.with_name(f".{uuid.uuid4().hex}.{_NEW}")
+    try:
+        yield temporary
+        if temporary.is_dir():
+            remove(path)
+        with suppress(OSError):
+            temporary.replace(path)
+    finally:
+        remove(temporary)
+
+
 def check_writable(path: Path, error: type[HeadstartError]) -> None:
-    """Raise ``error`` unless a file can be made beside ``path``: asked before long work for it."""
+    """Raise ``error`` unless a file can be made next to ``path``; call it before long work."""
     if not path.absolute().parent.is_dir():
         raise error(f"{path}: no folder {path.absolute().parent}; expected one; make it")
     try:
-        # Tried, as rights alone do not say it: not of a read-only disk, nor of root's own.
+        # Permissions do not tell: a disk can be read-only, and root may write everywhere else.
         with tempfile.TemporaryFile(dir=path.resolve().parent):
             pass
     except OSError as failed:
-        if failed.errno not in _CLOSED:  # a full disk is no reason to name another place
+        if failed.errno not in _CLOSED:  # another place is no remedy for a full disk
             raise
         raise error(f"{path}: cannot be written: {failed.strerror}; name another place") from failed
 
 
-def move_into_place(made: Path, place: Path) -> None:
-    """Let a file or folder take a place, its content on the disk before its name.
+def move_into_place(temporary: Path, path: Path) -> None:
+    """Move a file or folder to its final path, with its content on the disk before its name.
 
-    A file takes it in one step. A folder cannot take that of another: a kill between two renames
-    leaves the former one as it is under a name from which ``remove_leftovers`` brings it back.
+    A file replaces another in one step. A folder cannot: if the process is killed between two
+    renames, the former folder has a name from which ``remove_leftovers`` restores it.
     """
-    for path in (*made.rglob("*"), made):
-        fsync(path)
-    former = _name(place, _OLD)
+    _fsync_tree(temporary)
+    former = _name(path, _OLD)
     try:
-        if made.is_dir() and place.is_dir():
-            place.rename(former)
-        made.replace(place)
+        if temporary.is_dir() and path.is_dir():
+            path.rename(former)
+        temporary.replace(path)
     finally:
-        if former.exists() and not place.exists():
-            former.rename(place)
-    fsync(place.parent)
+        if former.exists() and not path.exists():
+            former.rename(path)
+    fsync(path.parent)
     remove(former)
 
 
-def remove_leftovers(place: Path) -> None:
-    """Remove what killed runs left beside ``place``; what had been there before comes back."""
+def publish(temporary: Path, path: Path) -> None:
+    """Move a file or folder to its final path, unless another run has just made that path.
+
+    Raises:
+        StoreError: Another run has made it.
+    """
+    _fsync_tree(temporary)
+    try:
+        # Only an empty folder is replaced by another one.
+        temporary.rename(path) if temporary.is_dir() else os.link(temporary, path)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise StoreError(
+                f"{path}: another run has just made it; run the same command again"
+            ) from None
+        if temporary.is_dir():
+            raise
+        # A file system without hard links.
+        os.rename(temporary, path)
+    fsync(path.parent)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed processes left next to ``path``; restore a folder that was moved away."""
     import psutil
 
-    name = re.compile(
-        rf"\.{re.escape(place.stem)}\.(\d+)\.({_NEW}|{_OLD}){re.escape(place.suffix)}"
-    )
-    for path in list(place.parent.iterdir()) if place.parent.is_dir() else ():
-        match = name.fullmatch(path.name)
-        # In a container every run may have the same number: one with ours is not at work either.
+    pattern = rf"\.{re.escape(path.stem)}\.(\d+)\.({_NEW}|{_OLD}){re.escape(path.suffix)}"
+    for leftover in list(path.parent.glob(".*")):
+        match = re.fullmatch(pattern, leftover.name)
+        # In a container every run may have the same number, so one with ours is not running either.
         if not match or (int(match[1]) != os.getpid() and psutil.pid_exists(int(match[1]))):
             continue
-        if match[2] == _OLD and not place.exists():
-            path.rename(place)
+        if match[2] == _OLD and not path.exists():
+            leftover.rename(path)
         else:
-            remove(path)
+            remove(leftover)
 
 
 def fsync(path: Path) -> None:
-    """Wait until a file's content, or where it can be done a folder's names, is on the disk."""
-    folder = path.is_dir()
-    with suppress(OSError) if folder else nullcontext():
-        handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    """Wait until a file's content, or a folder's names if the system allows it, is on the disk."""
+    is_folder = path.is_dir()
+    with suppress(OSError) if is_folder else nullcontext():
+        handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
 
 
-def _name(place: Path, state: str) -> Path:
-    return place.with_name(f".{place.stem}.{os.getpid()}.{state}{place.suffix}")
+def _fsync_tree(path: Path) -> None:
+    for part in (*path.rglob("*"), path):
+        fsync(part)
+
+
+def _name(path: Path, state: str) -> Path:
+    return path.with_name(f".{path.stem}.{os.getpid()}.{state}{path.suffix}")
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a whole folder."""
+    """Remove a file or a folder with its content."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def publish(made: Path, path: Path) -> None:
-    """Give a finished file or folder its name, unless another run has just taken that name.
-
-    Raises:
-        StoreError: It has.
-    """
-    for part in (*made.rglob("*"), made):
-        fsync(part)
-    try:
-        # Only an empty folder gives way to another one.
-        made.rename(path) if made.is_dir() else os.link(made, path)
-    except OSError as error:
-        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-            raise StoreError(
-                f"{path}: another run has just made it; run the same command again"
-            ) from None
-        if made.is_dir():
-            raise
-        # A file system without hard links.
-        os.rename(made, path)
-    fsync(path.parent)

@@ -12,35 +12,18 @@ from extract.core.applications import TRUNKS
 from extract.core.errors import SettingError, unknown_name
 from extract.core.flags import (
     Settings,
-    check_choice,
     check_fields,
     documented,
     flag,
+    parse_columns,
     parse_image_size,
 )
 
 MODEL_ENDING = ".keras"
 IN_MODEL = "model"
+OUTPUT = "output"  # the layer that is the output of the complete model
 DTYPES = ("float32", "float16")
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
-# The columns of a table; each has the name of its role unless told otherwise.
-ROLES = ("path", "label", "split", "group")
-
-
-def parse_columns(text: str) -> dict[str, str]:
-    """Return the column of each role in ``path=file,label=species``, or raise SettingError."""
-    columns: dict[str, str] = {}
-    for part in text.split(",") if text else ():
-        role, equals, column = part.strip().partition("=")
-        if not equals or not column:
-            raise SettingError(
-                f"columns: found {part!r}; expected ROLE=COLUMN, such as path=file,label=species"
-            )
-        check_choice("columns: role", role, ROLES)
-        if role in columns:
-            raise SettingError(f"columns: found {role} twice; expected one column for it")
-        columns[role] = column
-    return columns
 
 
 @documented
@@ -57,10 +40,9 @@ class TrunkSpec(Settings):
 
     trunk: str = flag(
         "inception_v3",
-        "a model of keras.applications (default: inception_v3), see --list-trunks; or FILE.keras, "
-        "your own model as model.save writes it",
+        "a model of keras.applications, see --list-trunks; or FILE.keras, your own model as "
+        "model.save writes it",
         metavar="NAME|FILE",
-        shown="",
     )
     weights: str = flag(
         "",

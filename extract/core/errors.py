@@ -46,6 +46,10 @@ class TrunkError(HeadstartError, ValueError):
     """The trunk cannot be built, cut or loaded with its weights."""
 
 
+class WeightsUnavailableError(TrunkError):
+    """ImageNet weights are neither on this machine nor downloadable."""
+
+
 class EngineError(HeadstartError, RuntimeError):
     """The trunk cannot be run on this machine."""
 
@@ -60,6 +64,12 @@ class SplitError(HeadstartError, ValueError):
 
 class HeadError(HeadstartError, ValueError):
     """A head cannot be trained, saved or loaded."""
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, else the name of its class."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def quoted(name: str) -> str:

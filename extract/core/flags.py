@@ -18,6 +18,10 @@ from extract.core.errors import SettingError, unknown_name
 T = TypeVar("T")
 
 
+# The columns of a table; each has the name of its role unless told otherwise.
+ROLES = ("path", "label", "split", "group")
+
+
 def flag(default: Any, text: str = "", **how: Any) -> Any:
     """Declare a field of a settings dataclass.
 
@@ -170,3 +174,19 @@ def parse_image_size(text: str) -> tuple[int, int]:
             f"found {text!r}; expected N or HxW, such as 150 or 150x200"
         )
     return int(match[1]), int(match[2] or match[1])
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """Return the column of each role in ``path=file,label=species``, or raise SettingError."""
+    columns: dict[str, str] = {}
+    for part in text.split(",") if text else ():
+        role, equals, column = part.strip().partition("=")
+        if not equals or not column:
+            raise SettingError(
+                f"columns: found {part!r}; expected ROLE=COLUMN, such as path=file,label=species"
+            )
+        check_choice("columns: role", role, ROLES)
+        if role in columns:
+            raise SettingError(f"columns: found {role} twice; expected one column for it")
+        columns[role] = column
+    return columns

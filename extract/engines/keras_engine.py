@@ -1,7 +1,5 @@
-"""A trunk run in Keras, on whatever backend and device Keras has."""
+"""The engine that runs a trunk in Keras, on any backend and device."""
 
-from collections import deque
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,45 +7,34 @@ import numpy as np
 
 from extract.core.console import log
 from extract.core.errors import EngineError
-from extract.engines.base import Tag, pad
-from extract.trunks.backend import (
-    as_list,
-    compile_model,
-    fetch,
-    gpu_memory_bytes,
-    is_out_of_memory,
-    on_gpu,
-)
+from extract.engines.base import Batches, Features, Results, Tag, overlap, pad
+from extract.trunks import backend
+from extract.trunks.keras_import import keras
 from extract.trunks.trunk import Trunk
 
-# The cost of a call is spread by more than OpenVINO needs.
+# Larger than OpenVINO's, because a call of Keras costs more.
 CPU_BATCH_SIZE = 32
 GPU_BATCH_RANGE = (8, 512)
-# What a trunk that runs in Keras is saved as.
 KERAS_FILE = "model.keras"
 
 
 def choose_batch_size(trunk: Trunk) -> int:
-    """Choose a power of two for Keras: 32 on a CPU, on a GPU what a quarter of its memory holds.
+    """Return 32 on a CPU, on a GPU the power of two that fills a quarter of its memory.
 
-    The estimate adds up every layer's output; a compiler keeps far fewer alive, the rest of the
-    memory is for its workspace, and a wrong guess is halved when the device says so.
+    The estimate adds up every layer's output, but a compiler keeps far fewer of them. The rest of
+    the memory is for its workspace. If the estimate is wrong, ``KerasEngine.run`` halves it.
     """
-    if not on_gpu():
+    if not backend.on_gpu():
         return CPU_BATCH_SIZE
     cut = next(layer for layer in trunk.model.layers if hasattr(layer, "layers"))
-    image_bytes = 4 * sum(
-        int(np.prod([side or 1 for side in output.shape[1:]]))
-        for layer in cut.layers
-        for output in as_list(layer.output)
-    )
-    memory = gpu_memory_bytes() or 4 * 2**30
-    low, high = GPU_BATCH_RANGE
-    return int(np.clip(2 ** int(np.log2(max(1, memory // 4 // image_bytes))), low, high))
+    shapes = [o.shape[1:] for layer in cut.layers for o in keras.tree.flatten(layer.output)]
+    values = sum(int(np.prod([side or 1 for side in shape])) for shape in shapes)
+    images = (backend.gpu_memory_bytes() or 4 * 2**30) // 4 // (4 * values)
+    return int(np.clip(2 ** int(np.log2(max(1, images))), *GPU_BATCH_RANGE))
 
 
 class KerasEngine:
-    """Runs the trunk in Keras, on TensorFlow, JAX or PyTorch, on a GPU where there is one."""
+    """Runs the trunk in Keras, on TensorFlow, JAX or PyTorch, on a GPU if there is one."""
 
     name = "keras"
     calibration_keys: tuple[str, ...] = ()
@@ -63,60 +50,38 @@ class KerasEngine:
         self.batch_size = batch_size or choose_batch_size(trunk)
         self.weights_sha256 = trunk.weights_sha256
         self._model = trunk.model
-        self._call = compile_model(trunk.model, dtype, self.batch_size)
+        self._call = backend.compile_model(trunk.model, dtype, self.batch_size)
 
-    def run(
-        self, batches: Iterable[tuple[Tag, np.ndarray]]
-    ) -> Iterator[tuple[Tag, dict[str, np.ndarray]]]:
-        """See ``Engine.run``; the next batch is on its way while one is being fetched."""
-        under_way: deque[tuple[Tag, np.ndarray, list[Any] | None]] = deque()
-        for tag, pixels in batches:
-            under_way.append((tag, pixels, self._start(pixels)))
-            if len(under_way) == 2:
-                yield self._finish(*under_way.popleft())
-        while under_way:
-            yield self._finish(*under_way.popleft())
+    def run(self, batches: Batches[Tag]) -> Results[Tag]:
+        """See ``Engine.run``; one batch is computed while the previous one is fetched."""
+        return overlap(batches, self._start, self._finish, depth=2)
 
     def save(self, folder: Path) -> None:
         """See ``Engine.save``."""
         self._model.save(folder / KERAS_FILE)
 
     def _start(self, pixels: np.ndarray) -> list[Any] | None:
-        """Start one batch; None when the device's memory did not suffice."""
-        if len(pixels) > self.batch_size:
-            return None
-        try:
-            return self._call(pad(pixels, self.batch_size))
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            return None
+        """Start one batch; return None if the device's memory is too small for it."""
+        if len(pixels) <= self.batch_size:
+            with backend.suppress_out_of_memory():
+                return self._call(pad(pixels, self.batch_size))
+        return None
 
-    def _finish(
-        self, tag: Tag, pixels: np.ndarray, started: list[Any] | None
-    ) -> tuple[Tag, dict[str, np.ndarray]]:
-        if started is not None:
-            try:
-                arrays = [fetch(output)[: len(pixels)] for output in started]
-                return tag, dict(zip(self.shapes, arrays, strict=True))
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-        return tag, self._in_smaller_pieces(pixels)
-
-    def _in_smaller_pieces(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
-        """Halve the batch size for good, unless that was done already, and run the pieces."""
+    def _finish(self, pixels: np.ndarray, outputs: list[Any] | None) -> Features:
+        """Fetch the features of a batch, or run it in parts if the memory is too small."""
+        with backend.suppress_out_of_memory():
+            if outputs is not None:
+                arrays = [backend.fetch(output)[: len(pixels)] for output in outputs]
+                return dict(zip(self.shapes, arrays, strict=True))
         if len(pixels) <= self.batch_size:
             if self.batch_size == 1:
                 raise EngineError(
-                    f"{self.spec.trunk}: the device's memory does not hold one image; "
-                    "use a smaller --image-size or run without the GPU"
+                    f"{self.spec.trunk}: the device's memory does not hold one image; use a "
+                    "smaller --image-size or run without the GPU"
                 )
             self.batch_size //= 2
             log.info("out of device memory: the batch size is now %d", self.batch_size)
-            self._call = compile_model(self._model, self.dtype, self.batch_size)
-        pieces = [
-            self._finish(None, piece, self._start(piece))[1]
-            for piece in np.split(pixels, range(self.batch_size, len(pixels), self.batch_size))
-        ]
-        return {layer: np.concatenate([piece[layer] for piece in pieces]) for layer in self.shapes}
+            self._call = backend.compile_model(self._model, self.dtype, self.batch_size)
+        parts = np.split(pixels, range(self.batch_size, len(pixels), self.batch_size))
+        features = [self._finish(part, self._start(part)) for part in parts]
+        return {layer: np.concatenate([f[layer] for f in features]) for layer in self.shapes}

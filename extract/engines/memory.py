@@ -1,26 +1,29 @@
-"""How much memory there is: a system ends a program that takes more, without a word."""
+"""The memory that is available: the system kills a process that takes more, without a message."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from extract.core.errors import EngineError
 
-# Bytes that a value of an image takes: in two batches that wait, in one that is put together, and
-# as float32 in the trunk, whose own layers take more.
+# Bytes per value of an image: two batches in the queue and one in preparation, as uint8, and one in
+# the trunk, as float32. The trunk's layers take more.
 _BYTES = 2 + 1 + 4
 
 
 def available_memory() -> int:
-    """Return the bytes that the machine, or the control group of this process, has left."""
+    """Return the free bytes of the machine, or of this process's control group if it has fewer."""
     import psutil
 
-    found = [psutil.virtual_memory().available]
-    if group := _group_limit():
-        found.append(group - psutil.Process().memory_info().rss)
-    return int(max(0, min(found)))
+    free = psutil.virtual_memory().available
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # of control groups 2 and 1
+        with suppress(OSError, ValueError):  # no such group, or "max"
+            limit = int(Path("/sys/fs/cgroup", name).read_text(encoding="ascii"))
+            free = min(free, limit - psutil.Process().memory_info().rss)
+    return int(max(0, free))
 
 
 def check_batch_memory(batch_size: int, image_size: tuple[int, int]) -> None:
-    """Raise EngineError for a batch that memory cannot hold.
+    """Raise EngineError if memory cannot hold batches of this size.
 
     Args:
         batch_size: Images in one call of the trunk.
@@ -32,13 +35,3 @@ def check_batch_memory(batch_size: int, image_size: tuple[int, int]) -> None:
             f"batch size {batch_size}: its images alone take {needed / 1e9:.3g} GB of memory, of "
             f"which {free / 1e9:.3g} GB are free; use a smaller --batch-size"
         )
-
-
-def _group_limit() -> int | None:
-    """Return the bytes that the control group gives, or None."""
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        try:
-            return int(Path("/sys/fs/cgroup", name).read_text(encoding="ascii"))
-        except (OSError, ValueError):  # no such group, or "max"
-            continue
-    return None

@@ -1,36 +1,36 @@
-"""The trunk as an OpenVINO model, converted once and kept in the user's cache folder.
+"""Trunks converted to OpenVINO, in the user's cache folder.
 
-A kept model carries everything that decided it and digests of its own files. Whatever does not
-agree with them to the byte is made anew, never trusted.
+A converted trunk is stored with everything that determines it and with digests of its files. If
+any of these differs, the trunk is converted again.
 """
 
-import contextlib
 import hashlib
 import json
 import os
-import shutil
 import tempfile
-import time
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from extract.core.applications import TRUNKS
-from extract.core.atomic import remove
+from extract.core.atomic import cache_write
 from extract.core.config import IN_MODEL, TrunkSpec
 from extract.core.console import log
-from extract.core.errors import EngineError
+from extract.core.errors import EngineError, first_line
 from extract.trunks.backend import load_openvino
-from extract.trunks.trunk import Trunk
+
+if TYPE_CHECKING:
+    from extract.trunks.trunk import Trunk
 
 FORMAT_VERSION = 1
-# Whatever has a hand in the numbers of a converted model.
-_MAKERS = ("headstart", "keras", "tensorflow", "openvino")
 FILES = ("model.xml", "model.bin")
-# What the names of files begin with that are being made, and when they no longer are.
-_NEW, _STALE_SECONDS = ".new-", 86400.0
+# The packages that determine the numbers of a converted model.
+_PACKAGES = ("headstart", "keras", "tensorflow", "openvino")
+# What reading a damaged JSON file of the cache can raise.
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -38,54 +38,56 @@ class CompiledTrunk:
     """A converted trunk on disk.
 
     Attributes:
-        spec: What it was made from.
-        folder: Where ``model.xml`` and ``model.bin`` are.
+        spec: The settings of the trunk.
+        folder: The folder of ``model.xml`` and ``model.bin``.
         shapes: Shape of one image's features, by layer.
         weights_sha256: See ``Trunk``.
+        calibration_sha256: Digest of the images that int8 was calibrated on; empty without int8.
+        calibration_keys: Keys of those images, if they are at hand.
     """
 
     spec: TrunkSpec
     folder: Path
     shapes: dict[str, tuple[int, ...]]
     weights_sha256: str
+    calibration_sha256: str = ""
+    calibration_keys: tuple[str, ...] = ()
 
 
 def find_compiled(spec: TrunkSpec, calibration_digest: str = "") -> CompiledTrunk | None:
-    """Look a converted trunk up in the cache, without Keras.
+    """Find a converted trunk in the cache, without loading Keras.
 
     Args:
         spec: The trunk.
-        calibration_digest: Which int8 version of it; empty for the plain one.
+        calibration_digest: Digest of the images that its int8 version was calibrated on; empty for
+            the float32 version.
 
     Returns:
-        The trunk; None where there is none, or one that is damaged or of another origin.
+        The trunk; None if it is missing, damaged or was made from something else.
     """
     if not spec.is_complete:
-        known = _recall(spec)
-        return find_compiled(known, calibration_digest) if known else None
+        settled = _recall(spec)
+        return find_compiled(settled, calibration_digest) if settled else None
     identity = _identity(spec, calibration_digest)
     folder = _folder(identity)
-    try:
-        described = json.loads((folder / "trunk.json").read_bytes())
-        sound = described["identity"] == identity and described["files"] == _digests(folder)
-        shapes = {name: tuple(shape) for name, shape in described["shapes"].items()}
-        found = CompiledTrunk(spec, folder, shapes, described["weights_sha256"])
-    except FileNotFoundError:
+    if not folder.exists():
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        sound = False
-    if not sound:
-        log.info("%s: damaged; making it anew", folder)
-        return None
-    return found
+    with suppress(*_DAMAGED):
+        stored = json.loads((folder / "trunk.json").read_bytes())
+        if stored["identity"] == identity and stored["files"] == _digests(folder):
+            shapes = {name: tuple(shape) for name, shape in stored["shapes"].items()}
+            digest = stored["weights_sha256"]
+            return CompiledTrunk(spec, folder, shapes, digest, calibration_digest)
+    log.info("%s: damaged; converting the trunk again", folder)
+    return None
 
 
-def convert(trunk: Trunk, asked: TrunkSpec | None = None) -> CompiledTrunk:
-    """Convert a Keras trunk and keep it.
+def convert(trunk: "Trunk", asked: TrunkSpec | None = None) -> CompiledTrunk:
+    """Convert a Keras trunk and save it in the cache.
 
     Args:
-        trunk: Built on TensorFlow, the one backend whose models are converted here.
-        asked: The spec that it was built from, where that left open what the trunk's own settles.
+        trunk: A trunk built on TensorFlow, the only backend whose models can be converted.
+        asked: The spec that the trunk was built from, if that left settings open.
 
     Returns:
         The converted trunk.
@@ -96,89 +98,64 @@ def convert(trunk: Trunk, asked: TrunkSpec | None = None) -> CompiledTrunk:
     openvino = load_openvino()
     try:
         with warnings.catch_warnings():
-            # Keras says that OpenVINO's tracer passes a tuple of one input.
+            # Keras warns that OpenVINO's tracer passes a tuple for a single input.
             warnings.filterwarnings("ignore", "The structure of `inputs`", UserWarning)
             model = openvino.convert_model(trunk.model)
     except Exception as error:
         raise EngineError(
-            f"{trunk.spec.trunk}: OpenVINO cannot convert it ({str(error).splitlines()[0]}); use "
-            "--engine keras"
+            f"{trunk.spec.trunk}: OpenVINO cannot convert it ({first_line(error)}); use --engine "
+            "keras"
         ) from error
     if asked and not asked.is_complete:
         _remember(asked, trunk.spec)
-    return _keep(model, _identity(trunk.spec, ""), trunk.spec, trunk.shapes, trunk.weights_sha256)
+    return save_compiled(model, trunk)
+
+
+def save_compiled(
+    model: Any, source: "Trunk | CompiledTrunk", calibration_digest: str = ""
+) -> CompiledTrunk:
+    """Save an OpenVINO model of a trunk in the cache, or in a temporary folder if that fails."""
+    identity = _identity(source.spec, calibration_digest)
+    shapes, digest = source.shapes, source.weights_sha256
+    stored = {"identity": identity, "shapes": shapes, "weights_sha256": digest}
+    folder = _folder(identity)
+    try:
+        with cache_write(folder) as temporary:
+            _save(model, temporary, stored)
+    except OSError:  # the cache is not writable: the next run converts the trunk again
+        folder = Path(tempfile.mkdtemp(prefix="headstart-"))
+        _save(model, folder, stored)
+    return CompiledTrunk(source.spec, folder, shapes, digest, calibration_digest)
+
+
+def _save(model: Any, folder: Path, stored: dict[str, Any]) -> None:
+    folder.mkdir(exist_ok=True)
+    load_openvino().save_model(model, folder / FILES[0], compress_to_fp16=False)
+    (folder / "trunk.json").write_text(json.dumps({**stored, "files": _digests(folder)}))
 
 
 def cache_folder() -> Path:
-    """Return the folder of converted trunks; whatever is in it can be removed at any time."""
+    """Return the cache folder; everything in it can be deleted at any time."""
     from platformdirs import user_cache_path
 
     named = os.environ.get("HEADSTART_CACHE")
     return Path(named) if named else user_cache_path("headstart", appauthor=False)
 
 
-def _make_folder() -> Path:
-    """Make the cache's folder, and clear in it what killed runs have left half.
-
-    By age: machines that share a home know nothing of each other's processes.
-    """
-    folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob(f"{_NEW}*"):
-        with contextlib.suppress(OSError):  # another run clears as well
-            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
-                remove(path)
-    return folder
-
-
 def _identity(spec: TrunkSpec, calibration_digest: str) -> dict[str, Any]:
-    """Return all that decides a converted trunk, as JSON holds it."""
-    described = {k: v for k, v in spec.to_dict().items() if k not in ("resize", "interpolation")}
-    makers = (*_MAKERS, "nncf") if calibration_digest else _MAKERS
+    """Return everything that determines a converted trunk, as JSON can hold it."""
+    settings = {k: v for k, v in spec.to_dict().items() if k not in ("resize", "interpolation")}
     for name in ("trunk", "weights"):
-        # Keras pins its own files; of a user's file only the content counts.
-        file = Path(described[name])
-        if described[name] not in (*TRUNKS, "imagenet", "none", IN_MODEL) and file.is_file():
-            described[name] = _digest(file)
-    return {
-        **described,
-        "calibration": calibration_digest,
-        "format_version": FORMAT_VERSION,
-        "made_by": {name: _version(name) for name in makers},
-    }
-
-
-def _asked_file(asked: TrunkSpec) -> Path:
-    """Return the file that remembers what a spec that leaves something open was settled to."""
-    return _folder(_identity(asked, "")).with_suffix(".json")
-
-
-def _remember(asked: TrunkSpec, settled: TrunkSpec) -> None:
-    file = _asked_file(asked)
-    described = {"identity": _identity(asked, ""), "settled": settled.to_dict()}
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs only time
-        beside = Path(_make_folder(), f"{_NEW}{file.stem}-{os.getpid()}")
-        beside.write_text(json.dumps(described, indent=2))
-        beside.replace(file)
-
-
-def _recall(asked: TrunkSpec) -> TrunkSpec | None:
-    try:
-        described = json.loads(_asked_file(asked).read_bytes())
-        settled = TrunkSpec.from_dict(described["settled"])
-        sound = settled.is_complete and described["identity"] == _identity(asked, "")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    # How images are resized, and where files are, is as it is asked now.
-    kept = {name: getattr(settled, name) for name in ("layer", "pooling", "image_size")}
-    return replace(asked, **kept) if sound else None
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "none"
+        # A model of Keras has fixed files. Of a user's file only the content counts.
+        file = Path(settings[name])
+        if settings[name] not in (*TRUNKS, "imagenet", "none", IN_MODEL) and file.is_file():
+            settings[name] = _digest(file)
+    versions = {name: version(name) for name in _PACKAGES}
+    if calibration_digest:
+        with suppress(PackageNotFoundError):
+            versions["nncf"] = version("nncf")
+    calibration = {"calibration": calibration_digest, "format_version": FORMAT_VERSION}
+    return {**settings, **calibration, "made_by": versions}
 
 
 def _folder(identity: dict[str, Any]) -> Path:
@@ -186,36 +163,24 @@ def _folder(identity: dict[str, Any]) -> Path:
     return cache_folder() / f"{Path(identity['trunk']).stem[:32]}-{key[:16]}"
 
 
-def _keep(
-    model: Any,
-    identity: dict[str, Any],
-    spec: TrunkSpec,
-    shapes: dict[str, tuple[int, ...]],
-    weights_sha256: str,
-) -> CompiledTrunk:
-    """Write a model beside its place in the cache, then move it there as a whole."""
-    openvino = load_openvino()
-    folder = _folder(identity)
-    try:
-        beside = Path(tempfile.mkdtemp(dir=_make_folder(), prefix=_NEW))
-    except OSError:
-        # A home that cannot be written: this run works, the next one converts again.
-        beside = folder = Path(tempfile.mkdtemp(prefix="headstart-"))
-    openvino.save_model(model, beside / FILES[0], compress_to_fp16=False)
-    described = {
-        "identity": identity,
-        "shapes": shapes,
-        "weights_sha256": weights_sha256,
-        "files": _digests(beside),
-    }
-    (beside / "trunk.json").write_text(json.dumps(described, indent=2))
-    if beside != folder:
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            os.rename(beside, folder)
-        except OSError:  # another process was first, with the same model
-            shutil.rmtree(beside, ignore_errors=True)
-    return CompiledTrunk(spec, folder, shapes, weights_sha256)
+def _remember(asked: TrunkSpec, settled: TrunkSpec) -> None:
+    """Save how the open settings of a spec were settled, for the next run."""
+    identity = _identity(asked, "")
+    # If the cache is not writable, the next run builds the trunk again.
+    with suppress(OSError), cache_write(_folder(identity).with_suffix(".json")) as path:
+        path.write_text(json.dumps({"identity": identity, "settled": settled.to_dict()}))
+
+
+def _recall(asked: TrunkSpec) -> TrunkSpec | None:
+    """Return a spec with its open settings as an earlier run settled them."""
+    identity = _identity(asked, "")
+    with suppress(*_DAMAGED):
+        stored = json.loads(_folder(identity).with_suffix(".json").read_bytes())
+        settled = TrunkSpec.from_dict(stored["settled"])
+        if settled.is_complete and stored["identity"] == identity:
+            size = settled.image_size
+            return replace(asked, layer=settled.layer, pooling=settled.pooling, image_size=size)
+    return None
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Post-training quantization to int8 with NNCF."""
+"""Quantization of a converted trunk to int8, with NNCF."""
 
 import contextlib
 import hashlib
@@ -10,13 +10,13 @@ import numpy as np
 
 from extract.core.console import log
 from extract.core.errors import EngineError
-from extract.engines.openvino_cache import FILES, CompiledTrunk, _identity, _keep
+from extract.engines.openvino_cache import FILES, CompiledTrunk, save_compiled
 from extract.trunks.backend import load_openvino
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The images that int8 ranges are measured on.
+    """The images on which the ranges of the activations are measured.
 
     Attributes:
         keys: Their keys.
@@ -33,14 +33,14 @@ class Calibration:
 
 
 def quantize(plain: CompiledTrunk, calibration: Calibration) -> CompiledTrunk:
-    """Quantise a converted trunk to int8 after training, with NNCF, and keep it.
+    """Quantize a converted float32 trunk to int8 and save it in the cache.
 
     Args:
         plain: The trunk in float32.
-        calibration: What the ranges of the activations are measured on.
+        calibration: The images on which the ranges of the activations are measured.
 
     Returns:
-        The quantised trunk.
+        The quantized trunk.
 
     Raises:
         EngineError: NNCF is not installed.
@@ -55,13 +55,9 @@ def quantize(plain: CompiledTrunk, calibration: Calibration) -> CompiledTrunk:
     model = openvino.Core().read_model(plain.folder / FILES[0])
     log.info("calibrating int8 on %d images", len(calibration.keys))
     nncf.set_log_level(logging.ERROR)
-    images = np.split(calibration.pixels, range(1, len(calibration.pixels)))
-    # NNCF draws bars of its own on stdout, which belongs to results here.
+    images = nncf.Dataset(np.split(calibration.pixels, range(1, len(calibration.pixels))))
+    preset, count = nncf.QuantizationPreset.MIXED, len(calibration.pixels)
+    # NNCF draws progress bars on stdout, which is for results.
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        small = nncf.quantize(
-            *(model, nncf.Dataset(images)),
-            subset_size=len(images),
-            preset=nncf.QuantizationPreset.MIXED,
-        )
-    identity = _identity(plain.spec, calibration.digest)
-    return _keep(small, identity, plain.spec, plain.shapes, plain.weights_sha256)
+        quantized = nncf.quantize(model, images, subset_size=count, preset=preset)
+    return save_compiled(quantized, plain, calibration.digest)

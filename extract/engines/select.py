@@ -1,18 +1,17 @@
-"""TrunkSpec -> the engine that runs it best on this machine."""
+"""TrunkSpec -> the engine that runs it fastest on this machine."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from extract.core.config import TrunkSpec
 from extract.core.console import log
 from extract.core.errors import EngineError
 from extract.engines.base import Engine
-from extract.engines.keras_engine import KerasEngine
 from extract.engines.memory import check_batch_memory
 from extract.engines.openvino_cache import CompiledTrunk, convert, find_compiled
 from extract.engines.openvino_engine import OpenVinoEngine, check_instructions
 from extract.engines.quantize import Calibration, quantize
 from extract.trunks.backend import backend_name, has_gpu, on_gpu
-from extract.trunks.trunk import build_trunk
 
 
 def open_engine(
@@ -23,65 +22,72 @@ def open_engine(
     precision: str = "float32",
     calibrate: Callable[[TrunkSpec], Calibration] | str = "",
 ) -> Engine:
-    """Make the engine that runs a trunk on this machine.
+    """Open the engine that runs a trunk on this machine.
 
     Args:
-        spec: What to run.
+        spec: The trunk.
         dtype: Type of the features, ``float32`` or ``float16``.
-        batch_size: Images in one call; None chooses from the device's memory.
-        engine: ``keras``, ``openvino``, or ``auto``: Keras where it sees a GPU or runs on another
-            backend than TensorFlow, otherwise OpenVINO if it can convert the trunk.
-        precision: What the trunk computes in: ``float32``, ``bfloat16``, ``float16`` or ``int8``.
-        calibrate: For int8: gives the images that it is calibrated on, as that trunk sees them,
-            or is the SHA-256 of those that it was calibrated on.
+        batch_size: Images in one call; None chooses it from the device's memory.
+        engine: ``keras``, ``openvino``, or ``auto``: Keras if it has a GPU or a backend other than
+            TensorFlow, otherwise OpenVINO if it can convert the trunk.
+        precision: Precision of the trunk: ``float32``, ``bfloat16``, ``float16`` or ``int8``.
+        calibrate: For int8: a function that returns the images to calibrate on, for the settled
+            spec, or the SHA-256 of the images of an earlier calibration.
 
     Returns:
         The engine, ready to run.
 
     Raises:
-        TrunkError: The trunk or its weights cannot be had.
+        TrunkError: The trunk cannot be built, or its weights are not available.
         EngineError: The machine lacks the instructions or the memory, or the trunk cannot be
             converted.
     """
     if batch_size:
         check_batch_memory(batch_size, spec.image_size)
-    if precision != "int8" and (engine == "keras" or (engine == "auto" and _keras_is_better())):
-        return KerasEngine(build_trunk(spec, precision), dtype, batch_size, precision)
+    if precision != "int8" and (engine == "keras" or (engine == "auto" and _prefers_keras())):
+        return _open_keras(spec, dtype, batch_size, precision)
     check_instructions(precision)
-    compiled = find_compiled(spec)
-    if compiled is None:
-        trunk = build_trunk(spec)
-        try:
-            compiled = convert(trunk, spec)
-        except EngineError as error:
-            if engine == "openvino" or precision != "float32":
-                raise
-            log.info("%s; running it in Keras", error)
-            return KerasEngine(trunk, dtype, batch_size, precision)
+    try:
+        compiled = find_compiled(spec) or _convert(spec)
+    except EngineError as error:
+        if engine == "openvino" or precision != "float32":
+            raise
+        log.info("%s; running it in Keras", error)
+        return _open_keras(spec, dtype, batch_size, precision)
     if precision == "int8":
-        return _open_int8(compiled, dtype, batch_size, calibrate)
+        compiled = _calibrate(compiled, calibrate)
     return OpenVinoEngine(compiled, dtype, batch_size, precision)
 
 
-def _open_int8(
-    plain: CompiledTrunk,
-    dtype: str,
-    batch_size: int | None,
-    calibrate: Callable[[TrunkSpec], Calibration] | str,
-) -> OpenVinoEngine:
-    if isinstance(calibrate, str):
-        compiled = find_compiled(plain.spec, calibrate) if calibrate else None
-        if compiled is None:
-            raise EngineError(
-                f"{plain.spec.trunk} in int8: not in the cache of this machine; expected the one "
-                "that made the features; run their extract-features command again"
-            )
-        return OpenVinoEngine(compiled, dtype, batch_size, "int8", calibration_sha256=calibrate)
-    calibration = calibrate(plain.spec)
-    digest = calibration.digest
-    compiled = find_compiled(plain.spec, digest) or quantize(plain, calibration)
-    return OpenVinoEngine(compiled, dtype, batch_size, "int8", calibration.keys, digest)
-
-
-def _keras_is_better() -> bool:
+def _prefers_keras() -> bool:
     return backend_name() != "tensorflow" or (has_gpu() and on_gpu())
+
+
+def _open_keras(spec: TrunkSpec, dtype: str, batch_size: int | None, precision: str) -> Engine:
+    from extract.engines.keras_engine import KerasEngine
+    from extract.trunks.trunk import build_trunk
+
+    return KerasEngine(build_trunk(spec, precision), dtype, batch_size, precision)
+
+
+def _convert(spec: TrunkSpec) -> CompiledTrunk:
+    from extract.trunks.trunk import build_trunk
+
+    return convert(build_trunk(spec), spec)
+
+
+def _calibrate(
+    plain: CompiledTrunk, calibrate: Callable[[TrunkSpec], Calibration] | str
+) -> CompiledTrunk:
+    """Return the int8 version of a converted trunk, see ``open_engine``."""
+    if not isinstance(calibrate, str):
+        calibration = calibrate(plain.spec)
+        known = find_compiled(plain.spec, calibration.digest)
+        return replace(known or quantize(plain, calibration), calibration_keys=calibration.keys)
+    known = find_compiled(plain.spec, calibrate) if calibrate else None
+    if known is None:
+        raise EngineError(
+            f"{plain.spec.trunk} in int8: not in the cache of this machine; expected the model "
+            "that made the features; run their extract-features command again"
+        )
+    return known

@@ -1,81 +1,75 @@
-"""The engine that is open here, packed so that another machine can open the same one.
+"""A snapshot of an open engine, from which another machine opens the same engine.
 
-The trunk travels as it runs, weights and all: the other machine needs neither the weights' file
-nor a cache. Whatever else decides the numbers there is compared, not assumed.
+The snapshot contains the trunk as the engine runs it, with its weights, so the other machine needs
+neither the weights file nor a cache. Versions and images there are compared with those here.
 """
 
-import contextlib
 import os
 import platform
 import tempfile
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from extract.core.errors import EngineError, quoted
 from extract.engines.base import Engine
-from extract.engines.keras_engine import KERAS_FILE, KerasEngine
 from extract.engines.openvino_cache import CompiledTrunk
 from extract.engines.openvino_engine import OpenVinoEngine, check_instructions
 from extract.images.digests import read_digests
 from extract.images.item import Item
-from extract.trunks.backend import backend_name, load_keras
-from extract.trunks.trunk import Trunk
+from extract.trunks.backend import backend_name
 
-# What an engine is made from, beside the files of its trunk.
+# The attributes of an engine that, with the files of its trunk, determine it.
 _FIELDS = ("name", "spec", "dtype", "precision", "batch_size", "shapes", "weights_sha256")
 
 
 class Snapshot(NamedTuple):
-    """An engine, packed.
+    """An engine, ready to be sent.
 
     Attributes:
-        engine: Its attributes by name.
-        files: Those of its trunk, by name.
-        backend: That of Keras.
-        versions: Of whatever has a hand in the numbers.
-        folder: Where relative paths begin.
-        witness: An image, and the digest of its file.
+        engine: The engine's attributes by name.
+        files: Content of the trunk's files by name.
+        backend: Keras' backend.
+        versions: Names and versions of the packages that determine the numbers.
+        folder: The working directory, to which paths are relative.
+        reference: An image and the digest of its file.
     """
 
     engine: dict[str, Any]
     files: dict[str, bytes]
     backend: str
-    versions: dict[str, str]
+    versions: str
     folder: str
-    witness: tuple[Item, bytes]
+    reference: tuple[Item, bytes]
 
 
-def take_snapshot(engine: Engine, witness: Item) -> Snapshot:
-    """Pack an engine.
+def take_snapshot(engine: Engine, reference: Item) -> Snapshot:
+    """Take a snapshot of an engine.
 
     Args:
-        engine: The engine that is open here.
-        witness: An image that the other machine must see as it is seen here.
+        engine: The open engine.
+        reference: An image that the other machine must read with the same content.
 
     Returns:
-        All that ``open_snapshot`` needs.
+        The snapshot, for ``open_snapshot``.
     """
     with tempfile.TemporaryDirectory() as folder:
         engine.save(Path(folder))
         files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+    attributes = {name: getattr(engine, name) for name in _FIELDS}
     backend = backend_name()
-    return Snapshot(
-        {name: getattr(engine, name) for name in _FIELDS},
-        files,
-        backend,
-        _versions(engine.name, backend),
-        os.getcwd(),
-        (witness, next(read_digests([witness]))),
-    )
+    versions = _versions(engine.name, backend)
+    image = (reference, next(read_digests([reference])))
+    return Snapshot(attributes, files, backend, versions, os.getcwd(), image)
 
 
-def open_snapshot(parcel: Snapshot, threads: int) -> Engine:
-    """Open the engine on another machine, in a process that does nothing else.
+def open_snapshot(snapshot: Snapshot, threads: int) -> Engine:
+    """Open the engine of a snapshot, in a process that does nothing else.
 
     Args:
-        parcel: The engine.
-        threads: How many it may use on a processor.
+        snapshot: The snapshot of the engine.
+        threads: How many threads it may use on a processor.
 
     Returns:
         The engine, ready to run.
@@ -84,45 +78,43 @@ def open_snapshot(parcel: Snapshot, threads: int) -> Engine:
         EngineError: This machine has other versions, cannot read the images, or lacks the
             instructions for the precision.
     """
-    here = _versions(parcel.engine["name"], parcel.backend)
-    if here != parcel.versions:
+    versions = _versions(snapshot.engine["name"], snapshot.backend)
+    if versions != snapshot.versions:
         raise EngineError(
-            f"{platform.node()}: found {_list(here)}; expected {_list(parcel.versions)}; install "
-            "the same versions on every machine"
+            f"{platform.node()}: found {versions}; expected {snapshot.versions}; install the "
+            "same versions on every machine"
         )
-    with contextlib.suppress(OSError):  # without relative paths it does not matter
-        os.chdir(parcel.folder)
-    item, digest = parcel.witness
+    with suppress(OSError):  # it matters only for relative paths
+        os.chdir(snapshot.folder)
+    item, digest = snapshot.reference
     if next(read_digests([item])) != digest:
         raise EngineError(
-            f"{platform.node()}: {quoted(item.key)} is not what it is where the store is; "
-            "expected the same images under the same paths everywhere; use a shared folder or "
-            "URLs"
+            f"{platform.node()}: {quoted(item.key)} differs from the image on the machine of the "
+            "store; expected the same images on every machine; use a shared folder or URLs"
         )
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        for name, content in parcel.files.items():
+        for name, content in snapshot.files.items():
             Path(folder, name).write_bytes(content)
-        return _open(parcel, Path(folder), threads)
+        return _open(snapshot, Path(folder), threads)
 
 
-def _open(parcel: Snapshot, folder: Path, threads: int) -> Engine:
-    """Open the engine whose files are in ``folder``; once it is open they can go."""
-    name, spec, dtype, precision, batch_size, shapes, digest = (
-        parcel.engine[field] for field in _FIELDS
-    )
+def _open(snapshot: Snapshot, folder: Path, threads: int) -> Engine:
+    """Open the engine from files in ``folder``, which are not needed after that."""
+    name, spec, dtype, precision, batch_size, shapes, digest = snapshot.engine.values()
     if name == "openvino":
         check_instructions(precision)
         compiled = CompiledTrunk(spec, folder, shapes, digest)
         return OpenVinoEngine(compiled, dtype, batch_size, precision, threads=threads)
-    os.environ["KERAS_BACKEND"] = parcel.backend
-    model = load_keras().models.load_model(folder / KERAS_FILE, compile=False)
+    os.environ["KERAS_BACKEND"] = snapshot.backend
+    from extract.engines.keras_engine import KERAS_FILE, KerasEngine
+    from extract.trunks.keras_import import keras
+    from extract.trunks.trunk import Trunk
+
+    model = keras.models.load_model(folder / KERAS_FILE, compile=False)
     return KerasEngine(Trunk(spec, model, shapes, digest), dtype, batch_size, precision)
 
 
-def _versions(engine: str, backend: str) -> dict[str, str]:
+def _versions(engine: str, backend: str) -> str:
     runner = ("openvino",) if engine == "openvino" else ("keras", backend)
-    return {name: version(name) for name in ("headstart", "numpy", "pillow", *runner)}
-
-
-def _list(versions: dict[str, str]) -> str:
-    return ", ".join(f"{name} {number}" for name, number in versions.items())
+    names = ("headstart", "numpy", "pillow", *runner)
+    return ", ".join(f"{name} {version(name)}" for name in names)

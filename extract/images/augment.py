@@ -1,15 +1,15 @@
 """An image -> augmented views of it, as Keras' ImageDataGenerator makes them in the course notes.
 
-A view is a pure function of (seed, key, view): one hash gives all its random numbers, without a
-generator whose stream could change with a release of NumPy or with who draws first. So neither
-the order of the images, nor workers, batches, machines or a stop in between change anything.
+A view is a pure function of (seed, key, view): one hash gives all its random numbers. A random
+generator would depend on the release of NumPy and on the order of the calls. So the order of the
+images, workers, batches, machines and restarts change nothing.
 
-The pixels that the trunk would see are warped, as there, and not the larger image behind them:
-resize, crop and pad keep their meaning, and a view costs the same for every image. Beyond the
-edge the nearest pixel repeats (``fill_mode="nearest"``). Two things differ:
+The notes warp the pixels that the trunk sees, not the larger image before resizing, and so does
+this module: resize, crop and pad keep their meaning, and a view costs the same for every image.
+Beyond the edge the nearest pixel repeats (``fill_mode="nearest"``). Two things differ:
 
-- One cubic resampling for all steps at once, not a linear one: linear blurs, and would make
-  training images softer than the sharp ones that judge.
+- One cubic resampling does all steps at once, not a linear one: linear resampling blurs, so
+  training images would be softer than validation images.
 - The notes' shear of 0.2 is a share, 11 degrees. It was written when the generator took radians;
   since https://github.com/keras-team/keras/pull/8868 the same 0.2 means a fifth of a degree there.
 """
@@ -31,7 +31,7 @@ def make_views(pixels: np.ndarray, key: str, spec: ViewSpec) -> tuple[np.ndarray
     Args:
         pixels: (H, W, 3) uint8, the plain view.
         key: The image's key.
-        spec: How many views, and how far they may go.
+        spec: The number of views and the limits of each step.
 
     Returns:
         Views 1 to V, each (H, W, 3) uint8.
@@ -42,13 +42,13 @@ def make_views(pixels: np.ndarray, key: str, spec: ViewSpec) -> tuple[np.ndarray
 
 
 def _draw(key: str, view: int, seed: int) -> np.ndarray:
-    """Return 8 float64 numbers, evenly spread over -1 to 1."""
-    found = hashlib.blake2b(f"{seed} {view} {key}".encode(), digest_size=64).digest()
-    return np.frombuffer(found, "<u8") / 2.0**63 - 1
+    """Return 8 float64 random numbers, uniform over -1 to 1."""
+    digest = hashlib.blake2b(f"{seed} {view} {key}".encode(), digest_size=64).digest()
+    return np.frombuffer(digest, "<u8") / 2.0**63 - 1
 
 
 def _affine(key: str, view: int, spec: ViewSpec, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Say where a view's pixels come from: (x, y) from the middle -> ``matrix @ (x, y) + offset``.
+    """Return the matrix and offset from a view's pixels to the image's, counted from the middle.
 
     ``size`` is (width, height). The steps come in the generator's order.
     """
@@ -68,7 +68,7 @@ def _warp(pixels: np.ndarray, matrix: np.ndarray, offset: np.ndarray) -> np.ndar
 
     size = np.array(pixels.shape[1::-1])
     middle, reach = size / 2 + offset, np.abs(matrix) @ (size / 2)
-    # Pillow paints what lies beyond the edge black, so the edge is repeated as far as is needed.
+    # Pillow paints pixels beyond the edge black, so the edge is repeated as far as needed.
     low = np.floor(middle - reach).astype(int) - _REACH
     high = np.ceil(middle + reach).astype(int) + _REACH
     columns, rows = (np.arange(low[i], high[i]).clip(0, size[i] - 1) for i in (0, 1))
@@ -76,6 +76,5 @@ def _warp(pixels: np.ndarray, matrix: np.ndarray, offset: np.ndarray) -> np.ndar
     start = middle - low - matrix @ (size / 2)
     affine = np.column_stack([matrix, start]).ravel().tolist()
     shape = int(size[0]), int(size[1])
-    return np.asarray(
-        window.transform(shape, Image.Transform.AFFINE, affine, Image.Resampling.BICUBIC)
-    )
+    view = window.transform(shape, Image.Transform.AFFINE, affine, Image.Resampling.BICUBIC)
+    return np.asarray(view)

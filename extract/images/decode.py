@@ -1,26 +1,27 @@
-"""Turn the bytes of one image into RGB pixels of a fixed size, or say in a few words why not.
+"""Turn the bytes of one image into RGB pixels of a fixed size, or give a short reason why not.
 
-Pillow reads all six kinds. Three habits of its are overruled, since an image must come out the
-same in every thread and beside every library:
+Pillow reads all kinds of images. Three of its habits are overruled, because an image must give the
+same pixels in every thread and next to every library:
 
-- With ``ImageFile.LOAD_TRUNCATED_IMAGES``, which some libraries set when imported, it fills what is
-  missing with grey. No single image can opt out, so the switch is put back before each.
+- With ``ImageFile.LOAD_TRUNCATED_IMAGES``, which some libraries set when imported, it fills missing
+  pixels with grey. No single image can opt out, so the switch is reset before each image.
 - It warns of odd metadata and big images, or fails over them under ``-W error``.
-  ``warnings.catch_warnings`` swaps a global and is unsafe in threads, so one filter that passes
-  over all warnings raised inside ``PIL`` is kept in front of the others.
-- ``Image.open`` drops what is wrong with a header and how large a refused image is. The readers
-  behind it tell both and are called directly.
+  ``warnings.catch_warnings`` swaps a global and is unsafe in threads, so one filter that ignores
+  all warnings raised inside ``PIL`` stays in front of the others.
+- ``Image.open`` hides the fault of a header and the size of a refused image. The plugins behind it
+  tell both and are called directly.
 """
 
 import logging
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,28 +30,24 @@ from extract.images.item import IMAGE_KINDS, image_kind
 
 if TYPE_CHECKING:
     from PIL.Image import Image, Resampling
-    from PIL.ImageFile import ImageFile
 
 MAX_PIXELS = 2**27
 # Pillow resizes the width first: 1 x 2**27 pixels would become 2**27 full rows, 80 GB at 150.
 MAX_SIDE = 2**17
 
-_HUSH = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
-_HUSH_LOCK = threading.Lock()
+_IGNORE_PILLOW = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+_FILTER_LOCK = threading.Lock()
 
 
 def decode(
-    content: bytes,
-    image_size: tuple[int, int],
-    resize: str = "stretch",
-    interpolation: str = "bilinear",
+    content: bytes, size: tuple[int, int], resize: str = "stretch", interpolation: str = "bilinear"
 ) -> np.ndarray:
     """Decode the first frame of an image, turn it upright, lay it on white and resize it.
 
     Args:
-        content: The whole file; its kind is told from its first bytes.
-        image_size: Height and width of the result in pixels.
-        resize: ``stretch``, ``crop`` the middle or ``pad`` with black.
+        content: The bytes of the file; the first bytes give its kind.
+        size: Height and width of the result in pixels.
+        resize: ``stretch``, ``crop`` to the middle or ``pad`` with black.
         interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``.
 
     Returns:
@@ -66,26 +63,23 @@ def decode(
     if kind is None:
         kinds = ", ".join(IMAGE_KINDS)
         raise ImageError(f"is not an image of a known kind ({kinds})" if content else "is empty")
-    rgb = _to_rgb(_read(content, kind), kind)
-    return np.array(_fit(rgb, image_size[::-1], resize, resample))
+    return np.array(_resize(_to_rgb(_read(content, kind), kind), size[::-1], resize, resample))
 
 
-def _read(content: bytes, kind: str) -> "ImageFile":
-    """Read the first frame and turn it upright; refuse by the header what is too large."""
+def _read(content: bytes, kind: str) -> "Image":
+    """Read the first frame and turn it upright; refuse an image that its header calls too large."""
     from PIL import ImageFile, ImageOps
 
-    if warnings.filters[:1] != [_HUSH]:
-        with _HUSH_LOCK:
+    if warnings.filters[:1] != [_IGNORE_PILLOW]:
+        with _FILTER_LOCK:
             warnings.filterwarnings("ignore", module=r"PIL\.")
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     with _reasons(kind):
-        image = _readers()[kind](BytesIO(content))
+        image: ImageFile.ImageFile = _plugin(kind)(BytesIO(content))
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        most = f"{MAX_PIXELS // 10**6} million are read"
-        raise ImageError(f"is {width} x {height} pixels; at most {most}")
-    if max(width, height) > MAX_SIDE:
-        raise ImageError(f"is {width} x {height} pixels; at most {MAX_SIDE} a side are read")
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        most = f"{MAX_PIXELS // 10**6} million and {MAX_SIDE} a side"
+        raise ImageError(f"is {width} x {height} pixels; at most {most} are read")
     with _reasons(kind):
         image.load()
         try:
@@ -98,11 +92,11 @@ def _read(content: bytes, kind: str) -> "ImageFile":
 
 
 def _to_rgb(image: "Image", kind: str) -> "Image":
-    """Return an image in mode RGB: the same one where it is that already."""
+    """Return an image in mode RGB, itself where it has that mode."""
     from PIL import Image
 
     if image.mode == "F":
-        raise ImageError("has float pixels, whose range is not known")
+        raise ImageError("has float pixels, whose range is unknown")
     if image.mode.startswith("I"):
         image = Image.fromarray(_high_byte(image))
     with _reasons(kind):
@@ -115,20 +109,20 @@ def _to_rgb(image: "Image", kind: str) -> "Image":
 
 
 def _high_byte(image: "Image") -> np.ndarray:
-    """Scale 16-bit grey to (H, W) uint8, the clear grey to white.
+    """Scale 16-bit grey to (H, W) uint8, and transparent grey to white.
 
     Pillow's own conversion clips at 255. Its 16-bit colour keeps the high byte, so grey does too.
     """
     grey = np.asarray(image)
     if grey.dtype.itemsize > 2 and (grey.min() < 0 or grey.max() > 0xFFFF):
-        raise ImageError("has integer pixels outside 0..65535, whose range is not known")
+        raise ImageError("has integer pixels outside 0..65535, whose range is unknown")
     scaled = (grey >> 8).astype(np.uint8)
     if isinstance(clear := image.info.get("transparency"), int):
         scaled[grey == clear] = 255
     return scaled
 
 
-def _fit(image: "Image", size: tuple[int, int], resize: str, resample: "Resampling") -> "Image":
+def _resize(image: "Image", size: tuple[int, int], resize: str, resample: "Resampling") -> "Image":
     """Bring an image to (width, height)."""
     from PIL import Image, ImageOps
 
@@ -148,30 +142,23 @@ def _fit(image: "Image", size: tuple[int, int], resize: str, resample: "Resampli
 
 
 @cache
-def _readers() -> "dict[str, Callable[[BytesIO], ImageFile]]":
-    """Import Pillow's six readers; an MPO is read as the JPEG that its first frame is."""
-    from PIL import BmpImagePlugin as Bmp
-    from PIL import GifImagePlugin as Gif
-    from PIL import JpegImagePlugin as Jpeg
-    from PIL import PngImagePlugin as Png
-    from PIL import TiffImagePlugin as Tiff
-    from PIL import WebPImagePlugin as WebP
-
+def _plugin(kind: str) -> Any:
+    """Import the class that reads a kind of image, and of an MPO the JPEG of its first frame."""
     # Without a handler of its own, Pillow's one log message would go to stderr.
     logging.getLogger("PIL").addHandler(logging.NullHandler())
-    web = {"JPEG": Jpeg.JpegImageFile, "PNG": Png.PngImageFile, "WebP": WebP.WebPImageFile}
-    return {**web, "GIF": Gif.GifImageFile, "BMP": Bmp.BmpImageFile, "TIFF": Tiff.TiffImageFile}
+    *_, name = IMAGE_KINDS[kind]
+    return getattr(import_module(f"PIL.{name}ImagePlugin"), f"{name}ImageFile")
 
 
 @contextmanager
 def _reasons(kind: str) -> Iterator[None]:
-    """Turn whatever Pillow raises on hostile content into an ImageError; wrap its calls only."""
+    """Turn every error of Pillow on hostile content into an ImageError; wrap its calls only."""
     try:
         yield
     except MemoryError as error:
         raise ImageError("needs more memory than there is") from error
     except Exception as error:
-        said = re.sub(r"[^ -~]+", " ", str(error)).strip() or type(error).__name__
-        if "truncated" in said.lower():
+        reason = re.sub(r"[^ -~]+", " ", str(error)).strip() or type(error).__name__
+        if "truncated" in reason.lower():
             raise ImageError("is truncated") from error
-        raise ImageError(f"is a damaged or unusual {kind} ({said[:80]})") from error
+        raise ImageError(f"is a damaged or unusual {kind} ({reason[:80]})") from error

@@ -1,26 +1,63 @@
-"""Names in folders -> classes and splits; whatever could be read in two ways is an error."""
+"""Folder names -> classes and splits; a layout with two meanings is an error."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import Enum
 from itertools import pairwise
+from operator import itemgetter
+from typing import NamedTuple
 
 from extract.core.errors import SourceError, listed, quoted
-from extract.images.item import SPLIT_OF, Item, Read, Source, read_file
+from extract.images.item import IMAGE_ENDINGS, SPLIT_OF, Item, Read, Source, read_file
 
-_Place = tuple[str, str]  # (split folder or "" where there are none, class or "" for no label)
-Groups = Mapping[_Place, list[str]]  # the keys of the images at each place
-Named = list[tuple[str, str]]  # (key, path) of each; a folder's key ends with a slash
+# An unreadable file is one whose type cannot be read, such as a link to nothing.
+Kind = Enum("Kind", "IMAGE FOLDER OTHER UNREADABLE")
+_Place = tuple[str, str]  # (split folder, "" without splits; class, "" without a label)
 
 
-def arrange(root: str, found: Mapping[str, Named], read: Read = read_file, skip: int = 0) -> Source:
-    """Tell classes and splits from the names of what was found.
+class Entry(NamedTuple):
+    """A file or folder below a source; the key of a folder ends with a slash."""
+
+    key: str
+    path: str
+    kind: Kind
+
+
+def kind_by_ending(name: str, otherwise: Kind = Kind.OTHER) -> Kind:
+    """Return the kind of a file by its name alone."""
+    return Kind.IMAGE if name.lower().endswith(IMAGE_ENDINGS) else otherwise
+
+
+def walk(root: str, list_folder: Callable[[str], Iterable[Entry]]) -> Iterator[Entry]:
+    """Yield every entry below ``root``, without recursion, because a tree may be deep.
 
     Args:
-        root: Where it was found, for messages.
-        found: Key and path of each ``image`` and ``folder``; of ``other`` and ``closed`` (cannot
-            be opened), which are passed over with a warning.
-        read: What reads an image's path.
-        skip: Folders at the top of every image's key that say nothing.
+        root: The path of the top folder.
+        list_folder: Yields the entries of the folder at a path; their keys are relative to it and
+            have no slash at the end.
+    """
+    pending = [Entry("", root, Kind.FOLDER)]
+    while pending:
+        folder = pending.pop()
+        yield folder
+        for name, path, kind in list_folder(folder.path):
+            if kind is Kind.FOLDER:
+                pending.append(Entry(f"{folder.key}{name}/", path, kind))
+            else:
+                yield Entry(folder.key + name, path, kind)
+
+
+def arrange_folder(
+    root: str, entries: Iterable[Entry], read: Read = read_file, skip: int = 0
+) -> Source:
+    """Derive classes and splits from the keys of entries.
+
+    Args:
+        root: The source, for messages.
+        entries: The files and folders below it; other and unreadable files cause a warning.
+        read: Reads the path of an image.
+        skip: Number of folders at the start of each image's key that have no meaning.
 
     Returns:
         The images, sorted by key.
@@ -28,65 +65,72 @@ def arrange(root: str, found: Mapping[str, Named], read: Read = read_file, skip:
     Raises:
         SourceError: There are no images, their layout has two meanings, or two have one key.
     """
-    images = _sorted_unique(root, found["image"])
+    entries = sorted(entries, key=itemgetter(0, 1))
+    images, folders, others, unreadable = ([e for e in entries if e.kind is kind] for kind in Kind)
     if not images:
-        others = [key for key, _ in [*found["other"], *found["closed"]]]
         raise SourceError(
-            f"{quoted(root)}: found no image among {listed(others, 'file')}; expected .jpg, .png "
-            "and the like, alone or in a folder for each class"
+            f"{quoted(root)}: found no image among {_files(others + unreadable)}; expected .jpg, "
+            ".png and the like, alone or in a folder for each class"
         )
-    folders = _sorted_unique(root, found["folder"])
-    split_of = _split_folders(root, _group(images, {}, skip))
-    groups = _group(images, split_of, skip)
-    _check_alone(root, groups)
-    class_names = tuple(sorted({name for _, name in groups if name}))
-    label_of = {"": -1} | {name: label for label, name in enumerate(class_names)}
-    items = []
-    for key, path in images:
-        section, name = _place(key, split_of, skip)
-        items.append(Item(key, path, label_of[name], split_of.get(section, 0), "", read))
-    oddities = list(about_classes(folders, split_of, groups))
-    for kind, why in (("other", "no images"), ("closed", "they cannot be opened")):
-        if found[kind]:
-            oddities.append(f"passed over {listed((k for k, _ in found[kind]), 'file')}: {why}")
-    warnings = tuple(f"{quoted(root)}: {oddity}" for oddity in oddities)
-    return Source(tuple(items), class_names, warnings, root)
-
-
-def _sorted_unique(root: str, named: Named) -> Named:
-    named = sorted(named)
-    for (key, path), (next_key, next_path) in pairwise(named):
-        if key == next_key:
+    for entry, following in pairwise(images + folders):
+        if entry.key == following.key:
             raise SourceError(
-                f"{quoted(root)}: found {path!r} and {next_path!r}, which are both "
-                f"{quoted(key)} in UTF-8; expected names that stay apart; rename one"
+                f"{quoted(root)}: found {entry.path!r} and {following.path!r}, which are both "
+                f"{quoted(entry.key)} in UTF-8; expected different names; rename one"
             )
-    return named
+    keys = [image.key for image in images]
+    split_of = _split_folders(root, Counter(_place(key, {}, skip)[1] for key in keys))
+    places = [_place(key, split_of, skip) for key in keys]
+    _check_loose_images(root, keys, places)
+    rows = [
+        (Item(image.key, image.path, -1, split_of.get(section, 0), "", read), name)
+        for image, (section, name) in zip(images, places, strict=True)
+    ]
+    warnings = [*_empty_folders(folders, split_of, places), *check_classes(places)]
+    passed_over = ((others, "no images"), (unreadable, "they cannot be opened"))
+    warnings += [f"passed over {_files(entries)}: {why}" for entries, why in passed_over if entries]
+    return number_classes(root, rows, warnings)
+
+
+def number_classes(root: str, rows: Sequence[tuple[Item, str]], warnings: Iterable[str]) -> Source:
+    """Return a source of items in order, each with its class name, "" for no label."""
+    class_names = tuple(sorted({name for _, name in rows} - {""}))
+    label_of = {"": -1} | {name: label for label, name in enumerate(class_names)}
+    items = tuple(item._replace(label=label_of[name]) for item, name in rows)
+    return Source(items, class_names, tuple(f"{quoted(root)}: {w}" for w in warnings), root)
+
+
+def check_classes(places: Iterable[_Place]) -> Iterator[str]:
+    """Warn of classes that are missing in a split with labels, and of a single class."""
+    labelled = {place for place in places if place[1]}
+    class_names = {name for _, name in labelled}
+    for section in sorted({section for section, _ in labelled}):
+        if missing := [name for name in class_names if (section, name) not in labelled]:
+            classes = listed(missing, "class name", 10)
+            yield f"found no images of {classes} in {section}; expected each class in each split"
+    if len(class_names) == 1:
+        name = quoted(*class_names)
+        yield f"found one class, {name}; expected two or more; name the folder above the classes"
+
+
+def _files(entries: Iterable[Entry]) -> str:
+    return listed((entry.key for entry in entries), "file")
 
 
 def _place(key: str, split_of: Mapping[str, int], skip: int = 0) -> _Place:
-    """Return the place of an image's key, or of a folder's where that ends with a slash."""
-    key = key.split("/", skip)[-1]
-    section, _, rest = key.partition("/") if split_of else ("", "", key)
-    name, slash, _ = rest.partition("/")
-    return section, name if slash else ""
+    """Return the place of an image, or of a folder, whose key ends with a slash."""
+    parts = key.split("/")[skip:]
+    section = parts.pop(0) if split_of else ""
+    return section, parts[0] if len(parts) > 1 else ""
 
 
-def _group(named: Named, split_of: Mapping[str, int], skip: int) -> Groups:
-    groups: dict[_Place, list[str]] = {}
-    for key, _ in named:
-        groups.setdefault(_place(key, split_of, skip), []).append(key)
-    return groups
-
-
-def _split_folders(root: str, groups: Groups) -> dict[str, int]:
-    """Return the split of each top-level folder, or nothing where they are classes."""
-    sizes = {top: f"{top}: {len(keys):,}" for (_, top), keys in groups.items()}
-    split_of = {top: SPLIT_OF[top.lower()] for top in sizes if top.lower() in SPLIT_OF}
-    if not split_of or "" in sizes:  # loose images are _check_alone's business
+def _split_folders(root: str, tops: Mapping[str, int]) -> dict[str, int]:
+    """Return the split of each top-level folder, or nothing where these folders are classes."""
+    split_of = {top: SPLIT_OF[top.lower()] for top in tops if top.lower() in SPLIT_OF}
+    if not split_of or "" in tops:  # _check_loose_images refuses images at the top
         return {}
-    splits = [sizes[top] for top in split_of]
-    others = [size for top, size in sizes.items() if top not in split_of]
+    splits = [f"{top}: {tops[top]:,}" for top in split_of]
+    others = [f"{top}: {count:,}" for top, count in tops.items() if top not in split_of]
     if others or len(set(split_of.values())) < len(splits):
         raise SourceError(
             f"{quoted(root)}: found {listed(splits, 'split folder', 7)} and "
@@ -96,39 +140,32 @@ def _split_folders(root: str, groups: Groups) -> dict[str, int]:
     return split_of
 
 
-def _check_alone(root: str, groups: Groups) -> None:
+def _check_loose_images(root: str, keys: Sequence[str], places: Sequence[_Place]) -> None:
     """Raise SourceError where images lie beside folders with images."""
-    for section in sorted({at for at, name in groups if not name}):
-        sizes = [f"{n}: {len(keys):,}" for (at, n), keys in groups.items() if n and at == section]
-        if sizes:
-            loose = listed(groups[section, ""], "image")
+    sizes = Counter(places)
+    for section, name in sorted(sizes):
+        folders = [f"{n}: {size:,}" for (at, n), size in sizes.items() if n and at == section]
+        if folders and not name:
+            loose = [key for key, place in zip(keys, places, strict=True) if place == (section, "")]
             raise SourceError(
-                f"{quoted(os.path.join(root, section))}: found {loose} beside "
-                f"{listed(sizes, 'folder')} with images; expected only the one or the other; "
-                "move those images into the folders, or away"
+                f"{quoted(os.path.join(root, section))}: found {listed(loose, 'image')} beside "
+                f"{listed(folders, 'folder')} with images; expected only images or only folders; "
+                "move the images into the folders, or away"
             )
 
 
-def about_classes(folders: Named, split_of: Mapping[str, int], groups: Groups) -> Iterator[str]:
-    """Say what is odd about splits and classes, though it has one meaning."""
-    names_at: dict[str, set[str]] = {}
-    for section, name in groups:
-        if name:  # a split without labels lacks no class
-            names_at.setdefault(section, set()).add(name)
-    class_names = set().union(*names_at.values())
-    places = {_place(key, split_of) for key, _ in folders}
-    empty = {at for at, _ in places if at not in split_of and at.lower() in SPLIT_OF}
-    known = {"", *class_names}
-    empty |= {f"{at}/{name}" for at, name in places if at in names_at and name not in known}
+def _empty_folders(
+    folders: Iterable[Entry], split_of: Mapping[str, int], places: Iterable[_Place]
+) -> Iterator[str]:
+    """Warn of split and class folders without images."""
+    names = {name for _, name in places}
+    sections = {section for section, name in places if name}
+    empty = set()
+    for section, name in (_place(folder.key, split_of) for folder in folders):
+        if section not in split_of and section.lower() in SPLIT_OF:
+            empty.add(section)
+        elif section in sections and name and name not in names:
+            empty.add(f"{section}/{name}".lstrip("/"))
     if empty:
-        named = listed((key.lstrip("/") for key in empty), "split or class folder", 10)
-        yield f"found no images in {named}; expected some, or no such folder"
-    for section, names in sorted(names_at.items()):
-        if names != class_names:
-            lacking = listed(class_names - names, "class name", 10)
-            yield f"found no images of {lacking} in {section}; expected each class in each split"
-    if len(class_names) == 1:
-        yield (
-            f"found one class, {quoted(*class_names)}; expected two or more; SOURCE should be the "
-            "folder right above the class folders"
-        )
+        folder_names = listed(empty, "split or class folder", 10)
+        yield f"found no images in {folder_names}; expected some, or no such folder"

@@ -1,54 +1,84 @@
-"""One image of a source: its key, where it is, what it belongs to and how its bytes are read."""
+"""One image of a source: its key, its path, its class and split, and how its bytes are read."""
 
 import os
 import re
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from extract.core.errors import ImageError
+from extract.core.errors import ImageError, SettingError, SourceError, quoted
 
 SPLITS = ("train", "validation", "test")
 _SPLIT_WORDS = ("train training", "validation val valid", "test testing")
+# Name of a folder, or word in a table or file name -> split.
 SPLIT_OF = {word: split for split, words in enumerate(_SPLIT_WORDS) for word in words.split()}
 
-IMAGE_ENDINGS = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng"),
-    *(".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff"),
-)
-# A BMP is known by the size of its second header: two letters start many a text.
-_SIGNATURE = re.compile(
-    rb"(?P<JPEG>\xff\xd8\xff)|(?P<PNG>\x89PNG\r\n\x1a\n)|(?P<BMP>BM.{12}[\x0c(48@l|]\0\0\0)"
-    rb"|(?P<GIF>GIF8[79]a)|(?P<WebP>RIFF.{4}WEBPVP8[ LX])|(?P<TIFF>II[*+]\0|MM\0[*+])",
-    re.DOTALL,
-)
-IMAGE_KINDS = tuple(_SIGNATURE.groupindex)
+# Kind of image -> endings, pattern of the first bytes, plugin of Pillow. A new kind needs an entry.
+IMAGE_KINDS = {
+    "JPEG": (".jpg .jpeg .jpe .jfif .mpo", rb"\xff\xd8\xff", "Jpeg"),
+    "PNG": (".png .apng", rb"\x89PNG\r\n\x1a\n", "Png"),
+    # Many texts start with the letters BM, so the size of the second header is checked too.
+    "BMP": (".bmp .dib", rb"BM.{12}[\x0c(48@l|]\0\0\0", "Bmp"),
+    "GIF": (".gif", rb"GIF8[79]a", "Gif"),
+    "WebP": (".webp", rb"RIFF.{4}WEBPVP8[ LX]", "WebP"),
+    "TIFF": (".tif .tiff", rb"II[*+]\0|MM\0[*+]", "Tiff"),
+}
+IMAGE_ENDINGS = tuple(ending for kind in IMAGE_KINDS.values() for ending in kind[0].split())
 
-# Left behind by Windows, macOS and Python: nobody wants to hear of them.
-_CLUTTER = ("thumbs.db", "desktop.ini", "__macosx", "__pycache__")
+# Files and folders that Windows, macOS and Python leave behind; they cause no warning.
+_SYSTEM_NAMES = ("thumbs.db", "desktop.ini", "__macosx", "__pycache__")
 
 Read = Callable[[str], bytes]
 
 
+def image_kind(head: bytes) -> str | None:
+    """Return the kind in ``IMAGE_KINDS`` of a file that starts with ``head``, 32 bytes or more."""
+    kinds = IMAGE_KINDS.items()
+    return next((kind for kind, row in kinds if re.match(row[1], head, re.DOTALL)), None)
+
+
+def is_image(path: str) -> bool:
+    """Whether a file is an image by its ending, or else by its first bytes."""
+    return path.lower().endswith(IMAGE_ENDINGS) or image_kind(read_part(path, 32, 0)) is not None
+
+
+def is_system_file(name: str) -> bool:
+    """Whether a file or folder is hidden, or left behind by an operating system."""
+    return name.startswith(".") or name.lower() in _SYSTEM_NAMES
+
+
+def to_utf8(name: str) -> str:
+    """Return a file name with each byte that is not UTF-8 as a backslash escape."""
+    return name.encode("utf-8", sys.getfilesystemencodeerrors()).decode("utf-8", "backslashreplace")
+
+
 def read_file(path: str) -> bytes:
-    """Return the whole file at ``path``.
+    """Return the content of the file at ``path``.
 
     Raises:
-        ImageError: It cannot be read.
+        ImageError: The file cannot be read.
     """
     try:
         with open(path, "rb") as file:
             return file.read()
-    except (OSError, ValueError) as error:  # ValueError: such a name no file can have
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ImageError(f"cannot be opened: {reason}") from error
+    except (OSError, ValueError) as error:  # ValueError: no file can have this name
+        raise ImageError(f"cannot be opened: {reason_of(error)}") from error
+
+
+def read_part(path: str, size: int, start: int) -> bytes:
+    """Return up to ``size`` bytes of the file at ``path`` from the offset ``start``."""
+    with open(path, "rb", buffering=0) as file:
+        file.seek(start)
+        return file.read(size)
 
 
 def read_below(folder: str, path: str) -> bytes:
-    """Return the whole file at ``path``, relative to ``folder`` or absolute.
+    """Return the content of the file at ``path``, relative to ``folder`` or absolute.
 
     Raises:
-        ImageError: It cannot be read.
+        ImageError: The file cannot be read.
     """
     return read_file(os.path.join(folder, path))
 
@@ -56,7 +86,7 @@ def read_below(folder: str, path: str) -> bytes:
 class Item(NamedTuple):
     """One image: ``label`` indexes the class names (-1: none), ``split`` indexes ``SPLITS``.
 
-    ``read`` gives the bytes at ``path``; it may be called from several threads at once.
+    ``read`` returns the bytes at ``path``; several threads may call it at once.
     """
 
     key: str
@@ -67,21 +97,9 @@ class Item(NamedTuple):
     read: Read = read_file
 
 
-class Records(NamedTuple):
-    """The images that lie in one file, row after row.
-
-    ``names`` are those that the file has for them, None where it has none; ``cells`` are label,
-    split and group of each; ``read`` gives the bytes of a row and may be called from threads.
-    """
-
-    names: Sequence[str | None]
-    cells: Sequence[Sequence[Any]]
-    read: Callable[[int], bytes]
-
-
 @dataclass(frozen=True)
 class Source:
-    """What SOURCE holds: items sorted by key, their classes, and what is odd about it."""
+    """The images of SOURCE sorted by key, their classes, and warnings about their layout."""
 
     items: tuple[Item, ...]
     class_names: tuple[str, ...]
@@ -90,20 +108,35 @@ class Source:
 
 
 def read_item(item: Item) -> bytes:
-    """Return the bytes of the image's file.
+    """Return the bytes of an image file.
 
     Raises:
-        ImageError: They cannot be read.
+        ImageError: The image cannot be read.
     """
     return item.read(item.path)
 
 
-def image_kind(head: bytes) -> str | None:
-    """Name the kind of image that a file's first 32 bytes begin, one of ``IMAGE_KINDS``."""
-    match = _SIGNATURE.match(head)
-    return match.lastgroup if match else None
+def reason_of(error: Exception, most: int = 200) -> str:
+    """Return in one line, of ``most`` characters, why something cannot be read."""
+    text = getattr(error, "strerror", None) or str(error)
+    return " ".join(text.split())[:most] or type(error).__name__
 
 
-def is_system_file(name: str) -> bool:
-    """Whether a file or folder of that name is hidden, or left behind by some system."""
-    return name.startswith(".") or name.lower() in _CLUTTER
+@contextmanager
+def reading(path: str, expected: str, extra: str = "") -> Iterator[None]:
+    """Turn every error of a library that reads a file into a SourceError.
+
+    Args:
+        path: The file, for messages.
+        expected: The expected content, for messages.
+        extra: The extra of this package that installs an optional library.
+    """
+    try:
+        yield
+    except (SourceError, SettingError):
+        raise
+    except Exception as error:  # a damaged file makes a library raise errors of a dozen classes
+        problem = f"cannot be read: {reason_of(error)}; expected {expected}"
+        if isinstance(error, ImportError):
+            problem = f'needs {error.name}; pip install "headstart[{extra}]"'
+        raise SourceError(f"{quoted(path)}: {problem}") from error

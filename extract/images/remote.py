@@ -1,83 +1,125 @@
-"""Images that fsspec reaches: object stores, web servers, SFTP; kept in memory and nowhere else.
+"""Images that fsspec reaches: object stores, web servers, SFTP; they are kept in memory only.
 
-Credentials are fsspec's business. What is stored or said names no password and no signature.
+fsspec finds the credentials. Stored names and messages have no password and no signature.
 """
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import unquote
 
 from extract.core.errors import ImageError, SourceError, quoted
-from extract.images.image_folder import Named, arrange
-from extract.images.item import IMAGE_ENDINGS, Item, Source, is_system_file
+from extract.images.image_folder import Entry, Kind, arrange_folder, kind_by_ending, walk
+from extract.images.item import IMAGE_ENDINGS, Source, is_system_file
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]*")
 _USER = re.compile(r"://[^/]*@")
-# What the queries of signed links are made of; without them such a link is a name like any other.
+# Words in the queries of signed links; any other query is part of the name.
 _SIGNED = re.compile(r"sig|token|key|credential|secret|passw|expires|x-amz-|x-goog-", re.IGNORECASE)
 _ATTEMPTS, _PAUSE_SECONDS, _TIMEOUT_SECONDS = 3, 0.5, 60.0
-# Another attempt would end as the first; classes of libraries that may not be here go by name.
+# These errors end every attempt; classes of libraries that may be missing go by name.
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, ImportError, ValueError)
 _FINAL_NAMES = {"AuthenticationException", "BadHostKeyException", "NoCredentialsError"}
 
-T = TypeVar("T")
-
 
 def is_url(name: str) -> bool:
-    """Whether a name is that of something remote, such as ``s3://bucket/folder``."""
+    """Whether a name is a URL, such as ``s3://bucket/folder``."""
     return _URL.match(name) is not None
 
 
 def without_query(url: str) -> str:
-    """Return a URL's path, whose ending says what it is; any other name as it is."""
+    """Return a URL up to its query, with the file ending last; any other name as it is."""
     return url.partition("?")[0] if is_url(url) else url
 
 
 def hide_secrets(text: str) -> str:
-    """Return text whose URLs have neither user and password nor a signed query."""
-    return _URL.sub(lambda match: _plain(match[0]), text) if "://" in text else text
+    """Remove user, password and signed query from every URL in a text."""
+    return _URL.sub(_hide_in_url, text) if "://" in text else text
 
 
-def _plain(url: str) -> str:
-    path, mark, query = _USER.sub("://", url, count=1).partition("?")
+def _hide_in_url(url: re.Match[str]) -> str:
+    path, mark, query = _USER.sub("://", url[0], count=1).partition("?")
     return path if _SIGNED.search(query) else path + mark + query
 
 
-def read_url(url: str) -> bytes:
-    """Return all that is at ``url``; a connection that breaks or hangs is tried again.
+def read_url(url: str, path: str | None = None) -> bytes:
+    """Return the content at ``path`` on the file system of ``url``, or at ``url`` without a path.
+
+    A connection that breaks or hangs is tried again.
 
     Raises:
-        ImageError: It cannot be read.
+        ImageError: The content cannot be read.
     """
-    return _read(url, None)
+    try:
+        return bytes(_attempt(url, partial(_call, "cat_file", path)))
+    except Exception as error:  # each file system has its own errors
+        raise ImageError(_explain(error)) from error
 
 
 def list_remote(url: str) -> Source:
-    """List the images below ``url``, known by their endings; laid out as in a local folder.
+    """List the images below ``url`` by their endings; the layout is as in a local folder.
 
     Raises:
-        SourceError: It cannot be listed, holds no images, or its layout has two meanings.
+        SourceError: ``url`` cannot be listed, holds no images, or its layout has two meanings.
     """
     root = hide_secrets(url)
     try:
         file_system, path = _attempt(url, lambda file_system, path: (file_system, path))
-        read = partial(_read, url)
         if without_query(url).lower().endswith(IMAGE_ENDINGS):
             key = _to_key(file_system, without_query(url).rpartition("/")[2])
-            return Source((Item(key, path, -1, 0, "", read),), (), (), root)
-        file_system.invalidate_cache()
-        found = _walk(url, file_system, path)
-    except ImportError as error:  # fsspec says which library it lacks
-        raise SourceError(f"{quoted(root)}: {_explain(error)}") from error
-    except Exception as error:  # each file system has errors of its own
-        raise SourceError(
-            f"{quoted(root)}: cannot be listed: {_explain(error)}; expected a folder of images; "
-            "look after the address and the credentials"
-        ) from error
-    return arrange(root, found, read)
+            entries = [Entry(key, path, Kind.IMAGE)]
+        else:
+            file_system.invalidate_cache()
+            entries = list(walk(path, partial(_list_folder, url, file_system, {path.rstrip("/")})))
+    except Exception as error:  # each file system has its own errors
+        problem = _explain(error)
+        if not isinstance(error, ImportError):  # fsspec names the missing library
+            problem = f"cannot be listed: {problem}; check the address and the credentials"
+        raise SourceError(f"{quoted(root)}: {problem}") from error
+    return arrange_folder(root, entries, partial(read_url, url))
+
+
+def _list_folder(url: str, file_system: Any, seen: set[str], folder: str) -> Iterator[Entry]:
+    """Yield the entries of a remote folder that are not in ``seen``.
+
+    A folder that cannot be listed raises its error. fsspec's own walk would leave its images out,
+    and perhaps a class.
+    """
+    for entry in _attempt(url, partial(_call, "ls", folder, detail=True)):
+        path = entry["name"].rstrip("/")
+        key = _to_key(file_system, path[len(folder.rstrip("/")) :].strip("/"))
+        if path in seen or any(map(is_system_file, key.split("/"))):
+            continue
+        seen.add(path)
+        kind = Kind.FOLDER if entry["type"] == "directory" else kind_by_ending(key)
+        yield Entry(key, entry["name"], kind)
+
+
+def _to_key(file_system: Any, name: str) -> str:
+    """Return a name without escapes such as %20, which web servers list."""
+    return unquote(name) if "http" in file_system.protocol else name
+
+
+def _attempt(url: str, work: Callable[[Any, str], Any]) -> Any:
+    """Call ``work`` with the file system of ``url`` and the path on it; try again after an error.
+
+    fsspec keeps one file system for each thread, or one for all threads that opens connections as
+    needed. A file system with a single connection, such as SFTP, fails with it and is replaced.
+    """
+    for attempt in range(1, _ATTEMPTS):
+        file_system = None
+        try:
+            file_system, path = _open(url)
+            return work(file_system, path)
+        except Exception as error:  # a broken connection has its own error in each file system
+            if isinstance(error, _FINAL) or type(error).__name__ in _FINAL_NAMES:
+                raise
+            if file_system is not None and not file_system.async_impl:
+                type(file_system).clear_instance_cache()
+            time.sleep(_PAUSE_SECONDS * 2**attempt)
+    return work(*_open(url))
 
 
 def _open(url: str) -> tuple[Any, str]:
@@ -87,88 +129,20 @@ def _open(url: str) -> tuple[Any, str]:
         extra = "s3" if url.startswith("s3:") else "remote"
         raise ImportError(f'needs fsspec; pip install "headstart[{extra}]"') from error
     file_system, path = url_to_fs(url)
-    # Of SFTP; it would wait for ever.
+    # SFTP alone has a channel; without a limit it waits for ever.
     if channel_of := getattr(getattr(file_system, "ftp", None), "get_channel", None):
         channel_of().settimeout(_TIMEOUT_SECONDS)
     return file_system, path
 
 
-def _walk(url: str, file_system: Any, root: str) -> dict[str, Named]:
-    """Return all below ``root`` by kind.
-
-    A folder that cannot be listed ends it, where fsspec's own walk would leave out what is below:
-    a class might be missing from all that follows.
-    """
-    found: dict[str, Named] = {kind: [] for kind in ("image", "folder", "other", "closed")}
-    top = root.rstrip("/")
-    pending, seen = [root], {top}
-    while pending:
-        folder = pending.pop()
-        below = _to_key(file_system, folder[len(top) :].strip("/"))
-        found["folder"].append((f"{below}/" if below else "", folder))
-        for entry in _attempt(url, partial(_call, "ls", folder, detail=True)):
-            name = entry["name"].rstrip("/")
-            key = _to_key(file_system, name[len(top) :].strip("/"))
-            if name in seen or any(map(is_system_file, key.split("/"))):
-                continue
-            seen.add(name)
-            if entry["type"] == "directory":
-                pending.append(entry["name"])
-            else:
-                kind = "image" if key.lower().endswith(IMAGE_ENDINGS) else "other"
-                found[kind].append((key, name))
-    return found
-
-
-def _to_key(file_system: Any, name: str) -> str:
-    """Return a name as people write it; web servers list theirs quoted."""
-    protocols = file_system.protocol
-    protocols = (protocols,) if isinstance(protocols, str) else protocols
-    return unquote(name) if "http" in protocols else name
-
-
-def _read(url: str, path: str | None) -> bytes:
-    """Return all that is at ``path``, which is where ``url`` is, or what ``url`` itself names."""
-    try:
-        return bytes(_attempt(url, partial(_call, "cat_file", path)))
-    except Exception as error:  # each file system has errors of its own
-        raise ImageError(_explain(error)) from error
-
-
 def _call(name: str, path: str | None, file_system: Any, root: str, **settings: Any) -> Any:
-    path = root if path is None else path
-    if not file_system.async_impl:  # its time limit is among its own settings
-        return getattr(file_system, name)(path, **settings)
-    from fsspec.asyn import sync
-
-    work = getattr(file_system, f"_{name}")
-    return sync(file_system.loop, work, path, timeout=_TIMEOUT_SECONDS, **settings)
-
-
-def _attempt(url: str, work: Callable[[Any, str], T]) -> T:
-    """Do ``work`` on the file system of ``url`` and its path there, again where that fails.
-
-    fsspec keeps a file system for each thread, or one for all that makes connections as it needs
-    them. One that has a single connection, as SFTP has, is dead with it, and made anew.
-    """
-    for attempt in range(1, _ATTEMPTS + 1):
-        file_system = None
-        try:
-            file_system, path = _open(url)
-            return work(file_system, path)
-        except _FINAL:
-            raise
-        except Exception as error:  # a cut connection has another name in each file system
-            if attempt == _ATTEMPTS or type(error).__name__ in _FINAL_NAMES:
-                raise
-            if file_system is not None and not file_system.async_impl:
-                type(file_system).clear_instance_cache()
-            time.sleep(_PAUSE_SECONDS * 2**attempt)
-    raise AssertionError("the last attempt returns or raises")
+    if file_system.async_impl:  # other file systems have a limit among their own settings
+        settings["timeout"] = _TIMEOUT_SECONDS
+    return getattr(file_system, name)(root if path is None else path, **settings)
 
 
 def _explain(error: Exception) -> str:
-    """Return in one line, without secrets, what went wrong."""
+    """Return the reason of an error in one line, without secrets."""
     if isinstance(error, FileNotFoundError):
         return "there is nothing at this address"
     return hide_secrets(" ".join(str(error).split())) or type(error).__name__

@@ -53,10 +53,7 @@ def find_other_images(out: Path, source: Source) -> str:
 def _compare(store: Store, source: Source) -> str:
     stored = set(store.keys)
     now = {item.key for item in source.items}
-    parts = [
-        _count("new", sorted(now - stored)),
-        _count("missing", sorted(stored - now)),
-    ]
+    parts = [_count("new", sorted(now - stored)), _count("missing", sorted(stored - now))]
     if stored == now:
         names = source.class_names
         moved = [

@@ -13,7 +13,7 @@ import numpy as np
 
 from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.console import log, progress
-from extract.core.errors import SettingError, StoreError
+from extract.core.errors import SettingError, StoreError, WeightsUnavailableError
 from extract.core.row_block import DONE, PENDING
 from extract.engines.base import Engine
 from extract.engines.select import open_engine
@@ -28,7 +28,6 @@ from extract.sources.listing import list_source
 from extract.store.format import training_rows
 from extract.store.open import ShardedStore, Store, open_store
 from extract.store.verify import find_rejected
-from extract.trunks.weights import WeightsUnavailableError
 
 
 @dataclass(frozen=True)
@@ -183,11 +182,7 @@ def _fill(
     views = store.view_spec.views
     log.info(
         "%d images%s, %d done before; %s at %d x %d pixels in %s %s, %d at a time, %d workers",
-        *(
-            len(items),
-            and_views(views),
-            finished,
-        ),
+        *(len(items), and_views(views), finished),
         *(engine.spec.trunk, width, height),
         *(engine.name, engine.precision, engine.batch_size, config.workers),
     )

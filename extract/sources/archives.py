@@ -1,7 +1,7 @@
-"""Images inside .zip, .tar and .tar.gz, read where they are; nothing is unpacked to disk.
+"""Images inside .zip, .tar and .tar.gz, read in place; nothing is unpacked to disk.
 
-A member is found by its offset, and each read opens the archive anew: neither ``zipfile`` nor
-``tarfile`` can be shared by threads, and a thousand shards would be a thousand open files.
+Each read opens the archive and goes to the offset of the member: threads cannot share a ``zipfile``
+or ``tarfile``, and a thousand shards would be a thousand open files.
 """
 
 import os
@@ -10,38 +10,40 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from extract.core.errors import ImageError, SourceError, quoted
-from extract.images.item import is_system_file
+from extract.images.item import is_system_file, read_part, reading, reason_of, to_utf8
 
-ARCHIVE_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
-# What a member may weigh, packed and unpacked: several threads hold one each.
+# The most bytes of a member, packed and unpacked, because several threads hold one each.
 MOST_BYTES = 2**28
 _SHARDS = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
-ReadAt = Callable[[int, int], bytes]  # (how many bytes, from where)
+ReadAt = Callable[[int, int], bytes]  # (number of bytes, offset)
 
 
 class _Member(NamedTuple):
-    """Where the content of a member is; ``packed`` is what a zip says of it."""
+    """The position of a member's content; ``info`` is its entry in a zip."""
 
     read_at: ReadAt
     start: int
     size: int
-    packed: zipfile.ZipInfo | None = None
+    info: zipfile.ZipInfo | None = None
+
+
+_Members = Iterator[tuple[str, _Member | None]]  # (name, position or None for a link)
 
 
 class Archive:
-    """The members of one or several archives, by key; may be read from several threads at once.
+    """The members of one or several archives, by key; several threads may read them.
 
     Attributes:
         root: The archive, or the pattern of its shards.
         shards: The archives.
-        members: Where each member is; of several archives a key begins with the archive's name.
-        links: Keys of links and other members without content of their own.
+        members: The position of each member; with several archives, keys begin with their names.
+        links: Keys of links and other members without content.
     """
 
     def __init__(self, root: str) -> None:
@@ -51,145 +53,114 @@ class Archive:
         self.links: list[str] = []
         for shard in self.shards:
             prefix = "" if len(self.shards) == 1 else f"{stem(os.path.basename(shard))}/"
-            for name, member in _list_members(shard):
-                self._add(shard, prefix + _to_key(shard, name), member)
-
-    def _add(self, shard: str, key: str, member: _Member | None) -> None:
-        if any(map(is_system_file, key.split("/"))):
-            return
-        if key in self.members:
-            raise SourceError(
-                f"{quoted(shard)}: found {quoted(key)} twice; expected each name once; pack it "
-                "again"
-            )
-        if member is None:
-            self.links.append(key)
-        else:
-            self.members[key] = member
+            ending = next(ending for ending in ARCHIVE_ENDINGS if shard.lower().endswith(ending))
+            with reading(shard, "a complete archive", "gzip"):
+                os.stat(shard)  # each library has its own message for a missing file
+                for name, member in ARCHIVE_FORMATS[ending](shard):
+                    key = prefix + _to_key(shard, name)
+                    if key in self.members:
+                        raise SourceError(
+                            f"{quoted(shard)}: found {quoted(key)} twice; pack it again"
+                        )
+                    if any(map(is_system_file, key.split("/"))):
+                        continue
+                    if member is None:
+                        self.links.append(key)
+                    else:
+                        self.members[key] = member
 
     def read(self, key: str) -> bytes:
         """Return the content of a member.
 
         Raises:
-            ImageError: There is none of that name, it is damaged, encrypted or too large.
+            ImageError: No member has this key, or the member is damaged, encrypted or too large.
         """
         if key not in self.members:
             raise ImageError("is not in the archive")
         member = self.members[key]
-        if member.size > MOST_BYTES:
-            raise ImageError(f"is {member.size:,} bytes; at most {MOST_BYTES:,} are read")
+        size = max(member.size, member.info.compress_size if member.info else 0)
+        if size > MOST_BYTES:
+            raise ImageError(f"is {size:,} bytes; at most {MOST_BYTES:,} are read")
         try:
-            if member.packed:
-                return _unzip(member.read_at, member.packed)
+            if member.info:
+                return _unzip(member.read_at, member.info)
             content = member.read_at(member.size, member.start)
         except (OSError, zlib.error, struct.error) as error:
-            raise ImageError(f"cannot be read from its archive: {error}") from error
+            raise ImageError(f"cannot be read from its archive: {reason_of(error)}") from error
         if len(content) != member.size:
-            raise ImageError("is cut off: its archive has become shorter")
+            raise ImageError("is cut off; its archive is shorter than before")
         return content
 
 
 def is_archive(root: str) -> bool:
-    """Whether a name is that of an archive, or a pattern of shards such as a-{00..12}.tar."""
+    """Whether a name is an archive, or a pattern of shards such as ``a-{00..12}.tar``."""
     return root.lower().endswith(ARCHIVE_ENDINGS)
 
 
 def _expand(root: str) -> list[str]:
-    """Return the names that a pattern of shards stands for; any other name is itself."""
-    match = _SHARDS.search(root)
-    if not match or os.path.exists(root):
+    """Return the names of the shards of a pattern, or the name of the only archive."""
+    parts = _SHARDS.split(root, maxsplit=1)
+    if len(parts) == 1 or os.path.exists(root):
         return [root]
-    first, last = match[1], match[2]
-    shards = [
-        f"{root[: match.start()]}{number:0{len(first)}d}{root[match.end() :]}"
-        for number in range(int(first), int(last) + 1)
-    ]
-    if not shards:
+    before, first, last, after = parts
+    if int(first) > int(last):
         raise SourceError(f"{quoted(root)}: counts down; expected {{{last}..{first}}}")
-    return shards
+    numbers = range(int(first), int(last) + 1)
+    return [f"{before}{number:0{len(first)}d}{after}" for number in numbers]
 
 
 def stem(key: str) -> str:
-    """Return a key up to the first full stop of its file name, which files beside it share."""
+    """Return a key up to the first full stop of its file name, as label files share it."""
     folder, slash, name = key.rpartition("/")
     return folder + slash + name.partition(".")[0]
 
 
 def _to_key(shard: str, name: str) -> str:
-    """Return a member's name as a key; it is never a path, and still must not look like one."""
-    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """Return the key of a member; it is never used as a path, but must not look like one."""
+    name = to_utf8(name)
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if not parts or name.startswith("/") or ".." in parts:
         raise SourceError(
-            f"{quoted(shard)}: found a member {name!r}; expected names that stay inside the "
-            "archive; pack it again"
+            f"{quoted(shard)}: found a member {name!r}; expected names that stay inside it"
         )
     return "/".join(parts)
 
 
-def _list_members(shard: str) -> Iterator[tuple[str, _Member | None]]:
-    """Yield the name of each file and where it is, None for a link."""
-    try:
-        os.stat(shard)  # each library says in words of its own that there is none
-        if shard.lower().endswith(".zip"):
-            yield from _list_zip(shard)
-        else:
-            yield from _list_tar(shard)
-    except (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise SourceError(
-            f"{quoted(shard)}: cannot be read: {reason}; expected a whole archive"
-        ) from error
-
-
-def _list_zip(shard: str) -> Iterator[tuple[str, _Member]]:
-    read_at = partial(_read_at, shard)
+def _list_zip(shard: str) -> _Members:
+    read_at = partial(read_part, shard)
     with zipfile.ZipFile(shard) as file:
         for info in file.infolist():
-            if not info.filename.endswith("/"):  # is_dir() fails over an empty name
+            if not info.filename.endswith("/"):  # is_dir() fails for an empty name
                 yield info.filename, _Member(read_at, 0, info.file_size, info)
 
 
-def _list_tar(shard: str) -> Iterator[tuple[str, _Member | None]]:
-    read_at, packed = partial(_read_at, shard), None
-    if not shard.lower().endswith(".tar"):
-        try:
-            from indexed_gzip import IndexedGzipFile
-        except ImportError as error:
-            raise SourceError(
-                f'{quoted(shard)}: needs indexed_gzip; pip install "headstart[gzip]", or unpack it '
-                "to .tar"
-            ) from error
-        # Its index of places to start from makes any member quick to read.
-        packed = IndexedGzipFile(shard)
-        read_at = packed.pread
-    with tarfile.open(shard, "r:", packed) as file:
-        for info in file:
+def _list_tar(shard: str, file: Any = None, read_at: ReadAt | None = None) -> _Members:
+    read_at = read_at or partial(read_part, shard)
+    with tarfile.open(shard, "r:", file) as members:
+        for info in members:
             if info.isreg() and not info.issparse():
                 yield info.name, _Member(read_at, info.offset_data, info.size)
             elif not info.isdir():
                 yield info.name, None
 
 
-def _read_at(path: str, size: int, start: int) -> bytes:
-    with open(path, "rb", buffering=0) as file:
-        file.seek(start)
-        return file.read(size)
+def _list_gzip(shard: str) -> _Members:
+    from indexed_gzip import IndexedGzipFile
+
+    # Its index of starting points makes every member quick to read.
+    file = IndexedGzipFile(shard)
+    return _list_tar(shard, file, file.pread)
 
 
 def _unzip(read_at: ReadAt, info: zipfile.ZipInfo) -> bytes:
-    """Return a member of a zip; never more than its declared size is unpacked.
+    """Return a member of a zip, unpacked up to its declared size.
 
     Source: the local file header, APPNOTE.TXT 4.3.7.
     """
     if info.flag_bits & 1:
         raise ImageError("is encrypted")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ImageError(
-            f"is packed by method {info.compress_type}; expected none or deflate; pack it again"
-        )
-    if info.compress_size > MOST_BYTES:
-        raise ImageError(f"is {info.compress_size:,} bytes packed; at most {MOST_BYTES:,} are read")
+        raise ImageError(f"is packed by method {info.compress_type}; expected none or deflate")
     header = read_at(30, info.header_offset)
     name, extra = struct.unpack_from("<2H", header, 26)
     content = read_at(info.compress_size, info.header_offset + 30 + name + extra)
@@ -198,3 +169,13 @@ def _unzip(read_at: ReadAt, info: zipfile.ZipInfo) -> bytes:
     if len(content) != info.file_size or zlib.crc32(content) != info.CRC:
         raise ImageError("is damaged in its archive")
     return content
+
+
+# Ending of an archive -> function that yields its members. A new format needs an entry here.
+ARCHIVE_FORMATS: Mapping[str, Callable[[str], _Members]] = {
+    ".zip": _list_zip,
+    ".tar": _list_tar,
+    ".tar.gz": _list_gzip,
+    ".tgz": _list_gzip,
+}
+ARCHIVE_ENDINGS = tuple(ARCHIVE_FORMATS)

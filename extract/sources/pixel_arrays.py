@@ -2,49 +2,40 @@
 
 import struct
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from extract.core.config import ROLES
-from extract.core.errors import ImageError, SourceError, quoted, unknown_name
-from extract.images.item import Records
+from extract.core.errors import SourceError, quoted
+from extract.images.image_table import Named, Records, choose_columns
+from extract.images.item import reading
 
-ARRAY_ENDINGS = (".h5", ".hdf5", ".npy", ".npz")
-# What labels and the rest are called where nobody says.
 _USUAL = {"label": ("label", "labels"), "split": ("split",), "group": ("group", "groups")}
-# Of chunks that hold several images, those that are read next stay in memory.
+# The cache keeps chunks of several images in memory for the next image.
 _CHUNK_CACHE = 2**26
 
 
-def open_arrays(path: str, named: Mapping[str, str]) -> Records:
+def open_arrays(path: str, named: Named) -> Records:
     """Open a file of pixels: uint8, (N, H, W, 3) RGB, or (N, H, W) or (N, H, W, 1) grey.
 
     Args:
-        path: An HDF5 file, or what ``numpy.save`` or ``numpy.savez`` has written; the arrays of an
-            ``.npz`` are read into memory, the others stay on the disk.
-        named: The datasets that have a name of their own, by role.
+        path: An HDF5 file, or a file of ``numpy.save`` or ``numpy.savez``. The arrays of an
+            ``.npz`` are read into memory; the others stay on the disk.
+        named: The arrays that the user has named, by role.
 
     Returns:
         Its images, without names.
 
     Raises:
-        SourceError: It cannot be read, or it is not clear which of its arrays are the images.
+        SourceError: The file cannot be read, or several of its arrays may be the images.
     """
-    try:
+    with reading(path, "arrays of pixels"):
         arrays = _open(path)
         pixels = arrays[_image_array(path, arrays, named)]
-        columns = [_values(path, arrays, role, named, len(pixels)) for role in ROLES[1:]]
-    except SourceError:
-        raise
-    except Exception as error:  # h5py raises a dozen kinds over a damaged file
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise SourceError(
-            f"{quoted(path)}: cannot be read: {reason}; expected arrays of pixels"
-        ) from error
-    none = [None] * len(pixels)
-    return Records(none, list(zip(*columns, strict=True)), partial(_read, pixels))
+        names = choose_columns(quoted(path), arrays, named, _USUAL, "array")
+        cells = [_cells(path, arrays, name, len(pixels)) for name in names]
+    rows = list(zip(*cells, strict=True))
+    return Records([None] * len(pixels), rows, lambda row: to_bitmap(np.asarray(pixels[row])))
 
 
 def _open(path: str) -> dict[str, Any]:
@@ -57,25 +48,25 @@ def _open(path: str) -> dict[str, Any]:
             return dict(file)
     import h5py
 
-    found: dict[str, Any] = {}
-    h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE).visititems(
-        lambda name, at: found.update({name: at} if isinstance(at, h5py.Dataset) else {})
-    )
-    for name, at in found.items():
-        if at.is_virtual or at.external:
+    arrays: dict[str, Any] = {}
+    h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE).visititems(arrays.__setitem__)
+    arrays = {name: array for name, array in arrays.items() if isinstance(array, h5py.Dataset)}
+    for name, array in arrays.items():
+        if array.is_virtual or array.external:
             raise SourceError(
                 f"{quoted(path)}: found {name}, whose pixels lie in another file; expected arrays "
-                "that are in this one; copy them into it"
+                "in this file; copy them into it"
             )
-    return found
+    return arrays
 
 
-def _image_array(path: str, arrays: Mapping[str, Any], named: Mapping[str, str]) -> str:
-    fits = [name for name, at in arrays.items() if _is_pixels(at)]
-    name = named.get("path")
-    if name in fits or (name is None and len(fits) == 1):
-        return name or fits[0]
-    known = [f"{name} {at.shape} {at.dtype}" for name, at in arrays.items()]
+def _image_array(path: str, arrays: Mapping[str, Any], named: Named) -> str:
+    """Return the named array of images, or the only one."""
+    fits = [name for name, array in arrays.items() if _is_pixels(array)]
+    name = named.get("path") or (fits[0] if len(fits) == 1 else "")
+    if name in fits:
+        return name
+    known = [f"{name} {array.shape} {array.dtype}" for name, array in arrays.items()]
     raise SourceError(
         f"{quoted(path)}: found {', '.join(known)[:300] or 'no arrays'}; expected uint8 of (N, H, "
         "W, 3) or (N, H, W); say which with --columns path=NAME"
@@ -83,45 +74,26 @@ def _image_array(path: str, arrays: Mapping[str, Any], named: Mapping[str, str])
 
 
 def _is_pixels(array: Any) -> bool:
-    shape = array.shape
-    shaped = len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))
-    return array.dtype == np.uint8 and shaped and all(shape[1:])
+    fits = array.ndim == 3 or (array.ndim == 4 and array.shape[3] in (1, 3))
+    return array.dtype == np.uint8 and fits and all(array.shape[1:])
 
 
-def _values(
-    path: str, arrays: Mapping[str, Any], role: str, named: Mapping[str, str], count: int
-) -> list[Any]:
-    """Return what an array says of each image, None where there is no such array."""
-    usual = [name for name in _USUAL[role] if name in arrays]
-    name = named.get(role) or next(iter(usual), None)
-    if name is None:
-        return [None] * count
-    if name not in arrays:
-        raise SourceError(f"{quoted(path)}: {unknown_name('array', name, arrays)}")
-    values = np.asarray(arrays[name][()])
+def _cells(path: str, arrays: Mapping[str, Any], name: str | None, count: int) -> list[Any]:
+    """Return the value of an array for each image, None without an array."""
+    values = np.full(count, None) if name is None else np.asarray(arrays[name][()])
     if values.shape not in ((count,), (count, 1)):
         raise SourceError(
-            f"{quoted(path)}: found {name} of shape {values.shape} beside {count} images; expected "
-            f"one {role} for each; name another with --columns {role}=NAME"
+            f"{quoted(path)}: found array {name} of shape {values.shape} beside {count} images; "
+            "expected one value for each; name another array with --columns"
         )
-    plain = values.reshape(-1).tolist()
-    return [
-        value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in plain
-    ]
-
-
-def _read(pixels: Any, row: int) -> bytes:
-    try:
-        return to_bitmap(np.asarray(pixels[row]))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ImageError(f"cannot be read: {' '.join(str(error).split())[:80]}") from error
+    return list(values.reshape(-1).tolist())
 
 
 def to_bitmap(pixels: np.ndarray) -> bytes:
-    """Return pixels as a file that every reader of images takes, without loss.
+    """Return pixels as a lossless image file.
 
-    So an array goes the way of all images, digest and report included. The header is written
-    here, not by a library, for a digest must not change with its version.
+    So an array is treated as every other image, also in digests and in the report. No library
+    writes the header, because a digest must not change with a version.
 
     Args:
         pixels: (H, W, 3) RGB, or (H, W) or (H, W, 1) grey, uint8.
@@ -131,8 +103,8 @@ def to_bitmap(pixels: np.ndarray) -> bytes:
     """
     height, width = pixels.shape[:2]
     rgb = np.broadcast_to(pixels.reshape(height, width, -1), (height, width, 3))
-    lines = np.zeros((height, -(-3 * width // 4) * 4), np.uint8)  # a line ends at four bytes
-    lines[:, : 3 * width] = rgb[::-1, :, ::-1].reshape(height, -1)  # from below; BGR
+    lines = rgb[::-1, :, ::-1].reshape(height, -1)  # bottom row first; BGR
+    lines = np.pad(lines, ((0, 0), (0, -3 * width % 4)))  # lines of a multiple of four bytes
     file = struct.pack("<2sIHHI", b"BM", 54 + lines.size, 0, 0, 54)
     image = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, lines.size, 0, 0, 0, 0)
     return file + image + lines.tobytes()

@@ -3,16 +3,18 @@
 import os
 import re
 import struct
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, partial
-from typing import Any
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import count
+from typing import Any, BinaryIO
 
-from extract.core.errors import ImageError, SourceError, quoted, unknown_name
-from extract.images.item import Records
+from extract.core.errors import ImageError, quoted
+from extract.images.image_table import Named, Records, choose_columns
+from extract.images.item import read_part, reading
 
-# TensorFlow Datasets counts the shards behind the ending.
+# TensorFlow Datasets writes the number of the shard behind the ending.
 _NAME = re.compile(r"\.tfrecords?(-\d+-of-\d+)?$", re.IGNORECASE)
-# What a role is called, by TensorFlow's own examples and by TensorFlow Datasets.
+# The names of features in TensorFlow's own examples and in TensorFlow Datasets.
 _USUAL = {
     "path": ("image/encoded", "image", "image_raw"),
     "label": ("image/class/text", "image/class/label", "label"),
@@ -20,166 +22,107 @@ _USUAL = {
     "group": ("group",),
     "name": ("image/filename", "file_name", "filename"),
 }
+# tf.train.Example, by its .proto files. On disk a map is a repeated message of key and value, and
+# a oneof is one of several fields.
+_EXAMPLE = """
+name: "example.proto" package: "tf.train" syntax: "proto3"
+message_type { name: "BytesList" field { name: "value" number: 1 LIST type: TYPE_BYTES } }
+message_type { name: "FloatList" field { name: "value" number: 1 LIST type: TYPE_FLOAT } }
+message_type { name: "Int64List" field { name: "value" number: 1 LIST type: TYPE_INT64 } }
+message_type { name: "Feature" field { name: "bytes_list" number: 1 type_name: "BytesList" }
+                               field { name: "float_list" number: 2 type_name: "FloatList" }
+                               field { name: "int64_list" number: 3 type_name: "Int64List" } }
+message_type { name: "Entry" field { name: "key" number: 1 type: TYPE_STRING }
+                             field { name: "value" number: 2 type_name: "Feature" } }
+message_type { name: "Features" field { name: "feature" number: 1 LIST type_name: "Entry" } }
+message_type { name: "Example" field { name: "features" number: 1 type_name: "Features" } }
+""".replace("LIST", "label: LABEL_REPEATED")
 
 
 def is_tfrecord(name: str) -> bool:
-    """Whether a file is one of these by its name."""
+    """Whether a file is a TFRecord file by its name."""
     return _NAME.search(name) is not None
 
 
-def open_tfrecord(path: str, named: Mapping[str, str]) -> Records:
-    """Open a TFRecord file; it is read through once, for what it says of its images.
+def open_tfrecord(path: str, named: Named) -> Records:
+    """Open a TFRecord file and read the names, labels, splits and groups of its images.
 
     Args:
         path: The file, not compressed.
-        named: The features that have a name of their own, by role.
+        named: The features that the user has named, by role.
 
     Returns:
-        Its images; a name is that of the file it was made from.
+        Its images; their names are those of the original files.
 
     Raises:
-        SourceError: It cannot be read, is damaged, or its records lack a feature.
+        SourceError: The file cannot be read, is damaged, or its records lack a feature.
     """
-    places: list[tuple[int, int]] = []
-    names: list[str | None] = []
-    cells: list[list[Any]] = []
-    try:
-        for start, content in _records(path):
-            features = _features(content)
-            where = f"{quoted(path)}: record {len(places)}"
-            chosen = {role: _choose(where, role, features, named) for role in _USUAL}
-            places.append((start, len(content)))
-            names.append(_value(features, chosen["name"]))
-            roles = ("label", "split", "group")
-            cells.append([_value(features, chosen[role]) for role in roles])
-    except (OSError, ValueError) as error:
-        if isinstance(error, SourceError):
-            raise
-        reason = getattr(error, "strerror", None) or str(error)
-        raise SourceError(
-            f"{quoted(path)}: record {len(places)} cannot be read: {reason}; expected a whole, "
-            "uncompressed TFRecord file of tf.train.Example"
-        ) from error
-    return Records(names, cells, partial(_read, path, places, named))
+    names, cells, places = [], [], []
+    records = _records(path)
+    for number in count():
+        where = f"{path}: record {number}"
+        with reading(where, "an uncompressed TFRecord file of tf.train.Example", "tfrecord"):
+            if (record := next(records, None)) is None:
+                break
+            features = _features(record[1])
+            image, *columns = choose_columns(quoted(where), features, named, _USUAL, "feature")
+            values = [features[column] if column else () for column in columns]
+            *label_split_group, name = (value[0] if value else None for value in values)
+            names.append(name.decode("utf-8", "replace") if isinstance(name, bytes) else None)
+            cells.append(label_split_group)
+            places.append((record[0], len(record[1]), image or ""))
+
+    def read(row: int) -> bytes:
+        start, size, feature = places[row]
+        image = _features(read_part(path, size, start))[feature][0]
+        if not isinstance(image, bytes):
+            raise ImageError("its record holds numbers; expected the bytes of an image")
+        return image
+
+    return Records(names, cells, read)
 
 
 def _records(path: str) -> Iterator[tuple[int, bytes]]:
-    """Yield where each record begins, and its content.
+    """Yield the offset of each record and its content.
 
-    Source: the format as TensorFlow's guide "TFRecord and tf.train.Example" gives it.
+    Source: TensorFlow's guide "TFRecord and tf.train.Example".
     """
-    at, size = 0, os.path.getsize(path)
     with open(path, "rb") as file:
-        while head := file.read(12):
-            if len(head) < 12:
-                raise ValueError("is cut off")
-            length, check = struct.unpack("<QI", head)
-            if check != _masked(head[:8]):
-                raise ValueError("the checksum of its length is wrong")
-            if at + 16 + length > size:
-                raise ValueError("is cut off")
-            content = file.read(length)
-            if struct.unpack("<I", file.read(4))[0] != _masked(content):
-                raise ValueError("its checksum is wrong")
-            yield at + 12, content
-            at += 16 + length
+        while file.peek(1):
+            (size,) = struct.unpack("<Q", _read_checked(file, 8, "size"))
+            yield file.tell(), _read_checked(file, size, "content")
 
 
-def _masked(content: bytes) -> int:
-    try:
-        from google_crc32c import value
-    except ImportError as error:
-        raise SourceError(
-            'TFRecord needs google-crc32c and protobuf; pip install "headstart[tfrecord]"'
-        ) from error
+def _read_checked(file: BinaryIO, size: int, what: str) -> bytes:
+    """Read bytes and the checksum behind them."""
+    if file.tell() + size + 4 > os.fstat(file.fileno()).st_size:
+        raise ValueError("is cut off")
+    content, check = file.read(size), file.read(4)
+    if struct.unpack("<I", check)[0] != _masked_checksum(content):
+        raise ValueError(f"the checksum of its {what} is wrong")
+    return content
+
+
+def _masked_checksum(content: bytes) -> int:
+    from google_crc32c import value
+
     check = int(value(content))
     return ((check >> 15 | check << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 @cache
 def _example() -> Any:
-    """Return the message class of tf.train.Example. Source: its .proto files."""
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+    """Return the message class of tf.train.Example."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
-    file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="own", syntax="proto3")
-    kinds = descriptor_pb2.FieldDescriptorProto
-
-    def add(message: Any, name: str, number: int, kind: int, repeated: int, of: str = "") -> Any:
-        label = kinds.LABEL_REPEATED if repeated else kinds.LABEL_OPTIONAL
-        own = {"type_name": f".own.{of}"} if of else {}
-        return message.field.add(name=name, number=number, type=kind, label=label, **own)
-
-    lists = (
-        ("BytesList", kinds.TYPE_BYTES),
-        ("FloatList", kinds.TYPE_FLOAT),
-        ("Int64List", kinds.TYPE_INT64),
-    )
-    feature = file.message_type.add(name="Feature")
-    feature.oneof_decl.add(name="kind")
-    for number, (name, kind) in enumerate(lists, 1):
-        add(file.message_type.add(name=name), "value", 1, kind, True)
-        field = add(
-            feature, name.lower().replace("list", "_list"), number, kinds.TYPE_MESSAGE, 0, name
-        )
-        field.oneof_index = 0
-    features = file.message_type.add(name="Features")
-    entry = features.nested_type.add(name="FeatureEntry")
-    entry.options.map_entry = True
-    add(entry, "key", 1, kinds.TYPE_STRING, False)
-    add(entry, "value", 2, kinds.TYPE_MESSAGE, False, "Feature")
-    add(features, "feature", 1, kinds.TYPE_MESSAGE, True, "Features.FeatureEntry")
-    example = file.message_type.add(name="Example")
-    add(example, "features", 1, kinds.TYPE_MESSAGE, False, "Features")
+    file = text_format.Parse(_EXAMPLE, descriptor_pb2.FileDescriptorProto())
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("own.Example"))
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tf.train.Example"))
 
 
-def _features(content: bytes) -> Mapping[str, Sequence[Any]]:
+def _features(content: bytes) -> dict[str, Sequence[Any]]:
     """Return the values of each feature of a record."""
-    from google.protobuf.message import DecodeError
-
-    try:
-        found = _example().FromString(content).features.feature
-    except DecodeError as error:
-        raise ValueError(f"it is no tf.train.Example: {error}") from error
-    return {
-        name: getattr(feature, feature.WhichOneof("kind")).value
-        if feature.WhichOneof("kind")
-        else ()
-        for name, feature in found.items()
-    }
-
-
-def _choose(
-    where: str, role: str, features: Mapping[str, Any], named: Mapping[str, str]
-) -> str | None:
-    name = named.get(role) or next((name for name in _USUAL[role] if name in features), None)
-    if name in features or (name is None and role != "path"):
-        return name
-    what = unknown_name("feature", name or _USUAL["path"][0], features)
-    raise SourceError(f"{where}: {what}; say which one is the {role} with --columns {role}=NAME")
-
-
-def _value(features: Mapping[str, Sequence[Any]], name: str | None) -> Any:
-    """Return the first value of a feature as text or a number; None where there is none."""
-    values = features[name] if name else ()
-    if not values:
-        return None
-    return values[0].decode("utf-8", "replace") if isinstance(values[0], bytes) else values[0]
-
-
-def _read(
-    path: str, places: Sequence[tuple[int, int]], named: Mapping[str, str], row: int
-) -> bytes:
-    start, length = places[row]
-    try:
-        with open(path, "rb", buffering=0) as file:
-            file.seek(start)
-            features = _features(file.read(length))
-        content = features[_choose(path, "path", features, named) or ""][0]
-    except (OSError, ValueError, IndexError) as error:
-        raise ImageError(f"cannot be read from its record: {str(error)[:80]}") from error
-    if not isinstance(content, bytes):
-        raise ImageError("its record holds numbers; expected the bytes of an image")
-    return content
+    entries = _example().FromString(content).features.feature
+    lists = [(e.key, (e.value.bytes_list, e.value.float_list, e.value.int64_list)) for e in entries]
+    return {key: next((each.value for each in kinds if each.value), ()) for key, kinds in lists}

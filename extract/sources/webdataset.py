@@ -1,104 +1,81 @@
-"""The members of an archive, or of its shards, -> items: classes from folders or files beside."""
+"""The members of an archive, or of its shards, -> items: classes from folders or label files."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from extract.core.config import ROLES, parse_columns
-from extract.core.errors import ImageError, SettingError, SourceError, listed, quoted
-from extract.images.image_folder import Named, arrange
-from extract.images.item import IMAGE_ENDINGS, SPLIT_OF, Source
+from extract.core.errors import SourceError, listed, quoted
+from extract.core.flags import ROLES
+from extract.images.image_folder import Entry, Kind, arrange_folder, kind_by_ending
+from extract.images.image_table import Named, arrange_rows, columns_error
+from extract.images.item import IMAGE_ENDINGS, SPLIT_OF, Source, reading
 from extract.sources.archives import Archive, stem
-from extract.sources.tables import arrange_rows
+from extract.sources.tables import parse_json
 
+# Endings of label files, in order of preference.
 _LABEL_ENDINGS = (".cls", ".json")
+_USUAL = {role: (role,) for role in ROLES[1:]}
 
 
-def list_archive(root: str, columns: str = "") -> Source:
+def list_archive(root: str, named: Named) -> Source:
     """List the images of an archive, or of several.
 
-    Their classes and splits are those of their folders; or stand beside each image, in a file of
-    its name that ends in ``.cls`` (the class) or ``.json`` (an object with, say, a ``label``).
+    Their classes and splits are those of their folders, or stand beside each image in a file of the
+    same name that ends in ``.cls`` (the class) or ``.json`` (an object with, say, a ``label``).
 
     Args:
         root: The archive, or a pattern of shards such as ``a-{00..12}.tar``.
-        columns: What label, split and group are called in JSON, see ``config.parse_columns``.
+        named: The names of label, split and group in JSON, where the user has named them.
 
     Returns:
         The images sorted by key, which is their name in the archive.
 
     Raises:
         SourceError: An archive cannot be read, names a member twice or one outside of itself, holds
-            no images, or what says their classes has two meanings.
-        SettingError: ``columns`` have no effect.
+            no images, or the layout of its classes has two meanings.
+        SettingError: ``named`` has no effect.
     """
     archive = Archive(root)
     images = [key for key in archive.members if key.lower().endswith(IMAGE_ENDINGS)]
-    named = parse_columns(columns)
-    if "path" in named:
-        raise SettingError(f"columns: path has no effect on {quoted(root)}; leave it out")
-    if images and (rows := _rows_beside(archive, images, named)):
-        return arrange_rows(root, rows, named, archive.read, "member")
-    if columns:
-        raise SettingError(
-            f"columns: has no effect on {quoted(root)}, which holds no such JSON beside its images"
-        )
-    chosen = set(images)
-    found: dict[str, Named] = {
-        "image": [(key, key) for key in images],
-        "folder": [],
-        "other": [(key, key) for key in archive.members if key not in chosen],
-        "closed": [(key, key) for key in archive.links],
-    }
+    if "path" not in named and (rows := _labelled(archive, images, named)):
+        return arrange_rows(root, rows, named, archive.read)
+    if named:
+        raise columns_error(root)
+    entries = [Entry(key, key, kind_by_ending(key)) for key in archive.members]
+    entries += [Entry(key, key, Kind.UNREADABLE) for key in archive.links]
     sharded = len(archive.shards) > 1
-    return arrange(root, found, archive.read, sharded + _has_shared_folder(images, sharded))
+    skip = sharded + _has_shared_folder(images, sharded)
+    return arrange_folder(root, entries, archive.read, skip)
 
 
 def _has_shared_folder(images: Sequence[str], sharded: bool) -> bool:
-    """Whether all lies in the one folder that was packed, with other folders below it."""
+    """Whether all images lie in folders below one packed folder."""
     parts = [key.split("/")[sharded:] for key in images]
     tops = {names[0] for names in parts}
     return len(tops) == 1 and not tops & set(SPLIT_OF) and all(len(names) > 2 for names in parts)
 
 
-def _rows_beside(
-    archive: Archive, images: Sequence[str], named: Mapping[str, str]
-) -> list[tuple[str, list[Any]]]:
-    """Return key and cells of each image, where files beside them say its class."""
+def _labelled(archive: Archive, images: Sequence[str], named: Named) -> list[tuple[str, list[Any]]]:
+    """Return key and cells of each image, where label files give its class."""
     for ending in _LABEL_ENDINGS:
-        beside = {stem(key): key for key in archive.members if key.lower().endswith(ending)}
-        having = [key for key in images if stem(key) in beside]
-        rows = [(key, [key, *_cells(archive, beside[stem(key)], named)]) for key in having]
+        label_files = {stem(key): key for key in archive.members if key.lower().endswith(ending)}
+        labelled = [key for key in images if stem(key) in label_files]
+        rows = [(key, [key, *_cells(archive, label_files[stem(key)], named)]) for key in labelled]
         if all(cell is None for _, cells in rows for cell in cells[1:]):
-            continue  # no such files, or captions and the like, which say nothing of classes
-        if len(having) < len(images):
-            lacking = listed(set(images) - set(having), "image")
+            continue  # no such files, or others such as captions
+        if len(labelled) < len(images):
+            missing = listed(set(images) - set(labelled), "image")
             raise SourceError(
-                f"{quoted(archive.root)}: found {lacking} without {ending} beside; expected one "
-                "beside each or none at all"
+                f"{quoted(archive.root)}: found {missing} without {ending}; expected all or none"
             )
         return rows
     return []
 
 
-def _cells(archive: Archive, key: str, named: Mapping[str, str]) -> list[Any]:
-    """Return label, split and group as a file beside an image says them."""
-    columns = [named.get(role, role) for role in ROLES[1:]]
-    is_class = key.lower().endswith(".cls")
+def _cells(archive: Archive, key: str, named: Named) -> list[Any]:
+    """Return label, split and group from a label file."""
+    where, is_class = quoted(f"{archive.root}: {key}"), key.lower().endswith(".cls")
     if is_class and named:
-        raise SettingError(f"columns: has no effect on {quoted(archive.root)}, which holds .cls")
-    try:
+        raise columns_error(archive.root)
+    with reading(where, "the name or number of a class" if is_class else "a JSON object"):
         text = archive.read(key).decode()
-        said = {columns[0]: text} if is_class else json.loads(text)
-        lacking = named.values() - said.keys()
-    except (ImageError, ValueError, AttributeError, RecursionError) as error:
-        expected = "the name or number of a class" if is_class else "a JSON object"
-        raise SourceError(
-            f"{quoted(archive.root)}: {quoted(key)}: {error}; expected {expected} in UTF-8"
-        ) from error
-    if lacking:
-        raise SourceError(
-            f"{quoted(archive.root)}: {quoted(key)}: lacks {', '.join(sorted(lacking))}; expected "
-            "each that --columns names"
-        )
-    return [said.get(column) for column in columns]
+    return [text, None, None] if is_class else parse_json(where, text, named, _USUAL)

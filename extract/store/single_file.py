@@ -188,10 +188,7 @@ class SingleStore:
             self.commit()
 
     def _checksums(
-        self,
-        rows: np.ndarray,
-        features: Mapping[str, np.ndarray],
-        views: Mapping[str, np.ndarray],
+        self, rows: np.ndarray, features: Mapping[str, np.ndarray], views: Mapping[str, np.ndarray]
     ) -> np.ndarray:
         """Return (b,) uint32 CRC-32 of what is stored of each row, layer by layer, views last."""
         sums = [0] * len(rows)

@@ -17,10 +17,7 @@ from extract.store.verify import find_rejected
 
 
 def update_store(
-    path: Path,
-    source: Source,
-    shapes: Mapping[str, tuple[int, ...]],
-    attributes: Mapping[str, Any],
+    path: Path, source: Source, shapes: Mapping[str, tuple[int, ...]], attributes: Mapping[str, Any]
 ) -> None:
     """Put a store of ``source`` in the place of the one at ``path``.
 

@@ -1,9 +1,13 @@
-"""Keras and its backend: loading it quietly, compiling for it. Nothing else knows the backend."""
+"""Keras' backend: TensorFlow, JAX or PyTorch. No other file knows these libraries.
+
+Importing this module loads none of them.
+"""
 
 import contextlib
 import ctypes
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,95 +15,83 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from extract.core.errors import TrunkError
 
-# Of malloc.h: how many blocks come from the system one by one; from how much free memory on some
-# of it is given back.
+# Options of mallopt, from malloc.h.
 _M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1
 
 
 def load_keras() -> Any:
-    """Import Keras without the start-up chatter of its backend.
+    """Import Keras without the start-up messages of its backend.
 
-    TensorFlow writes to file descriptor 2 before any of its own switches is read, so the descriptor
-    itself is turned aside; what was written is shown if the import fails.
+    TensorFlow writes to file descriptor 2 before it reads any setting, so the descriptor itself is
+    redirected. If the import fails, the messages are shown.
 
     Returns:
         The ``keras`` module.
 
     Raises:
-        TrunkError: Keras is set up for another memory layout or type than the trunks are.
+        TrunkError: Keras is configured for another memory layout or type than the trunks are.
     """
     if "keras" not in sys.modules:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        with interrupts_wait(), _stderr_aside():
-            import keras
-            import keras.src.backend  # makes the backend load here, where it is quiet
-        logging.getLogger("tensorflow").addFilter(_matters)
+        with delay_interrupt(), _hold_stderr():
+            import keras.src.backend  # loads the backend here, where its messages are held back
+        # TensorFlow warns that it traces each of many small models, which is intended.
+        logging.getLogger("tensorflow").addFilter(lambda r: "retracing" not in r.getMessage())
     import keras
 
-    found = (keras.config.image_data_format(), keras.config.floatx())
-    if found != ("channels_last", "float32"):
+    layout, dtype = keras.config.image_data_format(), keras.config.floatx()
+    if (layout, dtype) != ("channels_last", "float32"):
         raise TrunkError(
-            f"Keras' configuration: found {found[0]} and {found[1]}; expected channels_last and "
+            f"Keras' configuration: found {layout} and {dtype}; expected channels_last and "
             "float32; change image_data_format and floatx in ~/.keras/keras.json"
         )
     return keras
 
 
 @contextlib.contextmanager
-def interrupts_wait() -> Iterator[None]:
-    """Let Ctrl-C come behind the body: TensorFlow's import was seen to swallow it."""
-    aside = threading.current_thread() is not threading.main_thread()
-    if aside or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+def delay_interrupt() -> Iterator[None]:
+    """Raise Ctrl-C after the body instead of within it: TensorFlow's import can swallow it."""
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
-    came: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    received: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: received.append(number))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if came:
+    if received:
         raise KeyboardInterrupt
 
 
-def _matters(record: logging.LogRecord) -> bool:
-    """Pass over what TensorFlow says of many small models: that each one is traced is meant."""
-    return "tf.function retracing" not in record.getMessage()
-
-
 @contextlib.contextmanager
-def _stderr_aside() -> Iterator[None]:
-    """Turn file descriptor 2 into a temporary file, and show that file if the body fails."""
+def _hold_stderr() -> Iterator[None]:
+    """Redirect file descriptor 2 to a temporary file; print that file if the body fails."""
     sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as aside:
-        os.dup2(aside.fileno(), 2)
+    with tempfile.TemporaryFile() as held, os.fdopen(os.dup(2), "wb") as stderr:
+        os.dup2(held.fileno(), 2)
         try:
             yield
         except Exception:
-            aside.seek(0)
-            os.write(kept, aside.read())
+            held.seek(0)
+            stderr.write(held.read())
             raise
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(stderr.fileno(), 2)
 
 
 def load_openvino() -> Any:
-    """Import OpenVINO without its telemetry.
+    """Import the ``openvino`` module without its telemetry.
 
-    The telemetry reports each conversion to its maker from a forked process, which besides inherits
-    the lock on a store that is open at that moment. Without the module OpenVINO uses a stub.
-
-    Returns:
-        The ``openvino`` module.
+    The telemetry reports each conversion from a forked process, which would inherit the lock on a
+    store that is open at that moment. Without the telemetry module OpenVINO uses a stub.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
@@ -108,58 +100,79 @@ def load_openvino() -> Any:
 
 
 def compile_model(model: Any, dtype: str, batch_size: int) -> Callable[[Any], list[Any]]:
-    """Compile a model for batches of one fixed shape, on whichever backend Keras runs.
+    """Compile a model for batches of one fixed shape, on any backend.
 
-    ``predict`` in a loop leaks and retraces; one compiled function of a fixed shape does neither.
+    ``predict`` in a loop leaks memory and retraces; one compiled function of a fixed shape does
+    neither.
 
     Args:
-        model: From one batch, such as (B, H, W, 3) uint8 pixels, to an array or a list of them.
+        model: A Keras model of one input, such as (B, H, W, 3) uint8 pixels.
         dtype: Type of the outputs; the cast happens on the device.
         batch_size: B.
 
     Returns:
-        A function of one batch. Its outputs may still be under way: ``fetch`` waits for them.
+        A function from a batch to a list of outputs, which may still be being computed: ``fetch``
+        waits for them.
     """
-    backend = load_keras().backend.backend()
+    import keras
+
+    def call(pixels: Any) -> list[Any]:
+        return cast(model(pixels, training=False))
+
+    def cast(outputs: Any) -> list[Any]:
+        return [keras.ops.cast(output, dtype) for output in keras.tree.flatten(outputs)]
+
+    backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
 
         signature = tf.TensorSpec((batch_size, *model.input_shape[1:]), model.inputs[0].dtype)
-
-        # XLA pays on a GPU; on a CPU it was slower (170 against 203 images/s, InceptionV3).
-        @tf.function(input_signature=[signature], jit_compile=on_gpu())
-        def tensorflow_call(pixels: Any) -> list[Any]:
-            return [tf.cast(output, dtype) for output in as_list(model(pixels, training=False))]
-
-        return lambda pixels: list(tensorflow_call(tf.constant(pixels)))
+        # XLA is faster on a GPU but slower on a CPU (170 against 203 images/s, InceptionV3).
+        compiled = tf.function(call, input_signature=[signature], jit_compile=on_gpu())
+        return lambda pixels: list(compiled(tf.constant(pixels)))
     if backend == "jax":
         import jax
 
-        # The weights are arguments: closed over, they would be compiled in as constants.
-        state = [v.value for v in model.trainable_variables]
-        fixed = [v.value for v in model.non_trainable_variables]
+        # The weights are arguments: in a closure they would be compiled in as constants.
+        variables = (model.trainable_variables, model.non_trainable_variables)
+        weights = [[variable.value for variable in part] for part in variables]
 
         @jax.jit
-        def jax_call(state: Any, fixed: Any, pixels: Any) -> list[Any]:
-            outputs, _ = model.stateless_call(state, fixed, pixels, training=False)
-            return [output.astype(dtype) for output in as_list(outputs)]
+        def jax_call(trainable: Any, fixed: Any, pixels: Any) -> list[Any]:
+            return cast(model.stateless_call(trainable, fixed, pixels, training=False)[0])
 
-        return lambda pixels: list(jax_call(state, fixed, pixels))
+        return lambda pixels: list(jax_call(*weights, pixels))
     import torch
 
     def torch_call(pixels: Any) -> list[Any]:
         with torch.no_grad():
-            outputs = model(torch.from_numpy(pixels), training=False)
-            return [output.to(getattr(torch, dtype)) for output in as_list(outputs)]
+            return call(torch.from_numpy(pixels))
 
     return torch_call
 
 
-def keep_freed_memory() -> None:
-    """Let this process keep what it frees for what it needs next, where the C library is GNU's.
+def fetch(output: Any) -> np.ndarray:
+    """Wait for an output of a compiled function and copy it to the host."""
+    import keras
 
-    A step of training takes and frees whole sets of weights. By default each comes from the system
-    anew and is cleared page by page; above cached maps that was a third of an epoch's time.
+    return np.asarray(keras.ops.convert_to_numpy(output))
+
+
+@contextlib.contextmanager
+def suppress_out_of_memory() -> Iterator[None]:
+    """Suppress a backend's error that the device has no memory left."""
+    try:
+        yield
+    except Exception as error:
+        if not re.search("(?i)resource_?exhausted|out of memory", f"{type(error)} {error}"):
+            raise
+
+
+def keep_freed_memory() -> None:
+    """Make GNU's C library keep freed memory for later use instead of returning it.
+
+    A training step allocates and frees full sets of weights. Without this setting the system clears
+    each page again, which takes a third of an epoch's time above cached maps.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
@@ -167,32 +180,23 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def as_list(outputs: Any) -> list[Any]:
-    """Return a model's outputs as a list: Keras unwraps a list of one."""
-    return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
-
-
-def fetch(output: Any) -> np.ndarray:
-    """Wait for an output of a compiled function and bring it to the host."""
-    return np.asarray(load_keras().ops.convert_to_numpy(output))
-
-
 def backend_name() -> str:
-    """Name Keras' backend without loading it, as far as that can be told."""
+    """Return the name of Keras' backend, without loading Keras for it."""
     if "keras" in sys.modules:
-        return str(load_keras().backend.backend())
+        import keras
+
+        return str(keras.backend.backend())
     return os.environ.get("KERAS_BACKEND") or "tensorflow"
 
 
 def has_gpu() -> bool:
-    """Say whether there is a GPU that a backend might see; asking a backend takes seconds."""
-    return bool(shutil.which("nvidia-smi")) or any(
-        Path(device).exists() for device in ("/dev/nvidia0", "/dev/kfd")
-    )
+    """Return whether the machine seems to have a GPU; asking a backend takes seconds."""
+    devices = ("/dev/nvidia0", "/dev/kfd")
+    return bool(shutil.which("nvidia-smi")) or any(map(os.path.exists, devices))
 
 
 def on_gpu() -> bool:
-    """Say whether Keras' backend will run on an accelerator."""
+    """Return whether Keras' backend runs on an accelerator; loads Keras."""
     backend = load_keras().backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
@@ -208,18 +212,10 @@ def on_gpu() -> bool:
 
 
 def gpu_memory_bytes() -> int | None:
-    """Return the memory of the smallest NVIDIA GPU; None where there is none to ask."""
+    """Return the memory of the smallest NVIDIA GPU, None if ``nvidia-smi`` finds none."""
     command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
     return min(int(line) for line in answer.stdout.split()) * 2**20
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Say whether a backend's error means that the device's memory did not suffice."""
-    text = f"{type(error).__name__}: {error}".lower()
-    return any(
-        word in text for word in ("resource_exhausted", "resourceexhausted", "out of memory")
-    )

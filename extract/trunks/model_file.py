@@ -1,4 +1,4 @@
-"""A model of one's own as trunk: a ``.keras`` file, its input size, its layers and its digest.
+"""A ``.keras`` file as the trunk: its input size, its layers and its digest.
 
 Layers of a nested model, such as an application behind a Rescaling, have dotted names:
 ``mobilenet.conv_pw_13_relu``.
@@ -10,68 +10,73 @@ import re
 import zipfile
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from extract.core.config import TrunkSpec
-from extract.core.errors import TrunkError
-from extract.trunks.backend import load_keras
+from extract.core.errors import TrunkError, first_line
+from extract.trunks.keras_import import keras
 
 
 class Cut(NamedTuple):
-    """A place where a model can be cut.
+    """A layer that a model can be cut at.
 
     Attributes:
-        shape: Of the output there, batch first; None where it depends on the image.
-        output: Gives the symbolic tensor.
+        shape: Shape of its output, batch first; None where it depends on the image.
+        output: Returns the symbolic output.
     """
 
     shape: tuple[int | None, ...]
     output: Callable[[], Any]
 
 
-def load_model_file(path: Path, precision: str) -> Any:
-    """Load a model without running code of its own.
+def open_model_file(spec: TrunkSpec, precision: str) -> tuple[TrunkSpec, Any, dict[str, Cut]]:
+    """Load a Keras model, without running code from its file, and find its cuts.
 
     Args:
-        path: A file that ``model.save`` has written.
-        precision: What its layers compute in.
+        spec: A trunk that is a file.
+        precision: Precision of the layers' computation.
 
     Returns:
-        The Keras model, of one image as input.
+        The spec with the model's image size and layer, the symbolic input, and the cuts by name.
 
     Raises:
-        TrunkError: There is no such file, it is damaged, has code of its own, or takes something
-            else than one image.
+        TrunkError: The file is missing or damaged, contains custom code, has another input than one
+            image or another size, or has no layers.
     """
-    keras = load_keras()
+    model = set_precision(_load(Path(spec.trunk)), precision)
+    spec = replace(spec, image_size=_resolve_size(spec, model))
+    # Floats, whatever type the model takes, because preprocessing may come before it.
+    entry = keras.Input((*spec.image_size, 3), dtype="float32")
+    cuts = _find_cuts(model, entry)
+    if not cuts:
+        raise TrunkError(f"{spec.trunk}: found no layer to cut at; expected a model with layers")
+    return replace(spec, layer=spec.layer or (_choose_layer(cuts),)), entry, cuts
+
+
+def _load(path: Path) -> Any:
     expected = "expected a model of Keras' own layers, as model.save writes it"
     if not path.is_file():
         raise TrunkError(f"{path}: no such file; {expected}; check --trunk")
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
         shapes = [tuple(tensor.shape) for tensor in model.inputs]
-    except Exception as error:  # Keras raises whatever a wrong file makes it meet
-        raise TrunkError(f"{path}: {_reason(error)}; {expected}") from error
+    except Exception as error:  # a wrong file can make Keras raise anything
+        reason = first_line(error)[:200]
+        if custom := re.search(r"Could not locate \w+ '([^']+)'|(Lambda)", str(error)):
+            reason = f"found custom code, {custom[1] or 'a Lambda layer'}, which is not run"
+        raise TrunkError(f"{path}: {reason}; {expected}") from error
     if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][-1] != 3:
-        raise TrunkError(
-            f"{path}: its input is {', '.join(map(str, shapes))}; expected one of (batch, height, "
-            "width, 3)"
-        )
-    return model if precision == "float32" else _computing_in(keras, model, precision)
+        found = ", ".join(map(str, shapes))
+        raise TrunkError(f"{path}: its input is {found}; expected one of (batch, height, width, 3)")
+    return model
 
 
-def _reason(error: Exception) -> str:
-    """Say in a few words what Keras says in pages."""
-    text = str(error).strip()
-    own = re.search(r"Could not locate \w+ '([^']+)'", text)
-    if own or "Lambda" in text:
-        return f"found code of its own, {own[1] if own else 'a Lambda layer'}, which is not run"
-    return (text.splitlines() or [type(error).__name__])[0][:200].rstrip(".")
-
-
-def _computing_in(keras: Any, model: Any, precision: str) -> Any:
-    """Copy a model so that its layers compute in another precision."""
+def set_precision(model: Any, precision: str) -> Any:
+    """Return a model whose layers compute in ``precision``; its weights stay float32."""
+    if precision == "float32":
+        return model
 
     def copy(layer: Any) -> Any:
         config = layer.get_config()
@@ -79,106 +84,82 @@ def _computing_in(keras: Any, model: Any, precision: str) -> Any:
             config["dtype"] = f"mixed_{precision}"
         return type(layer).from_config(config)
 
-    other = keras.models.clone_model(model, clone_function=copy, recursive=True)
-    other.set_weights(model.get_weights())
-    return other
+    converted = keras.models.clone_model(model, clone_function=copy, recursive=True)
+    converted.set_weights(model.get_weights())
+    return converted
 
 
-def resolve_size(spec: TrunkSpec, model: Any) -> tuple[int, int]:
-    """Return height and width of the images: what the model takes, or what was asked for.
-
-    Raises:
-        TrunkError: The model takes another size, or any size and none was asked for.
-    """
-    fixed = tuple(model.inputs[0].shape[1:3])
+def _resolve_size(spec: TrunkSpec, model: Any) -> tuple[int, int]:
+    """Return the height and width of the images, from the model or else from the spec."""
+    height, width = model.inputs[0].shape[1:3]
     if spec.image_size == (0, 0):
-        if None in fixed:
+        if None in (height, width):
             raise TrunkError(f"{spec.trunk}: takes images of any size; give --image-size")
-        return fixed[0], fixed[1]
-    if any(side not in (None, asked) for side, asked in zip(fixed, spec.image_size, strict=True)):
+        return height, width
+    asked = spec.image_size
+    if (height or asked[0], width or asked[1]) != asked:
         raise TrunkError(
-            f"{spec.trunk}: takes {fixed[1]} x {fixed[0]} pixels, found {spec.image_size[1]} x "
-            f"{spec.image_size[0]}; leave --image-size out"
+            f"{spec.trunk}: takes {width} x {height} pixels, found {asked[1]} x {asked[0]}; leave "
+            "--image-size out"
         )
-    return spec.image_size
+    return asked
 
 
-def find_cuts(model: Any, entry: Any) -> dict[str, Cut]:
-    """Run a model symbolically and keep what every layer gives, with those of nested models.
+def _find_cuts(model: Any, entry: Any) -> dict[str, Cut]:
+    """Run a model symbolically and return its cuts by dotted name, in the order of running.
 
-    Args:
-        model: A functional or sequential model with one input.
-        entry: The symbolic image that it is run on.
-
-    Returns:
-        By dotted name, in the order of running. A nested model comes after its layers.
+    A nested model comes after its layers.
     """
-    keras = load_keras()
     cuts: dict[str, Cut] = {}
-    seen: Counter[str] = Counter()
+    calls: Counter[str] = Counter()
 
     def call(layer: Any, *arguments: Any, **options: Any) -> Any:
         output = layer(*arguments, **options)
-        seen[layer.name] += 1
-        if _is_nested(layer) and not seen[layer.name] > 1:
-            cuts.update(_inner_cuts(keras, layer, arguments[0]))
+        calls[layer.name] += 1
+        is_nested = getattr(layer, "layers", None) and len(getattr(layer, "inputs", ())) == 1
+        if is_nested and calls[layer.name] == 1:
+            cuts.update(_find_nested_cuts(layer, arguments[0]))
         if hasattr(output, "shape"):
             cuts[layer.name] = Cut(tuple(output.shape), lambda: output)
         return output
 
-    if isinstance(model, keras.Sequential):
-        output = entry
-        for layer in model.layers:
-            output = call(layer, output)
-    else:
-        keras.models.clone_model(
-            model,
-            input_tensors=keras.tree.pack_sequence_as(model.input, [entry]),
-            clone_function=lambda layer: layer,
-            call_function=call,
-        )
-    several = {name for name, times in seen.items() if times > 1}
-    # A layer that is used several times has several outputs: none of them is meant for sure.
-    return {
-        name: cut
-        for name, cut in cuts.items()
-        if not any(name == twice or name.startswith(f"{twice}.") for twice in several)
-    }
+    keras.models.clone_model(
+        keras.Model(model.inputs, model.outputs),  # functional, even if the model is sequential
+        input_tensors=[entry],
+        clone_function=lambda layer: layer,
+        call_function=call,
+    )
+    # A layer that is called several times has several outputs, so its name is ambiguous.
+    repeated = tuple(f"{name}." for name, times in calls.items() if times > 1)
+    return {name: cut for name, cut in cuts.items() if not f"{name}.".startswith(repeated)}
 
 
-def _is_nested(layer: Any) -> bool:
-    return bool(getattr(layer, "layers", None)) and len(getattr(layer, "inputs", ())) == 1
-
-
-def _inner_cuts(keras: Any, nested: Any, given: Any) -> dict[str, Cut]:
-    """Return the cuts of a nested model, each of which makes that part anew on what it is given."""
+def _find_nested_cuts(nested: Any, given: Any) -> dict[str, Cut]:
+    """Return the cuts of a nested model, each of which builds that part again on its input."""
     entry = keras.Input(given.shape[1:], dtype=given.dtype)
 
-    def part(cut: Cut) -> Callable[[], Any]:
+    def build_output(cut: Cut) -> Callable[[], Any]:
         return lambda: keras.Model(entry, cut.output())(given)
 
     return {
-        f"{nested.name}.{name}": Cut(cut.shape, part(cut))
-        for name, cut in find_cuts(nested, entry).items()
+        f"{nested.name}.{name}": Cut(cut.shape, build_output(cut))
+        for name, cut in _find_cuts(nested, entry).items()
     }
 
 
-def choose_layer(cuts: dict[str, Cut]) -> str:
-    """Return the last feature map's name, else that of what the last layer is given."""
-    names = list(cuts)
+def _choose_layer(cuts: dict[str, Cut]) -> str:
+    """Return the name of the last feature map, else of the layer before the last one."""
     # A map of one position is a vector that kept its axes.
-    maps = [
-        name for name in names if len(cuts[name].shape) == 4 and cuts[name].shape[1:3] != (1, 1)
-    ]
-    return maps[-1] if maps else names[-2:][0]
+    maps = [n for n, cut in cuts.items() if len(cut.shape) == 4 and cut.shape[1:3] != (1, 1)]
+    return maps[-1] if maps else list(cuts)[-2:][0]
 
 
 def digest_model_file(path: Path, weights_sha256: str) -> str:
-    """Return the SHA-256, as hex digits, of a file's architecture and of weights loaded from it.
+    """Return the SHA-256, as hex digits, of a file's architecture and its weights' digest.
 
-    The bytes of the file hold a date besides, and differ between two that hold the same model.
+    The file's own bytes contain a date, so they differ between two files of the same model.
     """
     with zipfile.ZipFile(path) as archive:
-        described = json.loads(archive.read("config.json"))["config"]
-    text = json.dumps(described, sort_keys=True) + weights_sha256
+        config = json.loads(archive.read("config.json"))["config"]
+    text = json.dumps(config, sort_keys=True) + weights_sha256
     return hashlib.sha256(text.encode()).hexdigest()

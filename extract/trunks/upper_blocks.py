@@ -1,28 +1,28 @@
-"""The rest of a trunk above a cut: where it sees one tensor, and the model of it.
+"""The upper blocks of a trunk: the layers above a cut, as a model of their own.
 
-Below the cut the trunk stays frozen and its maps are cached, so whoever trains the rest further
-needs no image.
+Below the cut the trunk stays frozen and its maps are cached, so training the upper blocks further
+needs no images.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 from extract.core.config import TrunkSpec
-from extract.core.errors import TrunkError, unknown_name
-from extract.trunks.backend import load_keras
-from extract.trunks.trunk import name_layers
+from extract.core.errors import TrunkError
+from extract.trunks.keras_import import keras
+from extract.trunks.trunk import choose, name_layers
 from extract.trunks.weights import digest_weights, load_application
 
 
 @dataclass(frozen=True)
 class UpperBlocks:
-    """What stands above a cut, with its pretrained weights.
+    """The layers above a cut, with their pretrained weights.
 
     Attributes:
         model: A Keras model from (B, h, w, C) float32 maps of the cut layer to (B, D) float32: the
-            layers above, average pooling. Its weights can be trained. Call it with
-            ``training=False``: statistics of batches are not what the weights were trained with.
-        weights_sha256: Digest of the trunk below the cut, as ``Trunk`` has it.
+            layers above and average pooling. Its weights are trainable. Call it with
+            ``training=False``: the weights were not trained with the statistics of these batches.
+        weights_sha256: Digest of the trunk below the cut, see ``Trunk``.
     """
 
     model: Any
@@ -30,37 +30,39 @@ class UpperBlocks:
 
 
 def build_upper_blocks(spec: TrunkSpec, layer: str) -> UpperBlocks:
-    """Build what stands above a layer, up to the last one without the top, and pool it.
+    """Build the layers above a cut, up to the last one without the top, and pool their output.
 
     Args:
-        spec: A trunk, cut at ``layer`` and perhaps at others.
-        layer: Where the rest begins.
+        spec: A trunk, cut at ``layer`` and possibly at others.
+        layer: The layer whose maps the blocks take.
 
     Returns:
-        The rest.
+        The upper blocks.
 
     Raises:
-        TrunkError: The trunk is a model of one's own, the rest sees more than this layer's output,
-            there is nothing to train in it, or the weights are not to be had.
+        TrunkError: The trunk is a model file, the blocks need more than this layer's output or have
+            no weights, or the trunk's weights are not available.
     """
     if spec.is_file:
         raise TrunkError(
-            f"fine-tuning: found a model of your own, {spec.trunk}; expected a trunk of "
+            f"fine-tuning: found a model file, {spec.trunk}; expected a trunk of "
             "keras.applications; train that model further in Keras"
         )
-    keras = load_keras()
-    whole = load_application(spec)
-    layers = name_layers(whole)
-    for name in spec.layer:
-        if name not in layers:
-            raise TrunkError(f"{spec.trunk} without its top: {unknown_name('layer', name, layers)}")
-    known = find_boundaries(whole)
-    if layer not in known:
-        raise TrunkError(_refusal(spec, layer, list(layers), known))
-    digest = digest_weights(keras.Model(whole.inputs, [layers[name].output for name in spec.layer]))
+    application = load_application(spec)
+    layers = name_layers(application)
+    cuts = [choose(spec, layers, name).output for name in spec.layer]
+    boundaries, names = find_boundaries(application), list(layers)
+    if layer not in boundaries:
+        nearest = min(boundaries, key=lambda name: abs(names.index(name) - names.index(layer)))
+        raise TrunkError(
+            f"layer {layer}: the layers above it in {spec.trunk} take more than its output, or "
+            f"have nothing to train; the nearest layer that works is {nearest}: extract again with "
+            f"--layer {nearest} --pooling none"
+        )
+    digest = digest_weights(keras.Model(application.inputs, cuts))
     start = layers[layer].output
     maps = keras.Input(start.shape[1:], name=layer)
-    above = keras.Model(start, whole.outputs[0], name=f"above_{layer}")
+    above = keras.Model(start, application.outputs[0], name=f"above_{layer}")
     pooled = keras.layers.GlobalAveragePooling2D()(above(maps, training=False))
     return UpperBlocks(keras.Model(maps, pooled, name="blocks"), digest)
 
@@ -68,39 +70,28 @@ def build_upper_blocks(spec: TrunkSpec, layer: str) -> UpperBlocks:
 def find_boundaries(model: Any) -> list[str]:
     """Name the layers that every path through a model passes and that have weights above them.
 
-    In any order in which layers stand behind what they take, a path can pass by a layer exactly
-    where an edge leads from in front of it to behind it. So one walk finds them all.
+    In a topological order of the layers, a path bypasses a layer exactly where an edge leads from
+    an earlier layer to a later one. So one pass finds all boundaries.
 
     Args:
-        model: A trunk as ``load_application`` builds it.
+        model: A trunk from ``load_application``.
 
     Returns:
-        Names as ``name_layers`` has them, in order.
+        Names as in ``name_layers``, in order.
     """
-    flatten = load_keras().tree.flatten
     names = {id(layer): name for name, layer in name_layers(model).items()}
     operations = model.operations
-    maker: dict[int, int] = {}  # of a tensor
-    reach = list(range(len(operations)))  # the last operation that takes what one makes
+    producer: dict[int, int] = {}  # tensor -> the operation whose output it is
+    reach = list(range(len(operations)))  # operation -> the last one that takes its output
     for place, operation in enumerate(operations):
-        for tensor in flatten(operation.input):
-            if id(tensor) in maker:
-                reach[maker[id(tensor)]] = place
-        maker |= {id(tensor): place for tensor in flatten(operation.output)}
+        for tensor in keras.tree.flatten(operation.input):
+            if id(tensor) in producer:
+                reach[producer[id(tensor)]] = place
+        producer |= {id(tensor): place for tensor in keras.tree.flatten(operation.output)}
     weighted = [i for i, operation in enumerate(operations) if getattr(operation, "weights", [])]
-    found, furthest = [], 0
+    boundaries, furthest = [], 0
     for place in range(1, weighted[-1]):
         furthest = max(furthest, reach[place - 1])
         if furthest == place and id(operations[place]) in names:
-            found.append(names[id(operations[place])])
-    return found
-
-
-def _refusal(spec: TrunkSpec, layer: str, names: list[str], known: list[str]) -> str:
-    """Say that nothing can be built above a layer, and name the nearest where it can."""
-    nearest = min(known, key=lambda name: abs(names.index(name) - names.index(layer)))
-    return (
-        f"layer {layer}: what stands above it in {spec.trunk} takes more than its output, or has "
-        f"nothing to train; the nearest layer that works is {nearest}: extract again with --layer "
-        f"{nearest} --pooling none"
-    )
+            boundaries.append(names[id(operations[place])])
+    return boundaries

