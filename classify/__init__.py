@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from classify.inference.bundle import TrainedHead as TrainedHead
     from classify.inference.bundle import load_head as load_head
     from classify.inference.export import export_head as export_head
-    from classify.inference.predict import Prediction as Prediction
-    from classify.inference.predict import Predictions as Predictions
     from classify.inference.predict import predict_images as predict_images
+    from classify.inference.predictions import Prediction as Prediction
+    from classify.inference.predictions import Predictions as Predictions
     from classify.search.leaderboard import Entry as Entry
     from classify.search.leaderboard import Result as Result
     from classify.settings.head_spec import HeadSpec as HeadSpec
@@ -26,7 +26,8 @@ _PUBLIC = {
     "classify.data.dataset": ("Dataset", "load_dataset"),
     "classify.inference.bundle": ("TrainedHead", "load_head"),
     "classify.inference.export": ("export_head",),
-    "classify.inference.predict": ("Prediction", "Predictions", "predict_images"),
+    "classify.inference.predict": ("predict_images",),
+    "classify.inference.predictions": ("Prediction", "Predictions"),
     "classify.search.leaderboard": ("Entry", "Result"),
     "classify.settings.head_spec": ("HeadSpec",),
     "classify.train": ("sweep", "train_heads"),

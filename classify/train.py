@@ -59,7 +59,7 @@ def train_heads(  # noqa: PLR0913
     trials: int | None = None,
     groups: str = GROUPS[0],
     finetune: bool = False,
-    export: Names = (),
+    export: Names | os.PathLike[str] = (),
     on_result: Callable[[Result], object] | None = None,
     quiet: bool = False,
     **settings: Unpack[TrainSettings],
@@ -134,8 +134,9 @@ def sweep(
         return search.run(dataset, config)
 
 
-def _as_names(names: Names) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(map(str, names))
+def _as_names(names: Names | os.PathLike[str]) -> tuple[str, ...]:
+    several = (names,) if isinstance(names, str | os.PathLike) else names
+    return tuple(map(os.fspath, several))
 
 
 def _plan(

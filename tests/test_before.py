@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from classify.cli import train_head
-from classify.predict_cli import predict_images
+from classify.predict_cli import main as predict_images
 from extract.pipeline.run import extract_features
 from extract.store.open import open_store
 

@@ -19,7 +19,7 @@ from classify.finetune.finetune import pool, run
 from classify.finetune.joint_model import MapBatches, join, train_together
 from classify.heads.keras_head import DenseHead
 from classify.inference.bundle import load_head
-from classify.predict_cli import predict_images
+from classify.predict_cli import main as predict_images
 from classify.report.report import _percent
 from classify.search.metrics import measure
 from classify.search.search import Stopped

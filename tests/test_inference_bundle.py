@@ -93,6 +93,7 @@ def test_what_is_written_is_read_back(dense: Path, dense_run: Result) -> None:
     }
     made, loaded = dataset(), load_head(dense)
     expected = TrainedHead(
+        "dense",
         loaded.head,
         ("Käse", "<b>"),
         made.trunk,
@@ -295,8 +296,8 @@ def _without(folder: Path, name: str) -> None:
         (lambda f: (f / "bundle.json").unlink(), "no readable bundle.json"),
         (lambda f: (f / "bundle.json").write_bytes(b"\xff\xfe"), "not JSON"),
         (lambda f: _truncate(f / "bundle.json"), "not JSON"),
-        (lambda f: (f / "bundle.json").write_text("[1]"), "another program"),
-        (lambda f: _change(f, format="other"), "another program"),
+        (lambda f: (f / "bundle.json").write_text("[1]"), "from another program"),
+        (lambda f: _change(f, format="other"), "from another program"),
         (lambda f: _change(f, format_version=2), "format 2; expected 1"),
         (lambda f: _without(f, "layer"), "damaged"),
         (lambda f: _change(f, settings={"head": "oracle"}), "damaged"),

@@ -11,7 +11,7 @@ from PIL import Image
 
 from classify.inference.complete_model import imagenet_class_names, open_classifier, to_scores
 from classify.inference.predict import label_images
-from classify.predict_cli import predict_images
+from classify.predict_cli import main as predict_images
 from extract.core.applications import TRUNKS
 from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.errors import TrunkError
@@ -215,8 +215,8 @@ def test_a_chart_of_one_image(
     ("words", "code", "message"),
     [
         (["{source}"], 2, "found SOURCE {source} alone; expected DIR, a folder made by train-head"),
-        (["a_head", "{source}", "--trunk", "vgg16"], 2, "trunk: has no effect beside a_head"),
-        (["a_head", "{source}", "--preprocess", "none"], 2, "preprocess: has no effect beside"),
+        (["a_head", "{source}", "--trunk", "vgg16"], 2, "trunk: cannot be combined with a_head"),
+        (["a_head", "{source}", "--preprocess", "none"], 2, "preprocess: cannot be combined with"),
         (["{source}", "--trunk", "vgg61"], 2, "trunk 'vgg61' is unknown; nearest: vgg19, vgg16"),
         (["{source}", "--trunk", "vgg16", "-o", "c.png"], 2, "found 8 images in {source}; expec"),
         (["{source}", "--trunk", "vgg16", "-o", "c.png", "--format", "csv"], 2, "format: has no e"),

@@ -20,14 +20,10 @@ from classify.heads.registry import FittedHead
 from classify.inference import export as export_module
 from classify.inference import model_formats
 from classify.inference.bundle import TrainedHead, load_head
-from classify.inference.export import (
-    build_model,
-    check_targets,
-    export,
-    open_trunk,
-    read_class_names,
-)
-from classify.predict_cli import predict_images
+from classify.inference.complete_model import read_class_names
+from classify.inference.export import check_targets, export, export_head, open_trunk
+from classify.inference.model_formats import build_model
+from classify.predict_cli import main as predict_images
 from classify.search.fit import FoldData, fit_batch, transformed
 from classify.settings.head_spec import HeadSpec
 from extract.core.errors import HeadError, SettingError
@@ -85,6 +81,7 @@ def bundle_of(dataset: Dataset, spec: HeadSpec) -> TrainedHead:
     transform = Transform(spec.transform or ())
     (fitted,) = fit_batch([spec], transformed(transform, FoldData(X, y, X, y)), transform)
     return TrainedHead(
+        name=spec.head,
         head=fitted,
         class_names=dataset.class_names,
         trunk=dataset.trunk,
@@ -265,8 +262,8 @@ def _saved_model(place: Path) -> None:
         ("model.v2", None, "or / at its end"),
         ("none/model.keras", None, "no folder"),
         ("model.keras", _folder, "found no regular file"),
-        ("model", _file, "found what is no SavedModel"),
-        ("model/", _foreign, "found what is no SavedModel"),
+        ("model", _file, "holds something else than a SavedModel"),
+        ("model/", _foreign, "holds something else than a SavedModel"),
         ("model.keras", None, ""),
         ("model.keras", _file, ""),
         ("model", _folder, ""),
@@ -306,8 +303,8 @@ def test_a_best_head_that_is_no_layer(
     words = ["--layer", "conv1_relu", "--head", "knn", "--head", "linear", "--export", str(target)]
     words += ["--epochs", "1", "--learning-rate", "1e-9", "-o", str(tmp_path / "head")]
     assert train_head([str(stores[2]), *words]) == 1
-    assert "export: knn is no layer; expected one of" in (said := capsys.readouterr().err)
-    assert "ask for it alone with --head linear" in said
+    assert "export: knn cannot be exported; expected one of" in (said := capsys.readouterr().err)
+    assert "train it alone with --head linear" in said
     assert not target.exists()
     assert load_head(tmp_path / "head").class_names == ("class0", "class1")
 
@@ -343,7 +340,7 @@ def test_features_of_less_than_float32_are_mentioned(
     stores: dict[int, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     open_trunk(replace(load_dataset(stores[2], "conv1_relu"), dtype="float16"))
-    assert "kept in float16, so its scores differ" in caplog.text
+    assert "stored as float16, so its scores differ" in caplog.text
 
 
 @pytest.mark.parametrize("target", ["model.keras", "model"])
@@ -365,7 +362,7 @@ def test_a_write_that_fails_leaves_the_former_model(
         raise interruption
 
     for ending in (".keras", ""):
-        monkeypatch.setitem(model_formats._WRITERS, ending, failing)
+        monkeypatch.setitem(model_formats.WRITERS, ending, failing)
     with pytest.raises((HeadError, KeyboardInterrupt)):
         export(bundle, trunk, str(tmp_path / target))
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
@@ -380,3 +377,22 @@ def test_a_fitted_head_is_all_that_counts(stores: dict[int, Path]) -> None:
     model = build_model(bundle, open_trunk(dataset))
     assert isinstance(bundle.head, FittedHead)
     assert model.get_layer("class_names").beta_initializer.value == list(NAMES[:2])
+
+
+def test_a_saved_head_is_exported_from_python(stores: dict[int, Path], tmp_path: Path) -> None:
+    words = [str(stores[2]), "--layer", "conv1_relu", "-q"]
+    for head in ("logistic", "knn"):
+        assert train_head([*words, "--head", head, "-o", str(tmp_path / head)]) == 0
+    folder = tmp_path / "logistic"
+    export_head(folder, tmp_path / "model.keras", quiet=True)
+    export_head(str(folder), f"{tmp_path}/served.2/")
+    dataset = load_dataset(stores[2], "conv1_relu")
+    np.save(tmp_path / "pixels.npy", pixels_of(dataset, stores[2].with_name("images")))
+    found, _ = read(tmp_path, ["model.keras", "served.2"])
+    wanted = load_head(folder).head.predict_proba(dataset.X)
+    for scores in found.values():
+        np.testing.assert_allclose(scores, wanted, atol=1e-4)
+    with pytest.raises(SettingError, match="found knn; expected one of dense, linear"):
+        export_head(tmp_path / "knn", tmp_path / "other.keras")
+    with pytest.raises(SettingError, match=r"found the ending '\.h5'"):
+        export_head(folder, tmp_path / "model.h5")

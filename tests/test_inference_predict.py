@@ -14,11 +14,14 @@ from PIL import Image
 
 from classify.cli import train_head
 from classify.inference.bundle import TrainedHead, load_head
-from classify.inference.predict import Prediction, open_trunk, predict, write_predictions
-from classify.predict_cli import predict_images
-from extract.core.config import ExtractConfig
-from extract.core.errors import HeadError
+from classify.inference.predict import label_images
+from classify.inference.predict import predict_images as label_source
+from classify.inference.predictions import Prediction, write_predictions
+from classify.inference.trunk import open_engine
+from classify.predict_cli import main as predict_images
+from extract.core.errors import HeadError, SettingError
 from extract.engines.base import Engine
+from extract.images.item import Item
 from extract.pipeline.run import extract_features
 from extract.sources.listing import list_source
 from extract.store.open import open_store
@@ -57,7 +60,13 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def opened(made: Made) -> tuple[TrainedHead, Engine]:
     bundle = load_head(made[2])
-    return bundle, open_trunk(bundle, None, ExtractConfig(batch_size=7))
+    return bundle, open_engine(bundle, batch_size=7)
+
+
+def predict(
+    bundle: TrainedHead, items: Sequence[Item], engine: Engine, top: int = 1
+) -> list[Prediction]:
+    return label_images(items, engine, bundle.score, bundle.class_names, top)
 
 
 def test_scores_equal_the_head_on_the_stored_features(
@@ -112,8 +121,8 @@ def test_more_labels_than_classes_gives_all(made: Made, opened: tuple[TrainedHea
 
 def test_other_weights_are_refused_before_anything_runs(opened: tuple[TrainedHead, Engine]) -> None:
     other = replace(opened[0], weights_sha256="f" * 64)
-    with pytest.raises(HeadError, match=r"none has SHA-256 \w{12}; expected f{12}, on which"):
-        open_trunk(other, None, ExtractConfig())
+    with pytest.raises(HeadError, match=r"none has SHA-256 \w{12}; expected f{12}, which"):
+        open_engine(other)
 
 
 def test_weights_that_have_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,12 +140,13 @@ def test_weights_that_have_moved(tmp_path: Path, capsys: pytest.CaptureFixture[s
     paths[0].rename(paths[2])
     capsys.readouterr()
     assert predict_images(words) == 1
-    assert "is gone; expected the same file; say where it is now with --weights" in (
-        capsys.readouterr().err
+    assert (
+        "is gone; expected the file that made the features; put it back, or say where it is now"
+        in (capsys.readouterr().err)
     )
     assert predict_images([*words, "--weights", str(paths[1])]) == 1
     shown = capsys.readouterr()
-    assert "on which the head was trained" in shown.err
+    assert "which made the features; put that file back, name it with" in shown.err
     assert not shown.out
     assert predict_images([*words, "--weights", str(paths[2])]) == 0
 
@@ -158,8 +168,8 @@ def test_swapped_words_are_told_apart(made: Made, capsys: pytest.CaptureFixture[
     assert predict_images([str(made[0]), str(made[2])]) == 2
     said = capsys.readouterr().err
     assert said == (
-        f"predict-images: {made[2]}: a head in the place of SOURCE; expected DIR before SOURCE; "
-        "swap the two\n"
+        f"predict-images: {made[2]}: found a head in the place of SOURCE; expected DIR before "
+        "SOURCE; swap them\n"
     )
 
 
@@ -189,3 +199,49 @@ def test_json_lines() -> None:
         {"key": "b.png", "label": "x", "score": 0.0, "reason": None},
         {"key": "c.png", "label": None, "score": None, "reason": "is empty"},
     ]
+
+
+# The same from Python.
+
+
+def test_python_does_what_the_command_does(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = tmp_path / "labels.csv"
+    found = label_source(made[0], made[2], top=2, output=written, batch_size=7, quiet=True)
+    assert capsys.readouterr() == ("", "")
+    assert predict_images([str(made[2]), str(made[0]), "--top", "2", "-q"]) == 0
+    assert capsys.readouterr().out == written.read_text()
+    assert [p.key for p in found] == [
+        row["key"] for row in csv.DictReader(written.read_text().splitlines())
+    ]
+    assert (len(found), found.unreadable, found.tolerated) == (48, 0, 0)
+    assert found.timings.trunk > 0
+    assert isinstance(found[0], Prediction)
+    lines = repr(found).splitlines()
+    assert lines[0].startswith("24 images labelled, 0 unreadable; start ")
+    assert len(lines) == 12
+    assert lines[1].startswith("bright/0.png  bright  0.")
+    assert found._repr_html_().count("<tr>") == 12
+
+
+def test_python_tolerates_what_it_is_told_to(made: Made, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no image")
+    (tmp_path / "<b>.png").write_bytes((made[0] / "dark" / "0.png").read_bytes())
+    found = label_source(tmp_path, str(made[2]), max_bad="50%")
+    assert (found.unreadable, found.tolerated) == (1, 1)
+    assert "<b>" not in found._repr_html_()
+    with pytest.raises(SettingError, match="max_bad: found 'many'"):
+        label_source(tmp_path, made[2], max_bad="many")
+    with pytest.raises(SettingError, match="trunk: cannot be combined with"):
+        label_source(tmp_path, made[2], trunk="vgg16")
+    with pytest.raises(SettingError, match="top: found 0"):
+        label_source(tmp_path, made[2], top=0)
+
+
+def test_a_head_says_in_a_line_what_it_is(made: Made) -> None:
+    kind = "dense" if "dense" in str(made[2]) else "logistic"
+    assert repr(load_head(str(made[2]))) == (
+        f"TrainedHead: {kind}, 3 classes (bright, dark, middling), trunk mobilenet, "
+        "layer conv1_relu"
+    )

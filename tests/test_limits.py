@@ -27,7 +27,7 @@ COMMANDS = """
 import os, resource, sys
 from pathlib import Path
 from classify.cli import train_head
-from classify.predict_cli import predict_images
+from classify.predict_cli import main as predict_images
 from extract import cli, show_cli
 
 source, folder, *flags = sys.argv[1:]

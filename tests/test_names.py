@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from classify.cli import train_head
-from classify.predict_cli import predict_images
+from classify.predict_cli import main as predict_images
 from extract import cli, show_cli
 from tests.test_cli import QUICK_FLAGS
 

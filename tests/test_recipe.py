@@ -12,7 +12,7 @@ from PIL import Image
 
 from classify.cli import train_head
 from classify.inference.complete_model import imagenet_class_names
-from classify.predict_cli import predict_images
+from classify.predict_cli import main as predict_images
 from extract.cli import extract_features
 from extract.core.config import TrunkSpec
 from extract.store.open import open_store

@@ -124,7 +124,7 @@ def test_a_head_with_epochs_is_not_trained_again_on_fewer_images() -> None:
     result = run(made, TrainConfig((STRONG,)))
     slow = replace(result, entries=[result.best._replace(spec=HeadSpec("dense"))])
     found = analyse(made, slow)
-    assert found.sized == "logistic"
+    assert found.size_head == "logistic"
     assert found.sizes[-1].rows == len(result.splits[0].train)
     assert len(found.sizes) == 4
 
@@ -205,11 +205,11 @@ def test_mistakes_are_the_wrong_rows_most_confident_first() -> None:
     made = dataset(count=900)
     made.X[:] = np.random.default_rng(1).normal(size=made.X.shape)
     found = analyse(made, run(made, TrainConfig((STRONG,))))
-    assert len(found.mistakes) == MISTAKES < len(found.wrong)
+    assert len(found.mistakes) == MISTAKES < len(found.wrong_rows)
     scores = [mistake.score for mistake in found.mistakes]
     assert scores == sorted(scores, reverse=True)
     for mistake in found.mistakes:
-        assert mistake.row in found.wrong
+        assert mistake.row in found.wrong_rows
         assert mistake.key == made.keys[mistake.row]
         assert mistake.truth == made.class_names[made.y[mistake.row]] != mistake.answer
 

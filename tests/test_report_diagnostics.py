@@ -7,16 +7,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from classify.report.diagnostics import (
-    Pair,
-    area,
+    ConfusedPair,
     calibration,
     class_curves,
-    class_qualities,
+    class_metrics,
     confident_mistakes,
     confused_pairs,
     precision_recall,
+    proportion,
     roc,
-    share,
 )
 from classify.search.metrics import confusion_matrix
 
@@ -40,15 +39,15 @@ def test_an_interval_is_wilsons(count: int, data: st.DataObject) -> None:
 
     hits = data.draw(st.integers(0, count))
     wanted = binomtest(hits, count).proportion_ci(method="wilson")
-    found = share(hits, count)
+    found = proportion(hits, count)
     assert found.value == hits / count
     assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), abs=1e-6)
 
 
 def test_of_no_rows_nothing_is_said_and_dependent_rows_say_less() -> None:
-    assert share(0, 0) == (None, None, None)
-    alone, grouped = share(8, 10), share(8, 10, witnesses=0.5)
-    assert grouped == share(4, 5)
+    assert proportion(0, 0) == (None, None, None)
+    alone, grouped = proportion(8, 10), proportion(8, 10, independent=0.5)
+    assert grouped == proportion(4, 5)
     assert None not in (*alone, *grouped)
     assert grouped.low < alone.low < alone.high < grouped.high  # type: ignore[operator]
 
@@ -58,7 +57,7 @@ def test_classes_as_scikit_learn(seed: int) -> None:
     from sklearn import metrics
 
     y, scores = rows(seed=seed)
-    found = class_qualities(y, scores, NAMES[:4])
+    found = class_metrics(y, scores, NAMES[:4])
     wanted = metrics.precision_recall_fscore_support(
         y, scores.argmax(axis=1), labels=range(4), zero_division=np.nan
     )
@@ -111,8 +110,10 @@ def test_scores_that_are_always_right_about_themselves_are_calibrated() -> None:
 
 @pytest.mark.parametrize("kind", ["roc_area", "average_precision"])
 def test_curves_of_the_mean_and_of_the_worst(kind: str) -> None:
+    from sklearn.metrics import auc
+
     y, scores = rows(K=5, count=2000)
-    classes = class_qualities(y, scores, NAMES)
+    classes = class_metrics(y, scores, NAMES)
     mean, *worst = class_curves(y, scores, classes, kind, 2)
     assert mean.name == ""
     values = {of.name: getattr(of, kind) for of in classes if of.rows}
@@ -121,22 +122,24 @@ def test_curves_of_the_mean_and_of_the_worst(kind: str) -> None:
         assert len(curve.x) == len(curve.y) <= 101
         assert 0 <= min(curve.x) <= max(curve.x) == 1
         assert 0 <= min(curve.y) <= max(curve.y) <= 1
-    found = area(np.array(mean.x), np.array(mean.y))
+    found = auc(np.array(mean.x), np.array(mean.y))
     assert found == pytest.approx(np.mean(list(values.values())), abs=0.03)
 
 
 def test_of_two_classes_the_second_is_drawn() -> None:
+    from sklearn.metrics import auc
+
     y, scores = rows(K=3)
     scores = scores[:, :2] / scores[:, :2].sum(axis=1, keepdims=True)
-    classes = class_qualities(y, scores, ("no", "yes"))
+    classes = class_metrics(y, scores, ("no", "yes"))
     (curve,) = class_curves(y, scores, classes, "roc_area", 3)
     assert curve.name == "yes"
-    assert area(np.array(curve.x), np.array(curve.y)) == pytest.approx(classes[1].roc_area)
+    assert auc(np.array(curve.x), np.array(curve.y)) == pytest.approx(classes[1].roc_area)
 
 
 def test_of_one_class_alone_nothing_is_drawn() -> None:
     y, scores = np.zeros(5, np.int64), np.tile([0.8, 0.2], (5, 1))
-    classes = class_qualities(y, scores, ("no", "yes"))
+    classes = class_metrics(y, scores, ("no", "yes"))
     assert class_curves(y, scores, classes, "roc_area", 3) == []
 
 
@@ -153,7 +156,10 @@ def test_pairs_and_mistakes_by_hand() -> None:
         ]
     )
     confusion = confusion_matrix(y, scores.argmax(axis=1), 3)
-    assert confused_pairs(confusion, NAMES[:3], 5) == [Pair("a", "b", 2, 3), Pair("b", "c", 1, 2)]
-    assert confused_pairs(confusion, NAMES[:3], 1) == [Pair("a", "b", 2, 3)]
+    assert confused_pairs(confusion, NAMES[:3], 5) == [
+        ConfusedPair("a", "b", 2, 3),
+        ConfusedPair("b", "c", 1, 2),
+    ]
+    assert confused_pairs(confusion, NAMES[:3], 1) == [ConfusedPair("a", "b", 2, 3)]
     assert confident_mistakes(y, scores, 10).tolist() == [3, 1, 2]
     assert confident_mistakes(y, scores, 2).tolist() == [3, 1]

@@ -254,7 +254,7 @@ def test_images_of_an_archive_are_shown_until_it_is_gone(tmp_path: Path) -> None
     Path(packed).unlink()
     path, _, _ = report(replace(made, source=packed), tmp_path / "report.html")
     assert "data:image/jpeg" not in path.read_text()
-    assert "not at hand" in path.read_text()
+    assert "source not available" in path.read_text()
 
 
 @pytest.mark.parametrize("change", ["gone", "changed", "damaged", "elsewhere"])
@@ -279,7 +279,7 @@ def test_a_image_that_is_not_the_one_is_not_shown(
     said = {"changed": "changed since", "damaged": "is not an image"}
     with opened(browser, path) as page:
         shown = page.locator("#mistakes .images figure").first
-        assert said.get(change, "not where it was") in shown.inner_text()
+        assert said.get(change, "image not found") in shown.inner_text()
         assert first.key in shown.inner_text()
         missing = len(analysis.mistakes) if change == "elsewhere" else 1
         assert page.locator("#mistakes .gone").count() == missing

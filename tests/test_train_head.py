@@ -17,7 +17,8 @@ import pytest
 
 from classify.cli import train_head, train_head_parser
 from classify.inference.bundle import load_head
-from classify.predict_cli import predict_images, predict_images_parser
+from classify.predict_cli import main as predict_images
+from classify.predict_cli import predict_images_parser
 from classify.settings.config import FinetuneConfig, PredictConfig, TrainConfig
 from classify.settings.head_spec import HeadSpec
 from extract.core.config import ExtractConfig, TrunkSpec

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from classify.cli import train_head
-from classify.predict_cli import predict_images
+from classify.predict_cli import main as predict_images
 from extract.cli import extract_features as command
 from extract.core.config import TrunkSpec
 from extract.core.errors import SettingError, StoreError, TrunkError
@@ -280,13 +280,13 @@ def test_a_store_and_a_head_find_it_again(
     assert extract_features(images, "../out.h5", trunk="moved.keras").computed == 0
     capsys.readouterr()
     assert predict_images(words) == 1
-    assert "own.keras, from which the head was trained, is gone" in capsys.readouterr().err
+    assert "own.keras is gone; expected the file that made the features" in capsys.readouterr().err
     assert predict_images([*words, "--weights", "moved.keras"]) == 0
 
     nested(keras, keras.layers).save("other.keras")
     capsys.readouterr()
     assert predict_images([*words, "--weights", "other.keras"]) == 1
-    assert "on which the head was trained" in capsys.readouterr().err
+    assert "which made the features; put that file back" in capsys.readouterr().err
     with pytest.raises(StoreError, match="made with other weights"):
         extract_features(images, "../out.h5", trunk="other.keras")
     with pytest.raises(StoreError, match=r"trunk \(stored .*own.keras, asked vgg16\)"):

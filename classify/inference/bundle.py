@@ -1,10 +1,10 @@
-"""A trained head on disk: a folder that predicts by itself and says how it came about.
+"""The folder of a trained head: the files that predict, and the files that describe the run.
 
-``bundle.json``, ``transform.npz`` and ``head.npz``, ``head.keras`` or ``head.skops`` are what
-predicting needs; ``report.html``, ``result.json`` (settings, versions, every number),
-``result.csv`` (the leaderboard) and ``timing.json`` are for people. Two runs with the same seed
-write the same report and ``result.json`` byte for byte, so seconds live in a file of their own.
-The head is there before it is looked at closely: a stop meanwhile costs the report alone.
+Predicting needs ``bundle.json``, ``transform.npz`` and one of ``head.npz``, ``head.keras`` and
+``head.skops``; ``report.html``, ``result.json`` (settings, versions, every number), ``result.csv``
+(the leaderboard) and ``timing.json`` are for people. Two runs with the same seed write the same
+report and ``result.json`` byte for byte; only ``timing.json`` has seconds. The head is saved before
+it is analysed: an interruption then loses the report only.
 """
 
 import errno
@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data import preprocessing
 from classify.data.dataset import Dataset
-from classify.heads import registry
+from classify.data.out_of_core import join_layers
+from classify.data.preprocessing import FILE as TRANSFORM
+from classify.heads.registry import FILES as HEAD_FILES
 from classify.heads.registry import FittedHead
 from classify.report.analysis import Analysis
 from classify.report.report import write_report
@@ -30,40 +31,36 @@ from classify.search import checkpoint
 from classify.search.leaderboard import Result
 from extract.core.atomic import atomic_write, check_writable
 from extract.core.config import TrunkSpec
-from extract.core.errors import HeadError, SettingError
+from extract.core.errors import HeadError, SettingError, quoted
 
 FORMAT = "headstart head"
 FORMAT_VERSION = 1
 BUNDLE, RESULT, TIMING = "bundle.json", "result.json", "timing.json"
 TABLE, REPORT = "result.csv", "report.html"
-FILES = {
-    BUNDLE,
-    RESULT,
-    TABLE,
-    TIMING,
-    REPORT,
-    preprocessing.FILE,
-    checkpoint.FILE,
-    *registry.FILES,
-}
+FILES = {BUNDLE, RESULT, TIMING, TABLE, REPORT, TRANSFORM, checkpoint.FILE, *HEAD_FILES}
+PathLike = str | os.PathLike[str]
+# Fields of a dataset that are recorded for its heads as they are.
+_RECORDED = ("weights_sha256", "dtype", "precision", "calibration_sha256")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainedHead:
-    """A trained head and all that decides the features it must be given.
+    """A trained head and the settings of the features that it takes.
 
     Attributes:
+        name: The kind of head, such as ``logistic``.
         head: The head.
         class_names: K names, in the order of its scores.
-        trunk: The trunk it was trained on.
+        trunk: The trunk that it was trained on.
         weights_sha256: Digest of that trunk's weights.
-        dtype: Type the features were stored in.
-        precision: What the trunk computed in.
+        dtype: Type that the features were stored in.
+        precision: Type that the trunk computed in.
         calibration_sha256: Digest of the images that int8 was calibrated on, else empty.
         layer: The layer whose features it takes; several have ``+`` between them.
         shape: Shape of one image's features.
     """
 
+    name: str
     head: FittedHead
     class_names: tuple[str, ...]
     trunk: TrunkSpec
@@ -74,6 +71,21 @@ class TrainedHead:
     layer: str
     shape: tuple[int, ...]
 
+    def __repr__(self) -> str:
+        more = ", ..." if len(self.class_names) > 10 else ""
+        names = ", ".join(map(quoted, self.class_names[:10])) + more
+        classes = f"{len(self.class_names)} classes ({names})"
+        return f"TrainedHead: {self.name}, {classes}, trunk {self.trunk.trunk}, layer {self.layer}"
+
+    def select(self, features: Mapping[str, Any]) -> list[Any]:
+        """Return the features of the head's layers; a single layer may have ``+`` in its name."""
+        names = [self.layer] if self.layer in features else self.layer.split("+")
+        return [features[name] for name in names]
+
+    def score(self, features: Mapping[str, np.ndarray]) -> NDArray[np.floating]:
+        """Score each class for (N, *shape) features by layer, (N, K)."""
+        return self.predict_proba(join_layers(self.select(features)))
+
     def predict_proba(self, X: NDArray[np.floating]) -> NDArray[np.floating]:
         """Score each class for each row, (N, K).
 
@@ -81,13 +93,13 @@ class TrainedHead:
             X: (N, *shape) features.
 
         Raises:
-            HeadError: The head is damaged: some of what is wrong with it shows first here.
+            HeadError: The head is damaged; some damage shows only here.
         """
         try:
             return self.head.predict_proba(X)
         except MemoryError:
             raise
-        except Exception as error:  # scikit-learn raises whatever a damaged head makes it meet
+        except Exception as error:  # a damaged scikit-learn head can raise anything
             raise HeadError(
                 f"the head cannot score: {type(error).__name__}: {str(error)[:200]}; expected "
                 "what train-head wrote; train the head again"
@@ -95,48 +107,48 @@ class TrainedHead:
 
 
 def is_head_folder(folder: str | os.PathLike[str]) -> bool:
-    """Say whether a folder is a trained head, sound or not."""
-    return os.path.isfile(Path(folder) / BUNDLE)  # False, too, of a name that no file can have
+    """Say whether a folder holds a trained head, valid or not."""
+    return os.path.isfile(Path(folder) / BUNDLE)  # False also for a name that no file can have
 
 
 def check_target(folder: Path) -> None:
-    """Raise HeadError unless a bundle can be written there without losing anything but a bundle."""
+    """Raise HeadError unless a head can be written there and would replace nothing but a head."""
     check_writable(folder, HeadError)
     if not folder.exists():
         return
     if not folder.is_dir():
         raise HeadError(f"{folder}: found a file; expected a folder or nothing; name another")
-    found = {entry.name for entry in folder.iterdir()}
-    if found and found != {checkpoint.FILE} and (BUNDLE not in found or found - FILES):
+    names = {entry.name for entry in folder.iterdir()}
+    if names and names != {checkpoint.FILE} and (BUNDLE not in names or names - FILES):
         raise HeadError(
-            f"{folder}: found {', '.join(sorted(found - FILES)[:3]) or 'an unfinished head'}; "
+            f"{folder}: found {', '.join(sorted(names - FILES)[:3]) or 'an unfinished head'}; "
             "expected a folder that is new, empty or only a trained head; name another with -o"
         )
 
 
 def save_head(folder: Path, dataset: Dataset, result: Result, store: str) -> None:
-    """Write the chosen head and what is known of the run by now; all of it or nothing.
+    """Write the best head and the results of the run with an atomic write.
 
     Args:
-        folder: Where to; a bundle that is there already is replaced.
-        dataset: What was trained on.
-        result: What came of it.
+        folder: The folder; an earlier head there is replaced.
+        dataset: The rows that were trained on.
+        result: The result of the run.
         store: The store, as the user named it.
 
     Raises:
         HeadError: The folder cannot be written, or holds something else.
     """
     check_target(folder)
-    with atomic_write(folder, HeadError) as beside:
-        beside.mkdir()
+    with atomic_write(folder, HeadError) as temporary:
+        temporary.mkdir()
         assert result.head is not None
-        result.head.save(beside)
+        result.head.save(temporary)
         identity = _identity(dataset, result)
-        _write_json(beside / BUNDLE, identity)
-        _write_json(beside / RESULT, identity | describe_run(dataset, result, store))
-        result.write_csv(beside / TABLE)
+        _write_json(temporary / BUNDLE, identity)
+        _write_json(temporary / RESULT, identity | describe_run(dataset, result, store))
+        result.write_csv(temporary / TABLE)
         if (folder / checkpoint.FILE).exists():
-            shutil.copyfile(folder / checkpoint.FILE, beside / checkpoint.FILE)
+            shutil.copyfile(folder / checkpoint.FILE, temporary / checkpoint.FILE)
 
 
 def save_report(
@@ -147,98 +159,95 @@ def save_report(
     store: str,
     timing: Mapping[str, float],
 ) -> None:
-    """Put the report and every number of it beside a head; all of it or nothing.
+    """Add the report and all of its numbers to a saved head with an atomic write.
 
     Args:
-        folder: What ``save_head`` wrote.
-        dataset: What was trained on.
-        result: What came of it.
-        analysis: The best head, looked at closely.
+        folder: The folder that ``save_head`` wrote.
+        dataset: The rows that were trained on.
+        result: The result of the run.
+        analysis: The analysis of the best head.
         store: The store, as the user named it.
         timing: Step -> seconds.
 
     Raises:
         HeadError: The folder cannot be written.
     """
-    made_here = shutil.ignore_patterns(RESULT, TIMING, REPORT)
-    with atomic_write(folder, HeadError) as beside:
-        shutil.copytree(folder, beside, copy_function=_link, ignore=made_here)
+    replaced = shutil.ignore_patterns(RESULT, TIMING, REPORT)
+    with atomic_write(folder, HeadError) as temporary:
+        shutil.copytree(folder, temporary, copy_function=_link, ignore=replaced)
         described = json.loads((folder / RESULT).read_bytes())
-        _write_json(beside / RESULT, described | {"best": analysis.to_dict(dataset.keys)})
-        _write_json(beside / TIMING, {name: round(spent, 3) for name, spent in timing.items()})
-        write_report(beside / REPORT, dataset, result, analysis, store)
+        _write_json(temporary / RESULT, described | {"best": analysis.to_dict(dataset.keys)})
+        _write_json(temporary / TIMING, {name: round(spent, 3) for name, spent in timing.items()})
+        write_report(temporary / REPORT, dataset, result, analysis, store)
 
 
-def _link(file: str, beside: str) -> None:
-    """Let a large head have two names for a while, or copy it where files have one."""
+def _link(file: str, copy: str) -> None:
+    """Copy a file, which may be large, as a hard link where the file system has them."""
     try:
-        os.link(file, beside)
+        os.link(file, copy)
     except OSError:
-        shutil.copyfile(file, beside)
+        shutil.copyfile(file, copy)
 
 
-def load_head(folder: Path) -> TrainedHead:
-    """Read a bundle; nothing in it is run as code.
+def load_head(folder: PathLike) -> TrainedHead:
+    """Read a trained head; nothing in its folder is run as code.
 
     Args:
-        folder: What ``train-head`` wrote.
+        folder: A folder made by train-head.
 
     Returns:
-        The bundle, its parts checked against each other.
+        The head, its parts checked against each other.
 
     Raises:
-        HeadError: The folder is no bundle, a newer one, or damaged.
+        HeadError: The folder is no trained head, has a newer format, or is damaged.
     """
+    folder = Path(folder)
     described = _read_identity(folder)
     try:
-        "".join(described["class_names"]).encode()  # what is no text raises
-        bundle = TrainedHead(
-            head=FittedHead.load(folder, described["settings"]["head"]),
+        "".join(described["class_names"]).encode()  # raises where a name is not valid text
+        name = described["settings"]["head"]
+        head = TrainedHead(
+            name=name,
+            head=FittedHead.load(folder, name),
             class_names=tuple(described["class_names"]),
             trunk=TrunkSpec.from_dict(described["trunk"]),
-            weights_sha256=described["weights_sha256"],
-            dtype=described["dtype"],
-            precision=described["precision"],
-            calibration_sha256=described["calibration_sha256"],
             layer=described["layer"],
             shape=tuple(described["shape"]),
+            **{field: described[field] for field in _RECORDED},
         )
-        fits = bundle.head.fits(bundle.shape, len(bundle.class_names))
+        fits = head.head.fits(head.shape, len(head.class_names))
     except (KeyError, SettingError) as error:
         raise HeadError(f"{folder / BUNDLE}: damaged: {error}; train the head again") from error
-    except Exception as error:  # Keras and skops raise whatever a damaged file makes them meet
+    except Exception as error:  # Keras and skops can raise anything for a damaged file
         if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
-            raise  # of the machine, not of the head
-        said = str(error).strip().splitlines() or [""]
+            raise  # a limit of the machine, not a damaged head
+        reason = str(error).strip().partition("\n")[0]
         raise HeadError(
-            f"{folder}: the head cannot be read: {type(error).__name__}: {said[0][:200]}; "
+            f"{folder}: the head cannot be read: {type(error).__name__}: {reason[:200]}; "
             "expected what train-head wrote; train the head again"
         ) from error
     if not fits:
         raise HeadError(
-            f"{folder}: the head does not take {bundle.shape} and score "
-            f"{len(bundle.class_names)} classes, as {BUNDLE} says; train the head again"
+            f"{folder}: the head does not take {head.shape} and score {len(head.class_names)} "
+            f"classes, as {BUNDLE} says; train the head again"
         )
-    return bundle
+    return head
 
 
 def _read_identity(folder: Path) -> dict[str, Any]:
-    """Read ``bundle.json`` and make sure that it is one."""
-    expected = "expected a folder that train-head wrote"
+    """Read ``bundle.json`` and check its format."""
+    path, expected = folder / BUNDLE, "expected a folder that train-head wrote"
     try:
-        content = (folder / BUNDLE).read_bytes()
+        described = json.loads(path.read_bytes())
     except OSError as error:
         raise HeadError(f"{folder}: no readable {BUNDLE}; {expected}") from error
-    try:
-        described = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise HeadError(f"{folder / BUNDLE}: not JSON; {expected}; train it again") from error
+        raise HeadError(f"{path}: not JSON; {expected}; train it again") from error
     if not isinstance(described, dict) or described.get("format") != FORMAT:
-        raise HeadError(f"{folder / BUNDLE}: of another program; {expected}")
-    if described.get("format_version") != FORMAT_VERSION:
+        raise HeadError(f"{path}: from another program; {expected}")
+    if (found := described.get("format_version")) != FORMAT_VERSION:
         raise HeadError(
-            f"{folder / BUNDLE}: format {described.get('format_version')}; expected "
-            f"{FORMAT_VERSION}; upgrade headstart or train the head again"
+            f"{path}: format {found}; expected {FORMAT_VERSION}; upgrade headstart or train again"
         )
     return described
 
@@ -249,7 +258,7 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def _identity(dataset: Dataset, result: Result) -> dict[str, Any]:
-    """Return what predicting needs to know, and what sets this head apart from others."""
+    """Return the content of ``bundle.json``: the fields of ``TrainedHead``."""
     own = result.dataset
     assert own is not None
     return {
@@ -258,10 +267,7 @@ def _identity(dataset: Dataset, result: Result) -> dict[str, Any]:
         "settings": result.best.spec.to_dict(),
         "class_names": list(dataset.class_names),
         "trunk": dataset.trunk.to_dict(),
-        "weights_sha256": dataset.weights_sha256,
-        "dtype": dataset.dtype,
-        "precision": dataset.precision,
-        "calibration_sha256": dataset.calibration_sha256,
+        **{field: getattr(dataset, field) for field in _RECORDED},
         "layer": own.layer,
         "shape": list(own.X.shape[1:]),
     }

@@ -1,18 +1,19 @@
-"""The classes that a complete model scores by itself: ImageNet's, or those of a model of one's own.
+"""A complete model with its own classes: ImageNet's, or those of a ``.keras`` file.
 
-``imagenet.txt`` holds the names of the 1,000 classes of the ILSVRC 2012 challenge, a line each, in
-the order in which every ``keras.applications`` model scores them.
+``imagenet.txt`` holds the names of the 1,000 classes of the ILSVRC 2012 challenge, one per line, in
+the order of the scores of every ``keras.applications`` model.
 """
 
+import json
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.inference.export import read_class_names
 from extract.core.config import OUTPUT, ExtractConfig, TrunkSpec
 from extract.core.console import log
 from extract.core.errors import TrunkError
@@ -25,15 +26,15 @@ def open_classifier(config: ExtractConfig, **settings: Any) -> tuple[Engine, tup
 
     Args:
         config: Its ``batch_size`` is used.
-        **settings: Fields of TrunkSpec, of which ``layer`` and ``pooling`` are not free here.
+        **settings: Fields of TrunkSpec other than ``layer`` and ``pooling``.
 
     Returns:
-        The engine that gives its scores, and K class names: ImageNet's, for a model of one's own
-        those that it was exported with, else the numbers from 0 on.
+        The engine that computes the scores, and K class names: ImageNet's, the names that a
+        ``.keras`` file was exported with, or else the numbers from 0 on.
 
     Raises:
-        WeightsUnavailableError: ImageNet weights are not to be had.
-        TrunkError: The model cannot be built, or gives something else than one score a class.
+        WeightsUnavailableError: ImageNet weights are not available.
+        TrunkError: The model cannot be built, or does not give one score per class.
     """
     spec = TrunkSpec(layer=(OUTPUT,), pooling="none", **settings)
     engine = open_engine(spec, batch_size=config.batch_size)
@@ -42,7 +43,7 @@ def open_classifier(config: ExtractConfig, **settings: Any) -> tuple[Engine, tup
         raise TrunkError(f"{spec.trunk}: gives {shape} for an image; expected one score a class")
     if not spec.is_file:
         return engine, imagenet_class_names()
-    count = max(2, shape[0])  # one output is the score of the second of two classes
+    count = max(2, shape[0])  # a single output is the score of the second of two classes
     names = read_class_names(Path(spec.trunk))
     if len(names) == count:
         return engine, names
@@ -55,18 +56,33 @@ def imagenet_class_names() -> tuple[str, ...]:
     return tuple((files("classify.inference") / "imagenet.txt").read_text("utf-8").splitlines())
 
 
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """Return the class names in an exported ``.keras`` file; none of any other model."""
+    try:
+        with ZipFile(path) as archive:
+            layers = json.loads(archive.read("config.json"))["config"]["layers"]
+        (holder,) = [
+            layer["config"] for layer in layers if layer["config"]["name"] == "class_names"
+        ]
+        names = holder["beta_initializer"]["config"]["value"]
+        "".join(names).encode()  # raises where a name is not valid text
+    except (KeyError, TypeError, ValueError):  # a model from elsewhere
+        return ()
+    return tuple(names) if isinstance(names, list) else ()
+
+
 def to_scores(engine: Engine, features: Mapping[str, np.ndarray]) -> NDArray[np.floating]:
-    """Turn what a complete model gives into a score for each class.
+    """Turn the output of a complete model into a score for each class.
 
     Args:
         engine: From ``open_classifier``.
-        features: (b, K) by layer, of which there is one; (b, 1) for two classes.
+        features: (b, K) output of the one layer; (b, 1) for two classes.
 
     Returns:
-        (b, K) in 0 to 1, of which each row adds up to 1.
+        (b, K) scores, 0 to 1, each row summing to 1.
 
     Raises:
-        TrunkError: They are no such scores.
+        TrunkError: The output is not such scores.
     """
     (scores,) = features.values()
     if scores.shape[1] == 1:

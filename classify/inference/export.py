@@ -1,87 +1,110 @@
-"""A trained head and its trunk as one model, from pixels to scores, for programs without headstart.
+"""Export of a trained head and its trunk as one model, for programs without headstart."""
 
-Everything in it is a layer or an operation of Keras' own, so that it loads in safe mode.
-"""
-
-import json
+import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from zipfile import ZipFile
+from typing import Any
 
-from classify.data.dataset import Dataset, check_weights
-from classify.data.preprocessing import Transform
 from classify.heads.registry import LINEAR_HEADS
-from classify.inference.bundle import TrainedHead, load_head
-from classify.inference.model_formats import NAMES, _check_place, _write_onnx, _writer
+from classify.inference.bundle import PathLike, TrainedHead, load_head
+from classify.inference.trunk import open_trunk
 from classify.search.leaderboard import Result
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec
 from extract.core.atomic import atomic_write, check_writable
-from extract.core.console import log
+from extract.core.console import log, quiet_mode
 from extract.core.errors import HeadError, SettingError
-from extract.trunks.backend import load_keras
+from extract.public import public
 
-if TYPE_CHECKING:
-    from extract.trunks.trunk import Trunk
+__all__ = ["can_export", "check_head", "check_targets", "export_best", "export_head", "open_trunk"]
 
 EXPORTABLE = (*KERAS_HEADS, *LINEAR_HEADS)
+_ENDINGS = (".keras", ".onnx", "")
+
+
+@public()
+def export_head(
+    folder: PathLike, target: PathLike, *, weights: PathLike | None = None, quiet: bool = False
+) -> None:
+    """Export a trained head and its trunk as one model from pixels to scores.
+
+    The model takes (B, H, W, 3) uint8 RGB pixels and returns (B, K) float32 scores, 0 to 1.
+
+    Args:
+        folder: A folder made by train-head.
+        target: A ``.keras`` or ``.onnx`` file, or a folder for a SavedModel; an earlier model
+            there is replaced.
+        weights: The place of the trunk's weights, if they have moved since training.
+        quiet: Show warnings only.
+
+    Raises:
+        SettingError: The head cannot be exported, or the ending of ``target`` is unknown.
+        HeadError: The head or the weights cannot be used, or ``target`` cannot be written.
+        TrunkError: The trunk cannot be built.
+
+    Example::
+
+        export_head("out_head", "model.keras")
+    """
+    with quiet_mode(quiet):
+        head = load_head(folder)
+        check_targets([os.fspath(target)], [HeadSpec(head.name)])
+        export(head, open_trunk(head, weights), os.fspath(target))
 
 
 def check_targets(targets: Sequence[str], specs: Sequence[HeadSpec]) -> None:
-    """Make sure, before anything is trained, that models can be written there.
+    """Check, before anything is trained, that models can be written.
 
     Args:
-        targets: Files or folders, as behind ``--export``.
+        targets: Files or folders, as given to ``--export``.
         specs: The heads that will be tried.
 
     Raises:
-        SettingError: An ending is unknown, one place is named twice, or no head can be exported.
-        HeadError: The place cannot be written or holds something else, or a library is lacking.
+        SettingError: An ending is unknown, a target is named twice, or no head can be exported.
+        HeadError: A target cannot be written or holds something else, or a library is missing.
     """
-    heads = list(dict.fromkeys(spec.head for spec in specs))
-    if not set(heads) & set(EXPORTABLE):
+    heads = dict.fromkeys(spec.head for spec in specs)
+    if not heads.keys() & set(EXPORTABLE):
         raise SettingError(
             f"export: found {', '.join(heads)}; expected one of {', '.join(EXPORTABLE)} among the "
-            "heads; others are no layers"
+            "heads; others cannot be exported"
         )
     places = [Path(target).absolute() for target in targets]
     for target, place in zip(targets, places, strict=True):
         if places.count(place) > 1:
             raise SettingError(f"export: found {target} twice; expected each place once")
-        check_writable(Path(target), HeadError)
+        check_writable(place, HeadError)
         _check_place(target, place)
-        if _writer(target) is _write_onnx and not (find_spec("tf2onnx") and find_spec("onnx")):
+        if _ending(target) == ".onnx" and not (find_spec("tf2onnx") and find_spec("onnx")):
             raise HeadError(
                 f'{target}: needs tf2onnx and onnx; pip install "headstart[onnx]", or name a '
                 ".keras file"
             )
 
 
-def open_trunk(dataset: Dataset) -> "Trunk":
-    """Build the trunk that made a dataset's features, and refuse any other.
-
-    Args:
-        dataset: The features.
-
-    Returns:
-        The trunk, in float32.
-
-    Raises:
-        HeadError: The weights are not those that made the features.
-        TrunkError: The trunk cannot be built.
-    """
-    from extract.trunks.trunk import build_trunk
-
-    trunk = build_trunk(dataset.trunk)
-    check_weights(dataset, trunk.weights_sha256)
-    if (dataset.precision, dataset.dtype) != ("float32", "float32"):
-        log.warning(
-            "export: the model computes in float32; the features were made in %s and kept in %s, "
-            "so its scores differ from the head's by that rounding",
-            *(dataset.precision, dataset.dtype),
+def _check_place(target: str, place: Path) -> None:
+    """Raise HeadError unless a model would replace nothing but a model."""
+    if _ending(target):
+        if place.exists() and not place.is_file():
+            raise HeadError(f"{target}: found no regular file; expected one or none; name another")
+        return
+    is_model = (place / "saved_model.pb").is_file()
+    if place.is_file() or (place.is_dir() and any(place.iterdir()) and not is_model):
+        raise HeadError(
+            f"{target}: holds something else than a SavedModel; expected an earlier model, an "
+            "empty folder or nothing; name another"
         )
-    return trunk
+
+
+def _ending(target: str) -> str:
+    """Return the ending, which chooses the format; empty for a folder."""
+    ending = "" if target.endswith(("/", os.sep)) else Path(target).suffix
+    if ending not in _ENDINGS:
+        raise SettingError(
+            f"export: found the ending {ending!r} in {target}; expected .keras, .onnx, or a folder "
+            "(no ending, or / at its end) for a SavedModel"
+        )
+    return ending
 
 
 def can_export(result: Result) -> bool:
@@ -95,135 +118,37 @@ def check_head(result: Result) -> None:
         return
     other = next(entry for entry in result.entries if entry.spec.head in EXPORTABLE)
     raise HeadError(
-        f"export: {result.best.spec.head} is no layer; expected one of {', '.join(EXPORTABLE)}; "
-        f"of those tried here {other.spec.head} is best ({result.metric} "
-        f"{other.scores[result.metric]:.4f}): ask for it alone with --head {other.spec.head}"
+        f"export: {result.best.spec.head} cannot be exported; expected one of "
+        f"{', '.join(EXPORTABLE)}; the best of those here is {other.spec.head} ({result.metric} "
+        f"{other.scores[result.metric]:.4f}); train it alone with --head {other.spec.head}"
     )
 
 
-def export_best(folder: Path, trunk: "Trunk", targets: Sequence[str]) -> None:
-    """Export the best head as it was saved, and say so.
-
-    Args:
-        folder: Where the head was saved; ``can_export`` holds of it.
-        trunk: Its trunk.
-        targets: Files or folders that ``check_targets`` has passed.
+def export_best(folder: Path, trunk: Any, targets: Sequence[str]) -> None:
+    """Export the best head of a run, which was saved in ``folder``, to each checked target.
 
     Raises:
         HeadError: A model cannot be written.
     """
-    bundle = load_head(folder)
+    head = load_head(folder)
     for target in targets:
-        export(bundle, trunk, target)
-        log.info("%s: from pixels to scores of %s", target, ", ".join(bundle.class_names))
+        export(head, trunk, target)
 
 
-def export(bundle: TrainedHead, trunk: "Trunk", target: str) -> None:
-    """Write one model from pixels to scores; all of it or nothing.
+def export(head: TrainedHead, trunk: Any, target: str) -> None:
+    """Write one model from pixels to scores with an atomic write.
 
     Args:
-        bundle: The trained head.
+        head: The trained head.
         trunk: Its trunk.
         target: A ``.keras`` or ``.onnx`` file, or a folder for a SavedModel.
 
     Raises:
         HeadError: It cannot be written.
     """
-    write = _writer(target)
-    with atomic_write(Path(target), HeadError) as beside:
-        write(build_model(bundle, trunk), bundle.class_names, beside)
+    from classify.inference import model_formats
 
-
-def build_model(bundle: TrainedHead, trunk: "Trunk") -> Any:
-    """Put a head on its trunk.
-
-    Args:
-        bundle: The trained head.
-        trunk: Its trunk.
-
-    Returns:
-        A ``keras.Model`` from (B, H, W, 3) uint8 RGB pixels to (B, K) float32 scores, 0 to 1, each
-        row summing to 1.
-    """
-    from classify.heads.keras_head import DenseHead
-
-    keras = load_keras()
-    features = dict(zip(trunk.shapes, trunk.model.outputs, strict=True))
-    joined = [bundle.layer] if bundle.layer in features else bundle.layer.split("+")
-    x = features[joined[0]]
-    if len(joined) > 1:
-        x = keras.layers.Concatenate()([_flat(keras, features[name]) for name in joined])
-    x = _transformed(keras, bundle.head.transform, x)
-    if isinstance(bundle.head.head, DenseHead):
-        scores = bundle.head.head.model(x)
-        if scores.shape[1] == 1:
-            scores = keras.ops.concatenate([1 - scores, scores], axis=-1)
-    else:
-        kernel, bias = bundle.head.head.softmax_weights()  # type: ignore[attr-defined]
-        scores = _weighted(
-            keras.layers.Dense(len(bias), activation="softmax"), _flat(keras, x), [kernel, bias]
-        )
-    scores = _named(keras, scores, bundle.class_names)
-    return keras.Model(trunk.model.inputs[0], scores, name="pixels_to_scores")
-
-
-def _flat(keras: Any, x: Any) -> Any:
-    return x if len(x.shape) == 2 else keras.layers.Flatten()(x)
-
-
-def _weighted(layer: Any, x: Any, weights: Sequence[Any]) -> Any:
-    """Call a layer as it is in inference, give it its weights and keep them as they are."""
-    output = layer(x, training=False) if "Normalization" in type(layer).__name__ else layer(x)
-    layer.set_weights(weights)
-    return output
-
-
-def _affine(keras: Any, **settings: Any) -> Any:
-    """Return a layer that computes (x - mean) * scale; variance and epsilon are to be 1 and 0."""
-    return keras.layers.BatchNormalization(epsilon=0.0, center=False, trainable=False, **settings)
-
-
-def _transformed(keras: Any, transform: Transform, x: Any) -> Any:
-    """Do what a transform does."""
-    for step, learnt in transform.learnt():
-        x = _flat(keras, x)
-        if step == "standardise":
-            one = 0 * learnt["mean"] + 1
-            x = _weighted(_affine(keras), x, [learnt["scale"], learnt["mean"], one])
-        elif step == "sqrt":
-            x = keras.ops.sign(x) * keras.ops.sqrt(keras.ops.abs(x))
-        elif step == "l2":
-            x = keras.layers.UnitNormalization()(x)
-        else:
-            axes = learnt["axes"]
-            layer = keras.layers.Dense(axes.shape[1])
-            x = _weighted(layer, x, [axes, -learnt["mean"] @ axes])
-    return x
-
-
-def _named(keras: Any, scores: Any, class_names: Sequence[str]) -> Any:
-    """Pass scores on through a layer whose configuration holds the class names.
-
-    No built-in layer is made to hold strings. This one has no ``beta``, so its initial value is
-    never asked for, but is saved, loaded and within reach as ``beta_initializer.value``.
-    """
-    holder = keras.initializers.Constant(list(class_names))
-    layer = _affine(keras, scale=False, beta_initializer=holder, name=NAMES)
-    return layer(scores, training=False)  # its mean is 0 and its variance 1 from the start
-
-
-def read_class_names(path: Path) -> tuple[str, ...]:
-    """Return the names that an exported ``.keras`` file holds; none of any other model.
-
-    Args:
-        path: A file that Keras can load.
-    """
-    try:
-        with ZipFile(path) as archive:
-            layers = json.loads(archive.read("config.json"))["config"]["layers"]
-        (named,) = [layer["config"] for layer in layers if layer["config"]["name"] == NAMES]
-        names = named["beta_initializer"]["config"]["value"]
-        "".join(names).encode()  # what is no text raises, and could not be printed
-    except (KeyError, TypeError, ValueError):  # somebody else's
-        return ()
-    return tuple(names) if isinstance(names, list) else ()
+    write = model_formats.WRITERS[_ending(target)]
+    with atomic_write(Path(target), HeadError) as temporary:
+        write(model_formats.build_model(head, trunk), head.class_names, temporary)
+    log.info("%s: from pixels to scores of %s", target, ", ".join(head.class_names))

@@ -1,210 +1,199 @@
-"""A trained head on new images, through the decode, trunk and types that it was trained on."""
+"""Labels for new images, from a trained head or from a complete model."""
 
-import csv
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.out_of_core import join_layers
-from classify.inference.bundle import TrainedHead
-from extract.core.atomic import atomic_write, check_writable
+from classify.inference.bundle import PathLike, is_head_folder, load_head
+from classify.inference.predictions import Prediction, Predictions, is_chart
+from classify.settings.config import CHART_TOP, PredictConfig
+from extract.core.atomic import check_writable
 from extract.core.config import ExtractConfig
-from extract.core.console import progress
-from extract.core.errors import HeadError
+from extract.core.console import log, progress, quiet_mode
+from extract.core.errors import HeadError, SettingError
 from extract.engines.base import Engine
-from extract.engines.select import open_engine
 from extract.images.item import Item
 from extract.pipeline.stream import Timings, stream_features
+from extract.public import public
+from extract.sources.listing import list_source
 
-# What a formula begins with, in one spreadsheet or another.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-
-
-class Prediction(NamedTuple):
-    """One label for one image, or the reason why there is none.
-
-    ``score`` is the head's, 0 to 1. An image that could not be read has one row with neither.
-    """
-
-    key: str
-    label: str | None
-    score: float | None
-    reason: str | None = None
+Score = Callable[[Mapping[str, np.ndarray]], NDArray[np.floating]]
 
 
-def open_trunk(bundle: TrainedHead, weights: str | None, config: ExtractConfig) -> Engine:
-    """Build the bundle's trunk and refuse any other.
-
-    Args:
-        bundle: The trained head.
-        weights: A file in the place of the recorded one: of the weights or, where the trunk was a
-            model of one's own, of that; None for the recorded.
-        config: Its ``batch_size`` is used.
-
-    Returns:
-        The engine that runs it.
-
-    Raises:
-        HeadError: The weights are not those that the head was trained on, or are not to be found.
-        TrunkError: The trunk cannot be built.
-    """
-    field = "trunk" if bundle.trunk.is_file else "weights"
-    name = weights or getattr(bundle.trunk, field)
-    if not weights and name not in ("imagenet", "none") and not Path(name).exists():
-        raise HeadError(
-            f"{field}: {name}, from which the head was trained, is gone; expected the same file; "
-            "say where it is now with --weights FILE"
-        )
-    moved: dict[str, Any] = {field: name}
-    engine = open_engine(
-        replace(bundle.trunk, **moved),
-        bundle.dtype,
-        config.batch_size,
-        precision=bundle.precision,
-        calibrate=bundle.calibration_sha256,
-    )
-    if engine.weights_sha256 != bundle.weights_sha256:
-        raise HeadError(
-            f"{field}: {name} has SHA-256 {engine.weights_sha256[:12]}; expected "
-            f"{bundle.weights_sha256[:12]}, on which the head was trained; name that file with "
-            "--weights, or extract and train again"
-        )
-    return engine
-
-
-def predict(
-    bundle: TrainedHead,
-    items: Sequence[Item],
-    engine: Engine,
-    top: int = 1,
-    config: ExtractConfig | None = None,
-    clock: Timings | None = None,
-) -> list[Prediction]:
-    """Label images.
+@public()
+def predict_images(  # noqa: PLR0913
+    source: PathLike,
+    head: PathLike | None = None,
+    *,
+    trunk: PathLike | None = None,
+    weights: PathLike | None = None,
+    image_size: tuple[int, int] | None = None,
+    preprocess: str | None = None,
+    columns: str = "",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    max_bad: str = ExtractConfig.max_bad,
+    top: int | None = None,
+    output: PathLike | None = None,
+    format: str | None = None,  # noqa: A002
+    quiet: bool = False,
+) -> Predictions:
+    """Label images with a trained head or, given ``trunk``, with the classes of a complete model.
 
     Args:
-        bundle: The trained head.
-        items: The images.
-        engine: From ``open_trunk``.
-        top: Labels for each image.
-        config: Its ``workers`` is used.
-        clock: Where the seconds of each step are added up.
+        source: A folder of images, one image, an archive or a table of images.
+        head: A folder made by train-head.
+        trunk: Without ``head``: a ``keras.applications`` model or a ``.keras`` file.
+        weights: Where the head's trunk weights are now; else ``imagenet``, ``none`` or a file.
+        image_size: Without ``head``: height and width in pixels.
+        preprocess: Without ``head``: ``auto``, ``rescale`` or ``none``.
+        columns: The columns of a table, such as ``path=file``.
+        batch_size: Images per call of the trunk; None chooses from the device's memory.
+        workers: Threads that read and decode; None is one per core, at least 2.
+        max_bad: Unreadable images that are tolerated: a number or a share such as ``1%``.
+        top: Labels per image; None is 1, or 10 in a chart.
+        output: A file to write; ``.png``, ``.svg`` or ``.pdf`` draws a chart of one image.
+        format: Format of ``output``: ``csv`` (None) or ``json``, one object per line.
+        quiet: Show warnings only.
 
     Returns:
-        In the order of ``items``, ``top`` predictions for each image, best first; one without a
-        label for an image that could not be read.
+        In the order of the images, the best labels of each, or the reason why it has none.
 
     Raises:
-        EngineError: The trunk cannot be run.
+        HeadstartError: A setting, the source, the head, the trunk or ``output`` cannot be used.
     """
+    model = _given(trunk=trunk, weights=weights, image_size=image_size, preprocess=preprocess)
+    running = _given(columns=columns, batch_size=batch_size, workers=workers, max_bad=max_bad)
+    written = _given(top=top, format=format)
+    with quiet_mode(quiet):
+        path = None if output is None else Path(output)
+        return _predict_images(source, head, model, ExtractConfig(**running), path, written)
 
-    def score(features: Mapping[str, np.ndarray]) -> NDArray[np.floating]:
-        X = join_layers([features[layer] for layer in bundle.layer.split("+")])
-        return bundle.predict_proba(X)
 
-    return label_images(items, engine, score, bundle.class_names, top, config, clock)
+def _given(**settings: Any) -> dict[str, Any]:
+    """Return the settings that are not None, paths as text."""
+    given = {name: value for name, value in settings.items() if value is not None}
+    return {k: os.fspath(v) if isinstance(v, Path) else v for k, v in given.items()}
+
+
+def _predict_images(
+    source: PathLike,
+    head: PathLike | None,
+    model: dict[str, Any],
+    running: ExtractConfig,
+    path: Path | None,
+    written: dict[str, Any],
+) -> Predictions:
+    _check_model(source, head, model)
+    if is_chart(path) and "format" in written:
+        raise SettingError(f"format: has no effect on {path}, which is a chart; leave it out")
+    config = PredictConfig(**({"top": CHART_TOP} if is_chart(path) else {}) | written)
+    if path and path.exists() and not path.is_file():
+        raise HeadError(f"{path}: not a regular file; expected one, or none; name another with -o")
+    if path:
+        check_writable(path, HeadError)
+    began, timings = time.perf_counter(), Timings()
+    listed = list_source(source, running.columns)
+    for warning in listed.warnings:
+        log.warning("%s", warning)
+    if is_chart(path) and len(listed.items) != 1:
+        raise SettingError(
+            f"{path}: found {len(listed.items)} images in {source}; expected one for a chart; name "
+            "one, or a file that ends in .csv"
+        )
+    opened = _open_model(head, model, running)
+    timings.start = time.perf_counter() - began
+    labelled = label_images(listed.items, *opened, config.top, running, timings)
+    predictions = Predictions(labelled, running.tolerated(len(listed.items)), timings)
+    if path:
+        predictions.save(path, config.format)
+    for prediction in predictions:
+        if prediction.reason is not None:
+            log.warning("%s: %s", prediction.key, prediction.reason)
+    return predictions
+
+
+def _check_model(source: PathLike, head: PathLike | None, model: Mapping[str, Any]) -> None:
+    """Raise SettingError unless there is a head or a complete model, and not both."""
+    if head and (extra := model.keys() - {"weights"}):
+        raise SettingError(
+            f"{', '.join(sorted(extra))}: cannot be combined with {head}, which records its trunk; "
+            "leave one of them out"
+        )
+    if not head and "trunk" not in model:
+        raise SettingError(
+            f"found SOURCE {source} alone; expected DIR, a folder made by train-head, before it, "
+            "or --trunk NAME for a complete model"
+        )
+    if head and is_head_folder(source) and not is_head_folder(head):
+        raise SettingError(
+            f"{source}: found a head in the place of SOURCE; expected DIR before SOURCE; swap them"
+        )
+
+
+def _open_model(
+    head: PathLike | None, model: Mapping[str, Any], running: ExtractConfig
+) -> tuple[Engine, Score, Sequence[str]]:
+    """Open a trained head with its trunk, or a complete model."""
+    if head:
+        from classify.inference.trunk import open_engine
+
+        trained = load_head(head)
+        engine = open_engine(trained, model.get("weights"), running.batch_size)
+        return engine, trained.score, trained.class_names
+    from classify.inference import complete_model
+
+    engine, class_names = complete_model.open_classifier(running, **model)
+    return engine, partial(complete_model.to_scores, engine), class_names
 
 
 def label_images(
     items: Sequence[Item],
     engine: Engine,
-    score: Callable[[Mapping[str, np.ndarray]], NDArray[np.floating]],
+    score: Score,
     class_names: Sequence[str],
     top: int = 1,
     config: ExtractConfig | None = None,
-    clock: Timings | None = None,
+    timings: Timings | None = None,
 ) -> list[Prediction]:
-    """Label images by what an engine gives for them.
+    """Label images by the features that an engine computes.
 
     Args:
         items: The images.
-        engine: What runs on them.
-        score: From (b, *shape) features by layer to (b, K) scores.
+        engine: The engine that runs on them.
+        score: Function from (b, *shape) features by layer to (b, K) scores.
         class_names: K names, in the order of the scores.
-        top: Labels for each image.
+        top: Labels per image; more than K gives all of them.
         config: Its ``workers`` is used.
-        clock: Where the seconds of each step are added up.
+        timings: The seconds of each step are added here.
 
     Returns:
-        See ``predict``.
+        In the order of ``items``, ``top`` predictions per image, best first; one without a label
+        for an image that could not be read.
 
     Raises:
         EngineError: The engine cannot run.
     """
-    found: dict[int, list[Prediction]] = {}
+    by_row: dict[int, list[Prediction]] = {}
     workers = (config or ExtractConfig()).workers
     with progress(len(items), "images") as bar:
-        for block in stream_features(items, np.arange(len(items)), engine, workers, clock):
-            if len(block.rows):
-                for row, scores in zip(block.rows, score(block.features), strict=True):
-                    found[int(row)] = list(_best(items[row].key, scores, class_names, top))
-            for failure in block.failed:
-                found[failure.row] = [
-                    Prediction(items[failure.row].key, None, None, failure.reason)
+        for block in stream_features(items, np.arange(len(items)), engine, workers, timings):
+            scores = score(block.features) if len(block.rows) else ()
+            for row, values in zip(block.rows.tolist(), scores, strict=True):
+                # A stable sort keeps classes with equal scores in their order.
+                best = np.argsort(-values, kind="stable")[:top]
+                by_row[row] = [
+                    Prediction(items[row].key, class_names[label], float(values[label]))
+                    for label in best
                 ]
+            for failure in block.failed:
+                key = items[failure.row].key
+                by_row[failure.row] = [Prediction(key, None, None, failure.reason)]
             bar.update(len(block.rows) + len(block.failed))
-    return [prediction for row in range(len(items)) for prediction in found[row]]
-
-
-def _best(
-    key: str, scores: NDArray[np.floating], class_names: Sequence[str], top: int
-) -> Iterator[Prediction]:
-    # Stable, so that equal scores come in the order of the classes.
-    for label in np.argsort(-scores, kind="stable")[:top]:
-        yield Prediction(key, class_names[label], float(scores[label]))
-
-
-def write_predictions(predictions: Iterable[Prediction], file: TextIO, form: str) -> None:
-    """Write predictions in the order given.
-
-    Args:
-        predictions: What to write.
-        file: Where to.
-        form: ``csv``, with a heading and empty cells for what is missing, or ``json``, an object a
-            line with null for it. Scores have six decimals. In CSV a text that a spreadsheet would
-            run as a formula has an apostrophe in front.
-    """
-    rounded = (p._replace(score=p.score and round(p.score, 6)) for p in predictions)
-    if form == "json":
-        file.writelines(
-            json.dumps(prediction._asdict(), ensure_ascii=False) + "\n" for prediction in rounded
-        )
-        return
-    table = csv.writer(file, lineterminator="\n")
-    table.writerow(Prediction._fields)
-    table.writerows([_defuse(cell) for cell in prediction] for prediction in rounded)
-
-
-def _defuse(cell: str | float | None) -> str | float | None:
-    """Return a cell that no spreadsheet runs: https://owasp.org/www-community/attacks/CSV_Injection."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
-
-
-def check_output(path: Path) -> None:
-    """Raise HeadError unless a file can be made there; asked before the trunk has run for long."""
-    if path.exists() and not path.is_file():
-        raise HeadError(f"{path}: not a regular file; expected one, or none; name another with -o")
-    check_writable(path, HeadError)
-
-
-def save_predictions(predictions: Iterable[Prediction], path: Path, form: str) -> None:
-    """Write predictions into a file, which has its name only once it is whole.
-
-    Args:
-        predictions: What to write.
-        path: The file; one that is there already is replaced.
-        form: See ``write_predictions``.
-
-    Raises:
-        HeadError: The file cannot be written.
-    """
-    with (
-        atomic_write(path, HeadError) as beside,
-        beside.open("w", encoding="utf-8", newline="") as file,
-    ):
-        write_predictions(predictions, file, form)
+    return [prediction for row in range(len(items)) for prediction in by_row[row]]

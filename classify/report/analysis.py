@@ -1,28 +1,17 @@
-"""What the report and ``result.json`` say of the best head beyond its place on the leaderboard."""
+"""Analysis of the best head, as the report and ``result.json`` show it."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset
-from classify.data.out_of_core import Features, StoredRows
+from classify.data.out_of_core import StoredRows
 from classify.data.splits import TEST, group_names
 from classify.heads.registry import needs_memory
-from classify.report.diagnostics import (
-    Bin,
-    ClassQuality,
-    Curve,
-    Pair,
-    Share,
-    calibration,
-    class_curves,
-    class_qualities,
-    confident_mistakes,
-    confused_pairs,
-    share,
-)
+from classify.report import diagnostics
 from classify.report.projection import FeatureMap, map_features
 from classify.search.evaluate import evaluate
 from classify.search.leaderboard import Result
@@ -34,18 +23,18 @@ from extract.core.errors import HeadError
 
 MISTAKES, PAIRS = 100, 12
 _WORST_CLASSES = 3
-_SIZES = (1 / 8, 1 / 4, 1 / 2)
+_TRAINING_SHARES = (1 / 8, 1 / 4, 1 / 2)
 
 
 class Mistake(NamedTuple):
-    """An image that the head is sure of and wrong about.
+    """An image that the head classifies wrongly with a high score.
 
     Attributes:
         row: Its row in the dataset.
         key: Its key.
         truth: Its class in the store.
-        answer: The class that the head answers.
-        score: The score of that answer, 0 to 1.
+        answer: The predicted class.
+        score: The score of the predicted class, 0 to 1.
     """
 
     row: int
@@ -55,190 +44,177 @@ class Mistake(NamedTuple):
     score: float
 
 
-class Size(NamedTuple):
-    """What a candidate does when trained on ``rows`` of the first split's training rows."""
+class TrainingSize(NamedTuple):
+    """Validation accuracy of a head trained on ``rows`` images of the first split."""
 
     rows: int
-    accuracy: Share
+    accuracy: diagnostics.Proportion
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """The best head, looked at closely, on the rows that judged it.
+    """Diagnostics of the best head on the validation images.
 
     Attributes:
         confusion: (K, K) int64 counts, truth on the first axis.
-        classes: One a class.
-        pairs: Classes that are taken for each other most often.
-        roc: Curves of true against false positive rate; see ``quality.class_curves``.
+        classes: Metrics of each class.
+        pairs: The pairs of classes that are confused most often.
+        roc: Curves of true against false positive rate; see ``diagnostics.class_curves``.
         precision_recall: Curves of precision against recall.
-        calibration: Scores against accuracy.
-        calibration_error: Mean distance between the two, 0 to 1.
-        mistakes: The most confident ones.
-        wrong: (E,) int64 rows of the dataset with a wrong answer.
-        sized: The candidate that ``sizes`` is about: the best one without epochs, else logistic
-            regression; None of a fine-tuned head, and where it needs features in memory.
-        sizes: Its accuracy by number of training rows of the first split, fewest first; a size at
-            which it cannot be trained is missing.
+        calibration: Accuracy by score.
+        calibration_error: Expected calibration error, 0 to 1.
+        mistakes: The mistakes with the highest scores.
+        wrong_rows: (E,) int64 rows of the dataset that are classified wrongly.
+        size_head: The head that ``sizes`` is about: the best one without epochs, else logistic
+            regression; None of a fine-tuned head, and where the head needs features in memory.
+        sizes: Accuracy of that head by number of training images, fewest first; without the sizes
+            at which it cannot be trained.
         maps: The features in two dimensions; empty where they have fewer.
     """
 
     confusion: NDArray[np.int64]
-    classes: list[ClassQuality]
-    pairs: list[Pair]
-    roc: list[Curve]
-    precision_recall: list[Curve]
-    calibration: list[Bin]
+    classes: list[diagnostics.ClassMetrics]
+    pairs: list[diagnostics.ConfusedPair]
+    roc: list[diagnostics.Curve]
+    precision_recall: list[diagnostics.Curve]
+    calibration: list[diagnostics.CalibrationBin]
     calibration_error: float
     mistakes: list[Mistake]
-    wrong: NDArray[np.int64]
-    sized: str | None
-    sizes: list[Size]
+    wrong_rows: NDArray[np.int64]
+    size_head: str | None
+    sizes: list[TrainingSize]
     maps: list[FeatureMap]
 
     def to_dict(self, keys: list[str]) -> dict[str, Any]:
-        """Return every number, as JSON can hold it; rows by their keys."""
-        found = {
-            name: _plain(getattr(self, name))
-            for name in ("classes", "pairs", "roc", "precision_recall", "calibration")
-        }
-        mistakes = [{k: v for k, v in _plain(m).items() if k != "row"} for m in self.mistakes]
+        """Return every number as JSON values, with keys in place of row numbers."""
+        plain = ("classes", "pairs", "roc", "precision_recall", "calibration", "calibration_error")
+        mistakes = [m._asdict() for m in self.mistakes]
+        mistakes = [{k: v for k, v in m.items() if k != "row"} for m in mistakes]
         return {
-            **found,
-            "calibration_error": self.calibration_error,
-            "mistakes": {"count": len(self.wrong), "most_confident": mistakes},
-            "sized": self.sized,
-            "sizes": _plain(self.sizes),
+            **{name: _to_json(getattr(self, name)) for name in plain},
+            "mistakes": {"count": len(self.wrong_rows), "most_confident": mistakes},
+            "sized": self.size_head,
+            "sizes": _to_json(self.sizes),
             "maps": [
                 {
-                    "method": found.method,
-                    "keys": [keys[row] for row in found.rows],
-                    "x": found.points[:, 0].tolist(),
-                    "y": found.points[:, 1].tolist(),
-                    "explained": found.explained,
+                    "method": feature_map.method,
+                    "keys": [keys[row] for row in feature_map.rows],
+                    "x": feature_map.points[:, 0].tolist(),
+                    "y": feature_map.points[:, 1].tolist(),
+                    "explained": feature_map.explained,
                 }
-                for found in self.maps
+                for feature_map in self.maps
             ],
         }
 
 
-def _plain(value: Any) -> Any:
-    """Return named tuples as dictionaries, all the way down."""
+def _to_json(value: Any) -> Any:
+    """Return named tuples as dictionaries, at every depth."""
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return {name: _plain(part) for name, part in value._asdict().items()}
-    return [_plain(part) for part in value] if isinstance(value, list) else value
+        return {name: _to_json(part) for name, part in value._asdict().items()}
+    return [_to_json(part) for part in value] if isinstance(value, list) else value
 
 
 def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
-    """Look closely at the best head of a finished run.
+    """Analyse the best head of a finished run.
 
     Args:
-        dataset: What was trained on.
-        result: What came of it, with scores.
-        seed: Decides which rows the smaller training sets have.
+        dataset: The rows that were trained on.
+        result: The result of the run, with scores.
+        seed: Decides the rows of the smaller training sets.
 
     Returns:
-        All that the report shows of it. For ``sizes`` a quick head is trained on an eighth, a
-        quarter and half of the first split's training rows, and on all if it was not a candidate.
+        The analysis. For ``sizes`` a fast head is trained on an eighth, a quarter and half of the
+        first split's training rows, and on all of them if it was not a candidate.
     """
-    own = result.dataset
+    own, rows, scores = result.dataset, result.validation_rows, result.scores
     assert own is not None
-    assert result.scores is not None
-    judging, scores = result.validation_rows, result.scores
-    y, names = dataset.y[judging], dataset.class_names
-    units = group_names(dataset)
-    witnesses = len({units[row] for row in judging}) / len(judging)
-    confusion = confusion_matrix(y, scores.argmax(axis=1), len(names))
-    classes = class_qualities(y, scores, names, witnesses)
-    bins, error = calibration(y, scores, witnesses)
-    sized = _sized(result, own.X)
+    assert scores is not None
+    y, names, answers = dataset.y[rows], dataset.class_names, scores.argmax(axis=1)
+    groups = group_names(dataset)
+    independent = len({groups[row] for row in rows}) / len(rows)
+    confusion = confusion_matrix(y, answers, len(names))
+    classes = diagnostics.class_metrics(y, scores, names, independent)
+    curves = partial(diagnostics.class_curves, y, scores, classes, most=_WORST_CLASSES)
+    bins, error = diagnostics.calibration(y, scores, independent)
+    keys, best = [dataset.keys[row] for row in rows], scores.max(axis=1)
+    mistakes = [
+        Mistake(int(rows[i]), keys[i], names[y[i]], names[answers[i]], float(best[i]))
+        for i in diagnostics.confident_mistakes(y, scores, MISTAKES)
+    ]
+    spec = _size_head(result, own)
     return Analysis(
         confusion=confusion,
         classes=classes,
-        pairs=confused_pairs(confusion, names, PAIRS) if len(names) > 2 else [],
-        roc=class_curves(y, scores, classes, "roc_area", _WORST_CLASSES),
-        precision_recall=class_curves(y, scores, classes, "average_precision", _WORST_CLASSES),
+        pairs=diagnostics.confused_pairs(confusion, names, PAIRS) if len(names) > 2 else [],
+        roc=curves("roc_area"),
+        precision_recall=curves("average_precision"),
         calibration=bins,
         calibration_error=error,
-        mistakes=_mistakes(dataset, result),
-        wrong=judging[scores.argmax(axis=1) != y],
-        sized=label(sized) if sized else None,
-        sizes=_sizes(own, sized, result, seed, witnesses) if sized else [],
+        mistakes=mistakes,
+        wrong_rows=rows[answers != y],
+        size_head=label(spec) if spec else None,
+        sizes=_training_sizes(own, spec, result, seed, independent) if spec else [],
         maps=map_features(own.X, np.flatnonzero(dataset.split != TEST)),
     )
 
 
-def _mistakes(dataset: Dataset, result: Result) -> list[Mistake]:
-    assert result.scores is not None
-    judging, scores, names = result.validation_rows, result.scores, dataset.class_names
-    return [
-        Mistake(
-            row=int(judging[place]),
-            key=dataset.keys[judging[place]],
-            truth=names[dataset.y[judging[place]]],
-            answer=names[scores[place].argmax()],
-            score=float(scores[place].max()),
-        )
-        for place in confident_mistakes(dataset.y[judging], scores, MISTAKES)
-    ]
+def _size_head(result: Result, dataset: Dataset) -> HeadSpec | None:
+    """Return the head to train on fewer rows: the best one without epochs, which is fast."""
+    layer = result.best.spec.layer
+    specs = [entry.spec for entry in result.entries if entry.spec.layer == layer]
+    fast = [spec for spec in specs if spec.head not in KERAS_HEADS]
+    spec = fast[0] if fast else HeadSpec("logistic", layer=layer)
+    too_large = isinstance(dataset.X, StoredRows) and needs_memory(spec, dataset.X.shape[1:])
+    return None if result.finetuned or too_large else spec
 
 
-def _sized(result: Result, X: Features) -> HeadSpec | None:
-    """Return the candidate to train on fewer rows: the best one without epochs, for it is quick."""
-    best = result.best.spec
-    same = [entry.spec for entry in result.entries if entry.spec.layer == best.layer]
-    quick = [spec for spec in same if spec.head not in KERAS_HEADS]
-    spec = quick[0] if quick else HeadSpec("logistic", layer=best.layer)
-    lacking = isinstance(X, StoredRows) and needs_memory(spec, X.shape[1:])
-    return None if result.finetuned or lacking else spec
-
-
-def _sizes(
-    dataset: Dataset, spec: HeadSpec, result: Result, seed: int, witnesses: float
-) -> list[Size]:
-    """Judge a candidate, trained on parts of the first split's training rows and on all of them."""
+def _training_sizes(
+    dataset: Dataset, spec: HeadSpec, result: Result, seed: int, independent: float
+) -> list[TrainingSize]:
+    """Evaluate a head trained on parts of the first split's training rows, and on all of them."""
     split = result.splits[0]
     y = dataset.y[split.validation]
-    here = np.isin(result.validation_rows, split.validation)
-    # Trained on all of them it was judged already, if it is on the leaderboard.
-    whole = [e.evaluation.answers[here] for e in result.entries if e.spec == spec]
+    in_split = np.isin(result.validation_rows, split.validation)
+    # On the leaderboard it was trained on all rows already.
+    full = [e.evaluation.answers[in_split] for e in result.entries if e.spec == spec]
     parts = subsets(dataset.y[split.train], seed)
-    parts += [] if whole else [np.arange(len(split.train))]
-    found = []
+    parts += [] if full else [np.arange(len(split.train))]
+    sizes = []
     with progress(len(parts), "fit", label="fewer images") as bar, muted():
         for part in parts:
-            fewer = replace(split, train=split.train[part])
             try:
-                ((_, evaluation),) = evaluate(dataset, [spec], [fewer])
+                ((_, evaluation),) = evaluate(
+                    dataset, [spec], [replace(split, train=split.train[part])]
+                )
             except HeadError as error:
                 log.debug("not trained on %d images: %s", len(part), error)
                 continue
-            found.append((len(part), evaluation.answers))
+            sizes.append((len(part), evaluation.answers))
             bar.update(1)
-    found += [(len(split.train), answers) for answers in whole]
-    return [
-        Size(rows, share(int((answers == y).sum()), len(y), witnesses)) for rows, answers in found
-    ]
+    sizes += [(len(split.train), answers) for answers in full]
+    right = [(rows, int((answers == y).sum())) for rows, answers in sizes]
+    share = partial(diagnostics.proportion, count=len(y), independent=independent)
+    return [TrainingSize(rows, share(hits)) for rows, hits in right]
 
 
 def subsets(y: NDArray[np.int64], seed: int) -> list[NDArray[np.int64]]:
-    """Draw ever larger parts of the rows, each holding the one before it and every class.
+    """Draw growing subsets of the rows; each holds the one before it and every class.
 
     Args:
         y: (A,) classes.
-        seed: Decides who is in them.
+        seed: Decides the draw.
 
     Returns:
-        Increasing places: about an eighth, a quarter and half of each class; those parts that have
-        two rows a class on average.
+        Increasing positions of about an eighth, a quarter and half of each class; without subsets
+        of fewer than two rows per class on average.
     """
     generator = np.random.default_rng(seed)
     members = [generator.permutation(np.flatnonzero(y == label)) for label in np.unique(y)]
-    found: list[NDArray[np.int64]] = []
-    for part in _SIZES:
-        rows = [some[: max(1, round(part * len(some)))] for some in members]
-        places = np.sort(np.concatenate(rows))
-        fewest = max(2 * len(members), len(found[-1]) + 1 if found else 0)
+    drawn: list[NDArray[np.int64]] = []
+    for share in _TRAINING_SHARES:
+        places = np.concatenate([rows[: max(1, round(share * len(rows)))] for rows in members])
+        fewest = max(2 * len(members), len(drawn[-1]) + 1 if drawn else 0)
         if fewest <= len(places) < len(y):
-            found.append(places)
-    return found
+            drawn.append(np.sort(places))
+    return drawn

@@ -1,15 +1,16 @@
-"""The scores of one head and the truth -> what a single number hides. Pure, like ``metrics``."""
+"""Diagnostics of one head, computed from its scores and the true classes."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-# The normal deviate with 95 % of the distribution within it.
-_DEVIATE = 1.959964
+from classify.search.metrics import confusion_matrix
+
+# Half the width, in standard deviations, of a 95 % interval of the normal distribution.
+_QUANTILE = 1.959964
 BINS = 10
-# Points of a curve that is drawn; more are not seen.
+# A drawn curve has at most this many points; more cannot be seen.
 _MOST_POINTS = 101
 
 Labels = NDArray[np.int64]
@@ -17,62 +18,63 @@ Scores = NDArray[np.floating]
 Line = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
-class Share(NamedTuple):
-    """A share of rows, 0 to 1, and its 95 % interval; None where there is no row to count."""
+class Proportion(NamedTuple):
+    """A proportion of images, 0 to 1, and its 95 % interval; all None where there are no images."""
 
     value: float | None
     low: float | None
     high: float | None
 
 
-class ClassQuality(NamedTuple):
-    """How well one class is told from the others.
+class ClassMetrics(NamedTuple):
+    """How well one class is told from all others.
 
     Attributes:
         name: The class.
-        rows: Judging rows of the class.
-        answered: Rows that were taken for it.
-        precision: Share of ``answered`` that are of the class.
-        recall: Share of ``rows`` that were taken for it.
-        f1: Harmonic mean of both.
-        roc_area: Area under its ROC curve against all others; None without rows on both sides.
-        average_precision: Mean precision over its recall; None likewise.
+        rows: Validation images of the class.
+        answered: Images that the head predicts as the class.
+        precision: Proportion of ``answered`` that are of the class.
+        recall: Proportion of ``rows`` that are predicted as the class.
+        f1: Harmonic mean of precision and recall.
+        roc_area: Area under the ROC curve of the class against all others; None unless some images
+            are of the class and some are not.
+        average_precision: Average precision of the class; None in the same cases.
     """
 
     name: str
     rows: int
     answered: int
-    precision: Share
-    recall: Share
-    f1: Share
+    precision: Proportion
+    recall: Proportion
+    f1: Proportion
     roc_area: float | None
     average_precision: float | None
 
 
 class Curve(NamedTuple):
-    """A line to draw: equally long lists of x and y, and what it is called."""
+    """A named curve: equally long lists of x and y."""
 
     name: str
     x: list[float]
     y: list[float]
 
 
-class Bin(NamedTuple):
-    """Rows whose highest score lies in one tenth of 0 to 1.
+class CalibrationBin(NamedTuple):
+    """Images whose highest score lies in one tenth of 0 to 1.
 
     Attributes:
-        rows: How many, 1 or more.
+        rows: Number of images, 1 or more.
         score: Mean of their highest scores.
-        accuracy: Share of them that are right.
+        accuracy: Proportion of them that are classified correctly.
     """
 
     rows: int
     score: float
-    accuracy: Share
+    accuracy: Proportion
 
 
-class Pair(NamedTuple):
-    """Two classes, ``rows`` images of the one taken for the other."""
+class ConfusedPair(NamedTuple):
+    """``rows`` of the ``of`` images of the class ``truth`` are predicted as ``answer``."""
 
     truth: str
     answer: str
@@ -80,201 +82,197 @@ class Pair(NamedTuple):
     of: int
 
 
-def share(hits: float, count: float, witnesses: float = 1.0) -> Share:
-    """Return a share and Wilson's interval, which is honest at 0, at 1 and for few rows.
+def proportion(hits: float, count: float, independent: float = 1.0) -> Proportion:
+    """Return a proportion and its Wilson interval, which stays useful at 0, at 1 and for few rows.
+
+    SciPy has the interval for whole numbers only; groups make ``count * independent`` a fraction.
 
     Args:
         hits: Rows that count, 0 to ``count``.
         count: All rows.
-        witnesses: What share of the rows are independent: with groups, groups / rows.
+        independent: Share of the rows that are independent: with groups, groups / rows.
 
     Returns:
-        The share; three None where ``count`` is 0.
+        The proportion; None three times where ``count`` is 0.
 
     Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference
     (1927).
     """
     if not count:
-        return Share(None, None, None)
-    value, n = hits / count, count * witnesses
-    z = _DEVIATE**2 / n
+        return Proportion(None, None, None)
+    value, n = hits / count, count * independent
+    z = _QUANTILE**2 / n
     middle = (value + z / 2) / (1 + z)
     half = float(np.sqrt(z * value * (1 - value) + z * z / 4)) / (1 + z)
-    return Share(value, max(0.0, middle - half), min(1.0, middle + half))
+    return Proportion(value, max(0.0, middle - half), min(1.0, middle + half))
 
 
-def class_qualities(
-    y: Labels, scores: Scores, names: tuple[str, ...], witnesses: float = 1.0
-) -> list[ClassQuality]:
-    """Look at each class by itself.
+def class_metrics(
+    y: Labels, scores: Scores, names: tuple[str, ...], independent: float = 1.0
+) -> list[ClassMetrics]:
+    """Compute the metrics of each class against all others.
 
     Args:
         y: (N,) true classes.
         scores: (N, K) scores, 0 to 1.
         names: K names.
-        witnesses: See ``share``.
+        independent: See ``proportion``.
 
     Returns:
-        One a class, in the order of ``names``.
+        One per class, in the order of ``names``.
     """
-    answers = scores.argmax(axis=1)
-    found = []
-    for label, name in enumerate(names):
-        truth, answered = y == label, answers == label
-        hits, rows, taken = int((truth & answered).sum()), int(truth.sum()), int(answered.sum())
+    from sklearn.metrics import auc, average_precision_score
+
+    # Precision, recall and F1 come from counts, which their intervals need.
+    confusion = confusion_matrix(y, scores.argmax(axis=1), len(names))
+    counts = np.stack([confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)], axis=1)
+    classes = []
+    for label, (hits, rows, answered) in enumerate(counts.tolist()):
+        truth, score = y == label, scores[:, label]
         both = 0 < rows < len(y)
-        found.append(
-            ClassQuality(
-                *(name, rows, taken),
-                precision=share(hits, taken, witnesses),
-                recall=share(hits, rows, witnesses),
-                f1=_f1(hits, rows + taken - hits, witnesses),
-                roc_area=area(*roc(truth, scores[:, label])) if both else None,
-                average_precision=average_precision(truth, scores[:, label]) if both else None,
+        classes.append(
+            ClassMetrics(
+                names[label],
+                rows,
+                answered,
+                precision=proportion(hits, answered, independent),
+                recall=proportion(hits, rows, independent),
+                f1=_f1(hits, rows + answered - hits, independent),
+                roc_area=float(auc(*roc(truth, score))) if both else None,
+                average_precision=float(average_precision_score(truth, score)) if both else None,
             )
         )
-    return found
+    return classes
 
 
-def _f1(hits: int, either: int, witnesses: float) -> Share:
-    """Return F1 = 2 J / (1 + J): J, the share of hits in truth and answers together, is a share."""
-    jaccard = share(hits, either, witnesses)
-    return Share(*(None if part is None else 2 * part / (1 + part) for part in jaccard))
+def _f1(hits: int, either: int, independent: float) -> Proportion:
+    """Return F1 = 2 J / (1 + J), where J = hits / (true or predicted) is a proportion."""
+    jaccard = proportion(hits, either, independent)
+    return Proportion(*(None if part is None else 2 * part / (1 + part) for part in jaccard))
 
 
 def roc(truth: NDArray[np.bool_], score: Scores) -> Line:
-    """Return false and true positive rates, from (0, 0) to (1, 1), a point a distinct score.
+    """Return false and true positive rates, from (0, 0) to (1, 1), a point per distinct score.
 
     Args:
-        truth: (N,) who is of the class; rows on both sides.
+        truth: (N,) whether a row is of the class; both values occur.
         score: (N,) scores of the class.
     """
-    hits, taken = _counts(truth, score)
-    false, rows = taken - hits, hits[-1]
-    return (np.concatenate([[0.0], false / false[-1]]), np.concatenate([[0.0], hits / rows]))
+    from sklearn.metrics import roc_curve
+
+    false_rate, true_rate, _ = roc_curve(truth, score, drop_intermediate=False)
+    return false_rate, true_rate
 
 
 def precision_recall(truth: NDArray[np.bool_], score: Scores) -> Line:
-    """Return recall (increasing) and precision, a point a distinct score.
+    """Return recall (increasing) and precision, a point per distinct score.
 
     Args:
-        truth: (N,) who is of the class; one row or more.
+        truth: (N,) whether a row is of the class; True occurs.
         score: (N,) scores of the class.
     """
-    hits, taken = _counts(truth, score)
-    return hits / hits[-1], hits / taken
+    from sklearn.metrics import precision_recall_curve
 
-
-def _counts(truth: NDArray[np.bool_], score: Scores) -> Line:
-    """Count, for each distinct score downwards, rows of the class and all rows from there up."""
-    order = np.argsort(-score, kind="stable")
-    last = np.append(np.flatnonzero(np.diff(score[order])), len(order) - 1)
-    return np.cumsum(truth[order], dtype=np.float64)[last], last + 1.0
-
-
-def area(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    """Return the area under straight lines between points."""
-    return float((np.diff(x) * (y[1:] + y[:-1]) / 2).sum())
-
-
-def average_precision(truth: NDArray[np.bool_], score: Scores) -> float:
-    """Return the mean of the precision over the recall, by steps as scikit-learn has it."""
-    recall, precision = precision_recall(truth, score)
-    return float((np.diff(recall, prepend=0.0) * precision).sum())
+    precision, recall, _ = precision_recall_curve(truth, score)
+    return recall[-2::-1], precision[-2::-1]  # without scikit-learn's added last point
 
 
 def class_curves(
-    y: Labels, scores: Scores, classes: list[ClassQuality], kind: str, most: int
+    y: Labels, scores: Scores, classes: list[ClassMetrics], kind: str, most: int
 ) -> list[Curve]:
-    """Return what to draw: the second of two classes, or the classes' mean and the worst ones.
+    """Return the curves to draw: of two classes the second, of more their mean and the worst.
 
     Args:
         y: (N,) true classes.
         scores: (N, K) scores.
-        classes: What ``class_qualities`` found.
-        kind: ``roc_area`` or ``average_precision``: what the curves are summed up by.
-        most: How many of the worst classes.
+        classes: From ``class_metrics``.
+        kind: ``roc_area`` or ``average_precision``, the area under the curves.
+        most: Number of the worst classes.
 
     Returns:
-        The curves, that of the mean without a name; empty where no class has rows on both sides.
-        The mean of precisions is taken of the best one at a recall or beyond.
+        The curves; the mean has no name. Empty where no class has a curve. The mean precision at a
+        recall is that of the best precisions at this recall or a higher one.
     """
-    line = roc if kind == "roc_area" else precision_recall
-    on_grid: Callable[..., Any] = np.interp if kind == "roc_area" else _best_beyond
-    values = {i: getattr(found, kind) for i, found in enumerate(classes)}
-    known = [label for label, value in values.items() if value is not None]
+    line, on_grid = (
+        (roc, np.interp) if kind == "roc_area" else (precision_recall, _interpolated_precision)
+    )
+    areas = {label: getattr(metrics, kind) for label, metrics in enumerate(classes)}
+    known = [label for label, area in areas.items() if area is not None]
     lines = {label: line(y == label, scores[:, label]) for label in known}
     if len(classes) == 2 or not known:
         return [_curve(classes[label].name, lines[label]) for label in known[1:]]
     grid = np.linspace(0, 1, _MOST_POINTS)
-    mean = np.mean([on_grid(grid, *found) for found in lines.values()], axis=0)
-    worst = sorted(known, key=lambda label: values[label])[:most]
+    mean = np.mean([on_grid(grid, *points) for points in lines.values()], axis=0)
+    worst = sorted(known, key=lambda label: areas[label])[:most]
     return [_curve("", (grid, mean)), *(_curve(classes[i].name, lines[i]) for i in worst)]
 
 
-def _best_beyond(
+def _interpolated_precision(
     grid: NDArray[np.float64], recall: NDArray[np.float64], precision: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     best = np.maximum.accumulate(precision[::-1])[::-1]
-    # The last recall is 1 but for rounding, and so is the last of the grid.
+    # The last recall and the last grid point are both 1, up to rounding.
     return np.asarray(best[np.minimum(np.searchsorted(recall, grid), len(best) - 1)])
 
 
 def _curve(name: str, line: Line) -> Curve:
     """Keep at most ``_MOST_POINTS`` points of a line, the ends among them."""
-    x, y = line
-    kept = np.unique(np.linspace(0, len(x) - 1, _MOST_POINTS).round().astype(int))
-    return Curve(name, x[kept].round(6).tolist(), y[kept].round(6).tolist())
+    kept = np.unique(np.linspace(0, len(line[0]) - 1, _MOST_POINTS).round().astype(int))
+    return Curve(name, *(values[kept].round(6).tolist() for values in line))
 
 
-def calibration(y: Labels, scores: Scores, witnesses: float = 1.0) -> tuple[list[Bin], float]:
-    """Compare the scores of the answers with how often these are right.
+def calibration(
+    y: Labels, scores: Scores, independent: float = 1.0
+) -> tuple[list[CalibrationBin], float]:
+    """Compare the scores of the predicted classes with the accuracy, in ten bins.
 
     Args:
         y: (N,) true classes.
         scores: (N, K) scores, 0 to 1.
-        witnesses: See ``share``.
+        independent: See ``proportion``.
 
     Returns:
-        The tenths that have rows, and the expected calibration error: the mean distance between
-        score and accuracy, each tenth by its rows, 0 to 1.
+        The bins that have rows, and the expected calibration error (ECE), 0 to 1: the mean distance
+        between score and accuracy, each bin weighted by its rows.
     """
     highest, right = scores.max(axis=1).astype(np.float64), scores.argmax(axis=1) == y
-    # As scikit-learn's calibration_curve: a tenth holds its upper end.
-    tenth = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], highest)
-    bins, error = [], 0.0
-    for place in np.unique(tenth):
-        inside = tenth == place
-        rows, score = int(inside.sum()), float(highest[inside].mean())
-        accuracy = share(int(right[inside].sum()), rows, witnesses)
-        bins.append(Bin(rows, score, accuracy))
-        error += abs(score - (accuracy.value or 0)) * rows / len(y)
-    return bins, error
+    # The bins of sklearn.calibration.calibration_curve, which returns no counts, as the intervals
+    # and the weights need them, and refuses a score that rounding puts above 1.
+    places = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], highest)
+    counts, sums, hits = (np.bincount(places, weights) for weights in (None, highest, right))
+    bins = [
+        CalibrationBin(int(rows), float(total / rows), proportion(int(hit), int(rows), independent))
+        for rows, total, hit in zip(counts, sums, hits, strict=True)
+        if rows
+    ]
+    distances = [abs(part.score - (part.accuracy.value or 0)) * part.rows for part in bins]
+    return bins, sum(distances) / len(y)
 
 
-def confused_pairs(confusion: NDArray[np.int64], names: tuple[str, ...], most: int) -> list[Pair]:
-    """Return the pairs of classes that are taken for each other most often.
+def confused_pairs(
+    confusion: NDArray[np.int64], names: tuple[str, ...], most: int
+) -> list[ConfusedPair]:
+    """Return the pairs of classes that are confused most often.
 
     Args:
         confusion: (K, K) counts, truth on the first axis.
         names: K names.
-        most: How many pairs.
+        most: Largest number of pairs.
 
     Returns:
         The pairs that occur, most rows first.
     """
-    wrong = confusion - np.diag(np.diag(confusion))
+    wrong = confusion - np.diag(confusion.diagonal())
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
-    found = [(place // len(names), place % len(names)) for place in order.tolist()]
-    rows = confusion.sum(axis=1)
+    rows = confusion.sum(axis=1).tolist()
     return [
-        Pair(names[truth], names[answer], int(wrong[truth, answer]), int(rows[truth]))
-        for truth, answer in found
+        ConfusedPair(names[truth], names[answer], int(wrong[truth, answer]), rows[truth])
+        for truth, answer in zip(*np.unravel_index(order, wrong.shape), strict=True)
         if wrong[truth, answer]
     ]
 
 
 def confident_mistakes(y: Labels, scores: Scores, most: int) -> NDArray[np.int64]:
-    """Return the places of wrong answers, the highest score first, (at most ``most``,) int64."""
+    """Return the positions of at most ``most`` wrong predictions, the highest score first."""
     wrong = np.flatnonzero(scores.argmax(axis=1) != y)
     return wrong[np.argsort(-scores.max(axis=1)[wrong], kind="stable")][:most]

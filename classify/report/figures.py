@@ -1,35 +1,32 @@
-"""The figures of the report: numbers -> SVG."""
+"""The figures of the report, each drawn as SVG under a name that is unique on the page."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.report.analysis import Size
-from classify.report.diagnostics import Bin, Curve
+from classify.report.analysis import TrainingSize
+from classify.report.diagnostics import CalibrationBin, Curve
 from classify.report.projection import FeatureMap
 from classify.report.svg import BAD, GRID, HELD, INK, MUTED, SERIES, TRAIN, add_axes, draw_svg
 
-# Confusion matrices: up to this many classes have numbers in the cells, names beside them.
+# A confusion matrix of more classes has no numbers in its cells, or no class names.
 _MOST_NUMBERS, _MOST_NAMES = 15, 60
 _RIGHT, _WRONG = (37, 99, 235), (214, 60, 40)
 MARKERS = ("o", "^")
-# More mistakes than this are ringed lightly, so that the points stay seen.
+# More mistakes than this have lighter rings, so that the points stay visible.
 _MANY_RINGS = 60
 
 
 def draw_learning(name: str, history: dict[str, list[float]], limits: tuple[float, float]) -> str:
-    """Draw accuracy over loss by epoch, training against validation.
+    """Draw training and validation accuracy over loss, by epoch.
 
     Args:
-        name: Of the figure.
+        name: The name of the figure.
         history: ``loss``, ``accuracy``, ``val_loss`` and ``val_accuracy`` of each epoch.
-        limits: Lowest accuracy and highest loss of the figures that stand together.
-
-    Returns:
-        SVG.
+        limits: Lowest accuracy and highest loss of all figures that are compared.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -40,10 +37,10 @@ def draw_learning(name: str, history: dict[str, list[float]], limits: tuple[floa
         upper = add_axes(figure, (0.5, 2.0, 0.1, 0.1), ylabel="accuracy")
         lower = add_axes(figure, (0.5, 0.45, 0.1, 2.1), xlabel="epoch", ylabel="loss")
         for axes, curve in ((upper, "accuracy"), (lower, "loss")):
-            training, held = history[curve], history[f"val_{curve}"]
-            axes.fill_between(epochs, training, held, color=HELD, alpha=0.1, linewidth=0)
+            training, validation = history[curve], history[f"val_{curve}"]
+            axes.fill_between(epochs, training, validation, color=HELD, alpha=0.1, linewidth=0)
             axes.plot(epochs, training, "--", color=TRAIN, marker=marker, markersize=4)
-            axes.plot(epochs, held, color=HELD, marker=marker, markersize=4)
+            axes.plot(epochs, validation, color=HELD, marker=marker, markersize=4)
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         upper.set_ylim(min(0.5, math.floor(limits[0] * 10) / 10), 1.02)
         upper.tick_params(labelbottom=False)
@@ -51,76 +48,61 @@ def draw_learning(name: str, history: dict[str, list[float]], limits: tuple[floa
         lower.plot(epochs[best], history["val_loss"][best], "o", color=HELD, markersize=5)
         lower.set_ylim(0, limits[1] * 1.05)
 
-    return draw_svg(name, "accuracy and loss by epoch, training and validation", (4.4, 3.9), draw)
+    return draw_svg(name, "training and validation accuracy and loss by epoch", (4.4, 3.9), draw)
 
 
 def draw_confusion(name: str, confusion: NDArray[np.int64], class_names: Sequence[str]) -> str:
-    """Draw a confusion matrix: right answers blue, wrong ones red, by their share of the class.
+    """Draw a confusion matrix: correct cells blue, wrong ones red, by their share of the class.
 
     Args:
-        name: Of the figure.
+        name: The name of the figure.
         confusion: (K, K) counts, truth on the first axis.
         class_names: K names.
-
-    Returns:
-        SVG; with many classes without numbers, with very many without names.
     """
     K = len(class_names)
     numbered, named = K <= _MOST_NUMBERS, K <= _MOST_NAMES
     font = 9.5 if numbered else 8.0 if K <= 30 else 6.5
     cell = (0.6 if K <= 4 else 0.45) if numbered else 0.2 if K <= 30 else 0.14
-    names = [_short(text) for text in class_names]
-    side = K * cell if named else 5.5
+    names = [_shorten(text) for text in class_names]
     margin = 0.35 + (font * 0.0082 * max(map(len, names)) if named else 0.1)
+    side = margin + (K * cell if named else 5.5) + 0.1
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     pixels = np.zeros((K, K, 4), np.uint8)
     pixels[..., :3] = np.where(np.eye(K, dtype=bool)[..., None], _RIGHT, _WRONG)
-    # By the root, so that one image in fifty is seen.
+    # The square root makes one image in fifty visible.
     pixels[..., 3] = np.where(confusion > 0, 30 + 150 * np.sqrt(share), 0).astype(np.uint8)
 
     def draw(figure: Any) -> None:
         axes = add_axes(figure, (margin, 0.1, 0.1, margin))
         axes.imshow(pixels, interpolation="none", aspect="auto")
         axes.xaxis.set_label_position("top")
-        axes.set_xlabel("answered", color=MUTED)
+        axes.set_xlabel("predicted class", color=MUTED)
         axes.set_ylabel("true class", color=MUTED)
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
         axes.tick_params(top=False, labeltop=named, labelbottom=False, labelleft=named, pad=2)
-        if named:
-            axes.set_xticks(range(K), names, fontsize=font, rotation=90, color=INK)
-            axes.set_yticks(range(K), names, fontsize=font, color=INK)
-        else:
-            axes.set(xticks=[], yticks=[])
-        between = np.arange(K + 1) - 0.5 if named else np.array([-0.5, K - 0.5])
-        axes.hlines(between, -0.5, K - 0.5, color=GRID, linewidth=0.7)
-        axes.vlines(between, -0.5, K - 0.5, color=GRID, linewidth=0.7)
+        ticks, labels = (range(K), names) if named else ([], [])
+        axes.set_xticks(ticks, labels, fontsize=font, rotation=90, color=INK)
+        axes.set_yticks(ticks, labels, fontsize=font, color=INK)
+        lines = np.arange(K + 1) - 0.5 if named else np.array([-0.5, K - 0.5])
+        axes.hlines(lines, -0.5, K - 0.5, color=GRID, linewidth=0.7)
+        axes.vlines(lines, -0.5, K - 0.5, color=GRID, linewidth=0.7)
         axes.set(xlim=(-0.5, K - 0.5), ylim=(K - 0.5, -0.5))
         for row, column in np.argwhere(confusion) if numbered else ():
             count = str(confusion[row, column])
             axes.text(column, row, count, ha="center", va="center", fontsize=font)
 
-    size = (margin + side + 0.1, margin + side + 0.1)
-    return draw_svg(name, "confusion matrix, true classes by answers", size, draw)
+    return draw_svg(name, "confusion matrix, true classes by predictions", (side, side), draw)
 
 
-def _short(name: str) -> str:
-    """Return a name that fits beside an axis, in one line."""
+def _shorten(name: str) -> str:
+    """Return a name in one line that fits next to an axis."""
     name = " ".join(name.split())
     return name if len(name) <= 22 else f"{name[:21]}…"
 
 
-def draw_lines(name: str, curves: Sequence[Curve], labels: tuple[str, str]) -> str:
-    """Draw curves in the unit square: the first in ink, the others in the series' colours.
-
-    Args:
-        name: Of the figure.
-        curves: What to draw.
-        labels: Of the x and the y axis.
-
-    Returns:
-        SVG.
-    """
+def draw_curves(name: str, curves: Sequence[Curve], labels: tuple[str, str]) -> str:
+    """Draw curves in the unit square: the first in ink, the others in the series' colours."""
 
     def draw(figure: Any) -> None:
         axes = add_axes(figure, (0.5, 0.45, 0.1, 0.1), xlabel=labels[0], ylabel=labels[1])
@@ -134,46 +116,30 @@ def draw_lines(name: str, curves: Sequence[Curve], labels: tuple[str, str]) -> s
     return draw_svg(name, f"{labels[1]} against {labels[0]}", (4.0, 3.6), draw)
 
 
-def draw_calibration(name: str, bins: Sequence[Bin]) -> str:
-    """Draw accuracy with its interval against the score, over the number of images.
-
-    Args:
-        name: Of the figure.
-        bins: The tenths that have rows.
-
-    Returns:
-        SVG.
-    """
-    x = np.array([found.score for found in bins])
-    value, low, high = np.array([found.accuracy for found in bins], np.float64).T
+def draw_calibration(name: str, bins: Sequence[CalibrationBin]) -> str:
+    """Draw accuracy and its interval against the score, over the number of images."""
+    x = np.array([part.score for part in bins])
+    value, low, high = np.array([part.accuracy for part in bins], np.float64).T
 
     def draw(figure: Any) -> None:
-        upper = add_axes(figure, (0.5, 1.15, 0.1, 0.1), ylabel="share that is right")
-        lower = add_axes(figure, (0.5, 0.45, 0.1, 2.65), xlabel="score of the answer")
+        upper = add_axes(figure, (0.5, 1.15, 0.1, 0.1), ylabel="accuracy")
+        lower = add_axes(figure, (0.5, 0.45, 0.1, 2.65), xlabel="score of the predicted class")
         upper.plot([0, 1], [0, 1], ":", color=MUTED, linewidth=1)
-        # Rounding may put an end of an interval on the wrong side of its share.
+        # Rounding may put an end of an interval on the wrong side of the accuracy.
         ends = np.maximum([value - low, high - value], 0)
         upper.errorbar(x, value, ends, fmt="o-", color=HELD, markersize=5, elinewidth=1.2)
-        lower.bar(x, [found.rows for found in bins], 0.06, color=HELD, alpha=0.4)
+        lower.bar(x, [part.rows for part in bins], 0.06, color=HELD, alpha=0.4)
         lower.set_ylabel("images")
         lower.locator_params(axis="y", nbins=2)
         upper.tick_params(labelbottom=False)
         upper.set(xlim=(-0.01, 1.03), ylim=(0, 1.03))
         lower.set(xlim=(-0.01, 1.03))
 
-    return draw_svg(name, "accuracy against the score of the answer", (4.0, 3.6), draw)
+    return draw_svg(name, "accuracy against the score of the predicted class", (4.0, 3.6), draw)
 
 
-def draw_sizes(name: str, sizes: Sequence[Size]) -> str:
-    """Draw accuracy with its interval against the number of training images.
-
-    Args:
-        name: Of the figure.
-        sizes: Fewest images first.
-
-    Returns:
-        SVG.
-    """
+def draw_sizes(name: str, sizes: Sequence[TrainingSize]) -> str:
+    """Draw accuracy and its interval against the number of training images, fewest first."""
     x = [size.rows for size in sizes]
     value, low, high = np.array([size.accuracy for size in sizes], np.float64).T
 
@@ -190,37 +156,38 @@ def draw_sizes(name: str, sizes: Sequence[Size]) -> str:
 
 
 def draw_map(
-    name: str, found: FeatureMap, style: Sequence[int | None], wrong: NDArray[np.bool_]
+    name: str,
+    feature_map: FeatureMap,
+    y: NDArray[np.int64],
+    styles: Mapping[int, int],
+    wrong_rows: NDArray[np.int64],
 ) -> str:
     """Draw images by their features, in the colour and the marker of their class.
 
     Args:
-        name: Of the figure.
-        found: Where the M images are.
-        style: For each of them the number of its colour and marker, None for grey.
-        wrong: (M,) whether it was taken for another class.
-
-    Returns:
-        SVG.
+        name: The name of the figure.
+        feature_map: The positions of some images.
+        y: (N,) classes of all images.
+        styles: Class -> number of its colour and marker; all others are grey.
+        wrong_rows: Rows of the images that are classified wrongly.
     """
-    size = 4.5 if len(style) < 400 else 3.2
-    places = np.array([-1 if number is None else number for number in style])
+    numbers = np.array([styles.get(label, -1) for label in y[feature_map.rows].tolist()])
+    wrong = np.isin(feature_map.rows, wrong_rows)
+    size = 4.5 if len(numbers) < 400 else 3.2
+    light = {"mew": 0.7, "markersize": size + 2, "alpha": 0.5}
+    ring = light if wrong.sum() > _MANY_RINGS else {"mew": 1, "markersize": size + 4}
 
     def draw(figure: Any) -> None:
-        shares = found.explained or []
-        along = [f"{100 * share:.0f} % of the variance" for share in shares] or ["", ""]
-        axes = add_axes(figure, (0.3, 0.3, 0.05, 0.05), xlabel=along[0], ylabel=along[1])
-        for number in np.unique(places):
+        shares = [f"{100 * share:.0f} % of the variance" for share in feature_map.explained or ()]
+        x_label, y_label = shares or ("", "")
+        axes = add_axes(figure, (0.3, 0.3, 0.05, 0.05), xlabel=x_label, ylabel=y_label)
+        for number in np.unique(numbers):
             colour = MUTED if number < 0 else SERIES[number % len(SERIES)]
             marker = "." if number < 0 else MARKERS[number // len(SERIES)]
-            points = found.points[places == number].T
+            points = feature_map.points[numbers == number].T
             axes.plot(*points, marker, color=colour, alpha=0.7, markersize=size, mew=0)
-        ring = {"mfc": "none", "mec": BAD, "mew": 1, "markersize": size + 4}
-        if wrong.sum() > _MANY_RINGS:
-            ring |= {"mew": 0.7, "markersize": size + 2, "alpha": 0.5}
-        axes.plot(*found.points[wrong].T, "o", **ring)
+        axes.plot(*feature_map.points[wrong].T, "o", mfc="none", mec=BAD, **ring)
         axes.set(xticks=[], yticks=[])
 
-    return draw_svg(
-        name, f"map of the features by {found.method}, coloured by class", (5.6, 4.4), draw
-    )
+    label = f"map of the features by {feature_map.method}, coloured by class"
+    return draw_svg(name, label, (5.6, 4.4), draw)

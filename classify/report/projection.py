@@ -1,4 +1,4 @@
-"""Features -> points on a plane: PCA at once, t-SNE beside it where openTSNE is installed."""
+"""Projection of features to two dimensions: PCA, and t-SNE where openTSNE is installed."""
 
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from classify.data.preprocessing import Transform
 
 # A map of more rows or features looks the same and takes seconds.
 _MOST_ROWS, _MOST_FEATURES = 3000, 512
-# t-SNE looks for about three times as many neighbours as its perplexity, 30 or what there is.
+# t-SNE looks for about three times as many neighbours as its perplexity.
 _TSNE_ROWS, _TSNE_FEATURES, _PERPLEXITY = 30, 50, 30.0
 
 
@@ -22,7 +22,7 @@ class FeatureMap(NamedTuple):
         method: ``PCA`` or ``t-SNE``.
         rows: (M,) int64 rows of the dataset.
         points: (M, 2) float64.
-        explained: Of PCA, the share of the variance of the standardised features along each axis;
+        explained: For PCA, the share of the variance of the standardised features along each axis;
             else None.
     """
 
@@ -33,32 +33,31 @@ class FeatureMap(NamedTuple):
 
 
 def map_features(X: Features, rows: NDArray[np.int64]) -> list[FeatureMap]:
-    """Turn standardised features into two coordinates.
+    """Project standardised features to two dimensions.
 
     Args:
         X: (N, *shape) float32 features. Feature maps are averaged over their positions.
-        rows: Which rows to place. Of more than 3,000 rows or 512 features so many are taken,
-            evenly spaced.
+        rows: The rows to place. At most 3,000 rows and 512 features are used, evenly spaced.
 
     Returns:
-        One map a method; none with fewer than three rows or two features.
+        One map per method; none with fewer than three rows or two features.
     """
     rows = rows[_spaced(len(rows), _MOST_ROWS)]
     flat = np.concatenate([_vectors(part) for _, part in iter_chunks(X[rows])])
     if len(rows) < 3 or flat.shape[1] < 2:
         return []
-    even = Transform(("standardise",)).fit_apply(flat)
-    points = Transform(("pca=2",)).fit_apply(even).astype(np.float64)
-    spread = max(float(even.var(axis=0, dtype=np.float64).sum()), np.finfo(np.float32).tiny)
-    explained = (points.var(axis=0) / spread).round(6).tolist()
+    scaled = Transform(("standardise",)).fit_apply(flat)
+    points = Transform(("pca=2",)).fit_apply(scaled).astype(np.float64)
+    variance = max(float(scaled.var(axis=0, dtype=np.float64).sum()), np.finfo(np.float32).tiny)
+    explained = (points.var(axis=0) / variance).round(6).tolist()
     maps = [FeatureMap("PCA", rows, points.round(4), explained)]
     if len(rows) >= _TSNE_ROWS and find_spec("openTSNE"):
-        maps.append(FeatureMap("t-SNE", rows, _neighbours(even).round(4)))
+        maps.append(FeatureMap("t-SNE", rows, _tsne(scaled).round(4)))
     return maps
 
 
 def _vectors(X: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return rows as vectors, at most so wide as a map needs."""
+    """Return rows as vectors of at most ``_MOST_FEATURES`` features."""
     flat = X.mean(axis=(1, 2)) if X.ndim == 4 else X.reshape(len(X), -1)
     return flat[:, _spaced(flat.shape[1], _MOST_FEATURES)]
 
@@ -67,11 +66,11 @@ def _spaced(count: int, most: int) -> NDArray[np.int64]:
     return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
 
 
-def _neighbours(even: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Place rows so that neighbours stay together; on one thread, whose sums are the same again."""
+def _tsne(scaled: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Place rows so that neighbours stay together; one thread gives the same points each time."""
     from openTSNE import TSNE
 
-    width = min(_TSNE_FEATURES, even.shape[1], len(even) - 1)
-    reduced = Transform((f"pca={width}",)).fit_apply(even)
-    perplexity = min(_PERPLEXITY, (len(even) - 1) / 3)
+    width = min(_TSNE_FEATURES, scaled.shape[1], len(scaled) - 1)
+    reduced = Transform((f"pca={width}",)).fit_apply(scaled)
+    perplexity = min(_PERPLEXITY, (len(scaled) - 1) / 3)
     return np.asarray(TSNE(perplexity=perplexity, random_state=0, n_jobs=1).fit(reduced), float)

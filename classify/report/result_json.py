@@ -1,4 +1,4 @@
-"""What ``result.json`` says of a run: every setting, number and version."""
+"""The content of ``result.json``: every setting, number and version of a run."""
 
 from dataclasses import asdict
 from importlib.metadata import version
@@ -13,37 +13,38 @@ from classify.search.leaderboard import Entry, Result
 from classify.search.metrics import confusion_matrix
 from classify.settings.head_spec import KERAS_HEADS
 from classify.settings.sweep import label
-from extract.trunks.backend import load_keras
+from extract.trunks.backend import backend_name
 
 
 def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]:
-    """Return every setting and number of a run, as JSON can hold them.
+    """Return every setting and number of a run as JSON values.
 
     Args:
-        dataset: What was trained on.
-        result: What came of it.
+        dataset: The rows that were trained on.
+        result: The result of the run.
         store: The store, as the user named it.
 
     Returns:
-        What ``result.json`` holds beside ``bundle.json``; ``best``, what is seen when the best head
-        is looked at closely, is still to come.
+        The content of ``result.json`` without that of ``bundle.json``. ``best``, the analysis of
+        the best head, is still None.
     """
-    first, judging = result.splits[0], result.validation_rows
+    first, rows, views = result.splits[0], result.validation_rows, dataset.views
+    y, K = dataset.y[rows], len(dataset.class_names)
     return {
         "store": store,
         "fingerprint": dataset.fingerprint(),
         "metric": result.metric,
-        # Fine-tuning sees plain images alone.
-        "views": asdict(dataset.views.spec) if dataset.views and not result.finetuned else None,
+        # Fine-tuning uses plain images only.
+        "views": asdict(views.spec) if views and not result.finetuned else None,
         "split": {
             "origin": first.origin,
             "folds": len(result.splits) if first.origin == "fold" else None,
             "train": len(first.train),
-            "validation": len(judging),
+            "validation": len(rows),
             "test": len(first.test),
             "groups": dataset.groups and len(set(group_names(dataset))),
         },
-        "candidates": [_line(dataset, entry, dataset.y[judging]) for entry in result.entries],
+        "candidates": [_describe_entry(entry, y, K) for entry in result.entries],
         "finetuned": result.finetuned and result.finetuned.to_dict(),
         "best": None,
         "test": result.test and result.test._asdict(),
@@ -51,24 +52,23 @@ def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]
     }
 
 
-def _line(dataset: Dataset, entry: Entry, y: NDArray[np.int64]) -> dict[str, Any]:
-    """Return what is known of one candidate."""
-    answers = entry.evaluation.answers
+def _describe_entry(entry: Entry, y: NDArray[np.int64], classes: int) -> dict[str, Any]:
+    evaluation = entry.evaluation
     return {
         "name": label(entry.spec),
         "settings": entry.spec.to_dict(),
         "scores": entry.scores,
         "interval": [entry.low, entry.high],
         "as_good": entry.as_good,
-        "train_accuracy": entry.evaluation.train_accuracy,
-        "epochs": entry.evaluation.epochs,
-        "confusion": confusion_matrix(y, answers, len(dataset.class_names)).tolist(),
-        "history": entry.evaluation.history,
+        "train_accuracy": evaluation.train_accuracy,
+        "epochs": evaluation.epochs,
+        "confusion": confusion_matrix(y, evaluation.answers, classes).tolist(),
+        "history": evaluation.history,
     }
 
 
 def _versions(result: Result) -> dict[str, str]:
     names = ["headstart", "numpy", "scikit-learn"]
     if any(entry.spec.head in KERAS_HEADS for entry in result.entries):
-        names += ["keras", load_keras().backend.backend()]
+        names += ["keras", backend_name()]
     return {name: version(name) for name in names}

@@ -7,7 +7,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     const compare = (a, b) => a.localeCompare(b, "en", { numeric: true });
     const rows = [...table.tBodies[0].rows].map(row => [value(row), row]);
     const numbers = rows.every(([text]) => text === "" || !isNaN(text));
-    rows.sort(([a], [b]) => (a === "") - (b === "") // what is not known stays last
+    rows.sort(([a], [b]) => (a === "") - (b === "") // unknown values stay last
       || (numbers ? a - b : compare(a, b)) * (order === "ascending" ? 1 : -1));
     for (const each of heads) each.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", order);
