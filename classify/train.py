@@ -136,7 +136,7 @@ def sweep(
 
 def _as_names(names: Names | os.PathLike[str]) -> tuple[str, ...]:
     several = (names,) if isinstance(names, str | os.PathLike) else names
-    return tuple(map(os.fspath, several))
+    return tuple(os.fspath(name) for name in several)
 
 
 def _plan(
