@@ -136,6 +136,3 @@ def _train_head(arguments: argparse.Namespace) -> int:
     result = train_heads(**given, on_result=print)
     log.info("next: predict-images %s SOURCE", shlex.quote(str(result.folder)))
     return EXIT_OK
-
-
-train_head = main  # until the tests are moved over

@@ -129,6 +129,3 @@ def _print_layers(arguments: argparse.Namespace) -> int:
         for number, name, shape in list_layers(trunk, image_size=arguments.image_size, top=top):
             print(f"{number:>4} {name:<32} {shape}" + "  of the complete model" * top)
     return EXIT_OK
-
-
-extract_features = main  # until the tests are moved over

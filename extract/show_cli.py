@@ -97,6 +97,3 @@ def _show_within(arguments: argparse.Namespace) -> int:
         f"{arguments.out}: {what}; expected a valid file; raise --limit if it is large and "
         "you trust it, or remove it"
     )
-
-
-show_features = main  # until the tests are moved over

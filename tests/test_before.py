@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from classify.cli import train_head
+from classify.cli import main as train_head
 from classify.predict_cli import main as predict_images
 from extract.pipeline.run import extract_features
 from extract.store.open import open_store

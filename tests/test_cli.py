@@ -25,7 +25,7 @@ QUICK_FLAGS = [
 
 
 def extract(*words: object) -> int:
-    return cli.extract_features([str(word) for word in words])
+    return cli.main([str(word) for word in words])
 
 
 def test_done_is_0_and_stdout_is_empty(
@@ -218,12 +218,12 @@ def test_list_layers_and_trunks(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_show_features(make_store: MakeStore, capsys: pytest.CaptureFixture[str]) -> None:
     path = make_store(np.ones((3, 3), "f4"), [0, 1, 1], failed=[1])
-    assert show_cli.show_features([str(path)]) == 0
+    assert show_cli.main([str(path)]) == 0
     stdout, stderr = capsys.readouterr()
     assert "3 images" in stdout
     assert "000001.png: is empty" in stdout
     assert stderr == ""
-    assert show_cli.show_features([str(path), "--verify", "--json"]) == 0
+    assert show_cli.main([str(path), "--verify", "--json"]) == 0
     stdout, stderr = capsys.readouterr()
     found = json.loads(stdout)
     assert found["problems"] == []
@@ -235,7 +235,7 @@ def test_verify_of_a_damaged_store_is_1(
     make_store: MakeStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = make_store(np.full((2, 3), np.nan, "f4"), [0, 1])
-    assert show_cli.show_features([str(path), "--verify"]) == 1
+    assert show_cli.main([str(path), "--verify"]) == 1
     assert "2 finished rows are not finite" in capsys.readouterr().err
 
 
@@ -245,13 +245,13 @@ def test_a_store_that_is_merely_unfinished_needs_no_repair(
     path = make_store(np.ones((3, 3), "f4"), [0, 1, 1])
     with open_store(path, write=True) as store:
         store.forget(np.array([1]))
-    assert show_cli.show_features([str(path), "--verify"]) == 1
+    assert show_cli.main([str(path), "--verify"]) == 1
     said = capsys.readouterr().err
     assert said.endswith("1 of 3 rows are still to do; run the same extract-features command\n")
 
 
 def test_a_reader_that_leaves_early_is_no_failure() -> None:
-    code = "import sys; from extract import cli; sys.exit(cli.extract_features(['--list-trunks']))"
+    code = "import sys; from extract import cli; sys.exit(cli.main(['--list-trunks']))"
     child = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -263,7 +263,7 @@ def test_a_reader_that_leaves_early_is_no_failure() -> None:
     assert child.wait() == 0
 
 
-@pytest.mark.parametrize("command", ["cli.extract_features", "show_cli.show_features"])
+@pytest.mark.parametrize("command", ["cli.main", "show_cli.main"])
 def test_help_answers_at_once(command: str) -> None:
     code = (
         "import sys; from extract import cli, show_cli\n"
@@ -277,7 +277,7 @@ def test_help_answers_at_once(command: str) -> None:
 
 
 def test_start_up_is_quiet(images: Path, tmp_path: Path) -> None:
-    code = "import sys; from extract import cli; sys.exit(cli.extract_features())"
+    code = "import sys; from extract import cli; sys.exit(cli.main())"
     child = subprocess.run(
         [sys.executable, "-c", code, images, tmp_path / "out.h5", *QUICK_FLAGS],
         capture_output=True,

@@ -12,7 +12,7 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 
 from classify import sweep
-from classify.cli import train_head
+from classify.cli import main as train_head
 from classify.data.dataset import budget_for_layer, load_dataset
 from classify.data.preprocessing import Transform
 from classify.data.views import RandomViews, Views, all_views

@@ -196,7 +196,7 @@ def test_what_killed_conversions_leave_is_cleared_a_day_later(
 
 def test_a_warm_start_loads_no_keras(images: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from extract.cli import extract_features\n"
+        "import sys; from extract.cli import main as extract_features\n"
         "assert extract_features() == 0\n"
         "print(sorted({'keras', 'tensorflow', 'openvino'} & set(sys.modules)))"
     )

@@ -37,7 +37,7 @@ def sound(out: Path) -> bool:
 SMALL_DISK = """
 import os, subprocess, sys
 from pathlib import Path
-from classify.cli import train_head
+from classify.cli import main as train_head
 from extract import cli, show_cli
 from extract.store.single_file import SingleStore
 
@@ -52,7 +52,7 @@ def fill(leave):
     ballast.write_bytes(bytes(max(0, space.f_bavail * space.f_frsize - leave)))
 
 def extract(expected):
-    code = cli.extract_features([str(source), str(out), *flags])
+    code = cli.main([str(source), str(out), *flags])
     assert code == expected, (code, expected)
 
 def stop(store, block):
@@ -70,15 +70,15 @@ for leave in (0, 40960, 122880):
     extract(1)
 ballast.unlink()
 extract(0)
-assert show_cli.show_features([str(out), "--verify"]) == 0
+assert show_cli.main([str(out), "--verify"]) == 0
 fill(leave=0)
 extract(0)
 assert train_head([str(out), "--head", "knn"]) == 1
 ballast.unlink()
 assert train_head([str(out), "--head", "knn"]) == 0
 subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-assert show_cli.show_features([str(out), "--verify"]) == 0
-assert cli.extract_features([str(source), str(disk / "other.h5"), *flags]) == 1
+assert show_cli.main([str(out), "--verify"]) == 0
+assert cli.main([str(source), str(disk / "other.h5"), *flags]) == 1
 extract(1)
 assert train_head([str(out), "--head", "knn"]) == 1
 """
@@ -132,7 +132,8 @@ def test_a_image_that_goes_after_it_was_listed_is_a_failed_row(
 
 HANGING = """
 import ctypes, os, signal, sys, threading, time
-from extract import cli; from extract.pipeline import run; from extract.pipeline import stream
+from extract import cli
+from extract.pipeline import run, stream
 from extract.core import prefetch
 from extract.images.decode import decode
 from extract.sources.listing import list_source
@@ -159,7 +160,7 @@ def decoded(content, *words):  # C code that does not come back
     ctypes.CDLL(None).pause()
 
 run.list_source, stream.decode = listed, decoded
-sys.exit(cli.extract_features(sys.argv[5:]))
+sys.exit(cli.main(sys.argv[5:]))
 """
 
 
@@ -237,7 +238,7 @@ def test_an_interrupt_that_does_not_end_a_wait_is_answered(hanging: Callable[...
 
 def test_a_reader_beside_a_writer_is_told_so(make_store: MakeStore) -> None:
     path = make_store(np.ones((4, 3), "f4"), [0, 1] * 2, split=[0, 0, 1, 1])
-    code = "import sys; from extract.show_cli import show_features as m; sys.exit(m())"
+    code = "import sys; from extract.show_cli import main as m; sys.exit(m())"
     with open_store(path, write=True):
         child = subprocess.run(
             [sys.executable, "-c", code, path],

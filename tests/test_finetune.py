@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classify.cli import train_head
+from classify.cli import main as train_head
 from classify.data.dataset import Dataset, load_dataset
 from classify.data.splits import split_rows
 from classify.finetune.finetune import pool, run

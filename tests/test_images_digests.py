@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from classify import sweep
-from classify.cli import train_head
+from classify.cli import main as train_head
 from classify.data.dataset import load_dataset
 from classify.data.splits import split_folds, split_rows
 from classify.search.search import _with_layer

@@ -13,7 +13,7 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 
-from classify.cli import train_head
+from classify.cli import main as train_head
 from classify.data.dataset import Dataset, load_dataset
 from classify.data.preprocessing import Transform
 from classify.heads.registry import FittedHead

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classify.cli import train_head
+from classify.cli import main as train_head
 from classify.inference.bundle import TrainedHead, load_head
 from classify.inference.predict import label_images
 from classify.inference.predict import predict_images as label_source

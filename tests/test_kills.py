@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classify.cli import train_head
+from classify.cli import main as train_head
 from classify.inference.bundle import load_head
 from extract import cli
 from extract.core.row_block import DONE
@@ -126,8 +126,8 @@ def extraction(trunk: Path, source: Path, out: Path, *flags: str) -> list[str]:
 def test_killed_in_an_extraction(many: Path, trunk: Path, tmp_path: Path) -> None:
     out, whole = tmp_path / "out.h5", tmp_path / "whole.h5"
     # The trunk is converted once, which is not part of what is killed.
-    Killer(cli.extract_features, extraction(trunk, many, tmp_path / "first.h5"), tmp_path / "log")
-    killer = Killer(cli.extract_features, extraction(trunk, many, out), tmp_path / "log")
+    Killer(cli.main, extraction(trunk, many, tmp_path / "first.h5"), tmp_path / "log")
+    killer = Killer(cli.main, extraction(trunk, many, out), tmp_path / "log")
     out.rename(whole)
     done = np.zeros(60, bool)
     while killer.kills < KILLS:
@@ -152,13 +152,13 @@ def test_killed_in_an_extraction(many: Path, trunk: Path, tmp_path: Path) -> Non
 def test_killed_in_an_update(many: Path, trunk: Path, tmp_path: Path) -> None:
     out, whole, before = (tmp_path / name for name in ("out.h5", "whole.h5", "before.h5"))
     words = extraction(trunk, many, out, "--update", "--views", "1")
-    Killer(cli.extract_features, words, tmp_path / "log")
+    Killer(cli.main, words, tmp_path / "log")
     shutil.copy(out, before)
     for i in range(6):
         (many / "train" / "b" / f"{6 * i + 1}.png").unlink()
         shutil.copy(many / "train" / "a" / "2.png", many / "train" / "a" / f"new{i}.png")
         shutil.copy(many / "train" / "a" / "4.png", many / "validation" / "a" / f"{6 * i}.png")
-    killer = Killer(cli.extract_features, words, tmp_path / "log")
+    killer = Killer(cli.main, words, tmp_path / "log")
     out.rename(whole)
     with open_store(before) as old, open_store(whole) as new:
         images = [zip(s.keys, map(bytes, s.digests()), strict=True) for s in (old, new)]
@@ -232,7 +232,7 @@ def scores_of(model: Path) -> np.ndarray:
 def test_killed_in_an_export(many: Path, trunk: Path, tmp_path: Path) -> None:
     out, targets = tmp_path / "out.h5", (tmp_path / "model.keras", tmp_path / "served")
     words = extraction(trunk, many, out)
-    assert cli.extract_features(words) == 0
+    assert cli.main(words) == 0
     words = [str(out), "--head", "lda", *(w for t in targets for w in ("--export", str(t)))]
     killer = Killer(train_head, words, tmp_path / "log")
     wanted = scores_of(targets[0])

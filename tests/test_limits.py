@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = """
 import os, resource, sys
 from pathlib import Path
-from classify.cli import train_head
+from classify.cli import main as train_head
 from classify.predict_cli import main as predict_images
 from extract import cli, show_cli
 
@@ -35,7 +35,7 @@ folder = Path(folder)
 store = str(folder / "out.h5")
 
 def extract(name, *more):
-    return cli.extract_features([source, str(folder / name), *flags, *more, "-q"])
+    return cli.main([source, str(folder / name), *flags, *more, "-q"])
 
 """
 # Everything is loaded and the trunk converted before the limit comes.
@@ -50,7 +50,7 @@ for left in (1, 2, 3, 5, 8):
     resource.setrlimit(resource.RLIMIT_NOFILE, (free + left, hard))
     seen += [
         extract(f"{left}.h5"),
-        show_cli.show_features([store, "--verify", "-q"]),
+        show_cli.main([store, "--verify", "-q"]),
         train_head([store, "--head", "knn", "-q"]),
         predict_images([str(folder / "out_head"), source, "-q"]),
     ]
@@ -59,7 +59,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 assert seen[0] == 1 and 4 in seen and set(seen) <= {0, 1, 4}, seen
 for left in (1, 2, 3, 5, 8):
     assert extract(f"{left}.h5") == 0
-    assert show_cli.show_features([str(folder / f"{left}.h5"), "--verify", "-q"]) == 0
+    assert show_cli.main([str(folder / f"{left}.h5"), "--verify", "-q"]) == 0
 assert train_head([store, "--head", "knn", "-q"]) == 0
 """
 LITTLE_MEMORY = """
@@ -72,7 +72,7 @@ for spare in (48, 16, 4):
     resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
     assert code in (0, 1, 4), (spare, code)
     assert extract(f"{spare}.h5", "--batch-size", "1") == 0
-    assert show_cli.show_features([str(folder / f"{spare}.h5"), "--verify", "-q"]) == 0
+    assert show_cli.main([str(folder / f"{spare}.h5"), "--verify", "-q"]) == 0
 assert code
 """
 

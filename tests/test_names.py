@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classify.cli import train_head
+from classify.cli import main as train_head
 from classify.predict_cli import main as predict_images
 from extract import cli, show_cli
 from tests.test_cli import QUICK_FLAGS
@@ -59,13 +59,13 @@ def test_odd_names_pass_through_every_command(
     long = draw_deep(source / CLASSES[2], 3600 - len(CLASSES[2]) - 1)
     assert len(f"{CLASSES[2]}/{long}") == 3600
     flags = [*QUICK_FLAGS, "--max-bad", "1"]
-    assert cli.extract_features([str(source), str(out), *flags]) == 0
+    assert cli.main([str(source), str(out), *flags]) == 0
     said = capsys.readouterr().err
     assert f"warning: {f'{FORMULA}/bad' + chr(10) + 'name.png'!r}: is empty" in said
-    assert show_cli.show_features([str(out), "--verify"]) == 0
+    assert show_cli.main([str(out), "--verify"]) == 0
     shown = capsys.readouterr().out
     assert all(line.isprintable() for line in shown.splitlines())
-    assert show_cli.show_features([str(out), "--json"]) == 0
+    assert show_cli.main([str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["attributes"]["class_names"] == sorted(CLASSES)
     assert train_head([str(out), "--head", "knn", "-q"]) == 0
     page = (tmp_path / "out_head/report.html").read_text()

@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Of a hundred rows, shards are quick to fill.
 EXTRACT = (
     "import sys, extract.store.shards as index; index.SHARD_ROWS = 100\n"
-    "from extract.cli import extract_features as m; sys.exit(m())"
+    "from extract.cli import main as m; sys.exit(m())"
 )
 # Slow enough to be killed in the middle.
 SLOW_FLAGS = ["--trunk", "mobilenet_v3_small", "--weights", "none", "--image-size", "96"]

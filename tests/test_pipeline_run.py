@@ -408,7 +408,7 @@ def test_memory_does_not_depend_on_the_number_of_images(tmp_path: Path) -> None:
         for i in range(count):
             os.link(tmp_path / "one.jpg", folder / f"{i}.jpg")
         code = (
-            "import resource, sys; from extract.cli import extract_features\n"
+            "import resource, sys; from extract.cli import main as extract_features\n"
             "assert extract_features() == 0\n"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )
@@ -474,7 +474,7 @@ COMMAND = (
     "-c",
     # Whatever the tests run under.
     "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    "from extract.cli import extract_features; sys.exit(extract_features())",
+    "from extract.cli import main as extract_features; sys.exit(extract_features())",
 )
 
 

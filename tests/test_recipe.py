@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classify.cli import train_head
+from classify.cli import main as train_head
 from classify.inference.complete_model import imagenet_class_names
 from classify.predict_cli import main as predict_images
-from extract.cli import extract_features
+from extract.cli import main as extract_features
 from extract.core.config import TrunkSpec
 from extract.store.open import open_store
 from extract.trunks.backend import load_keras

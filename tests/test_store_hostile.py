@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from classify.cli import train_head
+from classify.cli import main as train_head
 from extract import cli, show_cli
 from extract.core.errors import StoreError
 from extract.store.open import open_store, read_features
@@ -205,9 +205,9 @@ def test_commands_end_with_1(
 ) -> None:
     changed(store, STRANGE[what][0])
     for code in (
-        show_cli.show_features([str(store)]),
+        show_cli.main([str(store)]),
         train_head([str(store), "--head", "knn"]),
-        cli.extract_features([str(images), str(store)]),
+        cli.main([str(images), str(store)]),
     ):
         assert code == 1
     said = capsys.readouterr().err.splitlines()
@@ -219,7 +219,7 @@ def test_truncated_at_any_byte(store: Path, capsys: pytest.CaptureFixture[str]) 
     content = store.read_bytes()
     for cut in np.linspace(0, len(content) - 1, 200, dtype=int):
         store.write_bytes(content[:cut])
-        assert show_cli.show_features([str(store), "--verify"]) == 1, cut
+        assert show_cli.main([str(store), "--verify"]) == 1, cut
         assert train_head([str(store), "--head", "knn"]) == 1, cut
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 400
@@ -229,15 +229,15 @@ def test_truncated_at_any_byte(store: Path, capsys: pytest.CaptureFixture[str]) 
 def test_within_a_limit_a_sound_store_is_shown(
     store: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert show_cli.show_features([str(store), "--verify", "--limit", "300", "--json"]) == 0
+    assert show_cli.main([str(store), "--verify", "--limit", "300", "--json"]) == 0
     shown = capfd.readouterr()
     assert json.loads(shown.out)["images"] == 20
     assert "verified" in shown.err
     store.write_bytes(store.read_bytes()[:-1])
-    assert show_cli.show_features([str(store), "--limit", "300"]) == 1
+    assert show_cli.main([str(store), "--limit", "300"]) == 1
     assert capfd.readouterr().err.count("show-features: ") == 1
     with pytest.raises(SystemExit):
-        show_cli.show_features([str(store), "--limit", "0"])
+        show_cli.main([str(store), "--limit", "0"])
 
 
 def let_hdf5_loop(path: Path) -> None:
@@ -263,11 +263,11 @@ def test_a_file_over_which_hdf5_loops_or_crashes_is_named(
         reads[0].send_signal(signal.SIGSEGV)
 
     let_hdf5_loop(store)
-    assert show_cli.show_features([str(store), "--limit", "10"]) == 1
+    assert show_cli.main([str(store), "--limit", "10"]) == 1
     assert "made.h5: not read within 10 s; expected a sound file" in capfd.readouterr().err
     thread = threading.Thread(target=crash)
     thread.start()
-    assert show_cli.show_features([str(store), "--limit", "300"]) == 1
+    assert show_cli.main([str(store), "--limit", "300"]) == 1
     thread.join()
     assert "made.h5: HDF5 crashes over it; expected a sound file" in capfd.readouterr().err
 
@@ -285,7 +285,7 @@ def fuzz(path: str, first: int, count: int) -> None:
                 content[place] ^= generator.integers(1, 256)
             mutant.write_bytes(content)
             words = [str(mutant), "-q"]
-            codes = [show_cli.show_features([*words, "--verify", "--json"])]
+            codes = [show_cli.main([*words, "--verify", "--json"])]
             codes.append(train_head([*words, "--head", "naive_bayes"]) if not seed % 10 else 0)
             notes.write(f"{json.dumps(codes, separators=(',', ':'))}\n")
 

@@ -13,12 +13,12 @@ import h5py
 import numpy as np
 import pytest
 
-from classify.cli import train_head
+from classify.cli import main as train_head
 from classify.data.dataset import load_dataset
 from extract.core.errors import SettingError, StoreError
 from extract.core.row_block import DONE, FAILED, Failure, RowBlock
 from extract.pipeline.run import Summary, extract_features
-from extract.show_cli import show_features
+from extract.show_cli import main as show_features
 from extract.store import shards as index
 from extract.store.describe import describe
 from extract.store.open import ShardedStore, open_store, read_features
@@ -207,7 +207,7 @@ def run_killed(source: Path, out: Path, step: str, calls: int, *more: str) -> in
         "    left[0] -= 1\n"
         "    return was(*given) if left[0] >= 0 else os.kill(os.getpid(), signal.SIGKILL)\n"
         f"{step} = killed\n"
-        "from extract.cli import extract_features\n"
+        "from extract.cli import main as extract_features\n"
         "extract_features()"
     )
     command = [sys.executable, "-c", code, str(source), str(out), *flags(out), *more]
@@ -632,7 +632,7 @@ def test_two_runs_at_once_share_neither_folder_nor_index(
     folder: str,
     taken: str,
 ) -> None:
-    code = "import sys; from extract.cli import extract_features as m; sys.exit(m())"
+    code = "import sys; from extract.cli import main as m; sys.exit(m())"
     first, write_index = tmp_path / name, index._write_index
 
     def overtaken(*given: Any) -> None:
@@ -724,7 +724,7 @@ FULL_DISK = """
 import os, subprocess, sys
 from pathlib import Path
 import extract.store.shards
-from extract.cli import extract_features
+from extract.cli import main as extract_features
 
 source, disk, flags = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=True)

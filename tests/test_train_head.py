@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from classify.cli import train_head, train_head_parser
+from classify.cli import main as train_head
+from classify.cli import train_head_parser
 from classify.inference.bundle import load_head
 from classify.predict_cli import main as predict_images
 from classify.predict_cli import predict_images_parser
@@ -53,7 +54,7 @@ def test_two_heads_a_table_and_a_folder(store: Path, capsys: pytest.CaptureFixtu
         "training",
         "seconds",
     ]
-    assert [line[0] for line in table[1:]] == ["1", "2", "use", "test"]
+    assert [line[0] for line in table[1:]] == ["1", "2", "best:", "test"]
     folder = store.with_name("made_head")
     result = json.loads((folder / "result.json").read_text())
     for line, candidate in zip(table[1:3], result["candidates"], strict=True):
@@ -173,7 +174,7 @@ def test_a_store_without_a_validation_split(
 
 def test_a_logistic_head_never_loads_keras(store: Path) -> None:
     script = (
-        "import sys; from classify.cli import train_head; code = train_head(sys.argv[1:]);"
+        "import sys; from classify.cli import main as train_head; code = train_head(sys.argv[1:]);"
         "print(code, [n for n in ('keras', 'tensorflow', 'jax', 'torch') if n in sys.modules])"
     )
     words = [sys.executable, "-c", script, str(store), "--head", "logistic"]
@@ -307,7 +308,7 @@ def test_ctrl_c_before_the_head_is_saved_keeps_the_leaderboard(
         patch.setattr("classify.train.save_head", stop)
         assert train_head(words) == 130
     shown = capsys.readouterr()
-    assert [line.split()[0] for line in shown.out.splitlines()] == ["rank", "1", "2", "use", "test"]
+    assert [line.split()[0] for line in shown.out.splitlines()] == ["rank", "1", "2", "best:", "test"]
     assert "stopped." in shown.err
     assert not (store.with_name("made_head") / "bundle.json").exists()
     kept = (store.with_name("made_head") / "candidates.jsonl").read_bytes()
@@ -318,7 +319,7 @@ def test_ctrl_c_before_the_head_is_saved_keeps_the_leaderboard(
 _STOPPABLE = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests run under
-from classify.cli import train_head
+from classify.cli import main as train_head
 raise SystemExit(train_head(sys.argv[1:]))
 """
 

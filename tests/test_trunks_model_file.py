@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from classify.cli import train_head
+from classify.cli import main as train_head
 from classify.predict_cli import main as predict_images
-from extract.cli import extract_features as command
+from extract.cli import main as command
 from extract.core.config import TrunkSpec
 from extract.core.errors import SettingError, StoreError, TrunkError
 from extract.engines.openvino_cache import find_compiled
