@@ -74,7 +74,7 @@ def test_an_index_is_the_one_file_in_every_respect(
     made = extract(images, tmp_path / "out.h5", layer=LAYERS, views=2, shards=tmp_path / "parts")
     assert (made.images, made.computed, len(made.failed)) == (9, 9, 1)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        *("one.h5", "out.h5", "parts", "images"),
+        *("images", "one.h5", "out.h5", "parts"),
     ]
     assert [path.name for path in sorted((tmp_path / "parts").iterdir())] == [
         *("shard-00000.h5", "shard-00001.h5", "shard-00002.h5"),
@@ -170,8 +170,8 @@ def test_stopped_it_goes_on(
         ("extract.store.shards.write_store", 0, 8),
         ("extract.store.shards.write_store", 2, 8),
         ("extract.store.shards._write_index", 0, 8),
-        ("extract.store.shards.claim", 0, 8),
-        ("extract.store.shards.claim", 1, 8),  # the folder is there, the index is not
+        ("extract.store.shards.publish", 0, 8),
+        ("extract.store.shards.publish", 1, 8),  # the folder is there, the index is not
         ("extract.store.single_file.SingleStore.commit", 0, 8),
         (
             "extract.store.single_file.SingleStore.commit",
@@ -612,7 +612,9 @@ def test_overwrite_makes_anew_what_lacks_a_shard(
     assert verify_file(out) == []
 
 
-@pytest.mark.parametrize("step", ["extract.core.atomic.Path.replace", "extract.store.shards.put"])
+@pytest.mark.parametrize(
+    "step", ["extract.core.atomic.Path.replace", "extract.store.shards.move_into_place"]
+)
 def test_overwrite_that_was_killed_goes_on(images: Path, tmp_path: Path, step: str) -> None:
     out = tmp_path / "out.h5"
     extract(images, out, shards=tmp_path / "parts")
@@ -624,7 +626,7 @@ def test_overwrite_that_was_killed_goes_on(images: Path, tmp_path: Path, step: s
         extract(images, out, shards=tmp_path / "parts")
     assert extract(images, out, shards=tmp_path / "parts", overwrite=True).computed == 7
     assert verify_file(out) == []
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.h5", "parts", "images"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "out.h5", "parts"]
 
 
 @pytest.mark.parametrize(

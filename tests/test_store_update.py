@@ -68,7 +68,7 @@ def test_an_updated_store_is_that_of_a_first_run(images: Path, tmp_path: Path, v
         np.testing.assert_allclose(found.pop(name), wanted.pop(name), atol=1e-5)
     assert found == wanted
     assert extract_features(images, out, update=True).computed == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["fresh.h5", "out.h5", "images"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fresh.h5", "images", "out.h5"]
 
 
 def test_kept_rows_are_copied_bit_for_bit(images: Path, tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_file_that_is_being_written_is_not_updated(images: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", ["_copy", "put"])
+@pytest.mark.parametrize("step", ["_copy", "move_into_place"])
 def test_killed_at_a_step_and_run_again(images: Path, tmp_path: Path, step: str) -> None:
     out, copy = tmp_path / "out.h5", tmp_path / "copy.h5"
     extract(images, out)
