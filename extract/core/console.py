@@ -6,8 +6,9 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from html import escape
 from typing import Any
 
 from extract.core.errors import EXIT_BUG, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, HeadstartError
@@ -74,6 +75,27 @@ def progress(total: int, unit: str, done: int = 0, label: str = "") -> Iterator[
         total=total, initial=done, unit=unit, desc=label or None, disable=hidden, smoothing=0.1
     ) as bar:
         yield bar
+
+
+class Described:
+    """An object that is shown in a few lines, and as a table in a notebook."""
+
+    def _facts(self) -> Mapping[str, Any]:
+        """Return the name and the value of each line."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        facts = self._facts()
+        width = max(map(len, facts))
+        lines = [f"  {name:<{width}}  {value}" for name, value in facts.items()]
+        return "\n".join([type(self).__name__, *lines])
+
+    def _repr_html_(self) -> str:
+        rows = [
+            f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>"
+            for name, value in self._facts().items()
+        ]
+        return f"<table>{''.join(rows)}</table>"
 
 
 def _lacking(error: Exception) -> str:

@@ -9,7 +9,7 @@ from extract.core.config import ViewSpec
 from extract.core.errors import quoted
 from extract.core.row_block import DONE, FAILED, PENDING
 from extract.images.item import SPLITS
-from extract.store.open import ShardedStore, Store
+from extract.store.open import Store
 
 
 def describe(store: Store) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def describe(store: Store) -> dict[str, Any]:
         "file": str(store.path),
         "bytes": store.size,
         "images": len(store.keys),
-        "shards": len(store.shards) if isinstance(store, ShardedStore) else 1,
+        "shards": len(store.shards),
         "complete": store.complete,
         "status": {
             name: int((store.status == value).sum())
