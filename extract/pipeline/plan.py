@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import Any
 
 from extract.core.atomic import check_writable
 from extract.core.console import log
@@ -18,7 +17,7 @@ from extract.images.item import Source
 from extract.images.remote import hide_secrets
 from extract.pipeline.compare import find_differences, find_other_images, read_recipe
 from extract.pipeline.settings import RunSettings
-from extract.store.format import check_disk_space, count_bytes, create_store
+from extract.store.format import Layout, check_disk_space, count_bytes, create_store
 from extract.store.open import Store, open_store
 from extract.store.shards import SHARD_ROWS, create_shards, find_shards
 from extract.store.update import recreate_lost, update_store
@@ -48,27 +47,26 @@ def open_prepared(run: RunSettings, source: Source, engine: Engine) -> Iterator[
         recreate_lost(run.out, source.items)
         with open_store(run.out) as store:
             run = run._replace(existing=store)
-    attributes = _attributes(run, source, engine)
-    action, reason = _choose_action(run, source, attributes)
+    layout = _plan_layout(run, source, engine)
+    action, reason = _choose_action(run, source, layout)
     if action == "update":
-        update_store(run.out, source, engine.shapes, attributes)
+        update_store(run.out, layout)
     elif action != "continue":
         if reason:
             log.info("%s: %s; all rows are computed again", run.out, reason)
         former = find_shards(run.out) if action == "replace" else []
         create = create_shards if run.config.shards else create_store
-        create(run.out, source.items, engine.shapes, attributes, action == "replace")
-        # Shards of a former index that are not those of the new one.
+        create(run.out, layout, action == "replace")
         now = {shard.path for shard in find_shards(run.out)} if former else ()
         left = [s.path for s in former if s.path not in now and s.path.exists()]
         if left:
             log.warning(
-                "%s: %d shards that %s no longer names; remove them if they are not needed",
-                *(left[0].parent, len(left), run.out),
+                f"{left[0].parent}: {len(left)} shards that {run.out} no longer names; remove them "
+                "if they are not needed"
             )
     with open_store(run.out, write=True) as store:
         # Another run may have replaced it since it was compared.
-        if _find_other_settings(store, attributes) or find_other_images(store, source, False):
+        if _find_other_settings(store, layout) or find_other_images(store, source, False):
             raise StoreError(f"{run.out}: another run replaced it; run the same command again")
         yield store
 
@@ -78,31 +76,22 @@ def log_plan(run: RunSettings, source: Source, engine: Engine) -> None:
 
     Arguments and errors are those of ``open_prepared``.
     """
-    attributes, done = _attributes(run, source, engine), 0
-    action, reason = _choose_action(run, source, attributes)
+    layout, done = _plan_layout(run, source, engine), 0
+    action, reason = _choose_action(run, source, layout)
     if action == "continue" and run.existing:
         done = int((run.existing.status == DONE).sum())
     else:
-        place = run.out.resolve().parent / run.config.shards if run.config.shards else run.out
-        check_disk_space(place, source.items, engine.shapes, attributes)
+        folder = run.out.resolve().parent / run.config.shards
+        check_disk_space(folder if run.config.shards else run.out, layout)
         check_writable(run.out, StoreError)
     shards = -(-len(source.items) // SHARD_ROWS)
+    within = f" in {shards} shard{'s' * (shards > 1)} in {run.config.shards}"
+    layers = ", ".join(f"{layer} {shape}" for layer, shape in engine.shapes.items())
     log.info(
-        "would %s %s%s: %d images of %d classes%s, %d done before; %s at %s in %s, %.1f MB%s",
-        action,
-        run.out,
-        f", for {reason}" if reason else "",
-        len(source.items),
-        len(source.class_names),
-        and_views(run.views.views),
-        done,
-        engine.spec.trunk,
-        ", ".join(f"{layer} {shape}" for layer, shape in engine.shapes.items()),
-        run.config.dtype,
-        count_bytes(source.items, engine.shapes, attributes) / 1e6,
-        f" in {shards} shard{'s' * (shards > 1)} in {run.config.shards}"
-        if run.config.shards
-        else "",
+        f"would {action} {run.out}{reason and f', for {reason}'}: {len(source.items)} images of "
+        f"{len(source.class_names)} classes{and_views(run.views.views)}, {done} done before; "
+        f"{engine.spec.trunk} at {layers} in {run.config.dtype}, {count_bytes(layout) / 1e6:.1f} MB"
+        f"{within * bool(run.config.shards)}"
     )
 
 
@@ -111,19 +100,19 @@ def and_views(views: int) -> str:
     return f" and {views} view{'s' * (views > 1)} of each for training" if views else ""
 
 
-def _find_other_settings(store: Store, attributes: dict[str, Any]) -> str:
+def _find_other_settings(store: Store, layout: Layout) -> str:
     """Name the settings in which a store differs from a run."""
-    wanted = read_recipe(attributes)
+    wanted = read_recipe(layout.attributes)
     wanted.pop("columns")  # which images they give is compared
     differences = find_differences(read_recipe(store.attributes), wanted)
     return f"it was made with {', '.join(differences)}" if differences else ""
 
 
-def _choose_action(run: RunSettings, source: Source, attributes: dict[str, Any]) -> tuple[str, str]:
+def _choose_action(run: RunSettings, source: Source, layout: Layout) -> tuple[str, str]:
     """Return whether to make, continue, update or replace the store, and why."""
     settings, images = run.lost, ""
     if run.existing:
-        settings = _find_other_settings(run.existing, attributes)
+        settings = _find_other_settings(run.existing, layout)
         images = "" if settings else find_other_images(run.existing, source)
         if not settings and not images:
             return "continue", ""
@@ -147,22 +136,22 @@ def _choose_action(run: RunSettings, source: Source, attributes: dict[str, Any])
     return "replace", settings or images
 
 
-def _attributes(run: RunSettings, source: Source, engine: Engine) -> dict[str, Any]:
-    """Return the attributes of the store that the run creates."""
+def _plan_layout(run: RunSettings, source: Source, engine: Engine) -> Layout:
+    """Return the store that the run creates."""
     runner = "openvino" if engine.name == "openvino" else backend_name()
     packages = ("headstart", "keras", runner, "h5py", "numpy", "pillow")
-    return {
+    versions = [f"{package} {version(package)}" for package in packages]
+    config = asdict(run.config).items()
+    attributes = {
         **engine.spec.to_dict(),
-        **{name: value for name, value in asdict(run.config).items() if name not in _ACTIONS},
+        **{name: value for name, value in config if name not in _ACTIONS},
         **asdict(run.views),
         "class_names": source.class_names,
         "weights_sha256": engine.weights_sha256,
         "calibration_keys": engine.calibration_keys or None,
         "calibration_sha256": engine.calibration_sha256,
         "source": source.root,
-        "versions": [
-            f"python {platform.python_version()}",
-            *(f"{package} {version(package)}" for package in packages),
-        ],
+        "versions": [f"python {platform.python_version()}", *versions],
         "command": shlex.join(map(hide_secrets, sys.argv)),
     }
+    return Layout(source.items, engine.shapes, attributes)

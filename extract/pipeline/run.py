@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from extract.core.config import TrunkSpec
+from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.console import Described, log, progress
 from extract.core.errors import SettingError, StoreError, listed, quoted
 from extract.core.row_block import DONE, PENDING
@@ -60,15 +60,14 @@ class Summary(Described):
 
     def _facts(self) -> dict[str, Any]:
         spent = self.seconds
-        facts = {
+        shapes = {quoted(layer): f"{shape}" for layer, shape in self.shapes.items()}
+        return {
             "file": quoted(str(self.out)),
             "images": f"{self.images:,}, {self.computed:,} new, {len(self.failed):,} failed",
             "classes": listed(self.class_names, "name"),
+            **shapes,
             "seconds": f"{spent.start + spent.wait + spent.trunk + spent.write:.1f}",
         }
-        for layer, shape in self.shapes.items():
-            facts[quoted(layer)] = " x ".join(map(str, shape))
-        return facts
 
 
 def extract_features(
@@ -108,7 +107,7 @@ def extract_features(
             _forget_rejected(store)
         rows = np.flatnonzero(store.status != DONE)
         summary.seconds.start = time.monotonic() - began
-        _fill(store, images.items, rows, engine, run, summary.seconds)
+        _fill(store, images.items, rows, engine, config, summary.seconds)
         _warn_of_leaks(store)
         low = config.precision != "float32"
         return replace(
@@ -131,34 +130,26 @@ def _open_inputs(source: str | os.PathLike[str], run: RunSettings) -> tuple[Sour
         log.warning("%s", warning)
     if run.views.views and not len(training_rows(images.items)):
         raise SettingError(f"views: have no effect, for {images.root} has no training images")
-    return images, _open_engine(run, images.items)
-
-
-def _open_engine(run: RunSettings, items: Sequence[Item]) -> Engine:
-    """Open the engine; without weights, VGG16 replaces the default trunk, with a warning."""
-
-    def opened(spec: TrunkSpec) -> Engine:
-        config = run.config
-        calibrate = partial(choose_calibration, items, workers=config.workers)
-        return open_engine(
-            spec, config.dtype, config.batch_size, config.engine, config.precision, calibrate
-        )
-
     try:
-        return opened(run.spec)
+        return images, _open_engine(run.spec, run.config, images)
     except WeightsUnavailableError as error:
         if not run.fallback:
             raise
         try:
-            engine = opened(run.fallback)
+            engine = _open_engine(run.fallback, run.config, images)
         except WeightsUnavailableError:
             raise error from None
+        used = f"using {run.fallback.trunk}, whose ImageNet weights are at hand"
         log.warning("%s", error)
-        log.warning(
-            "using %s, whose ImageNet weights are at hand, in the place of %s",
-            *(run.fallback.trunk, run.spec.trunk),
-        )
-        return engine
+        log.warning("%s, in the place of %s", used, run.spec.trunk)
+        return images, engine
+
+
+def _open_engine(spec: TrunkSpec, config: ExtractConfig, images: Source) -> Engine:
+    calibrate = partial(choose_calibration, images.items, workers=config.workers)
+    return open_engine(
+        spec, config.dtype, config.batch_size, config.engine, config.precision, calibrate
+    )
 
 
 def _forget_rejected(store: Store) -> None:
@@ -171,8 +162,7 @@ def _forget_rejected(store: Store) -> None:
 def _warn_of_leaks(store: Store) -> None:
     rows = np.flatnonzero(store.status == DONE)
     keys = [store.keys[row] for row in rows]
-    leaks = describe_leaks(store.digests()[rows], store.split[rows], keys)
-    if leaks:
+    if leaks := describe_leaks(store.digests()[rows], store.split[rows], keys):
         log.warning("%s: %s", store.path, leaks)
 
 
@@ -181,30 +171,22 @@ def _fill(
     items: Sequence[Item],
     rows: np.ndarray,
     engine: Engine,
-    run: RunSettings,
+    config: ExtractConfig,
     clock: Timings,
 ) -> None:
     """Compute the rows that are still to do."""
-    finished, workers = len(items) - len(rows), run.config.workers
+    finished, workers = len(items) - len(rows), config.workers
     height, width = engine.spec.image_size
     log.info(
-        "%d images%s, %d done before; %s at %d x %d pixels in %s %s, %d at a time, %d workers",
-        len(items),
-        and_views(store.view_spec.views),
-        finished,
-        engine.spec.trunk,
-        width,
-        height,
-        engine.name,
-        engine.precision,
-        engine.batch_size,
-        workers,
+        f"{len(items)} images{and_views(store.view_spec.views)}, {finished} done before; "
+        f"{engine.spec.trunk} at {width} x {height} pixels in {engine.name} {engine.precision}, "
+        f"{engine.batch_size} at a time, {workers} workers"
     )
-    if run.config.cluster:
-        blocks = stream_on_cluster(items, rows, engine, run.config, clock, store)
+    if config.cluster:
+        blocks = stream_on_cluster(items, rows, engine, config, clock, store)
     else:
         blocks = stream_features(items, rows, engine, workers, clock, store.view_spec)
-    by_workers = bool(run.config.cluster and store.worker_shards)
+    by_workers = bool(config.cluster and store.worker_shards)
     take = store.note if by_workers else store.write
     try:
         with closing(blocks), progress(len(items), "images", finished) as bar:
@@ -217,8 +199,7 @@ def _fill(
     except KeyboardInterrupt:
         store.commit()
         # Workers report complete shards only.
-        least = "at least " if by_workers else ""
+        count = f"{'at least ' * by_workers}{(store.status != PENDING).sum()} of {len(items)}"
         raise KeyboardInterrupt(
-            f"{least}{int((store.status != PENDING).sum())} of {len(items)} images are in "
-            f"{store.path}; the same command goes on"
+            f"{count} images are in {store.path}; the same command goes on"
         ) from None

@@ -6,12 +6,13 @@ a killed writer left a flag that kept the file from being opened.
 """
 
 import errno
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -54,39 +55,41 @@ CURES: Mapping[int, str] = {
 }
 
 
-def create_store(
-    path: Path,
-    items: Sequence[Item],
-    shapes: Mapping[str, tuple[int, ...]],
-    attributes: Mapping[str, Any],
-    replace: bool = False,
-) -> None:
-    """Create a store with every row still to do; it gets its name once it is complete.
+class Layout(NamedTuple):
+    """A store to create.
 
-    Args:
-        path: The file to create.
+    Attributes:
         items: The rows, in order.
         shapes: Shape of one row's features, by layer.
         attributes: ``class_names``, ``dtype``, the fields of the TrunkSpec and all other
             attributes; None values are left out.
+    """
+
+    items: Sequence[Item]
+    shapes: Mapping[str, tuple[int, ...]]
+    attributes: Mapping[str, Any]
+
+
+def create_store(path: Path, layout: Layout, replace: bool = False) -> None:
+    """Create a store with every row still to do; it gets its name once it is complete.
+
+    Args:
+        path: The file to create.
+        layout: Rows, shapes and attributes.
         replace: Replace an existing file.
 
     Raises:
         StoreError: The file exists, its folder does not, or the disk has no room.
     """
-    check_disk_space(path, items, shapes, attributes)
+    check_disk_space(path, layout)
     with wrap_write_errors(path), temporary_path(path) as temporary:
-        write_store(temporary, items, shapes, attributes)
+        write_store(temporary, layout)
         move_into_place(temporary, path) if replace else publish(temporary, path)
 
 
-def write_store(
-    path: Path,
-    items: Sequence[Item],
-    shapes: Mapping[str, tuple[int, ...]],
-    attributes: Mapping[str, Any],
-) -> None:
-    """Write an empty store under a name that nobody knows yet; see ``create_store``."""
+def write_store(path: Path, layout: Layout) -> None:
+    """Write an empty store under a name that nobody knows yet."""
+    items, shapes, attributes = layout
     count, views, dtype = len(items), attributes.get("views", 0), np.dtype(attributes["dtype"])
     columns = {
         "keys": [item.key for item in items],
@@ -95,22 +98,27 @@ def write_store(
         "status": np.zeros(count, np.uint8),
         "reason": np.zeros(count, COLUMN_TYPES["reason"]),
         "digest": np.zeros((count, DIGEST_BYTES), np.uint8),
-        "checksum": np.zeros(count, np.uint8),
+        "checksum": np.zeros(count, np.uint32),
     }
     if any(item.group for item in items):
         columns["groups"] = [item.group for item in items]
     with h5py.File(path, "w") as file:
         for name, values in columns.items():
             file.create_dataset(name, data=values, dtype=COLUMN_TYPES[name])
+        rows = training_rows(items)
         for layer, shape in shapes.items():
             name = "features" if len(shapes) == 1 else f"features/{layer}"
             _allocate(file, name, (count, *shape), dtype)
-        if views:
-            rows = training_rows(items)
-            file.create_dataset("views/row", data=rows)
-            for layer, shape in shapes.items():
+            if views:
                 _allocate(file, f"views/{layer}", (len(rows), views, *shape), dtype)
-        _write_attributes(file, attributes)
+        if views:
+            file.create_dataset("views/row", data=rows)
+        file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, complete=np.uint8(0))
+        for name, value in attributes.items():
+            if isinstance(value, list | tuple) and not (value and isinstance(value[0], int)):
+                file.attrs.create(name, list(value), shape=(len(value),), dtype=_TEXT)
+            elif value is not None:
+                file.attrs[name] = value
 
 
 def training_rows(items: Sequence[Item]) -> np.ndarray:
@@ -118,31 +126,20 @@ def training_rows(items: Sequence[Item]) -> np.ndarray:
     return np.array([row for row, item in enumerate(items) if item.split == 0], np.int64)
 
 
-def count_bytes(
-    items: Sequence[Item],
-    shapes: Mapping[str, tuple[int, ...]],
-    attributes: Mapping[str, Any],
-) -> int:
-    """Return the bytes of all features, views included; see ``create_store``."""
-    values = sum(int(np.prod(shape)) for shape in shapes.values())
-    rows: int = len(items) + attributes.get("views", 0) * len(training_rows(items))
-    return rows * values * int(np.dtype(attributes["dtype"]).itemsize)
+def count_bytes(layout: Layout) -> int:
+    """Return the bytes of all features, views included."""
+    values = sum(map(math.prod, layout.shapes.values()))
+    rows = layout.attributes.get("views", 0) * len(training_rows(layout.items)) + len(layout.items)
+    return int(rows * values * np.dtype(layout.attributes["dtype"]).itemsize)
 
 
-def check_disk_space(
-    path: Path,
-    items: Sequence[Item],
-    shapes: Mapping[str, tuple[int, ...]],
-    attributes: Mapping[str, Any],
-    files: int = 1,
-) -> None:
-    """Raise StoreError when the disk has no room for a store in files; see ``create_store``."""
+def check_disk_space(path: Path, layout: Layout, files: int = 1) -> None:
+    """Raise StoreError when the disk has no room for a store in files."""
     folder = path.absolute().parent
     if not folder.is_dir():
         raise StoreError(f"{folder}: no such folder; expected one to write {path.name} into")
-    texts = sum(len(f"{item.key}{item.group}".encode("utf-8", "replace")) for item in items)
-    needed = count_bytes(items, shapes, attributes) + texts
-    needed += files * _FILE_BYTES + len(items) * _ROW_BYTES
+    texts = sum(len(f"{item.key}{item.group}".encode("utf-8", "replace")) for item in layout.items)
+    needed = count_bytes(layout) + texts + files * _FILE_BYTES + len(layout.items) * _ROW_BYTES
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise StoreError(
@@ -165,18 +162,6 @@ def _allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtyp
     h5py.h5d.create(
         file.id, name.encode(), h5py.h5t.py_create(dtype, logical=True), space, plist, parents
     )
-
-
-def _write_attributes(file: h5py.File, attributes: Mapping[str, Any]) -> None:
-    file.attrs["format"] = FORMAT
-    file.attrs["format_version"] = FORMAT_VERSION
-    file.attrs["complete"] = np.uint8(0)
-    for name, value in attributes.items():
-        numbers = isinstance(value, list | tuple) and value and isinstance(value[0], int)
-        if isinstance(value, list | tuple) and not numbers:
-            file.attrs.create(name, list(value), shape=(len(value),), dtype=_TEXT)
-        elif value is not None:
-            file.attrs[name] = value
 
 
 def check_layout(path: Path, file: h5py.File) -> None:

@@ -177,7 +177,7 @@ class Store(Described):
             StoreError: The disk is full or failing.
         """
         for shard, own in self._divide(rows):
-            self._writer(shard).forget(own)
+            self._writer(shard).status[own] = PENDING
         self.commit()
 
     def commit(self) -> None:
@@ -186,16 +186,14 @@ class Store(Described):
         Raises:
             StoreError: The disk is full or failing.
         """
-        if not self._current:
-            return
-        shard, file = self._current
-        if self.worker_shards:
-            self._current = None
-            self.opened.close()
-        else:
+        if self._current:
+            shard, file = self._current
             file.commit()
-        part = slice(shard.rows.start, shard.rows.stop)
-        self.status[part], self._digests[part] = file.status, file.digests
+            part = slice(shard.rows.start, shard.rows.stop)
+            self.status[part], self._digests[part] = file.status, file.digests
+            if self.worker_shards:
+                self._current = None
+                self.opened.close()
 
     def _divide(self, rows: np.ndarray) -> Iterator[tuple[Shard, np.ndarray]]:
         """Yield each shard of increasing rows, and their numbers in it."""
@@ -246,14 +244,19 @@ def open_store(path: str | os.PathLike[str], write: bool = False) -> Iterator[St
     """
     path = Path(path)
     with open_file(path, write) as file:
-        if shards := read_index(path, file):
-            # The index stays open, so that its lock covers the shards.
-            store = Store(path, shards)
-            with store.opened:
+        # An index stays open, so that its lock covers the shards.
+        shards = read_index(path, file)
+        single = None if shards else read_store_file(path, file)
+        store = Store(path, shards or [Shard(path, range(file["keys"].size))], single)
+        with store.opened:
+            try:
                 yield store
-        else:
-            with read_store_file(path, file, write) as single:
-                yield Store(path, [Shard(path, range(len(single.keys)))], single)
+            except KeyboardInterrupt:
+                if write:
+                    store.commit()
+                raise
+            if write:
+                store.commit()
 
 
 def read_features(

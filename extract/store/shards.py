@@ -24,6 +24,7 @@ from extract.images.item import Item
 from extract.store.format import (
     FORMAT_VERSION,
     OWN_ATTRIBUTES,
+    Layout,
     check_disk_space,
     check_version,
     to_plain,
@@ -51,20 +52,12 @@ class Shard(NamedTuple):
     identity: bytes = b""
 
 
-def create_shards(
-    path: Path,
-    items: Sequence[Item],
-    shapes: Mapping[str, tuple[int, ...]],
-    attributes: Mapping[str, Any],
-    replace: bool = False,
-) -> None:
+def create_shards(path: Path, layout: Layout, replace: bool = False) -> None:
     """Create an index and its shards with every row still to do; see ``create_store``.
 
     Args:
         path: The index. A link stays, and the file that it leads to is created.
-        items: The rows, in order.
-        shapes: Shape of one row's features, by layer.
-        attributes: ``shards`` names a folder below the folder of the index.
+        layout: Its attribute ``shards`` names a folder below the folder of the index.
         replace: Replace an existing store.
 
     Raises:
@@ -72,19 +65,20 @@ def create_shards(
             another run has just created the same.
     """
     place = _follow(path)
-    folder = place.parent / attributes["shards"]
+    name, items = layout.attributes["shards"], layout.items
+    folder = place.parent / name
     starts = range(0, len(items), SHARD_ROWS)
     parts = {f"shard-{n:05d}.h5": items[s : s + SHARD_ROWS] for n, s in enumerate(starts)}
-    check_disk_space(folder, items, shapes, attributes, len(parts) + 1)
+    check_disk_space(folder, layout, len(parts) + 1)
     known = {shard.path for shard in find_shards(place)} if replace else set()
     with wrap_write_errors(path), temporary_path(folder) as new, temporary_path(place) as index:
         # Leftovers of a killed run are gone by now, and what it had moved away is back.
         _check_folder(folder, known)
         existed = folder.exists()
         new.mkdir()
-        for name, part in parts.items():
-            write_store(new / name, part, shapes, attributes)
-        _write_index(index, attributes["shards"], parts, new)
+        for shard, part in parts.items():
+            write_store(new / shard, layout._replace(items=part))
+        _write_index(index, name, parts, new)
         move_into_place(new, folder) if existed else publish(new, folder)
         move_into_place(index, place) if replace else publish(index, place)
 

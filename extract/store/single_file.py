@@ -52,6 +52,7 @@ class StoreFile:
         self.attributes = {name: to_plain(value) for name, value in file.attrs.items()}
         check_attributes(path, self.attributes)
         check_objects(path, file, self.attributes)
+        self.dtype = str(self.attributes["dtype"])
         self.spec = TrunkSpec.from_dict(self.attributes)
         self.view_spec = ViewSpec.from_dict(self.attributes)
         self.keys: list[str] = list(file["keys"].asstr()[:])
@@ -128,11 +129,6 @@ class StoreFile:
                     sums[place] = zlib.crc32(row, sums[place])
         return np.array(sums, np.uint32)
 
-    @property
-    def dtype(self) -> str:
-        """Type of the stored features."""
-        return str(self.attributes["dtype"])
-
     def write(self, block: RowBlock) -> None:
         """Write finished rows; they count from the next commit on, at most a second later.
 
@@ -171,15 +167,6 @@ class StoreFile:
         self.digests[row] = np.frombuffer(digest, np.uint8)
         self._file["digest"][row] = self.digests[row]
 
-    def forget(self, rows: np.ndarray) -> None:
-        """Mark rows as still to do.
-
-        Raises:
-            StoreError: The disk is full or failing.
-        """
-        self.status[rows] = PENDING
-        self.commit()
-
     def commit(self) -> None:
         """Make the written rows count: sync the rows first, their status after them.
 
@@ -211,29 +198,20 @@ class StoreFile:
 
 @contextmanager
 def open_store_file(path: Path, write: bool = False) -> Iterator[StoreFile]:
-    """Open one file of a store; see ``read_store_file``."""
-    with open_file(path, write) as file, read_store_file(path, file, write) as store:
-        yield store
+    """Open one file of a store; only its ``commit`` makes written rows count."""
+    with open_file(path, write) as file:
+        yield read_store_file(path, file)
 
 
-@contextmanager
-def read_store_file(path: Path, file: h5py.File, write: bool) -> Iterator[StoreFile]:
-    """Read the columns of an open file; on exit, commit the rows that were written.
+def read_store_file(path: Path, file: h5py.File) -> StoreFile:
+    """Check an open file and read its columns.
 
     Raises:
         StoreError: It is damaged, newer, or not a store.
     """
     with wrap_read_errors(path):
         check_layout(path, file)
-        store = StoreFile(path, file)
-    try:
-        yield store
-    except KeyboardInterrupt:
-        if write:
-            store.commit()
-        raise
-    if write:
-        store.commit()
+        return StoreFile(path, file)
 
 
 def feature_sets(file: h5py.File, layers: tuple[str, ...]) -> dict[str, h5py.Dataset]:

@@ -1,8 +1,7 @@
 """Bring a store up to date: with a source that has changed, or where shards are lost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -11,10 +10,11 @@ from extract.core.console import log
 from extract.core.errors import StoreError
 from extract.core.row_block import DONE, RowBlock
 from extract.images.digests import read_digests
-from extract.images.item import Item, Source
+from extract.images.item import Item
 from extract.store.format import (
     CHUNK_BYTES,
     OWN_ATTRIBUTES,
+    Layout,
     check_disk_space,
     wrap_write_errors,
     write_store,
@@ -32,42 +32,35 @@ from extract.store.single_file import open_store_file
 from extract.store.verify import find_rejected
 
 
-def update_store(
-    path: Path,
-    source: Source,
-    shapes: Mapping[str, tuple[int, ...]],
-    attributes: Mapping[str, Any],
-) -> None:
-    """Replace the store at ``path`` by one of ``source``; rows of unchanged images are copied.
+def update_store(path: Path, layout: Layout) -> None:
+    """Replace a store by one of the images as they are now; rows of unchanged images are copied.
 
     The new one is built under a temporary name and renamed, so that a valid one exists at any
     moment. Rows of new and changed images are still to do in it.
 
     Args:
         path: A store made with the same settings.
-        source: The images as they are now.
-        shapes: Shape of one row's features, by layer.
-        attributes: See ``create_store``.
+        layout: The new store.
 
     Raises:
         StoreError: A file cannot be read or written, or the disk has no room for both.
     """
-    check_disk_space(path, source.items, shapes, attributes)
+    check_disk_space(path, layout)
     with wrap_write_errors(path), temporary_path(path) as temporary:
-        write_store(temporary, source.items, shapes, attributes)
+        write_store(temporary, layout)
         with open_store(path) as old, open_store(temporary, write=True) as new:
-            rows, places = _find_unchanged(old, source)
+            rows, places = _find_unchanged(old, layout.items)
             step = max(1, 8 * CHUNK_BYTES // new.row_bytes)
             for start in range(0, len(rows), step):
                 part = slice(start, start + step)
                 _copy(old, new, rows[part], places[part])
             dropped = len(set(old.keys).difference(new.keys))
         move_into_place(temporary, path)
-    added = len(source.items) - len(rows)
+    added = len(layout.items) - len(rows)
     log.info("%s: %d rows kept, %d new or changed, %d dropped", path, len(rows), added, dropped)
 
 
-def _find_unchanged(old: Store, source: Source) -> tuple[np.ndarray, np.ndarray]:
+def _find_unchanged(old: Store, items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
     """Return the old rows of unchanged images, and their new ones; both increase."""
     valid = np.flatnonzero(old.status == DONE)
     # A copy of a damaged row would get a checksum that fits.
@@ -78,12 +71,12 @@ def _find_unchanged(old: Store, source: Source) -> tuple[np.ndarray, np.ndarray]
     digests, viewed = old.digests(), set(old.view_rows.tolist())
     pairs = [
         (row_of[item.key], place)
-        for place, item in enumerate(source.items)
+        for place, item in enumerate(items)
         if item.key in row_of
         # An image that is new in the training split has no views yet.
         and (not old.view_spec.views or item.split != 0 or row_of[item.key] in viewed)
     ]
-    now = read_digests(source.items[place] for _, place in pairs)
+    now = read_digests(items[place] for _, place in pairs)
     same = [
         (row, place)
         for (row, place), digest in zip(pairs, now, strict=True)
@@ -146,8 +139,8 @@ def recreate_lost(path: Path, items: Sequence[Item]) -> None:
     if not lost:
         return
     with open_store_file(find_readable(path)) as file:
-        shapes = file.shapes
         attributes = {k: v for k, v in file.attributes.items() if k not in OWN_ATTRIBUTES}
+        layout = Layout((), file.shapes, attributes)
     for shard, problem in lost.items():
         part = items[shard.rows.start : shard.rows.stop]
         if shard.path.exists():
@@ -160,5 +153,5 @@ def recreate_lost(path: Path, items: Sequence[Item]) -> None:
         log.warning("%s; created again", problem)
         shard.path.parent.mkdir(exist_ok=True)
         with wrap_write_errors(path), temporary_path(shard.path) as temporary:
-            write_store(temporary, part, shapes, attributes)
+            write_store(temporary, layout._replace(items=part))
             publish(temporary, shard.path)
