@@ -167,8 +167,8 @@ def test_stopped_it_goes_on(
 @pytest.mark.parametrize(
     ("step", "calls", "left"),
     [
-        ("extract.store.shards.write_store", 0, 8),
-        ("extract.store.shards.write_store", 2, 8),
+        ("extract.store.format.Layout.write", 0, 8),
+        ("extract.store.format.Layout.write", 2, 8),
         ("extract.store.shards._write_index", 0, 8),
         ("extract.store.shards.publish", 0, 8),
         ("extract.store.shards.publish", 1, 8),  # the folder is there, the index is not

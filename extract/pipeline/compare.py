@@ -42,17 +42,17 @@ def find_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> li
         wanted: Another recipe, or a part of one.
     """
     differences = []
-    for name, value in wanted.items():
-        before, value = _plain(stored.get(name)), _plain(value)  # noqa: PLW2901
-        both = f"{before}".endswith(MODEL_ENDING) and f"{value}".endswith(MODEL_ENDING)
+    for name in wanted:
+        before, now = _plain(stored.get(name)), _plain(wanted[name])
+        both = f"{before}".endswith(MODEL_ENDING) and f"{now}".endswith(MODEL_ENDING)
         # Files are compared by the digest of their weights.
-        if before == value or name == "weights" or (name == "trunk" and both):
+        if before == now or name == "weights" or (name == "trunk" and both):
             continue
         if name == "weights_sha256":
-            differences.append(f"weights of SHA-256 {before[:12]}, not {value[:12]}")
+            differences.append(f"weights of SHA-256 {before[:12]}, not {now[:12]}")
         else:
-            flag = f"--{name.replace('_', '-')} "
-            new = "none" if value is None else _flag(name, value).removeprefix(flag)
+            prefix = f"--{name.replace('_', '-')} "
+            new = "none" if now is None else _flag(name, now).removeprefix(prefix)
             differences.append(f"{_flag(name, before)}, not {new}")
     return differences
 

@@ -17,7 +17,7 @@ from extract.images.item import Source
 from extract.images.remote import hide_secrets
 from extract.pipeline.compare import find_differences, find_other_images, read_recipe
 from extract.pipeline.settings import RunSettings
-from extract.store.format import Layout, check_disk_space, count_bytes, create_store
+from extract.store.format import Layout, create_store
 from extract.store.open import Store, open_store
 from extract.store.shards import SHARD_ROWS, create_shards, find_shards
 from extract.store.update import recreate_lost, update_store
@@ -82,7 +82,7 @@ def log_plan(run: RunSettings, source: Source, engine: Engine) -> None:
         done = int((run.existing.status == DONE).sum())
     else:
         folder = run.out.resolve().parent / run.config.shards
-        check_disk_space(folder if run.config.shards else run.out, layout)
+        layout.check_disk_space(folder if run.config.shards else run.out)
         check_writable(run.out, StoreError)
     shards = -(-len(source.items) // SHARD_ROWS)
     within = f" in {shards} shard{'s' * (shards > 1)} in {run.config.shards}"
@@ -90,7 +90,7 @@ def log_plan(run: RunSettings, source: Source, engine: Engine) -> None:
     log.info(
         f"would {action} {run.out}{reason and f', for {reason}'}: {len(source.items)} images of "
         f"{len(source.class_names)} classes{and_views(run.views.views)}, {done} done before; "
-        f"{engine.spec.trunk} at {layers} in {run.config.dtype}, {count_bytes(layout) / 1e6:.1f} MB"
+        f"{engine.spec.trunk} at {layers} in {run.config.dtype}, {layout.size / 1e6:.1f} MB"
         f"{within * bool(run.config.shards)}"
     )
 

@@ -10,7 +10,7 @@ from extract.core.errors import SettingError, StoreError
 from extract.pipeline.compare import KEPT, find_differences, read_recipe
 from extract.store.open import Store, open_store
 from extract.store.shards import ShardLostError
-from extract.store.update import find_readable
+from extract.store.update import find_lost
 
 TRUNK_FIELDS, CONFIG_FIELDS, VIEW_FIELDS = (
     tuple(field.name for field in fields(kind)) for kind in (TrunkSpec, ExtractConfig, ViewSpec)
@@ -84,12 +84,12 @@ def _read_existing(out: Path, config: ExtractConfig) -> tuple[Store | None, str]
     if not out.exists():
         return None, ""
     try:
-        with open_store(find_readable(out) if config.repair else out) as store:
+        with open_store(find_lost(out)[1] if config.repair else out) as store:
             return store, ""
     except ShardLostError as error:
         if not config.overwrite:
             raise
-        return None, str(error).partition("; expected")[0]
+        return None, error.problem
 
 
 def _below(out: Path, folder: str) -> str:

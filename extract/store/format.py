@@ -44,8 +44,6 @@ COLUMN_TYPES: Mapping[str, np.dtype] = {
     "groups": _TEXT,
     "checksum": np.dtype(np.uint32),
 }
-# Absent without groups, and in files that are older than checksums.
-_OPTIONAL = ("groups", "checksum")
 # Errors of the system that are no fault of the file, and their remedy.
 CURES: Mapping[int, str] = {
     errno.ENOLCK: "its file system gives no locks: set HDF5_USE_FILE_LOCKING=FALSE, let nothing "
@@ -53,6 +51,11 @@ CURES: Mapping[int, str] = {
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
     errno.ENFILE: "let other programs close files",
 }
+
+
+def training_rows(items: Sequence[Item]) -> np.ndarray:
+    """Return the rows of the training split, the only ones with augmented views, as int64."""
+    return np.array([row for row, item in enumerate(items) if item.split == 0], np.int64)
 
 
 class Layout(NamedTuple):
@@ -69,6 +72,55 @@ class Layout(NamedTuple):
     shapes: Mapping[str, tuple[int, ...]]
     attributes: Mapping[str, Any]
 
+    @property
+    def size(self) -> int:
+        """Bytes of all features, views included."""
+        values = sum(map(math.prod, self.shapes.values()))
+        rows = self.attributes.get("views", 0) * len(training_rows(self.items)) + len(self.items)
+        return int(rows * values * np.dtype(self.attributes["dtype"]).itemsize)
+
+    def check_disk_space(self, path: Path, files: int = 1) -> None:
+        """Raise StoreError when the disk has no room for a store in files."""
+        folder = path.absolute().parent
+        if not folder.is_dir():
+            raise StoreError(f"{folder}: no such folder; expected one to write {path.name} into")
+        texts = sum(len(f"{i.key}{i.group}".encode("utf-8", "replace")) for i in self.items)
+        needed = self.size + texts + files * _FILE_BYTES + len(self.items) * _ROW_BYTES
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            raise StoreError(
+                f"{path}: {needed / 1e9:.3g} GB needed, {free / 1e9:.3g} GB free; use --pooling "
+                "avg, --dtype float16, or another disk"
+            )
+
+    def write(self, path: Path) -> None:
+        """Write an empty store under a name that nobody knows yet."""
+        items, shapes, attributes = self
+        count, views, dtype = len(items), attributes.get("views", 0), np.dtype(attributes["dtype"])
+        keys, _, labels, splits, groups, _ = zip(*items, strict=True)
+        columns = {"keys": keys, "labels": labels, "split": splits}
+        columns |= {"groups": groups} if any(groups) else {}
+        with h5py.File(path, "w") as file:
+            for name, values in columns.items():
+                file.create_dataset(name, data=values, dtype=COLUMN_TYPES[name])
+            for name in ("status", "reason", "digest", "checksum"):
+                width = [DIGEST_BYTES] if name == "digest" else []
+                file.create_dataset(name, data=np.zeros([count, *width], COLUMN_TYPES[name]))
+            rows = training_rows(items)
+            for layer, shape in shapes.items():
+                name = "features" if len(shapes) == 1 else f"features/{layer}"
+                _allocate(file, name, (count, *shape), dtype)
+                if views:
+                    _allocate(file, f"views/{layer}", (len(rows), views, *shape), dtype)
+            if views:
+                file.create_dataset("views/row", data=rows)
+            file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, complete=np.uint8(0))
+            for name, value in attributes.items():
+                if isinstance(value, list | tuple) and not (value and isinstance(value[0], int)):
+                    file.attrs.create(name, list(value), shape=(len(value),), dtype=_TEXT)
+                elif value is not None:
+                    file.attrs[name] = value
+
 
 def create_store(path: Path, layout: Layout, replace: bool = False) -> None:
     """Create a store with every row still to do; it gets its name once it is complete.
@@ -81,71 +133,10 @@ def create_store(path: Path, layout: Layout, replace: bool = False) -> None:
     Raises:
         StoreError: The file exists, its folder does not, or the disk has no room.
     """
-    check_disk_space(path, layout)
+    layout.check_disk_space(path)
     with wrap_write_errors(path), temporary_path(path) as temporary:
-        write_store(temporary, layout)
+        layout.write(temporary)
         move_into_place(temporary, path) if replace else publish(temporary, path)
-
-
-def write_store(path: Path, layout: Layout) -> None:
-    """Write an empty store under a name that nobody knows yet."""
-    items, shapes, attributes = layout
-    count, views, dtype = len(items), attributes.get("views", 0), np.dtype(attributes["dtype"])
-    columns = {
-        "keys": [item.key for item in items],
-        "labels": [item.label for item in items],
-        "split": [item.split for item in items],
-        "status": np.zeros(count, np.uint8),
-        "reason": np.zeros(count, COLUMN_TYPES["reason"]),
-        "digest": np.zeros((count, DIGEST_BYTES), np.uint8),
-        "checksum": np.zeros(count, np.uint32),
-    }
-    if any(item.group for item in items):
-        columns["groups"] = [item.group for item in items]
-    with h5py.File(path, "w") as file:
-        for name, values in columns.items():
-            file.create_dataset(name, data=values, dtype=COLUMN_TYPES[name])
-        rows = training_rows(items)
-        for layer, shape in shapes.items():
-            name = "features" if len(shapes) == 1 else f"features/{layer}"
-            _allocate(file, name, (count, *shape), dtype)
-            if views:
-                _allocate(file, f"views/{layer}", (len(rows), views, *shape), dtype)
-        if views:
-            file.create_dataset("views/row", data=rows)
-        file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, complete=np.uint8(0))
-        for name, value in attributes.items():
-            if isinstance(value, list | tuple) and not (value and isinstance(value[0], int)):
-                file.attrs.create(name, list(value), shape=(len(value),), dtype=_TEXT)
-            elif value is not None:
-                file.attrs[name] = value
-
-
-def training_rows(items: Sequence[Item]) -> np.ndarray:
-    """Return the rows of the training split, the only ones with augmented views, as int64."""
-    return np.array([row for row, item in enumerate(items) if item.split == 0], np.int64)
-
-
-def count_bytes(layout: Layout) -> int:
-    """Return the bytes of all features, views included."""
-    values = sum(map(math.prod, layout.shapes.values()))
-    rows = layout.attributes.get("views", 0) * len(training_rows(layout.items)) + len(layout.items)
-    return int(rows * values * np.dtype(layout.attributes["dtype"]).itemsize)
-
-
-def check_disk_space(path: Path, layout: Layout, files: int = 1) -> None:
-    """Raise StoreError when the disk has no room for a store in files."""
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise StoreError(f"{folder}: no such folder; expected one to write {path.name} into")
-    texts = sum(len(f"{item.key}{item.group}".encode("utf-8", "replace")) for item in layout.items)
-    needed = count_bytes(layout) + texts + files * _FILE_BYTES + len(layout.items) * _ROW_BYTES
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise StoreError(
-            f"{path}: {needed / 1e9:.3g} GB needed, {free / 1e9:.3g} GB free; use --pooling avg, "
-            "--dtype float16, or another disk"
-        )
 
 
 def _allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
@@ -162,38 +153,6 @@ def _allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtyp
     h5py.h5d.create(
         file.id, name.encode(), h5py.h5t.py_create(dtype, logical=True), space, plist, parents
     )
-
-
-def check_layout(path: Path, file: h5py.File) -> None:
-    """Raise StoreError unless the file is a store that this version can read."""
-    if to_plain(file.attrs.get("format")) != FORMAT:
-        raise StoreError(
-            f"{path}: an HDF5 file of another program; expected a store of extract-features"
-        )
-    check_version(path, file)
-    wanted = [name for name in (*COLUMN_TYPES, "features") if name not in _OPTIONAL]
-    if file.attrs.get("views", 0):
-        wanted += ["views/row", *(f"views/{layer}" for layer in to_plain(file.attrs["layer"]))]
-    missing = [name for name in wanted if name not in file]
-    missing += [
-        name
-        for name in ("class_names", "trunk", "layer", "dtype", "precision", "weights_sha256")
-        if name not in file.attrs
-    ]
-    if missing:
-        raise StoreError(
-            f"{path}: lacks {', '.join(missing)}; expected a complete store; remove it and run "
-            "extract-features again"
-        )
-
-
-def check_version(path: Path, file: h5py.File) -> None:
-    """Raise StoreError for a file of a newer format."""
-    version = int(file.attrs.get("format_version", 0))
-    if version > FORMAT_VERSION:
-        raise StoreError(
-            f"{path}: format {version}; expected {FORMAT_VERSION} or lower; upgrade headstart"
-        )
 
 
 @contextmanager

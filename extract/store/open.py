@@ -1,5 +1,6 @@
 """The seam between the stages: a store of one file, or of several behind an index."""
 
+import math
 import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -74,15 +75,13 @@ class Store(Described):
     def _facts(self) -> dict[str, Any]:
         pending = int((self.status == PENDING).sum())
         height, width = self.spec.image_size
-        facts = {
+        return {
             "file": quoted(str(self.path)),
             "images": f"{len(self.keys):,}, " + (f"{pending:,} to do" if pending else "complete"),
             "classes": listed(self.class_names, "name"),
             "trunk": f"{quoted(self.spec.trunk)} at {width} x {height} pixels",
+            **{quoted(layer): f"{shape} {self.dtype}" for layer, shape in self.shapes.items()},
         }
-        for layer, shape in self.shapes.items():
-            facts[quoted(layer)] = f"{' x '.join(map(str, shape))} {self.dtype}"
-        return facts
 
     @property
     def complete(self) -> bool:
@@ -97,8 +96,8 @@ class Store(Described):
     @property
     def row_bytes(self) -> int:
         """Bytes of one row's features and views."""
-        values = sum(int(np.prod(shape)) for shape in self.shapes.values())
-        return values * np.dtype(self.dtype).itemsize * (1 + self.view_spec.views)
+        values = sum(map(math.prod, self.shapes.values())) * (1 + self.view_spec.views)
+        return int(values * np.dtype(self.dtype).itemsize)
 
     def read(self, layer: str, rows: np.ndarray | slice) -> np.ndarray:
         """Read features.
@@ -171,21 +170,13 @@ class Store(Described):
             self.status[row], self._digests[row] = FAILED, np.frombuffer(digest, np.uint8)
 
     def forget(self, rows: np.ndarray) -> None:
-        """Mark increasing rows as still to do.
-
-        Raises:
-            StoreError: The disk is full or failing.
-        """
+        """Mark increasing rows as still to do; raise StoreError for a full disk."""
         for shard, own in self._divide(rows):
             self._writer(shard).status[own] = PENDING
         self.commit()
 
     def commit(self) -> None:
-        """Make the written rows count, and close their shard.
-
-        Raises:
-            StoreError: The disk is full or failing.
-        """
+        """Make the written rows count, and close their shard; raise StoreError for a full disk."""
         if self._current:
             shard, file = self._current
             file.commit()
@@ -239,8 +230,7 @@ def open_store(path: str | os.PathLike[str], write: bool = False) -> Iterator[St
         The store.
 
     Raises:
-        StoreError: There is no such file, it or a shard is damaged, of another program, newer, or
-            in use.
+        StoreError: A file is missing, damaged, of another program, newer, or in use.
     """
     path = Path(path)
     with open_file(path, write) as file:
@@ -288,18 +278,11 @@ def read_features(
                     # Without a cache a range is read straight into its array.
                     file = opened.enter_context(open_file(shard.path, cache=0))
                     current = shard
-                held = shard.rows
-                own = slice(max(rows.start, held.start), min(rows.stop, held.stop))
+                start = shard.rows.start
+                own = slice(max(rows.start - start, 0), min(rows.stop - start, len(shard.rows)))
                 with wrap_read_errors(shard.path):
                     datasets = feature_sets(file, tuple(layers))
-                    parts.append(
-                        [
-                            np.asarray(
-                                datasets[layer][own.start - held.start : own.stop - held.start]
-                            )
-                            for layer in layers
-                        ]
-                    )
+                    parts.append([np.asarray(datasets[layer][own]) for layer in layers])
             yield [_join(values) for values in zip(*parts, strict=True)]
 
 

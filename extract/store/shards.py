@@ -21,18 +21,9 @@ from extract.core.errors import StoreError, quoted
 from extract.core.row_block import PENDING
 from extract.images.digests import DIGEST_BYTES
 from extract.images.item import Item
-from extract.store.format import (
-    FORMAT_VERSION,
-    OWN_ATTRIBUTES,
-    Layout,
-    check_disk_space,
-    check_version,
-    to_plain,
-    wrap_write_errors,
-    write_store,
-)
+from extract.store.format import FORMAT_VERSION, OWN_ATTRIBUTES, Layout, to_plain, wrap_write_errors
 from extract.store.single_file import StoreFile, open_store_file
-from extract.store.validate import open_file, wrap_read_errors
+from extract.store.validate import check_version, open_file, wrap_read_errors
 
 # Some minutes of a processor's work, and 30 MB of pooled features.
 SHARD_ROWS = 10_000
@@ -42,6 +33,14 @@ _SHARD_NAME = re.compile(r"shard-\d{5,}\.h5")
 
 class ShardLostError(StoreError):
     """A shard is missing, or another file is in its place."""
+
+    def __init__(self, problem: str, rows: range) -> None:
+        self.problem = problem
+        super().__init__(
+            f"{problem}; expected the one of rows {rows.start} to {rows.stop - 1}; restore it, or "
+            "run extract-features with --repair, which creates lost shards again, or the same "
+            "command with --overwrite, which replaces the store"
+        )
 
 
 class Shard(NamedTuple):
@@ -69,7 +68,7 @@ def create_shards(path: Path, layout: Layout, replace: bool = False) -> None:
     folder = place.parent / name
     starts = range(0, len(items), SHARD_ROWS)
     parts = {f"shard-{n:05d}.h5": items[s : s + SHARD_ROWS] for n, s in enumerate(starts)}
-    check_disk_space(folder, layout, len(parts) + 1)
+    layout.check_disk_space(folder, len(parts) + 1)
     known = {shard.path for shard in find_shards(place)} if replace else set()
     with wrap_write_errors(path), temporary_path(folder) as new, temporary_path(place) as index:
         # Leftovers of a killed run are gone by now, and what it had moved away is back.
@@ -77,7 +76,7 @@ def create_shards(path: Path, layout: Layout, replace: bool = False) -> None:
         existed = folder.exists()
         new.mkdir()
         for shard, part in parts.items():
-            write_store(new / shard, layout._replace(items=part))
+            layout._replace(items=part).write(new / shard)
         _write_index(index, name, parts, new)
         move_into_place(new, folder) if existed else publish(new, folder)
         move_into_place(index, place) if replace else publish(index, place)
@@ -105,10 +104,8 @@ def _check_folder(folder: Path, known: Set[Path]) -> None:
     """
     for path in sorted(folder.iterdir()) if folder.is_dir() else [folder] * folder.exists():
         if not _SHARD_NAME.fullmatch(path.name):
-            raise StoreError(
-                f"{folder}: found {quoted(path.name)}; expected a folder for shards alone; name "
-                "another one with --shards"
-            )
+            problem = f"found {quoted(path.name)}; expected a folder for shards alone"
+            raise StoreError(f"{folder}: {problem}; name another one with --shards")
         if path not in known:
             with open_store_file(path) as file:
                 if (file.status != PENDING).any():
@@ -178,19 +175,13 @@ def open_shard(shard: Shard, write: bool = False) -> Iterator[StoreFile]:
         ShardLostError: It is missing, or is another one.
         StoreError: It cannot be opened.
     """
-    expected = (
-        f"expected the one of rows {shard.rows.start} to {shard.rows.stop - 1}; restore it, or "
-        "run extract-features with --repair, which creates lost shards again, or the same command "
-        "with --overwrite, which replaces the store"
-    )
     if not shard.path.is_file():
-        raise ShardLostError(f"{quoted(str(shard.path))}: no such file; {expected}")
+        raise ShardLostError(f"{quoted(str(shard.path))}: no such file", shard.rows)
     with open_store_file(shard.path, write) as file:
         changed = identify(file.keys, file.attributes) != shard.identity
         if changed or len(file.keys) != len(shard.rows):
-            raise ShardLostError(
-                f"{shard.path}: is another shard than the index was made with; {expected}"
-            )
+            problem = f"{shard.path}: is another shard than the index was made with"
+            raise ShardLostError(problem, shard.rows)
         yield file
 
 

@@ -18,15 +18,8 @@ import numpy as np
 from extract.core.config import TrunkSpec, ViewSpec
 from extract.core.row_block import DONE, FAILED, PENDING, RowBlock
 from extract.images.item import SPLITS
-from extract.store.format import REASON_BYTES, check_layout, to_plain, wrap_write_errors
-from extract.store.validate import (
-    check_attributes,
-    check_columns,
-    check_objects,
-    open_file,
-    refuse,
-    wrap_read_errors,
-)
+from extract.store.format import REASON_BYTES, wrap_write_errors
+from extract.store.validate import check_columns, check_layout, open_file, refuse, wrap_read_errors
 
 # A power cut harms no row that counts: all objects stay where they were allocated, and rows,
 # digests, checksums, status and ``complete`` are overwritten in place. Between two fsyncs a disk
@@ -49,9 +42,7 @@ class StoreFile:
     def __init__(self, path: Path, file: h5py.File) -> None:
         self.path = path
         self._file = file
-        self.attributes = {name: to_plain(value) for name, value in file.attrs.items()}
-        check_attributes(path, self.attributes)
-        check_objects(path, file, self.attributes)
+        self.attributes = check_layout(path, file)
         self.dtype = str(self.attributes["dtype"])
         self.spec = TrunkSpec.from_dict(self.attributes)
         self.view_spec = ViewSpec.from_dict(self.attributes)
@@ -210,7 +201,6 @@ def read_store_file(path: Path, file: h5py.File) -> StoreFile:
         StoreError: It is damaged, newer, or not a store.
     """
     with wrap_read_errors(path):
-        check_layout(path, file)
         return StoreFile(path, file)
 
 

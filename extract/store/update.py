@@ -11,23 +11,9 @@ from extract.core.errors import StoreError
 from extract.core.row_block import DONE, RowBlock
 from extract.images.digests import read_digests
 from extract.images.item import Item
-from extract.store.format import (
-    CHUNK_BYTES,
-    OWN_ATTRIBUTES,
-    Layout,
-    check_disk_space,
-    wrap_write_errors,
-    write_store,
-)
+from extract.store.format import CHUNK_BYTES, OWN_ATTRIBUTES, Layout, wrap_write_errors
 from extract.store.open import Store, open_store
-from extract.store.shards import (
-    Shard,
-    ShardLostError,
-    damaged,
-    find_shards,
-    identify,
-    open_shard,
-)
+from extract.store.shards import Shard, ShardLostError, damaged, find_shards, identify, open_shard
 from extract.store.single_file import open_store_file
 from extract.store.verify import find_rejected
 
@@ -45,9 +31,9 @@ def update_store(path: Path, layout: Layout) -> None:
     Raises:
         StoreError: A file cannot be read or written, or the disk has no room for both.
     """
-    check_disk_space(path, layout)
+    layout.check_disk_space(path)
     with wrap_write_errors(path), temporary_path(path) as temporary:
-        write_store(temporary, layout)
+        layout.write(temporary)
         with open_store(path) as old, open_store(temporary, write=True) as new:
             rows, places = _find_unchanged(old, layout.items)
             step = max(1, 8 * CHUNK_BYTES // new.row_bytes)
@@ -95,34 +81,25 @@ def _copy(old: Store, new: Store, rows: np.ndarray, places: np.ndarray) -> None:
     new.write(RowBlock(places, features, old.digests()[rows], [], views))
 
 
-def find_lost(path: Path) -> dict[Shard, str]:
-    """Return the shards of an index that are missing or replaced, and what was found of each.
+def find_lost(path: Path) -> tuple[dict[Shard, str], Path]:
+    """Return the lost shards of an index with their problems, and a file that can be read.
+
+    That file has the settings of the store: the first shard that is not lost, or the only file.
 
     Raises:
-        StoreError: A shard cannot be opened.
+        StoreError: A shard cannot be opened, or all shards are lost.
     """
-    lost = {}
-    for shard in find_shards(path):
+    lost, left = {}, []
+    shards = find_shards(path)
+    for shard in shards:
         try:
             with open_shard(shard):
-                pass
+                left.append(shard.path)
         except ShardLostError as error:
-            lost[shard] = str(error).partition("; expected")[0]
-    return lost
-
-
-def find_readable(path: Path) -> Path:
-    """Return a file with the settings of a store: itself, or the first shard that is not lost.
-
-    Raises:
-        StoreError: A file cannot be opened, or all shards are lost.
-    """
-    shards = find_shards(path)
-    lost = find_lost(path)
-    left = [shard.path for shard in shards if shard not in lost]
-    if shards and not left:
+            lost[shard] = error.problem
+    if lost and not left:
         raise damaged(path, f"none of its {len(shards)} shards is there")
-    return left[0] if left else path
+    return lost, left[0] if left else path
 
 
 def recreate_lost(path: Path, items: Sequence[Item]) -> None:
@@ -135,23 +112,22 @@ def recreate_lost(path: Path, items: Sequence[Item]) -> None:
     Raises:
         StoreError: Another file is in the place of a shard, or the source has changed.
     """
-    lost = find_lost(path)
-    if not lost:
-        return
-    with open_store_file(find_readable(path)) as file:
+    lost, readable = find_lost(path)
+    with open_store_file(readable) as file:
         attributes = {k: v for k, v in file.attributes.items() if k not in OWN_ATTRIBUTES}
         layout = Layout((), file.shapes, attributes)
     for shard, problem in lost.items():
-        part = items[shard.rows.start : shard.rows.stop]
+        rows = shard.rows
+        layout = layout._replace(items=items[rows.start : rows.stop])
         if shard.path.exists():
             raise StoreError(f"{problem}; expected nothing in its place; move it away")
-        if identify([item.key for item in part], attributes) != shard.identity:
+        if identify([item.key for item in layout.items], attributes) != shard.identity:
             raise StoreError(
-                f"{problem}; expected its images as rows {shard.rows.start} to "
-                f"{shard.rows.stop - 1} of the source, which has changed; restore one of the two"
+                f"{problem}; expected its images as rows {rows.start} to {rows.stop - 1} of the "
+                "source, which has changed; restore one of the two"
             )
         log.warning("%s; created again", problem)
         shard.path.parent.mkdir(exist_ok=True)
         with wrap_write_errors(path), temporary_path(shard.path) as temporary:
-            write_store(temporary, layout._replace(items=part))
+            layout.write(temporary)
             publish(temporary, shard.path)

@@ -19,11 +19,22 @@ import numpy as np
 from extract.core.config import DTYPES, PRECISIONS, TrunkSpec, check_choice
 from extract.core.errors import StoreError
 from extract.images.digests import DIGEST_BYTES
-from extract.store.format import CHUNK_BYTES, COLUMN_TYPES, CURES, wrap_write_errors
+from extract.store.format import (
+    CHUNK_BYTES,
+    COLUMN_TYPES,
+    CURES,
+    FORMAT,
+    FORMAT_VERSION,
+    to_plain,
+    wrap_write_errors,
+)
 
 _TEXTS = [field.name for field in fields(TrunkSpec) if field.type is str]
 _TEXTS += ["weights_sha256", "dtype", "precision", "calibration_sha256"]
 _TEXTS += ["source", "command", "engine"]
+_REQUIRED = ("class_names", "trunk", "layer", "dtype", "precision", "weights_sha256")
+# Absent without groups, and in files that are older than checksums.
+_OPTIONAL = ("groups", "checksum")
 _LISTS = ("class_names", "layer", "versions", "calibration_keys")
 # One chunk is about 1 MB, more than HDF5's default cache of 1 MB holds.
 READ_CACHE = 16 * CHUNK_BYTES
@@ -57,9 +68,7 @@ def is_in_use(path: Path) -> bool:
 def check_there(path: Path) -> None:
     """Raise StoreError unless the file exists."""
     if path.is_dir():
-        raise StoreError(
-            f"{path}: a folder; expected a file that extract-features makes, such as out.h5"
-        )
+        raise StoreError(f"{path}: a folder; expected a file of extract-features, such as out.h5")
     if not path.is_file():
         raise StoreError(f"{path}: no such file; make it with extract-features SOURCE {path.name}")
 
@@ -142,7 +151,33 @@ def _find_foreign(name: str, node: Any, size: int) -> tuple[str, str] | None:
     return None
 
 
-def check_attributes(path: Path, attributes: Mapping[str, Any]) -> None:
+def check_version(path: Path, file: h5py.File) -> None:
+    """Raise StoreError for a file of a newer format."""
+    if (version := int(file.attrs.get("format_version", 0))) > FORMAT_VERSION:
+        raise StoreError(
+            f"{path}: format {version}; expected {FORMAT_VERSION} or lower; upgrade headstart"
+        )
+
+
+def check_layout(path: Path, file: h5py.File) -> dict[str, Any]:
+    """Return the attributes; raise StoreError unless the file is a store that can be read."""
+    attributes = {name: to_plain(value) for name, value in file.attrs.items()}
+    if attributes.get("format") != FORMAT:
+        raise StoreError(f"{path}: an HDF5 file of another program; {_EXPECTED}")
+    check_version(path, file)
+    wanted = [name for name in (*COLUMN_TYPES, "features") if name not in _OPTIONAL]
+    if attributes.get("views", 0):
+        wanted += ["views/row", *(f"views/{layer}" for layer in attributes["layer"])]
+    missing = [name for name in wanted if name not in file]
+    missing += [name for name in _REQUIRED if name not in attributes]
+    if missing:
+        raise StoreError(f"{path}: lacks {', '.join(missing)}; {_EXPECTED}; {_REMEDY}")
+    _check_attributes(path, attributes)
+    _check_objects(path, file, attributes)
+    return attributes
+
+
+def _check_attributes(path: Path, attributes: Mapping[str, Any]) -> None:
     """Raise StoreError unless the attributes have their types, and known values."""
     for name, value in attributes.items():
         entries = value if isinstance(value, list) else [value]
@@ -164,7 +199,7 @@ def check_attributes(path: Path, attributes: Mapping[str, Any]) -> None:
         refuse(path, "class_names", "has a name twice")
 
 
-def check_objects(path: Path, file: h5py.File, attributes: Mapping[str, Any]) -> None:
+def _check_objects(path: Path, file: h5py.File, attributes: Mapping[str, Any]) -> None:
     """Raise StoreError unless each object has its type and a shape that fits the others."""
     count, dtype, layers = len(file["keys"]), np.dtype(attributes["dtype"]), attributes["layer"]
     for name, column_type in COLUMN_TYPES.items():
