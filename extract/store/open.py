@@ -6,6 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,11 @@ class Store(Described):
         self.class_names = tuple(self.attributes["class_names"])
         self.shapes, self.dtype = first.shapes, first.dtype
         check_same(files)
-        self.keys = [key for part in files for key in part.keys]
-        groups = [group for part in files for group in part.groups]
-        self.groups = groups if any(groups) else None
+        self.keys = list(chain.from_iterable(part.keys for part in files))
+        self.groups: list[str] | None = None
+        if any(part.groups for part in files):
+            groups = (part.groups or [""] * len(part.keys) for part in files)
+            self.groups = list(chain.from_iterable(groups))
         self.labels = _join([part.labels for part in files])
         self.split = _join([part.split for part in files])
         self.status = _join([part.status for part in files])
@@ -151,11 +154,10 @@ class Store(Described):
         return np.asarray(rows[_join(changed, np.empty(0, bool))])
 
     def write(self, block: RowBlock) -> None:
-        """Write finished rows; they count from the next commit on, at most a second later.
-
-        Raises:
-            StoreError: The disk is full or failing.
-        """
+        """Write finished rows; they count from the next commit on, at most a second later."""
+        if self._current and not self.worker_shards:
+            self._current[1].write(block)
+            return
         rows = [*block.rows.tolist(), *(failure.row for failure in block.failed)]
         numbers = np.searchsorted(self._starts, rows, side="right") - 1
         for number in np.unique(numbers).tolist():
@@ -261,9 +263,6 @@ def read_features(
 
     Yields:
         For each range (rows, *shape) of each layer, in the stored type.
-
-    Raises:
-        StoreError: A file cannot be read.
     """
     shards = _recall(path, path.stat().st_mtime_ns if path.exists() else 0)
     starts = [shard.rows.start for shard in shards]

@@ -47,7 +47,7 @@ class StoreFile:
         self.spec = TrunkSpec.from_dict(self.attributes)
         self.view_spec = ViewSpec.from_dict(self.attributes)
         self.keys: list[str] = list(file["keys"].asstr()[:])
-        self.groups = list(file["groups"].asstr()[:]) if "groups" in file else [""] * len(self.keys)
+        self.groups = list(file["groups"].asstr()[:]) if "groups" in file else None
         self.labels: np.ndarray = file["labels"][:]
         self.split: np.ndarray = file["split"][:]
         self.status: np.ndarray = file["status"][:]
