@@ -472,7 +472,7 @@ def test_a_value_that_float16_cannot_hold_is_an_error(images: Path, tmp_path: Pa
 
 
 def test_an_unknown_setting_is_an_error(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="'colour' is no setting"):
+    with pytest.raises(SettingError, match="'colour' is not a setting"):
         extract(images, tmp_path / "out.h5", colour=True)
 
 

@@ -248,7 +248,7 @@ def test_a_lost_shard_is_made_again_and_no_other(
     assert f"{folder / 'shard-00000.h5'}: no such file; created again" in caplog.messages
     assert repr(everything(out)) == before
     shutil.copy(folder / "shard-00002.h5", folder / "shard-00001.h5")
-    with pytest.raises(StoreError, match=r"is another .*expected nothing in its place; move it"):
+    with pytest.raises(StoreError, match=r"is not the shard .*expected nothing in its place; move it"):
         extract_features(images, out, repair=True)
     (folder / "shard-00001.h5").unlink()
     (images / "train/dog/1.png").rename(images / "train/dog/2.png")
@@ -385,8 +385,8 @@ def elsewhere(file: h5py.File) -> None:
     [
         (remove, r"shard-00001.h5: no such file; expected the one of rows 3 to 5; restore it"),
         (truncate, r"shard-00001.h5: truncated; expected a store"),
-        (swap, r"shard-00001.h5: is another shard than the index"),
-        (relabel, r"shard-00001.h5: is another shard than the index"),
+        (swap, r"shard-00001.h5: is not the shard that the index"),
+        (relabel, r"shard-00001.h5: is not the shard that the index"),
         (link, r"out.h5: names .*shard-00000.h5, outside of its folder"),
         (link_one, r"out.h5: names .*shard-00001.h5, outside of its folder"),
         (loop, r"out.h5: (damaged|names)"),
@@ -397,7 +397,7 @@ def elsewhere(file: h5py.File) -> None:
         (rename("../other.h5"), r"out.h5: names .*other.h5, outside of its folder"),
         (rename("parts/shard-00001.h5"), r"out.h5: lists no shard, one twice, or one without"),
         (rename("parts/no"), r"parts/no: no such file; expected the one of rows"),
-        (edit(fewer_rows), r"shard-00002.h5: is another shard than"),
+        (edit(fewer_rows), r"shard-00002.h5: is not the shard that"),
         (edit(without_rows), r"out.h5: damaged"),
         (edit(counts(3, 0, 5)), r"out.h5: lists no shard, one twice, or one without rows"),
         (edit(counts(3, -3, 8)), r"out.h5: lists no shard, one twice, or one without rows"),
@@ -664,7 +664,7 @@ def test_shards_made_anew_in_between_are_not_written_to(
     monkeypatch.setattr(sys, "argv", ["extract-features"])
     begin(images, tmp_path / "out.h5")
     begin(images, tmp_path / "other.h5", pooling="max")
-    with pytest.raises(StoreError, match=r"shard-00000.h5: is another shard than"):
+    with pytest.raises(StoreError, match=r"shard-00000.h5: is not the shard that"):
         extract(images, tmp_path / "out.h5")
 
 

@@ -68,6 +68,7 @@ def open_prepared(run: RunSettings, source: Source, engine: Engine) -> Iterator[
         # Another run may have replaced it since it was compared.
         if _find_other_settings(store, layout) or find_other_images(store, source, False):
             raise StoreError(f"{run.out}: another run replaced it; run the same command again")
+        del run, layout  # columns that are no longer needed
         yield store
 
 

@@ -103,6 +103,7 @@ def extract_features(
         log_plan(run, images, engine)
         return summary
     with open_prepared(run, images, engine) as store:
+        del run  # the columns of the existing file are no longer needed
         if config.repair:
             _forget_rejected(store)
         rows = np.flatnonzero(store.status != DONE)

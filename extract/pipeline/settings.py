@@ -45,7 +45,7 @@ def complete_settings(out: Path, settings: Mapping[str, Any]) -> RunSettings:
     given = {name: value for name, value in settings.items() if value is not None}
     for name in given:
         if name not in FIELDS:
-            raise SettingError(f"{name!r} is no setting of extract_features")
+            raise SettingError(f"{name!r} is not a setting of extract_features")
     if given.get("shards"):
         given["shards"] = _below(out, given["shards"])
     # A store must find its files from any folder.

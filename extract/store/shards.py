@@ -86,7 +86,7 @@ def find_shards(path: Path) -> list[Shard]:
     """Return the shards of an index; none of a store of one file.
 
     Raises:
-        StoreError: It cannot be opened, or is no valid index.
+        StoreError: It cannot be opened, or is not a valid index.
     """
     with open_file(path) as file:
         return read_index(path, file)
@@ -180,7 +180,7 @@ def open_shard(shard: Shard, write: bool = False) -> Iterator[StoreFile]:
     with open_store_file(shard.path, write) as file:
         changed = identify(file.keys, file.attributes) != shard.identity
         if changed or len(file.keys) != len(shard.rows):
-            problem = f"{shard.path}: is another shard than the index was made with"
+            problem = f"{shard.path}: is not the shard that the index was made with"
             raise ShardLostError(problem, shard.rows)
         yield file
 

@@ -127,7 +127,7 @@ def _check_foreign(path: Path, file: h5py.File) -> None:
     for name in file.attrs:
         dtype = file.attrs.get_id(name).dtype
         if dtype.kind not in "biufS" and not h5py.check_string_dtype(dtype):
-            problem = name, "is no text or number"
+            problem = name, "is neither text nor a number"
     if problem:
         refuse(path, *problem)
 
@@ -183,9 +183,9 @@ def _check_attributes(path: Path, attributes: Mapping[str, Any]) -> None:
         entries = value if isinstance(value, list) else [value]
         # h5py gives a name that is not UTF-8 as bytes.
         if not isinstance(name, str):
-            refuse(path, str(name), "is no name in UTF-8")
+            refuse(path, str(name), "is not a UTF-8 name")
         if not all(isinstance(entry, str | int | float) for entry in entries):
-            refuse(path, name, "is no text or number")
+            refuse(path, name, "is neither text nor a number")
         texts = [entry for entry in entries if isinstance(entry, str)]
         "".join(texts).encode()  # raises for text that is not UTF-8, which could not be printed
         expected = [value] if name in _TEXTS else value if name in _LISTS else texts
@@ -228,7 +228,7 @@ def _check_object(
 ) -> None:
     dataset = file[name]
     if not isinstance(dataset, h5py.Dataset):
-        refuse(path, name, "is no dataset")
+        refuse(path, name, "is not a dataset")
     # For NumPy all texts are objects and an enum is a number: h5py tells them apart.
     kinds = (np.dtype, h5py.check_string_dtype, h5py.check_enum_dtype)
     if any(kind(dataset.dtype) != kind(dtype) for kind in kinds) or dataset.shape != shape:
