@@ -248,7 +248,9 @@ def test_a_lost_shard_is_made_again_and_no_other(
     assert f"{folder / 'shard-00000.h5'}: no such file; created again" in caplog.messages
     assert repr(everything(out)) == before
     shutil.copy(folder / "shard-00002.h5", folder / "shard-00001.h5")
-    with pytest.raises(StoreError, match=r"is not the shard .*expected nothing in its place; move it"):
+    with pytest.raises(
+        StoreError, match=r"is not the shard .*expected nothing in its place; move it"
+    ):
         extract_features(images, out, repair=True)
     (folder / "shard-00001.h5").unlink()
     (images / "train/dog/1.png").rename(images / "train/dog/2.png")

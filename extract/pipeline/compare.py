@@ -10,9 +10,9 @@ import numpy as np
 from extract.core.config import MODEL_ENDING, TrunkSpec, ViewSpec
 from extract.core.errors import quoted
 from extract.core.row_block import DONE
-from extract.images.digests import read_digests
 from extract.images.item import Source
 from extract.store.open import Store
+from extract.store.update import find_same
 
 # Settings of a run that its store keeps.
 KEPT = ("precision", "dtype", "columns", "shards")
@@ -105,13 +105,9 @@ def find_other_images(store: Store, source: Source, content: bool = True) -> str
 
 def _find_changed(store: Store, source: Source) -> list[str]:
     """Name the finished images whose file has changed: their features would be stale."""
-    rows = np.flatnonzero(store.status == DONE).tolist()
-    now = read_digests(source.items[row] for row in rows)
-    return [
-        store.keys[row]
-        for row, digest in zip(rows, now, strict=True)
-        if digest != store.digests()[row].tobytes()
-    ]
+    rows = np.flatnonzero(store.status == DONE)
+    same = find_same(store, rows, [source.items[row] for row in rows])
+    return [store.keys[row] for row in rows[~same]]
 
 
 def _count(what: str, keys: Iterable[str]) -> str:

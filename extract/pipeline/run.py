@@ -27,7 +27,7 @@ from extract.pipeline.stream import Timings, stream_features
 from extract.sources.listing import list_source
 from extract.store.format import training_rows
 from extract.store.open import Store
-from extract.store.verify import find_rejected
+from extract.store.verify import log_rejected
 from extract.trunks.weights import WeightsUnavailableError
 
 
@@ -105,7 +105,7 @@ def extract_features(
     with open_prepared(run, images, engine) as store:
         del run  # the columns of the existing file are no longer needed
         if config.repair:
-            _forget_rejected(store)
+            store.forget(log_rejected(store))
         rows = np.flatnonzero(store.status != DONE)
         summary.seconds.start = time.monotonic() - began
         _fill(store, images.items, rows, engine, config, summary.seconds)
@@ -151,13 +151,6 @@ def _open_engine(spec: TrunkSpec, config: ExtractConfig, images: Source) -> Engi
     return open_engine(
         spec, config.dtype, config.batch_size, config.engine, config.precision, calibrate
     )
-
-
-def _forget_rejected(store: Store) -> None:
-    """Mark rows that fail verification as still to do."""
-    for problem, rows in find_rejected(store):
-        log.warning("%s: %s; computed again", store.path, problem)
-        store.forget(rows)
 
 
 def _warn_of_leaks(store: Store) -> None:

@@ -15,7 +15,7 @@ from extract.store.format import CHUNK_BYTES, OWN_ATTRIBUTES, Layout, wrap_write
 from extract.store.open import Store, open_store
 from extract.store.shards import Shard, ShardLostError, damaged, find_shards, identify, open_shard
 from extract.store.single_file import open_store_file
-from extract.store.verify import find_rejected
+from extract.store.verify import log_rejected
 
 
 def update_store(path: Path, layout: Layout) -> None:
@@ -48,13 +48,10 @@ def update_store(path: Path, layout: Layout) -> None:
 
 def _find_unchanged(old: Store, items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
     """Return the old rows of unchanged images, and their new ones; both increase."""
-    valid = np.flatnonzero(old.status == DONE)
     # A copy of a damaged row would get a checksum that fits.
-    for problem, rejected in find_rejected(old):
-        log.warning("%s: %s; computed again", old.path, problem)
-        valid = np.setdiff1d(valid, rejected)
+    valid = np.setdiff1d(np.flatnonzero(old.status == DONE), log_rejected(old))
     row_of = {old.keys[row]: row for row in valid.tolist()}
-    digests, viewed = old.digests(), set(old.view_rows.tolist())
+    viewed = set(old.view_rows.tolist())
     pairs = [
         (row_of[item.key], place)
         for place, item in enumerate(items)
@@ -62,14 +59,15 @@ def _find_unchanged(old: Store, items: Sequence[Item]) -> tuple[np.ndarray, np.n
         # An image that is new in the training split has no views yet.
         and (not old.view_spec.views or item.split != 0 or row_of[item.key] in viewed)
     ]
-    now = read_digests(items[place] for _, place in pairs)
-    same = [
-        (row, place)
-        for (row, place), digest in zip(pairs, now, strict=True)
-        if digest == digests[row].tobytes()
-    ]
-    rows, places = np.array(same, np.int64).reshape(-1, 2).T
-    return rows, places
+    rows, places = np.array(pairs, np.int64).reshape(-1, 2).T
+    same = find_same(old, rows, [items[place] for place in places])
+    return rows[same], places[same]
+
+
+def find_same(store: Store, rows: np.ndarray, items: Sequence[Item]) -> np.ndarray:
+    """Return (len(rows),) bool: whether the file of each row's image is unchanged."""
+    stored = map(bytes, store.digests()[rows])
+    return np.array([a == b for a, b in zip(stored, read_digests(items), strict=True)], bool)
 
 
 def _copy(old: Store, new: Store, rows: np.ndarray, places: np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from extract.core.console import log
 from extract.core.errors import quoted
 from extract.core.row_block import DONE, FAILED, PENDING
 from extract.store.open import Store
@@ -45,6 +46,14 @@ def find_rejected(store: Store) -> list[tuple[str, np.ndarray]]:
         problem = f"{len(changed)} finished rows are not what was written ({keys}{more})"
         rejected.append((problem, changed))
     return rejected
+
+
+def log_rejected(store: Store) -> np.ndarray:
+    """Warn of rows that fail verification, and return them, increasing: compute them again."""
+    rejected = find_rejected(store)
+    for problem, _ in rejected:
+        log.warning("%s: %s; computed again", store.path, problem)
+    return np.unique(np.concatenate([np.empty(0, np.int64), *(rows for _, rows in rejected)]))
 
 
 def _cut(store: Store, rows: np.ndarray) -> list[np.ndarray]:
