@@ -308,7 +308,13 @@ def test_ctrl_c_before_the_head_is_saved_keeps_the_leaderboard(
         patch.setattr("classify.train.save_head", stop)
         assert train_head(words) == 130
     shown = capsys.readouterr()
-    assert [line.split()[0] for line in shown.out.splitlines()] == ["rank", "1", "2", "best:", "test"]
+    assert [line.split()[0] for line in shown.out.splitlines()] == [
+        "rank",
+        "1",
+        "2",
+        "best:",
+        "test",
+    ]
     assert "stopped." in shown.err
     assert not (store.with_name("made_head") / "bundle.json").exists()
     kept = (store.with_name("made_head") / "candidates.jsonl").read_bytes()
