@@ -29,7 +29,7 @@ BATCH = 8
 
 def extract(images: Path, weights: str, cluster: str) -> dict[str, float]:
     """Run stage one here; the first run on a machine converts the trunk."""
-    from extract.pipeline.run import extract_features
+    from extract.pipeline.run import run_extraction as extract_features
 
     with tempfile.TemporaryDirectory() as folder:
         settings = {"weights": weights, "layer": ("mixed7",), "image_size": (150, 150)}

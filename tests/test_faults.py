@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def extract(source: Path, out: Path, **given: Any) -> run.Summary:
-    return run.extract_features(source, out, **{**QUICK, **given})
+    return run.run_extraction(source, out, **{**QUICK, **given})
 
 
 def sound(out: Path) -> bool:

@@ -24,7 +24,7 @@ from extract.core.row_block import DONE
 from extract.engines.select import open_engine
 from extract.engines.snapshot import open_snapshot, take_snapshot
 from extract.images.item import Item
-from extract.pipeline.run import extract_features
+from extract.pipeline.run import run_extraction as extract_features
 from extract.store.open import open_store
 from extract.store.verify import verify
 from tests.conftest import QUICK

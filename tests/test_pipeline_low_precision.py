@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from extract.core.errors import EngineError, StoreError
-from extract.pipeline.run import extract_features
+from extract.pipeline.run import run_extraction as extract_features
 from extract.store.open import open_store
 from tests.conftest import QUICK
 from tests.test_engines_contract import capabilities

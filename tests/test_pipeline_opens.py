@@ -9,7 +9,7 @@ import pytest
 
 from extract.core.errors import StoreError
 from extract.pipeline import plan
-from extract.pipeline.run import extract_features
+from extract.pipeline.run import run_extraction as extract_features
 from extract.store.open import open_store
 from tests.conftest import QUICK, MakeStore
 

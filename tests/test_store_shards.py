@@ -17,7 +17,8 @@ from classify.cli import main as train_head
 from classify.data.dataset import load_dataset
 from extract.core.errors import SettingError, StoreError
 from extract.core.row_block import DONE, FAILED, Failure, RowBlock
-from extract.pipeline.run import Summary, extract_features
+from extract.pipeline.run import Summary
+from extract.pipeline.run import run_extraction as extract_features
 from extract.show_cli import main as show_features
 from extract.store import shards as index
 from extract.store.describe import describe

@@ -13,7 +13,8 @@ from PIL import Image
 
 from extract.core.errors import SettingError, StoreError
 from extract.core.row_block import RowBlock
-from extract.pipeline.run import Summary, extract_features
+from extract.pipeline.run import Summary
+from extract.pipeline.run import run_extraction as extract_features
 from extract.store.open import open_store
 from extract.store.verify import verify
 from tests.conftest import QUICK
@@ -167,7 +168,7 @@ def test_killed_at_a_step_and_run_again(images: Path, tmp_path: Path, step: str)
         "import os, signal, sys\n"
         "from extract.pipeline import run; from extract.store import update\n"
         f"update.{step} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "run.extract_features(sys.argv[1], sys.argv[2], update=True)"
+        "run.run_extraction(sys.argv[1], sys.argv[2], update=True)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(images), str(out)], check=False)
     assert done.returncode == -signal.SIGKILL

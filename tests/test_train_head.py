@@ -23,7 +23,7 @@ from classify.predict_cli import predict_images_parser
 from classify.settings.config import FinetuneConfig, PredictConfig, TrainConfig
 from classify.settings.head_spec import HeadSpec
 from extract.core.config import ExtractConfig, TrunkSpec
-from extract.pipeline.run import extract_features
+from extract.pipeline.run import run_extraction as extract_features
 from tests.conftest import QUICK, MakeStore
 
 QUICK_DENSE = ["--units", "8", "--epochs", "2"]

@@ -17,7 +17,7 @@ from extract.core.config import TrunkSpec
 from extract.core.errors import SettingError, StoreError, TrunkError
 from extract.engines.openvino_cache import find_compiled
 from extract.engines.select import open_engine
-from extract.pipeline.run import extract_features
+from extract.pipeline.run import run_extraction as extract_features
 from extract.store.open import open_store
 from extract.trunks.backend import load_keras
 from extract.trunks.trunk import build_trunk, list_layers

@@ -69,7 +69,7 @@ class Summary(Described):
         }
 
 
-def extract_features(
+def run_extraction(
     source: str | os.PathLike[str], out: str | os.PathLike[str], **settings: Any
 ) -> Summary:
     """Run a frozen trunk once over a set of images and keep the features in one HDF5 file.
