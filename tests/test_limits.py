@@ -136,13 +136,13 @@ def test_a_file_system_without_locks_is_named(images: Path, tmp_path: Path) -> N
     before = out.read_bytes()
     # What an NFS server without its lock daemon answers.
     inject = ["strace", "-f", "-q", "-o", os.devnull, "-e", "inject=flock:error=ENOLCK"]
-    code = "import sys; from extract.{0} import {1} as m; sys.exit(m())"
-    for module, command, words in (
-        ("show_cli", "show_features", [out]),
-        ("cli", "extract_features", [images, out]),
-        ("cli", "extract_features", [images, tmp_path / "new.h5", *QUICK_FLAGS]),
+    code = "import sys; from extract.{} import main; sys.exit(main())"
+    for module, words in (
+        ("show_cli", [out]),
+        ("cli", [images, out]),
+        ("cli", [images, tmp_path / "new.h5", *QUICK_FLAGS]),
     ):
-        line = [*inject, sys.executable, "-c", code.format(module, command), *map(str, words)]
+        line = [*inject, sys.executable, "-c", code.format(module), *map(str, words)]
         child = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
         assert (child.returncode, child.stdout) == (1, ""), child.stderr
         assert "No locks available" in child.stderr
