@@ -165,7 +165,7 @@ def test_labels_are_the_best_of_the_complete_model(complete: Any, images: Path) 
     config = ExtractConfig(batch_size=3)
     engine, names = open_classifier(config, **QUICK)
     items = list_source(images).items
-    found = label_images(items, engine, lambda x: to_scores(engine, x), names, 5, config)
+    found = label_images(items, engine, lambda x: to_scores(engine, x), names, 5)
     assert [p.key for p in found] == [item.key for item in items for _ in range(5)]
     keras = load_keras()
     pixels = np.stack(

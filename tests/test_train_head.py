@@ -23,7 +23,7 @@ from classify.predict_cli import predict_images_parser
 from classify.settings.config import FinetuneConfig, PredictConfig, TrainConfig
 from classify.settings.head_spec import HeadSpec
 from extract.core.config import ExtractConfig, TrunkSpec
-from extract.pipeline.run import extract_features
+from extract.pipeline.run import run_extraction as extract_features
 from tests.conftest import QUICK, MakeStore
 
 QUICK_DENSE = ["--units", "8", "--epochs", "2"]
@@ -308,7 +308,13 @@ def test_ctrl_c_before_the_head_is_saved_keeps_the_leaderboard(
         patch.setattr("classify.train.save_head", stop)
         assert train_head(words) == 130
     shown = capsys.readouterr()
-    assert [line.split()[0] for line in shown.out.splitlines()] == ["rank", "1", "2", "best:", "test"]
+    assert [line.split()[0] for line in shown.out.splitlines()] == [
+        "rank",
+        "1",
+        "2",
+        "best:",
+        "test",
+    ]
     assert "stopped." in shown.err
     assert not (store.with_name("made_head") / "bundle.json").exists()
     kept = (store.with_name("made_head") / "candidates.jsonl").read_bytes()

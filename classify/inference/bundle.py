@@ -111,6 +111,13 @@ def is_head_folder(folder: str | os.PathLike[str]) -> bool:
     return os.path.isfile(Path(folder) / BUNDLE)  # False also for a name that no file can have
 
 
+def check_file(path: Path) -> None:
+    """Raise HeadError unless a file can be written there and would replace no other thing."""
+    if path.exists() and not path.is_file():
+        raise HeadError(f"{path}: not a regular file; expected one or none; name another")
+    check_writable(path, HeadError)
+
+
 def check_target(folder: Path) -> None:
     """Raise HeadError unless a head can be written there and would replace nothing but a head."""
     check_writable(folder, HeadError)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from classify.heads.registry import LINEAR_HEADS
-from classify.inference.bundle import PathLike, TrainedHead, load_head
+from classify.inference.bundle import PathLike, TrainedHead, check_file, load_head
 from classify.inference.trunk import open_trunk
 from classify.search.leaderboard import Result
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec
@@ -73,8 +73,10 @@ def check_targets(targets: Sequence[str], specs: Sequence[HeadSpec]) -> None:
     for target, place in zip(targets, places, strict=True):
         if places.count(place) > 1:
             raise SettingError(f"export: found {target} twice; expected each place once")
-        check_writable(place, HeadError)
-        _check_place(target, place)
+        if _ending(target):
+            check_file(place)
+        else:
+            _check_folder(place)
         if _ending(target) == ".onnx" and not (find_spec("tf2onnx") and find_spec("onnx")):
             raise HeadError(
                 f'{target}: needs tf2onnx and onnx; pip install "headstart[onnx]", or name a '
@@ -82,17 +84,14 @@ def check_targets(targets: Sequence[str], specs: Sequence[HeadSpec]) -> None:
             )
 
 
-def _check_place(target: str, place: Path) -> None:
-    """Raise HeadError unless a model would replace nothing but a model."""
-    if _ending(target):
-        if place.exists() and not place.is_file():
-            raise HeadError(f"{target}: found no regular file; expected one or none; name another")
-        return
+def _check_folder(place: Path) -> None:
+    """Raise HeadError unless a SavedModel would replace nothing but a SavedModel."""
+    check_writable(place, HeadError)
     is_model = (place / "saved_model.pb").is_file()
     if place.is_file() or (place.is_dir() and any(place.iterdir()) and not is_model):
         raise HeadError(
-            f"{target}: holds something else than a SavedModel; expected an earlier model, an "
-            "empty folder or nothing; name another"
+            f"{place}: holds something else than a SavedModel; expected an earlier model, an empty "
+            "folder or nothing; name another"
         )
 
 
