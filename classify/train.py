@@ -181,8 +181,7 @@ def _train(
     if trunk:
         from classify.inference import export
 
-        if export.can_export(result):
-            export.export_best(folder, trunk, targets)
+        export.export_best(folder, trunk, targets)
     _save_report(folder, dataset, result, config.seed, str(store), timing)
     timing["all"] = time.perf_counter() - began
     steps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in timing.items())
