@@ -29,7 +29,7 @@ BATCH = 8
 
 def extract(images: Path, weights: str, cluster: str) -> dict[str, float]:
     """Run stage one here; the first run on a machine converts the trunk."""
-    from extract.pipeline.run import extract_features
+    from extract.pipeline.run import run_extraction as extract_features
 
     with tempfile.TemporaryDirectory() as folder:
         settings = {"weights": weights, "layer": ("mixed7",), "image_size": (150, 150)}
@@ -71,7 +71,7 @@ def write_rows(count: int) -> None:
     from extract.core.row_block import RowBlock
     from extract.images.item import Item
     from extract.pipeline.cluster import TASK_BATCHES
-    from extract.store.format import create_store
+    from extract.store.format import Layout, create_store
     from extract.store.open import open_store
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -101,7 +101,7 @@ def write_rows(count: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.h5"
         began, used = time.perf_counter(), time.process_time()
-        create_store(out, items, {"mixed7": (FEATURES,)}, attributes)
+        create_store(out, Layout(items, {"mixed7": (FEATURES,)}, attributes))
         made = time.perf_counter() - began
         began = time.perf_counter()
         with open_store(out, write=True) as store:

@@ -36,7 +36,7 @@ def headstart(precision: str) -> Callable[[Path, str], Outcome]:
     """Stage one as a user runs it, store and all."""
 
     def run(images: Path, weights: str) -> Outcome:
-        from extract.pipeline.run import extract_features
+        from extract.pipeline.run import run_extraction as extract_features
         from extract.store.open import open_store
 
         with tempfile.TemporaryDirectory() as folder:

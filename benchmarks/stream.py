@@ -33,7 +33,7 @@ from classify.settings.head_spec import HeadSpec
 from extract.core.config import TrunkSpec
 from extract.core.row_block import RowBlock
 from extract.images.item import Item
-from extract.store.format import create_store
+from extract.store.format import Layout, create_store
 from extract.store.open import open_store
 
 HEADS = {
@@ -62,7 +62,7 @@ def make(path: Path, shape: tuple[int, ...], size: float) -> None:
         Item(f"{row:08d}.jpg", "", int(label), int(row >= 0.9 * count))
         for row, label in enumerate(labels)
     ]
-    create_store(path, items, {spec.layer[0]: shape}, attributes)
+    create_store(path, Layout(items, {spec.layer[0]: shape}, attributes))
     generator = np.random.default_rng(0)
     noise = generator.normal(size=(1024, wide)).astype(np.float32)
     apart = 0.02 * generator.normal(size=(2, wide)).astype(np.float32)

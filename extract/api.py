@@ -81,7 +81,7 @@ def extract_features(
         >>> from extract import extract_features
         >>> extract_features("data/", "out.h5", trunk="vgg16", image_size=150)  # doctest: +SKIP
     """
-    from extract.pipeline.run import extract_features as run_extraction
+    from extract.pipeline.run import run_extraction
 
     with quiet_mode(quiet):
         return run_extraction(source, out, **settings)

@@ -15,7 +15,7 @@ from PIL import Image
 from extract.core.config import TrunkSpec, ViewSpec
 from extract.core.row_block import Failure, RowBlock
 from extract.images.item import Item
-from extract.store.format import create_store
+from extract.store.format import Layout, create_store
 from extract.store.open import open_store
 
 # TensorFlow is imported by the tests, and is quiet if this stands before.
@@ -97,7 +97,7 @@ def make_store(tmp_path: Path) -> MakeStore:
             "weights_sha256": "0" * 64,
         }
         path = tmp_path / name
-        create_store(path, items, {k: v.shape[1:] for k, v in layers.items()}, attributes)
+        create_store(path, Layout(items, {k: v.shape[1:] for k, v in layers.items()}, attributes))
         rows = np.array([i for i in range(count) if i not in failed], np.int64)
         block = RowBlock(
             rows,

@@ -110,7 +110,7 @@ def test_paths_may_be_texts_or_paths(
     assert len(predictions) == 8
     exported = kind(tmp_path / "model.keras")
     classify.train_heads(out, output=folder, head="ridge", export=exported, quiet=True)
-    classify.export_head(folder, kind(tmp_path / "again.keras"))
+    classify.export_head(folder, kind(tmp_path / "again.keras"), quiet=True)
     assert Path(exported).exists()
     assert (tmp_path / "again.keras").exists()
     assert capsys.readouterr() == ("", "")

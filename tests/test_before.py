@@ -11,7 +11,7 @@ import pytest
 
 from classify.cli import main as train_head
 from classify.predict_cli import main as predict_images
-from extract.pipeline.run import extract_features
+from extract.pipeline.run import run_extraction as extract_features
 from extract.store.open import open_store
 
 BEFORE = Path(__file__).parent / "before"

@@ -82,7 +82,7 @@ def test_a_dry_run_says_what_the_run_would_do(
     (images / "train/cat/0.png").unlink()
     changed = "the source has changed: 1 missing (train/cat/0.png)"
     before = Path("out.h5").read_bytes()
-    assert f"{changed}; give --update" in said(code=1)
+    assert f"{changed}; use --update" in said(code=1)
     for action in ("update", "overwrite"):
         what = f"would {action.replace('overwrite', 'replace')} out.h5, for {changed}: 7 images"
         assert said(f"--{action}").startswith(what)
@@ -188,7 +188,7 @@ def test_ctrl_c_is_130(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("extract.store.single_file.SingleStore.write", interrupt)
+    monkeypatch.setattr("extract.store.single_file.StoreFile.write", interrupt)
     assert extract(images, tmp_path / "out.h5", *QUICK_FLAGS) == 130
     stderr = capsys.readouterr().err
     assert "stopped. 0 of 8 images are in" in stderr

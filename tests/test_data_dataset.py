@@ -10,7 +10,7 @@ import pytest
 from classify.data.dataset import load_dataset
 from extract.core.config import TrunkSpec
 from extract.core.errors import SettingError, StoreError
-from extract.store.format import create_store
+from extract.store.format import Layout, create_store
 from tests.conftest import MakeStore, items_of
 
 
@@ -83,7 +83,9 @@ def test_an_unfinished_store_is_refused(tmp_path: Path) -> None:
     spec = TrunkSpec("mobilenet", weights="none")
     attributes = {**spec.to_dict(), "class_names": ("cat",), "dtype": "float32"}
     attributes |= {"precision": "float32", "calibration_sha256": "", "weights_sha256": "ab"}
-    create_store(path, items_of(["a", "b"], [0, 0], [0, 0]), {spec.layer[0]: (3,)}, attributes)
+    create_store(
+        path, Layout(items_of(["a", "b"], [0, 0], [0, 0]), {spec.layer[0]: (3,)}, attributes)
+    )
     with pytest.raises(StoreError, match=r"2 of 2 images have no features yet.*same extract"):
         load_dataset(path)
 

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def extract(source: Path, out: Path, **given: Any) -> run.Summary:
-    return run.extract_features(source, out, **{**QUICK, **given})
+    return run.run_extraction(source, out, **{**QUICK, **given})
 
 
 def sound(out: Path) -> bool:
@@ -39,7 +39,7 @@ import os, subprocess, sys
 from pathlib import Path
 from classify.cli import main as train_head
 from extract import cli, show_cli
-from extract.store.single_file import SingleStore
+from extract.store.single_file import StoreFile
 
 source, disk = Path(sys.argv[1]), Path(sys.argv[2])
 flags = [*sys.argv[3:], "--pooling", "none", "--batch-size", "1"]
@@ -62,9 +62,9 @@ fill(leave=12288)
 extract(1)
 assert [entry.name for entry in disk.iterdir()] == ["ballast"]
 ballast.unlink()
-write, SingleStore.write = SingleStore.write, stop
+write, StoreFile.write = StoreFile.write, stop
 extract(130)
-SingleStore.write = write
+StoreFile.write = write
 for leave in (0, 40960, 122880):
     fill(leave)
     extract(1)

@@ -16,7 +16,7 @@ from classify.search.search import _with_layer
 from classify.settings.head_spec import HeadSpec
 from extract.core.errors import SettingError, SplitError
 from extract.images.digests import describe_leaks, group_by_digest
-from extract.pipeline.run import extract_features
+from extract.pipeline.run import run_extraction as extract_features
 from tests.conftest import QUICK, MakeStore
 
 

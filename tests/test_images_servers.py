@@ -24,7 +24,7 @@ from extract.core.errors import ImageError, SourceError
 from extract.images import remote
 from extract.images.item import read_item
 from extract.images.remote import read_url
-from extract.pipeline.run import extract_features
+from extract.pipeline.run import run_extraction as extract_features
 from extract.sources.listing import list_source
 from extract.store.open import open_store
 from tests.conftest import QUICK

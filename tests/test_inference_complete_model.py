@@ -16,7 +16,7 @@ from extract.core.applications import TRUNKS
 from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.errors import TrunkError
 from extract.engines.openvino_cache import find_compiled
-from extract.pipeline.run import extract_features
+from extract.pipeline.run import run_extraction as extract_features
 from extract.sources.listing import list_source
 from extract.store.open import open_store
 from extract.trunks.backend import load_keras

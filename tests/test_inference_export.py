@@ -27,7 +27,7 @@ from classify.predict_cli import main as predict_images
 from classify.search.fit import FoldData, fit_batch, transformed
 from classify.settings.head_spec import HeadSpec
 from extract.core.errors import HeadError, SettingError
-from extract.pipeline.run import extract_features
+from extract.pipeline.run import run_extraction as extract_features
 from tests.conftest import QUICK
 from tests.test_finetune import paint, pixels_of
 

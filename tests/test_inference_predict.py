@@ -22,7 +22,7 @@ from classify.predict_cli import main as predict_images
 from extract.core.errors import HeadError, SettingError
 from extract.engines.base import Engine
 from extract.images.item import Item
-from extract.pipeline.run import extract_features
+from extract.pipeline.run import run_extraction as extract_features
 from extract.sources.listing import list_source
 from extract.store.open import open_store
 from tests.conftest import QUICK

@@ -10,7 +10,7 @@ from scipy.stats import binom
 
 from classify import load_dataset, sweep
 from classify.settings.head_spec import DEFAULTS
-from extract.pipeline.run import extract_features
+from extract.pipeline.run import run_extraction as extract_features
 from extract.store.open import open_store
 from tests.conftest import QUICK
 from tests.test_sources_archives import contents_of, pack

@@ -13,7 +13,7 @@ import pytest
 
 from classify.inference.bundle import load_head
 from extract.core.errors import EngineError, HeadError, SourceError, StoreError
-from extract.pipeline.run import extract_features
+from extract.pipeline.run import run_extraction as extract_features
 from extract.sources.listing import list_source
 from extract.store.open import open_store
 from extract.store.verify import verify

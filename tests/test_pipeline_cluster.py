@@ -24,8 +24,8 @@ from extract.core.row_block import DONE
 from extract.engines.select import open_engine
 from extract.engines.snapshot import open_snapshot, take_snapshot
 from extract.images.item import Item
-from extract.pipeline.run import extract_features
-from extract.store.open import ShardedStore, open_store
+from extract.pipeline.run import run_extraction as extract_features
+from extract.store.open import open_store
 from extract.store.verify import verify
 from tests.conftest import QUICK
 from tests.test_pipeline_run import content
@@ -77,8 +77,6 @@ def wait_for_rows(process: subprocess.Popen[str], out: Path, rows: int) -> None:
 def joined(out: Path) -> dict[str, Any]:
     """The content of a store; of its shards, one behind the other."""
     with open_store(out) as store:
-        if not isinstance(store, ShardedStore):
-            return content(out)
         parts = [content(shard.path) for shard in store.shards]
     whole = parts[0]
     for part in parts[1:]:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from extract.core.errors import EngineError, StoreError
-from extract.pipeline.run import extract_features
+from extract.pipeline.run import run_extraction as extract_features
 from extract.store.open import open_store
 from tests.conftest import QUICK
 from tests.test_engines_contract import capabilities
@@ -45,7 +45,7 @@ def test_the_difference_to_float32_is_measured_and_the_file_is_of_one_precision(
     assert error["relative"] == pytest.approx(np.linalg.norm(a - b) / np.linalg.norm(a), rel=1e-3)
     assert 1e-4 < error["relative"] < most
     assert 1 - most < error["cosine"] < 1
-    with pytest.raises(StoreError, match=rf"precision \(stored {precision}, asked float32\)"):
+    with pytest.raises(StoreError, match=rf"was made with --precision {precision}, not float32;"):
         extract_features(images, out, **{**given, "precision": "float32"})
     assert extract_features(images, out, **given).computed == 0
     with open_store(out) as store:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from extract.core.row_block import DONE, FAILED
-from extract.pipeline.run import Summary, extract_features
+from extract.pipeline.run import Summary
+from extract.pipeline.run import run_extraction as extract_features
 from extract.store.open import Store, open_store
 from tests.conftest import QUICK
 from tests.test_pipeline_run import assert_equal_stores

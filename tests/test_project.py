@@ -134,7 +134,7 @@ def flags(parser: argparse.ArgumentParser) -> set[str]:
 
 
 def test_a_setting_has_one_name_in_three_places(images: Path, tmp_path: Path) -> None:
-    from extract.pipeline.run import extract_features
+    from extract.pipeline.run import run_extraction as extract_features
 
     settings = {f.name for kind in (TrunkSpec, ExtractConfig, ViewSpec) for f in fields(kind)}
     other = {"help", "version", "quiet", "verbose", "list_trunks", "list_layers"}

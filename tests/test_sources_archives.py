@@ -13,7 +13,7 @@ import pytest
 
 from extract.core.errors import ImageError, SettingError, SourceError, StoreError
 from extract.images.item import Source, read_item
-from extract.pipeline.run import extract_features
+from extract.pipeline.run import run_extraction as extract_features
 from extract.sources import archives as archive
 from extract.sources.listing import list_source, open_reader
 from extract.store.open import open_store

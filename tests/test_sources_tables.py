@@ -13,7 +13,7 @@ from pyarrow import parquet
 from extract.core.errors import ImageError, SettingError, SourceError, StoreError
 from extract.core.flags import parse_columns
 from extract.images.item import Item, read_item
-from extract.pipeline.run import extract_features
+from extract.pipeline.run import run_extraction as extract_features
 from extract.sources.listing import list_source, open_reader
 from extract.sources.tables import TABLE_ENDINGS
 from extract.store.open import open_store

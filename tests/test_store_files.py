@@ -20,7 +20,7 @@ from extract.core.config import TrunkSpec, ViewSpec
 from extract.core.errors import StoreError
 from extract.core.row_block import Failure, RowBlock
 from extract.store.describe import describe, format_description
-from extract.store.format import create_store, wrap_write_errors
+from extract.store.format import Layout, create_store, wrap_write_errors
 from extract.store.open import open_store, read_features
 from extract.store.validate import is_in_use
 from extract.store.verify import verify
@@ -38,7 +38,7 @@ ATTRIBUTES = {
 
 def make_empty(path: Path, count: int, width: int = 3) -> Path:
     items = items_of([f"{i:04d}.png" for i in range(count)], [0] * count, [0] * count)
-    create_store(path, items, {"conv1_relu": (width,)}, ATTRIBUTES)
+    create_store(path, Layout(items, {"conv1_relu": (width,)}, ATTRIBUTES))
     return path
 
 
@@ -270,7 +270,7 @@ def test_rows_count_after_a_second_and_are_checked_as_they_are_stored(
 ) -> None:
     path = tmp_path / "o.h5"
     items = items_of(["a.png", "b.png"], [0, 0], [0, 0])
-    create_store(path, items, {"conv1_relu": (3,)}, {**ATTRIBUTES, "dtype": "float16"})
+    create_store(path, Layout(items, {"conv1_relu": (3,)}, {**ATTRIBUTES, "dtype": "float16"}))
     third = np.full((1, 3), 1 / 3, "f4")  # is another number in float16
     with open_store(path, write=True) as store:
         monkeypatch.setattr("extract.store.single_file.COMMIT_SECONDS", 3600)
@@ -394,7 +394,7 @@ def test_rows_with_views_may_be_written_in_any_order(
     split = [int(row not in trained) for row in range(8)]
     items = items_of([f"{i}.png" for i in range(8)], [0] * 8, split)
     views = asdict(ViewSpec(2))
-    create_store(path, items, {"conv1_relu": (3,)}, {**ATTRIBUTES, **views})
+    create_store(path, Layout(items, {"conv1_relu": (3,)}, {**ATTRIBUTES, **views}))
     for part in np.split(np.array(order), sorted(set(cuts))):
         own = np.array([row for row in part.tolist() if row in trained])
         made = (own[:, None, None] * 10 + np.arange(2)[:, None]).repeat(3, axis=2).astype("f4")

@@ -124,7 +124,7 @@ STRANGE: dict[str, tuple[Change, str]] = {
     "short keys": (swap("keys", bytes_keys([b"a", b"b"])), r"labels is int64 \(20,\), expected"),
     "key twice": (set_entry("keys", "000000.png"), "keys has 1 names twice"),
     "labels float": (swap("labels", N.astype("f8")), "labels is float64"),
-    "labels group": (group, "labels is no dataset"),
+    "labels group": (group, "labels is not a dataset"),
     "labels short": (swap("labels", N[:19]), r"labels is int64 \(19,\)"),
     "labels deep": (swap("labels", N[:, None]), r"labels is int64 \(20, 1\)"),
     "labels scalar": (swap("labels", 1), r"labels is int64 \(\)"),
@@ -159,9 +159,9 @@ STRANGE: dict[str, tuple[Change, str]] = {
     "classes": (set_attribute("class_names", [1, 2]), r"class_names is \[1, 2\]"),
     "class twice": (set_attribute("class_names", ["a", "a"]), "class_names has a name twice"),
     "views many": (set_attribute("views", -1), "views/conv1_relu is float32"),
-    "name not UTF-8": (name_in_bytes, "is no name in UTF-8"),
-    "empty": (set_attribute("extra", h5py.Empty("f4")), "extra is no text or number"),
-    "complex": (set_attribute("extra", 1j), "extra is no text or number"),
+    "name not UTF-8": (name_in_bytes, "is not a UTF-8 name"),
+    "empty": (set_attribute("extra", h5py.Empty("f4")), "extra is neither text nor a number"),
+    "complex": (set_attribute("extra", 1j), "extra is neither text nor a number"),
 }
 NAMES = ("keys", "labels", "split", "status", "reason", "digest", "features", "views/row")
 

@@ -17,12 +17,13 @@ from classify.cli import main as train_head
 from classify.data.dataset import load_dataset
 from extract.core.errors import SettingError, StoreError
 from extract.core.row_block import DONE, FAILED, Failure, RowBlock
-from extract.pipeline.run import Summary, extract_features
+from extract.pipeline.run import Summary
+from extract.pipeline.run import run_extraction as extract_features
 from extract.show_cli import main as show_features
 from extract.store import shards as index
 from extract.store.describe import describe
-from extract.store.open import ShardedStore, open_store, read_features
-from extract.store.single_file import SingleStore, open_single
+from extract.store.open import open_store, read_features
+from extract.store.single_file import StoreFile, open_store_file
 from extract.store.verify import verify
 from tests.conftest import QUICK
 from tests.test_pipeline_run import interrupted_after
@@ -74,7 +75,7 @@ def test_an_index_is_the_one_file_in_every_respect(
     made = extract(images, tmp_path / "out.h5", layer=LAYERS, views=2, shards=tmp_path / "parts")
     assert (made.images, made.computed, len(made.failed)) == (9, 9, 1)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        *("one.h5", "out.h5", "parts", "images")
+        *("images", "one.h5", "out.h5", "parts")
     ]
     assert [path.name for path in sorted((tmp_path / "parts").iterdir())] == [
         *("shard-00000.h5", "shard-00001.h5", "shard-00002.h5")
@@ -156,7 +157,7 @@ def test_stopped_it_goes_on(
     monkeypatch.setattr(sys, "argv", ["extract-features"])
     out = tmp_path / "out.h5"
     with monkeypatch.context() as patch:
-        patch.setattr(SingleStore, "write", interrupted_after(stop))
+        patch.setattr(StoreFile, "write", interrupted_after(stop))
         with pytest.raises(KeyboardInterrupt, match=f"{stop} of 8 images are in"):
             extract(images, out, batch_size=1, shards=tmp_path / "parts")
     assert extract_features(images, out).computed == 8 - stop
@@ -167,14 +168,14 @@ def test_stopped_it_goes_on(
 @pytest.mark.parametrize(
     ("step", "calls", "left"),
     [
-        ("extract.store.shards.write_store", 0, 8),
-        ("extract.store.shards.write_store", 2, 8),
+        ("extract.store.format.Layout.write", 0, 8),
+        ("extract.store.format.Layout.write", 2, 8),
         ("extract.store.shards._write_index", 0, 8),
-        ("extract.store.shards.claim", 0, 8),
-        ("extract.store.shards.claim", 1, 8),  # the folder is there, the index is not
-        ("extract.store.single_file.SingleStore.commit", 0, 8),
+        ("extract.store.shards.publish", 0, 8),
+        ("extract.store.shards.publish", 1, 8),  # the folder is there, the index is not
+        ("extract.store.single_file.StoreFile.commit", 0, 8),
         (
-            "extract.store.single_file.SingleStore.commit",
+            "extract.store.single_file.StoreFile.commit",
             1,
             5,
         ),  # the first shard counts, the second does not
@@ -242,10 +243,12 @@ def test_a_lost_shard_is_made_again_and_no_other(
     with pytest.raises(StoreError, match=r"shard-00000.h5: no such file; .*with --repair, "):
         extract_features(images, out)
     assert extract_features(images, out, repair=True).computed == 3
-    assert f"{folder / 'shard-00000.h5'}: no such file; made again" in caplog.messages
+    assert f"{folder / 'shard-00000.h5'}: no such file; created again" in caplog.messages
     assert repr(everything(out)) == before
     shutil.copy(folder / "shard-00002.h5", folder / "shard-00001.h5")
-    with pytest.raises(StoreError, match=r"is another .*expected nothing in its place; move it"):
+    with pytest.raises(
+        StoreError, match=r"is not the shard .*expected nothing in its place; move it"
+    ):
         extract_features(images, out, repair=True)
     (folder / "shard-00001.h5").unlink()
     (images / "train/dog/1.png").rename(images / "train/dog/2.png")
@@ -295,8 +298,8 @@ def forge(change: Callable[[h5py.File], None]) -> Callable[[Path], None]:
     def forged(folder: Path) -> None:
         with h5py.File(folder / "shard-00001.h5", "r+") as file:
             change(file)
-        with open_single(folder / "shard-00001.h5") as store:
-            identity = index._identify(store.keys, store.attributes)
+        with open_store_file(folder / "shard-00001.h5") as store:
+            identity = index.identify(store.keys, store.attributes)
         with h5py.File(folder.parent / "out.h5", "r+") as file:
             file["identity"][1] = np.frombuffer(identity, np.uint8)
 
@@ -382,8 +385,8 @@ def elsewhere(file: h5py.File) -> None:
     [
         (remove, r"shard-00001.h5: no such file; expected the one of rows 3 to 5; restore it"),
         (truncate, r"shard-00001.h5: truncated; expected a store"),
-        (swap, r"shard-00001.h5: is another shard than the index"),
-        (relabel, r"shard-00001.h5: is another shard than the index"),
+        (swap, r"shard-00001.h5: is not the shard that the index"),
+        (relabel, r"shard-00001.h5: is not the shard that the index"),
         (link, r"out.h5: names .*shard-00000.h5, outside of its folder"),
         (link_one, r"out.h5: names .*shard-00001.h5, outside of its folder"),
         (loop, r"out.h5: (damaged|names)"),
@@ -394,7 +397,7 @@ def elsewhere(file: h5py.File) -> None:
         (rename("../other.h5"), r"out.h5: names .*other.h5, outside of its folder"),
         (rename("parts/shard-00001.h5"), r"out.h5: lists no shard, one twice, or one without"),
         (rename("parts/no"), r"parts/no: no such file; expected the one of rows"),
-        (edit(fewer_rows), r"shard-00002.h5: is another shard than"),
+        (edit(fewer_rows), r"shard-00002.h5: is not the shard that"),
         (edit(without_rows), r"out.h5: damaged"),
         (edit(counts(3, 0, 5)), r"out.h5: lists no shard, one twice, or one without rows"),
         (edit(counts(3, -3, 8)), r"out.h5: lists no shard, one twice, or one without rows"),
@@ -445,7 +448,9 @@ def verify_file(path: Path) -> list[str]:
 def test_what_differs_is_refused_and_overwrite_replaces(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.h5"
     extract(images, out, shards=tmp_path / "parts")
-    with pytest.raises(StoreError, match=r"shards \(stored parts, asked other\)"):
+    with pytest.raises(
+        StoreError, match=r"out.h5 was made with --shards parts, not other; drop the flag to"
+    ):
         extract(images, out, shards=tmp_path / "other")
     (images / "train/cat/0.png").unlink()
     with pytest.raises(
@@ -531,38 +536,39 @@ def test_an_error_leaves_no_shard_open(images: Path, tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="a fault of ours"):
         fail()
-    assert isinstance(opened[0], ShardedStore)
-    assert opened[0]._writing
-    assert not opened[0]._writing[1]._file  # an h5py file that is closed
+    assert opened[0].worker_shards
+    assert opened[0]._current
+    assert not opened[0]._current[1]._file  # an h5py file that is closed
     assert extract_features(images, tmp_path / "out.h5").computed == 8
 
 
 def test_what_other_processes_wrote_is_counted(images: Path, tmp_path: Path) -> None:
     begin(images, tmp_path / "out.h5")
     with open_store(tmp_path / "out.h5") as store:
-        assert isinstance(store, ShardedStore)
-        none = np.empty((0, 16), np.uint8)
-        store.note(RowBlock(np.array([3, 4]), {}, none, [Failure(5, "is empty", bytes(16))]))
+        assert len(store.worker_shards) == 3
+        digests = np.arange(32, dtype=np.uint8).reshape(2, 16)
+        store.note(RowBlock(np.array([3, 4]), {}, digests, [Failure(5, "is empty", b"\1" * 16)]))
         assert store.status.tolist() == [0, 0, 0, DONE, DONE, FAILED, 0, 0]
+        np.testing.assert_array_equal(store.digests()[3:6], [*digests, np.ones(16)])
 
 
 def test_a_shard_is_known_by_each_key_and_how_it_was_made() -> None:
     made = {"trunk": "vgg16", "layer": ["a", "b"], "complete": 0}
-    known = index._identify(["ab", "c"], made)
-    assert index._identify(["ab", "c"], {**made, "complete": 1}) == known
-    assert index._identify(["a", "bc"], made) != known
-    assert index._identify(["ab"], made) != known
-    assert index._identify(["ab", "c"], {**made, "trunk": "vgg19"}) != known
+    known = index.identify(["ab", "c"], made)
+    assert index.identify(["ab", "c"], {**made, "complete": 1}) == known
+    assert index.identify(["a", "bc"], made) != known
+    assert index.identify(["ab"], made) != known
+    assert index.identify(["ab", "c"], {**made, "trunk": "vgg19"}) != known
 
 
 def begin(source: Path, out: Path, **given: Any) -> None:
     """Make an index and its shards without any row."""
 
-    def stop(store: SingleStore, block: RowBlock) -> None:
+    def stop(store: StoreFile, block: RowBlock) -> None:
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SingleStore, "write", stop)
+        patch.setattr(StoreFile, "write", stop)
         with pytest.raises(KeyboardInterrupt):
             extract(source, out, shards=out.with_name("parts"), **given)
 
@@ -606,7 +612,9 @@ def test_overwrite_makes_anew_what_lacks_a_shard(
     assert verify_file(out) == []
 
 
-@pytest.mark.parametrize("step", ["extract.core.atomic.Path.replace", "extract.store.shards.put"])
+@pytest.mark.parametrize(
+    "step", ["extract.core.atomic.Path.replace", "extract.store.shards.move_into_place"]
+)
 def test_overwrite_that_was_killed_goes_on(images: Path, tmp_path: Path, step: str) -> None:
     out = tmp_path / "out.h5"
     extract(images, out, shards=tmp_path / "parts")
@@ -618,7 +626,7 @@ def test_overwrite_that_was_killed_goes_on(images: Path, tmp_path: Path, step: s
         extract(images, out, shards=tmp_path / "parts")
     assert extract(images, out, shards=tmp_path / "parts", overwrite=True).computed == 7
     assert verify_file(out) == []
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.h5", "parts", "images"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "out.h5", "parts"]
 
 
 @pytest.mark.parametrize(
@@ -653,7 +661,7 @@ def test_shards_made_anew_in_between_are_not_written_to(
     monkeypatch.setattr(sys, "argv", ["extract-features"])
     begin(images, tmp_path / "out.h5")
     begin(images, tmp_path / "other.h5", pooling="max")
-    with pytest.raises(StoreError, match=r"shard-00000.h5: is another shard than"):
+    with pytest.raises(StoreError, match=r"shard-00000.h5: is not the shard that"):
         extract(images, tmp_path / "out.h5")
 
 
@@ -675,7 +683,7 @@ def test_an_index_is_found_through_a_link(images: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("out.h5", r"out.h5; expected a folder of its own"),
+        ("out.h5", r"out.h5, the index itself; expected another name"),
         (os.fsdecode(b"parts\xff"), r"expected a name in UTF-8"),
     ],
 )

@@ -13,7 +13,8 @@ from PIL import Image
 
 from extract.core.errors import SettingError, StoreError
 from extract.core.row_block import RowBlock
-from extract.pipeline.run import Summary, extract_features
+from extract.pipeline.run import Summary
+from extract.pipeline.run import run_extraction as extract_features
 from extract.store.open import open_store
 from extract.store.verify import verify
 from tests.conftest import QUICK
@@ -68,7 +69,7 @@ def test_an_updated_store_is_that_of_a_first_run(images: Path, tmp_path: Path, v
         np.testing.assert_allclose(found.pop(name), wanted.pop(name), atol=1e-5)
     assert found == wanted
     assert extract_features(images, out, update=True).computed == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["fresh.h5", "out.h5", "images"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fresh.h5", "images", "out.h5"]
 
 
 def test_kept_rows_are_copied_bit_for_bit(images: Path, tmp_path: Path) -> None:
@@ -131,9 +132,9 @@ def test_without_the_flag_a_changed_source_is_refused(images: Path, tmp_path: Pa
     extract(images, out)
     draw(images / "train" / "cat" / "2.png", 5)
     before = out.read_bytes()
-    with pytest.raises(StoreError, match=r"1 new \(train/cat/2\.png\); give --update"):
+    with pytest.raises(StoreError, match=r"1 new \(train/cat/2\.png\); use --update"):
         extract(images, out)
-    with pytest.raises(StoreError, match="made with other settings: image_size"):
+    with pytest.raises(StoreError, match="was made with --image-size 32, not 48; drop"):
         extract(images, out, image_size=(48, 48), update=True)
     assert out.read_bytes() == before
     with pytest.raises(SettingError, match="update: has no effect beside overwrite"):
@@ -156,7 +157,7 @@ def test_a_file_that_is_being_written_is_not_updated(images: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", ["_copy", "put"])
+@pytest.mark.parametrize("step", ["_copy", "move_into_place"])
 def test_killed_at_a_step_and_run_again(images: Path, tmp_path: Path, step: str) -> None:
     out, copy = tmp_path / "out.h5", tmp_path / "copy.h5"
     extract(images, out)
@@ -167,7 +168,7 @@ def test_killed_at_a_step_and_run_again(images: Path, tmp_path: Path, step: str)
         "import os, signal, sys\n"
         "from extract.pipeline import run; from extract.store import update\n"
         f"update.{step} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "run.extract_features(sys.argv[1], sys.argv[2], update=True)"
+        "run.run_extraction(sys.argv[1], sys.argv[2], update=True)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(images), str(out)], check=False)
     assert done.returncode == -signal.SIGKILL

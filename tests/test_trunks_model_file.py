@@ -17,7 +17,7 @@ from extract.core.config import TrunkSpec
 from extract.core.errors import SettingError, StoreError, TrunkError
 from extract.engines.openvino_cache import find_compiled
 from extract.engines.select import open_engine
-from extract.pipeline.run import extract_features
+from extract.pipeline.run import run_extraction as extract_features
 from extract.store.open import open_store
 from extract.trunks.backend import load_keras
 from extract.trunks.trunk import build_trunk, list_layers
@@ -287,9 +287,9 @@ def test_a_store_and_a_head_find_it_again(
     capsys.readouterr()
     assert predict_images([*words, "--weights", "other.keras"]) == 1
     assert "which made the features; put that file back" in capsys.readouterr().err
-    with pytest.raises(StoreError, match="made with other weights"):
+    with pytest.raises(StoreError, match="made with weights of SHA-256"):
         extract_features(images, "../out.h5", trunk="other.keras")
-    with pytest.raises(StoreError, match=r"trunk \(stored .*own.keras, asked vgg16\)"):
+    with pytest.raises(StoreError, match=r"with --trunk .*own.keras, not vgg16; drop"):
         extract_features(images, "../out.h5", trunk="vgg16")
 
 

@@ -9,8 +9,9 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from html import escape
 from typing import Any, NoReturn
 
 from extract.core.errors import (
@@ -144,6 +145,27 @@ class _Lines:
 
     def set_postfix_str(self, text: str) -> None:
         """Ignore a text that a bar would show."""
+
+
+class Described:
+    """An object that is shown in a few lines, and as a table in a notebook."""
+
+    def _facts(self) -> Mapping[str, Any]:
+        """Return the name and the value of each line."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        facts = self._facts()
+        width = max(map(len, facts))
+        lines = [f"  {name:<{width}}  {value}" for name, value in facts.items()]
+        return "\n".join([type(self).__name__, *lines])
+
+    def _repr_html_(self) -> str:
+        rows = [
+            f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>"
+            for name, value in self._facts().items()
+        ]
+        return f"<table>{''.join(rows)}</table>"
 
 
 def _lacking(error: Exception) -> str:

@@ -29,3 +29,19 @@ class RowBlock(NamedTuple):
     digests: np.ndarray
     failed: list[Failure]
     views: Mapping[str, np.ndarray] = {}
+
+    def part(self, rows: range, has_views: np.ndarray) -> "RowBlock":
+        """Return what lies in a range of rows, numbered from its start.
+
+        Args:
+            rows: The range.
+            has_views: (b,) bool, which of the block's rows have views.
+        """
+        own = (self.rows >= rows.start) & (self.rows < rows.stop)
+        return RowBlock(
+            self.rows[own] - rows.start,
+            {layer: values[own] for layer, values in self.features.items()},
+            self.digests[own],
+            [f._replace(row=f.row - rows.start) for f in self.failed if f.row in rows],
+            {layer: values[own[has_views]] for layer, values in self.views.items()},
+        )

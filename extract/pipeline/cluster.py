@@ -1,7 +1,7 @@
-"""The same loop on a Ray cluster: workers decode and run the trunk, this process alone writes.
+"""The same loop on a Ray cluster: workers decode and run the trunk.
 
-Ray Data spreads the tasks, begins those again whose worker or node has died, and holds them back
-while the writer is behind.
+Ray Data spreads the tasks, restarts those whose worker or node has died, and holds them back while
+the driver is behind. Without shards only the driver writes.
 """
 
 import logging
@@ -24,19 +24,19 @@ from extract.core.row_block import RowBlock
 from extract.engines.base import Engine
 from extract.engines.snapshot import take_snapshot
 from extract.images.item import Item, Read
-from extract.pipeline.cluster_worker import _COLUMNS, _NAMES, Task, TaskResult, WorkerInput, _work
+from extract.pipeline.cluster_worker import Task, TaskResult, WorkerInput, run_task
 from extract.pipeline.stream import Timings
-from extract.store.open import ShardedStore, Store
+from extract.store.open import Store
 from extract.store.shards import Shard
 
-# Batches of a task: what is done in vain when a worker dies, against the start and the end of a
-# task, where decoding and trunk do not overlap.
+# Batches of a task. A longer task loses more when a worker dies; a shorter one spends more of its
+# time at its start and its end, where decoding and trunk do not overlap.
 TASK_BATCHES = 32
-# Tasks that are handed to Ray at a time, so that its memory does not grow with the source; a task
-# that fills a shard has as many images as forty others.
+# Tasks given to Ray at a time, so that its memory does not grow with the source; a task that fills
+# a shard has as many images as forty others.
 PORTION_TASKS = 4096
 PORTION_SHARDS = 1024
-# Times that a task is begun again: an image that kills its worker must not go round for ever.
+# Restarts of a task: an image that kills its worker must not do so for ever.
 MOST_RETRIES = 8
 
 
@@ -48,78 +48,73 @@ def stream_on_cluster(
     clock: Timings,
     store: Store,
 ) -> Generator[RowBlock, None, None]:
-    """Do on a cluster what ``stream_features`` does here.
+    """Do on a cluster what ``stream_features`` does on this machine.
 
     Args:
         items: The images; workers read them under the same paths.
-        rows: Which of them to compute, as indices into ``items``.
+        rows: The rows to compute, as indices into ``items``.
         engine: The trunk; workers run the same one, in batches of the same size.
         config: ``cluster`` says where, ``workers`` how many processors a task takes.
-        clock: Where the seconds are added up; ``trunk`` is what was waited for the cluster.
-        store: Where the rows go. Shards are written by the workers.
+        clock: Receives the seconds; ``trunk`` is the time spent waiting for the cluster.
+        store: Its ``worker_shards`` are written by the workers.
 
     Yields:
-        Blocks of finished rows, in any order; without features where they are written already.
+        Blocks of finished rows, in any order; without features if workers have written them.
 
     Raises:
         EngineError: The cluster cannot be reached, or the trunk cannot be run there.
     """
     if not len(rows):
         return
-    began, views = time.monotonic(), store.view_spec
-    shards = store.shards if isinstance(store, ShardedStore) else ()
+    began = time.monotonic()
     reads = list(dict.fromkeys(items[row].read for row in rows))
+    size = engine.batch_size * max(1, TASK_BATCHES // (1 + store.view_spec.views))
+    tasks = _plan(items, _cut(rows, size, store.worker_shards), reads)
+    portion = PORTION_SHARDS if store.worker_shards else PORTION_TASKS
     with _connected(config.cluster) as ray:
-        resources = _choose_resources(ray.nodes(), engine, config)
-        parcel = take_snapshot(engine, items[rows[0]])
-        work = ray.put(
-            WorkerInput(
-                parcel,
-                views,
-                reads,
-                resources[0],
-                [s._replace(path=s.path.absolute()) for s in shards],
-            )
-        )
-        size = engine.batch_size * max(1, TASK_BATCHES // (1 + views.views))
-        tasks = _plan(items, _cut(rows, size, shards), reads)
-        most = PORTION_SHARDS if shards else PORTION_TASKS
-        portions = iter(lambda: list(islice(tasks, most)), [])
-        for outcome in _run(ray, portions, work, resources):
-            if outcome.error:
-                raise EngineError(outcome.error)
-            waited = time.monotonic() - began
-            if not clock.trunk:
-                # The first task cannot have begun before its worker had the engine.
-                start = max(0.0, waited - outcome.clock.wait - outcome.clock.trunk)
-                clock.start += start
-                waited -= start
-            clock.trunk += waited
-            clock.read += outcome.clock.read
-            clock.decode += outcome.clock.decode
-            yield from outcome.blocks
+        cpus, gpus = _choose_resources(ray.nodes(), engine, config)
+        snapshot = take_snapshot(engine, items[rows[0]])
+        given = ray.put(WorkerInput(snapshot, store.view_spec, reads, cpus))
+        options = {"fn_args": (given,), "num_cpus": cpus, "num_gpus": gpus}
+        for result in _run(ray, tasks, portion, options):
+            if result.error:
+                raise EngineError(result.error)
+            _add_up(clock, result.clock, time.monotonic() - began)
+            yield from result.blocks
             began = time.monotonic()
 
 
+def _add_up(clock: Timings, task: Timings, waited: float) -> None:
+    """Add the seconds of a task, and those that the driver waited for it."""
+    if not clock.trunk:
+        # The first task cannot have begun before its worker had the engine.
+        start = max(0.0, waited - task.wait - task.trunk)
+        clock.start += start
+        waited -= start
+    clock.trunk += waited
+    clock.read += task.read
+    clock.decode += task.decode
+
+
 def check_ray() -> None:
-    """Raise EngineError where Ray is not installed."""
+    """Raise EngineError if Ray is not installed."""
     if find_spec("ray") is None or find_spec("pyarrow") is None:
         raise EngineError('cluster: needs Ray; pip install "headstart[ray]"')
 
 
 @contextmanager
 def _connected(address: str) -> Iterator[Any]:
-    """Join a cluster, and leave it; or start one here, and end it."""
+    """Join a cluster and leave it, or start one on this machine and stop it."""
     ray = _load_ray(address)
     if ray.is_initialized():
         raise EngineError(f"cluster {address}: Ray is in use in this process; ray.shutdown() first")
     try:
         _join(ray, address)
-        # Ray prints there when a node dies; what is there is for programs.
+        # Ray prints to stdout when a node dies, but stdout carries results only.
         with redirect_stdout(sys.stderr):
             yield ray
     except ray.exceptions.RayTaskError:
-        raise  # a fault of ours, in a worker
+        raise  # a bug of ours, in a worker
     except ray.exceptions.RayError as error:
         raise EngineError(
             f"cluster {address}: {_first_line(error)}; expected workers that stay alive; the same "
@@ -130,7 +125,7 @@ def _connected(address: str) -> Iterator[Any]:
 
 
 def _load_ray(address: str) -> Any:
-    """Import Ray without its chatter, and without its reports to its makers."""
+    """Import Ray without its messages and its usage reports."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address == "local":
         # Ray's name for its switch between every network and this machine alone.
@@ -138,7 +133,7 @@ def _load_ray(address: str) -> Any:
     try:
         import ray
         import ray.data
-    except ImportError as error:  # it is there, but not whole
+    except ImportError as error:  # the installation is broken
         raise EngineError(f'cluster: {error}; pip install "headstart[ray]"') from error
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -150,7 +145,7 @@ def _join(ray: Any, address: str) -> None:
     quiet = {"include_dashboard": False} if address == "local" else {}
     try:
         if host:
-            # Ray itself looks for minutes for what is not there.
+            # Ray itself tries for minutes to reach a missing server.
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **quiet)
     except Exception as error:  # of many kinds, from a refused connection to another version
@@ -167,70 +162,55 @@ def _first_line(error: Exception) -> str:
 def _choose_resources(
     nodes: Sequence[dict[str, Any]], engine: Engine, config: ExtractConfig
 ) -> tuple[int, int]:
-    """Return the processors and GPUs of a task: of processors no more than the smallest node has.
+    """Return the processors of a task, at most those of the smallest node, and its GPUs.
 
-    A GPU is for Keras, where nodes have any.
+    Keras takes a GPU if nodes have any.
     """
     alive = [node["Resources"] for node in nodes if node["Alive"]]
-    with_gpu = [found for found in alive if engine.name == "keras" and found.get("GPU", 0) >= 1]
-    counts = [int(found.get("CPU", 0)) for found in with_gpu or alive]
-    usable = [count for count in counts if count]
-    if not usable:
+    with_gpu = [node for node in alive if engine.name == "keras" and node.get("GPU", 0) >= 1]
+    counts = [int(node.get("CPU", 0)) for node in with_gpu or alive]
+    if not any(counts):
         raise EngineError(
             f"cluster {config.cluster}: found {len(alive)} nodes without processors; expected one "
             "with some; start it with `ray start --num-cpus N`"
         )
-    return min(config.workers, *usable), min(1, len(with_gpu))
+    return min(config.workers, *filter(None, counts)), min(1, len(with_gpu))
 
 
-def _cut(rows: np.ndarray, size: int, shards: Sequence[Shard]) -> Iterator[tuple[np.ndarray, int]]:
-    """Yield the rows of each task, and the number of the shard that they go into, -1 for none."""
+def _cut(
+    rows: np.ndarray, size: int, shards: Sequence[Shard]
+) -> Iterator[tuple[np.ndarray, Shard | None]]:
+    """Yield the rows of each task, and the shard that they go into, if there are any."""
     if not shards:
-        yield from ((rows[start : start + size], -1) for start in range(0, len(rows), size))
-    for number, shard in enumerate(shards):
-        start, stop = np.searchsorted(rows, [shard.rows.start, shard.rows.stop])
-        if start < stop:
-            yield rows[start:stop], number
+        yield from ((part, None) for part in np.split(rows, range(size, len(rows), size)))
+        return
+    parts = np.split(rows, np.searchsorted(rows, [shard.rows.start for shard in shards[1:]]))
+    for part, shard in zip(parts, shards, strict=True):
+        if len(part):
+            yield part, shard._replace(path=shard.path.absolute())
 
 
 def _plan(
-    items: Sequence[Item], parts: Iterable[tuple[np.ndarray, int]], reads: list[Read]
+    items: Sequence[Item], parts: Iterable[tuple[np.ndarray, Shard | None]], reads: Sequence[Read]
 ) -> Iterator[Task]:
     """Yield tasks, each a table of some images."""
-    places = {read: place for place, read in enumerate(reads)}
+    numbers = {read: number for number, read in enumerate(reads)}
     for rows, shard in parts:
-        part = [(row, items[row]) for row in rows.tolist()]
-        table = [
-            (
-                row,
-                item.key.encode(*_NAMES),
-                item.path.encode(*_NAMES),
-                item.split,
-                places[item.read],
-            )
-            for row, item in part
-        ]
-        columns = dict(zip(_COLUMNS, map(list, zip(*table, strict=True)), strict=True))
-        yield {**columns, "shard": [shard]}
+        images = [(row, items[row]) for row in rows.tolist()]
+        table = [(row, item.key, item.path, item.split, numbers[item.read]) for row, item in images]
+        yield Task(table, shard)
 
 
 def _run(
-    ray: Any, portions: Iterable[list[Task]], work: Any, resources: tuple[int, int]
+    ray: Any, tasks: Iterator[Task], portion: int, options: dict[str, Any]
 ) -> Iterator[TaskResult]:
-    """Give out the outcomes of tasks, in any order."""
-    for portion in portions:
-        rows = ray.data.from_items(portion, override_num_blocks=len(portion))
+    """Yield the results of tasks, in any order."""
+    while some := [{"task": task} for task in islice(tasks, portion)]:
+        rows = ray.data.from_items(some, override_num_blocks=len(some))
         with warnings.catch_warnings():
-            # Of the limit of retries, for which Ray has no other name yet.
+            # The limit of retries has no other name in Ray yet.
             warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
-            outcomes = rows.map(
-                _work,
-                fn_args=(work,),
-                num_cpus=resources[0],
-                num_gpus=resources[1],
-                # Otherwise a process that has used a GPU ends with its task, and its engine too.
-                max_calls=0,
-                max_retries=MOST_RETRIES,
-            )
-        for row in outcomes.iter_rows():
-            yield row["outcome"]
+            # Without max_calls=0 a process that has used a GPU ends with its task.
+            results = rows.map(run_task, max_calls=0, max_retries=MOST_RETRIES, **options)
+        for row in results.iter_rows():
+            yield row["result"]

@@ -1,89 +1,116 @@
-"""What was asked against what a store holds: the same inputs, or the names of what differs."""
+"""Compare what a run needs with what a store holds: one recipe with one recipe, image by image."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from itertools import repeat
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from extract.core.config import ViewSpec
+from extract.core.config import MODEL_ENDING, TrunkSpec, ViewSpec
 from extract.core.errors import quoted
 from extract.core.row_block import DONE
-from extract.engines.base import Engine
-from extract.images.digests import read_digests
-from extract.images.item import Item, Source
-from extract.pipeline.settings import _NUMBERS, _is_digested, _show
-from extract.store.open import Store, open_store
-from extract.store.shards import open_part
+from extract.images.item import Source
+from extract.store.open import Store
+from extract.store.update import find_same
+
+# Settings of a run that its store keeps.
+KEPT = ("precision", "dtype", "columns", "shards")
 
 
-def find_other_settings(out: Path, engine: Engine, views: ViewSpec, shards: str) -> str:
-    """Name the settings that set a store apart from what is to be made; empty if none does."""
-    with open_part(out) as store:
-        stored = store.spec.to_dict()
-        changed = [
-            name
-            for name, now in engine.spec.to_dict().items()
-            if not _is_digested(name, stored[name], now) and stored[name] != now
-        ]
-        changed += [name for name in _NUMBERS if store.attributes[name] != getattr(engine, name)]
-        # In float32 the engines agree to 1e-4; in a low precision each rounds in its own way.
-        if engine.precision != "float32" and store.attributes.get("engine") != engine.name:
-            changed.append("engine")
-        if store.view_spec != views:
-            changed.append("recipe of views")
-        if store.attributes.get("shards", "") != shards:
-            changed.append("folder of shards")
-        if changed:
-            return f"made with another {', '.join(changed)}"
-        digest = store.attributes["weights_sha256"]
-        if digest != engine.weights_sha256:
-            return (
-                f"made with other weights (SHA-256 {digest[:12]}, now {engine.weights_sha256[:12]})"
-            )
-        return ""
+def read_recipe(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides the numbers of a store: settings, views and the digest of the weights.
+
+    Args:
+        attributes: Those of a store, or of one that is about to be created.
+    """
+    recipe = TrunkSpec.from_dict(attributes).to_dict()
+    recipe |= {name: attributes.get(name, "") for name in KEPT}
+    recipe |= asdict(ViewSpec.from_dict(attributes))
+    recipe["weights_sha256"] = attributes["weights_sha256"]
+    # In float32 the engines agree to 1e-4; in a low precision each rounds in its own way.
+    if attributes["precision"] != "float32":
+        recipe["engine"] = attributes.get("engine", "")
+    return recipe
 
 
-def find_other_images(out: Path, source: Source) -> str:
-    """Count and name the images that set a store apart from its source; empty if none does."""
-    with open_store(out) as store:
-        return _compare(store, source)
+def find_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Name the settings in which a store differs from the wanted ones, as flags.
+
+    Args:
+        stored: The recipe of the store.
+        wanted: Another recipe, or a part of one.
+    """
+    differences = []
+    for name in wanted:
+        before, now = _plain(stored.get(name)), _plain(wanted[name])
+        both = f"{before}".endswith(MODEL_ENDING) and f"{now}".endswith(MODEL_ENDING)
+        # Files are compared by the digest of their weights.
+        if before == now or name == "weights" or (name == "trunk" and both):
+            continue
+        if name == "weights_sha256":
+            differences.append(f"weights of SHA-256 {before[:12]}, not {now[:12]}")
+        else:
+            prefix = f"--{name.replace('_', '-')} "
+            new = "none" if now is None else _flag(name, now).removeprefix(prefix)
+            differences.append(f"{_flag(name, before)}, not {new}")
+    return differences
 
 
-def _compare(store: Store, source: Source) -> str:
-    stored = set(store.keys)
-    now = {item.key for item in source.items}
-    parts = [_count("new", sorted(now - stored)), _count("missing", sorted(stored - now))]
+def _plain(value: Any) -> Any:
+    """Return a setting as a store has it, None for an empty one."""
+    value = list(value) if isinstance(value, tuple) else value
+    return None if value in ("", []) else value
+
+
+def _flag(name: str, value: Any) -> str:
+    """Write a setting as its flag."""
+    flag = f"--{name.replace('_', '-')}"
+    if value is None:
+        return f"no {flag}"
+    if isinstance(value, bool):
+        return flag if value else f"--no-{name}"
+    if name == "image_size":
+        value = dict.fromkeys(value)  # one number for a square
+        return f"{flag} {'x'.join(map(str, value))}"
+    if isinstance(value, list):
+        return " ".join(f"{flag} {entry}" for entry in value)
+    return f"{flag} {value:g}" if isinstance(value, float) else f"{flag} {value}"
+
+
+def find_other_images(store: Store, source: Source, content: bool = True) -> str:
+    """Count and name the images in which a store and its source differ; empty if none do.
+
+    Args:
+        store: The store; it may be closed.
+        source: The images as they are now.
+        content: Compare the content of the finished images, too.
+    """
+    stored, now = set(store.keys), {item.key for item in source.items}
+    parts = [_count("new", now - stored), _count("missing", stored - now)]
     if stored == now:
-        names = source.class_names
-        moved = [
-            item.key
-            for item, label, split, group in zip(
-                source.items, store.labels, store.split, store.groups or repeat(""), strict=False
-            )
-            if (item.label, item.split, item.group) != (label, split, group)
-        ]
+        columns = zip(
+            source.items, store.labels, store.split, store.groups or repeat(""), strict=False
+        )
+        moved = [item.key for item, *place in columns if [*item[2:5]] != place]
         parts.append(_count("with another class, split or group", moved))
-        if names != store.class_names:
-            parts.append(f"classes {_show(names)}, stored {_show(store.class_names)}")
-        parts.append(_count("changed", _changed(store, source.items)))
-    found = ", ".join(part for part in parts if part)
-    return f"the source has changed: {found}" if found else ""
+        if source.class_names != store.class_names:
+            now_named, named = ", ".join(source.class_names), ", ".join(store.class_names)
+            parts.append(f"classes {now_named or 'none'}, stored {named or 'none'}")
+        if content:
+            parts.append(_count("changed", _find_changed(store, source)))
+    differences = ", ".join(filter(None, parts))
+    return f"the source has changed: {differences}" if differences else ""
 
 
-def _changed(store: Store, items: Sequence[Item]) -> list[str]:
-    """Name the finished images whose file is not what it was: their features would be stale."""
-    rows = np.flatnonzero(store.status == DONE).tolist()
-    digests = store.digests()
-    return [
-        items[row].key
-        for row, digest in zip(rows, read_digests(items[row] for row in rows), strict=True)
-        if digest != digests[row].tobytes()
-    ]
+def _find_changed(store: Store, source: Source) -> list[str]:
+    """Name the finished images whose file has changed: their features would be stale."""
+    rows = np.flatnonzero(store.status == DONE)
+    same = find_same(store, rows, [source.items[row] for row in rows])
+    return [store.keys[row] for row in rows[~same]]
 
 
-def _count(what: str, keys: list[str]) -> str:
-    if not keys:
-        return ""
-    examples = ", ".join(map(quoted, keys[:3])) + (", ..." if len(keys) > 3 else "")
-    return f"{len(keys)} {what} ({examples})"
+def _count(what: str, keys: Iterable[str]) -> str:
+    names = sorted(keys)
+    examples = ", ".join(map(quoted, names[:3])) + (", ..." if len(names) > 3 else "")
+    return f"{len(names)} {what} ({examples})" if names else ""

@@ -1,4 +1,4 @@
-"""Low precision made trustworthy: what int8 is calibrated on, and how far the features are off."""
+"""Precision below float32: choose images to calibrate int8, and measure the error of features."""
 
 from collections.abc import Sequence
 
@@ -12,9 +12,10 @@ from extract.engines.quantize import Calibration
 from extract.engines.select import open_engine
 from extract.images.item import Item
 from extract.pipeline.stream import Timings, decode_ahead, stream_features
+from extract.store.format import training_rows
 from extract.store.open import Store
 
-# NNCF measures ranges on few images; more changed nothing that could be seen.
+# NNCF measures ranges on few images; more images changed nothing.
 CALIBRATION_IMAGES = 128
 ERROR_IMAGES = 64
 
@@ -33,16 +34,13 @@ def choose_calibration(items: Sequence[Item], spec: TrunkSpec, workers: int) -> 
     Raises:
         EngineError: None can be read.
     """
-    training = np.array([row for row, item in enumerate(items) if item.split == 0], np.int64)
-    rows = np.random.default_rng(0).permutation(training)[:CALIBRATION_IMAGES]
-    decoded = list(decode_ahead(items, np.sort(rows), spec, workers, CALIBRATION_IMAGES, Timings()))
-    good = [image for image in decoded if image.pixels is not None]
-    if not good:
+    rows = np.random.default_rng(0).permutation(training_rows(items))[:CALIBRATION_IMAGES]
+    decoded = decode_ahead(items, np.sort(rows), spec, workers, CALIBRATION_IMAGES, Timings())
+    images = [image for image in decoded if image.views]
+    if not images:
         raise EngineError("precision int8: no training image can be read to calibrate on")
-    return Calibration(
-        tuple(items[p.row].key for p in good),
-        np.stack([p.pixels for p in good if p.pixels is not None]),
-    )
+    keys = tuple(items[image.row].key for image in images)
+    return Calibration(keys, np.stack([image.views[0] for image in images]))
 
 
 def measure_error(
@@ -53,12 +51,12 @@ def measure_error(
     Args:
         store: The finished store.
         items: Its images.
-        engine: What made it.
+        engine: The engine that made it.
         workers: Threads that decode.
 
     Returns:
         ``relative``: the Euclidean norm of the difference over that of the float32 features;
-        ``cosine``: the mean cosine between the two; ``images``: how many were compared.
+        ``cosine``: the mean cosine between the two; ``images``: the number of images compared.
     """
     done = np.flatnonzero(store.status == DONE)
     rows = np.sort(np.random.default_rng(0).permutation(done)[:ERROR_IMAGES])
@@ -74,8 +72,5 @@ def measure_error(
             size += float(np.sum(a**2))
             norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
             cosines += ((a * b).sum(axis=1) / np.maximum(norms, np.finfo(np.float64).tiny)).tolist()
-    return {
-        "relative": float(np.sqrt(difference / max(size, 1e-30))),
-        "cosine": float(np.mean(cosines)),
-        "images": len(rows),
-    }
+    relative = float(np.sqrt(difference / max(size, 1e-30)))
+    return {"relative": relative, "cosine": float(np.mean(cosines)), "images": len(rows)}

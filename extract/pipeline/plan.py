@@ -1,172 +1,158 @@
-"""The store before the first row: made, brought up to date, or found to be of the same inputs."""
+"""Prepare the store before the first row: create it, update it, or find that it fits."""
 
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
-
-import numpy as np
 
 from extract.core.atomic import check_writable
-from extract.core.config import ExtractConfig, ViewSpec
 from extract.core.console import log
 from extract.core.errors import StoreError
 from extract.core.row_block import DONE
 from extract.engines.base import Engine
 from extract.images.item import Source
 from extract.images.remote import hide_secrets
-from extract.pipeline.compare import find_other_images, find_other_settings
-from extract.store.format import check_disk_space, count_views, create_store
-from extract.store.open import open_store
-from extract.store.shards import (
-    SHARD_ROWS,
-    Shard,
-    create_shards,
-    find_lost,
-    find_shards,
-    remake_lost,
-)
-from extract.store.update import update_store
+from extract.pipeline.compare import find_differences, find_other_images, read_recipe
+from extract.pipeline.settings import RunSettings
+from extract.store.format import Layout, create_store
+from extract.store.open import Store, open_store
+from extract.store.shards import SHARD_ROWS, create_shards, find_shards
+from extract.store.update import recreate_lost, update_store
 from extract.store.validate import is_in_use
 from extract.trunks.backend import backend_name
 
-# What one run does and where, as against what the file is.
+# Settings of one run, not of its file.
 _ACTIONS = ("overwrite", "update", "dry_run", "repair", "cluster")
 
 
-class Plan(NamedTuple):
-    """What a store needs before its rows are run, and why."""
-
-    action: Literal["make", "continue", "update", "replace"]
-    why: str = ""
-
-
-def prepare_store(
-    out: Path, source: Source, engine: Engine, config: ExtractConfig, views: ViewSpec
-) -> None:
-    """Make the store, or make sure that the existing one is of these weights and this source.
+@contextmanager
+def open_prepared(run: RunSettings, source: Source, engine: Engine) -> Iterator[Store]:
+    """Create the store, or check that the existing one fits the run, and open it for writing.
 
     Args:
-        out: The store.
+        run: The settings; they say whether a store that differs is replaced or updated.
         source: The images.
-        engine: What is to run the trunk.
-        config: Whether a store that differs is to be replaced, or brought up to date.
-        views: Augmented views of the training images.
+        engine: The engine that runs the trunk.
+
+    Yields:
+        The store.
 
     Raises:
         StoreError: The existing one differs, is damaged or in use, or the disk has no room.
     """
-    if config.repair:
-        remake_lost(out, source.items)
-    action, why = _find_work(out, source, engine, config, views)
-    attributes = {**_attributes(source, engine, config), **asdict(views)}
+    if run.config.repair:
+        recreate_lost(run.out, source.items)
+        with open_store(run.out) as store:
+            run = run._replace(existing=store)
+    layout = _plan_layout(run, source, engine)
+    action, reason = _choose_action(run, source, layout)
     if action == "update":
-        update_store(out, source, engine.shapes, attributes)
+        update_store(run.out, layout)
     elif action != "continue":
-        former = find_shards(out) if action == "replace" else []
-        if why:
-            log.info("%s: %s; all is made anew", out, why)
-        create = create_shards if config.shards else create_store
-        create(out, source.items, engine.shapes, attributes, action == "replace")
-        _warn_of_former(out, former)
+        if reason:
+            log.info("%s: %s; all rows are computed again", run.out, reason)
+        former = find_shards(run.out) if action == "replace" else []
+        create = create_shards if run.config.shards else create_store
+        create(run.out, layout, action == "replace")
+        now = {shard.path for shard in find_shards(run.out)} if former else ()
+        left = [s.path for s in former if s.path not in now and s.path.exists()]
+        if left:
+            log.warning(
+                f"{left[0].parent}: {len(left)} shards that {run.out} no longer names; remove them "
+                "if they are not needed"
+            )
+    with open_store(run.out, write=True) as store:
+        # Another run may have replaced it since it was compared.
+        if _find_other_settings(store, layout) or find_other_images(store, source, False):
+            raise StoreError(f"{run.out}: another run replaced it; run the same command again")
+        del run, layout  # columns that are no longer needed
+        yield store
 
 
-def log_plan(
-    out: Path, source: Source, engine: Engine, config: ExtractConfig, views: ViewSpec
-) -> None:
-    """Say what a run would do, and write nothing; what it would refuse is refused.
+def log_plan(run: RunSettings, source: Source, engine: Engine) -> None:
+    """Say what a run would do, and write nothing; refuse what the run would refuse.
 
-    Arguments and errors are those of ``prepare_store``.
+    Arguments and errors are those of ``open_prepared``.
     """
-    work, done = _find_work(out, source, engine, config, views), 0
-    if work.action == "continue":
-        with open_store(out) as store:
-            done = int((store.status == DONE).sum())
+    layout, done = _plan_layout(run, source, engine), 0
+    action, reason = _choose_action(run, source, layout)
+    if action == "continue" and run.existing:
+        done = int((run.existing.status == DONE).sum())
     else:
-        place = out.resolve().parent / config.shards if config.shards else out
-        attributes = {**_attributes(source, engine, config), **asdict(views)}
-        check_disk_space(place, source.items, engine.shapes, attributes)
-        check_writable(out, StoreError)
-    values = sum(int(np.prod(shape)) for shape in engine.shapes.values())
-    size = count_views(source.items, views.views) * values * np.dtype(config.dtype).itemsize
+        folder = run.out.resolve().parent / run.config.shards
+        layout.check_disk_space(folder if run.config.shards else run.out)
+        check_writable(run.out, StoreError)
     shards = -(-len(source.items) // SHARD_ROWS)
+    within = f" in {shards} shard{'s' * (shards > 1)} in {run.config.shards}"
+    layers = ", ".join(f"{layer} {shape}" for layer, shape in engine.shapes.items())
     log.info(
-        "would %s %s%s: %d images of %d classes%s, %d done before; %s at %s in %s, %.1f MB%s",
-        *(work.action, out, f", for {work.why}" if work.why else ""),
-        *(len(source.items), len(source.class_names), and_views(views.views), done),
-        engine.spec.trunk,
-        ", ".join(f"{layer} {shape}" for layer, shape in engine.shapes.items()),
-        *(config.dtype, size / 1e6),
-        f" in {shards} shard{'s' * (shards > 1)} in {config.shards}" if config.shards else "",
+        f"would {action} {run.out}{reason and f', for {reason}'}: {len(source.items)} images of "
+        f"{len(source.class_names)} classes{and_views(run.views.views)}, {done} done before; "
+        f"{engine.spec.trunk} at {layers} in {run.config.dtype}, {layout.size / 1e6:.1f} MB"
+        f"{within * bool(run.config.shards)}"
     )
 
 
 def and_views(views: int) -> str:
-    """Return the words for the views of each training image, where there are any."""
+    """Return the words for the views of each training image, if there are any."""
     return f" and {views} view{'s' * (views > 1)} of each for training" if views else ""
 
 
-def _find_work(
-    out: Path, source: Source, engine: Engine, config: ExtractConfig, views: ViewSpec
-) -> Plan:
-    """Find out what a store needs; see ``prepare_store``."""
-    if not out.exists():
-        return Plan("make")
-    lost = next(iter(find_lost(out).values()), "") if config.overwrite else ""
-    settings = lost or find_other_settings(out, engine, views, config.shards)
-    images = "" if settings else find_other_images(out, source)
-    if not settings and not images:
-        return Plan("continue")
-    if is_in_use(out):
-        raise StoreError(f"{out}: another process is writing to it; stop that one first")
-    if config.update and not settings:
-        _check_update(out, config)
-        return Plan("update", images)
-    if not config.overwrite:
-        update = "" if settings or config.shards else "give --update to run what is new, "
+def _find_other_settings(store: Store, layout: Layout) -> str:
+    """Name the settings in which a store differs from a run."""
+    wanted = read_recipe(layout.attributes)
+    wanted.pop("columns")  # which images they give is compared
+    differences = find_differences(read_recipe(store.attributes), wanted)
+    return f"it was made with {', '.join(differences)}" if differences else ""
+
+
+def _choose_action(run: RunSettings, source: Source, layout: Layout) -> tuple[str, str]:
+    """Return whether to make, continue, update or replace the store, and why."""
+    settings, images = run.lost, ""
+    if run.existing:
+        settings = _find_other_settings(run.existing, layout)
+        images = "" if settings else find_other_images(run.existing, source)
+        if not settings and not images:
+            return "continue", ""
+    elif not run.lost:
+        return "make", ""
+    if is_in_use(run.out):
+        raise StoreError(f"{run.out}: another process is writing to it; stop that one first")
+    if run.config.update and not settings:
+        if run.config.precision == "int8":
+            raise StoreError(
+                f"{run.out}: in int8 each row depends on the images that the trunk was calibrated "
+                "on, which have changed; use --overwrite or another precision"
+            )
+        return "update", images
+    if not run.config.overwrite:
+        update = "" if settings or run.config.shards else "use --update to run the new images, "
         raise StoreError(
-            f"{out}: {settings or images}; {update}restore what it was made from, name "
-            "another file, or give --overwrite"
+            f"{run.out}: {settings or images}; {update}restore what it was made from, choose "
+            "another file, or use --overwrite"
         )
-    return Plan("replace", settings or images)
+    return "replace", settings or images
 
 
-def _warn_of_former(out: Path, former: Sequence[Shard]) -> None:
-    """Name the shards of an index that has been replaced by one of others, or by a store."""
-    now = {shard.path for shard in find_shards(out)}
-    left = [shard.path for shard in former if shard.path not in now and shard.path.exists()]
-    if left:
-        log.warning(
-            "%s: %d shards that %s no longer names; remove them if they are not needed",
-            *(left[0].parent, len(left), out),
-        )
-
-
-def _check_update(out: Path, config: ExtractConfig) -> None:
-    if config.precision == "int8":
-        raise StoreError(
-            f"{out}: in int8 each row depends on the images that the trunk was calibrated on, "
-            "which have changed; give --overwrite, or use another precision"
-        )
-
-
-def _attributes(source: Source, engine: Engine, config: ExtractConfig) -> dict[str, Any]:
+def _plan_layout(run: RunSettings, source: Source, engine: Engine) -> Layout:
+    """Return the store that the run creates."""
     runner = "openvino" if engine.name == "openvino" else backend_name()
     packages = ("headstart", "keras", runner, "h5py", "numpy", "pillow")
-    made_by = [f"python {platform.python_version()}", *(f"{p} {version(p)}" for p in packages)]
-    settings = {k: v for k, v in asdict(config).items() if k not in _ACTIONS}
-    return {
+    versions = [f"{package} {version(package)}" for package in packages]
+    config = asdict(run.config).items()
+    attributes = {
         **engine.spec.to_dict(),
-        **settings,
+        **{name: value for name, value in config if name not in _ACTIONS},
+        **asdict(run.views),
         "class_names": source.class_names,
         "weights_sha256": engine.weights_sha256,
         "calibration_keys": engine.calibration_keys or None,
         "calibration_sha256": engine.calibration_sha256,
         "source": source.root,
-        "versions": made_by,
+        "versions": [f"python {platform.python_version()}", *versions],
         "command": shlex.join(map(hide_secrets, sys.argv)),
     }
+    return Layout(source.items, engine.shapes, attributes)

@@ -1,8 +1,8 @@
-"""The one loop: items -> decode -> engine -> store."""
+"""Run stage one: list the images, open the engine, and write the features of each image."""
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,32 +12,32 @@ from typing import Any
 import numpy as np
 
 from extract.core.config import ExtractConfig, TrunkSpec
-from extract.core.console import log, progress
-from extract.core.errors import SettingError, StoreError, WeightsUnavailableError
+from extract.core.console import Described, log, progress
+from extract.core.errors import SettingError, StoreError, WeightsUnavailableError, listed, quoted
 from extract.core.row_block import DONE, PENDING
 from extract.engines.base import Engine
 from extract.engines.select import open_engine
 from extract.images.digests import describe_leaks
-from extract.images.item import Item
+from extract.images.item import Item, Source
 from extract.pipeline.cluster import check_ray, stream_on_cluster
 from extract.pipeline.low_precision import choose_calibration, measure_error
-from extract.pipeline.plan import and_views, log_plan, prepare_store
-from extract.pipeline.settings import complete_settings
+from extract.pipeline.plan import and_views, log_plan, open_prepared
+from extract.pipeline.settings import RunSettings, complete_settings
 from extract.pipeline.stream import Timings, stream_features
 from extract.sources.listing import list_source
 from extract.store.format import training_rows
-from extract.store.open import ShardedStore, Store, open_store
-from extract.store.verify import find_rejected
+from extract.store.open import Store
+from extract.store.verify import log_rejected
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What a run of stage one has made.
+@dataclass(frozen=True, repr=False)
+class Summary(Described):
+    """The result of a run of stage one.
 
     Attributes:
         out: The store.
         images: Rows in the store.
-        computed: Rows this run has tried; the others were there.
+        computed: Rows that this run has tried; the others were there.
         failed: Key and reason of every image that could not be read.
         tolerated: How many such images ``max_bad`` allows.
         class_names: The classes.
@@ -57,8 +57,19 @@ class Summary:
     seconds: Timings = field(default_factory=Timings)
     error: dict[str, float] | None = None
 
+    def _facts(self) -> dict[str, Any]:
+        spent = self.seconds
+        shapes = {quoted(layer): f"{shape}" for layer, shape in self.shapes.items()}
+        return {
+            "file": quoted(str(self.out)),
+            "images": f"{self.images:,}, {self.computed:,} new, {len(self.failed):,} failed",
+            "classes": listed(self.class_names, "name"),
+            **shapes,
+            "seconds": f"{spent.start + spent.wait + spent.trunk + spent.write:.1f}",
+        }
 
-def extract_features(
+
+def run_extraction(
     source: str | os.PathLike[str], out: str | os.PathLike[str], **settings: Any
 ) -> Summary:
     """Run a frozen trunk once over a set of images and keep the features in one HDF5 file.
@@ -67,104 +78,84 @@ def extract_features(
     take the values of that file, else their defaults.
 
     Args:
-        source: A folder of images, one image, or a manifest.
+        source: A folder of images, one image, or a table of images.
         out: The HDF5 file.
         **settings: Fields of TrunkSpec, ExtractConfig and ViewSpec.
 
     Returns:
-        What was made.
+        Counts, failed images and timings.
 
     Raises:
         SettingError: A setting is unknown or out of range.
         SourceError: The images cannot be listed.
-        TrunkError: The trunk or its weights cannot be had.
+        TrunkError: The trunk or its weights are not available.
         EngineError: The trunk cannot be run, or its features do not fit the type.
         StoreError: The file differs, is damaged, in use, or the disk is full.
     """
-    clock, began = Timings(), time.monotonic()
-    out = Path(out)
-    spec, config, views, given = complete_settings(out, settings)
-    if config.repair and not out.exists():
-        raise StoreError(f"{out}: no such file; expected one to repair; leave --repair out")
-    if config.cluster:
-        check_ray()  # before there is a file of its settings
-    images = list_source(source, config.columns)
+    began = time.monotonic()
+    run = complete_settings(Path(out), settings)
+    images, engine = _open_inputs(source, run)
+    summary = Summary(run.out, len(images.items), 0, [], 0, images.class_names, engine.shapes)
+    config = replace(run.config, batch_size=engine.batch_size, engine=engine.name)
+    run = run._replace(config=config)
+    if config.dry_run:
+        log_plan(run, images, engine)
+        return summary
+    with open_prepared(run, images, engine) as store:
+        del run  # the columns of the existing file are no longer needed
+        if config.repair:
+            store.forget(log_rejected(store))
+        rows = np.flatnonzero(store.status != DONE)
+        summary.seconds.start = time.monotonic() - began
+        _fill(store, images.items, rows, engine, config, summary.seconds)
+        _warn_of_leaks(store)
+        low = config.precision != "float32"
+        return replace(
+            summary,
+            computed=len(rows),
+            failed=[(store.keys[failure.row], failure.reason) for failure in store.failures()],
+            tolerated=config.tolerated(len(images.items)),
+            error=measure_error(store, images.items, engine, config.workers) if low else None,
+        )
+
+
+def _open_inputs(source: str | os.PathLike[str], run: RunSettings) -> tuple[Source, Engine]:
+    """List the images and open the engine."""
+    if run.config.repair and not run.existing:
+        raise StoreError(f"{run.out}: no such file; expected one to repair; leave --repair out")
+    if run.config.cluster:
+        check_ray()  # before a file is created
+    images = list_source(source, run.config.columns)
     for warning in images.warnings:
         log.warning("%s", warning)
-    if views.views and not len(training_rows(images.items)):
+    if run.views.views and not len(training_rows(images.items)):
         raise SettingError(f"views: have no effect, for {images.root} has no training images")
-    engine = _open(spec, config, given, images.items)
-    config = replace(config, batch_size=engine.batch_size, engine=engine.name)
-    if config.dry_run:
-        log_plan(out, images, engine, config, views)
-        names, shapes = images.class_names, engine.shapes
-        return Summary(out, len(images.items), 0, [], 0, names, shapes)
-    prepare_store(out, images, engine, config, views)
-    with open_store(out, write=True) as store:
-        if config.repair:
-            _forget_rejected(store)
-        rows = np.flatnonzero(store.status != DONE)
-        clock.start = time.monotonic() - began
-        _fill(store, images.items, rows, engine, config, clock)
-        failed = [(store.keys[f.row], f.reason) for f in store.failures()]
-        _warn_of_leaks(store)
-        error = None
-        if config.precision != "float32":
-            error = measure_error(store, images.items, engine, config.workers)
-    return Summary(
-        out,
-        len(images.items),
-        len(rows),
-        failed,
-        config.tolerated(len(images.items)),
-        images.class_names,
-        engine.shapes,
-        clock,
-        error,
-    )
-
-
-def _open(
-    spec: TrunkSpec, config: ExtractConfig, given: Mapping[str, Any], items: Sequence[Item]
-) -> Engine:
-    """Open the engine; a trunk that nobody asked for may be replaced by VGG16, with a warning."""
-
-    def opened(spec: TrunkSpec) -> Engine:
-        calibrate = partial(choose_calibration, items, workers=config.workers)
-        return open_engine(
-            *(spec, config.dtype, config.batch_size, config.engine, config.precision),
-            calibrate=calibrate,
-        )
-
     try:
-        return opened(spec)
+        return images, _open_engine(run.spec, run.config, images)
     except WeightsUnavailableError as error:
-        if {"trunk", "weights", "layer"} & set(given):
+        if not run.fallback:
             raise
-        size = given.get("image_size") or (0, 0)
         try:
-            engine = opened(replace(spec, trunk="vgg16", layer=(), image_size=size))
+            engine = _open_engine(run.fallback, run.config, images)
         except WeightsUnavailableError:
             raise error from None
+        used = f"using {run.fallback.trunk}, whose ImageNet weights are at hand"
         log.warning("%s", error)
-        log.warning(
-            "using vgg16, whose ImageNet weights are at hand, in the place of %s", spec.trunk
-        )
-        return engine
+        log.warning("%s, in the place of %s", used, run.spec.trunk)
+        return images, engine
 
 
-def _forget_rejected(store: Store) -> None:
-    """Count what is not sound as not yet done."""
-    for what, rows in find_rejected(store):
-        log.warning("%s: %s; computed again", store.path, what)
-        store.forget(rows)
+def _open_engine(spec: TrunkSpec, config: ExtractConfig, images: Source) -> Engine:
+    calibrate = partial(choose_calibration, images.items, workers=config.workers)
+    return open_engine(
+        spec, config.dtype, config.batch_size, config.engine, config.precision, calibrate
+    )
 
 
 def _warn_of_leaks(store: Store) -> None:
     rows = np.flatnonzero(store.status == DONE)
     keys = [store.keys[row] for row in rows]
-    leaks = describe_leaks(store.digests()[rows], store.split[rows], keys)
-    if leaks:
+    if leaks := describe_leaks(store.digests()[rows], store.split[rows], keys):
         log.warning("%s: %s", store.path, leaks)
 
 
@@ -177,21 +168,19 @@ def _fill(
     clock: Timings,
 ) -> None:
     """Compute the rows that are still to do."""
-    finished = len(items) - len(rows)
+    finished, workers = len(items) - len(rows), config.workers
     height, width = engine.spec.image_size
-    views = store.view_spec.views
     log.info(
-        "%d images%s, %d done before; %s at %d x %d pixels in %s %s, %d at a time, %d workers",
-        *(len(items), and_views(views), finished),
-        *(engine.spec.trunk, width, height),
-        *(engine.name, engine.precision, engine.batch_size, config.workers),
+        f"{len(items)} images{and_views(store.view_spec.views)}, {finished} done before; "
+        f"{engine.spec.trunk} at {width} x {height} pixels in {engine.name} {engine.precision}, "
+        f"{engine.batch_size} at a time, {workers} workers"
     )
     if config.cluster:
         blocks = stream_on_cluster(items, rows, engine, config, clock, store)
     else:
-        blocks = stream_features(items, rows, engine, config.workers, clock, store.view_spec)
-    # Of a cluster, the workers write to shards.
-    take = store.note if config.cluster and isinstance(store, ShardedStore) else store.write
+        blocks = stream_features(items, rows, engine, workers, clock, store.view_spec)
+    by_workers = bool(config.cluster and store.worker_shards)
+    take = store.note if by_workers else store.write
     try:
         with closing(blocks), progress(len(items), "images", finished) as bar:
             for block in blocks:
@@ -202,9 +191,8 @@ def _fill(
             store.commit()
     except KeyboardInterrupt:
         store.commit()
-        # Workers tell of whole shards.
-        least = "" if take == store.write else "at least "
+        # Workers report complete shards only.
+        count = f"{'at least ' * by_workers}{(store.status != PENDING).sum()} of {len(items)}"
         raise KeyboardInterrupt(
-            f"{least}{int((store.status != PENDING).sum())} of {len(items)} images are in "
-            f"{store.path}; the same command goes on"
+            f"{count} images are in {store.path}; the same command goes on"
         ) from None

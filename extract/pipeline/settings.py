@@ -1,36 +1,43 @@
 """Complete the settings of a run from the existing file."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from extract.core.config import MODEL_ENDING, ExtractConfig, TrunkSpec, ViewSpec
 from extract.core.errors import SettingError, StoreError
-from extract.store.shards import find_lost, open_part
+from extract.pipeline.compare import KEPT, find_differences, read_recipe
+from extract.store.open import Store, open_store
+from extract.store.shards import ShardLostError
+from extract.store.update import find_lost
 
-TRUNK_FIELDS = tuple(f.name for f in fields(TrunkSpec))
-
-CONFIG_FIELDS = tuple(f.name for f in fields(ExtractConfig))
-
-VIEW_FIELDS = tuple(f.name for f in fields(ViewSpec))
-
+TRUNK_FIELDS, CONFIG_FIELDS, VIEW_FIELDS = (
+    tuple(field.name for field in fields(kind)) for kind in (TrunkSpec, ExtractConfig, ViewSpec)
+)
 FIELDS = TRUNK_FIELDS + CONFIG_FIELDS + VIEW_FIELDS
-
-# The running settings that decide the numbers.
-_NUMBERS = ("dtype", "precision")
-
-# Those that an existing file keeps.
-_KEPT = (*_NUMBERS, "columns", "shards")
 
 
 class RunSettings(NamedTuple):
-    """Complete settings; ``given`` holds those that somebody has asked for."""
+    """The complete settings of a run, and the existing file.
 
+    Attributes:
+        out: The file.
+        spec: The trunk.
+        config: How stage one runs.
+        views: Augmented views of the training images.
+        fallback: The trunk for a machine without weights; None if the caller has chosen one.
+        existing: The file as it was read once, closed; None if there is none, or a shard is lost.
+        lost: The shard that is lost, and replaced by ``overwrite``.
+    """
+
+    out: Path
     spec: TrunkSpec
     config: ExtractConfig
     views: ViewSpec
-    given: Mapping[str, Any]
+    fallback: TrunkSpec | None
+    existing: Store | None
+    lost: str
 
 
 def complete_settings(out: Path, settings: Mapping[str, Any]) -> RunSettings:
@@ -38,69 +45,64 @@ def complete_settings(out: Path, settings: Mapping[str, Any]) -> RunSettings:
     given = {name: value for name, value in settings.items() if value is not None}
     for name in given:
         if name not in FIELDS:
-            raise SettingError(f"{name!r} is no setting of extract_features")
-    wanted, running, views = (
-        {name: given[name] for name in names if name in given}
-        for names in (TRUNK_FIELDS, CONFIG_FIELDS, VIEW_FIELDS)
-    )
+            raise SettingError(f"{name!r} is not a setting of extract_features")
     if given.get("shards"):
-        running["shards"] = given["shards"] = _below(out, given["shards"])
-    config = ExtractConfig(**running)
+        given["shards"] = _below(out, given["shards"])
     # A store must find its files from any folder.
-    if wanted.get("weights") not in (None, "imagenet", "none"):
-        wanted["weights"] = str(Path(wanted["weights"]).absolute())
-    if wanted.get("trunk", "").endswith(MODEL_ENDING):
-        wanted["trunk"] = str(Path(wanted["trunk"]).absolute())
-    if not out.exists() or (config.overwrite and find_lost(out)):
-        return RunSettings(TrunkSpec(**wanted), config, ViewSpec(**views), given)
-    with open_part(out, find_lost(out) if config.repair else ()) as store:
-        stored = {**store.spec.to_dict(), **asdict(store.view_spec)}
-        stored |= {name: store.attributes.get(name, "") for name in _KEPT}
-    asked = {**wanted, **views, **{name: given[name] for name in _KEPT if name in given}}
-    differing = [
-        f"{name} (stored {_show(stored[name])}, asked {_show(value)})"
-        for name, value in asked.items()
-        if not _is_digested(name, stored[name], value)
-        and value != stored[name]
-        and _show(value) != _show(stored[name])
-        and not (name == "columns" and config.update)
-    ]
-    if differing and not config.overwrite:
+    if given.get("weights") not in (None, "imagenet", "none"):
+        given["weights"] = str(Path(given["weights"]).absolute())
+    if given.get("trunk", "").endswith(MODEL_ENDING):
+        given["trunk"] = str(Path(given["trunk"]).absolute())
+    config = ExtractConfig(**{name: given[name] for name in CONFIG_FIELDS if name in given})
+    existing, lost = _read_existing(out, config)
+    stored = read_recipe(existing.attributes) if existing else {}
+    compared = {name: given[name] for name in FIELDS if name in given and name != "engine"}
+    if config.update:
+        compared.pop("columns", None)
+    differences = find_differences(stored, {k: v for k, v in compared.items() if k in stored})
+    if differences and not config.overwrite:
         raise StoreError(
-            f"{out}: made with other settings: {', '.join(differing)}; leave them out to continue "
-            "this file, name another file, or give --overwrite"
+            f"{out} was made with {', '.join(differences)}; drop the flag"
+            f"{'s' * (len(differences) > 1)} to continue, choose another file, or use --overwrite"
         )
-    if differing:
-        return RunSettings(TrunkSpec(**wanted), config, ViewSpec(**views), given)
-    spec = TrunkSpec.from_dict({**stored, **wanted})
-    config = replace(config, **{name: given.get(name, stored[name]) for name in _KEPT})
-    return RunSettings(spec, config, ViewSpec.from_dict(stored), {**given, "trunk": spec.trunk})
+    base = {} if differences else stored
+    kept = {name: base[name] for name in KEPT if name in base and name not in given}
+    chosen = base or {"trunk", "weights", "layer"} & given.keys()
+    return RunSettings(
+        out,
+        TrunkSpec.from_dict({**base, **given}),
+        replace(config, **kept),
+        ViewSpec.from_dict({**base, **given}),
+        None if chosen else TrunkSpec.from_dict({**given, "trunk": "vgg16"}),
+        existing,
+        lost,
+    )
+
+
+def _read_existing(out: Path, config: ExtractConfig) -> tuple[Store | None, str]:
+    """Read the existing file once; return it, or which shard is lost if it is to be replaced."""
+    if not out.exists():
+        return None, ""
+    try:
+        with open_store(find_lost(out)[1] if config.repair else out) as store:
+            return store, ""
+    except ShardLostError as error:
+        if not config.overwrite:
+            raise
+        return None, error.problem
 
 
 def _below(out: Path, folder: str) -> str:
-    """Return a folder as it is seen from that of the index, with which it may move."""
+    """Return a folder relative to the folder of the index, with which it may move."""
     out, place = out.absolute().resolve(), Path(folder).absolute().resolve()
-    here = out.parent
     try:
         str(folder).encode()
     except UnicodeEncodeError:
         raise SettingError(f"shards: found {str(folder)!r}; expected a name in UTF-8") from None
     if place == out:
-        raise SettingError(f"shards: found {folder}; expected a folder of its own, not the index")
-    if here not in place.parents:
+        raise SettingError(f"shards: found {folder}, the index itself; expected another name")
+    if out.parent not in place.parents:
         raise SettingError(
-            f"shards: found {folder}; expected a folder below {here}, where {out.name} is to be"
+            f"shards: found {folder}; expected a folder below {out.parent}, next to {out.name}"
         )
-    return place.relative_to(here).as_posix()
-
-
-def _is_digested(name: str, stored: Any, now: Any) -> bool:
-    """Say whether two values are compared by digest, once they are loaded, and may differ here."""
-    files = str(stored).endswith(MODEL_ENDING) and str(now).endswith(MODEL_ENDING)
-    return name == "weights" or (name == "trunk" and files)
-
-
-def _show(value: Any) -> str:
-    if value in (None, "", (), []):
-        return "nothing"
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return place.relative_to(out.parent).as_posix()

@@ -1,4 +1,4 @@
-"""What is in a store, for people and programs, and whether it is sound."""
+"""Describe a store, for people and programs."""
 
 from dataclasses import asdict
 from typing import Any
@@ -9,11 +9,11 @@ from extract.core.config import ViewSpec
 from extract.core.errors import quoted
 from extract.core.row_block import DONE, FAILED, PENDING
 from extract.images.item import SPLITS
-from extract.store.open import ShardedStore, Store
+from extract.store.open import Store
 
 
 def describe(store: Store) -> dict[str, Any]:
-    """Return what a store holds, as JSON can hold it.
+    """Return the content of a store as a dict that JSON can hold.
 
     Args:
         store: An open store.
@@ -24,25 +24,20 @@ def describe(store: Store) -> dict[str, Any]:
         class, ``failed`` keys with reasons, ``bytes`` and all ``attributes``.
     """
     names = [*store.class_names, "(no label)"]
-    counts = {
-        split: {
-            name: int(number)
-            for name, number in zip(names, _count_labels(store, i), strict=True)
-            if number
-        }
-        for i, split in enumerate(SPLITS)
-        if (store.split == i).any()
-    }
+    counts = {}
+    for split in np.unique(store.split).tolist():
+        # Rows without a label have -1, the last name.
+        labels = store.labels[store.split == split] % len(names)
+        numbers = np.bincount(labels, minlength=len(names)).tolist()
+        counts[SPLITS[split]] = {n: count for n, count in zip(names, numbers, strict=True) if count}
+    states = {"done": DONE, "failed": FAILED, "not_yet": PENDING}
     return {
         "file": str(store.path),
         "bytes": store.size,
         "images": len(store.keys),
-        "shards": len(store.shards) if isinstance(store, ShardedStore) else 1,
+        "shards": len(store.shards),
         "complete": store.complete,
-        "status": {
-            name: int((store.status == value).sum())
-            for name, value in (("done", DONE), ("failed", FAILED), ("not_yet", PENDING))
-        },
+        "status": {name: int((store.status == state).sum()) for name, state in states.items()},
         "layers": {layer: list(shape) for layer, shape in store.shapes.items()},
         "viewed": len(store.view_rows),
         "counts": counts,
@@ -51,53 +46,42 @@ def describe(store: Store) -> dict[str, Any]:
     }
 
 
-def format_description(found: dict[str, Any]) -> str:
-    """Lay out what ``describe`` found as a text of a few lines."""
-    attributes, status = found["attributes"], found["status"]
-    height, width = attributes["image_size"]
-    count = found["shards"]
-    shards = f" in {count} shard{'s' * (count > 1)}" if attributes.get("shards") else ""
+def format_description(description: dict[str, Any]) -> str:
+    """Format the result of ``describe`` as a few lines of text."""
+    values, files = description["attributes"], description["shards"]
+    height, width = values["image_size"]
+    shards = f" in {files} shard{'s' * (files > 1)}" if values.get("shards") else ""
+    state = f"{description['status']['not_yet']} images still to do"
     lines = [
-        f"{found['file']}: {found['images']} images{shards}, {found['bytes'] / 1e6:.1f} MB, "
-        + ("complete" if found["complete"] else f"{status['not_yet']} images still to do"),
+        f"{description['file']}: {description['images']} images{shards}, "
+        f"{description['bytes'] / 1e6:.1f} MB, {'complete' if description['complete'] else state}",
         "",
-        f"trunk      {attributes['trunk']}, {width} x {height} pixels ({attributes['resize']}, "
-        f"{attributes['interpolation']}), preprocessing {attributes['preprocess']}",
-        f"weights    {attributes['weights']}, SHA-256 {attributes['weights_sha256']}",
+        f"trunk      {values['trunk']}, {width} x {height} pixels ({values['resize']}, "
+        f"{values['interpolation']}), preprocessing {values['preprocess']}",
+        f"weights    {values['weights']}, SHA-256 {values['weights_sha256']}",
     ]
-    for layer, shape in found["layers"].items():
-        shown = " x ".join(map(str, shape))
-        lines.append(
-            f"features   {layer}: {shown} {attributes['dtype']}, pooling {attributes['pooling']}"
-        )
-    if found["viewed"]:
-        recipe = asdict(ViewSpec.from_dict(attributes))
-        count = recipe.pop("views")
-        shown = ", ".join(f"{name} {value}" for name, value in recipe.items())
-        lines.append(f"views      {count} of each of {found['viewed']} training images: {shown}")
-    lines += ["", *_format_counts(found["counts"])]
-    if found["failed"]:
-        lines += ["", f"{len(found['failed'])} images could not be read:"]
-        lines += [f"  {quoted(key)}: {reason}" for key, reason in found["failed"].items()]
+    lines += [
+        f"features   {layer}: {' x '.join(map(str, shape))} {values['dtype']}, "
+        f"pooling {values['pooling']}"
+        for layer, shape in description["layers"].items()
+    ]
+    if description["viewed"]:
+        recipe = asdict(ViewSpec.from_dict(values))
+        text = f"{recipe.pop('views')} of each of {description['viewed']} training images: "
+        lines.append("views      " + text + ", ".join(f"{k} {v}" for k, v in recipe.items()))
+    lines += ["", *_format_counts(description["counts"])]
+    if failed := description["failed"]:
+        lines += ["", f"{len(failed)} images could not be read:"]
+        lines += [f"  {quoted(key)}: {reason}" for key, reason in failed.items()]
     return "\n".join(lines)
 
 
-def _count_labels(store: Store, split: int) -> np.ndarray:
-    """Count the labels of one split; the last place is for rows without a label."""
-    labels = store.labels[store.split == split]
-    classes = len(store.class_names)
-    return np.bincount(np.where(labels < 0, classes, labels), minlength=classes + 1)
-
-
 def _format_counts(counts: dict[str, dict[str, int]]) -> list[str]:
-    names = sorted({name for split in counts.values() for name in split})
-    shown = {name: quoted(name) for name in [*names, "all"]}
-    width = max(map(len, shown.values()))
-    head = " " * width + "".join(f"{split:>12}" for split in counts)
-    rows = [
-        f"{shown[name]:<{width}}"
-        + "".join(f"{split.get(name, 0):>12}" for split in counts.values())
-        for name in names
-    ]
-    total = f"{'all':<{width}}" + "".join(f"{sum(split.values()):>12}" for split in counts.values())
-    return [head, *rows, total]
+    """Format a table of classes by splits."""
+    splits = list(counts.values())
+    rows: list[tuple[str, list[Any]]] = [("", list(counts))]
+    for name in sorted({name for split in splits for name in split}):
+        rows.append((quoted(name), [split.get(name, 0) for split in splits]))
+    rows.append(("all", [sum(split.values()) for split in splits]))
+    width = max(len(name) for name, _ in rows)
+    return [f"{name:<{width}}" + "".join(f"{cell:>12}" for cell in cells) for name, cells in rows]

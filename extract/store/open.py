@@ -1,104 +1,134 @@
-"""The seam between the stages: a store of one file, or an index of several, used alike."""
+"""The seam between the stages: a store of one file, or of several behind an index."""
 
+import math
 import os
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
-from itertools import groupby, islice
-from operator import itemgetter
+from itertools import chain
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any
 
 import numpy as np
 
+from extract.core.console import Described
+from extract.core.errors import listed, quoted
 from extract.core.row_block import DONE, FAILED, PENDING, Failure, RowBlock
-from extract.images.digests import DIGEST_BYTES
-from extract.store.shards import Shard, damaged, find_shards, open_shard, read_index
-from extract.store.single_file import SingleStore, read_single, store_in
-from extract.store.validate import open_file
+from extract.store.shards import Shard, check_same, damaged, find_shards, open_shard, read_index
+from extract.store.single_file import StoreFile, feature_sets, read_store_file
+from extract.store.validate import open_file, wrap_read_errors
 
 
-class ShardedStore:
-    """Several stores that are read and written like one; see ``SingleStore`` for its attributes.
+class Store(Described):
+    """A store of one file, or of several behind an index, read and written alike.
 
-    No shard stays open while it is read, and one of those that are written to.
+    All but the features is in memory, and stays there when the store is closed. Of the files behind
+    an index none stays open while it is read, and one while it is written.
+
+    Attributes:
+        path: Where the file or the index is.
+        shards: Its files, each with the rows that it holds; one without an index.
+        worker_shards: The files that the workers of a cluster write to; none without an index.
+        attributes: Every attribute, as plain Python values.
+        spec: The trunk that made the features.
+        view_spec: How the augmented views were made.
+        view_rows: (M,) int64, the rows that have augmented views, increasing.
+        class_names: K names; a label is an index into them.
+        keys: N keys, in row order.
+        labels: (N,) int64, -1 without a label.
+        split: (N,) int8, an index into ``SPLITS``.
+        groups: N names of groups, or None.
+        status: (N,) uint8: 0 pending, 1 done, 2 failed.
+        shapes: Shape of one row's features, by layer.
+        dtype: Type of the stored features.
     """
 
-    def __init__(self, path: Path, shards: Sequence[Shard]) -> None:
+    def __init__(self, path: Path, shards: Sequence[Shard], file: StoreFile | None = None) -> None:
         self.path, self.shards = path, shards
-        self._starts = np.array([shard.rows.start for shard in shards])
-        self._writing: tuple[Shard, SingleStore] | None = None
+        self.worker_shards = () if file else shards
         self.opened = ExitStack()
-        self._take_first()
-        self.keys: list[str] = []
-        groups: list[str] = []
-        labels, split, status, view_rows = [], [], [], []
+        # The file that is open now, and the rows that it holds.
+        self._current = (shards[0], file) if file else None
+        self._starts = np.array([shard.rows.start for shard in shards])
+        files = []
         for shard in shards:
-            with open_shard(shard) as store:
-                self._check_same(shard, store)
-                self.keys += store.keys
-                groups += store.groups or [""] * len(store.keys)
-                labels.append(store.labels)
-                split.append(store.split)
-                status.append(store.status)
-                view_rows.append(store.view_rows + shard.rows.start)
-        self.groups = groups if any(groups) else None
-        self.labels, self.split = np.concatenate(labels), np.concatenate(split)
-        self.status, self.view_rows = np.concatenate(status), np.concatenate(view_rows)
-        if len(set(self.keys)) < len(self.keys):
+            with self._reader(shard) as part:
+                files.append(part)
+        first = files[0]
+        self.attributes, self.spec, self.view_spec = first.attributes, first.spec, first.view_spec
+        self.class_names = tuple(self.attributes["class_names"])
+        self.shapes, self.dtype = first.shapes, first.dtype
+        check_same(files)
+        self.keys = list(chain.from_iterable(part.keys for part in files))
+        self.groups: list[str] | None = None
+        if any(part.groups for part in files):
+            groups = (part.groups or [""] * len(part.keys) for part in files)
+            self.groups = list(chain.from_iterable(groups))
+        self.labels = _join([part.labels for part in files])
+        self.split = _join([part.split for part in files])
+        self.status = _join([part.status for part in files])
+        self._digests = _join([part.digests for part in files])
+        self._has_views = (self.split == 0) & (self.view_spec.views > 0)
+        self.view_rows = np.flatnonzero(self._has_views)
+        if len(shards) > 1 and len(set(self.keys)) < len(self.keys):
             raise damaged(path, "its shards share keys")
         self.attributes["complete"] = int(self.complete)
 
-    def _take_first(self) -> None:
-        """Take from the first shard what all have in common."""
-        with open_shard(self.shards[0]) as store:
-            self.attributes, self.spec, self.view_spec = (
-                store.attributes,
-                store.spec,
-                store.view_spec,
-            )
-            self.class_names, self.shapes, self.dtype = store.class_names, store.shapes, store.dtype
-
-    def _check_same(self, shard: Shard, store: SingleStore) -> None:
-        """Raise StoreError unless a shard was made together with the first one."""
-        names = sorted((self.attributes.keys() | store.attributes.keys()) - {"complete"})
-        other = [n for n in names if self.attributes.get(n) != store.attributes.get(n)]
-        if store.shapes != self.shapes:
-            other.append("shape of features")
-        if other:
-            raise damaged(shard.path, f"has another {', '.join(other)} than the first shard")
+    def _facts(self) -> dict[str, Any]:
+        pending = int((self.status == PENDING).sum())
+        height, width = self.spec.image_size
+        return {
+            "file": quoted(str(self.path)),
+            "images": f"{len(self.keys):,}, " + (f"{pending:,} to do" if pending else "complete"),
+            "classes": listed(self.class_names, "name"),
+            "trunk": f"{quoted(self.spec.trunk)} at {width} x {height} pixels",
+            **{quoted(layer): f"{shape} {self.dtype}" for layer, shape in self.shapes.items()},
+        }
 
     @property
     def complete(self) -> bool:
         """Whether every row was tried."""
         return bool((self.status != PENDING).all())
 
-    def has_views(self, rows: np.ndarray) -> np.ndarray:
-        """Say of each row whether it has augmented views: those of the training split do."""
-        return np.asarray((self.split[rows] == 0) & (self.view_spec.views > 0))
-
     @property
     def size(self) -> int:
-        """Bytes of the index and its shards."""
-        return sum(path.stat().st_size for path in (self.path, *(s.path for s in self.shards)))
+        """Bytes of all files."""
+        return sum(path.stat().st_size for path in {self.path, *(s.path for s in self.shards)})
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row's features and views."""
+        values = sum(map(math.prod, self.shapes.values())) * (1 + self.view_spec.views)
+        return int(values * np.dtype(self.dtype).itemsize)
 
     def read(self, layer: str, rows: np.ndarray | slice) -> np.ndarray:
-        """Read features, see ``SingleStore.read``."""
-        numbers = np.arange(len(self.keys))[rows] if isinstance(rows, slice) else rows
-        found = np.empty((len(numbers), *self.shapes[layer]), self.dtype)
-        for shard, part in self._divide(numbers):
-            with open_shard(shard) as store:
-                found[part] = store.read(layer, numbers[part] - shard.rows.start)
-        return found
+        """Read features.
+
+        Args:
+            layer: One of ``shapes``.
+            rows: Increasing row numbers, or a slice.
+
+        Returns:
+            (len(rows), *shape) in the stored type.
+        """
+        numbers = np.arange(len(self.keys))[rows]
+        parts = [file.read(layer, own) for file, own in self._files(numbers)]
+        return _join(parts, np.empty((0, *self.shapes[layer]), self.dtype))
 
     def read_views(self, layer: str, rows: np.ndarray) -> np.ndarray:
-        """Read augmented views, see ``SingleStore.read_views``."""
-        found = np.empty((len(rows), self.view_spec.views, *self.shapes[layer]), self.dtype)
-        for shard, part in self._divide(rows):
-            with open_shard(shard) as store:
-                found[part] = store.read_views(layer, rows[part] - shard.rows.start)
-        return found
+        """Read augmented views.
+
+        Args:
+            layer: One of ``shapes``.
+            rows: Increasing row numbers, all in ``view_rows``.
+
+        Returns:
+            (len(rows), V, *shape) in the stored type.
+        """
+        parts = [file.read_views(layer, own) for file, own in self._files(rows)]
+        empty = np.empty((0, self.view_spec.views, *self.shapes[layer]), self.dtype)
+        return _join(parts, empty)
 
     def view_counts(self) -> dict[str, tuple[int, int]]:
         """Return how many rows, and views of each, every layer has."""
@@ -107,92 +137,92 @@ class ShardedStore:
 
     def failures(self) -> list[Failure]:
         """Return the rows that could not be read, with the reasons."""
-        found = []
-        for shard in self.shards:
-            with open_shard(shard) as store:
-                found += [f._replace(row=f.row + shard.rows.start) for f in store.failures()]
-        return found
+        rows = np.flatnonzero(self.status == FAILED)
+        reasons = [text for file, own in self._files(rows) for text in file.read_reasons(own)]
+        return [
+            Failure(row, reason, self._digests[row].tobytes())
+            for row, reason in zip(rows.tolist(), reasons, strict=True)
+        ]
 
     def digests(self) -> np.ndarray:
         """Return the (N, 16) uint8 BLAKE2b-128 digests of the image files."""
-        found = np.empty((len(self.keys), DIGEST_BYTES), np.uint8)
-        for shard in self.shards:
-            with open_shard(shard) as store:
-                found[shard.rows.start : shard.rows.stop] = store.digests()
-        return found
+        return self._digests
 
     def find_changed(self, rows: np.ndarray) -> np.ndarray:
-        """Return those of some increasing rows whose features are not what was written, int64."""
-        found = [np.empty(0, np.int64)]
-        for shard, part in self._divide(rows):
-            with open_shard(shard) as store:
-                start = shard.rows.start
-                found.append(store.find_changed(rows[part] - start) + start)
-        return np.concatenate(found)
+        """Return those of some increasing rows whose features changed since they were written."""
+        changed = [file.find_changed(own) for file, own in self._files(rows)]
+        return np.asarray(rows[_join(changed, np.empty(0, bool))])
 
-    def _divide(self, rows: np.ndarray) -> Iterator[tuple[Shard, slice]]:
-        """Yield the shards of increasing rows, each with which of these are its own."""
+    def write(self, block: RowBlock) -> None:
+        """Write finished rows; they count from the next commit on, at most a second later."""
+        if self._current and not self.worker_shards:
+            self._current[1].write(block)
+            return
+        rows = [*block.rows.tolist(), *(failure.row for failure in block.failed)]
+        numbers = np.searchsorted(self._starts, rows, side="right") - 1
+        for number in np.unique(numbers).tolist():
+            shard = self.shards[number]
+            part = block.part(shard.rows, self._has_views[block.rows])
+            self._writer(shard).write(part)
+
+    def note(self, block: RowBlock) -> None:
+        """Count rows that a worker has written to ``worker_shards``."""
+        self.status[block.rows], self._digests[block.rows] = DONE, block.digests
+        for row, _, digest in block.failed:
+            self.status[row], self._digests[row] = FAILED, np.frombuffer(digest, np.uint8)
+
+    def forget(self, rows: np.ndarray) -> None:
+        """Mark increasing rows as still to do; raise StoreError for a full disk."""
+        for shard, own in self._divide(rows):
+            self._writer(shard).status[own] = PENDING
+        self.commit()
+
+    def commit(self) -> None:
+        """Make the written rows count, and close their shard; raise StoreError for a full disk."""
+        if self._current:
+            shard, file = self._current
+            file.commit()
+            part = slice(shard.rows.start, shard.rows.stop)
+            self.status[part], self._digests[part] = file.status, file.digests
+            if self.worker_shards:
+                self._current = None
+                self.opened.close()
+
+    def _divide(self, rows: np.ndarray) -> Iterator[tuple[Shard, np.ndarray]]:
+        """Yield each shard of increasing rows, and their numbers in it."""
         bounds = np.searchsorted(rows, [*self._starts, len(self.keys)]).tolist()
         for shard, start, stop in zip(self.shards, bounds, bounds[1:], strict=False):
             if start < stop:
-                yield shard, slice(start, stop)
+                yield shard, rows[start:stop] - shard.rows.start
 
-    def write(self, block: RowBlock) -> None:
-        """Write finished rows, see ``SingleStore.write``."""
-        numbers = self._number(block.rows)
-        failed = self._number(np.array([failure.row for failure in block.failed], np.int64))
-        viewed = numbers[self.has_views(block.rows)]
-        for number in np.unique(np.concatenate([numbers, failed])).tolist():
-            shard, own = self.shards[number], numbers == number
-            part = RowBlock(
-                block.rows[own],
-                {layer: values[own] for layer, values in block.features.items()},
-                block.digests[own],
-                [f for f, of in zip(block.failed, failed, strict=True) if of == number],
-                {layer: values[viewed == number] for layer, values in block.views.items()},
-            )
-            self._writer(shard).write(localise(part, shard))
+    def _files(self, rows: np.ndarray) -> Iterator[tuple[StoreFile, np.ndarray]]:
+        """Yield each open file of increasing rows, and their numbers in it."""
+        for shard, own in self._divide(rows):
+            with self._reader(shard) as file:
+                yield file, own
 
-    def _number(self, rows: np.ndarray) -> np.ndarray:
-        """Return the number of each row's shard."""
-        return np.searchsorted(self._starts, rows, side="right") - 1
+    @contextmanager
+    def _reader(self, shard: Shard) -> Iterator[StoreFile]:
+        if self._current and self._current[0] == shard:
+            yield self._current[1]
+        else:
+            with open_shard(shard) as file:
+                yield file
 
-    def _writer(self, shard: Shard) -> SingleStore:
-        """Return a shard that is open for writing; what the one before it has counts from now on.
+    def _writer(self, shard: Shard) -> StoreFile:
+        """Return the file of a shard, open for writing; commit and close the one before it.
 
         Rows come nearly in order, and a kill costs no more than the last second of one shard.
         """
-        if not self._writing or self._writing[0] != shard:
+        if not self._current or self._current[0] != shard:
             self.commit()
-            self._writing = shard, self.opened.enter_context(open_shard(shard, write=True))
-        return self._writing[1]
-
-    def forget(self, rows: np.ndarray) -> None:
-        """Make increasing rows count as not yet done."""
-        for shard, part in self._divide(rows):
-            self._writer(shard).forget(rows[part] - shard.rows.start)
-        self.commit()
-
-    def note(self, block: RowBlock) -> None:
-        """Count rows that another process has written."""
-        self.status[block.rows] = DONE
-        self.status[[failure.row for failure in block.failed]] = FAILED
-
-    def commit(self) -> None:
-        """Make the written rows count, and close their shard."""
-        self.opened.close()
-        if self._writing:
-            shard, store = self._writing
-            self.status[shard.rows.start : shard.rows.stop] = store.status
-            self._writing = None
-
-
-Store: TypeAlias = SingleStore | ShardedStore
+            self._current = shard, self.opened.enter_context(open_shard(shard, write=True))
+        return self._current[1]
 
 
 @contextmanager
 def open_store(path: str | os.PathLike[str], write: bool = False) -> Iterator[Store]:
-    """Open a store; on leaving, written rows are committed and its files are closed.
+    """Open a store; on exit, written rows are committed and its files are closed.
 
     Args:
         path: The file, or the index of several.
@@ -202,73 +232,65 @@ def open_store(path: str | os.PathLike[str], write: bool = False) -> Iterator[St
         The store.
 
     Raises:
-        StoreError: There is no such file, it or a shard is damaged, of another program, newer, or
-            in use.
+        StoreError: A file is missing, damaged, of another program, newer, or in use.
     """
     path = Path(path)
     with open_file(path, write) as file:
+        # An index stays open, so that its lock covers the shards.
         shards = read_index(path, file)
-        if not shards:
-            with store_in(path, file, write) as single:
-                yield single
-            return
-        # The lock of the index, which is open until the end, is that of its shards.
-        store = ShardedStore(path, shards)
+        single = None if shards else read_store_file(path, file)
+        store = Store(path, shards or [Shard(path, range(file["keys"].size))], single)
         with store.opened:
-            yield store
-
-
-def localise(block: RowBlock, shard: Shard) -> RowBlock:
-    """Return a block of one shard's rows, numbered as they are in it."""
-    start = shard.rows.start
-    failed = [failure._replace(row=failure.row - start) for failure in block.failed]
-    return block._replace(rows=block.rows - start, failed=failed)
+            try:
+                yield store
+            except KeyboardInterrupt:
+                if write:
+                    store.commit()
+                raise
+            if write:
+                store.commit()
 
 
 def read_features(
     path: Path, layers: Sequence[str], ranges: Iterable[slice]
 ) -> Iterator[list[np.ndarray]]:
-    """Read ranges of rows and nothing else: to open a whole store of many rows takes seconds.
+    """Read ranges of rows and no column: opening a store of many rows takes seconds.
 
     Args:
         path: A store.
-        layers: Whose features.
-        ranges: Of neighbouring rows.
+        layers: The layers to read.
+        ranges: Slices of neighbouring rows.
 
     Yields:
         For each range (rows, *shape) of each layer, in the stored type.
-
-    Raises:
-        StoreError: A file cannot be read.
     """
     shards = _recall(path, path.stat().st_mtime_ns if path.exists() else 0)
-    if not shards:
-        yield from read_single(path, layers, ranges)
-        return
-    pieces = [(rows, *piece) for rows in ranges for piece in _divide(shards, rows)]
-    held: list[list[np.ndarray]] = []
-    for shard, own in groupby(pieces, key=itemgetter(1)):
-        wanted = list(own)
-        parts = read_single(shard.path, layers, [local for _, _, local in wanted])
-        for (rows, _, local), part in zip(wanted, parts, strict=True):
-            held.append(part)
-            if local.stop + shard.rows.start == rows.stop:
-                yield [np.concatenate(found) for found in zip(*held, strict=True)]
-                held = []
+    starts = [shard.rows.start for shard in shards]
+    current = None
+    with ExitStack() as opened:
+        for rows in ranges:
+            first, stop = bisect_right(starts, rows.start) - 1, bisect_left(starts, rows.stop)
+            parts = []
+            for shard in shards[first:stop]:
+                if shard is not current:
+                    opened.close()
+                    # Without a cache a range is read straight into its array.
+                    file = opened.enter_context(open_file(shard.path, cache=0))
+                    current = shard
+                start = shard.rows.start
+                own = slice(max(rows.start - start, 0), min(rows.stop - start, len(shard.rows)))
+                with wrap_read_errors(shard.path):
+                    datasets = feature_sets(file, tuple(layers))
+                    parts.append([np.asarray(datasets[layer][own]) for layer in layers])
+            yield [_join(values) for values in zip(*parts, strict=True)]
 
 
 @lru_cache(maxsize=1)
 def _recall(path: Path, _changed: int) -> list[Shard]:
-    """Return the shards of an index, which training asks for every few megabytes."""
-    return find_shards(path)
+    """Return the files of a store, which training asks for every few megabytes."""
+    return find_shards(path) or [Shard(path, range(2**62))]
 
 
-def _divide(shards: Sequence[Shard], rows: slice) -> Iterator[tuple[Shard, slice]]:
-    """Yield the shards that a range of rows reaches into, each with the part in it."""
-    first = bisect_right(shards, rows.start, key=lambda shard: shard.rows.start) - 1
-    for shard in islice(shards, first, None):
-        own = shard.rows
-        if own.start >= rows.stop:
-            return
-        start, stop = max(rows.start, own.start), min(rows.stop, own.stop)
-        yield shard, slice(start - own.start, stop - own.start)
+def _join(parts: Sequence[np.ndarray], *empty: np.ndarray) -> np.ndarray:
+    """Return the only part as it is, or all parts one behind the other."""
+    return parts[0] if len(parts) == 1 else np.concatenate([*empty, *parts])

@@ -1,4 +1,4 @@
-"""One HDF5 file of features: filled row by row, continued and read.
+"""One HDF5 file of features: read by row, filled row by row, continued.
 
 Rows are written before the ``status`` that counts them, so that a stop at any moment loses at most
 the last second and never leaves a wrong row.
@@ -7,162 +7,115 @@ the last second and never leaves a wrong row.
 import os
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 
 from extract.core.config import TrunkSpec, ViewSpec
-from extract.core.errors import StoreError
-from extract.core.row_block import DONE, FAILED, PENDING, Failure, RowBlock
+from extract.core.row_block import DONE, FAILED, PENDING, RowBlock
 from extract.images.item import SPLITS
-from extract.store.format import REASON_BYTES, check_layout, to_plain, wrap_write_errors
-from extract.store.validate import (
-    check_attributes,
-    check_columns,
-    check_objects,
-    open_file,
-    wrap_read_errors,
-)
+from extract.store.format import REASON_BYTES, wrap_write_errors
+from extract.store.validate import check_columns, check_layout, open_file, refuse, wrap_read_errors
 
-# Why a power cut harms nothing that counts: all objects lie where they lay when the file was made,
-# and rows, digests, checksums, status and ``complete`` are written over in place. Between two
-# fsyncs a disk may write any sectors, in any order, and lose the rest. So what a row is goes first,
-# behind an fsync its status, behind another ``complete``, which goes first where it ends. A cut
-# costs rows that do not count; of the status each byte is the old or the new one, both right. Of
-# HDF5's own data the attributes are written again, with one byte changed, and the superblock's
-# flags for writing, which this format ignores.
+# A power cut harms no row that counts: all objects stay where they were allocated, and rows,
+# digests, checksums, status and ``complete`` are overwritten in place. Between two fsyncs a disk
+# may write any sectors, in any order, and lose the rest. So rows are synced before their status,
+# and the status before ``complete``, which is cleared first when rows become pending again. A cut
+# costs rows that do not count; each byte of the status is the old or the new one, both right. Of
+# HDF5's own data only the attributes, with one byte changed, and the superblock's write flags,
+# which this format ignores, are written again.
 
-# A second of work is what a kill may cost.
+# Seconds of work that a kill may cost.
 COMMIT_SECONDS = 1.0
 
 
-class SingleStore:
-    """An open store of one file: all but the features is in memory, features are read by row.
+class StoreFile:
+    """An open HDF5 file of a store: columns are in memory, features are read by row.
 
-    Attributes:
-        path: Where the file is.
-        attributes: Every attribute, as plain Python values.
-        spec: The trunk that made the features.
-        view_spec: How the augmented views came about.
-        view_rows: (M,) int64, the rows that have such views, increasing.
-        class_names: K names; a label is an index into them.
-        keys: N keys, in row order.
-        labels: (N,) int64, -1 without a label.
-        split: (N,) int8, an index into ``SPLITS``.
-        groups: N names of groups, or None.
-        status: (N,) uint8: 0 not yet, 1 done, 2 failed.
-        shapes: Shape of one row's features, by layer.
+    Attributes are those of ``Store``, for the rows of this file.
     """
 
     def __init__(self, path: Path, file: h5py.File) -> None:
         self.path = path
         self._file = file
-        self.attributes = {name: to_plain(value) for name, value in file.attrs.items()}
-        check_attributes(path, self.attributes)
-        check_objects(path, file, self.attributes)
+        self.attributes = check_layout(path, file)
+        self.dtype = str(self.attributes["dtype"])
         self.spec = TrunkSpec.from_dict(self.attributes)
-        self.class_names = tuple(self.attributes["class_names"])
+        self.view_spec = ViewSpec.from_dict(self.attributes)
         self.keys: list[str] = list(file["keys"].asstr()[:])
+        self.groups = list(file["groups"].asstr()[:]) if "groups" in file else None
         self.labels: np.ndarray = file["labels"][:]
         self.split: np.ndarray = file["split"][:]
-        self.groups: list[str] | None = (
-            list(file["groups"].asstr()[:]) if "groups" in file else None
-        )
         self.status: np.ndarray = file["status"][:]
-        self.view_spec = ViewSpec.from_dict(self.attributes)
-        self._features = _feature_sets(file, self.spec.layer)
+        self.digests: np.ndarray = file["digest"][:]
         views = self.spec.layer if self.view_spec.views else ()
-        self._views = {layer: file[f"views/{layer}"] for layer in views}
-        self.view_rows: np.ndarray = file["views/row"][:] if views else np.empty(0, np.int64)
-        self.shapes = {layer: found.shape[1:] for layer, found in self._features.items()}
-        self._check_columns()
-        self._uncommitted: list[tuple[np.ndarray, int]] = []
-        self._committed_at = time.monotonic()
-        self._said_complete = bool(self.attributes.get("complete"))
-
-    def _check_columns(self) -> None:
-        columns = {
-            "labels": (self.labels, -1, len(self.class_names) - 1),
+        self._has_views = (self.split == 0) & bool(views)
+        self._view_rows = np.flatnonzero(self._has_views)
+        ranges = {
+            "labels": (self.labels, -1, len(self.attributes["class_names"]) - 1),
             "split": (self.split, 0, len(SPLITS) - 1),
             "status": (self.status, PENDING, FAILED),
         }
-        check_columns(self.path, columns, self.keys)
-        viewed = np.flatnonzero((self.split == 0) & (self.view_spec.views > 0))
-        if not np.array_equal(self.view_rows, viewed):
-            raise StoreError(f"{self.path}: views are not those of the training split")
-
-    @property
-    def size(self) -> int:
-        """Bytes of the file."""
-        return self.path.stat().st_size
-
-    def has_views(self, rows: np.ndarray) -> np.ndarray:
-        """Say of each row whether it has augmented views: those of the training split do."""
-        return np.asarray((self.split[rows] == 0) & (self.view_spec.views > 0))
+        check_columns(path, ranges, self.keys)
+        if views and not np.array_equal(file["views/row"][:], self._view_rows):
+            refuse(path, "views", "are not those of the training split")
+        self._features = feature_sets(file, self.spec.layer)
+        self._views = {layer: file[f"views/{layer}"] for layer in views}
+        self.shapes = {layer: dataset.shape[1:] for layer, dataset in self._features.items()}
+        self._uncommitted: list[tuple[np.ndarray, int]] = []
+        self._committed_at = time.monotonic()
+        self._said_complete = bool(self.attributes.get("complete"))
 
     @property
     def complete(self) -> bool:
         """Whether every row was tried."""
         return bool((self.status != PENDING).all())
 
-    @property
-    def dtype(self) -> str:
-        """Type of the stored features."""
-        return str(self.attributes["dtype"])
-
-    def read(self, layer: str, rows: np.ndarray | slice) -> np.ndarray:
-        """Read features.
-
-        Args:
-            layer: One of ``shapes``.
-            rows: Increasing row numbers, or a slice.
-
-        Returns:
-            (len(rows), *shape) in the stored type.
-        """
-        found = self._features[layer]
+    def read(self, layer: str, rows: np.ndarray) -> np.ndarray:
+        """Return (len(rows), *shape) features of increasing rows."""
         with wrap_read_errors(self.path):
-            return np.asarray(found[rows]) if isinstance(rows, slice) else _read(found, rows)
+            return _read(self._features[layer], rows)
 
     def read_views(self, layer: str, rows: np.ndarray) -> np.ndarray:
-        """Read augmented views.
+        """Return (len(rows), V, *shape) augmented views of increasing rows that have them."""
+        with wrap_read_errors(self.path):
+            return _read(self._views[layer], np.searchsorted(self._view_rows, rows))
 
-        Args:
-            layer: One of ``shapes``.
-            rows: Increasing row numbers, all in ``view_rows``.
+    def read_reasons(self, rows: np.ndarray) -> list[str]:
+        """Return why each row failed."""
+        with wrap_read_errors(self.path):
+            return [text.decode("utf-8", "replace") for text in self._file["reason"][:][rows]]
 
-        Returns:
-            (len(rows), V, *shape) in the stored type.
+    def find_changed(self, rows: np.ndarray) -> np.ndarray:
+        """Return whether the features of increasing rows differ from what was written.
+
+        Files that are older than checksums differ nowhere.
         """
+        if "checksum" not in self._file:
+            return np.zeros(len(rows), bool)
+        viewed = rows[self._has_views[rows]]
+        features = {layer: self.read(layer, rows) for layer in self.shapes}
+        views = {layer: self.read_views(layer, viewed) for layer in self._views}
         with wrap_read_errors(self.path):
-            return _read(self._views[layer], np.searchsorted(self.view_rows, rows))
+            written = self._file["checksum"][:][rows]
+        return np.asarray(self._checksums(rows, features, views) != written)
 
-    def view_counts(self) -> dict[str, tuple[int, int]]:
-        """Return how many rows, and views of each, every layer's dataset of views has."""
-        return {layer: found.shape[:2] for layer, found in self._views.items()}
-
-    def failures(self) -> list[Failure]:
-        """Return the rows that could not be read, with the reasons."""
-        rows = np.flatnonzero(self.status == FAILED)
-        if not len(rows):
-            return []
-        with wrap_read_errors(self.path):
-            reasons = self._file["reason"][:]
-        digests = self.digests()
-        return [
-            Failure(int(row), reasons[row].decode("utf-8", "replace"), digests[row].tobytes())
-            for row in rows
-        ]
-
-    def digests(self) -> np.ndarray:
-        """Return the (N, 16) uint8 BLAKE2b-128 digests of the image files."""
-        with wrap_read_errors(self.path):
-            return np.asarray(self._file["digest"][:])
+    def _checksums(
+        self, rows: np.ndarray, features: Mapping[str, np.ndarray], views: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
+        """Return (b,) uint32 CRC-32 of each row's stored bytes, layer by layer, views last."""
+        sums = [0] * len(rows)
+        viewed = np.flatnonzero(self._has_views[rows])
+        for places, values in ((np.arange(len(rows)), features), (viewed, views)):
+            for layer in self.shapes if len(places) else ():
+                stored = np.ascontiguousarray(values[layer], self.dtype)
+                for place, row in zip(places.tolist(), stored, strict=True):
+                    sums[place] = zlib.crc32(row, sums[place])
+        return np.array(sums, np.uint32)
 
     def write(self, block: RowBlock) -> None:
         """Write finished rows; they count from the next commit on, at most a second later.
@@ -172,80 +125,38 @@ class SingleStore:
         """
         order = np.argsort(block.rows)
         rows = block.rows[order]
+        viewed = rows[self._has_views[rows]]
+        view_order = np.argsort(block.rows[self._has_views[block.rows]])
+        features = {layer: values[order] for layer, values in block.features.items()}
+        views = {layer: block.views[layer][view_order] for layer in self._views if len(viewed)}
+        self.digests[rows] = block.digests[order]
         with wrap_write_errors(self.path):
-            for layer, values in block.features.items():
-                _write(self._features[layer], rows, values[order])
-            self._write_views(block)
-            _write(self._file["digest"], rows, block.digests[order])
+            for layer, values in features.items():
+                _write(self._features[layer], rows, values)
+            for layer, values in views.items():
+                _write(self._views[layer], np.searchsorted(self._view_rows, viewed), values)
+            _write(self._file["digest"], rows, self.digests[rows])
             if "checksum" in self._file:
-                sums = self._checksums(block.rows, block.features, block.views)
-                _write(self._file["checksum"], rows, sums[order])
-            for failure in block.failed:
-                self._write_failure(failure)
-        self._uncommitted.append((block.rows, DONE))
+                _write(self._file["checksum"], rows, self._checksums(rows, features, views))
+            for row, reason, digest in block.failed:
+                self._write_failure(row, reason, digest)
+        self._uncommitted.append((rows, DONE))
         self._uncommitted.append((np.array([f.row for f in block.failed], np.int64), FAILED))
         if time.monotonic() - self._committed_at >= COMMIT_SECONDS:
             self.commit()
 
-    def _checksums(
-        self, rows: np.ndarray, features: Mapping[str, np.ndarray], views: Mapping[str, np.ndarray]
-    ) -> np.ndarray:
-        """Return (b,) uint32 CRC-32 of what is stored of each row, layer by layer, views last."""
-        sums = [0] * len(rows)
-        viewed = np.flatnonzero(self.has_views(rows))
-        for places, parts in ((np.arange(len(rows)), features), (viewed, views)):
-            for layer in self.shapes if len(places) and parts else ():
-                stored = np.ascontiguousarray(parts[layer], self.dtype)
-                for place, values in zip(places.tolist(), stored, strict=True):
-                    sums[place] = zlib.crc32(values, sums[place])
-        return np.array(sums, np.uint32)
-
-    def find_changed(self, rows: np.ndarray) -> np.ndarray:
-        """Return those of some increasing rows whose features are not what was written, int64.
-
-        None in a file that was made before there were checksums.
-        """
-        if "checksum" not in self._file or not len(rows):
-            return np.empty(0, np.int64)
-        viewed = rows[self.has_views(rows)]
-        now = self._checksums(
-            rows,
-            {layer: self.read(layer, rows) for layer in self.shapes},
-            {layer: self.read_views(layer, viewed) for layer in self._views},
-        )
-        with wrap_read_errors(self.path):
-            written = self._file["checksum"][:][rows]
-        return np.asarray(rows[now != written])
-
-    def forget(self, rows: np.ndarray) -> None:
-        """Make rows count as not yet done.
-
-        Raises:
-            StoreError: The disk is full or failing.
-        """
-        self.status[rows] = PENDING
-        self.commit()
-
-    def _write_views(self, block: RowBlock) -> None:
-        viewed = block.rows[self.has_views(block.rows)]
-        order = np.argsort(viewed)
-        places = np.searchsorted(self.view_rows, viewed[order])
-        if len(viewed):
-            for layer, found in self._views.items():
-                _write(found, places, block.views[layer][order])
-
-    def _write_failure(self, failure: Failure) -> None:
-        for found in self._features.values():
-            found[failure.row] = np.nan
-        for place in np.flatnonzero(self.view_rows == failure.row):
-            for found in self._views.values():
-                found[place] = np.nan
-        reason = failure.reason.encode()[:REASON_BYTES].decode("utf-8", "ignore")
-        self._file["reason"][failure.row] = reason.encode()
-        self._file["digest"][failure.row] = np.frombuffer(failure.digest, np.uint8)
+    def _write_failure(self, row: int, reason: str, digest: bytes) -> None:
+        for dataset in self._features.values():
+            dataset[row] = np.nan
+        for dataset in self._views.values() if self._has_views[row] else ():
+            dataset[np.searchsorted(self._view_rows, row)] = np.nan
+        text = reason.encode()[:REASON_BYTES].decode("utf-8", "ignore")
+        self._file["reason"][row] = text.encode()
+        self.digests[row] = np.frombuffer(digest, np.uint8)
+        self._file["digest"][row] = self.digests[row]
 
     def commit(self) -> None:
-        """Make the written rows count: rows reach the disk first, their status after them.
+        """Make the written rows count: sync the rows first, their status after them.
 
         Raises:
             StoreError: The disk is full or failing.
@@ -274,80 +185,45 @@ class SingleStore:
 
 
 @contextmanager
-def open_single(path: str | os.PathLike[str], write: bool = False) -> Iterator[SingleStore]:
-    """Open a store of one file; on leaving, written rows are committed and the file is closed.
+def open_store_file(path: Path, write: bool = False) -> Iterator[StoreFile]:
+    """Open one file of a store; only its ``commit`` makes written rows count."""
+    with open_file(path, write) as file:
+        yield read_store_file(path, file)
 
-    Args:
-        path: The file.
-        write: Open it for writing, which one process at a time can.
 
-    Yields:
-        The store.
+def read_store_file(path: Path, file: h5py.File) -> StoreFile:
+    """Check an open file and read its columns.
 
     Raises:
-        StoreError: There is no such file, it is damaged, of another program, newer, or in use.
+        StoreError: It is damaged, newer, or not a store.
     """
-    path = Path(path)
-    with store_in(path, open_file(path, write), write) as store:
-        yield store
+    with wrap_read_errors(path):
+        return StoreFile(path, file)
 
 
-@contextmanager
-def store_in(path: Path, file: h5py.File, write: bool) -> Iterator[SingleStore]:
-    """Give the store in a file that ``open_file`` has opened, and close the file in the end."""
-    try:
-        with wrap_read_errors(path):
-            check_layout(path, file)
-            store = SingleStore(path, file)
-        try:
-            yield store
-        except KeyboardInterrupt:
-            if write:
-                store.commit()
-            raise
-        if write:
-            store.commit()
-    finally:
-        with wrap_read_errors(path), wrap_write_errors(path):
-            file.close()
+def feature_sets(file: h5py.File, layers: tuple[str, ...]) -> dict[str, h5py.Dataset]:
+    """Return the dataset of each layer."""
+    features = file["features"]
+    if isinstance(features, h5py.Dataset):
+        return {layers[0]: features}
+    return {layer: features[layer] for layer in layers}
 
 
-def read_single(
-    path: Path, layers: Sequence[str], ranges: Iterable[slice]
-) -> Iterator[list[np.ndarray]]:
-    """Read ranges of rows of one file; see ``store.read_features``."""
-    # Without a cache a range is read straight to where it goes, and not its chunks first.
-    file = open_file(path, cache=0)
-    try:
-        with wrap_read_errors(path):
-            found = _feature_sets(file, tuple(layers))
-        for rows in ranges:
-            with wrap_read_errors(path):
-                read = [np.asarray(found[layer][rows]) for layer in layers]
-            yield read
-    finally:
-        file.close()
-
-
-def _feature_sets(file: h5py.File, layers: tuple[str, ...]) -> dict[str, Any]:
-    found = file["features"]
-    if isinstance(found, h5py.Dataset):
-        return {layers[0]: found}
-    return {layer: found[layer] for layer in layers}
-
-
-def _read(found: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
-    """Read increasing rows: in ranges, because HDF5 is slow on long lists of them."""
-    values = np.empty((len(rows), *found.shape[1:]), found.dtype)
-    for part in _runs(rows):
-        values[part] = found[rows[part][0] : rows[part][-1] + 1]
+def _read(dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
+    """Read increasing rows, range by range: HDF5 is slow on long lists of rows."""
+    runs = _runs(rows)
+    if len(runs) == 1:
+        return np.asarray(dataset[rows[0] : rows[-1] + 1])
+    values = np.empty((len(rows), *dataset.shape[1:]), dataset.dtype)
+    for run in runs:
+        values[run] = dataset[rows[run][0] : rows[run][-1] + 1]
     return values
 
 
-def _write(found: h5py.Dataset, rows: np.ndarray, values: np.ndarray) -> None:
+def _write(dataset: h5py.Dataset, rows: np.ndarray, values: np.ndarray) -> None:
     """Write increasing rows."""
-    for part in _runs(rows):
-        found[rows[part][0] : rows[part][-1] + 1] = values[part]
+    for run in _runs(rows):
+        dataset[rows[run][0] : rows[run][-1] + 1] = values[run]
 
 
 def _runs(rows: np.ndarray) -> list[slice]:

@@ -1,101 +1,131 @@
-"""A store brought up to date with a source that has changed: what is the same is copied."""
+"""Bring a store up to date: with a source that has changed, or where shards are lost."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from extract.core.atomic import move_into_place, temporary_path
+from extract.core.atomic import move_into_place, publish, temporary_path
 from extract.core.console import log
+from extract.core.errors import StoreError
 from extract.core.row_block import DONE, RowBlock
 from extract.images.digests import read_digests
-from extract.images.item import Source
-from extract.store.format import CHUNK_BYTES, check_disk_space, wrap_write_errors, write_store
+from extract.images.item import Item
+from extract.store.format import CHUNK_BYTES, OWN_ATTRIBUTES, Layout, wrap_write_errors
 from extract.store.open import Store, open_store
-from extract.store.verify import find_rejected
+from extract.store.shards import Shard, ShardLostError, damaged, find_shards, identify, open_shard
+from extract.store.single_file import open_store_file
+from extract.store.verify import log_rejected
 
 
-def update_store(
-    path: Path, source: Source, shapes: Mapping[str, tuple[int, ...]], attributes: Mapping[str, Any]
-) -> None:
-    """Put a store of ``source`` in the place of the one at ``path``.
+def update_store(path: Path, layout: Layout) -> None:
+    """Replace a store by one of the images as they are now; rows of unchanged images are copied.
 
-    It is built beside and renamed, so that at any moment there is a sound one. The rows of images
-    that are new or have changed are still to do in it, which the usual loop then does.
+    The new one is built under a temporary name and renamed, so that a valid one exists at any
+    moment. Rows of new and changed images are still to do in it.
 
     Args:
         path: A store made with the same settings.
-        source: The images as they are now.
-        shapes: Shape of one row's features, by layer.
-        attributes: See ``create_store``.
+        layout: The new store.
 
     Raises:
         StoreError: A file cannot be read or written, or the disk has no room for both.
     """
-    check_disk_space(path, source.items, shapes, attributes)
-    with wrap_write_errors(path), temporary_path(path) as made:
-        write_store(made, source.items, shapes, attributes)
-        with open_store(path) as old, open_store(made, write=True) as new:
-            rows, places = _unchanged(old, source)
-            for part in _parts(shapes, new):
+    layout.check_disk_space(path)
+    with wrap_write_errors(path), temporary_path(path) as temporary:
+        layout.write(temporary)
+        with open_store(path) as old, open_store(temporary, write=True) as new:
+            rows, places = _find_unchanged(old, layout.items)
+            step = max(1, 8 * CHUNK_BYTES // new.row_bytes)
+            for start in range(0, len(rows), step):
+                part = slice(start, start + step)
                 _copy(old, new, rows[part], places[part])
             dropped = len(set(old.keys).difference(new.keys))
-        move_into_place(made, path)
-    log.info(
-        "%s: %d rows are kept, %d are new or changed, %d dropped",
-        *(path, len(rows), len(source.items) - len(rows), dropped),
-    )
+        move_into_place(temporary, path)
+    added = len(layout.items) - len(rows)
+    log.info("%s: %d rows kept, %d new or changed, %d dropped", path, len(rows), added, dropped)
 
 
-def _unchanged(old: Store, source: Source) -> tuple[np.ndarray, np.ndarray]:
-    """Return the old rows of images that are the same, and their new ones; both increase."""
-    row_of = {old.keys[row]: row for row in _sound(old).tolist()}
-    viewed, digests = set(old.view_rows.tolist()), old.digests()
+def _find_unchanged(old: Store, items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the old rows of unchanged images, and their new ones; both increase."""
+    # A copy of a damaged row would get a checksum that fits.
+    valid = np.setdiff1d(np.flatnonzero(old.status == DONE), log_rejected(old))
+    row_of = {old.keys[row]: row for row in valid.tolist()}
+    viewed = set(old.view_rows.tolist())
     pairs = [
         (row_of[item.key], place)
-        for place, item in enumerate(source.items)
+        for place, item in enumerate(items)
         if item.key in row_of
-        # An image that trains from now on needs views, which it has not.
+        # An image that is new in the training split has no views yet.
         and (not old.view_spec.views or item.split != 0 or row_of[item.key] in viewed)
     ]
-    now = read_digests(source.items[place] for _, place in pairs)
-    same = [
-        pair
-        for pair, digest in zip(pairs, now, strict=True)
-        if digest == digests[pair[0]].tobytes()
-    ]
-    rows, places = np.array(same, np.int64).reshape(-1, 2).T
-    return rows, places
+    rows, places = np.array(pairs, np.int64).reshape(-1, 2).T
+    same = find_same(old, rows, [items[place] for place in places])
+    return rows[same], places[same]
 
 
-def _sound(old: Store) -> np.ndarray:
-    """Return the finished rows that are what was written: a copy would get a checksum that fits."""
-    rows = np.flatnonzero(old.status == DONE)
-    for what, rejected in find_rejected(old):
-        log.warning("%s: %s; computed again", old.path, what)
-        rows = np.setdiff1d(rows, rejected)
-    return rows
-
-
-def _parts(shapes: Mapping[str, tuple[int, ...]], new: Store) -> list[slice]:
-    """Return slices of rows that hold some megabytes each, or one row."""
-    row_values = sum(int(np.prod(shape)) for shape in shapes.values())
-    row_bytes = row_values * np.dtype(new.dtype).itemsize * (1 + new.view_spec.views)
-    step = max(1, 8 * CHUNK_BYTES // row_bytes)
-    return [slice(start, start + step) for start in range(0, len(new.keys), step)]
+def find_same(store: Store, rows: np.ndarray, items: Sequence[Item]) -> np.ndarray:
+    """Return (len(rows),) bool: whether the file of each row's image is unchanged."""
+    stored = map(bytes, store.digests()[rows])
+    return np.array([a == b for a, b in zip(stored, read_digests(items), strict=True)], bool)
 
 
 def _copy(old: Store, new: Store, rows: np.ndarray, places: np.ndarray) -> None:
     """Write old rows into their new places."""
     viewed = rows[np.isin(places, new.view_rows)]
-    layers = new.shapes if len(viewed) else ()
-    block = RowBlock(
-        places,
-        {layer: old.read(layer, rows) for layer in new.shapes},
-        old.digests()[rows],
-        [],
-        {layer: old.read_views(layer, viewed) for layer in layers} if new.view_spec.views else {},
-    )
-    if len(rows):
-        new.write(block)
+    layers = new.shapes if new.view_spec.views else ()
+    features = {layer: old.read(layer, rows) for layer in new.shapes}
+    views = {layer: old.read_views(layer, viewed) for layer in layers}
+    new.write(RowBlock(places, features, old.digests()[rows], [], views))
+
+
+def find_lost(path: Path) -> tuple[dict[Shard, str], Path]:
+    """Return the lost shards of an index with their problems, and a file that can be read.
+
+    That file has the settings of the store: the first shard that is not lost, or the only file.
+
+    Raises:
+        StoreError: A shard cannot be opened, or all shards are lost.
+    """
+    lost, left = {}, []
+    shards = find_shards(path)
+    for shard in shards:
+        try:
+            with open_shard(shard):
+                left.append(shard.path)
+        except ShardLostError as error:
+            lost[shard] = error.problem
+    if lost and not left:
+        raise damaged(path, f"none of its {len(shards)} shards is there")
+    return lost, left[0] if left else path
+
+
+def recreate_lost(path: Path, items: Sequence[Item]) -> None:
+    """Create the missing shards of an index again, with every row still to do.
+
+    Args:
+        path: The index.
+        items: The rows of all shards, in order.
+
+    Raises:
+        StoreError: Another file is in the place of a shard, or the source has changed.
+    """
+    lost, readable = find_lost(path)
+    with open_store_file(readable) as file:
+        attributes = {k: v for k, v in file.attributes.items() if k not in OWN_ATTRIBUTES}
+        layout = Layout((), file.shapes, attributes)
+    for shard, problem in lost.items():
+        rows = shard.rows
+        layout = layout._replace(items=items[rows.start : rows.stop])
+        if shard.path.exists():
+            raise StoreError(f"{problem}; expected nothing in its place; move it away")
+        if identify([item.key for item in layout.items], attributes) != shard.identity:
+            raise StoreError(
+                f"{problem}; expected its images as rows {rows.start} to {rows.stop - 1} of the "
+                "source, which has changed; restore one of the two"
+            )
+        log.warning("%s; created again", problem)
+        shard.path.parent.mkdir(exist_ok=True)
+        with wrap_write_errors(path), temporary_path(shard.path) as temporary:
+            layout.write(temporary)
+            publish(temporary, shard.path)

@@ -1,4 +1,4 @@
-"""Opening a file, and whether it is a store through and through, before anything in it is believed.
+"""Open a file, and check that it is a valid store before any of it is used.
 
 A store may come from a stranger. HDF5 can make one file read others (external links, virtual
 datasets, external storage), and can make a few bytes look like terabytes (chunks that were never
@@ -9,32 +9,43 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import h5py
 import numpy as np
 
-from extract.core.config import DTYPES, PRECISIONS
+from extract.core.config import DTYPES, PRECISIONS, TrunkSpec
 from extract.core.errors import StoreError
 from extract.core.flags import check_choice
 from extract.images.digests import DIGEST_BYTES
-from extract.store.format import CHUNK_BYTES, COLUMN_TYPES, CURES
-
-_TEXTS = (
-    *("trunk", "weights", "pooling", "resize", "interpolation", "preprocess"),
-    *("weights_sha256", "dtype", "precision", "calibration_sha256", "source", "command", "engine"),
+from extract.store.format import (
+    CHUNK_BYTES,
+    COLUMN_TYPES,
+    CURES,
+    FORMAT,
+    FORMAT_VERSION,
+    to_plain,
+    wrap_write_errors,
 )
+
+_TEXTS = [field.name for field in fields(TrunkSpec) if field.type is str]
+_TEXTS += ["weights_sha256", "dtype", "precision", "calibration_sha256"]
+_TEXTS += ["source", "command", "engine"]
+_REQUIRED = ("class_names", "trunk", "layer", "dtype", "precision", "weights_sha256")
+# Absent without groups, and in files that are older than checksums.
+_OPTIONAL = ("groups", "checksum")
 _LISTS = ("class_names", "layer", "versions", "calibration_keys")
-# One chunk is about 1 MB, which HDF5's own cache of that size does not hold.
+# One chunk is about 1 MB, more than HDF5's default cache of 1 MB holds.
 READ_CACHE = 16 * CHUNK_BYTES
-_ELSEWHERE = "is a link to somewhere else"
-_DO = "restore it, or remove it and run extract-features again"
+_EXPECTED = "expected a store of extract-features"
+_REMEDY = "restore it, or remove it and run extract-features again"
 
 
 @contextmanager
 def wrap_read_errors(path: Path) -> Iterator[None]:
-    """Turn whatever HDF5 and h5py raise over a damaged file into a StoreError."""
+    """Turn every error of HDF5 and h5py over a damaged file into a StoreError."""
     try:
         yield
     except StoreError:
@@ -42,180 +53,202 @@ def wrap_read_errors(path: Path) -> Iterator[None]:
     except MemoryError as error:
         raise StoreError(f"{path}: needs more memory than there is") from error
     except Exception as error:  # h5py raises a dozen kinds over hostile metadata
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise StoreError(
-            f"{path}: damaged ({said[:200]}); expected a store of extract-features; {_DO}"
-        ) from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise StoreError(f"{path}: damaged ({reason[:200]}); {_EXPECTED}; {_REMEDY}") from error
 
 
 def is_in_use(path: Path) -> bool:
-    """Say whether another process is writing to the file."""
+    """Return whether another process is writing to the file."""
     try:
         h5py.File(path, "r").close()
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
     return False
 
 
 def check_there(path: Path) -> None:
-    """Raise StoreError unless there is a file of this name."""
+    """Raise StoreError unless the file exists."""
     if path.is_dir():
-        raise StoreError(
-            f"{path}: a folder; expected a file that extract-features makes, such as out.h5"
-        )
+        raise StoreError(f"{path}: a folder; expected a file of extract-features, such as out.h5")
     if not path.is_file():
         raise StoreError(f"{path}: no such file; make it with extract-features SOURCE {path.name}")
 
 
-def open_file(path: Path, write: bool = False, cache: int = READ_CACHE) -> h5py.File:
-    """Open an HDF5 file in which nothing leads to another one.
+@contextmanager
+def open_file(path: Path, write: bool = False, cache: int = READ_CACHE) -> Iterator[h5py.File]:
+    """Open an HDF5 file that reads no other file.
 
     Raises:
-        StoreError: It cannot be opened, or is of a stranger's making.
+        StoreError: It cannot be opened or closed, or is a stranger's trap.
     """
-    # Rows are written straight to the disk: what waits in a cache when a disk is full can neither
-    # be written nor dropped, and HDF5 crashes over it when the process ends.
-    mode, cache = ("r+", 0) if write else ("r", cache)
     check_there(path)
     try:
-        file = h5py.File(path, mode, rdcc_nbytes=cache)
-    except BlockingIOError:
-        raise StoreError(
-            f"{path}: another process has it open; wait for it, or stop it, and run this again"
-        ) from None
-    except PermissionError as error:
-        raise StoreError(f"{path}: {error.strerror}; expected a file that can be opened") from None
+        # Rows are written straight to the disk: HDF5 can neither write nor drop a cache when the
+        # disk is full, and crashes over it when the process ends.
+        file = h5py.File(path, "r+" if write else "r", rdcc_nbytes=0 if write else cache)
     except Exception as error:
-        if number := getattr(error, "errno", None):
-            do = CURES.get(number, "look after the disk")
-            raise StoreError(
-                f"{path}: cannot be opened: {os.strerror(number)}; {do} and run this again"
-            ) from error
-        if not h5py.is_hdf5(path):  # perhaps an image: nothing that we should have removed
-            raise StoreError(
-                f"{path}: not an HDF5 file; expected a store of extract-features; name another file"
-            ) from error
-        what = "truncated" if "truncated file" in str(error) else "not a readable HDF5 file"
-        raise StoreError(
-            f"{path}: {what}; expected a store of extract-features; remove it and run "
-            "extract-features again"
-        ) from error
+        raise StoreError(f"{path}: {_explain(path, error)}") from error
     try:
         with wrap_read_errors(path):
-            check_foreign(path, file)
-    except StoreError:
-        file.close()
-        raise
-    return file
+            _check_foreign(path, file)
+        yield file
+    finally:
+        # A full disk may be found out here only; RuntimeError is how HDF5 says it.
+        with wrap_read_errors(path), wrap_write_errors(path):
+            file.close()
 
 
-def check_foreign(path: Path, file: h5py.File) -> None:
-    """Raise StoreError unless every object lies in this file, whole and as it is.
+def _explain(path: Path, error: Exception) -> str:
+    """Say why a file cannot be opened, and what to do."""
+    number = getattr(error, "errno", None)
+    if isinstance(error, BlockingIOError):
+        return "another process has it open; wait for it, or stop it, and run this again"
+    if isinstance(error, PermissionError):
+        return f"{error.strerror}; expected a file that can be opened"
+    if number:
+        remedy = CURES.get(number, "look after the disk")
+        return f"cannot be opened: {os.strerror(number)}; {remedy} and run this again"
+    if not h5py.is_hdf5(path):  # perhaps an image: do not tell the user to remove it
+        return f"not an HDF5 file; {_EXPECTED}; name another file"
+    reason = "truncated" if "truncated file" in str(error) else "not a readable HDF5 file"
+    return f"{reason}; {_EXPECTED}; remove it and run extract-features again"
 
-    To be called first: an external link is followed by merely asking whether its name is there.
+
+def _check_foreign(path: Path, file: h5py.File) -> None:
+    """Raise StoreError unless every object is stored in this file, byte for byte.
+
+    This check comes first: asking whether a name exists already follows an external link.
     """
     size = path.stat().st_size
     # The walk ends at the first answer; an exception would not pass through it.
-    found = file.visititems_links(
-        lambda name, link: None if isinstance(link, h5py.HardLink) else (name, _ELSEWHERE)
-    ) or file.visititems(lambda name, found: _find_foreign(name, found, size))
-    # Before one is read: HDF5 may crash over a list of nothing in particular.
+    problem = file.visititems_links(_find_link) or file.visititems(
+        lambda name, node: _find_foreign(name, node, size)
+    )
+    # HDF5 may crash when it reads an attribute of another type.
     for name in file.attrs:
-        kind = file.attrs.get_id(name).dtype
-        if kind.kind not in "biufS" and not h5py.check_string_dtype(kind):
-            found = name, "is no text or number"
-    if found:
-        _refuse(path, *found)
+        dtype = file.attrs.get_id(name).dtype
+        if dtype.kind not in "biufS" and not h5py.check_string_dtype(dtype):
+            problem = name, "is neither text nor a number"
+    if problem:
+        refuse(path, *problem)
 
 
-def _find_foreign(name: str, found: Any, size: int) -> tuple[str, str] | None:
-    """Return the name of an object that is not stored in this file byte for byte, and why."""
-    if not isinstance(found, h5py.Dataset):
+def _find_link(name: str, link: Any) -> tuple[str, str] | None:
+    return None if isinstance(link, h5py.HardLink) else (name, "is a link to somewhere else")
+
+
+def _find_foreign(name: str, node: Any, size: int) -> tuple[str, str] | None:
+    """Return the name of a dataset that is not stored in this file byte for byte, and why."""
+    if not isinstance(node, h5py.Dataset):
         return None
-    made = found.id.get_create_plist()
-    if made.get_layout() == h5py.h5d.VIRTUAL or made.get_external_count():
+    creation = node.id.get_create_plist()
+    if creation.get_layout() == h5py.h5d.VIRTUAL or creation.get_external_count():
         return name, "is kept in another file"
-    if made.get_nfilters():
+    if creation.get_nfilters():
         return name, "is compressed or filtered"
-    stored = min(found.id.get_storage_size(), size)
-    if math.prod(found.shape or ()) * found.dtype.itemsize > stored:
-        return name, f"has the shape {found.shape}, and {stored:,} bytes"
+    stored = min(node.id.get_storage_size(), size)
+    if math.prod(node.shape or ()) * node.dtype.itemsize > stored:
+        return name, f"has the shape {node.shape}, and {stored:,} bytes"
     return None
 
 
-def check_attributes(path: Path, attributes: Mapping[str, Any]) -> None:
-    """Raise StoreError unless the attributes have the types, and those of choice the values."""
+def check_version(path: Path, file: h5py.File) -> None:
+    """Raise StoreError for a file of a newer format."""
+    if (version := int(file.attrs.get("format_version", 0))) > FORMAT_VERSION:
+        raise StoreError(
+            f"{path}: format {version}; expected {FORMAT_VERSION} or lower; upgrade headstart"
+        )
+
+
+def check_layout(path: Path, file: h5py.File) -> dict[str, Any]:
+    """Return the attributes; raise StoreError unless the file is a store that can be read."""
+    attributes = {name: to_plain(value) for name, value in file.attrs.items()}
+    if attributes.get("format") != FORMAT:
+        raise StoreError(f"{path}: an HDF5 file of another program; {_EXPECTED}")
+    check_version(path, file)
+    wanted = [name for name in (*COLUMN_TYPES, "features") if name not in _OPTIONAL]
+    if attributes.get("views", 0):
+        wanted += ["views/row", *(f"views/{layer}" for layer in attributes["layer"])]
+    missing = [name for name in wanted if name not in file]
+    missing += [name for name in _REQUIRED if name not in attributes]
+    if missing:
+        raise StoreError(f"{path}: lacks {', '.join(missing)}; {_EXPECTED}; {_REMEDY}")
+    _check_attributes(path, attributes)
+    _check_objects(path, file, attributes)
+    return attributes
+
+
+def _check_attributes(path: Path, attributes: Mapping[str, Any]) -> None:
+    """Raise StoreError unless the attributes have their types, and known values."""
     for name, value in attributes.items():
-        many = value if isinstance(value, list) else [value]
+        entries = value if isinstance(value, list) else [value]
         # h5py gives a name that is not UTF-8 as bytes.
         if not isinstance(name, str):
-            _refuse(path, str(name), "is no name in UTF-8")
-        if not all(isinstance(entry, str | int | float) for entry in many):
-            _refuse(path, name, "is no text or number")
-        texts = [entry for entry in many if isinstance(entry, str)]
-        "".join(texts).encode()  # what is not UTF-8 raises, and could not be printed
-        if (name in _TEXTS and not isinstance(value, str)) or (
-            name in _LISTS and not (isinstance(value, list) and len(texts) == len(value))
-        ):
-            _refuse(path, name, f"is {value!r:.80}")
+            refuse(path, str(name), "is not a UTF-8 name")
+        if not all(isinstance(entry, str | int | float) for entry in entries):
+            refuse(path, name, "is neither text nor a number")
+        texts = [entry for entry in entries if isinstance(entry, str)]
+        "".join(texts).encode()  # raises for text that is not UTF-8, which could not be printed
+        expected = [value] if name in _TEXTS else value if name in _LISTS else texts
+        if expected != texts:
+            refuse(path, name, f"is {value!r:.80}")
     if [type(side) for side in attributes["image_size"]] != [int, int]:
-        _refuse(path, "image_size", f"is {attributes['image_size']}")
+        refuse(path, "image_size", f"is {attributes['image_size']}")
     for name, known in (("dtype", DTYPES), ("precision", PRECISIONS)):
         check_choice(name, attributes[name], known)
     if len(set(attributes["class_names"])) != len(attributes["class_names"]):
-        _refuse(path, "class_names", "has a name twice")
+        refuse(path, "class_names", "has a name twice")
 
 
-def check_objects(path: Path, file: h5py.File, attributes: Mapping[str, Any]) -> None:
+def _check_objects(path: Path, file: h5py.File, attributes: Mapping[str, Any]) -> None:
     """Raise StoreError unless each object has its type and a shape that fits the others."""
     count, dtype, layers = len(file["keys"]), np.dtype(attributes["dtype"]), attributes["layer"]
-    for name, wanted in COLUMN_TYPES.items():
-        if name in file:  # some need not be
+    for name, column_type in COLUMN_TYPES.items():
+        if name in file:  # some are optional
             tail = (DIGEST_BYTES,) if name == "digest" else ()
-            _check_object(path, file, name, wanted, (count, *tail))
+            _check_object(path, file, name, column_type, (count, *tail))
     if not count:
-        _refuse(path, "keys", "is empty")
+        refuse(path, "keys", "is empty")
     several = isinstance(file["features"], h5py.Group)
     for layer in layers:
         name = f"features/{layer}" if several else "features"
         shape = getattr(file[name], "shape", None) or ()
         if len(shape) < 2 or 0 in shape:
-            _refuse(path, name, f"has the shape {shape}")
+            refuse(path, name, f"has the shape {shape}")
         _check_object(path, file, name, dtype, (count, *shape[1:]))
         if views := attributes.get("views", 0):
             rows = file["views/row"].shape
             _check_object(path, file, "views/row", np.dtype(np.int64), rows[:1])
             _check_object(path, file, f"views/{layer}", dtype, (*rows, views, *shape[1:]))
     if several != (len(layers) > 1):
-        _refuse(path, "features", f"does not fit the layers {', '.join(layers)}")
+        refuse(path, "features", f"does not fit the layers {', '.join(layers)}")
 
 
 def _check_object(
     path: Path, file: h5py.File, name: str, dtype: np.dtype, shape: tuple[int, ...]
 ) -> None:
-    found = file[name]
-    if not isinstance(found, h5py.Dataset):
-        _refuse(path, name, "is no dataset")
-    # For NumPy all texts are objects and an enum is a number: h5py keeps the rest beside.
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset):
+        refuse(path, name, "is not a dataset")
+    # For NumPy all texts are objects and an enum is a number: h5py tells them apart.
     kinds = (np.dtype, h5py.check_string_dtype, h5py.check_enum_dtype)
-    if any(kind(found.dtype) != kind(dtype) for kind in kinds) or found.shape != shape:
-        _refuse(path, name, f"is {found.dtype} {found.shape}, expected {dtype} {shape}")
+    if any(kind(dataset.dtype) != kind(dtype) for kind in kinds) or dataset.shape != shape:
+        refuse(path, name, f"is {dataset.dtype} {dataset.shape}, expected {dtype} {shape}")
 
 
 def check_columns(
     path: Path, columns: Mapping[str, tuple[np.ndarray, int, int]], keys: Sequence[str]
 ) -> None:
-    """Raise StoreError unless the columns lie between two values each and keys are there once."""
+    """Raise StoreError unless each column is within its range and every key is unique."""
     for name, (column, low, high) in columns.items():
         outside = int(((column < low) | (column > high)).sum())
         if outside:
-            _refuse(path, name, f"has {outside} values outside {low} to {high}")
-    twice = len(keys) - len(set(keys))
-    if twice:
-        _refuse(path, "keys", f"has {twice} names twice")
+            refuse(path, name, f"has {outside} values outside {low} to {high}")
+    duplicates = len(keys) - len(set(keys))
+    if duplicates:
+        refuse(path, "keys", f"has {duplicates} names twice")
 
 
-def _refuse(path: Path, name: str, found: str) -> None:
-    raise StoreError(f"{path}: {name} {found}; expected a store of extract-features; {_DO}")
+def refuse(path: Path, name: str, problem: str) -> NoReturn:
+    """Raise the StoreError that names an object and what is wrong with it."""
+    raise StoreError(f"{path}: {name} {problem}; {_EXPECTED}; {_REMEDY}")

@@ -2,72 +2,78 @@
 
 import numpy as np
 
+from extract.core.console import log
 from extract.core.errors import quoted
 from extract.core.row_block import DONE, FAILED, PENDING
 from extract.store.open import Store
 
-# Rows whose features are held at once while a store is verified.
+# Bytes of features that are in memory at once.
 VERIFY_BYTES = 64 * 2**20
 
 
 def verify(store: Store) -> list[str]:
-    """Read a whole store and return what is wrong with it, a line each; empty when it is sound.
+    """Read all of a store and return what is wrong with it, a line each; empty if nothing is.
 
     Every row must have been tried; finished rows must be finite and have the checksum that was
-    written with them, failed ones must be NaN with a reason.
-    That objects have their types and columns their ranges was checked when the store was opened.
+    written with them, failed ones must be NaN with a reason. Types and ranges were checked when the
+    store was opened.
     """
     missing = int((store.status == PENDING).sum())
     to_do = [f"{missing} of {len(store.keys)} rows are still to do"] if missing else []
-    return to_do + [what for what, _ in find_rejected(store)]
+    return to_do + [problem for problem, _ in find_rejected(store)]
 
 
 def find_rejected(store: Store) -> list[tuple[str, np.ndarray]]:
-    """Read a whole store and return what is wrong with which finished or failed rows (int64)."""
-    found = [
+    """Read all of a store and return each problem with its finished or failed rows (int64)."""
+    rejected = [
         (
             f"row {failure.row} ({quoted(store.keys[failure.row])}) failed without a reason",
-            [failure.row],
+            np.array([failure.row]),
         )
         for failure in store.failures()
         if not failure.reason
     ]
-    everything = np.arange(len(store.keys))
     for layer in store.shapes:
-        found += _reject(store, layer, everything)
+        rejected += _reject(store, "features", layer, np.arange(len(store.keys)))
         if store.view_spec.views:
-            found += _reject(store, layer, store.view_rows, views=True)
-    named = [row for _, rows in found for row in rows]
+            rejected += _reject(store, "views", layer, store.view_rows)
+    named = [row for _, rows in rejected for row in rows]
     rows = np.setdiff1d(np.flatnonzero(store.status == DONE), named)
-    row_bytes = sum(_row_bytes(store, layer) for layer in store.shapes)
-    step = max(1, VERIFY_BYTES // (row_bytes * (1 + store.view_spec.views)))
-    parts = [store.find_changed(rows[i : i + step]) for i in range(0, len(rows), step)]
-    changed = [int(row) for part in parts for row in part]
-    if changed:
+    changed = np.concatenate([rows[:0], *map(store.find_changed, _cut(store, rows))])
+    if len(changed):
         keys = ", ".join(quoted(store.keys[row]) for row in changed[:3])
         more = ", ..." if len(changed) > 3 else ""
-        what = f"{len(changed)} finished rows are not what was written ({keys}{more})"
-        found.append((what, changed))
-    return [(what, np.array(rows, np.int64)) for what, rows in found]
+        problem = f"{len(changed)} finished rows are not what was written ({keys}{more})"
+        rejected.append((problem, changed))
+    return rejected
 
 
-def _row_bytes(store: Store, layer: str) -> int:
-    return int(np.prod(store.shapes[layer])) * np.dtype(store.dtype).itemsize
+def log_rejected(store: Store) -> np.ndarray:
+    """Warn of rows that fail verification, and return them, increasing: compute them again."""
+    rejected = find_rejected(store)
+    for problem, _ in rejected:
+        log.warning("%s: %s; computed again", store.path, problem)
+    return np.unique(np.concatenate([np.empty(0, np.int64), *(rows for _, rows in rejected)]))
 
 
-def _reject(
-    store: Store, layer: str, rows: np.ndarray, views: bool = False
-) -> list[tuple[str, list[int]]]:
-    what, read = ("views", store.read_views) if views else ("features", store.read)
-    step = max(
-        1, VERIFY_BYTES // (_row_bytes(store, layer) * (store.view_spec.views if views else 1))
+def _cut(store: Store, rows: np.ndarray) -> list[np.ndarray]:
+    """Cut rows into parts that memory holds."""
+    step = max(1, VERIFY_BYTES // store.row_bytes)
+    return [rows[start : start + step] for start in range(0, len(rows), step)]
+
+
+def _reject(store: Store, kind: str, layer: str, rows: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """Find finished rows that are not finite, and failed rows that are not NaN."""
+    read = store.read if kind == "features" else store.read_views
+    not_finite, not_nan = [rows[:0]], [rows[:0]]
+    for part in _cut(store, rows):
+        values, status = read(layer, part).reshape(len(part), -1), store.status[part]
+        not_finite.append(part[~np.isfinite(values).all(axis=1) & (status == DONE)])
+        not_nan.append(part[~np.isnan(values).all(axis=1) & (status == FAILED)])
+    problems = (
+        ("finished rows are not finite", np.concatenate(not_finite)),
+        ("failed rows are not NaN", np.concatenate(not_nan)),
     )
-    not_finite: list[int] = []
-    not_empty: list[int] = []
-    for start in range(0, len(rows), step):
-        some = rows[start : start + step]
-        values, status = read(layer, some).reshape(len(some), -1), store.status[some]
-        not_finite += some[~np.isfinite(values).all(axis=1) & (status == DONE)].tolist()
-        not_empty += some[~np.isnan(values).all(axis=1) & (status == FAILED)].tolist()
-    kinds = ((not_finite, "finished rows are not finite"), (not_empty, "failed rows are not NaN"))
-    return [(f"{what} of {layer}: {len(bad)} {wrong}", bad) for bad, wrong in kinds if bad]
+    return [
+        (f"{kind} of {layer}: {len(bad)} {problem}", bad) for problem, bad in problems if len(bad)
+    ]
