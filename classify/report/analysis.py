@@ -88,8 +88,7 @@ class Analysis:
     def to_dict(self, keys: list[str]) -> dict[str, Any]:
         """Return every number as JSON values, with keys in place of row numbers."""
         plain = ("classes", "pairs", "roc", "precision_recall", "calibration", "calibration_error")
-        mistakes = [m._asdict() for m in self.mistakes]
-        mistakes = [{k: v for k, v in m.items() if k != "row"} for m in mistakes]
+        mistakes = [{k: v for k, v in m._asdict().items() if k != "row"} for m in self.mistakes]
         return {
             **{name: _to_json(getattr(self, name)) for name in plain},
             "mistakes": {"count": len(self.wrong_rows), "most_confident": mistakes},
@@ -97,13 +96,13 @@ class Analysis:
             "sizes": _to_json(self.sizes),
             "maps": [
                 {
-                    "method": feature_map.method,
-                    "keys": [keys[row] for row in feature_map.rows],
-                    "x": feature_map.points[:, 0].tolist(),
-                    "y": feature_map.points[:, 1].tolist(),
-                    "explained": feature_map.explained,
+                    "method": method,
+                    "keys": [keys[row] for row in rows],
+                    "x": points[:, 0].tolist(),
+                    "y": points[:, 1].tolist(),
+                    "explained": explained,
                 }
-                for feature_map in self.maps
+                for method, rows, points, explained in self.maps
             ],
         }
 
@@ -174,28 +173,28 @@ def _training_sizes(
 ) -> list[TrainingSize]:
     """Evaluate a head trained on parts of the first split's training rows, and on all of them."""
     split = result.splits[0]
-    y = dataset.y[split.validation]
     in_split = np.isin(result.validation_rows, split.validation)
     # On the leaderboard it was trained on all rows already.
     full = [e.evaluation.answers[in_split] for e in result.entries if e.spec == spec]
     parts = subsets(dataset.y[split.train], seed)
     parts += [] if full else [np.arange(len(split.train))]
-    sizes = []
+    answers = []
     with progress(len(parts), "fit", label="fewer images") as bar, muted():
         for part in parts:
+            smaller = replace(split, train=split.train[part])
             try:
-                ((_, evaluation),) = evaluate(
-                    dataset, [spec], [replace(split, train=split.train[part])]
-                )
+                ((_, evaluation),) = evaluate(dataset, [spec], [smaller])
             except HeadError as error:
                 log.debug("not trained on %d images: %s", len(part), error)
                 continue
-            sizes.append((len(part), evaluation.answers))
+            answers.append((len(part), evaluation.answers))
             bar.update(1)
-    sizes += [(len(split.train), answers) for answers in full]
-    right = [(rows, int((answers == y).sum())) for rows, answers in sizes]
-    share = partial(diagnostics.proportion, count=len(y), independent=independent)
-    return [TrainingSize(rows, share(hits)) for rows, hits in right]
+    answers += [(len(split.train), known) for known in full]
+    y = dataset.y[split.validation]
+    return [
+        TrainingSize(rows, diagnostics.proportion(int((given == y).sum()), len(y), independent))
+        for rows, given in answers
+    ]
 
 
 def subsets(y: NDArray[np.int64], seed: int) -> list[NDArray[np.int64]]:

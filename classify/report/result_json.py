@@ -4,12 +4,9 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from classify.data.dataset import Dataset
 from classify.data.splits import group_names
-from classify.search.leaderboard import Entry, Result
+from classify.search.leaderboard import Result
 from classify.search.metrics import confusion_matrix
 from classify.settings.head_spec import KERAS_HEADS
 from classify.settings.sweep import label
@@ -30,6 +27,9 @@ def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]
     """
     first, rows, views = result.splits[0], result.validation_rows, dataset.views
     y, K = dataset.y[rows], len(dataset.class_names)
+    with_keras = any(entry.spec.head in KERAS_HEADS for entry in result.entries)
+    libraries = ["headstart", "numpy", "scikit-learn"]
+    libraries += ["keras", backend_name()] if with_keras else []
     return {
         "store": store,
         "fingerprint": dataset.fingerprint(),
@@ -44,31 +44,22 @@ def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]
             "test": len(first.test),
             "groups": dataset.groups and len(set(group_names(dataset))),
         },
-        "candidates": [_describe_entry(entry, y, K) for entry in result.entries],
+        "candidates": [
+            {
+                "name": label(entry.spec),
+                "settings": entry.spec.to_dict(),
+                "scores": entry.scores,
+                "interval": [entry.low, entry.high],
+                "as_good": entry.as_good,
+                "train_accuracy": entry.evaluation.train_accuracy,
+                "epochs": entry.evaluation.epochs,
+                "confusion": confusion_matrix(y, entry.evaluation.answers, K).tolist(),
+                "history": entry.evaluation.history,
+            }
+            for entry in result.entries
+        ],
         "finetuned": result.finetuned and result.finetuned.to_dict(),
         "best": None,
         "test": result.test and result.test._asdict(),
-        "versions": _versions(result),
+        "versions": {name: version(name) for name in libraries},
     }
-
-
-def _describe_entry(entry: Entry, y: NDArray[np.int64], classes: int) -> dict[str, Any]:
-    evaluation = entry.evaluation
-    return {
-        "name": label(entry.spec),
-        "settings": entry.spec.to_dict(),
-        "scores": entry.scores,
-        "interval": [entry.low, entry.high],
-        "as_good": entry.as_good,
-        "train_accuracy": evaluation.train_accuracy,
-        "epochs": evaluation.epochs,
-        "confusion": confusion_matrix(y, evaluation.answers, classes).tolist(),
-        "history": evaluation.history,
-    }
-
-
-def _versions(result: Result) -> dict[str, str]:
-    names = ["headstart", "numpy", "scikit-learn"]
-    if any(entry.spec.head in KERAS_HEADS for entry in result.entries):
-        names += ["keras", backend_name()]
-    return {name: version(name) for name in names}
