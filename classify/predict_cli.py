@@ -31,14 +31,11 @@ def predict_images_parser() -> argparse.ArgumentParser:
     description = "Label images with a trained head, or with a complete model."
     parser = Parser("predict-images", "[DIR] SOURCE", description, _EXAMPLES)
     parser.add_argument("head", metavar="DIR", nargs="?", help="a folder made by train-head")
-    parser.add_argument(
-        "source", metavar="SOURCE", help="a folder of images, one image, or a table of them"
-    )
+    parser.add_argument("source", metavar="SOURCE", help="a folder of images, an image, or a table")
     add_flags(parser, ExtractConfig, "columns")
     group = parser.add_argument_group("complete model; with DIR only --weights")
     texts = {
-        "trunk": "a complete model of keras.applications, with ImageNet's 1,000 classes; or a "
-        "complete model in a .keras file",
+        "trunk": "a keras.applications model, with ImageNet's 1,000 classes; or a .keras file",
         "weights": "with --trunk: imagenet (default), none, or a file with top; with DIR: the "
         "trunk's weights, if they have moved since training",
         "image_size": "pixels that a FILE sees, if it takes any size",
@@ -65,5 +62,4 @@ def _predict_images(arguments: argparse.Namespace) -> int:
     if arguments.output is None:
         write_predictions(predictions, sys.stdout, arguments.format or PredictConfig.format)
     log.info("%s: %s", arguments.output or "stdout", predictions.summary())
-    too_many = predictions.unreadable > predictions.tolerated
-    return EXIT_TOO_MANY_BAD if too_many else EXIT_OK
+    return EXIT_TOO_MANY_BAD if predictions.unreadable > predictions.tolerated else EXIT_OK

@@ -221,7 +221,7 @@ def load_head(folder: PathLike) -> TrainedHead:
             shape=tuple(described["shape"]),
             **{field: described[field] for field in _RECORDED},
         )
-        fits = head.head.fits(head.shape, len(head.class_names))
+        fits = head.head.fits(head.shape, len(names))
     except Exception as error:  # Keras and skops can raise anything for a damaged file
         if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
             raise  # a limit of the machine, not a damaged head
@@ -231,8 +231,8 @@ def load_head(folder: PathLike) -> TrainedHead:
         ) from error
     if not fits:
         raise HeadError(
-            f"{folder}: the head does not take {head.shape} and score {len(head.class_names)} "
-            f"classes, as {BUNDLE} says; train the head again"
+            f"{folder}: the head does not take {head.shape} and score {len(names)} classes, as "
+            f"{BUNDLE} says; train the head again"
         )
     return head
 

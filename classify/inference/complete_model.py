@@ -61,10 +61,8 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     try:
         with ZipFile(path) as archive:
             layers = json.loads(archive.read("config.json"))["config"]["layers"]
-        (holder,) = [
-            layer["config"] for layer in layers if layer["config"]["name"] == "class_names"
-        ]
-        names = holder["beta_initializer"]["config"]["value"]
+        configs = {layer["config"]["name"]: layer["config"] for layer in layers}
+        names = configs["class_names"]["beta_initializer"]["config"]["value"]
         "".join(names).encode()  # raises where a name is not valid text
     except (KeyError, TypeError, ValueError):  # a model from elsewhere
         return ()

@@ -57,9 +57,9 @@ def open_trunk(made_by: Dataset | TrainedHead, weights: PathLike | None = None) 
 
     if (made_by.precision, made_by.dtype) != ("float32", "float32"):
         log.warning(
-            "export: the model computes in float32; the features were computed in "
-            f"{made_by.precision} and stored as {made_by.dtype}, so its scores differ from the "
-            "head's by that rounding"
+            "export: the model computes in float32; the features were computed in %s and "
+            "stored as %s, so its scores differ from the head's by that rounding",
+            *(made_by.precision, made_by.dtype),
         )
     return reopen(made_by, weights, trunk.build_trunk)
 
@@ -78,8 +78,7 @@ def check_targets(targets: Sequence[str], specs: Sequence[HeadSpec]) -> None:
     heads = dict.fromkeys(spec.head for spec in specs)
     if not heads.keys() & set(EXPORTABLE):
         raise SettingError(
-            f"export: found {', '.join(heads)}; expected one of {', '.join(EXPORTABLE)} among the "
-            "heads; others cannot be exported"
+            f"export: found {', '.join(heads)}; expected one of {', '.join(EXPORTABLE)}"
         )
     places = [Path(target).absolute() for target in targets]
     for target, place in zip(targets, places, strict=True):
@@ -90,10 +89,7 @@ def check_targets(targets: Sequence[str], specs: Sequence[HeadSpec]) -> None:
         else:
             _check_folder(place)
         if _ending(target) == ".onnx" and not (find_spec("tf2onnx") and find_spec("onnx")):
-            raise HeadError(
-                f'{target}: needs tf2onnx and onnx; pip install "headstart[onnx]", or name a '
-                ".keras file"
-            )
+            raise HeadError(f'{target}: needs tf2onnx and onnx; pip install "headstart[onnx]"')
 
 
 def _check_folder(place: Path) -> None:
@@ -102,8 +98,7 @@ def _check_folder(place: Path) -> None:
     is_model = (place / "saved_model.pb").is_file()
     if place.is_file() or (place.is_dir() and any(place.iterdir()) and not is_model):
         raise HeadError(
-            f"{place}: holds something else than a SavedModel; expected an earlier model, an empty "
-            "folder or nothing; name another"
+            f"{place}: holds something else than a SavedModel; expected one, or none; name another"
         )
 
 

@@ -92,8 +92,7 @@ def _predict_images(
     items = listed.items
     if drawn and len(items) != 1:
         raise SettingError(
-            f"{path}: found {len(items)} images in {source}; expected one for a chart; name one, "
-            "or a file that ends in .csv"
+            f"{path}: found {len(items)} images in {source}; expected one for a chart; name one"
         )
     opened = _open_model(head, model, running)
     timings.start = time.perf_counter() - began
@@ -111,13 +110,11 @@ def _check_model(source: PathLike, head: PathLike | None, model: Mapping[str, An
     """Raise SettingError unless there is a head or a complete model, and not both."""
     if head and (extra := model.keys() - {"weights"}):
         raise SettingError(
-            f"{', '.join(sorted(extra))}: cannot be combined with {head}, which records its trunk; "
-            "leave one of them out"
+            f"{', '.join(sorted(extra))}: cannot be combined with {head}, which records its trunk"
         )
     if not head and "trunk" not in model:
         raise SettingError(
-            f"found SOURCE {source} alone; expected DIR, a folder made by train-head, before it, "
-            "or --trunk NAME for a complete model"
+            f"found SOURCE {source} alone; expected DIR, a folder made by train-head, or --trunk"
         )
     if head and is_head_folder(source) and not is_head_folder(head):
         raise SettingError(

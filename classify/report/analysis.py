@@ -161,9 +161,9 @@ def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
 def _size_head(result: Result, dataset: Dataset) -> HeadSpec | None:
     """Return the head to train on fewer rows: the best one without epochs, which is fast."""
     layer = result.best.spec.layer
-    specs = [entry.spec for entry in result.entries if entry.spec.layer == layer]
-    fast = [spec for spec in specs if spec.head not in KERAS_HEADS]
-    spec = fast[0] if fast else HeadSpec("logistic", layer=layer)
+    specs = (entry.spec for entry in result.entries if entry.spec.layer == layer)
+    fast = (spec for spec in specs if spec.head not in KERAS_HEADS)
+    spec = next(fast, HeadSpec("logistic", layer=layer))
     too_large = isinstance(dataset.X, StoredRows) and needs_memory(spec, dataset.X.shape[1:])
     return None if result.finetuned or too_large else spec
 

@@ -130,6 +130,8 @@ def class_metrics(
     for label, (hits, rows, answered) in enumerate(counts.tolist()):
         truth, score = y == label, scores[:, label]
         both = 0 < rows < len(y)
+        # F1 = 2 J / (1 + J), where J = hits / (true or predicted) is a proportion.
+        jaccard = proportion(hits, rows + answered - hits, independent)
         classes.append(
             ClassMetrics(
                 names[label],
@@ -137,18 +139,12 @@ def class_metrics(
                 answered,
                 precision=proportion(hits, answered, independent),
                 recall=proportion(hits, rows, independent),
-                f1=_f1(hits, rows + answered - hits, independent),
+                f1=Proportion(*(part and 2 * part / (1 + part) for part in jaccard)),
                 roc_area=float(auc(*roc(truth, score))) if both else None,
                 average_precision=float(average_precision_score(truth, score)) if both else None,
             )
         )
     return classes
-
-
-def _f1(hits: int, either: int, independent: float) -> Proportion:
-    """Return F1 = 2 J / (1 + J), where J = hits / (true or predicted) is a proportion."""
-    jaccard = proportion(hits, either, independent)
-    return Proportion(*(None if part is None else 2 * part / (1 + part) for part in jaccard))
 
 
 def roc(truth: NDArray[np.bool_], score: Scores) -> Line:

@@ -129,11 +129,10 @@ def draw_calibration(name: str, bins: Sequence[CalibrationBin]) -> str:
         ends = np.maximum([value - low, high - value], 0)
         upper.errorbar(x, value, ends, fmt="o-", color=HELD, markersize=5, elinewidth=1.2)
         lower.bar(x, [part.rows for part in bins], 0.06, color=HELD, alpha=0.4)
-        lower.set_ylabel("images")
         lower.locator_params(axis="y", nbins=2)
         upper.tick_params(labelbottom=False)
         upper.set(xlim=(-0.01, 1.03), ylim=(0, 1.03))
-        lower.set(xlim=(-0.01, 1.03))
+        lower.set(xlim=(-0.01, 1.03), ylabel="images")
 
     return draw_svg(name, "accuracy against the score of the predicted class", (4.0, 3.6), draw)
 
