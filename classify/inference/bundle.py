@@ -24,9 +24,8 @@ from classify.data.out_of_core import join_layers
 from classify.data.preprocessing import FILE as TRANSFORM
 from classify.heads.registry import FILES as HEAD_FILES
 from classify.heads.registry import FittedHead
-from classify.report.analysis import Analysis
+from classify.report.analysis import Analysis, describe_run
 from classify.report.report import write_report
-from classify.report.result_json import describe_run
 from classify.search import checkpoint
 from classify.search.leaderboard import Result
 from extract.core.atomic import atomic_write, check_writable

@@ -1,7 +1,8 @@
-"""Analysis of the best head, as the report and ``result.json`` show it."""
+"""The numbers of a run and the analysis of its best head, for ``result.json`` and the report."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from classify.settings.head_spec import KERAS_HEADS, HeadSpec
 from classify.settings.sweep import label
 from extract.core.console import log, muted, progress
 from extract.core.errors import HeadError
+from extract.trunks.backend import backend_name
 
 MISTAKES, PAIRS = 100, 12
 _WORST_CLASSES = 3
@@ -112,6 +114,58 @@ def _to_json(value: Any) -> Any:
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return {name: _to_json(part) for name, part in value._asdict().items()}
     return [_to_json(part) for part in value] if isinstance(value, list) else value
+
+
+def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]:
+    """Return every setting and number of a run as JSON values.
+
+    Args:
+        dataset: The rows that were trained on.
+        result: The result of the run.
+        store: The store, as the user named it.
+
+    Returns:
+        The content of ``result.json`` without that of ``bundle.json``. ``best``, the analysis of
+        the best head, is still None.
+    """
+    first, rows, views = result.splits[0], result.validation_rows, dataset.views
+    y, K = dataset.y[rows], len(dataset.class_names)
+    with_keras = any(entry.spec.head in KERAS_HEADS for entry in result.entries)
+    libraries = ["headstart", "numpy", "scikit-learn"]
+    libraries += ["keras", backend_name()] if with_keras else []
+    return {
+        "store": store,
+        "fingerprint": dataset.fingerprint(),
+        "metric": result.metric,
+        # Fine-tuning uses plain images only.
+        "views": asdict(views.spec) if views and not result.finetuned else None,
+        "split": {
+            "origin": first.origin,
+            "folds": len(result.splits) if first.origin == "fold" else None,
+            "train": len(first.train),
+            "validation": len(rows),
+            "test": len(first.test),
+            "groups": dataset.groups and len(set(group_names(dataset))),
+        },
+        "candidates": [
+            {
+                "name": label(entry.spec),
+                "settings": entry.spec.to_dict(),
+                "scores": entry.scores,
+                "interval": [entry.low, entry.high],
+                "as_good": entry.as_good,
+                "train_accuracy": entry.evaluation.train_accuracy,
+                "epochs": entry.evaluation.epochs,
+                "confusion": confusion_matrix(y, entry.evaluation.answers, K).tolist(),
+                "history": entry.evaluation.history,
+            }
+            for entry in result.entries
+        ],
+        "finetuned": result.finetuned and result.finetuned.to_dict(),
+        "best": None,
+        "test": result.test and result.test._asdict(),
+        "versions": {name: version(name) for name in libraries},
+    }
 
 
 def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:

@@ -18,7 +18,6 @@ import numpy as np
 from classify.data.dataset import Dataset
 from classify.report import figures
 from classify.report.analysis import Analysis, Mistake
-from classify.report.svg import SERIES
 from classify.search.leaderboard import Entry, Result
 from classify.settings.config import METRICS
 from classify.settings.sweep import label
@@ -29,8 +28,8 @@ from extract.images.item import Read
 from extract.sources.listing import open_reader
 
 _PAGE = Path(__file__).with_name("page")
-# More leaderboard entries, curves and thumbnails would make the page harder to read.
-_MOST_ENTRIES, _MOST_CURVES, _MOST_IMAGES = 200, 8, 24
+# More curves and thumbnails would make the page harder to read.
+_MOST_CURVES, _MOST_IMAGES = 8, 24
 _IMAGE_SIZE = (144, 144)
 # More classes than fit have no style of their own on the map, except those with most mistakes.
 _MOST_STYLES, _FEW_STYLES = 20, 10
@@ -73,11 +72,9 @@ def write_report(
         analysis=analysis,
         metrics=[result.metric, *(name for name in METRICS if name != result.metric)],
         lead=_lead(result),
-        most_entries=_MOST_ENTRIES,
         learning=_learning(result),
         figures=figures,
         styles=_map_styles(dataset, analysis),
-        colours=len(SERIES),
         mistakes=_thumbnails(dataset, analysis.mistakes[:_MOST_IMAGES]),
     )
     path.write_text(text.lstrip(), encoding="utf-8", newline="\n")
