@@ -216,9 +216,8 @@ def load_head(folder: PathLike) -> TrainedHead:
             FittedHead.load(folder, name),
             names,
             trunk=TrunkSpec.from_dict(described["trunk"]),
-            layer=described["layer"],
             shape=tuple(described["shape"]),
-            **{field: described[field] for field in _RECORDED},
+            **{field: described[field] for field in ("layer", *_RECORDED)},
         )
         fits = head.head.fits(head.shape, len(names))
     except Exception as error:  # Keras and skops can raise anything for a damaged file

@@ -84,10 +84,8 @@ def check_targets(targets: Sequence[str], specs: Sequence[HeadSpec]) -> None:
     for target, place in zip(targets, places, strict=True):
         if places.count(place) > 1:
             raise SettingError(f"export: found {target} twice; expected each place once")
-        if _ending(target):
-            check_file(place)
-        else:
-            _check_folder(place)
+        check = check_file if _ending(target) else _check_folder
+        check(place)
         if _ending(target) == ".onnx" and not (find_spec("tf2onnx") and find_spec("onnx")):
             raise HeadError(f'{target}: needs tf2onnx and onnx; pip install "headstart[onnx]"')
 
