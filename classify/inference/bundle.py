@@ -157,12 +157,7 @@ def save_head(folder: Path, dataset: Dataset, result: Result, store: str) -> Non
 
 
 def save_report(
-    folder: Path,
-    dataset: Dataset,
-    result: Result,
-    analysis: Analysis,
-    store: str,
-    timing: Mapping[str, float],
+    folder: Path, dataset: Dataset, result: Result, analysis: Analysis, timing: Mapping[str, float]
 ) -> None:
     """Add the report and all of its numbers to a saved head with an atomic write.
 
@@ -171,7 +166,6 @@ def save_report(
         dataset: The rows that were trained on.
         result: The result of the run.
         analysis: The analysis of the best head.
-        store: The store, as the user named it.
         timing: Step -> seconds.
 
     Raises:
@@ -183,7 +177,7 @@ def save_report(
         described = json.loads((folder / RESULT).read_bytes())
         _write_json(temporary / RESULT, described | {"best": analysis.to_dict(dataset.keys)})
         _write_json(temporary / TIMING, {name: round(spent, 3) for name, spent in timing.items()})
-        write_report(temporary / REPORT, dataset, result, analysis, store)
+        write_report(temporary / REPORT, dataset, result, analysis, described["store"])
 
 
 def _link(file: str, copy: str) -> None:
