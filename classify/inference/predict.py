@@ -2,17 +2,17 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
-from numpy.typing import NDArray
 
-from classify.inference.bundle import PathLike, check_file, is_head_folder, load_head
+from classify.inference.bundle import PathLike, TrainedHead, check_file, is_head_folder, load_head
+from classify.inference.complete_model import CompleteModel, open_classifier
 from classify.inference.predictions import Prediction, Predictions, is_chart
+from classify.inference.trunk import open_engine
 from classify.settings.config import CHART_TOP, PredictConfig
 from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.console import log, progress, quiet_mode
@@ -23,8 +23,7 @@ from extract.pipeline.stream import Timings, stream_features
 from extract.public import public
 from extract.sources.listing import list_source
 
-Score = Callable[[Mapping[str, np.ndarray]], NDArray[np.floating]]
-_MODEL = ("trunk", "weights", "image_size", "preprocess")
+_TRUNK = ("trunk", "weights", "image_size", "preprocess")
 _OUTPUT = ("top", "format")
 
 
@@ -77,9 +76,9 @@ def predict_images(
 def _predict_images(
     source: PathLike, head: PathLike | None, path: Path | None, given: Mapping[str, Any]
 ) -> Predictions:
-    model, written = ({k: given[k] for k in names if k in given} for names in (_MODEL, _OUTPUT))
+    trunk, written = ({k: given[k] for k in names if k in given} for names in (_TRUNK, _OUTPUT))
     running, drawn = ExtractConfig.from_dict(given), is_chart(path)
-    _check_model(source, head, model)
+    _check_model(source, head, trunk)
     if drawn and "format" in written:
         raise SettingError(f"format: has no effect on {path}, which is a chart; leave it out")
     config = PredictConfig(**({"top": CHART_TOP} if drawn else {}) | written)
@@ -94,9 +93,15 @@ def _predict_images(
         raise SettingError(
             f"{path}: found {len(items)} images in {source}; expected one for a chart; name one"
         )
-    opened = _open_model(head, model, running)
+    model: TrainedHead | CompleteModel
+    if head:
+        model = load_head(head)
+        engine = open_engine(model, trunk.get("weights"), running.batch_size)
+    else:
+        model = open_classifier(running, **trunk)
+        engine = model.engine
     timings.start = time.perf_counter() - began
-    labelled = label_images(items, *opened, config.top, running.workers, timings)
+    labelled = label_images(items, engine, model, config.top, running.workers, timings)
     predictions = Predictions(labelled, running.tolerated(len(items)), timings)
     if path:
         predictions.save(path, config.format)
@@ -106,13 +111,13 @@ def _predict_images(
     return predictions
 
 
-def _check_model(source: PathLike, head: PathLike | None, model: Mapping[str, Any]) -> None:
+def _check_model(source: PathLike, head: PathLike | None, trunk: Mapping[str, Any]) -> None:
     """Raise SettingError unless there is a head or a complete model, and not both."""
-    if head and (extra := model.keys() - {"weights"}):
+    if head and (extra := trunk.keys() - {"weights"}):
         raise SettingError(
             f"{', '.join(sorted(extra))}: cannot be combined with {head}, which records its trunk"
         )
-    if not head and "trunk" not in model:
+    if not head and "trunk" not in trunk:
         raise SettingError(
             f"found SOURCE {source} alone; expected DIR, a folder made by train-head, or --trunk"
         )
@@ -122,27 +127,10 @@ def _check_model(source: PathLike, head: PathLike | None, model: Mapping[str, An
         )
 
 
-def _open_model(
-    head: PathLike | None, model: Mapping[str, Any], running: ExtractConfig
-) -> tuple[Engine, Score, Sequence[str]]:
-    """Open a trained head with its trunk, or a complete model."""
-    if head:
-        from classify.inference.trunk import open_engine
-
-        trained = load_head(head)
-        engine = open_engine(trained, model.get("weights"), running.batch_size)
-        return engine, trained.score, trained.class_names
-    from classify.inference import complete_model
-
-    engine, class_names = complete_model.open_classifier(running, **model)
-    return engine, partial(complete_model.to_scores, engine), class_names
-
-
 def label_images(
     items: Sequence[Item],
     engine: Engine,
-    score: Score,
-    class_names: Sequence[str],
+    model: TrainedHead | CompleteModel,
     top: int = 1,
     workers: int = ExtractConfig.workers,
     timings: Timings | None = None,
@@ -152,8 +140,7 @@ def label_images(
     Args:
         items: The images.
         engine: The engine that runs on them.
-        score: Function from (b, *shape) features by layer to (b, K) scores.
-        class_names: K names, in the order of the scores.
+        model: The head or the complete model that scores the features.
         top: Labels per image; more than K gives all of them.
         workers: Threads that read and decode.
         timings: The seconds of each step are added here.
@@ -168,11 +155,11 @@ def label_images(
     labels: list[tuple[int, Prediction]] = []
     with progress(len(items), "images") as bar:
         for block in stream_features(items, np.arange(len(items)), engine, workers, timings):
-            scores = score(block.features) if len(block.rows) else ()
+            scores = model.score(block.features) if len(block.rows) else ()
             for row, values in zip(block.rows.tolist(), scores, strict=True):
                 # A stable sort keeps classes with equal scores in their order.
                 for i in np.argsort(-values, kind="stable")[:top]:
-                    found = Prediction(items[row].key, class_names[i], float(values[i]))
+                    found = Prediction(items[row].key, model.class_names[i], float(values[i]))
                     labels.append((row, found))
             for row, reason, _ in block.failed:
                 labels.append((row, Prediction(items[row].key, None, None, reason)))

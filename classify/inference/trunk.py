@@ -8,6 +8,7 @@ from classify.data.dataset import Dataset
 from classify.inference.bundle import PathLike, TrainedHead
 from extract.core.config import TrunkSpec
 from extract.core.errors import HeadError
+from extract.engines import select
 from extract.engines.base import Engine
 
 _Opened = TypeVar("_Opened", bound=Any)
@@ -28,8 +29,6 @@ def open_engine(
         HeadError: The weights are missing, or are not those that the head was trained on.
         TrunkError: The trunk cannot be built.
     """
-    from extract.engines import select
-
     settings = head.dtype, batch_size, "auto", head.precision, head.calibration_sha256
     return reopen(head, weights, lambda spec: select.open_engine(spec, *settings))
 
