@@ -170,3 +170,13 @@ def test_two_writers_of_a_cache_entry_do_not_collide(tmp_path: Path) -> None:
         write(mine, True, "same")
         write(other, True, "same")
     assert tree(tmp_path) == {"entry/part": "same"}
+
+
+def test_a_cache_removes_only_what_writers_of_a_cache_have_left(tmp_path: Path) -> None:
+    leftover, others = tmp_path / f".{'0f' * 16}.new", tmp_path / ".ssh"
+    for folder in (leftover, others):
+        write(folder, True, "old")
+        os.utime(folder, (0, 0))
+    with cache_write(tmp_path / "entry") as temporary:
+        write(temporary, False, "new")
+    assert tree(tmp_path) == {"entry": "new", ".ssh/part": "old"}

@@ -184,7 +184,7 @@ def images_of_three(spread: float = 0.1) -> tuple[np.ndarray, np.ndarray, np.nda
     return all_views(plain, y, Views(near.astype("f4"), owners))
 
 
-def test_ridge_leaves_a_image_out_with_its_views() -> None:
+def test_ridge_leaves_an_image_out_with_its_views() -> None:
     X, y, shows = images_of_three()
     spec = HeadSpec("ridge", alpha=3.0)
     _, alone = next(RowSpace(X).ridge_path(y, [spec], shows))

@@ -166,7 +166,7 @@ def test_batches_are_halved_when_memory_runs_out(
         np.testing.assert_allclose(found[layer], values, atol=1e-5)
 
 
-def test_a_image_that_fits_no_memory_is_an_error(
+def test_an_image_that_fits_no_memory_is_an_error(
     trunk: Trunk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = KerasEngine(trunk, "float32", 2)

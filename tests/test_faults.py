@@ -105,7 +105,7 @@ def test_a_full_disk_and_a_read_only_one_lose_nothing(images: Path, tmp_path: Pa
     assert child.stderr.count("Read-only file system") >= 2
 
 
-def test_a_image_that_goes_after_it_was_listed_is_a_failed_row(
+def test_an_image_that_goes_after_it_was_listed_is_a_failed_row(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone, other = images / "train/cat/0.png", images / "train/dog/0.png"
@@ -214,7 +214,7 @@ def test_a_source_where_everything_hangs_ends_the_run(hanging: Callable[..., Any
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a named pipe")
-def test_stopped_while_a_image_hangs_the_command_answers(
+def test_stopped_while_an_image_hangs_the_command_answers(
     images: Path, hanging: Callable[..., Any]
 ) -> None:
     first = images / "train/cat/0.png"
@@ -273,7 +273,7 @@ def test_a_fault_in_a_worker_ends_the_run_and_costs_no_finished_row(
     assert sound(out)
 
 
-def test_a_image_larger_than_memory_is_a_failed_row(
+def test_an_image_larger_than_memory_is_a_failed_row(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read(item: Any) -> bytes:

@@ -72,7 +72,7 @@ def test_train_head_names_leaks_of_its_own_hold_out(
     assert "give --groups digest, or remove one of each" in caplog.text
 
 
-def test_splits_of_the_file_that_share_a_image_are_for_their_maker_to_mend(
+def test_splits_of_the_file_that_share_an_image_are_for_their_maker_to_mend(
     make_store: MakeStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, _ = copied_store(make_store, [0, 1, 2, 0] * 10)

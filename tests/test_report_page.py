@@ -258,7 +258,7 @@ def test_images_of_an_archive_are_shown_until_it_is_gone(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("change", ["gone", "changed", "damaged", "elsewhere"])
-def test_a_image_that_is_not_the_one_is_not_shown(
+def test_an_image_that_is_not_the_one_is_not_shown(
     change: str, browser: Any, tmp_path: Path
 ) -> None:
     made = dataset(("cat", "dog"), tmp_path / "images")

@@ -59,7 +59,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"optimizer": "sgd", "momentum": 1.0}, "momentum: found 1.0"),
     ({"head": "logistic", "C": 0.0}, "C: found 0.0"),
     # Settings that can have no effect.
-    ({"optimizer": "adam", "momentum": 0.9}, "momentum: has no effect with --optimizer adam"),
+    ({"optimizer": "adam", "momentum": 0.9}, "momentum: has no effect with adam"),
     ({"nesterov": True}, "nesterov: has no effect"),
     ({"optimizer": "sgd", "nesterov": True}, "nesterov: has no effect"),
     ({"optimizer": "rmsprop", "momentum": 0.9, "nesterov": True}, "nesterov: has no effect"),
@@ -112,7 +112,7 @@ def test_each_head_once(candidates: tuple[HeadSpec, ...]) -> None:
         ({"seed": -1}, "seed: found -1"),
         ({"assert_accuracy": 95.0}, "expected above 0, at most 1"),
         ({"halving": True}, "halving: has no effect without two Keras heads"),
-        ({"halving": True, "folds": 3}, "halving: found with --folds"),
+        ({"halving": True, "folds": 3}, "--halving and --folds cannot be combined"),
     ],
     ids=str,
 )

@@ -185,7 +185,7 @@ def test_one_image_is_a_source(tmp_path: Path) -> None:
         assert read_item(source.items[0]) == head
 
 
-def test_a_image_is_read_by_its_key_alone(tmp_path: Path) -> None:
+def test_an_image_is_read_by_its_key_alone(tmp_path: Path) -> None:
     plant(tmp_path, ["cats/a.jpg", "b.jpg"])
     (tmp_path / "cats" / "a.jpg").write_bytes(JPEG)
     (tmp_path / "b.jpg").write_bytes(BMP)

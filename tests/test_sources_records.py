@@ -420,7 +420,7 @@ def test_files_without_images_are_refused(tmp_path: Path) -> None:
         list_source(write_stream(tmp_path / "b.arrow", table()), "label=kind")
 
 
-def test_a_record_without_a_image_fails_alone(tmp_path: Path) -> None:
+def test_a_record_without_an_image_fails_alone(tmp_path: Path) -> None:
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     rows = [{"bytes": None, "path": "elsewhere/a.png"}, {"bytes": CONTENTS[0], "path": "b.png"}]
     write_stream(tmp_path / "a.arrow", pa.table({"image": pa.array(rows, kind)}))

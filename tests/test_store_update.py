@@ -99,7 +99,7 @@ def test_a_row_that_is_not_what_was_written_is_not_kept(images: Path, tmp_path: 
     )
 
 
-def test_a_image_that_trains_from_now_on_gets_views(images: Path, tmp_path: Path) -> None:
+def test_an_image_that_trains_from_now_on_gets_views(images: Path, tmp_path: Path) -> None:
     table, out = images / "table.csv", tmp_path / "out.h5"
     keys = ["train/cat/0.png", "train/dog/0.png", "train/cat/1.png", "train/dog/1.png"]
     for splits in (["train", "train", "val", "val"], ["val", "train", "train", "val"]):

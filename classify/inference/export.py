@@ -24,7 +24,7 @@ _ENDINGS = (".keras", ".onnx", "")
 @public()
 def export_head(
     folder: PathLike, target: PathLike, *, weights: PathLike | None = None, quiet: bool = False
-) -> None:
+) -> Path:
     """Export a trained head and its trunk as one model from pixels to scores.
 
     The model takes (B, H, W, 3) uint8 RGB pixels and returns (B, K) float32 scores, 0 to 1.
@@ -35,6 +35,9 @@ def export_head(
             there is replaced.
         weights: The place of the trunk's weights, if they have moved since training.
         quiet: Show warnings only.
+
+    Returns:
+        The path of the model.
 
     Raises:
         SettingError: The head cannot be exported, or the ending of ``target`` is unknown.
@@ -49,6 +52,7 @@ def export_head(
         head = load_head(folder)
         check_targets([os.fspath(target)], [HeadSpec(head.name)])
         export(head, open_trunk(head, weights), os.fspath(target))
+    return Path(target)
 
 
 def open_trunk(made_by: Dataset | TrainedHead, weights: PathLike | None = None) -> Any:

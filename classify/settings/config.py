@@ -87,44 +87,34 @@ class TrainConfig:
     def _check_halving(self) -> None:
         """Raise SettingError where no head could be stopped, or where folds would disagree."""
         if self.folds is not None:
-            raise SettingError(
-                "halving: found with --folds, where a head could be stopped in one fold and not in "
-                "another; expected one of the two; leave one out"
-            )
+            raise SettingError("--halving and --folds cannot be combined; choose one")
         groups = [[self.candidates[i] for i in group] for group in groups_of(self.candidates)]
         if not any(len(group) > 1 and any((s.epochs or 0) > 1 for s in group) for group in groups):
             raise SettingError(
-                "halving: has no effect without two Keras heads that train as one model, for two "
-                f"epochs or more; those share {', '.join(STACKED)}"
+                "halving: has no effect without two Keras heads of two epochs or more that share "
+                f"{', '.join(STACKED)}"
             )
 
     def _check_finetune(self) -> None:
         """Raise SettingError where something does not go together with fine-tuning."""
         if self.folds:
-            raise SettingError(
-                "folds: cannot be used with --finetune, which trains one model on one split; leave "
-                "one of them out"
-            )
+            raise SettingError("--folds and --finetune cannot be combined; choose one")
         layers = ["+".join(spec.layer) or "none" for spec in self.candidates]
         if len(set(layers)) > 1:
+            found = ", ".join(dict.fromkeys(layers))
             raise SettingError(
-                f"layer: found {', '.join(dict.fromkeys(layers))} with --finetune, which trains "
-                "the blocks above one; expected one for all heads; name it with --layer"
+                f"layer: found {found}; --finetune expects one; name it with --layer"
             )
         for spec in self.candidates:
             if spec.head not in KERAS_HEADS:
-                raise SettingError(
-                    f"head: found {spec.head} with --finetune; expected "
-                    f"{' or '.join(KERAS_HEADS)}, which learn in steps, as the blocks do"
-                )
+                expected = " or ".join(KERAS_HEADS)
+                raise SettingError(f"head: found {spec.head} with --finetune; expected {expected}")
             if spec.views:
-                raise SettingError(
-                    "views: has no effect with --finetune, which trains on plain images alone"
-                )
+                raise SettingError("views: has no effect with --finetune, which uses plain images")
             if spec.transform or len(spec.layer) > 1:
+                found = "+".join(spec.transform or spec.layer)
                 raise SettingError(
-                    f"finetune: found {spec.head} behind {'+'.join(spec.transform or spec.layer)}; "
-                    "expected the blocks of one layer and no --transform in front of the head"
+                    f"finetune: found {found}; expected one layer and no --transform"
                 )
 
 

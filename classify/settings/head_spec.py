@@ -197,16 +197,13 @@ class HeadSpec(Settings):
         """Raise SettingError where one setting takes the effect of another one away."""
         if self.views == "random" and self.head not in KERAS_HEADS:
             raise SettingError(
-                f"views: random has no effect with --head {self.head}, which has no epochs; "
-                "expected all or none, or --head dense"
+                f"views: random has no effect with --head {self.head}; use all or none"
             )
         if self.units == ():
             raise SettingError("units: found none; expected one width or more; or --head linear")
         if self.momentum is not None and self.optimizer not in MOMENTUM_OPTIMIZERS:
-            raise SettingError(
-                f"momentum: has no effect with --optimizer {self.optimizer}; "
-                f"expected one of: {', '.join(MOMENTUM_OPTIMIZERS)}"
-            )
+            expected = " or ".join(MOMENTUM_OPTIMIZERS)
+            raise SettingError(f"momentum: has no effect with {self.optimizer}; use {expected}")
         if self.nesterov and not (self.optimizer == "sgd" and self.momentum):
             raise SettingError("nesterov: has no effect without --optimizer sgd and a --momentum")
         if self.gamma is not None and self.kernel != "rbf":
@@ -261,9 +258,8 @@ def _check_steps(steps: tuple[str, ...]) -> None:
         name, _, count = step.partition("=")
         check_choice("transform", name, STEPS)
         if (name == "pca") != bool(count) or (count and not count.isdecimal()) or count == "0":
-            raise SettingError(
-                f"transform: found {step!r}; expected {name}{'=N' * (name == 'pca')}"
-            )
+            expected = f"{name}=N" if name == "pca" else name
+            raise SettingError(f"transform: found {step!r}; expected {expected}")
         if step == former:
             raise SettingError(f"transform: {step} has no effect right after {step}")
 

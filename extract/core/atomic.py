@@ -76,7 +76,7 @@ def cache_write(path: Path) -> Iterator[Path]:
     folder may still be writing to them.
 
     Args:
-        path: The file or folder to write, in a folder that contains nothing else of value.
+        path: The file or folder to write.
 
     Yields:
         The path to write to.
@@ -85,7 +85,7 @@ def cache_write(path: Path) -> Iterator[Path]:
         OSError: The folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(".*"):
+    for leftover in path.parent.glob(f".{'[0-9a-f]' * 32}.{_NEW}"):
         with suppress(OSError):  # another process removed it first
             if time.time() - leftover.stat().st_mtime > _CACHE_SECONDS:
                 remove(leftover)

@@ -108,9 +108,8 @@ class TrunkSpec(Settings):
 
     def _complete_application(self) -> None:
         if self.trunk not in TRUNKS:
-            raise SettingError(
-                f"{unknown_name('trunk', self.trunk, TRUNKS)}; see extract-features --list-trunks"
-            )
+            unknown = unknown_name("trunk", self.trunk, TRUNKS)
+            raise SettingError(f"{unknown}; see extract-features --list-trunks")
         known = TRUNKS[self.trunk]
         # The default cut is a feature map; whether another layer gives one is not known yet.
         pooling = "avg" if self.layer in ((), (known.cut,)) else ""
@@ -125,10 +124,8 @@ class TrunkSpec(Settings):
 
     def _complete_file(self) -> None:
         if self.weights not in ("", IN_MODEL):
-            raise SettingError(
-                f"weights: found {self.weights} with the trunk {self.trunk}, which holds its own; "
-                "leave --weights out"
-            )
+            found = f"found {self.weights} with the trunk {self.trunk}"
+            raise SettingError(f"weights: {found}, which holds its own; drop --weights")
         if self.preprocess == "auto":
             raise SettingError(
                 f"preprocess auto: not known for {self.trunk}; expected none (0..255, for a model "
@@ -276,7 +273,5 @@ class ViewSpec(Settings):
             self._set(**(usual | given))
             check_fields(self)
             if not any((self.rotation, self.shift, self.shear, self.zoom, self.flip)):
-                raise SettingError(
-                    "views: have no effect without rotation, shift, shear, zoom or flip; leave "
-                    "--views out, or give one of them"
-                )
+                effects = "rotation, shift, shear, zoom or flip"
+                raise SettingError(f"views: have no effect without {effects}; give one of them")

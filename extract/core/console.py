@@ -9,6 +9,7 @@ import re
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from html import escape
@@ -112,7 +113,9 @@ def progress(total: int, unit: str, done: int = 0, label: str = "") -> Iterator[
     Yields:
         The bar: ``update(n)`` and ``set_postfix_str(text)``.
     """
-    from tqdm.auto import tqdm
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a notebook without ipywidgets gets a text bar
+        from tqdm.auto import tqdm
 
     quiet = log.level > logging.INFO
     notebook = "ipykernel" in sys.modules
