@@ -2,11 +2,10 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from classify.settings.config import PredictConfig
 from extract.core.config import ExtractConfig, TrunkSpec
-from extract.core.console import add_common_flags, log, run_command
+from extract.core.console import Parser, add_common_flags, log, run_command
 from extract.core.errors import EXIT_OK, EXIT_TOO_MANY_BAD
 from extract.core.flags import add_flags
 
@@ -29,38 +28,24 @@ def main(argv: list[str] | None = None) -> int:
 
 def predict_images_parser() -> argparse.ArgumentParser:
     """Build the parser of ``predict-images``."""
-    parser = argparse.ArgumentParser(
-        prog="predict-images",
-        description="Label images with a trained head, or with a complete model.\n\n" + _EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "head", metavar="DIR", type=Path, nargs="?", help="a folder made by train-head"
-    )
-    parser.add_argument(
-        "source", metavar="SOURCE", help="a folder of images, one image, or a table of them"
-    )
+    description = "Label images with a trained head, or with a complete model."
+    parser = Parser("predict-images", "[DIR] SOURCE", description, _EXAMPLES)
+    parser.add_argument("head", metavar="DIR", nargs="?", help="a folder made by train-head")
+    parser.add_argument("source", metavar="SOURCE", help="a folder of images, an image, or a table")
     add_flags(parser, ExtractConfig, "columns")
-    add_flags(
-        parser.add_argument_group("complete model; with DIR only --weights"),
-        TrunkSpec,
-        "trunk",
-        "weights",
-        "image_size",
-        "preprocess",
-        trunk="a complete model of keras.applications, with ImageNet's 1,000 classes; or a "
-        "complete model in a .keras file",
-        weights="with --trunk: imagenet (default), none, or a file with top; with DIR: the trunk's "
-        "weights, if they have moved since training",
-        image_size="pixels that a FILE sees, if it takes any size",
-    )
+    group = parser.add_argument_group("complete model; with DIR only --weights")
+    texts = {
+        "trunk": "a keras.applications model, with ImageNet's 1,000 classes; or a .keras file",
+        "weights": "with --trunk: imagenet (default), none, or a file with top; with DIR: the "
+        "trunk's weights, if they have moved since training",
+        "image_size": "pixels that a FILE sees, if it takes any size",
+    }
+    add_flags(group, TrunkSpec, "trunk", "weights", "image_size", "preprocess", **texts)
     group = parser.add_argument_group("output")
     add_flags(group, PredictConfig)
     group.add_argument(
-        "-o",
-        "--output",
+        *("-o", "--output"),
         metavar="FILE",
-        type=Path,
         help="the file to write (default: stdout); for one image .png, .svg or .pdf draws a chart",
     )
     add_flags(group, ExtractConfig, "max_bad")
@@ -77,5 +62,4 @@ def _predict_images(arguments: argparse.Namespace) -> int:
     if arguments.output is None:
         write_predictions(predictions, sys.stdout, arguments.format or PredictConfig.format)
     log.info("%s: %s", arguments.output or "stdout", predictions.summary())
-    too_many = predictions.unreadable > predictions.tolerated
-    return EXIT_TOO_MANY_BAD if too_many else EXIT_OK
+    return EXIT_TOO_MANY_BAD if predictions.unreadable > predictions.tolerated else EXIT_OK

@@ -181,9 +181,8 @@ def _train(
     if trunk:
         from classify.inference import export
 
-        if export.can_export(result):
-            export.export_best(folder, trunk, targets)
-    _save_report(folder, dataset, result, config.seed, str(store), timing)
+        export.export_best(folder, trunk, targets)
+    _save_report(folder, dataset, result, config.seed, timing)
     timing["all"] = time.perf_counter() - began
     steps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in timing.items())
     log.info("%s: %s; %s", folder, result.summary(), steps)
@@ -241,13 +240,13 @@ def _fit(
 
 
 def _save_report(
-    folder: Path, dataset: Dataset, result: Result, seed: int, store: str, timing: dict[str, float]
+    folder: Path, dataset: Dataset, result: Result, seed: int, timing: dict[str, float]
 ) -> None:
     """Analyse the head that was saved, and write the report beside it."""
     began = time.perf_counter()
     try:
         log.debug("%s: saved; the analysis for the report follows", folder)
-        save_report(folder, dataset, result, analyse(dataset, result, seed), store, timing)
+        save_report(folder, dataset, result, analyse(dataset, result, seed), timing)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"the head is saved in {folder}, its report is not; the same command goes on"

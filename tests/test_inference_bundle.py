@@ -57,7 +57,7 @@ def save(folder: Path, made: Dataset, result: Result, store: str, timing: dict[s
     if not known:
         known = [analyse(made, result)]
         _ANALYSES.append((result.scores, known[0]))
-    save_report(folder, made, result, known[0], store, timing)
+    save_report(folder, made, result, known[0], timing)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classify.inference.complete_model import imagenet_class_names, open_classifier, to_scores
+from classify.inference.complete_model import imagenet_class_names, open_classifier
 from classify.inference.predict import label_images
 from classify.predict_cli import main as predict_images
 from extract.core.applications import TRUNKS
@@ -163,9 +163,10 @@ def test_every_familys_top_is_a_softmax_of_1000(name: str) -> None:
 
 def test_labels_are_the_best_of_the_complete_model(complete: Any, images: Path) -> None:
     config = ExtractConfig(batch_size=3)
-    engine, names = open_classifier(config, **QUICK)
+    model = open_classifier(config, **QUICK)
+    names = model.class_names
     items = list_source(images).items
-    found = label_images(items, engine, lambda x: to_scores(engine, x), names, 5, config)
+    found = label_images(items, model.engine, model, 5)
     assert [p.key for p in found] == [item.key for item in items for _ in range(5)]
     keras = load_keras()
     pixels = np.stack(

@@ -261,7 +261,7 @@ def _saved_model(place: Path) -> None:
         ("model.h5", None, "found the ending '.h5'"),
         ("model.v2", None, "or / at its end"),
         ("none/model.keras", None, "no folder"),
-        ("model.keras", _folder, "found no regular file"),
+        ("model.keras", _folder, "not a regular file"),
         ("model", _file, "holds something else than a SavedModel"),
         ("model/", _foreign, "holds something else than a SavedModel"),
         ("model.keras", None, ""),

@@ -66,7 +66,7 @@ def opened(made: Made) -> tuple[TrainedHead, Engine]:
 def predict(
     bundle: TrainedHead, items: Sequence[Item], engine: Engine, top: int = 1
 ) -> list[Prediction]:
-    return label_images(items, engine, bundle.score, bundle.class_names, top)
+    return label_images(items, engine, bundle, top)
 
 
 def test_scores_equal_the_head_on_the_stored_features(

@@ -24,20 +24,21 @@ from classify.data.out_of_core import join_layers
 from classify.data.preprocessing import FILE as TRANSFORM
 from classify.heads.registry import FILES as HEAD_FILES
 from classify.heads.registry import FittedHead
-from classify.report.analysis import Analysis
+from classify.report.analysis import Analysis, describe_run
 from classify.report.report import write_report
-from classify.report.result_json import describe_run
 from classify.search import checkpoint
 from classify.search.leaderboard import Result
 from extract.core.atomic import atomic_write, check_writable
 from extract.core.config import TrunkSpec
-from extract.core.errors import HeadError, SettingError, quoted
+from extract.core.errors import HeadError, quoted
+from extract.images.item import reason_of
 
 FORMAT = "headstart head"
 FORMAT_VERSION = 1
 BUNDLE, RESULT, TIMING = "bundle.json", "result.json", "timing.json"
 TABLE, REPORT = "result.csv", "report.html"
 FILES = {BUNDLE, RESULT, TIMING, TABLE, REPORT, TRANSFORM, checkpoint.FILE, *HEAD_FILES}
+_EXPECTED = "expected a folder that train-head wrote; train the head again"
 PathLike = str | os.PathLike[str]
 # Fields of a dataset that are recorded for its heads as they are.
 _RECORDED = ("weights_sha256", "dtype", "precision", "calibration_sha256")
@@ -101,8 +102,7 @@ class TrainedHead:
             raise
         except Exception as error:  # a damaged scikit-learn head can raise anything
             raise HeadError(
-                f"the head cannot score: {type(error).__name__}: {str(error)[:200]}; expected "
-                "what train-head wrote; train the head again"
+                f"the head cannot score: {type(error).__name__}: {reason_of(error)}; {_EXPECTED}"
             ) from error
 
 
@@ -111,14 +111,19 @@ def is_head_folder(folder: str | os.PathLike[str]) -> bool:
     return os.path.isfile(Path(folder) / BUNDLE)  # False also for a name that no file can have
 
 
+def check_file(path: Path) -> None:
+    """Raise HeadError unless a file can be written there and would replace no other thing."""
+    if path.exists() and not path.is_file():
+        raise HeadError(f"{path}: not a regular file; expected one or none; name another")
+    check_writable(path, HeadError)
+
+
 def check_target(folder: Path) -> None:
     """Raise HeadError unless a head can be written there and would replace nothing but a head."""
     check_writable(folder, HeadError)
-    if not folder.exists():
-        return
-    if not folder.is_dir():
+    if folder.exists() and not folder.is_dir():
         raise HeadError(f"{folder}: found a file; expected a folder or nothing; name another")
-    names = {entry.name for entry in folder.iterdir()}
+    names = {entry.name for entry in folder.glob("*")}
     if names and names != {checkpoint.FILE} and (BUNDLE not in names or names - FILES):
         raise HeadError(
             f"{folder}: found {', '.join(sorted(names - FILES)[:3]) or 'an unfinished head'}; "
@@ -152,12 +157,7 @@ def save_head(folder: Path, dataset: Dataset, result: Result, store: str) -> Non
 
 
 def save_report(
-    folder: Path,
-    dataset: Dataset,
-    result: Result,
-    analysis: Analysis,
-    store: str,
-    timing: Mapping[str, float],
+    folder: Path, dataset: Dataset, result: Result, analysis: Analysis, timing: Mapping[str, float]
 ) -> None:
     """Add the report and all of its numbers to a saved head with an atomic write.
 
@@ -166,7 +166,6 @@ def save_report(
         dataset: The rows that were trained on.
         result: The result of the run.
         analysis: The analysis of the best head.
-        store: The store, as the user named it.
         timing: Step -> seconds.
 
     Raises:
@@ -178,7 +177,7 @@ def save_report(
         described = json.loads((folder / RESULT).read_bytes())
         _write_json(temporary / RESULT, described | {"best": analysis.to_dict(dataset.keys)})
         _write_json(temporary / TIMING, {name: round(spent, 3) for name, spent in timing.items()})
-        write_report(temporary / REPORT, dataset, result, analysis, store)
+        write_report(temporary / REPORT, dataset, result, analysis, described["store"])
 
 
 def _link(file: str, copy: str) -> None:
@@ -204,47 +203,42 @@ def load_head(folder: PathLike) -> TrainedHead:
     folder = Path(folder)
     described = _read_identity(folder)
     try:
-        "".join(described["class_names"]).encode()  # raises where a name is not valid text
-        name = described["settings"]["head"]
+        names, name = tuple(described["class_names"]), described["settings"]["head"]
+        "".join(names).encode()  # raises where a name is not valid text
         head = TrainedHead(
-            name=name,
-            head=FittedHead.load(folder, name),
-            class_names=tuple(described["class_names"]),
+            name,
+            FittedHead.load(folder, name),
+            names,
             trunk=TrunkSpec.from_dict(described["trunk"]),
-            layer=described["layer"],
             shape=tuple(described["shape"]),
-            **{field: described[field] for field in _RECORDED},
+            **{field: described[field] for field in ("layer", *_RECORDED)},
         )
-        fits = head.head.fits(head.shape, len(head.class_names))
-    except (KeyError, SettingError) as error:
-        raise HeadError(f"{folder / BUNDLE}: damaged: {error}; train the head again") from error
+        fits = head.head.fits(head.shape, len(names))
     except Exception as error:  # Keras and skops can raise anything for a damaged file
         if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
             raise  # a limit of the machine, not a damaged head
-        reason = str(error).strip().partition("\n")[0]
         raise HeadError(
-            f"{folder}: the head cannot be read: {type(error).__name__}: {reason[:200]}; "
-            "expected what train-head wrote; train the head again"
+            f"{folder}: damaged, the head cannot be read: {type(error).__name__}: "
+            f"{reason_of(error)}; {_EXPECTED}"
         ) from error
     if not fits:
         raise HeadError(
-            f"{folder}: the head does not take {head.shape} and score {len(head.class_names)} "
-            f"classes, as {BUNDLE} says; train the head again"
+            f"{folder}: the head does not take {head.shape} and score {len(names)} classes, as "
+            f"{BUNDLE} says; train the head again"
         )
     return head
 
 
 def _read_identity(folder: Path) -> dict[str, Any]:
     """Read ``bundle.json`` and check its format."""
-    path, expected = folder / BUNDLE, "expected a folder that train-head wrote"
+    path = folder / BUNDLE
     try:
         described = json.loads(path.read_bytes())
-    except OSError as error:
-        raise HeadError(f"{folder}: no readable {BUNDLE}; {expected}") from error
-    except (ValueError, RecursionError) as error:
-        raise HeadError(f"{path}: not JSON; {expected}; train it again") from error
+    except (OSError, ValueError, RecursionError) as error:
+        problem = "no readable" if isinstance(error, OSError) else "not JSON in"
+        raise HeadError(f"{folder}: {problem} {BUNDLE}; {_EXPECTED}") from error
     if not isinstance(described, dict) or described.get("format") != FORMAT:
-        raise HeadError(f"{path}: from another program; {expected}")
+        raise HeadError(f"{path}: from another program; {_EXPECTED}")
     if (found := described.get("format_version")) != FORMAT_VERSION:
         raise HeadError(
             f"{path}: format {found}; expected {FORMAT_VERSION}; upgrade headstart or train again"

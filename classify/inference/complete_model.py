@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zipfile import ZipFile
 
 import numpy as np
@@ -21,7 +21,36 @@ from extract.engines.base import Engine
 from extract.engines.select import open_engine
 
 
-def open_classifier(config: ExtractConfig, **settings: Any) -> tuple[Engine, tuple[str, ...]]:
+class CompleteModel(NamedTuple):
+    """A complete model that is open, and its class names in the order of its scores."""
+
+    engine: Engine
+    class_names: tuple[str, ...]
+
+    def score(self, features: Mapping[str, np.ndarray]) -> NDArray[np.floating]:
+        """Turn the output into a score for each class.
+
+        Args:
+            features: (b, K) output of the one layer; (b, 1) for two classes.
+
+        Returns:
+            (b, K) scores, 0 to 1, each row summing to 1.
+
+        Raises:
+            TrunkError: The output is not such scores.
+        """
+        (scores,) = features.values()
+        if scores.shape[1] == 1:
+            scores = np.concatenate([1 - scores, scores], axis=1)
+        if scores.min() < 0 or abs(scores.sum(axis=1) - 1).max() > 1e-3:
+            raise TrunkError(
+                f"{self.engine.spec.trunk}: gives {scores.min():.3g} to {scores.max():.3g} for an "
+                "image; expected scores of 0 to 1 that add up to 1, as softmax or a sigmoid gives"
+            )
+        return np.asarray(scores)
+
+
+def open_classifier(config: ExtractConfig, **settings: Any) -> CompleteModel:
     """Open a complete model with its top.
 
     Args:
@@ -29,8 +58,8 @@ def open_classifier(config: ExtractConfig, **settings: Any) -> tuple[Engine, tup
         **settings: Fields of TrunkSpec other than ``layer`` and ``pooling``.
 
     Returns:
-        The engine that computes the scores, and K class names: ImageNet's, the names that a
-        ``.keras`` file was exported with, or else the numbers from 0 on.
+        The model. Its K class names are ImageNet's, the names that a ``.keras`` file was exported
+        with, or else the numbers from 0 on.
 
     Raises:
         WeightsUnavailableError: ImageNet weights are not available.
@@ -42,13 +71,13 @@ def open_classifier(config: ExtractConfig, **settings: Any) -> tuple[Engine, tup
     if len(shape) != 1:
         raise TrunkError(f"{spec.trunk}: gives {shape} for an image; expected one score a class")
     if not spec.is_file:
-        return engine, imagenet_class_names()
+        return CompleteModel(engine, imagenet_class_names())
     count = max(2, shape[0])  # a single output is the score of the second of two classes
     names = read_class_names(Path(spec.trunk))
-    if len(names) == count:
-        return engine, names
-    log.info("%s does not name its classes: labels are their numbers", spec.trunk)
-    return engine, tuple(map(str, range(count)))
+    if len(names) != count:
+        log.info("%s does not name its classes: labels are their numbers", spec.trunk)
+        names = tuple(map(str, range(count)))
+    return CompleteModel(engine, names)
 
 
 def imagenet_class_names() -> tuple[str, ...]:
@@ -61,35 +90,9 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     try:
         with ZipFile(path) as archive:
             layers = json.loads(archive.read("config.json"))["config"]["layers"]
-        (holder,) = [
-            layer["config"] for layer in layers if layer["config"]["name"] == "class_names"
-        ]
-        names = holder["beta_initializer"]["config"]["value"]
+        configs = {layer["config"]["name"]: layer["config"] for layer in layers}
+        names = configs["class_names"]["beta_initializer"]["config"]["value"]
         "".join(names).encode()  # raises where a name is not valid text
     except (KeyError, TypeError, ValueError):  # a model from elsewhere
         return ()
     return tuple(names) if isinstance(names, list) else ()
-
-
-def to_scores(engine: Engine, features: Mapping[str, np.ndarray]) -> NDArray[np.floating]:
-    """Turn the output of a complete model into a score for each class.
-
-    Args:
-        engine: From ``open_classifier``.
-        features: (b, K) output of the one layer; (b, 1) for two classes.
-
-    Returns:
-        (b, K) scores, 0 to 1, each row summing to 1.
-
-    Raises:
-        TrunkError: The output is not such scores.
-    """
-    (scores,) = features.values()
-    if scores.shape[1] == 1:
-        scores = np.concatenate([1 - scores, scores], axis=1)
-    if scores.min() < 0 or abs(scores.sum(axis=1) - 1).max() > 1e-3:
-        raise TrunkError(
-            f"{engine.spec.trunk}: gives {scores.min():.3g} to {scores.max():.3g} for an image; "
-            "expected scores of 0 to 1 that add up to 1, as softmax or one sigmoid gives them"
-        )
-    return np.asarray(scores)

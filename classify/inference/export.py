@@ -6,17 +6,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from classify.data.dataset import Dataset
 from classify.heads.registry import LINEAR_HEADS
-from classify.inference.bundle import PathLike, TrainedHead, load_head
-from classify.inference.trunk import open_trunk
+from classify.inference.bundle import PathLike, TrainedHead, check_file, load_head
+from classify.inference.trunk import reopen
 from classify.search.leaderboard import Result
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec
 from extract.core.atomic import atomic_write, check_writable
 from extract.core.console import log, quiet_mode
 from extract.core.errors import HeadError, SettingError
 from extract.public import public
-
-__all__ = ["can_export", "check_head", "check_targets", "export_best", "export_head", "open_trunk"]
 
 EXPORTABLE = (*KERAS_HEADS, *LINEAR_HEADS)
 _ENDINGS = (".keras", ".onnx", "")
@@ -56,6 +55,19 @@ def export_head(
     return Path(target)
 
 
+def open_trunk(made_by: Dataset | TrainedHead, weights: PathLike | None = None) -> Any:
+    """Build the trunk of a dataset or a head, in float32; see ``trunk.open_engine``."""
+    from extract.trunks import trunk
+
+    if (made_by.precision, made_by.dtype) != ("float32", "float32"):
+        log.warning(
+            "export: the model computes in float32; the features were computed in %s and "
+            "stored as %s, so its scores differ from the head's by that rounding",
+            *(made_by.precision, made_by.dtype),
+        )
+    return reopen(made_by, weights, trunk.build_trunk)
+
+
 def check_targets(targets: Sequence[str], specs: Sequence[HeadSpec]) -> None:
     """Check, before anything is trained, that models can be written.
 
@@ -70,33 +82,25 @@ def check_targets(targets: Sequence[str], specs: Sequence[HeadSpec]) -> None:
     heads = dict.fromkeys(spec.head for spec in specs)
     if not heads.keys() & set(EXPORTABLE):
         raise SettingError(
-            f"export: found {', '.join(heads)}; expected one of {', '.join(EXPORTABLE)} among the "
-            "heads; others cannot be exported"
+            f"export: found {', '.join(heads)}; expected one of {', '.join(EXPORTABLE)}"
         )
     places = [Path(target).absolute() for target in targets]
     for target, place in zip(targets, places, strict=True):
         if places.count(place) > 1:
             raise SettingError(f"export: found {target} twice; expected each place once")
-        check_writable(place, HeadError)
-        _check_place(target, place)
+        check = check_file if _ending(target) else _check_folder
+        check(place)
         if _ending(target) == ".onnx" and not (find_spec("tf2onnx") and find_spec("onnx")):
-            raise HeadError(
-                f'{target}: needs tf2onnx and onnx; pip install "headstart[onnx]", or name a '
-                ".keras file"
-            )
+            raise HeadError(f'{target}: needs tf2onnx and onnx; pip install "headstart[onnx]"')
 
 
-def _check_place(target: str, place: Path) -> None:
-    """Raise HeadError unless a model would replace nothing but a model."""
-    if _ending(target):
-        if place.exists() and not place.is_file():
-            raise HeadError(f"{target}: found no regular file; expected one or none; name another")
-        return
+def _check_folder(place: Path) -> None:
+    """Raise HeadError unless a SavedModel would replace nothing but a SavedModel."""
+    check_writable(place, HeadError)
     is_model = (place / "saved_model.pb").is_file()
     if place.is_file() or (place.is_dir() and any(place.iterdir()) and not is_model):
         raise HeadError(
-            f"{target}: holds something else than a SavedModel; expected an earlier model, an "
-            "empty folder or nothing; name another"
+            f"{place}: holds something else than a SavedModel; expected one, or none; name another"
         )
 
 
@@ -111,31 +115,27 @@ def _ending(target: str) -> str:
     return ending
 
 
-def can_export(result: Result) -> bool:
-    """Say whether the best head can be exported."""
-    return result.best.spec.head in EXPORTABLE
-
-
 def check_head(result: Result) -> None:
     """Raise HeadError unless the best head can be exported; name the best one that can be."""
-    if can_export(result):
+    best = result.best.spec.head
+    if best in EXPORTABLE:
         return
     other = next(entry for entry in result.entries if entry.spec.head in EXPORTABLE)
     raise HeadError(
-        f"export: {result.best.spec.head} cannot be exported; expected one of "
+        f"export: {best} cannot be exported; expected one of "
         f"{', '.join(EXPORTABLE)}; the best of those here is {other.spec.head} ({result.metric} "
         f"{other.scores[result.metric]:.4f}); train it alone with --head {other.spec.head}"
     )
 
 
 def export_best(folder: Path, trunk: Any, targets: Sequence[str]) -> None:
-    """Export the best head of a run, which was saved in ``folder``, to each checked target.
+    """Export the best head of a run, saved in ``folder``, to each target, unless it cannot be.
 
     Raises:
         HeadError: A model cannot be written.
     """
     head = load_head(folder)
-    for target in targets:
+    for target in targets if head.name in EXPORTABLE else ():
         export(head, trunk, target)
 
 

@@ -32,24 +32,22 @@ def build_model(head: TrainedHead, trunk: Trunk) -> Any:
         A ``keras.Model`` from (B, H, W, 3) uint8 RGB pixels to (B, K) float32 scores, 0 to 1, each
         row summing to 1.
     """
-    layers = head.select(dict(zip(trunk.shapes, trunk.model.outputs, strict=True)))
-    x = layers[0]
-    if len(layers) > 1:
-        x = keras.layers.Concatenate()([_flat(features) for features in layers])
-    x = _transformed(head.head.transform, x)
-    if isinstance(head.head.head, DenseHead):
-        scores = head.head.head.model(x)
+    x, *others = head.select(dict(zip(trunk.shapes, trunk.model.outputs, strict=True)))
+    if others:
+        x = keras.layers.Concatenate()([_flat(features) for features in (x, *others)])
+    x, fitted = _transformed(head.head.transform, x), head.head.head
+    if isinstance(fitted, DenseHead):
+        scores = fitted.model(x)
         if scores.shape[1] == 1:
             scores = keras.ops.concatenate([1 - scores, scores], axis=-1)
     else:
-        kernel, bias = head.head.head.softmax_weights()  # type: ignore[attr-defined]
+        kernel, bias = fitted.softmax_weights()  # type: ignore[attr-defined]
         softmax = keras.layers.Dense(len(bias), activation="softmax")
         scores = _weighted(softmax, _flat(x), [kernel, bias])
     # No built-in layer holds strings. This one has no ``beta``, so its initial value is never used,
     # but is saved, loaded and available as ``beta_initializer.value``.
     names = keras.initializers.Constant(list(head.class_names))
-    holder = _affine(scale=False, beta_initializer=names, name=NAMES)
-    scores = holder(scores, training=False)  # its mean is 0 and its variance 1
+    scores = _affine(scale=False, beta_initializer=names, name=NAMES)(scores)
     return keras.Model(trunk.model.inputs[0], scores, name="pixels_to_scores")
 
 
@@ -57,15 +55,15 @@ def _flat(x: Any) -> Any:
     return x if len(x.shape) == 2 else keras.layers.Flatten()(x)
 
 
-def _weighted(layer: Any, x: Any, weights: Sequence[Any], **call: Any) -> Any:
+def _weighted(layer: Any, x: Any, weights: Sequence[Any]) -> Any:
     """Call a layer and set its weights."""
-    output = layer(x, **call)
+    output = layer(x)
     layer.set_weights(weights)
     return output
 
 
 def _affine(**settings: Any) -> Any:
-    """Return a layer that computes (x - mean) * scale where the variance is 1."""
+    """Return a layer that computes (x - mean) * scale: its variance is 1, at first its mean 0."""
     return keras.layers.BatchNormalization(epsilon=0.0, center=False, trainable=False, **settings)
 
 
@@ -75,7 +73,7 @@ def _transformed(transform: Transform, x: Any) -> Any:
         x = _flat(x)
         if step == "standardise":
             weights = [learnt["scale"], learnt["mean"], 0 * learnt["mean"] + 1]
-            x = _weighted(_affine(), x, weights, training=False)
+            x = _weighted(_affine(), x, weights)
         elif step == "sqrt":
             x = keras.ops.sign(x) * keras.ops.sqrt(keras.ops.abs(x))
         elif step == "l2":

@@ -2,65 +2,64 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
-from numpy.typing import NDArray
 
-from classify.inference.bundle import PathLike, is_head_folder, load_head
+from classify.inference.bundle import PathLike, TrainedHead, check_file, is_head_folder, load_head
+from classify.inference.complete_model import CompleteModel, open_classifier
 from classify.inference.predictions import Prediction, Predictions, is_chart
+from classify.inference.trunk import open_engine
 from classify.settings.config import CHART_TOP, PredictConfig
-from extract.core.atomic import check_writable
-from extract.core.config import ExtractConfig
+from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.console import log, progress, quiet_mode
-from extract.core.errors import HeadError, SettingError
+from extract.core.errors import SettingError
 from extract.engines.base import Engine
 from extract.images.item import Item
 from extract.pipeline.stream import Timings, stream_features
 from extract.public import public
 from extract.sources.listing import list_source
 
-Score = Callable[[Mapping[str, np.ndarray]], NDArray[np.floating]]
+_TRUNK = ("trunk", "weights", "image_size", "preprocess")
+_OUTPUT = ("top", "format")
 
 
-@public()
-def predict_images(  # noqa: PLR0913
+class PredictSettings(TypedDict, total=False):
+    """The settings of ``predict_images`` as keyword arguments."""
+
+    trunk: PathLike | None
+    weights: PathLike | None
+    image_size: tuple[int, int] | None
+    preprocess: str | None
+    columns: str | None
+    batch_size: int | None
+    workers: int | None
+    max_bad: str | None
+    top: int | None
+    format: str | None
+
+
+@public(TrunkSpec, ExtractConfig, PredictConfig)
+def predict_images(
     source: PathLike,
     head: PathLike | None = None,
     *,
-    trunk: PathLike | None = None,
-    weights: PathLike | None = None,
-    image_size: tuple[int, int] | None = None,
-    preprocess: str | None = None,
-    columns: str = "",
-    batch_size: int | None = None,
-    workers: int | None = None,
-    max_bad: str = ExtractConfig.max_bad,
-    top: int | None = None,
     output: PathLike | None = None,
-    format: str | None = None,  # noqa: A002
     quiet: bool = False,
+    **settings: Unpack[PredictSettings],
 ) -> Predictions:
     """Label images with a trained head or, given ``trunk``, with the classes of a complete model.
 
     Args:
         source: A folder of images, one image, an archive or a table of images.
         head: A folder made by train-head.
-        trunk: Without ``head``: a ``keras.applications`` model or a ``.keras`` file.
-        weights: Where the head's trunk weights are now; else ``imagenet``, ``none`` or a file.
-        image_size: Without ``head``: height and width in pixels.
-        preprocess: Without ``head``: ``auto``, ``rescale`` or ``none``.
-        columns: The columns of a table, such as ``path=file``.
-        batch_size: Images per call of the trunk; None chooses from the device's memory.
-        workers: Threads that read and decode; None is one per core, at least 2.
-        max_bad: Unreadable images that are tolerated: a number or a share such as ``1%``.
-        top: Labels per image; None is 1, or 10 in a chart.
         output: A file to write; ``.png``, ``.svg`` or ``.pdf`` draws a chart of one image.
-        format: Format of ``output``: ``csv`` (None) or ``json``, one object per line.
         quiet: Show warnings only.
+        **settings: See below. With ``head``, ``weights`` is the place of its trunk's weights if
+            they have moved; ``trunk``, ``image_size`` and ``preprocess`` are for a complete model.
 
     Returns:
         In the order of the images, the best labels of each, or the reason why it has none.
@@ -68,49 +67,42 @@ def predict_images(  # noqa: PLR0913
     Raises:
         HeadstartError: A setting, the source, the head, the trunk or ``output`` cannot be used.
     """
-    model = _given(trunk=trunk, weights=weights, image_size=image_size, preprocess=preprocess)
-    running = _given(columns=columns, batch_size=batch_size, workers=workers, max_bad=max_bad)
-    written = _given(top=top, format=format)
-    with quiet_mode(quiet):
-        path = None if output is None else Path(output)
-        return _predict_images(source, head, model, ExtractConfig(**running), path, written)
-
-
-def _given(**settings: Any) -> dict[str, Any]:
-    """Return the settings that are not None, paths as text."""
     given = {name: value for name, value in settings.items() if value is not None}
-    return {k: os.fspath(v) if isinstance(v, Path) else v for k, v in given.items()}
+    given = {k: os.fspath(v) if isinstance(v, Path) else v for k, v in given.items()}
+    with quiet_mode(quiet):
+        return _predict_images(source, head, None if output is None else Path(output), given)
 
 
 def _predict_images(
-    source: PathLike,
-    head: PathLike | None,
-    model: dict[str, Any],
-    running: ExtractConfig,
-    path: Path | None,
-    written: dict[str, Any],
+    source: PathLike, head: PathLike | None, path: Path | None, given: Mapping[str, Any]
 ) -> Predictions:
-    _check_model(source, head, model)
-    if is_chart(path) and "format" in written:
+    trunk, written = ({k: given[k] for k in names if k in given} for names in (_TRUNK, _OUTPUT))
+    running, drawn = ExtractConfig.from_dict(given), is_chart(path)
+    _check_model(source, head, trunk)
+    if drawn and "format" in written:
         raise SettingError(f"format: has no effect on {path}, which is a chart; leave it out")
-    config = PredictConfig(**({"top": CHART_TOP} if is_chart(path) else {}) | written)
-    if path and path.exists() and not path.is_file():
-        raise HeadError(f"{path}: not a regular file; expected one, or none; name another with -o")
+    config = PredictConfig(**({"top": CHART_TOP} if drawn else {}) | written)
     if path:
-        check_writable(path, HeadError)
+        check_file(path)
     began, timings = time.perf_counter(), Timings()
     listed = list_source(source, running.columns)
     for warning in listed.warnings:
         log.warning("%s", warning)
-    if is_chart(path) and len(listed.items) != 1:
+    items = listed.items
+    if drawn and len(items) != 1:
         raise SettingError(
-            f"{path}: found {len(listed.items)} images in {source}; expected one for a chart; name "
-            "one, or a file that ends in .csv"
+            f"{path}: found {len(items)} images in {source}; expected one for a chart; name one"
         )
-    opened = _open_model(head, model, running)
+    model: TrainedHead | CompleteModel
+    if head:
+        model = load_head(head)
+        engine = open_engine(model, trunk.get("weights"), running.batch_size)
+    else:
+        model = open_classifier(running, **trunk)
+        engine = model.engine
     timings.start = time.perf_counter() - began
-    labelled = label_images(listed.items, *opened, config.top, running, timings)
-    predictions = Predictions(labelled, running.tolerated(len(listed.items)), timings)
+    labelled = label_images(items, engine, model, config.top, running.workers, timings)
+    predictions = Predictions(labelled, running.tolerated(len(items)), timings)
     if path:
         predictions.save(path, config.format)
     for prediction in predictions:
@@ -119,17 +111,15 @@ def _predict_images(
     return predictions
 
 
-def _check_model(source: PathLike, head: PathLike | None, model: Mapping[str, Any]) -> None:
+def _check_model(source: PathLike, head: PathLike | None, trunk: Mapping[str, Any]) -> None:
     """Raise SettingError unless there is a head or a complete model, and not both."""
-    if head and (extra := model.keys() - {"weights"}):
+    if head and (extra := trunk.keys() - {"weights"}):
         raise SettingError(
-            f"{', '.join(sorted(extra))}: cannot be combined with {head}, which records its trunk; "
-            "leave one of them out"
+            f"{', '.join(sorted(extra))}: cannot be combined with {head}, which records its trunk"
         )
-    if not head and "trunk" not in model:
+    if not head and "trunk" not in trunk:
         raise SettingError(
-            f"found SOURCE {source} alone; expected DIR, a folder made by train-head, before it, "
-            "or --trunk NAME for a complete model"
+            f"found SOURCE {source} alone; expected DIR, a folder made by train-head, or --trunk"
         )
     if head and is_head_folder(source) and not is_head_folder(head):
         raise SettingError(
@@ -137,29 +127,12 @@ def _check_model(source: PathLike, head: PathLike | None, model: Mapping[str, An
         )
 
 
-def _open_model(
-    head: PathLike | None, model: Mapping[str, Any], running: ExtractConfig
-) -> tuple[Engine, Score, Sequence[str]]:
-    """Open a trained head with its trunk, or a complete model."""
-    if head:
-        from classify.inference.trunk import open_engine
-
-        trained = load_head(head)
-        engine = open_engine(trained, model.get("weights"), running.batch_size)
-        return engine, trained.score, trained.class_names
-    from classify.inference import complete_model
-
-    engine, class_names = complete_model.open_classifier(running, **model)
-    return engine, partial(complete_model.to_scores, engine), class_names
-
-
 def label_images(
     items: Sequence[Item],
     engine: Engine,
-    score: Score,
-    class_names: Sequence[str],
+    model: TrainedHead | CompleteModel,
     top: int = 1,
-    config: ExtractConfig | None = None,
+    workers: int = ExtractConfig.workers,
     timings: Timings | None = None,
 ) -> list[Prediction]:
     """Label images by the features that an engine computes.
@@ -167,10 +140,9 @@ def label_images(
     Args:
         items: The images.
         engine: The engine that runs on them.
-        score: Function from (b, *shape) features by layer to (b, K) scores.
-        class_names: K names, in the order of the scores.
+        model: The head or the complete model that scores the features.
         top: Labels per image; more than K gives all of them.
-        config: Its ``workers`` is used.
+        workers: Threads that read and decode.
         timings: The seconds of each step are added here.
 
     Returns:
@@ -180,20 +152,16 @@ def label_images(
     Raises:
         EngineError: The engine cannot run.
     """
-    by_row: dict[int, list[Prediction]] = {}
-    workers = (config or ExtractConfig()).workers
+    labels: list[tuple[int, Prediction]] = []
     with progress(len(items), "images") as bar:
         for block in stream_features(items, np.arange(len(items)), engine, workers, timings):
-            scores = score(block.features) if len(block.rows) else ()
+            scores = model.score(block.features) if len(block.rows) else ()
             for row, values in zip(block.rows.tolist(), scores, strict=True):
                 # A stable sort keeps classes with equal scores in their order.
-                best = np.argsort(-values, kind="stable")[:top]
-                by_row[row] = [
-                    Prediction(items[row].key, class_names[label], float(values[label]))
-                    for label in best
-                ]
-            for failure in block.failed:
-                key = items[failure.row].key
-                by_row[failure.row] = [Prediction(key, None, None, failure.reason)]
+                for i in np.argsort(-values, kind="stable")[:top]:
+                    found = Prediction(items[row].key, model.class_names[i], float(values[i]))
+                    labels.append((row, found))
+            for row, reason, _ in block.failed:
+                labels.append((row, Prediction(items[row].key, None, None, reason)))
             bar.update(len(block.rows) + len(block.failed))
-    return [prediction for row in range(len(items)) for prediction in by_row[row]]
+    return [label for _, label in sorted(labels, key=itemgetter(0))]

@@ -1,17 +1,16 @@
 """Predictions for images, and how they are written: CSV, JSON lines or a chart."""
 
 import csv
-import html
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from classify.inference.chart import save_chart
 from classify.settings.config import CHART_ENDINGS
 from extract.core.atomic import atomic_write
 from extract.core.errors import HeadError
 from extract.pipeline.stream import Timings
+from extract.public import html_table
 
 # The first characters of a formula, in one spreadsheet program or another.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -70,25 +69,20 @@ class Predictions(list[Prediction]):
         Raises:
             HeadError: The file cannot be written.
         """
-        if not is_chart(path):
-            with (
-                atomic_write(path, HeadError) as temporary,
-                temporary.open("w", encoding="utf-8", newline="") as file,
-            ):
-                write_predictions(self, file, form)
-        elif not self.unreadable:
-            labels, scores = [str(p.label) for p in self], [p.score or 0.0 for p in self]
-            save_chart(path, self[0].key, labels, scores)
+        if is_chart(path) and self.unreadable:
+            return
+        with atomic_write(path, HeadError) as temporary:
+            if is_chart(path):
+                draw_chart(temporary, self)
+            else:
+                with temporary.open("w", encoding="utf-8", newline="") as file:
+                    write_predictions(self, file, form)
 
     def __repr__(self) -> str:
-        rows = ["  ".join(row) for row in self._rows()]
-        return "\n".join([self.summary(), *rows])
+        return "\n".join([self.summary(), *map("  ".join, self._rows())])
 
     def _repr_html_(self) -> str:
-        rows = [[html.escape(cell) for cell in row] for row in self._rows()]
-        lines = ["<tr><th>key</th><th>label</th><th>score or reason</th></tr>"]
-        lines += [f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in rows]
-        return f"<table>{''.join(lines)}</table><p>{html.escape(self.summary())}</p>"
+        return html_table(self._rows(), ("key", "label", "score or reason"), self.summary())
 
     def _rows(self) -> list[tuple[str, str, str]]:
         shown = [(p.key, p.label or "", p.reason or f"{p.score:.4f}") for p in self[:_MOST_SHOWN]]
@@ -116,9 +110,30 @@ def write_predictions(predictions: Iterable[Prediction], file: TextIO, form: str
         return
     table = csv.writer(file, lineterminator="\n")
     table.writerow(Prediction._fields)
-    table.writerows([_defuse(cell) for cell in prediction] for prediction in rounded)
+    for cells in rounded:
+        # https://owasp.org/www-community/attacks/CSV_Injection
+        text = [isinstance(cell, str) and cell.startswith(_FORMULA) for cell in cells]
+        table.writerow(f"'{c}" if risky else c for c, risky in zip(cells, text, strict=True))
 
 
-def _defuse(cell: str | float | None) -> str | float | None:
-    """Return a cell that no spreadsheet runs: https://owasp.org/www-community/attacks/CSV_Injection."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+def draw_chart(path: Path, labels: Sequence[Prediction]) -> None:
+    """Draw a bar for each label of one image, the first on top.
+
+    Args:
+        path: The file; its ending, one of ``CHART_ENDINGS``, is the format.
+        labels: The labels of the image, best first.
+    """
+    from matplotlib.figure import Figure  # pyplot would look for a screen
+
+    places, scores = range(len(labels)), [p.score or 0.0 for p in labels]
+    figure = Figure(figsize=(8, 1.2 + 0.35 * len(labels)), layout="constrained")
+    axes = figure.subplots()
+    axes.bar_label(axes.barh(places, scores), [f"{score:.1%}" for score in scores], padding=3)
+    # A dollar in a name would start a formula.
+    axes.set_yticks(places, [str(p.label) for p in labels], parse_math=False)
+    axes.set_title(labels[0].key, parse_math=False)
+    axes.set(xlabel="score", xlim=(0, 1.1), xticks=[0, 0.2, 0.4, 0.6, 0.8, 1])
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    figure.savefig(path, dpi=120, format=path.suffix[1:].lower())

@@ -1,7 +1,8 @@
-"""Analysis of the best head, as the report and ``result.json`` show it."""
+"""The numbers of a run and the analysis of its best head, for ``result.json`` and the report."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from classify.settings.head_spec import KERAS_HEADS, HeadSpec
 from classify.settings.sweep import label
 from extract.core.console import log, muted, progress
 from extract.core.errors import HeadError
+from extract.trunks.backend import backend_name
 
 MISTAKES, PAIRS = 100, 12
 _WORST_CLASSES = 3
@@ -88,8 +90,7 @@ class Analysis:
     def to_dict(self, keys: list[str]) -> dict[str, Any]:
         """Return every number as JSON values, with keys in place of row numbers."""
         plain = ("classes", "pairs", "roc", "precision_recall", "calibration", "calibration_error")
-        mistakes = [m._asdict() for m in self.mistakes]
-        mistakes = [{k: v for k, v in m.items() if k != "row"} for m in mistakes]
+        mistakes = [{k: v for k, v in m._asdict().items() if k != "row"} for m in self.mistakes]
         return {
             **{name: _to_json(getattr(self, name)) for name in plain},
             "mistakes": {"count": len(self.wrong_rows), "most_confident": mistakes},
@@ -97,13 +98,13 @@ class Analysis:
             "sizes": _to_json(self.sizes),
             "maps": [
                 {
-                    "method": feature_map.method,
-                    "keys": [keys[row] for row in feature_map.rows],
-                    "x": feature_map.points[:, 0].tolist(),
-                    "y": feature_map.points[:, 1].tolist(),
-                    "explained": feature_map.explained,
+                    "method": method,
+                    "keys": [keys[row] for row in rows],
+                    "x": points[:, 0].tolist(),
+                    "y": points[:, 1].tolist(),
+                    "explained": explained,
                 }
-                for feature_map in self.maps
+                for method, rows, points, explained in self.maps
             ],
         }
 
@@ -113,6 +114,58 @@ def _to_json(value: Any) -> Any:
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return {name: _to_json(part) for name, part in value._asdict().items()}
     return [_to_json(part) for part in value] if isinstance(value, list) else value
+
+
+def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]:
+    """Return every setting and number of a run as JSON values.
+
+    Args:
+        dataset: The rows that were trained on.
+        result: The result of the run.
+        store: The store, as the user named it.
+
+    Returns:
+        The content of ``result.json`` without that of ``bundle.json``. ``best``, the analysis of
+        the best head, is still None.
+    """
+    first, rows, views = result.splits[0], result.validation_rows, dataset.views
+    y, K = dataset.y[rows], len(dataset.class_names)
+    with_keras = any(entry.spec.head in KERAS_HEADS for entry in result.entries)
+    libraries = ["headstart", "numpy", "scikit-learn"]
+    libraries += ["keras", backend_name()] if with_keras else []
+    return {
+        "store": store,
+        "fingerprint": dataset.fingerprint(),
+        "metric": result.metric,
+        # Fine-tuning uses plain images only.
+        "views": asdict(views.spec) if views and not result.finetuned else None,
+        "split": {
+            "origin": first.origin,
+            "folds": len(result.splits) if first.origin == "fold" else None,
+            "train": len(first.train),
+            "validation": len(rows),
+            "test": len(first.test),
+            "groups": dataset.groups and len(set(group_names(dataset))),
+        },
+        "candidates": [
+            {
+                "name": label(entry.spec),
+                "settings": entry.spec.to_dict(),
+                "scores": entry.scores,
+                "interval": [entry.low, entry.high],
+                "as_good": entry.as_good,
+                "train_accuracy": entry.evaluation.train_accuracy,
+                "epochs": entry.evaluation.epochs,
+                "confusion": confusion_matrix(y, entry.evaluation.answers, K).tolist(),
+                "history": entry.evaluation.history,
+            }
+            for entry in result.entries
+        ],
+        "finetuned": result.finetuned and result.finetuned.to_dict(),
+        "best": None,
+        "test": result.test and result.test._asdict(),
+        "versions": {name: version(name) for name in libraries},
+    }
 
 
 def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
@@ -162,9 +215,9 @@ def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
 def _size_head(result: Result, dataset: Dataset) -> HeadSpec | None:
     """Return the head to train on fewer rows: the best one without epochs, which is fast."""
     layer = result.best.spec.layer
-    specs = [entry.spec for entry in result.entries if entry.spec.layer == layer]
-    fast = [spec for spec in specs if spec.head not in KERAS_HEADS]
-    spec = fast[0] if fast else HeadSpec("logistic", layer=layer)
+    specs = (entry.spec for entry in result.entries if entry.spec.layer == layer)
+    fast = (spec for spec in specs if spec.head not in KERAS_HEADS)
+    spec = next(fast, HeadSpec("logistic", layer=layer))
     too_large = isinstance(dataset.X, StoredRows) and needs_memory(spec, dataset.X.shape[1:])
     return None if result.finetuned or too_large else spec
 
@@ -174,28 +227,28 @@ def _training_sizes(
 ) -> list[TrainingSize]:
     """Evaluate a head trained on parts of the first split's training rows, and on all of them."""
     split = result.splits[0]
-    y = dataset.y[split.validation]
     in_split = np.isin(result.validation_rows, split.validation)
     # On the leaderboard it was trained on all rows already.
     full = [e.evaluation.answers[in_split] for e in result.entries if e.spec == spec]
     parts = subsets(dataset.y[split.train], seed)
     parts += [] if full else [np.arange(len(split.train))]
-    sizes = []
+    answers = []
     with progress(len(parts), "fit", label="fewer images") as bar, muted():
         for part in parts:
+            smaller = replace(split, train=split.train[part])
             try:
-                ((_, evaluation),) = evaluate(
-                    dataset, [spec], [replace(split, train=split.train[part])]
-                )
+                ((_, evaluation),) = evaluate(dataset, [spec], [smaller])
             except HeadError as error:
                 log.debug("not trained on %d images: %s", len(part), error)
                 continue
-            sizes.append((len(part), evaluation.answers))
+            answers.append((len(part), evaluation.answers))
             bar.update(1)
-    sizes += [(len(split.train), answers) for answers in full]
-    right = [(rows, int((answers == y).sum())) for rows, answers in sizes]
-    share = partial(diagnostics.proportion, count=len(y), independent=independent)
-    return [TrainingSize(rows, share(hits)) for rows, hits in right]
+    answers += [(len(split.train), known) for known in full]
+    y = dataset.y[split.validation]
+    return [
+        TrainingSize(rows, diagnostics.proportion(int((given == y).sum()), len(y), independent))
+        for rows, given in answers
+    ]
 
 
 def subsets(y: NDArray[np.int64], seed: int) -> list[NDArray[np.int64]]:

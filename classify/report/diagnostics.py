@@ -1,5 +1,6 @@
 """Diagnostics of one head, computed from its scores and the true classes."""
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -129,26 +130,16 @@ def class_metrics(
     classes = []
     for label, (hits, rows, answered) in enumerate(counts.tolist()):
         truth, score = y == label, scores[:, label]
-        both = 0 < rows < len(y)
-        classes.append(
-            ClassMetrics(
-                names[label],
-                rows,
-                answered,
-                precision=proportion(hits, answered, independent),
-                recall=proportion(hits, rows, independent),
-                f1=_f1(hits, rows + answered - hits, independent),
-                roc_area=float(auc(*roc(truth, score))) if both else None,
-                average_precision=float(average_precision_score(truth, score)) if both else None,
-            )
-        )
+        share = partial(proportion, hits, independent=independent)
+        # F1 = 2 J / (1 + J), where J = hits / (true or predicted) is a proportion.
+        jaccard = share(rows + answered - hits)
+        f1 = Proportion(*(part and 2 * part / (1 + part) for part in jaccard))
+        areas: tuple[float | None, ...] = (None, None)
+        if 0 < rows < len(y):
+            areas = float(auc(*roc(truth, score))), float(average_precision_score(truth, score))
+        shares = share(answered), share(rows), f1
+        classes.append(ClassMetrics(names[label], rows, answered, *shares, *areas))
     return classes
-
-
-def _f1(hits: int, either: int, independent: float) -> Proportion:
-    """Return F1 = 2 J / (1 + J), where J = hits / (true or predicted) is a proportion."""
-    jaccard = proportion(hits, either, independent)
-    return Proportion(*(None if part is None else 2 * part / (1 + part) for part in jaccard))
 
 
 def roc(truth: NDArray[np.bool_], score: Scores) -> Line:

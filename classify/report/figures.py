@@ -1,7 +1,16 @@
-"""The figures of the report, each drawn as SVG under a name that is unique on the page."""
+"""The figures of the report as SVG, each under a name that is unique on the page.
 
+A figure is drawn in placeholder colours, which become CSS custom properties: one drawing serves
+light mode, dark mode and paper. Text stays text. The same numbers give the same bytes.
+"""
+
+import html
 import math
-from collections.abc import Mapping, Sequence
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +19,14 @@ from numpy.typing import NDArray
 from classify.report.analysis import TrainingSize
 from classify.report.diagnostics import CalibrationBin, Curve
 from classify.report.projection import FeatureMap
-from classify.report.svg import BAD, GRID, HELD, INK, MUTED, SERIES, TRAIN, add_axes, draw_svg
 
+# Placeholder colours, also in the style sheet, and the custom properties that replace them.
+INK, MUTED, GRID = "#010101", "#020202", "#030303"
+TRAIN, HELD, BAD = "#040404", "#050505", "#060606"
+SERIES = tuple(f"#0a0a{i:02x}" for i in range(10))
+_NAMES = ("ink", "muted", "grid", "train", "held", "bad", *(f"s{i}" for i in range(10)))
+_COLOURS = dict(zip((INK, MUTED, GRID, TRAIN, HELD, BAD, *SERIES), _NAMES, strict=True))
+_STYLE = Path(__file__).with_name("page") / "figures.mplstyle"
 # A confusion matrix of more classes has no numbers in its cells, or no class names.
 _MOST_NUMBERS, _MOST_NAMES = 15, 60
 _RIGHT, _WRONG = (37, 99, 235), (214, 60, 40)
@@ -129,11 +144,10 @@ def draw_calibration(name: str, bins: Sequence[CalibrationBin]) -> str:
         ends = np.maximum([value - low, high - value], 0)
         upper.errorbar(x, value, ends, fmt="o-", color=HELD, markersize=5, elinewidth=1.2)
         lower.bar(x, [part.rows for part in bins], 0.06, color=HELD, alpha=0.4)
-        lower.set_ylabel("images")
         lower.locator_params(axis="y", nbins=2)
         upper.tick_params(labelbottom=False)
         upper.set(xlim=(-0.01, 1.03), ylim=(0, 1.03))
-        lower.set(xlim=(-0.01, 1.03))
+        lower.set(xlim=(-0.01, 1.03), ylabel="images")
 
     return draw_svg(name, "accuracy against the score of the predicted class", (4.0, 3.6), draw)
 
@@ -191,3 +205,54 @@ def draw_map(
 
     label = f"map of the features by {feature_map.method}, coloured by class"
     return draw_svg(name, label, (5.6, 4.4), draw)
+
+
+def draw_svg(name: str, label: str, size: tuple[float, float], draw: Callable[[Any], None]) -> str:
+    """Draw a figure in the style of the report and return it as SVG.
+
+    Args:
+        name: Prefix of its identifiers, which no other figure of the page has.
+        label: Description for screen readers.
+        size: Width and height in inches of 72 units.
+        draw: Function that draws on the figure.
+    """
+    import matplotlib
+
+    out = StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "headstart"}, _STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph ")  # the browser has more fonts
+        from matplotlib.figure import Figure  # pyplot would look for a screen
+
+        figure = Figure(figsize=size)
+        draw(figure)
+        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(out, format="svg", transparent=True, metadata=metadata)
+    width, height = (f"{round(72 * side, 1):g}" for side in size)
+    opening = (
+        f'<svg viewBox="0 0 {width} {height}" style="--width: {width}px" role="img" '
+        f'aria-label="{html.escape(label)}">'
+    )
+    # Matplotlib's own style would apply to the whole page.
+    text = re.sub(r"<style.*?</style>", "", out.getvalue(), flags=re.DOTALL)
+    text = re.sub(r"^.*?<svg[^>]*>", lambda _: opening, text.rstrip(), count=1, flags=re.DOTALL)
+    # Only tags are changed: a class may be called "#010101", and text has no brackets.
+    return re.sub(r"<[^>]+>", lambda tag: _adapt(tag[0], name), text)
+
+
+def _adapt(tag: str, name: str) -> str:
+    """Give a tag the colours of the page, a prefix for its identifiers and two decimals."""
+    if "base64," in tag:
+        return tag.replace(' id="', f' id="{name}-')
+    tag = re.sub(
+        r"#0\w{5}\b", lambda c: f"var(--{_COLOURS[c[0]]})" if c[0] in _COLOURS else c[0], tag
+    )
+    tag = re.sub(r"(\d\.\d\d)\d+", r"\1", tag)
+    return re.sub(r'( id="|url\(#|href="#)', rf"\1{name}-", tag)
+
+
+def add_axes(figure: Any, box: Sequence[float], **settings: Any) -> Any:
+    """Add axes at (left, bottom, right, top) inches from the sides of the figure."""
+    width, height = figure.get_size_inches()
+    left, bottom, right, top = box
+    size = (1 - (left + right) / width, 1 - (bottom + top) / height)
+    return figure.add_axes((left / width, bottom / height, *size), **settings)

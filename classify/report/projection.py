@@ -52,7 +52,14 @@ def map_features(X: Features, rows: NDArray[np.int64]) -> list[FeatureMap]:
     explained = (points.var(axis=0) / variance).round(6).tolist()
     maps = [FeatureMap("PCA", rows, points.round(4), explained)]
     if len(rows) >= _TSNE_ROWS and find_spec("openTSNE"):
-        maps.append(FeatureMap("t-SNE", rows, _tsne(scaled).round(4)))
+        from openTSNE import TSNE
+
+        width = min(_TSNE_FEATURES, scaled.shape[1], len(scaled) - 1)
+        reduced = Transform((f"pca={width}",)).fit_apply(scaled)
+        perplexity = min(_PERPLEXITY, (len(scaled) - 1) / 3)
+        # One thread gives the same points each time.
+        placed = TSNE(perplexity=perplexity, random_state=0, n_jobs=1).fit(reduced)
+        maps.append(FeatureMap("t-SNE", rows, np.asarray(placed, float).round(4)))
     return maps
 
 
@@ -64,13 +71,3 @@ def _vectors(X: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _spaced(count: int, most: int) -> NDArray[np.int64]:
     return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
-
-
-def _tsne(scaled: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Place rows so that neighbours stay together; one thread gives the same points each time."""
-    from openTSNE import TSNE
-
-    width = min(_TSNE_FEATURES, scaled.shape[1], len(scaled) - 1)
-    reduced = Transform((f"pca={width}",)).fit_apply(scaled)
-    perplexity = min(_PERPLEXITY, (len(scaled) - 1) / 3)
-    return np.asarray(TSNE(perplexity=perplexity, random_state=0, n_jobs=1).fit(reduced), float)

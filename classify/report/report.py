@@ -18,8 +18,6 @@ import numpy as np
 from classify.data.dataset import Dataset
 from classify.report import figures
 from classify.report.analysis import Analysis, Mistake
-from classify.report.diagnostics import Proportion
-from classify.report.svg import SERIES
 from classify.search.leaderboard import Entry, Result
 from classify.settings.config import METRICS
 from classify.settings.sweep import label
@@ -30,8 +28,8 @@ from extract.images.item import Read
 from extract.sources.listing import open_reader
 
 _PAGE = Path(__file__).with_name("page")
-# More leaderboard entries, curves and thumbnails would make the page harder to read.
-_MOST_ENTRIES, _MOST_CURVES, _MOST_IMAGES = 200, 8, 24
+# More curves and thumbnails would make the page harder to read.
+_MOST_CURVES, _MOST_IMAGES = 8, 24
 _IMAGE_SIZE = (144, 144)
 # More classes than fit have no style of their own on the map, except those with most mistakes.
 _MOST_STYLES, _FEW_STYLES = 20, 10
@@ -62,7 +60,7 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "percent": _percent, "interval": _interval}
+    environment.filters |= {"number": _number, "percent": _percent}
     script = (_PAGE / "report.js").read_text(encoding="utf-8")
     text = environment.get_template("report.html").render(
         script=script,
@@ -74,11 +72,9 @@ def write_report(
         analysis=analysis,
         metrics=[result.metric, *(name for name in METRICS if name != result.metric)],
         lead=_lead(result),
-        most_entries=_MOST_ENTRIES,
         learning=_learning(result),
         figures=figures,
         styles=_map_styles(dataset, analysis),
-        colours=len(SERIES),
         mistakes=_thumbnails(dataset, analysis.mistakes[:_MOST_IMAGES]),
     )
     path.write_text(text.lstrip(), encoding="utf-8", newline="\n")
@@ -94,22 +90,16 @@ def _percent(value: float | None) -> str:
     return ("100" if value == 1 else f"{100 * value:.1f}") + "\N{NO-BREAK SPACE}%"
 
 
-def _interval(share: Proportion) -> str:
-    """Return the interval of a proportion; empty where there is none."""
-    known = share.low is not None and share.high is not None
-    return f"{share.low:.2f}\N{EN DASH}{share.high:.2f}" if known else ""
-
-
 def _lead(result: Result) -> dict[str, Any]:
     """Return the name and the score of the best head, and the number of its training images."""
-    best, first, tuned = result.best, result.splits[0], result.finetuned
+    best, tuned = result.best, result.finetuned
     above = f", fine-tuned above {tuned.layer}" if tuned and tuned.best_epoch else ""
     return {
         "name": label(best.spec) + above,
         "score": tuned.score if tuned else best.scores[result.metric],
         "low": (tuned or best).low,
         "high": (tuned or best).high,
-        "training": len(first.train) + (first.origin == "fold") * len(first.validation),
+        "training": len(result.splits[0].refit_rows),
     }
 
 
@@ -117,15 +107,13 @@ def _learning(result: Result) -> list[dict[str, Any]]:
     """Draw the learning curves of fine-tuning, a dropout sweep and the best other heads."""
     with_epochs = [entry for entry in result.entries if entry.evaluation.history.get("loss")]
     sweep = _dropout_sweep(with_epochs)
-    chosen = [*sweep, *(entry for entry in with_epochs if entry not in sweep)][:_MOST_CURVES]
+    others = [entry for entry in with_epochs if entry not in sweep]
     panels: list[dict[str, Any]] = [
-        {
-            "name": label(entry.spec),
-            "dropout": entry.spec.dropout if entry in sweep else None,
-            "history": entry.evaluation.history,
-        }
-        for entry in chosen
+        {"name": label(e.spec), "dropout": e.spec.dropout, "history": e.evaluation.history}
+        for e in [*sweep, *others][:_MOST_CURVES]
     ]
+    for panel in panels[len(sweep) :]:
+        panel["dropout"] = None
     tuned = result.finetuned
     if tuned and tuned.history["loss"]:
         name = f"fine-tuning above {tuned.layer}"
@@ -153,11 +141,10 @@ def _dropout_sweep(entries: Sequence[Entry]) -> list[Entry]:
 def _map_styles(dataset: Dataset, analysis: Analysis) -> dict[int, int]:
     """Return class -> number of its colour and marker on the map."""
     K = len(dataset.class_names)
-    if K <= _MOST_STYLES:
-        return {label: label for label in range(K)}
     wrong = np.bincount(dataset.y[analysis.wrong_rows], minlength=K)
     worst = np.argsort(-wrong, kind="stable")[:_FEW_STYLES]
-    return {label: number for number, label in enumerate(worst.tolist())}
+    classes = worst.tolist() if K > _MOST_STYLES else range(K)
+    return {label: number for number, label in enumerate(classes)}
 
 
 def _thumbnails(dataset: Dataset, mistakes: Sequence[Mistake]) -> list[dict[str, Any]]:
