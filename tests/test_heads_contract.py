@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from classify.data.views import FoldData
 from classify.heads.keras_head import PREDICT_ROWS, DenseHead, build_model
-from classify.heads.parallel_heads import TrainingSet, build_stack
+from classify.heads.parallel_heads import build_stack
 from classify.heads.registry import FILES, Head, head_class
 from classify.search.metrics import measure
 from classify.settings.head_spec import DEFAULTS, HeadSpec
@@ -127,7 +128,7 @@ def test_the_optimizer_is_told_what_was_asked(
     settings: dict[str, Any], name: str, wanted: dict[str, Any]
 ) -> None:
     spec = HeadSpec(learning_rate=0.02, **settings)
-    rows = TrainingSet(*rows_of(2, (8,)), *rows_of(2, (8,)))
+    rows = FoldData(*rows_of(2, (8,)), *rows_of(2, (8,)))
     optimizer = build_stack([spec], rows).optimizer
     assert type(optimizer).__name__ == name
     found = optimizer.get_config()

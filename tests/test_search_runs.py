@@ -12,11 +12,12 @@ import pytest
 import classify
 from classify.data.dataset import Dataset, load_dataset
 from classify.data.splits import split_rows
+from classify.data.views import FoldData
 from classify.heads.keras_head import DenseHead
 from classify.report.analysis import analyse
 from classify.search import evaluate as module
 from classify.search.checkpoint import FILE, Checkpoint
-from classify.search.fit import FoldData, fit_batch
+from classify.search.fit import fit_batch
 from classify.search.leaderboard import Finetuned
 from classify.search.metrics import measure
 from classify.search.search import Stopped, run

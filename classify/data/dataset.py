@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.memory_budget import COPIES, MemoryBudget, feature_bytes, plan_memory
+from classify.data.memory_budget import COPIES, MemoryBudget, plan_memory
 from classify.data.out_of_core import Features, StoredRows, all_finite, iter_chunks, join_layers
 from classify.data.views import StoredViews
 from classify.settings.config import GROUPS
 from extract.core.config import TrunkSpec
 from extract.core.console import log
-from extract.core.errors import HeadError, SettingError, StoreError, quoted, unknown_name
+from extract.core.errors import SettingError, StoreError, quoted, unknown_name
 from extract.core.flags import check_choice
 from extract.core.row_block import DONE, PENDING
 from extract.images.digests import group_by_digest
@@ -180,15 +180,6 @@ def budget_for_layer(dataset: Dataset, layer: str, memory: float | None = None) 
         return plan_memory(store, _choose_layers(store, layer), len(dataset.y), memory)
 
 
-def check_weights(dataset: Dataset, sha256: str) -> None:
-    """Raise HeadError unless weights with this digest made the features."""
-    if sha256 != dataset.weights_sha256:
-        raise HeadError(
-            f"weights: {dataset.trunk.weights} has SHA-256 {sha256[:12]}; expected "
-            f"{dataset.weights_sha256[:12]}, which made the features; restore it, or extract again"
-        )
-
-
 def _choose_layers(store: Store, layer: str | None) -> list[str]:
     known = list(store.shapes)
     if layer is None and len(known) > 1:
@@ -226,20 +217,20 @@ def _read(
 ) -> tuple[Features, StoredViews | None]:
     """Read the features if they fit into memory, and open the views if they fit as well."""
     budget = plan_memory(store, layers, len(rows), memory)
-    size, free = feature_bytes(len(rows), budget.shape), _format_bytes(budget.free)
-    text = f"{store.path}: {len(rows)} rows of {math.prod(budget.shape)} features"
+    size, free = _format_bytes(budget.size), _format_bytes(budget.free)
+    text = f"{store.path}: {len(rows)} rows of {math.prod(budget.shape)} features, {size}"
     if budget.holds_features:
-        log.info("%s, %s, in memory", text, _format_bytes(size))
+        log.info("%s, in memory", text)
         X: Features = join_layers([store.read(name, rows) for name in layers])
     else:
-        text += f", {_format_bytes(size)}, read from the file while training"
+        text += ", read from the file while training"
         log.info("%s: %d times as much does not fit into %s", text, COPIES, free)
         identity = hashlib.blake2b(store.digests()[rows].tobytes(), digest_size=16).hexdigest()
         X = StoredRows(store.path, layers, rows, budget.shape, identity)
     if budget.holds_views:
         return X, StoredViews(store.path, layers, rows, store.view_spec)
     if views := store.view_spec.views:
-        needed = _format_bytes((1 + views) * size)
+        needed = _format_bytes((1 + views) * budget.size)
         log.info("left out: views, for %d times %s does not fit into %s", COPIES, needed, free)
     return X, None
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,7 +124,7 @@ def development_rows(dataset: Dataset) -> Labels:
     return np.flatnonzero(dataset.split != TEST)
 
 
-def held_out(names: Sequence[str], share: float = HOLD_OUT) -> NDArray[np.bool_]:
+def held_out(names: Iterable[str], share: float = HOLD_OUT) -> NDArray[np.bool_]:
     """Choose the names that are held out, about ``share`` of them.
 
     Only the BLAKE2b hash of a name decides, so that adding, removing or reordering names never
@@ -149,11 +149,11 @@ def validation_rows(splits: Sequence[Split]) -> Labels:
     return np.sort(np.concatenate([split.validation for split in splits]))
 
 
-def group_names(dataset: Dataset) -> list[str]:
+def group_names(dataset: Dataset) -> NDArray[np.object_]:
     """Return the group of each row; a row without a group is named by its key."""
-    if dataset.groups is None:
-        return dataset.keys
-    return [group or key for group, key in zip(dataset.groups, dataset.keys, strict=True)]
+    groups = dataset.groups or [""] * len(dataset.keys)
+    names = [group or key for group, key in zip(groups, dataset.keys, strict=True)]
+    return np.array(names, dtype=object)
 
 
 def _check_classes(dataset: Dataset, sides: _Sides, warn: bool = True) -> None:

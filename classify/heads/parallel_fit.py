@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.out_of_core import Epoch, Features, Labels, Rows, StoredRows
-from classify.data.views import RandomViews
-from classify.heads.parallel_heads import CURVES, StackedHeads, TrainingSet, Weights, build_stack
+from classify.data.views import FoldData, RandomViews
+from classify.heads.parallel_heads import CURVES, StackedHeads, Weights, build_stack
 from classify.settings.head_spec import HeadSpec
 from classify.settings.sweep import label
 from extract.core.errors import StoreError
@@ -87,7 +87,7 @@ def read_curves(logs: dict[str, Any]) -> list[dict[str, float]]:
 
 
 def fit_group(
-    specs: Sequence[HeadSpec], rows: TrainingSet, halving: bool, order_seed: int, bar: Any
+    specs: Sequence[HeadSpec], rows: FoldData, halving: bool, order_seed: int, bar: Any
 ) -> list[HeadFit]:
     """Train heads of one shape.
 

@@ -12,12 +12,13 @@ does the dropout, see ``StackedHeads.drop``. The loss of a head has no effect on
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.out_of_core import Labels, Rows
+from classify.data.views import FoldData
 from classify.settings.head_spec import HeadSpec
 from extract.trunks.backend import fetch
 from extract.trunks.keras_import import keras
@@ -31,23 +32,6 @@ CURVES = {"loss": "cross_entropy", "accuracy": "accuracy"}
 CURVES |= {f"val_{curve}": f"val_{metric}" for curve, metric in CURVES.items()}
 
 Weights = list[NDArray[Any]]
-
-
-class TrainingSet(NamedTuple):
-    """Training and validation rows, (A, D) and (B, D) float32, and their int64 classes.
-
-    The features are arrays or ``StoredRows``; the training rows may be ``RandomViews``.
-    """
-
-    X: Any
-    y: Labels
-    X_validation: Any
-    y_validation: Labels
-
-    @property
-    def classes(self) -> int:
-        """The number of classes."""
-        return int(self.y.max()) + 1
 
 
 class _HeadRates(keras.optimizers.Optimizer):
@@ -77,7 +61,7 @@ OPTIMIZERS = {"rmsprop": RMSprop, "sgd": SGD, "adam": Adam}
 
 
 def build_stack(
-    specs: Sequence[HeadSpec], rows: TrainingSet, state: Weights | None = None
+    specs: Sequence[HeadSpec], rows: FoldData, state: Weights | None = None
 ) -> "StackedHeads":
     """Build and compile one model of many heads.
 
@@ -117,7 +101,7 @@ class StackedHeads(keras.Model):
         layer_variables: The variables of all layers, in the order of ``head_weights``.
     """
 
-    def __init__(self, specs: Sequence[HeadSpec], rows: TrainingSet) -> None:
+    def __init__(self, specs: Sequence[HeadSpec], rows: FoldData) -> None:
         super().__init__()
         self.specs, self.classes = list(specs), rows.classes
         outputs = 1 if rows.classes == 2 else rows.classes

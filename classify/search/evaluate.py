@@ -12,9 +12,10 @@ from classify.data.dataset import Dataset
 from classify.data.out_of_core import Features, Labels, iter_chunks
 from classify.data.preprocessing import Floats, Transform
 from classify.data.splits import Split
+from classify.data.views import FoldData
 from classify.heads.registry import FittedHead, Head
 from classify.search.bootstrap import reduce_scores
-from classify.search.fit import FoldData, batches, fit_batch, prepare_fold, score_all
+from classify.search.fit import batches, fit_batch, prepare_fold, score_all
 from classify.settings.head_spec import HeadSpec
 
 # Transformed rows of all folds, and scores of a batch of heads, are kept up to this size.
@@ -90,7 +91,7 @@ def _evaluate_fold(
         epochs = int(np.argmin(losses)) + 1 if spec.patience and losses else len(losses)
         answers, true_scores, scores = validation
         results = answers, true_scores, accuracy, seconds, history, epochs, failed
-        yield Evaluation(*results, scores=scores, head=one)
+        yield Evaluation(*results, scores, one)
 
 
 def _reduced_scores(heads: Sequence[Head], X: Features, y: Labels, keep: bool) -> list[Any]:

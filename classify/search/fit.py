@@ -1,52 +1,28 @@
 """Fit heads on the training rows of one split, each behind its transform."""
 
+from collections import defaultdict
 from collections.abc import Hashable, Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from classify.data.dataset import Dataset
-from classify.data.out_of_core import Labels, Rows
+from classify.data.out_of_core import Rows
 from classify.data.preprocessing import Floats, Transform
 from classify.data.splits import Split, group_names
-from classify.data.views import RandomViews, Views, all_views
+from classify.data.views import FoldData, RandomViews, all_views
 from classify.heads import linear_head
 from classify.heads.registry import LINEAR_HEADS, FittedHead, Head
 from classify.heads.sklearn_head import SklearnHead
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec, groups_of
 
 
-class FoldData(NamedTuple):
-    """The training and validation rows of one split, (A, *shape) and (B, *shape) float32.
-
-    Attributes:
-        X: Training features, an array or ``StoredRows``.
-        y: (A,) classes.
-        X_validation: Validation features, likewise.
-        y_validation: (B,) classes.
-        views: Augmented views of the training rows; None where the heads use none.
-        groups: (A,) numbers of the training rows' groups; None where no group can be left out.
-    """
-
-    X: Any
-    y: Labels
-    X_validation: Any
-    y_validation: Labels
-    views: Views | None = None
-    groups: Labels | None = None
-
-    def __repr__(self) -> str:
-        return f"FoldData({len(self.y)} training rows, {len(self.y_validation)} validation rows)"
-
-
 def batches(specs: Sequence[HeadSpec]) -> list[list[int]]:
     """Group the positions of heads that are trained together; equal transforms are neighbours."""
-    groups: dict[Hashable, list[int]] = {}
+    groups: dict[Hashable, list[int]] = defaultdict(list)
     for position, spec in enumerate(specs):
         if spec.head not in KERAS_HEADS:
             shared = (spec.layer, spec.transform, spec.views)
-            key = shared if spec.head in LINEAR_HEADS else position
-            groups.setdefault(key, []).append(position)
+            groups[shared if spec.head in LINEAR_HEADS else position].append(position)
     transforms = [spec.transform for spec in specs]
     heads = [*groups_of(specs), *groups.values()]
     return sorted(heads, key=lambda batch: (transforms.index(transforms[batch[0]]), batch))
@@ -74,19 +50,20 @@ def fit_batch(
     Returns:
         The heads in the order of ``specs``. A head whose training failed has ``failed``.
     """
-    X, y, images, validation = rows.X, rows.y, rows.groups, (rows.X_validation, rows.y_validation)
     if rows.views and specs[0].views == "all":
-        X, y, images = all_views(X, y, rows.views)
-        images = images if rows.groups is None else rows.groups[images]
+        X, y, images = all_views(rows.X, rows.y, rows.views)
+        groups = images if rows.groups is None else rows.groups[images]
+        rows = rows._replace(X=X, y=y, views=None, groups=groups)
+    elif rows.views and specs[0].views == "random":
+        rows = rows._replace(X=RandomViews(rows.X, rows.views))
     if specs[0].head in LINEAR_HEADS:
-        heads: Sequence[Head] = linear_head.fit_linear(specs, X, y, images)
+        heads: Sequence[Head] = linear_head.fit_linear(specs, rows.X, rows.y, rows.groups)
     elif specs[0].head in KERAS_HEADS:
         from classify.heads import keras_head
 
-        shown = RandomViews(X, rows.views) if rows.views and specs[0].views == "random" else X
-        heads = keras_head.fit_heads(specs, shown, y, *validation, halving=halving)
+        heads = keras_head.fit_heads(specs, rows, halving)
     else:
-        heads = [SklearnHead(spec).fit(X, y, *validation, images) for spec in specs]
+        heads = [SklearnHead(spec).fit(*rows[:4], rows.groups) for spec in specs]
     return [FittedHead(transform, head) for head in heads]
 
 
@@ -106,17 +83,12 @@ def prepare_fold(
     """Read the rows of a split, and the views of its training rows, and transform them."""
     X, y, train, validation = dataset.X, dataset.y, splits[fold].train, splits[fold].validation
     views = dataset.views.of(train) if dataset.views and with_views else None
-    groups = _number_groups(dataset, train)
+    groups = None
+    if dataset.groups is not None:
+        groups = np.unique(group_names(dataset)[train], return_inverse=True)[1]
+        # No group can be left out where a class has only one.
+        if any(len(np.unique(groups[y[train] == label])) < 2 for label in np.unique(y[train])):
+            groups = None
     rows = FoldData(X[train], y[train], X[validation], y[validation], views, groups)
     transform = Transform(steps)
     return transform, transformed(transform, rows)
-
-
-def _number_groups(dataset: Dataset, train: Labels) -> Labels | None:
-    """Number the groups of training rows; None where a class has only one group."""
-    if dataset.groups is None:
-        return None
-    names, y = group_names(dataset), dataset.y[train]
-    numbers = np.unique([names[row] for row in train], return_inverse=True)[1]
-    several = all(len(np.unique(numbers[y == label])) > 1 for label in np.unique(y))
-    return numbers if several else None

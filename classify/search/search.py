@@ -50,9 +50,8 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
     config = drop_infeasible(dataset, config)
     folds = config.folds
     splits = split_folds(dataset, folds, config.seed) if folds else [split_rows(dataset)]
-    rows, names = validation_rows(splits), group_names(dataset)
-    groups = [names[row] for row in rows]
-    bootstrap = Bootstrap(dataset.y[rows], len(dataset.class_names), groups, config.seed)
+    rows, groups = validation_rows(splits), group_names(dataset)
+    bootstrap = Bootstrap(dataset.y[rows], len(dataset.class_names), groups[rows], config.seed)
     checkpoint = Checkpoint(folder, dataset, splits, config)
     try:
         leading = _evaluate_missing(dataset, config, checkpoint, bootstrap)
