@@ -21,7 +21,7 @@ from classify.heads.linear_solvers import RowSpace
 from classify.heads.registry import FittedHead
 from classify.heads.sklearn_head import SklearnHead
 from classify.search import evaluate as module
-from classify.search.fit import batches, fit_batch, transformed
+from classify.search.evaluate import batches, fit_batch, transformed
 from classify.search.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
@@ -204,7 +204,7 @@ def test_scores_are_no_surer_for_views_of_the_same_images(name: str) -> None:
     # There is nothing to be learnt here, but a row is easily told by another view of itself.
     X, y, shows = images_of_three(spread=0.01)
     spec = HeadSpec(name)
-    apart, parted = (SklearnHead(spec).fit(X, y, X, y, by) for by in (shows, None))
+    apart, parted = (SklearnHead(spec).fit(FoldData(X, y, X, y, groups=by)) for by in (shows, None))
     sure = [np.abs(head.predict_proba(X) - 0.5).mean() for head in (apart, parted)]
     assert sure[0] < sure[1]
 

@@ -65,7 +65,7 @@ def test_a_head_is_the_same_alone_and_in_a_stack(kind: str, classes: int) -> Non
     specs = specs_of(kind)
     assert groups_of(specs) == [[0, 1, 2]]
     stacked = fit_heads(specs, rows(classes))
-    alone = DenseHead(specs[2]).fit(*rows(classes)[:4])
+    alone = DenseHead(specs[2]).fit(rows(classes))
     np.testing.assert_allclose(scores(stacked[2], classes), scores(alone, classes), atol=1e-4)
     for curve, values in alone.history.items():
         assert stacked[2].history[curve] == pytest.approx(values, abs=1e-4), curve
@@ -242,9 +242,7 @@ def test_going_on_in_a_smaller_stack_changes_nothing(
     ends = HeadSpec(**{**SMALL, **KINDS[kind], "epochs": 2, "seed": 9})
     heads = fit_heads([ends, short, *long], rows())
     assert built == ([4, 3] if worth == 0 else [4])
-    np.testing.assert_allclose(
-        scores(heads[3]), scores(DenseHead(long[1]).fit(*rows()[:4])), atol=1e-4
-    )
+    np.testing.assert_allclose(scores(heads[3]), scores(DenseHead(long[1]).fit(rows())), atol=1e-4)
     assert [len(head.history["loss"]) for head in heads] == [2, 4, 4, 4]
 
 
@@ -267,9 +265,7 @@ def test_a_head_whose_loss_is_no_number_does_not_harm_the_others() -> None:
     assert "loss is nan in epoch" in heads[0].failed
     assert all(np.isfinite(values).all() for values in heads[0].history.values())
     assert heads[1].failed is None
-    np.testing.assert_allclose(
-        scores(heads[1]), scores(DenseHead(good).fit(*rows()[:4])), atol=1e-4
-    )
+    np.testing.assert_allclose(scores(heads[1]), scores(DenseHead(good).fit(rows())), atol=1e-4)
     assert all(head.failed for head in fit_heads([bad, bad], rows()))
 
 
@@ -298,7 +294,7 @@ from classify.heads.keras_head import DenseHead, fit_heads
 for kind in KINDS:
     specs = specs_of(kind)
     heads = fit_heads(specs, rows())
-    alone = scores(DenseHead(specs[2]).fit(*rows()[:4]))
+    alone = scores(DenseHead(specs[2]).fit(rows()))
     np.testing.assert_allclose(scores(heads[2]), alone, atol=1e-4)
     again = fit_heads(specs, rows())
     assert all(np.array_equal(scores(a), scores(b)) for a, b in zip(heads, again))

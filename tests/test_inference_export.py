@@ -25,7 +25,7 @@ from classify.inference.complete_model import read_class_names
 from classify.inference.export import check_targets, export, export_head, open_trunk
 from classify.inference.model_formats import build_model
 from classify.predict_cli import main as predict_images
-from classify.search.fit import fit_batch, transformed
+from classify.search.evaluate import fit_batch, transformed
 from classify.settings.head_spec import HeadSpec
 from extract.core.errors import HeadError, SettingError
 from extract.pipeline.run import extract_features

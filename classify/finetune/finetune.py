@@ -92,16 +92,15 @@ def check_maps(dataset: Dataset) -> None:
 
 def _select(dataset: Dataset, X: Rows, rows: Labels) -> Dataset:
     """Return some rows of a dataset with other features."""
+    keys, groups, digests = dataset.keys, dataset.groups, dataset.digests
+    selected = replace(dataset, X=X, y=dataset.y[rows], split=dataset.split[rows])
     return replace(
-        dataset,
-        X=X,
-        y=dataset.y[rows],
-        keys=[dataset.keys[row] for row in rows],
-        groups=None if dataset.groups is None else [dataset.groups[row] for row in rows],
-        split=dataset.split[rows],
+        selected,
+        keys=[keys[row] for row in rows],
+        groups=groups and [groups[row] for row in rows],
+        digests=None if digests is None else digests[rows],
         path=None,
         views=None,
-        digests=None if dataset.digests is None else dataset.digests[rows],
     )
 
 
@@ -146,7 +145,7 @@ def _train(
             "unchanged; try a lower --finetune-learning-rate"
         )
     return joined, Finetuned(
-        layer=dataset.layer,
+        dataset.layer,
         epochs=len(fit.history["loss"]),
         best_epoch=fit.best_epoch,
         before=before,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from classify.data.out_of_core import Features, Labels, Rows, flatten
+from classify.data.out_of_core import Rows, flatten
 from classify.data.views import FoldData, RandomViews
 from classify.heads.parallel_fit import History, fit_group
 from classify.heads.parallel_heads import BN_EPSILON, BN_MOMENTUM
@@ -41,15 +41,13 @@ class DenseHead:
         self.failed: str | None = None
         self.model = model
 
-    def fit(
-        self, X: Features, y: Labels, X_validation: Features, y_validation: Labels
-    ) -> "DenseHead":
-        """Train on (X, y) as ``fit_heads`` does, with its arguments.
+    def fit(self, rows: FoldData) -> "DenseHead":
+        """Train as ``fit_heads`` does.
 
         Raises:
             HeadError: The loss did not stay finite.
         """
-        head = fit_heads([self.spec], FoldData(X, y, X_validation, y_validation))[0]
+        head = fit_heads([self.spec], rows)[0]
         if head.failed:
             raise HeadError(head.failed)
         return head

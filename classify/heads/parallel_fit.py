@@ -66,8 +66,8 @@ class HeadFit:
         """
         epoch = len(self.history["loss"]) + 1
         if invalid := [value for value in curves.values() if not math.isfinite(value)]:
-            reason = f"the loss is {invalid[0]} in epoch {epoch}; expected a finite number"
-            self.failed = f"{label(self.spec)}: {reason}; try a lower --learning-rate"
+            found = f"{label(self.spec)}: the loss is {invalid[0]} in epoch {epoch}"
+            self.failed = f"{found}; expected a finite number; try a lower --learning-rate"
             self.stopped = True
             return not self.weights
         for name, value in curves.items():
@@ -182,10 +182,9 @@ class StoredBatches(Batches):
         except StoreError as error:
             self.failed = error
             raise
-        missing = self.size - len(y)
-        if missing:
+        if missing := self.size - len(y):
             X = np.concatenate([X, np.repeat(X[:1], missing, axis=0)])
-        return X, np.concatenate([y, np.full(missing, -1, np.int32)])
+        return X, np.pad(y, (0, missing), constant_values=-1)
 
 
 def _batches(X: Features | RandomViews, y: Labels, size: int) -> Batches:
@@ -214,8 +213,11 @@ class _Callback(keras.callbacks.Callback):
         accuracies = [max(fit.history["val_accuracy"], default=0.0) for fit in self.fits]
         self.bar.set_postfix_str(f"validation accuracy {max(accuracies):.3f}")
         ends = [fit.spec.epochs or 0 for fit in self.fits if not fit.stopped]
+        # End ``fit`` if all heads have stopped, or if a smaller model pays.
         steps = (max(ends, default=0) - epoch - 1) * len(self.batches)
-        self.model.stop_training = _should_rebuild(self.fits, self.model, steps)
+        size = sum(math.prod(v.shape) for v in self.model.layer_variables) / len(self.fits)
+        saved = (len(self.fits) - len(ends)) * size * steps
+        self.model.stop_training = not ends or saved > WORTH_REBUILDING
 
 
 def take_epoch(fits: list[HeadFit], stack: StackedHeads, logs: dict[str, Any]) -> None:
@@ -238,10 +240,3 @@ def _stop_worse_half(fits: list[HeadFit], stack: StackedHeads) -> None:
     for k in worse:
         fits[k].stopped = True
     _keep_weights(fits, stack, [k for k in worse if not fits[k].spec.patience])
-
-
-def _should_rebuild(fits: list[HeadFit], stack: StackedHeads, steps: int) -> bool:
-    """Decide whether to end ``fit``: all heads have stopped, or a smaller model pays."""
-    stopped = sum(fit.stopped for fit in fits)
-    weights = sum(math.prod(v.shape) for v in stack.layer_variables) / len(fits)
-    return stopped == len(fits) or stopped * weights * steps > WORTH_REBUILDING

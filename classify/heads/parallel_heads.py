@@ -31,6 +31,10 @@ BN_MOMENTUM, BN_EPSILON = 0.99, 1e-3
 CURVES = {"loss": "cross_entropy", "accuracy": "accuracy"}
 CURVES |= {f"val_{curve}": f"val_{metric}" for curve, metric in CURVES.items()}
 
+# Name, initial value and whether it is trained, after the kernel; a plain layer has only the first.
+VARIABLES = [("bias", "zeros", True), ("gamma", "ones", True), ("beta", "zeros", True)]
+VARIABLES += [("mean", "zeros", False), ("variance", "ones", False)]
+
 Weights = list[NDArray[Any]]
 
 
@@ -111,9 +115,9 @@ class StackedHeads(keras.Model):
         # The same seeds in every stack, see ``drop``.
         self.draws = [keras.random.SeedGenerator(layer) for layer in range(len(self.blocks) - 1)]
         self.totals = {name: HeadMean(len(specs), name) for name in ("cross_entropy", "accuracy")}
-        self.dropout = np.array([[s.dropout or 0.0] for s in specs], np.float32)
-        self.penalties = np.array([s.l2 or 0.0 for s in specs], np.float32)
-        self.smoothing = np.array([s.label_smoothing or 0.0 for s in specs], np.float32)
+        rates = [[s.dropout or 0.0, s.l2 or 0.0, s.label_smoothing or 0.0] for s in specs]
+        dropout, self.penalties, self.smoothing = np.array(rates, np.float32).T
+        self.dropout = dropout[:, None]
         self.class_weights = np.stack([class_weights(rows.y, rows.classes, s) for s in specs], 1)
         self.built = True
 
@@ -142,16 +146,13 @@ class StackedHeads(keras.Model):
         """Create the variables of one layer of every head."""
         heads = range(len(self.specs))
         kernels = [_glorot(self.specs[k].seed or 0, layer, inputs, outputs) for k in heads]
-        variables: list[tuple[str, Any, bool]] = [("bias", "zeros", True)]
-        if layer < len(self.specs[0].units or ()) and self.specs[0].batch_normalisation:
-            variables += [("gamma", "ones", True), ("beta", "zeros", True)]
-            variables += [("mean", "zeros", False), ("variance", "ones", False)]
+        normalised = layer < len(self.specs[0].units or ()) and self.specs[0].batch_normalisation
         shape = (inputs, len(heads), outputs)
         kernel = self.add_weight(shape=shape, initializer="zeros", name="kernel")
         kernel.assign(np.stack(kernels, axis=1))
         return [kernel] + [
-            self.add_weight(shape=shape[1:], initializer=start, trainable=trainable, name=name)
-            for name, start, trainable in variables
+            self.add_weight(shape[1:], start, trainable=trainable, name=name)
+            for name, start, trainable in VARIABLES[: None if normalised else 1]
         ]
 
     def call(self, x: Any, training: bool = False) -> Any:
@@ -174,12 +175,11 @@ class StackedHeads(keras.Model):
     def normalise(self, hidden: Any, variables: list[Any], training: bool) -> Any:
         """Compute Keras' BatchNormalization of each head's (B, U) in (B, K, U)."""
         gamma, beta, *moments = variables
-        if training:
-            batch_moments = [ops.mean(hidden, axis=0), ops.var(hidden, axis=0)]
-            for moving, batch in zip(moments, batch_moments, strict=True):
-                moving.assign(moving * BN_MOMENTUM + batch * (1 - BN_MOMENTUM))
-            moments = batch_moments
         mean, variance = moments
+        if training:
+            mean, variance = ops.mean(hidden, axis=0), ops.var(hidden, axis=0)
+            for moving, batch in zip(moments, (mean, variance), strict=True):
+                moving.assign(moving * BN_MOMENTUM + batch * (1 - BN_MOMENTUM))
         return (hidden - mean) * (gamma * ops.rsqrt(variance + BN_EPSILON)) + beta
 
     def drop(self, hidden: Any, layer: int) -> Any:

@@ -7,8 +7,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.out_of_core import Features, Labels, Rows, iter_chunks
+from classify.data.out_of_core import Features, Rows, iter_chunks
 from classify.data.preprocessing import Transform
+from classify.data.views import FoldData
 from classify.heads import linear_head, sklearn_head
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec
 
@@ -33,8 +34,8 @@ class Head(Protocol):
     def __init__(self, spec: HeadSpec) -> None:
         """Create an untrained head."""
 
-    def fit(self, X: Rows, y: Labels, X_validation: Rows, y_validation: Labels) -> "Head":
-        """Train on (X, y) and return the trained head; only Keras heads use the validation rows."""
+    def fit(self, rows: FoldData) -> "Head":
+        """Train and return the trained head; only Keras heads use the validation rows."""
 
     def predict_proba(self, X: Rows) -> NDArray[np.floating]:
         """Score each class for each row, (N, K)."""
