@@ -4,6 +4,7 @@ import hashlib
 import html
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -125,14 +126,12 @@ def load_dataset(
         path: A finished store.
         layer: The layer of the features, or several joined by ``+``; None for the only one.
         memory: In GB (1e9 bytes); None asks the system for the free memory.
-        groups: Rows that stay together: ``stored``, the groups in the file, or ``digest``, those
-            and also images that are identical byte for byte.
+        groups: ``stored``, or ``digest``, which also keeps images of the same bytes together.
 
     Raises:
         StoreError: The store cannot be read, is unfinished, has no labelled row, or holds features
             that are not finite numbers.
-        SettingError: The layer or ``groups`` is unknown, or the store has several layers and none
-            was named.
+        SettingError: The layer or ``groups`` is unknown, or none of several layers was named.
     """
     check_choice("groups", groups, GROUPS)
     with open_store(path) as store:
@@ -157,7 +156,13 @@ def load_dataset(
             digests=digests,
             **{name: store.attributes.get(name, "") for name in names},
         )
-    _check_finite(dataset)
+    if bad := [
+        key for key, finite in zip(dataset.keys, _finite_rows(X), strict=True) if not finite
+    ]:
+        raise StoreError(
+            f"{path}: the features of {len(bad)} images are not finite numbers, first {bad[0]}; "
+            "expected numbers that fit their type; extract again with --dtype float32"
+        )
     return dataset
 
 
@@ -196,7 +201,7 @@ def _usable_rows(store: Store) -> NDArray[np.int64]:
     if missing := int((store.status == PENDING).sum()):
         raise StoreError(
             f"{store.path}: {missing} of {len(store.keys)} images have no features yet; expected "
-            "a finished store; run the same extract-features command again to continue"
+            "a finished store; run the same extract-features command again"
         )
     done, labelled = store.status == DONE, store.labels >= 0
     rows = np.flatnonzero(done & labelled)
@@ -205,10 +210,10 @@ def _usable_rows(store: Store) -> NDArray[np.int64]:
             f"{store.path}: none of {len(store.keys)} images has features and a label; expected "
             "images in class folders; extract features from such a folder"
         )
-    if not done.all():
-        log.info("left out: %d images that could not be read", (~done).sum())
-    if (done & ~labelled).any():
-        log.info("left out: %d images without a label", (done & ~labelled).sum())
+    reasons = {"that could not be read": ~done, "without a label": done & ~labelled}
+    for reason, left_out in reasons.items():
+        if left_out.any():
+            log.info("left out: %d images %s", left_out.sum(), reason)
     return rows
 
 
@@ -239,17 +244,7 @@ def _format_bytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
-def _check_finite(dataset: Dataset) -> None:
-    """Raise StoreError unless every feature is a finite number."""
-    bad = [
-        key
-        for positions, chunk in iter_chunks(dataset.X)
-        if not all_finite(chunk)
-        for key, features in zip(dataset.keys[positions], chunk, strict=True)
-        if not all_finite(features)
-    ]
-    if bad:
-        raise StoreError(
-            f"{dataset.path}: the features of {len(bad)} images are not finite numbers, first "
-            f"{bad[0]}; expected numbers that fit their type; extract again with --dtype float32"
-        )
+def _finite_rows(X: Features) -> Iterator[bool]:
+    """Return for each row whether every feature is a finite number."""
+    for _, rows in iter_chunks(X):
+        yield from [True] * len(rows) if all_finite(rows) else map(all_finite, rows)

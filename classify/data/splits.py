@@ -92,10 +92,10 @@ def split_folds(dataset: Dataset, folds: int, seed: int = 0) -> list[Split]:
     members = defaultdict(list)
     for row in rows.tolist():
         members[names[row]].append(row)
-    if folds > len(members):
+    if folds > (most := len(members)):
         raise SplitError(
-            f"folds: found {folds} for {len(members)} images or groups; expected at most "
-            f"{len(members)}; choose fewer folds"
+            f"folds: found {folds} for {most} images or groups; expected at most {most}; "
+            "choose fewer folds"
         )
     counts = np.zeros((folds, K))
     fold_of_row = np.full(len(dataset.y), -1)
@@ -104,14 +104,12 @@ def split_folds(dataset: Dataset, folds: int, seed: int = 0) -> list[Split]:
         fold = min(range(folds), key=lambda f: (counts[f] @ added, counts[f].sum()))
         counts[fold] += added
         fold_of_row[members[name]] = fold
-    splits = []
-    for fold in range(folds):
-        sides = np.where(fold_of_row == fold, VALIDATION, TRAIN)
-        sides[fold_of_row < 0] = TEST
+    rest = np.where(fold_of_row < 0, TEST, TRAIN)
+    folded = [np.where(fold_of_row == fold, VALIDATION, rest) for fold in range(folds)]
+    for sides in folded:
         _check_classes(dataset, sides, warn=False)
-        splits.append(_split(sides, "fold"))
     _warn_of_leaks(dataset, fold_of_row, "folds", _GROUP_COPIES)
-    return splits
+    return [_split(sides, "fold") for sides in folded]
 
 
 def _split(sides: _Sides, origin: str) -> Split:

@@ -140,10 +140,7 @@ def _train(
     values = bootstrap.values(*reduce_scores(y, scores))[config.metric]
     low, high = confidence_interval(values)
     if not fit.best_epoch:
-        log.warning(
-            "finetune: no epoch had a lower validation loss than the head alone; the blocks are "
-            "unchanged; try a lower --finetune-learning-rate"
-        )
+        log.warning("finetune: no epoch was better; try a lower --finetune-learning-rate")
     return joined, Finetuned(
         dataset.layer,
         epochs=len(fit.history["loss"]),

@@ -36,10 +36,9 @@ class DenseHead:
     """
 
     def __init__(self, spec: HeadSpec | None = None, model: Any = None) -> None:
-        self.spec = spec or HeadSpec("dense")
+        self.spec, self.model = spec or HeadSpec("dense"), model
         self.history: History = {}
         self.failed: str | None = None
-        self.model = model
 
     def fit(self, rows: FoldData) -> "DenseHead":
         """Train as ``fit_heads`` does.

@@ -60,8 +60,7 @@ class LinearHead:
 
     def fits(self, shape: tuple[int, ...], classes: int) -> bool:
         """Return whether the head takes rows of this shape and scores this many classes."""
-        outputs = 1 if classes == 2 else classes
-        return bool(self._model.coef.shape == (outputs, math.prod(shape)))
+        return bool(self._model.coef.shape == (1 if classes == 2 else classes, math.prod(shape)))
 
     def save(self, folder: Path) -> None:
         """Write the head to ``head.npz`` in a folder."""

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from classify.data.out_of_core import Epoch, Features, Labels, Rows, StoredRows
+from classify.data.out_of_core import Epoch, Features, Labels, StoredRows
 from classify.data.views import FoldData, RandomViews
 from classify.heads.parallel_heads import CURVES, StackedHeads, Weights, build_stack
 from classify.settings.head_spec import HeadSpec
@@ -171,7 +170,7 @@ class StoredBatches(Batches):
         self.epoch = Epoch(self.X, [seed, epoch])
         self.order = self.epoch.order
 
-    def __getitem__(self, batch: int) -> tuple[Rows, NDArray[np.int32]]:
+    def __getitem__(self, batch: int) -> tuple[Any, ...]:
         # The last batch is filled with the rows before it, which are in memory.
         stop = min((batch + 1) * self.size, len(self.order))
         start = max(0, stop - self.size)

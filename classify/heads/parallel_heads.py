@@ -78,8 +78,8 @@ def build_stack(
         A model from (B, D) to logits (B, K, C), with C = 1 for two classes.
     """
     stack, first = StackedHeads(specs, rows), specs[0]
-    settings = {name: getattr(first, name) for name in ("learning_rate", "momentum", "nesterov")}
-    given = {name: value for name, value in settings.items() if value is not None}
+    names = ("learning_rate", "momentum", "nesterov")
+    given = {name: getattr(first, name) for name in names if getattr(first, name) is not None}
     optimizer = OPTIMIZERS[first.optimizer or ""](**given)
     rates = np.array([[spec.learning_rate or 0.0] for spec in specs])
     if (rates != rates[0]).any():

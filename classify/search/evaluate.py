@@ -58,8 +58,8 @@ def evaluate(
     """Train candidates on every split, batch by batch, and yield each with its evaluation."""
     folded, views = len(splits) > 1, dataset.views.spec.views if dataset.views else 0
     size = getattr(dataset.X, "nbytes", 0) * (1 + views) * len(splits)  # 0: rows in the file
-    cached = lru_cache(len(splits) if size < _KEEP_BYTES else 0)
-    prepare = cached(partial(prepare_fold, dataset, splits))
+    kept = len(splits) if size < _KEEP_BYTES else 0
+    prepare = lru_cache(kept)(partial(prepare_fold, dataset, splits))
     order = np.argsort(np.concatenate([split.validation for split in splits]))
     for batch in batches(specs):
         members = [specs[position] for position in batch]
@@ -87,12 +87,11 @@ def _evaluate_fold(
     trained = _reduced_scores(heads, rows.X, rows.y, keep=False)
     validated = _reduced_scores(heads, rows.X_validation, rows.y_validation, keep)
     for spec, one, train, validation in zip(specs, fitted, trained, validated, strict=True):
-        accuracy = float((train[0] == rows.y).mean())
-        history, failed = one.head.history, one.head.failed or ""
+        accuracy, history = float((train[0] == rows.y).mean()), one.head.history
         losses = history.get("val_loss", [])
         epochs = int(np.argmin(losses)) + 1 if spec.patience and losses else len(losses)
         answers, true_scores, scores = validation
-        results = answers, true_scores, accuracy, seconds, history, epochs, failed
+        results = answers, true_scores, accuracy, seconds, history, epochs, one.head.failed or ""
         yield Evaluation(*results, scores, one)
 
 

@@ -2,7 +2,7 @@
 
 import csv
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -205,8 +205,9 @@ class Result:
         return "\n".join([*(line.format(*row).rstrip() for row in rows), self.advice()])
 
     def _repr_html_(self) -> str:
-        heading, *rows = self.rows()
-        lines = [_html_row("th", heading), *(_html_row("td", row) for row in rows)]
+        heading, *rows = (map(html.escape, row) for row in self.rows())
+        lines = [f"<tr><th>{'</th><th>'.join(heading)}</th></tr>"]
+        lines += [f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in rows]
         return f"<table>{''.join(lines)}</table><p>{html.escape(self.advice())}</p>"
 
     def write_csv(self, path: Path) -> None:
@@ -220,7 +221,3 @@ class Result:
             rows.append([place, label(entry.spec), *shown, *marks])
         with path.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
-
-
-def _html_row(tag: str, cells: Sequence[str]) -> str:
-    return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"

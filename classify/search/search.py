@@ -1,5 +1,6 @@
 """Search: check and evaluate the candidates, rank them, train the best and test it once."""
 
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -113,8 +114,8 @@ def _refit(dataset: Dataset, best: Entry, split: Split) -> FittedHead:
     A head with epochs trains as many as in its evaluation, whatever its patience or halving; so
     the validation rows only draw its curves.
     """
-    spec, epochs = best.spec, best.evaluation.epochs
-    if epochs:
+    spec = best.spec
+    if epochs := best.evaluation.epochs:
         spec = replace(spec, epochs=epochs, patience=None)
     ((_, evaluation),) = evaluate(dataset, [spec], [replace(split, train=split.refit_rows)])
     if evaluation.failed or not evaluation.head:
@@ -145,7 +146,7 @@ def drop_infeasible(dataset: Dataset, config: TrainConfig) -> TrainConfig:
     layers = dict.fromkeys(spec.layer for spec in config.candidates)
     budgets = {layer: budget_for_layer(dataset, "+".join(layer), memory) for layer in layers}
     kept: list[HeadSpec] = []
-    dropped: dict[str, dict[str, None]] = {}
+    dropped: dict[str, list[str]] = defaultdict(list)
     for spec in config.candidates:
         budget = budgets[spec.layer]
         if spec.views and not budget.holds_views and (spec.views != "none" or not dataset.views):
@@ -153,19 +154,18 @@ def drop_infeasible(dataset: Dataset, config: TrainConfig) -> TrainConfig:
                 f"views: {spec.views} has no effect on {budget.layer}: {dataset.path} has no views "
                 "that fit into memory; make some with extract-features --views, or see --memory"
             )
-        reason = "" if budget.holds_features else needs_memory(spec, budget.shape)
-        if reason:
-            dropped.setdefault(budget.layer, {})[reason] = None
+        if not budget.holds_features and (reason := needs_memory(spec, budget.shape)):
+            dropped[budget.layer].append(reason)
         else:
             views = spec.views or ("random" if spec.head in KERAS_HEADS else "all")
             kept.append(replace(spec, views=views) if budget.holds_views else spec)
     for layer, reasons in dropped.items():
-        shown = ", ".join(reasons)
+        shown = ", ".join(dict.fromkeys(reasons))
         if config.named or not kept:
             raise HeadError(
-                f"{shown}: cannot be trained while the features of {layer} stay in "
-                f"the file; expected dense or linear, or ridge or lda of at most {MOST_SUMMED} "
-                "features, without pca; name one with --head, or extract with --pooling avg"
+                f"{shown}: cannot be trained while the features of {layer} stay in the file; "
+                f"expected dense or linear, or ridge or lda of at most {MOST_SUMMED} features, "
+                "without pca; name one with --head, or extract with --pooling avg"
             )
         log.info("left out, for the features of %s stay in the file: %s", layer, shown)
     return replace(config, candidates=tuple(kept), memory=memory)
