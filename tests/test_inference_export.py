@@ -313,7 +313,7 @@ def test_a_best_head_that_is_no_layer(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--head", "logistic"], "logistic: not to be trained while the features of conv1_relu"),
+        (["--head", "logistic"], "logistic: cannot be trained while the features of conv1_relu"),
         (["--finetune"], "the maps of conv1_relu do not fit into memory"),
     ],
 )

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -156,9 +157,7 @@ def load_dataset(
             digests=digests,
             **{name: store.attributes.get(name, "") for name in names},
         )
-    if bad := [
-        key for key, finite in zip(dataset.keys, _finite_rows(X), strict=True) if not finite
-    ]:
+    if bad := list(compress(dataset.keys, _are_not_finite(X))):
         raise StoreError(
             f"{path}: the features of {len(bad)} images are not finite numbers, first {bad[0]}; "
             "expected numbers that fit their type; extract again with --dtype float32"
@@ -244,7 +243,8 @@ def _format_bytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
-def _finite_rows(X: Features) -> Iterator[bool]:
-    """Return for each row whether every feature is a finite number."""
+def _are_not_finite(X: Features) -> Iterator[bool]:
+    """Return for each row whether a feature is NaN or infinite."""
     for _, rows in iter_chunks(X):
-        yield from [True] * len(rows) if all_finite(rows) else map(all_finite, rows)
+        chunk_is_finite = all_finite(rows)
+        yield from (not (chunk_is_finite or all_finite(row)) for row in rows)
