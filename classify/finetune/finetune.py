@@ -140,7 +140,7 @@ def _train(
     values = bootstrap.values(*reduce_scores(y, scores))[config.metric]
     low, high = confidence_interval(values)
     if not fit.best_epoch:
-        log.warning("finetune: no epoch was better; try a lower --finetune-learning-rate")
+        log.warning("finetune: no epoch beat the head alone; try a lower --finetune-learning-rate")
     return joined, Finetuned(
         dataset.layer,
         epochs=len(fit.history["loss"]),
