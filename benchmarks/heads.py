@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
+from classify.data.views import FoldData
 from classify.heads import parallel_fit
 from classify.heads.keras_head import fit_heads
 from classify.settings.head_spec import HeadSpec
@@ -138,7 +139,7 @@ def together(case: Case, rows: tuple[Any, ...]) -> Spent:
     start = time.perf_counter()
     parallel_fit.take_epoch = timed  # type: ignore[assignment]
     try:
-        fit_heads(case.specs(), *rows)
+        fit_heads(case.specs(), FoldData(*rows))
     finally:
         parallel_fit.take_epoch = take
     return Spent(time.perf_counter() - start, float(statistics.median(np.diff(ends))))

@@ -14,7 +14,6 @@ from classify.data.dataset import Dataset, load_dataset
 from classify.inference.bundle import check_target, save_head, save_report
 from classify.report.analysis import analyse
 from classify.search import search
-from classify.search.feasibility import drop_infeasible
 from classify.search.leaderboard import Result
 from classify.settings.config import GROUPS, FinetuneConfig, TrainConfig
 from classify.settings.head_spec import DEFAULTS, KERAS_HEADS, HeadSettings, HeadSpec
@@ -214,7 +213,7 @@ def _prepare(
 
         check_maps(dataset)
     else:
-        config = drop_infeasible(dataset, config)
+        config = search.drop_infeasible(dataset, config)
     return dataset, config, export.open_trunk(dataset) if targets else None
 
 

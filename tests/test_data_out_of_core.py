@@ -17,6 +17,7 @@ from classify.data.dataset import Dataset, load_dataset
 from classify.data.memory_budget import free_memory
 from classify.data.out_of_core import Epoch, StoredRows, flatten, iter_chunks
 from classify.data.preprocessing import Transform
+from classify.data.views import FoldData
 from classify.heads.keras_head import fit_heads
 from classify.search.bootstrap import Bootstrap
 from classify.search.search import run
@@ -136,8 +137,9 @@ def test_a_file_that_goes_while_a_head_trains_is_an_error(
 ) -> None:
     held, left = pair
     path.unlink()
+    rows = FoldData(left.X, left.y, held.X[:60], held.y[:60])
     with pytest.raises(StoreError, match="no such file"):
-        fit_heads([HeadSpec("linear", epochs=2)], left.X, left.y, held.X[:60], held.y[:60])
+        fit_heads([HeadSpec("linear", epochs=2)], rows)
 
 
 def test_the_fingerprint_counts_all_rows(pair: tuple[Dataset, Dataset]) -> None:
@@ -236,7 +238,7 @@ def test_the_last_batch_is_filled_and_counts_each_row_once(
     # With one step an epoch of zero length the curves are those of the first weights.
     spec = HeadSpec("linear", epochs=1, batch_size=size, learning_rate=1e-12)
     held, left = (
-        fit_heads([spec], made.X[:300], made.y[::3], made.X[300:310], made.y[300:310])[0]
+        fit_heads([spec], FoldData(made.X[:300], made.y[::3], made.X[300:310], made.y[300:310]))[0]
         for made in pair
     )
     for curve, values in held.history.items():

@@ -15,13 +15,13 @@ from classify import sweep
 from classify.cli import main as train_head
 from classify.data.dataset import budget_for_layer, load_dataset
 from classify.data.preprocessing import Transform
-from classify.data.views import RandomViews, Views, all_views
+from classify.data.views import FoldData, RandomViews, Views, all_views
 from classify.heads.keras_head import fit_heads
 from classify.heads.linear_solvers import RowSpace
 from classify.heads.registry import FittedHead
 from classify.heads.sklearn_head import SklearnHead
 from classify.search import evaluate as module
-from classify.search.fit import FoldData, batches, fit_batch, transformed
+from classify.search.evaluate import batches, fit_batch, transformed
 from classify.search.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
@@ -204,7 +204,7 @@ def test_scores_are_no_surer_for_views_of_the_same_images(name: str) -> None:
     # There is nothing to be learnt here, but a row is easily told by another view of itself.
     X, y, shows = images_of_three(spread=0.01)
     spec = HeadSpec(name)
-    apart, parted = (SklearnHead(spec).fit(X, y, X, y, by) for by in (shows, None))
+    apart, parted = (SklearnHead(spec).fit(FoldData(X, y, X, y, groups=by)) for by in (shows, None))
     sure = [np.abs(head.predict_proba(X) - 0.5).mean() for head in (apart, parted)]
     assert sure[0] < sure[1]
 
@@ -214,10 +214,10 @@ def test_drawn_views_that_equal_their_image_change_nothing() -> None:
     X, y = generator.normal(size=(30, 4)).astype("f4"), np.arange(30) % 3
     same = RandomViews(X, Views(np.repeat(X[:, None], 2, axis=1), np.arange(30)))
     spec = HeadSpec("dense", **SMALL)
-    one, other = (fit_heads([spec], rows, y, X, y)[0] for rows in (X, same))
+    one, other = (fit_heads([spec], FoldData(rows, y, X, y))[0] for rows in (X, same))
     assert one.history == other.history
     further = RandomViews(X, Views(np.repeat(X[:, None] * 2, 2, axis=1), np.arange(30)))
-    assert fit_heads([spec], further, y, X, y)[0].history != one.history
+    assert fit_heads([spec], FoldData(further, y, X, y))[0].history != one.history
 
 
 def test_the_usual_choice_is_the_heads_own(make_store: MakeStore) -> None:

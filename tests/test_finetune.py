@@ -15,6 +15,7 @@ from PIL import Image
 from classify.cli import main as train_head
 from classify.data.dataset import Dataset, load_dataset
 from classify.data.splits import split_rows
+from classify.data.views import FoldData
 from classify.finetune.finetune import pool, run
 from classify.finetune.joint_model import MapBatches, join, train_together
 from classify.heads.keras_head import DenseHead
@@ -111,9 +112,8 @@ def compare_with_the_full_model(dataset: Dataset, source: Path, tuning: Finetune
     rest = build_upper_blocks(dataset.trunk, dataset.layer)
     pooled = pool(rest.model, dataset.X)
     y = dataset.y
-    head = DenseHead(spec).fit(
-        *(pooled[split.train], y[split.train]), *(pooled[split.validation], y[split.validation])
-    )
+    train, held = split.train, split.validation
+    head = DenseHead(spec).fit(FoldData(pooled[train], y[train], pooled[held], y[held]))
     other = keras.models.clone_model(head.model)
     other.set_weights(head.model.get_weights())
     full = full_model(dataset.trunk, dataset.layer, other)
@@ -170,7 +170,7 @@ def test_batch_normalisation_stays_in_inference_mode(stores: dict[int, Path]) ->
     dataset = load_dataset(stores[2])
     rest = build_upper_blocks(dataset.trunk, dataset.layer)
     rows = pool(rest.model, dataset.X), dataset.y
-    head = DenseHead(HEAD).fit(*rows, *rows)
+    head = DenseHead(HEAD).fit(FoldData(*rows, *rows))
     before = {weight.path: np.array(weight) for weight in rest.model.weights}
     train_together(rest.model, head, dataset, split_rows(dataset), FinetuneConfig(1, 1e-2))
     for weight in rest.model.weights:
@@ -223,7 +223,7 @@ def test_the_settings_of_the_head_hold_for_both(stores: dict[int, Path]) -> None
         *(replace(HEAD, seed=1), replace(HEAD, dropout=0.5), replace(HEAD, dropout=0.5)),
     ):
         rest.model.set_weights(weights)
-        head = DenseHead(replace(HEAD, dropout=spec.dropout)).fit(*rows, *rows)
+        head = DenseHead(replace(HEAD, dropout=spec.dropout)).fit(FoldData(*rows, *rows))
         head.spec = spec
         best = train_together(
             rest.model, head, dataset, split_rows(dataset), FinetuneConfig(2, 0.1)
@@ -313,7 +313,7 @@ def test_join_is_what_was_trained(stores: dict[int, Path]) -> None:
     dataset = load_dataset(stores[2])
     rest = build_upper_blocks(dataset.trunk, dataset.layer)
     rows = pool(rest.model, dataset.X), dataset.y
-    head = DenseHead(HEAD).fit(*rows, *rows)
+    head = DenseHead(HEAD).fit(FoldData(*rows, *rows))
     joined = join(rest.model, head)
     np.testing.assert_allclose(
         joined.predict_proba(dataset.X), head.predict_proba(rows[0]), atol=1e-5

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from classify.data.views import FoldData
 from classify.heads.keras_head import PREDICT_ROWS, DenseHead, build_model
-from classify.heads.parallel_heads import TrainingSet, build_stack
+from classify.heads.parallel_heads import build_stack
 from classify.heads.registry import FILES, Head, head_class
 from classify.search.metrics import measure
 from classify.settings.head_spec import DEFAULTS, HeadSpec
@@ -36,7 +37,7 @@ def rows_of(classes: int, shape: tuple[int, ...], count: int = 90, seed: int = 0
 def fit(kind: str, classes: int, shape: tuple[int, ...], **settings: Any) -> Head:
     spec = HeadSpec(kind, **{**QUICK.get(kind, {}), **settings})
     return head_class(kind)(spec).fit(
-        *rows_of(classes, shape), *rows_of(classes, shape, count=30, seed=1)
+        FoldData(*rows_of(classes, shape), *rows_of(classes, shape, count=30, seed=1))
     )
 
 
@@ -127,7 +128,7 @@ def test_the_optimizer_is_told_what_was_asked(
     settings: dict[str, Any], name: str, wanted: dict[str, Any]
 ) -> None:
     spec = HeadSpec(learning_rate=0.02, **settings)
-    rows = TrainingSet(*rows_of(2, (8,)), *rows_of(2, (8,)))
+    rows = FoldData(*rows_of(2, (8,)), *rows_of(2, (8,)))
     optimizer = build_stack([spec], rows).optimizer
     assert type(optimizer).__name__ == name
     found = optimizer.get_config()
@@ -139,7 +140,7 @@ def test_patience_stops_early_and_takes_the_best_epoch() -> None:
     # The labels of the validation rows are wrong on purpose: the more is learnt, the worse.
     X, y = rows_of(2, (8,))
     spec = HeadSpec("dense", units=(16,), epochs=50, learning_rate=0.03, patience=2)
-    head = DenseHead(spec).fit(X, y, X, 1 - y)
+    head = DenseHead(spec).fit(FoldData(X, y, X, 1 - y))
     losses = head.history["val_loss"]
     assert len(losses) == int(np.argmin(losses)) + 1 + 2
     assert measure(1 - y, head.predict_proba(X)).loss == pytest.approx(min(losses), rel=1e-3)

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from classify.data.views import FoldData
 from classify.heads.keras_head import DenseHead, build_model, fit_heads
 from classify.heads.parallel_fit import RUNGS, Batches
-from classify.heads.parallel_heads import TrainingSet, build_stack
+from classify.heads.parallel_heads import build_stack
 from classify.settings.head_spec import HeadSpec, groups_of
 from extract.trunks.backend import fetch, load_keras
 from tests.test_heads_contract import rows_of
@@ -39,8 +40,8 @@ def specs_of(kind: str, **settings: Any) -> list[HeadSpec]:
 
 
 @functools.cache
-def rows(classes: int = 3, count: int = 90) -> TrainingSet:
-    return TrainingSet(*rows_of(classes, (8,), count), *rows_of(classes, (8,), 30, seed=1))
+def rows(classes: int = 3, count: int = 90) -> FoldData:
+    return FoldData(*rows_of(classes, (8,), count), *rows_of(classes, (8,), 30, seed=1))
 
 
 def scores(head: DenseHead, classes: int = 3) -> np.ndarray:
@@ -63,8 +64,8 @@ def scores(head: DenseHead, classes: int = 3) -> np.ndarray:
 def test_a_head_is_the_same_alone_and_in_a_stack(kind: str, classes: int) -> None:
     specs = specs_of(kind)
     assert groups_of(specs) == [[0, 1, 2]]
-    stacked = fit_heads(specs, *rows(classes))
-    alone = DenseHead(specs[2]).fit(*rows(classes))
+    stacked = fit_heads(specs, rows(classes))
+    alone = DenseHead(specs[2]).fit(rows(classes))
     np.testing.assert_allclose(scores(stacked[2], classes), scores(alone, classes), atol=1e-4)
     for curve, values in alone.history.items():
         assert stacked[2].history[curve] == pytest.approx(values, abs=1e-4), curve
@@ -74,7 +75,7 @@ def test_a_head_is_the_same_alone_and_in_a_stack(kind: str, classes: int) -> Non
 def plain_keras(spec: HeadSpec, first: list[np.ndarray], classes: int) -> tuple[Any, Any]:
     """The head as a Keras user writes it, from the same first weights on the same batches."""
     keras = load_keras()
-    X, y, X_validation, _ = rows(classes, count=80)
+    X, y, X_validation, *_ = rows(classes, count=80)
     model = build_model(spec, X.shape[1:], classes)
     model.set_weights(first)
     if spec.l2:
@@ -113,7 +114,7 @@ def test_a_head_is_what_plain_keras_makes_of_it(kind: str, classes: int) -> None
     specs = specs_of(kind, **({} if kind == "linear" else {"dropout": 0.0}))
     given = rows(classes, count=80)
     first = build_stack(specs, given).head_weights([1])[0]
-    head = fit_heads(specs, *given)[1]
+    head = fit_heads(specs, given)[1]
     _, wanted = plain_keras(specs[1], first, classes)
     np.testing.assert_allclose(head.predict_proba(given.X_validation), wanted, atol=1e-4)
 
@@ -129,7 +130,7 @@ def test_heads_of_different_shapes_keep_their_places() -> None:
     ]
     specs = [HeadSpec(**{**SMALL, "epochs": 1, **given}) for given in settings]
     assert groups_of(specs) == [[0, 1, 4], [2], [3], [5]]
-    heads = fit_heads(specs, *rows())
+    heads = fit_heads(specs, rows())
     assert [head.spec for head in heads] == specs
     assert [len(head.history["loss"]) for head in heads] == [1, 2, 1, 1, 1, 1]
 
@@ -161,7 +162,7 @@ def test_every_epoch_trains_in_its_own_order(monkeypatch: pytest.MonkeyPatch) ->
         return take(self, batch)
 
     monkeypatch.setattr(Batches, "__getitem__", recorded)
-    fit_heads(specs_of("linear"), *rows(), order_seed=4)
+    fit_heads(specs_of("linear"), rows(), order_seed=4)
     wanted = [
         (batch, tuple(np.random.default_rng([4, epoch]).permutation(90)))
         for epoch in range(3)
@@ -174,7 +175,7 @@ def test_every_epoch_trains_in_its_own_order(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_order_of_the_rows_is_one_seed_and_the_head_another() -> None:
     specs = specs_of("dropout", epochs=1)
     first, same, other = (
-        [scores(head) for head in fit_heads(specs, *rows(), order_seed=seed)] for seed in (0, 0, 1)
+        [scores(head) for head in fit_heads(specs, rows(), order_seed=seed)] for seed in (0, 0, 1)
     )
     np.testing.assert_array_equal(first, same)
     assert not np.allclose(first, other, atol=1e-4)
@@ -206,14 +207,14 @@ def test_dropout_drops_its_share_each_time_anew(rate: float) -> None:
 def test_patience_ends_one_head_and_not_the_others() -> None:
     X, y, *_ = rows(2)
     # The validation labels are wrong, so a head that learns quickly gets worse from the start.
-    wrong = (X, y, X, 1 - y)
+    wrong = FoldData(X, y, X, 1 - y)
     settings: dict[str, Any] = {"units": (16,), "batch_size": 20, "dropout": 0.0}
     specs = [
         HeadSpec(**settings, learning_rate=0.03, epochs=8, patience=2),
         HeadSpec(**settings, learning_rate=0.01, epochs=8),
         HeadSpec(**settings, learning_rate=0.03, epochs=5),
     ]
-    first, second, third = fit_heads(specs, *wrong)
+    first, second, third = fit_heads(specs, wrong)
     losses = first.history["val_loss"]
     assert len(losses) == int(np.argmin(losses)) + 1 + 2 < 8
     assert (len(second.history["loss"]), len(third.history["loss"])) == (8, 5)
@@ -239,33 +240,33 @@ def test_going_on_in_a_smaller_stack_changes_nothing(
     monkeypatch.setattr("classify.heads.parallel_fit.build_stack", counted)
     short, *long = specs_of(kind, epochs=4)
     ends = HeadSpec(**{**SMALL, **KINDS[kind], "epochs": 2, "seed": 9})
-    heads = fit_heads([ends, short, *long], *rows())
+    heads = fit_heads([ends, short, *long], rows())
     assert built == ([4, 3] if worth == 0 else [4])
-    np.testing.assert_allclose(scores(heads[3]), scores(DenseHead(long[1]).fit(*rows())), atol=1e-4)
+    np.testing.assert_allclose(scores(heads[3]), scores(DenseHead(long[1]).fit(rows())), atol=1e-4)
     assert [len(head.history["loss"]) for head in heads] == [2, 4, 4, 4]
 
 
 def test_halving_ends_the_worse_half_at_each_rung() -> None:
     rates = np.geomspace(1e-5, 3e-2, 8)
     specs = [HeadSpec(**{**SMALL, "epochs": 16}, learning_rate=float(rate)) for rate in rates]
-    heads = fit_heads(specs, *rows(), halving=True)
+    heads = fit_heads(specs, rows(), halving=True)
     # Eight, four after 2 epochs, two after 4, one after 8; on these rows faster is better.
     assert [len(head.history["loss"]) for head in heads] == [2, 2, 2, 2, 4, 4, 8, 16]
     assert RUNGS == (0.125, 0.25, 0.5)
-    full = fit_heads(specs, *rows())
+    full = fit_heads(specs, rows())
     np.testing.assert_allclose(scores(heads[7]), scores(full[7]), atol=1e-4)
 
 
 def test_a_head_whose_loss_is_no_number_does_not_harm_the_others() -> None:
     settings: dict[str, Any] = {**SMALL, "optimizer": "sgd", "batch_normalisation": True}
     good, bad = (HeadSpec(**settings, learning_rate=rate) for rate in (0.01, 1e30))
-    heads = fit_heads([bad, good], *rows())
+    heads = fit_heads([bad, good], rows())
     assert heads[0].failed is not None
     assert "loss is nan in epoch" in heads[0].failed
     assert all(np.isfinite(values).all() for values in heads[0].history.values())
     assert heads[1].failed is None
-    np.testing.assert_allclose(scores(heads[1]), scores(DenseHead(good).fit(*rows())), atol=1e-4)
-    assert all(head.failed for head in fit_heads([bad, bad], *rows()))
+    np.testing.assert_allclose(scores(heads[1]), scores(DenseHead(good).fit(rows())), atol=1e-4)
+    assert all(head.failed for head in fit_heads([bad, bad], rows()))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -292,12 +293,12 @@ from tests.test_heads_parallel import KINDS, rows, scores, specs_of
 from classify.heads.keras_head import DenseHead, fit_heads
 for kind in KINDS:
     specs = specs_of(kind)
-    heads = fit_heads(specs, *rows())
-    alone = scores(DenseHead(specs[2]).fit(*rows()))
+    heads = fit_heads(specs, rows())
+    alone = scores(DenseHead(specs[2]).fit(rows()))
     np.testing.assert_allclose(scores(heads[2]), alone, atol=1e-4)
-    again = fit_heads(specs, *rows())
+    again = fit_heads(specs, rows())
     assert all(np.array_equal(scores(a), scores(b)) for a, b in zip(heads, again))
-print(keras.backend.backend(), scores(fit_heads(specs_of("plain"), *rows())[0]).tolist(), sep="|")
+print(keras.backend.backend(), scores(fit_heads(specs_of("plain"), rows())[0]).tolist(), sep="|")
 """
 
 
@@ -315,5 +316,5 @@ def test_other_backends_train_the_same_heads(backend: str) -> None:
     name, _, found = done.stdout.strip().partition("|")
     assert name == backend, done.stderr
     # First weights and order are NumPy's: without dropout the backends agree.
-    here = scores(fit_heads(specs_of("plain"), *rows())[0])
+    here = scores(fit_heads(specs_of("plain"), rows())[0])
     np.testing.assert_allclose(np.array(json.loads(found)), here, atol=1e-3)

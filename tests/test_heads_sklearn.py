@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from classify.data.views import FoldData
 from classify.heads.linear_head import fit_linear, score_linear
 from classify.heads.registry import head_class
 from classify.heads.sklearn_head import FILE, SklearnHead
@@ -38,7 +39,7 @@ def test_contract(spec: HeadSpec, classes: int, shape: tuple[int, ...], tmp_path
     X, y = rows_of(classes, shape, apart=8)
     new, truth = rows_of(classes, shape, count=40, seed=2, apart=8)
     before = X.copy()
-    head = head_class(spec.head)(spec).fit(X, y, new, truth)
+    head = head_class(spec.head)(spec).fit(FoldData(X, y, new, truth))
     scores = head.predict_proba(new)
     assert scores.shape == (40, classes)
     assert (scores >= 0).all()
@@ -53,7 +54,7 @@ def test_contract(spec: HeadSpec, classes: int, shape: tuple[int, ...], tmp_path
         assert found.fits(shape, classes)
         assert not found.fits((*shape, 2), classes)
         assert not found.fits(shape, classes + 1)
-    again = head_class(spec.head)(spec).fit(X, y, new, truth)
+    again = head_class(spec.head)(spec).fit(FoldData(X, y, new, truth))
     np.testing.assert_array_equal(again.predict_proba(new), scores)
 
 
@@ -62,7 +63,7 @@ def test_scores_are_no_worse_than_knowing_nothing(spec: HeadSpec) -> None:
     # Classes that overlap: whoever is sure of every answer is found out by the loss.
     X, y = rows_of(3, (40,), count=240, apart=1)
     new, truth = rows_of(3, (40,), count=240, seed=1, apart=1)
-    scores = head_class(spec.head)(spec).fit(X, y, new, truth).predict_proba(new)
+    scores = head_class(spec.head)(spec).fit(FoldData(X, y, new, truth)).predict_proba(new)
     bound = 1.35 if spec.head in ("lda", "boosting", "knn") else np.log(3)
     assert log_loss(truth, scores) < bound
 
@@ -86,7 +87,9 @@ def test_the_svm_answers_as_scikit_learns(kernel: str) -> None:
     X, y = rows_of(3, (20,), apart=1)
     new, truth = rows_of(3, (20,), seed=1, apart=1)
     gamma = 0.03 if kernel == "rbf" else None
-    head = SklearnHead(HeadSpec("svm", kernel=kernel, C=2.0, gamma=gamma)).fit(X, y, new, truth)
+    head = SklearnHead(HeadSpec("svm", kernel=kernel, C=2.0, gamma=gamma)).fit(
+        FoldData(X, y, new, truth)
+    )
     direct = SVC(kernel=kernel, C=2.0, gamma=gamma or "scale").fit(X, y)
     wanted = direct.decision_function(new).argmax(axis=1)
     assert (head.predict_proba(new).argmax(axis=1) == wanted).mean() > 0.98
@@ -96,7 +99,7 @@ def test_a_class_with_one_row_is_no_obstacle() -> None:
     X, y = rows_of(2, (8,), count=20)
     y = np.where(np.arange(20) == 7, 2, y)
     for spec in SPECS:
-        scores = head_class(spec.head)(spec).fit(X, y, X, y).predict_proba(X)
+        scores = head_class(spec.head)(spec).fit(FoldData(X, y, X, y)).predict_proba(X)
         assert np.isfinite(scores).all(), spec.head
 
 
@@ -104,7 +107,7 @@ def test_a_class_with_one_row_is_no_obstacle() -> None:
 def test_rows_that_are_all_the_same_are_no_obstacle(width: int) -> None:
     X, y = np.ones((20, width), np.float32), np.arange(20) % 2
     for spec in SPECS:
-        scores = head_class(spec.head)(spec).fit(X, y, X, y).predict_proba(X)
+        scores = head_class(spec.head)(spec).fit(FoldData(X, y, X, y)).predict_proba(X)
         np.testing.assert_allclose(scores, 0.5, atol=0.1, err_msg=spec.head)
 
 
@@ -113,7 +116,7 @@ def test_the_file_is_not_a_pickle_and_foreign_types_are_refused(tmp_path: Path) 
     from skops.io.exceptions import UntrustedTypesFoundException
 
     X, y = rows_of(2, (8,))
-    SklearnHead(HeadSpec("forest", trees=3)).fit(X, y, X, y).save(tmp_path)
+    SklearnHead(HeadSpec("forest", trees=3)).fit(FoldData(X, y, X, y)).save(tmp_path)
     assert zipfile.is_zipfile(tmp_path / FILE)
     skops.io.dump(subprocess.Popen, tmp_path / FILE)
     for head in ("svm", "forest", "boosting"):
@@ -126,11 +129,12 @@ def test_keras_is_never_loaded(tmp_path: Path) -> None:
 import numpy, pathlib, sys
 import classify.inference.bundle, classify.inference.predict
 import classify.cli, classify.finetune.finetune, classify.search.search
+from classify.data.views import FoldData
 from classify.heads.registry import head_class
 from classify.settings.head_spec import HeadSpec
 X, y = numpy.eye(4, dtype="float32"), numpy.array([0, 1, 0, 1])
 for name in ("logistic", "knn"):
-    head_class(name)(HeadSpec(name)).fit(X, y, X, y).save(pathlib.Path(sys.argv[1]))
+    head_class(name)(HeadSpec(name)).fit(FoldData(X, y, X, y)).save(pathlib.Path(sys.argv[1]))
     head_class(name).load(pathlib.Path(sys.argv[1]), name).predict_proba(X)
 print([name for name in ("keras", "tensorflow", "jax", "torch") if name in sys.modules])
 """
@@ -143,7 +147,7 @@ print([name for name in ("keras", "tensorflow", "jax", "torch") if name in sys.m
 def test_a_generator_whose_pool_could_be_of_any_size_is_refused(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     X, y = random.normal(size=(60, 4)).astype("f4"), np.arange(60) % 2
-    head = SklearnHead(HeadSpec("boosting", trees=3)).fit(X, y, X, y)
+    head = SklearnHead(HeadSpec("boosting", trees=3)).fit(FoldData(X, y, X, y))
     head.save(tmp_path)
     loaded = SklearnHead.load(tmp_path, "boosting")
     assert np.array_equal(loaded.predict_proba(X), head.predict_proba(X))
@@ -206,7 +210,7 @@ def test_indices_that_lead_outside_are_refused(
 ) -> None:
     random = np.random.default_rng(0)
     X, y = random.normal(size=(60, 4)).astype("f4"), np.arange(60) % 2
-    head = SklearnHead(HeadSpec(name)).fit(X, y, X, y)
+    head = SklearnHead(HeadSpec(name)).fit(FoldData(X, y, X, y))
     head.save(tmp_path)
     SklearnHead.load(tmp_path, name)
     damage(head._parts)

@@ -16,6 +16,7 @@ import pytest
 from classify.cli import main as train_head
 from classify.data.dataset import Dataset, load_dataset
 from classify.data.preprocessing import Transform
+from classify.data.views import FoldData
 from classify.heads.registry import FittedHead
 from classify.inference import export as export_module
 from classify.inference import model_formats
@@ -24,7 +25,7 @@ from classify.inference.complete_model import read_class_names
 from classify.inference.export import check_targets, export, export_head, open_trunk
 from classify.inference.model_formats import build_model
 from classify.predict_cli import main as predict_images
-from classify.search.fit import FoldData, fit_batch, transformed
+from classify.search.evaluate import fit_batch, transformed
 from classify.settings.head_spec import HeadSpec
 from extract.core.errors import HeadError, SettingError
 from extract.pipeline.run import run_extraction as extract_features

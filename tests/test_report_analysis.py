@@ -9,10 +9,11 @@ import pytest
 
 from classify.data.dataset import Dataset
 from classify.data.preprocessing import Transform
+from classify.data.views import FoldData
 from classify.report.analysis import MISTAKES, analyse, subsets
 from classify.report.projection import map_features
 from classify.search import evaluate
-from classify.search.fit import FoldData, fit_batch, transformed
+from classify.search.evaluate import fit_batch, transformed
 from classify.search.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from classify.data.preprocessing import Transform
+from classify.data.views import FoldData
 from classify.heads.registry import FittedHead
-from classify.search.fit import FoldData, batches, fit_batch, transformed
+from classify.search.evaluate import batches, fit_batch, transformed
 from classify.settings.head_spec import DEFAULTS, HeadSpec
 
 QUICK = {

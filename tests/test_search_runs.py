@@ -12,11 +12,12 @@ import pytest
 import classify
 from classify.data.dataset import Dataset, load_dataset
 from classify.data.splits import split_rows
+from classify.data.views import FoldData
 from classify.heads.keras_head import DenseHead
 from classify.report.analysis import analyse
 from classify.search import evaluate as module
 from classify.search.checkpoint import FILE, Checkpoint
-from classify.search.fit import FoldData, fit_batch
+from classify.search.evaluate import fit_batch
 from classify.search.leaderboard import Finetuned
 from classify.search.metrics import measure
 from classify.search.search import Stopped, run
@@ -257,11 +258,13 @@ def test_behind_folds_a_patient_head_trains_as_long_as_it_paid_in_most() -> None
     best = []
     for split in result.splits:
         sides = (made.X[split.train], made.y[split.train])
-        head = DenseHead(spec).fit(*sides, made.X[split.validation], made.y[split.validation])
+        head = DenseHead(spec).fit(
+            FoldData(*sides, made.X[split.validation], made.y[split.validation])
+        )
         best.append(int(np.argmin(head.history["val_loss"])) + 1)
     assert result.best.evaluation.epochs == sorted(best)[1] < 30
     alone = DenseHead(replace(spec, epochs=sorted(best)[1], patience=None))
-    wanted = alone.fit(made.X, made.y, made.X, made.y).predict_proba(made.X)
+    wanted = alone.fit(FoldData(made.X, made.y, made.X, made.y)).predict_proba(made.X)
     assert result.head is not None
     np.testing.assert_allclose(result.head.predict_proba(made.X), wanted, atol=1e-4)
 

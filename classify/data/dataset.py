@@ -4,20 +4,22 @@ import hashlib
 import html
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.memory_budget import COPIES, MemoryBudget, feature_bytes, plan_memory
+from classify.data.memory_budget import COPIES, MemoryBudget, plan_memory
 from classify.data.out_of_core import Features, StoredRows, all_finite, iter_chunks, join_layers
 from classify.data.views import StoredViews
 from classify.settings.config import GROUPS
 from extract.core.config import TrunkSpec
 from extract.core.console import log
-from extract.core.errors import HeadError, SettingError, StoreError, quoted, unknown_name
+from extract.core.errors import SettingError, StoreError, quoted, unknown_name
 from extract.core.flags import check_choice
 from extract.core.row_block import DONE, PENDING
 from extract.images.digests import group_by_digest
@@ -125,14 +127,12 @@ def load_dataset(
         path: A finished store.
         layer: The layer of the features, or several joined by ``+``; None for the only one.
         memory: In GB (1e9 bytes); None asks the system for the free memory.
-        groups: Rows that stay together: ``stored``, the groups in the file, or ``digest``, those
-            and also images that are identical byte for byte.
+        groups: ``stored``, or ``digest``, which also keeps images of the same bytes together.
 
     Raises:
         StoreError: The store cannot be read, is unfinished, has no labelled row, or holds features
             that are not finite numbers.
-        SettingError: The layer or ``groups`` is unknown, or the store has several layers and none
-            was named.
+        SettingError: The layer or ``groups`` is unknown, or none of several layers was named.
     """
     check_choice("groups", groups, GROUPS)
     with open_store(path) as store:
@@ -157,7 +157,11 @@ def load_dataset(
             digests=digests,
             **{name: store.attributes.get(name, "") for name in names},
         )
-    _check_finite(dataset)
+    if bad := list(compress(dataset.keys, _are_not_finite(X))):
+        raise StoreError(
+            f"{path}: the features of {len(bad)} images are not finite numbers, first {bad[0]}; "
+            "expected numbers that fit their type; extract again with --dtype float32"
+        )
     return dataset
 
 
@@ -180,15 +184,6 @@ def budget_for_layer(dataset: Dataset, layer: str, memory: float | None = None) 
         return plan_memory(store, _choose_layers(store, layer), len(dataset.y), memory)
 
 
-def check_weights(dataset: Dataset, sha256: str) -> None:
-    """Raise HeadError unless weights with this digest made the features."""
-    if sha256 != dataset.weights_sha256:
-        raise HeadError(
-            f"weights: {dataset.trunk.weights} has SHA-256 {sha256[:12]}; expected "
-            f"{dataset.weights_sha256[:12]}, which made the features; restore it, or extract again"
-        )
-
-
 def _choose_layers(store: Store, layer: str | None) -> list[str]:
     known = list(store.shapes)
     if layer is None and len(known) > 1:
@@ -205,7 +200,7 @@ def _usable_rows(store: Store) -> NDArray[np.int64]:
     if missing := int((store.status == PENDING).sum()):
         raise StoreError(
             f"{store.path}: {missing} of {len(store.keys)} images have no features yet; expected "
-            "a finished store; run the same extract-features command again to continue"
+            "a finished store; run the same extract-features command again"
         )
     done, labelled = store.status == DONE, store.labels >= 0
     rows = np.flatnonzero(done & labelled)
@@ -214,10 +209,10 @@ def _usable_rows(store: Store) -> NDArray[np.int64]:
             f"{store.path}: none of {len(store.keys)} images has features and a label; expected "
             "images in class folders; extract features from such a folder"
         )
-    if not done.all():
-        log.info("left out: %d images that could not be read", (~done).sum())
-    if (done & ~labelled).any():
-        log.info("left out: %d images without a label", (done & ~labelled).sum())
+    reasons = {"that could not be read": ~done, "without a label": done & ~labelled}
+    for reason, left_out in reasons.items():
+        if left_out.any():
+            log.info("left out: %d images %s", left_out.sum(), reason)
     return rows
 
 
@@ -226,20 +221,20 @@ def _read(
 ) -> tuple[Features, StoredViews | None]:
     """Read the features if they fit into memory, and open the views if they fit as well."""
     budget = plan_memory(store, layers, len(rows), memory)
-    size, free = feature_bytes(len(rows), budget.shape), _format_bytes(budget.free)
-    text = f"{store.path}: {len(rows)} rows of {math.prod(budget.shape)} features"
+    size, free = _format_bytes(budget.size), _format_bytes(budget.free)
+    text = f"{store.path}: {len(rows)} rows of {math.prod(budget.shape)} features, {size}"
     if budget.holds_features:
-        log.info("%s, %s, in memory", text, _format_bytes(size))
+        log.info("%s, in memory", text)
         X: Features = join_layers([store.read(name, rows) for name in layers])
     else:
-        text += f", {_format_bytes(size)}, read from the file while training"
+        text += ", read from the file while training"
         log.info("%s: %d times as much does not fit into %s", text, COPIES, free)
         identity = hashlib.blake2b(store.digests()[rows].tobytes(), digest_size=16).hexdigest()
         X = StoredRows(store.path, layers, rows, budget.shape, identity)
     if budget.holds_views:
         return X, StoredViews(store.path, layers, rows, store.view_spec)
     if views := store.view_spec.views:
-        needed = _format_bytes((1 + views) * size)
+        needed = _format_bytes((1 + views) * budget.size)
         log.info("left out: views, for %d times %s does not fit into %s", COPIES, needed, free)
     return X, None
 
@@ -248,17 +243,8 @@ def _format_bytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
-def _check_finite(dataset: Dataset) -> None:
-    """Raise StoreError unless every feature is a finite number."""
-    bad = [
-        key
-        for positions, chunk in iter_chunks(dataset.X)
-        if not all_finite(chunk)
-        for key, features in zip(dataset.keys[positions], chunk, strict=True)
-        if not all_finite(features)
-    ]
-    if bad:
-        raise StoreError(
-            f"{dataset.path}: the features of {len(bad)} images are not finite numbers, first "
-            f"{bad[0]}; expected numbers that fit their type; extract again with --dtype float32"
-        )
+def _are_not_finite(X: Features) -> Iterator[bool]:
+    """Return for each row whether a feature is NaN or infinite."""
+    for _, rows in iter_chunks(X):
+        chunk_is_finite = all_finite(rows)
+        yield from (not (chunk_is_finite or all_finite(row)) for row in rows)

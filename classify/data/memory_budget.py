@@ -18,6 +18,7 @@ class MemoryBudget(NamedTuple):
         shape: Shape of one row.
         holds_features: Whether the plain rows fit; otherwise they stay in the file.
         holds_views: Whether there are views and they fit as well.
+        size: Bytes of the plain rows.
         free: Bytes that training may use; 0 where the features were read earlier.
     """
 
@@ -25,6 +26,7 @@ class MemoryBudget(NamedTuple):
     shape: tuple[int, ...]
     holds_features: bool
     holds_views: bool
+    size: int = 0
     free: int = 0
 
 
@@ -40,14 +42,9 @@ def plan_memory(store: Store, layers: list[str], rows: int, memory: float | None
     shapes = [store.shapes[name] for name in layers]
     shape = shapes[0] if len(shapes) == 1 else (sum(map(math.prod, shapes)),)
     free = free_memory() if memory is None else int(memory * 1e9)
-    needed, views = COPIES * feature_bytes(rows, shape), store.view_spec.views
-    holds_views = views > 0 and needed * (1 + views) <= free
-    return MemoryBudget("+".join(layers), shape, needed <= free, holds_views, free)
-
-
-def feature_bytes(rows: int, shape: tuple[int, ...]) -> int:
-    """Return the size of float32 features."""
-    return 4 * rows * math.prod(shape)
+    size, views = 4 * rows * math.prod(shape), store.view_spec.views
+    holds_views = views > 0 and COPIES * size * (1 + views) <= free
+    return MemoryBudget("+".join(layers), shape, COPIES * size <= free, holds_views, size, free)
 
 
 def free_memory() -> int:

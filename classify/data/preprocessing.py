@@ -93,18 +93,12 @@ class Transform:
 def _fit(step: str, X: Any) -> _Fitted:
     """Fit one step on (N, D) rows."""
     if step == "standardise":
-        mean, spread, largest = _moments(X)
-        # A constant feature becomes zero instead of a multiple of rounding errors.
-        constant = spread <= 1e-6 * largest
-        scale = np.where(constant, 0, 1 / np.where(constant, 1, spread))
-        return {"mean": mean.astype(np.float32), "scale": scale.astype(np.float32)}
-    if step.startswith("pca="):
-        return _fit_pca(int(step.partition("=")[2]), X)
-    return {}
+        return _fit_scaling(X)
+    return _fit_pca(int(step.removeprefix("pca=")), X) if step.startswith("pca=") else {}
 
 
-def _moments(X: Features) -> tuple[Floats, Floats, Floats]:
-    """Return the mean, standard deviation and largest magnitude of each feature in one pass."""
+def _fit_scaling(X: Features) -> _Fitted:
+    """Find the mean and one over the standard deviation of each feature in one pass."""
     origin = rough_mean(X)
     sums, squares, largest = np.zeros((3, len(origin)))
     step = max(1, _VALUES // len(origin))
@@ -116,7 +110,11 @@ def _moments(X: Features) -> tuple[Floats, Floats, Floats]:
             squares += np.einsum("nd,nd->d", centred, centred)
             np.maximum(largest, np.abs(rows).max(axis=0), out=largest)
     mean = sums / len(X)
-    return origin + mean, np.sqrt(np.maximum(squares / len(X) - mean**2, 0)), largest
+    spread = np.sqrt(np.maximum(squares / len(X) - mean**2, 0))
+    # A constant feature becomes zero instead of a multiple of rounding errors.
+    constant = spread <= 1e-6 * largest
+    scale = np.where(constant, 0, 1 / np.where(constant, 1, spread))
+    return {"mean": (origin + mean).astype(np.float32), "scale": scale.astype(np.float32)}
 
 
 def _fit_pca(count: int, X: Rows) -> _Fitted:

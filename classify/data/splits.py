@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,10 +92,10 @@ def split_folds(dataset: Dataset, folds: int, seed: int = 0) -> list[Split]:
     members = defaultdict(list)
     for row in rows.tolist():
         members[names[row]].append(row)
-    if folds > len(members):
+    if folds > (most := len(members)):
         raise SplitError(
-            f"folds: found {folds} for {len(members)} images or groups; expected at most "
-            f"{len(members)}; choose fewer folds"
+            f"folds: found {folds} for {most} images or groups; expected at most {most}; "
+            "choose fewer folds"
         )
     counts = np.zeros((folds, K))
     fold_of_row = np.full(len(dataset.y), -1)
@@ -104,14 +104,12 @@ def split_folds(dataset: Dataset, folds: int, seed: int = 0) -> list[Split]:
         fold = min(range(folds), key=lambda f: (counts[f] @ added, counts[f].sum()))
         counts[fold] += added
         fold_of_row[members[name]] = fold
-    splits = []
-    for fold in range(folds):
-        sides = np.where(fold_of_row == fold, VALIDATION, TRAIN)
-        sides[fold_of_row < 0] = TEST
+    rest = np.where(fold_of_row < 0, TEST, TRAIN)
+    folded = [np.where(fold_of_row == fold, VALIDATION, rest) for fold in range(folds)]
+    for sides in folded:
         _check_classes(dataset, sides, warn=False)
-        splits.append(_split(sides, "fold"))
     _warn_of_leaks(dataset, fold_of_row, "folds", _GROUP_COPIES)
-    return splits
+    return [_split(sides, "fold") for sides in folded]
 
 
 def _split(sides: _Sides, origin: str) -> Split:
@@ -124,7 +122,7 @@ def development_rows(dataset: Dataset) -> Labels:
     return np.flatnonzero(dataset.split != TEST)
 
 
-def held_out(names: Sequence[str], share: float = HOLD_OUT) -> NDArray[np.bool_]:
+def held_out(names: Iterable[str], share: float = HOLD_OUT) -> NDArray[np.bool_]:
     """Choose the names that are held out, about ``share`` of them.
 
     Only the BLAKE2b hash of a name decides, so that adding, removing or reordering names never
@@ -149,11 +147,11 @@ def validation_rows(splits: Sequence[Split]) -> Labels:
     return np.sort(np.concatenate([split.validation for split in splits]))
 
 
-def group_names(dataset: Dataset) -> list[str]:
+def group_names(dataset: Dataset) -> NDArray[np.object_]:
     """Return the group of each row; a row without a group is named by its key."""
-    if dataset.groups is None:
-        return dataset.keys
-    return [group or key for group, key in zip(dataset.groups, dataset.keys, strict=True)]
+    groups = dataset.groups or [""] * len(dataset.keys)
+    names = [group or key for group, key in zip(groups, dataset.keys, strict=True)]
+    return np.array(names, dtype=object)
 
 
 def _check_classes(dataset: Dataset, sides: _Sides, warn: bool = True) -> None:

@@ -6,7 +6,7 @@ split or fold separates views from their image.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,34 @@ class Views(NamedTuple):
 
     features: Rows
     owners: Labels
+
+
+class FoldData(NamedTuple):
+    """The training and validation rows of one split, (A, *shape) and (B, *shape) float32.
+
+    Attributes:
+        X: Training features: an array, ``StoredRows`` or ``RandomViews``.
+        y: (A,) classes, each with a row.
+        X_validation: Validation features: an array or ``StoredRows``.
+        y_validation: (B,) classes.
+        views: Augmented views of the training rows; None where the heads use none.
+        groups: (A,) numbers of the training rows' groups; None where no group can be left out.
+    """
+
+    X: Any
+    y: Labels
+    X_validation: Any
+    y_validation: Labels
+    views: Views | None = None
+    groups: Labels | None = None
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return int(self.y.max()) + 1
+
+    def __repr__(self) -> str:
+        return f"FoldData({len(self.y)} training rows, {len(self.y_validation)} validation rows)"
 
 
 class StoredViews:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from classify.data.dataset import Dataset, check_weights
+from classify.data.dataset import Dataset
 from classify.data.out_of_core import Labels, Rows, StoredRows
 from classify.data.preprocessing import Transform
 from classify.data.splits import TEST, Split, development_rows, group_names
@@ -51,7 +51,11 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
 
     check_maps(dataset)
     upper = build_upper_blocks(dataset.trunk, dataset.layer)
-    check_weights(dataset, upper.weights_sha256)
+    if upper.weights_sha256 != dataset.weights_sha256:
+        raise HeadError(
+            f"weights: {dataset.trunk.weights} has SHA-256 {upper.weights_sha256[:12]}; expected "
+            f"{dataset.weights_sha256[:12]}, which made the features; restore it, or extract again"
+        )
     rows, test = development_rows(dataset), np.flatnonzero(dataset.split == TEST)
     result = search.run(_select(dataset, pool(upper.model, dataset.X)[rows], rows), config, folder)
     pooled = result.splits[0]
@@ -88,16 +92,15 @@ def check_maps(dataset: Dataset) -> None:
 
 def _select(dataset: Dataset, X: Rows, rows: Labels) -> Dataset:
     """Return some rows of a dataset with other features."""
+    keys, groups, digests = dataset.keys, dataset.groups, dataset.digests
+    selected = replace(dataset, X=X, y=dataset.y[rows], split=dataset.split[rows])
     return replace(
-        dataset,
-        X=X,
-        y=dataset.y[rows],
-        keys=[dataset.keys[row] for row in rows],
-        groups=None if dataset.groups is None else [dataset.groups[row] for row in rows],
-        split=dataset.split[rows],
+        selected,
+        keys=[keys[row] for row in rows],
+        groups=groups and [groups[row] for row in rows],
+        digests=None if digests is None else digests[rows],
         path=None,
         views=None,
-        digests=None if dataset.digests is None else dataset.digests[rows],
     )
 
 
@@ -132,18 +135,14 @@ def _train(
     y, X = dataset.y[split.validation], dataset.X[split.validation]
     before = measure(y, joined.predict_proba(X))
     fit = train_together(blocks, head, dataset, split, tuning, before.loss)
-    scores, names = joined.predict_proba(X), group_names(dataset)
-    groups = [names[row] for row in split.validation]
+    scores, groups = joined.predict_proba(X), group_names(dataset)[split.validation]
     bootstrap = Bootstrap(y, len(dataset.class_names), groups, config.seed)
     values = bootstrap.values(*reduce_scores(y, scores))[config.metric]
     low, high = confidence_interval(values)
     if not fit.best_epoch:
-        log.warning(
-            "finetune: no epoch had a lower validation loss than the head alone; the blocks are "
-            "unchanged; try a lower --finetune-learning-rate"
-        )
+        log.warning("finetune: no epoch beat the head alone; try a lower --finetune-learning-rate")
     return joined, Finetuned(
-        layer=dataset.layer,
+        dataset.layer,
         epochs=len(fit.history["loss"]),
         best_epoch=fit.best_epoch,
         before=before,

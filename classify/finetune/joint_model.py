@@ -97,13 +97,11 @@ def compiled(blocks: Any, head: Any, spec: HeadSpec, classes: int, tuning: Finet
         if isinstance(layer, keras.layers.Dense):
             layer.kernel.regularizer = keras.regularizers.L2(spec.l2)
     kind = "BinaryCrossentropy" if classes == 2 else "CategoricalCrossentropy"
-    model.compile(
-        optimizer=keras.optimizers.SGD(tuning.finetune_learning_rate, momentum=MOMENTUM),
-        loss=getattr(keras.losses, kind)(label_smoothing=spec.label_smoothing or 0.0),
-        # Without smoothing, weights and penalty, as in the curves of all heads.
-        metrics=["accuracy", getattr(keras.metrics, kind)(name=CURVES["loss"])],
-        jit_compile=on_gpu(),
-    )
+    loss = getattr(keras.losses, kind)(label_smoothing=spec.label_smoothing or 0.0)
+    # Without smoothing, weights and penalty, as in the curves of all heads.
+    metrics = ["accuracy", getattr(keras.metrics, kind)(name=CURVES["loss"])]
+    optimizer = keras.optimizers.SGD(tuning.finetune_learning_rate, momentum=MOMENTUM)
+    model.compile(optimizer=optimizer, loss=loss, metrics=metrics, jit_compile=on_gpu())
     return model
 
 

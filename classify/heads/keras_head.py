@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from classify.data.out_of_core import Features, Labels, Rows, flatten
-from classify.data.views import RandomViews
+from classify.data.out_of_core import Rows, flatten
+from classify.data.views import FoldData, RandomViews
 from classify.heads.parallel_fit import History, fit_group
-from classify.heads.parallel_heads import BN_EPSILON, BN_MOMENTUM, TrainingSet
+from classify.heads.parallel_heads import BN_EPSILON, BN_MOMENTUM
 from classify.settings.head_spec import HeadSpec, groups_of
 from extract.core.console import progress
 from extract.core.errors import HeadError
@@ -36,20 +36,17 @@ class DenseHead:
     """
 
     def __init__(self, spec: HeadSpec | None = None, model: Any = None) -> None:
-        self.spec = spec or HeadSpec("dense")
+        self.spec, self.model = spec or HeadSpec("dense"), model
         self.history: History = {}
         self.failed: str | None = None
-        self.model = model
 
-    def fit(
-        self, X: Features, y: Labels, X_validation: Features, y_validation: Labels
-    ) -> "DenseHead":
-        """Train on (X, y) as ``fit_heads`` does, with its arguments.
+    def fit(self, rows: FoldData) -> "DenseHead":
+        """Train as ``fit_heads`` does.
 
         Raises:
             HeadError: The loss did not stay finite.
         """
-        head = fit_heads([self.spec], X, y, X_validation, y_validation)[0]
+        head = fit_heads([self.spec], rows)[0]
         if head.failed:
             raise HeadError(head.failed)
         return head
@@ -87,13 +84,7 @@ class DenseHead:
 
 
 def fit_heads(
-    specs: Sequence[HeadSpec],
-    X: Features | RandomViews,
-    y: Labels,
-    X_validation: Features,
-    y_validation: Labels,
-    halving: bool = False,
-    order_seed: int = 0,
+    specs: Sequence[HeadSpec], rows: FoldData, halving: bool = False, order_seed: int = 0
 ) -> list[DenseHead]:
     """Train heads with Keras' ``fit``, those of one shape together in one model.
 
@@ -103,11 +94,8 @@ def fit_heads(
 
     Args:
         specs: ``dense`` and ``linear`` heads.
-        X: (A, *shape) float32 features, vectors or feature maps, or ``RandomViews`` of them. The
-            order of rows in a store differs from that of rows in memory.
-        y: (A,) int64 classes 0 to K - 1, each with a row.
-        X_validation: (B, *shape) float32; it only decides when to stop, with patience or halving.
-        y_validation: (B,) int64 classes.
+        rows: Vectors or feature maps. The validation rows only decide when to stop, with patience
+            or halving. The order of rows in a store differs from that of rows in memory.
         halving: Stop the half of each group with the higher validation loss after an eighth, a
             quarter and half of the epochs.
         order_seed: Seed of the order of the rows in each epoch.
@@ -115,8 +103,9 @@ def fit_heads(
     Returns:
         A trained head per spec. A head whose loss did not stay finite has ``failed``.
     """
-    vectors = X.flat() if isinstance(X, RandomViews) else flatten(X)
-    rows = TrainingSet(vectors, y, flatten(X_validation), y_validation)
+    X, shape = rows.X, rows.X.shape[1:]
+    X = X.flat() if isinstance(X, RandomViews) else flatten(X)
+    rows = rows._replace(X=X, X_validation=flatten(rows.X_validation))
     heads: dict[int, DenseHead] = {}
     total = sum(spec.epochs or 0 for spec in specs)
     with progress(total, "epoch", label=specs[0].head if len(specs) == 1 else "heads") as bar:
@@ -124,7 +113,7 @@ def fit_heads(
             fits = fit_group([specs[i] for i in group], rows, halving, order_seed, bar)
             for position, fit in zip(group, fits, strict=True):
                 # The same head outside the stack, as a plain Keras model.
-                model = build_model(fit.spec, X.shape[1:], rows.classes)
+                model = build_model(fit.spec, shape, rows.classes)
                 model.set_weights(fit.weights)
                 heads[position] = head = DenseHead(fit.spec, model)
                 head.history, head.failed = fit.history, fit.failed

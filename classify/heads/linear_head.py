@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.out_of_core import Features, Labels, Rows, StoredRows, flatten
+from classify.data.views import FoldData
 from classify.heads.linear_solvers import LinearModel, RowSpace, fit_logit_scale, probabilities
 from classify.heads.streaming_solvers import RowStatistics
 from classify.settings.head_spec import HeadSpec
@@ -35,9 +36,9 @@ class LinearHead:
         self.history: dict[str, list[float]] = {}
         self._model, self._scale = model, scale
 
-    def fit(self, X: Rows, y: Labels, X_validation: Rows, y_validation: Labels) -> "LinearHead":
-        """Fit on (X, y); the validation rows are not used. ``fit_linear`` fits many heads."""
-        return fit_linear([self.spec], X, y)[0]
+    def fit(self, rows: FoldData) -> "LinearHead":
+        """Fit on the training rows; ``fit_linear`` fits many heads."""
+        return fit_linear([self.spec], rows.X, rows.y, rows.groups)[0]
 
     def predict_proba(self, X: Rows) -> NDArray[np.floating]:
         """Score each class for each row.
@@ -59,8 +60,7 @@ class LinearHead:
 
     def fits(self, shape: tuple[int, ...], classes: int) -> bool:
         """Return whether the head takes rows of this shape and scores this many classes."""
-        outputs = 1 if classes == 2 else classes
-        return bool(self._model.coef.shape == (outputs, math.prod(shape)))
+        return bool(self._model.coef.shape == (1 if classes == 2 else classes, math.prod(shape)))
 
     def save(self, folder: Path) -> None:
         """Write the head to ``head.npz`` in a folder."""
@@ -84,8 +84,7 @@ def score_linear(heads: Sequence[LinearHead], X: Rows) -> list[NDArray[np.floati
     Returns:
         (N, K) scores of each head.
     """
-    coefs, intercepts = zip(*(head._model for head in heads), strict=True)
-    stacked = LinearModel(np.concatenate(coefs), np.concatenate(intercepts))
+    stacked = LinearModel(*map(np.concatenate, zip(*(h._model for h in heads), strict=True)))
     parts = np.split(stacked.logits(flatten(X)), len(heads), axis=1)
     return [probabilities(z, head._scale) for z, head in zip(parts, heads, strict=True)]
 

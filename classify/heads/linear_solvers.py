@@ -74,12 +74,6 @@ class RowSpace:
         self._s, self._Q = np.sqrt(values[keep]), vectors[:, keep]
         self.T = self._Q * self._s
 
-    def svd(self) -> tuple[Double, Double, Double]:
-        """Return the singular vectors and values of T: (n, r), (r,), (r, r)."""
-        if self._Q is None:
-            return np.linalg.svd(self.T, full_matrices=False)
-        return self._Q, self._s, np.eye(len(self._s))
-
     def to_features(self, solutions: Sequence[tuple[Double, Double]]) -> list[LinearModel]:
         """Convert solutions on T to models of the features, in one pass over the rows for all.
 
@@ -108,20 +102,17 @@ class RowSpace:
         from sklearn.linear_model import LogisticRegression
         from threadpoolctl import threadpool_limits
 
-        weight = specs[0].class_weight
-        solver = LogisticRegression(
-            max_iter=MAX_ITERATIONS, tol=_TOLERANCE, warm_start=True, class_weight=weight
-        )
+        solver = LogisticRegression(max_iter=MAX_ITERATIONS, tol=_TOLERANCE, warm_start=True)
+        solver.set_params(class_weight=specs[0].class_weight)
         solutions: dict[float | None, tuple[Double, Double]] = {}
         rank = self.T.shape[1]
         # Identical rows have rank 0, but scikit-learn needs a feature.
         rows = self.T if rank else np.zeros((len(y), 1))
         for C in sorted({spec.C or 1.0 for spec in specs}):
-            solver.set_params(C=C)
             # One BLAS thread was 25 times as fast as two on two busy cores: the products are small.
             with warnings.catch_warnings(), threadpool_limits(1, "blas"):
                 warnings.simplefilter("ignore", ConvergenceWarning)  # replaced by the line below
-                solver.fit(rows, y)
+                solver.set_params(C=C).fit(rows, y)
             if solver.n_iter_.max() >= MAX_ITERATIONS:
                 log.warning("logistic: C=%g not converged in %d steps; reduce C", C, MAX_ITERATIONS)
             solutions[C] = solver.coef_[:, :rank].copy(), solver.intercept_.copy()
@@ -143,7 +134,11 @@ class RowSpace:
         """
         targets = ridge_targets(y, int(y.max()) + 1)
         bias = targets.mean(axis=0)
-        left, s, right = self.svd()
+        # The singular vectors and values of T: (n, r), (r,), (r, r).
+        if self._Q is None:
+            left, s, right = np.linalg.svd(self.T, full_matrices=False)
+        else:
+            left, s, right = self._Q, self._s, np.eye(len(self._s))
         projected = left.T @ (targets - bias)
         for spec in specs:
             shrunk = s**2 / (s**2 + (spec.alpha or 0.0))

@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from classify.data.out_of_core import Epoch, Features, Labels, Rows, StoredRows
-from classify.data.views import RandomViews
-from classify.heads.parallel_heads import CURVES, StackedHeads, TrainingSet, Weights, build_stack
+from classify.data.out_of_core import Epoch, Features, Labels, StoredRows
+from classify.data.views import FoldData, RandomViews
+from classify.heads.parallel_heads import CURVES, StackedHeads, Weights, build_stack
 from classify.settings.head_spec import HeadSpec
 from classify.settings.sweep import label
 from extract.core.errors import StoreError
@@ -66,8 +65,8 @@ class HeadFit:
         """
         epoch = len(self.history["loss"]) + 1
         if invalid := [value for value in curves.values() if not math.isfinite(value)]:
-            reason = f"the loss is {invalid[0]} in epoch {epoch}; expected a finite number"
-            self.failed = f"{label(self.spec)}: {reason}; try a lower --learning-rate"
+            found = f"{label(self.spec)}: the loss is {invalid[0]} in epoch {epoch}"
+            self.failed = f"{found}; expected a finite number; try a lower --learning-rate"
             self.stopped = True
             return not self.weights
         for name, value in curves.items():
@@ -87,7 +86,7 @@ def read_curves(logs: dict[str, Any]) -> list[dict[str, float]]:
 
 
 def fit_group(
-    specs: Sequence[HeadSpec], rows: TrainingSet, halving: bool, order_seed: int, bar: Any
+    specs: Sequence[HeadSpec], rows: FoldData, halving: bool, order_seed: int, bar: Any
 ) -> list[HeadFit]:
     """Train heads of one shape.
 
@@ -171,7 +170,7 @@ class StoredBatches(Batches):
         self.epoch = Epoch(self.X, [seed, epoch])
         self.order = self.epoch.order
 
-    def __getitem__(self, batch: int) -> tuple[Rows, NDArray[np.int32]]:
+    def __getitem__(self, batch: int) -> tuple[Any, ...]:
         # The last batch is filled with the rows before it, which are in memory.
         stop = min((batch + 1) * self.size, len(self.order))
         start = max(0, stop - self.size)
@@ -182,10 +181,9 @@ class StoredBatches(Batches):
         except StoreError as error:
             self.failed = error
             raise
-        missing = self.size - len(y)
-        if missing:
+        if missing := self.size - len(y):
             X = np.concatenate([X, np.repeat(X[:1], missing, axis=0)])
-        return X, np.concatenate([y, np.full(missing, -1, np.int32)])
+        return X, np.pad(y, (0, missing), constant_values=-1)
 
 
 def _batches(X: Features | RandomViews, y: Labels, size: int) -> Batches:
@@ -214,8 +212,11 @@ class _Callback(keras.callbacks.Callback):
         accuracies = [max(fit.history["val_accuracy"], default=0.0) for fit in self.fits]
         self.bar.set_postfix_str(f"validation accuracy {max(accuracies):.3f}")
         ends = [fit.spec.epochs or 0 for fit in self.fits if not fit.stopped]
+        # End ``fit`` if all heads have stopped, or if a smaller model pays.
         steps = (max(ends, default=0) - epoch - 1) * len(self.batches)
-        self.model.stop_training = _should_rebuild(self.fits, self.model, steps)
+        size = sum(math.prod(v.shape) for v in self.model.layer_variables) / len(self.fits)
+        saved = (len(self.fits) - len(ends)) * size * steps
+        self.model.stop_training = not ends or saved > WORTH_REBUILDING
 
 
 def take_epoch(fits: list[HeadFit], stack: StackedHeads, logs: dict[str, Any]) -> None:
@@ -238,10 +239,3 @@ def _stop_worse_half(fits: list[HeadFit], stack: StackedHeads) -> None:
     for k in worse:
         fits[k].stopped = True
     _keep_weights(fits, stack, [k for k in worse if not fits[k].spec.patience])
-
-
-def _should_rebuild(fits: list[HeadFit], stack: StackedHeads, steps: int) -> bool:
-    """Decide whether to end ``fit``: all heads have stopped, or a smaller model pays."""
-    stopped = sum(fit.stopped for fit in fits)
-    weights = sum(math.prod(v.shape) for v in stack.layer_variables) / len(fits)
-    return stopped == len(fits) or stopped * weights * steps > WORTH_REBUILDING

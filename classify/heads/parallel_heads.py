@@ -12,12 +12,13 @@ does the dropout, see ``StackedHeads.drop``. The loss of a head has no effect on
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.out_of_core import Labels, Rows
+from classify.data.views import FoldData
 from classify.settings.head_spec import HeadSpec
 from extract.trunks.backend import fetch
 from extract.trunks.keras_import import keras
@@ -30,24 +31,11 @@ BN_MOMENTUM, BN_EPSILON = 0.99, 1e-3
 CURVES = {"loss": "cross_entropy", "accuracy": "accuracy"}
 CURVES |= {f"val_{curve}": f"val_{metric}" for curve, metric in CURVES.items()}
 
+# Name, initial value and whether it is trained, after the kernel; a plain layer has only the first.
+VARIABLES = [("bias", "zeros", True), ("gamma", "ones", True), ("beta", "zeros", True)]
+VARIABLES += [("mean", "zeros", False), ("variance", "ones", False)]
+
 Weights = list[NDArray[Any]]
-
-
-class TrainingSet(NamedTuple):
-    """Training and validation rows, (A, D) and (B, D) float32, and their int64 classes.
-
-    The features are arrays or ``StoredRows``; the training rows may be ``RandomViews``.
-    """
-
-    X: Any
-    y: Labels
-    X_validation: Any
-    y_validation: Labels
-
-    @property
-    def classes(self) -> int:
-        """The number of classes."""
-        return int(self.y.max()) + 1
 
 
 class _HeadRates(keras.optimizers.Optimizer):
@@ -77,7 +65,7 @@ OPTIMIZERS = {"rmsprop": RMSprop, "sgd": SGD, "adam": Adam}
 
 
 def build_stack(
-    specs: Sequence[HeadSpec], rows: TrainingSet, state: Weights | None = None
+    specs: Sequence[HeadSpec], rows: FoldData, state: Weights | None = None
 ) -> "StackedHeads":
     """Build and compile one model of many heads.
 
@@ -90,8 +78,8 @@ def build_stack(
         A model from (B, D) to logits (B, K, C), with C = 1 for two classes.
     """
     stack, first = StackedHeads(specs, rows), specs[0]
-    settings = {name: getattr(first, name) for name in ("learning_rate", "momentum", "nesterov")}
-    given = {name: value for name, value in settings.items() if value is not None}
+    names = ("learning_rate", "momentum", "nesterov")
+    given = {name: getattr(first, name) for name in names if getattr(first, name) is not None}
     optimizer = OPTIMIZERS[first.optimizer or ""](**given)
     rates = np.array([[spec.learning_rate or 0.0] for spec in specs])
     if (rates != rates[0]).any():
@@ -117,7 +105,7 @@ class StackedHeads(keras.Model):
         layer_variables: The variables of all layers, in the order of ``head_weights``.
     """
 
-    def __init__(self, specs: Sequence[HeadSpec], rows: TrainingSet) -> None:
+    def __init__(self, specs: Sequence[HeadSpec], rows: FoldData) -> None:
         super().__init__()
         self.specs, self.classes = list(specs), rows.classes
         outputs = 1 if rows.classes == 2 else rows.classes
@@ -127,9 +115,9 @@ class StackedHeads(keras.Model):
         # The same seeds in every stack, see ``drop``.
         self.draws = [keras.random.SeedGenerator(layer) for layer in range(len(self.blocks) - 1)]
         self.totals = {name: HeadMean(len(specs), name) for name in ("cross_entropy", "accuracy")}
-        self.dropout = np.array([[s.dropout or 0.0] for s in specs], np.float32)
-        self.penalties = np.array([s.l2 or 0.0 for s in specs], np.float32)
-        self.smoothing = np.array([s.label_smoothing or 0.0 for s in specs], np.float32)
+        rates = [[s.dropout or 0.0, s.l2 or 0.0, s.label_smoothing or 0.0] for s in specs]
+        dropout, self.penalties, self.smoothing = np.array(rates, np.float32).T
+        self.dropout = dropout[:, None]
         self.class_weights = np.stack([class_weights(rows.y, rows.classes, s) for s in specs], 1)
         self.built = True
 
@@ -158,16 +146,13 @@ class StackedHeads(keras.Model):
         """Create the variables of one layer of every head."""
         heads = range(len(self.specs))
         kernels = [_glorot(self.specs[k].seed or 0, layer, inputs, outputs) for k in heads]
-        variables: list[tuple[str, Any, bool]] = [("bias", "zeros", True)]
-        if layer < len(self.specs[0].units or ()) and self.specs[0].batch_normalisation:
-            variables += [("gamma", "ones", True), ("beta", "zeros", True)]
-            variables += [("mean", "zeros", False), ("variance", "ones", False)]
+        normalised = layer < len(self.specs[0].units or ()) and self.specs[0].batch_normalisation
         shape = (inputs, len(heads), outputs)
         kernel = self.add_weight(shape=shape, initializer="zeros", name="kernel")
         kernel.assign(np.stack(kernels, axis=1))
         return [kernel] + [
-            self.add_weight(shape=shape[1:], initializer=start, trainable=trainable, name=name)
-            for name, start, trainable in variables
+            self.add_weight(shape[1:], start, trainable=trainable, name=name)
+            for name, start, trainable in VARIABLES[: None if normalised else 1]
         ]
 
     def call(self, x: Any, training: bool = False) -> Any:
@@ -190,12 +175,11 @@ class StackedHeads(keras.Model):
     def normalise(self, hidden: Any, variables: list[Any], training: bool) -> Any:
         """Compute Keras' BatchNormalization of each head's (B, U) in (B, K, U)."""
         gamma, beta, *moments = variables
-        if training:
-            batch_moments = [ops.mean(hidden, axis=0), ops.var(hidden, axis=0)]
-            for moving, batch in zip(moments, batch_moments, strict=True):
-                moving.assign(moving * BN_MOMENTUM + batch * (1 - BN_MOMENTUM))
-            moments = batch_moments
         mean, variance = moments
+        if training:
+            mean, variance = ops.mean(hidden, axis=0), ops.var(hidden, axis=0)
+            for moving, batch in zip(moments, (mean, variance), strict=True):
+                moving.assign(moving * BN_MOMENTUM + batch * (1 - BN_MOMENTUM))
         return (hidden - mean) * (gamma * ops.rsqrt(variance + BN_EPSILON)) + beta
 
     def drop(self, hidden: Any, layer: int) -> Any:

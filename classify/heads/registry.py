@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from classify.data.out_of_core import Features, Labels, Rows, iter_chunks
-from classify.data.preprocessing import Transform
+from classify.data.out_of_core import Features, Rows, iter_chunks
+from classify.data.preprocessing import Floats, Transform
+from classify.data.views import FoldData
 from classify.heads import linear_head, sklearn_head
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec
 
@@ -33,10 +33,10 @@ class Head(Protocol):
     def __init__(self, spec: HeadSpec) -> None:
         """Create an untrained head."""
 
-    def fit(self, X: Rows, y: Labels, X_validation: Rows, y_validation: Labels) -> "Head":
-        """Train on (X, y) and return the trained head; only Keras heads use the validation rows."""
+    def fit(self, rows: FoldData) -> "Head":
+        """Train and return the trained head; only Keras heads use the validation rows."""
 
-    def predict_proba(self, X: Rows) -> NDArray[np.floating]:
+    def predict_proba(self, X: Rows) -> Floats:
         """Score each class for each row, (N, K)."""
 
     def fits(self, shape: tuple[int, ...], classes: int) -> bool:
@@ -70,7 +70,7 @@ class FittedHead(NamedTuple):
     transform: Transform
     head: Head
 
-    def predict_proba(self, X: Features) -> NDArray[np.floating]:
+    def predict_proba(self, X: Features) -> Floats:
         """Score each class for each row of features as they are stored, (N, K)."""
         rows = iter_chunks(self.transform.apply(X))
         return np.concatenate([self.head.predict_proba(chunk) for _, chunk in rows])

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.out_of_core import Labels, Rows, flatten
+from classify.data.views import FoldData
 from classify.heads.linear_solvers import fit_logit_scale, probabilities
 from classify.settings.head_spec import HeadSpec
 
@@ -47,37 +48,19 @@ class SklearnHead:
         self.history: dict[str, list[float]] = {}
         self._parts = parts or {}
 
-    def fit(
-        self,
-        X: Rows,
-        y: Labels,
-        X_validation: Rows,
-        y_validation: Labels,
-        groups: Labels | None = None,
-    ) -> "SklearnHead":
-        """Fit on (X, y); the validation rows are not used.
-
-        Args:
-            X: (A, *shape) float32 features, vectors or feature maps.
-            y: (A,) int64 classes 0 to K - 1, each with a row.
-            X_validation: (B, *shape) float32, unused.
-            y_validation: (B,) int64, unused.
-            groups: (A,) the image, or the group of images, of each row; None if all differ.
-
-        Returns:
-            The head itself.
-        """
-        rows: NDArray[Any] = flatten(X)
-        self._parts = {"width": rows.shape[1], "scale": 1.0, "prior": np.bincount(y) / len(y)}
+    def fit(self, rows: FoldData) -> "SklearnHead":
+        """Fit on the training rows, and return the head itself."""
+        X, y = flatten(rows.X), rows.y
+        self._parts = {"width": X.shape[1], "scale": 1.0, "prior": np.bincount(y) / len(y)}
         if self.spec.head == "svm":
             # One BLAS product serves every fit; libsvm's own are 20 times slower on wide rows.
-            gamma = self.spec.gamma or 1 / max(float(rows.var(axis=0).sum()), 1e-12)
-            self._parts |= {"rows": rows, "gamma": gamma if self.spec.kernel == "rbf" else 0.0}
-            rows = _kernel(rows, rows, self._parts["gamma"])
+            gamma = self.spec.gamma or 1 / max(float(X.var(axis=0).sum()), 1e-12)
+            self._parts |= {"rows": X, "gamma": gamma if self.spec.kernel == "rbf" else 0.0}
+            X = _kernel(X, X, self._parts["gamma"])
         if self.spec.head in _SCALED:
-            groups = np.arange(len(y)) if groups is None else groups
-            self._parts["scale"] = self._fit_scale(rows, y, groups)
-        self._parts["estimator"] = _fit(self.spec, rows, y)
+            groups = np.arange(len(y)) if rows.groups is None else rows.groups
+            self._parts["scale"] = self._fit_scale(X, y, groups)
+        self._parts["estimator"] = _fit(self.spec, X, y)
         vars(self._parts["estimator"]).pop("_feature_subsample_rng", None)  # see ``load``
         return self
 
@@ -154,35 +137,30 @@ class SklearnHead:
 
 
 def _fit(spec: HeadSpec, X: NDArray[Any], y: Labels) -> Any:
-    """Fit scikit-learn's classifier."""
-    estimator = _create(spec, len(y)).fit(X, y)
-    if spec.head == "naive_bayes" and not estimator.var_.any():
-        estimator.var_ += 1  # all features are constant: avoid a division by zero
-    return estimator
-
-
-def _create(spec: HeadSpec, rows: int) -> Any:
-    """Create scikit-learn's classifier, importing only its module."""
+    """Fit scikit-learn's classifier, importing only its module."""
+    weight, seed = spec.class_weight, spec.seed
     if spec.head == "svm":
         from sklearn.svm import SVC
 
-        return SVC(kernel="precomputed", C=spec.C, class_weight=spec.class_weight, cache_size=1)
+        return SVC(kernel="precomputed", C=spec.C, class_weight=weight, cache_size=1).fit(X, y)
     if spec.head == "knn":
         from sklearn.neighbors import KNeighborsClassifier
 
-        return KNeighborsClassifier(min(spec.neighbours or 1, rows), algorithm="brute")
+        return KNeighborsClassifier(min(spec.neighbours or 1, len(y)), algorithm="brute").fit(X, y)
     if spec.head == "naive_bayes":
         from sklearn.naive_bayes import GaussianNB
 
-        return GaussianNB()
+        bayes = GaussianNB().fit(X, y)
+        bayes.var_ += not bayes.var_.any()  # all features are constant: no division by zero
+        return bayes
     from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 
-    common = {"class_weight": spec.class_weight, "random_state": spec.seed}
     if spec.head == "forest":
-        return RandomForestClassifier(spec.trees, n_jobs=-1, **common)
-    return HistGradientBoostingClassifier(
-        max_iter=spec.trees, learning_rate=spec.step, early_stopping=False, **common
-    )
+        forest = RandomForestClassifier(spec.trees, n_jobs=-1, random_state=seed)
+        return forest.set_params(class_weight=weight).fit(X, y)
+    boosting = HistGradientBoostingClassifier(max_iter=spec.trees, learning_rate=spec.step)
+    boosting.set_params(early_stopping=False, class_weight=weight, random_state=seed)
+    return boosting.fit(X, y)
 
 
 def _logits(estimator: Any, rows: NDArray[Any]) -> NDArray[np.float64]:
@@ -212,19 +190,18 @@ def check_indices(head: str, parts: Mapping[str, Any]) -> None:
     """
     estimator, width = parts["estimator"], parts["width"]
     if head == "forest":
-        trees = [fitted.tree_ for fitted in estimator.estimators_]
         valid = all(
             tree.node_count <= tree.capacity
             and _is_tree(tree.children_left, tree.children_right, tree.feature, width)
-            for tree in trees
+            for tree in (fitted.tree_ for fitted in estimator.estimators_)
         )
     elif head == "boosting":
         trees = [tree.nodes for trees in estimator._predictors for tree in trees]
-        left = [np.where(tree["is_leaf"], -1, tree["left"].astype(np.int64)) for tree in trees]
         valid = all(
             not tree["is_categorical"].any()
-            and _is_tree(children, tree["right"], tree["feature_idx"], width)
-            for tree, children in zip(trees, left, strict=True)
+            and _is_tree(left, tree["right"], tree["feature_idx"], width)
+            for tree in trees
+            for left in [np.where(tree["is_leaf"], -1, tree["left"].astype(np.int64))]
         )
     elif head == "svm":
         valid = _is_svm(estimator, len(parts["rows"]))

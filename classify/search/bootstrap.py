@@ -1,9 +1,9 @@
 """Confidence intervals and paired comparisons by the bootstrap."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from classify.data.out_of_core import Labels
 from classify.data.preprocessing import Floats
@@ -42,9 +42,9 @@ class Bootstrap:
         seed: Seed of the resamples.
     """
 
-    def __init__(self, y: Labels, classes: int, groups: Sequence[str], seed: int) -> None:
+    def __init__(self, y: Labels, classes: int, groups: ArrayLike, seed: int) -> None:
         self._y, self._classes = y, classes
-        unit_of_row = np.unique(np.array(groups), return_inverse=True)[1]
+        unit_of_row = np.unique(np.asarray(groups), return_inverse=True)[1]
         count = int(unit_of_row.max()) + 1
         generator = np.random.default_rng(seed)
         if count > MOST_UNITS:

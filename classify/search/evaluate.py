@@ -1,7 +1,8 @@
 """Train candidates on every split and evaluate them on its validation rows."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -11,11 +12,13 @@ import numpy as np
 from classify.data.dataset import Dataset
 from classify.data.out_of_core import Features, Labels, iter_chunks
 from classify.data.preprocessing import Floats, Transform
-from classify.data.splits import Split
-from classify.heads.registry import FittedHead, Head
+from classify.data.splits import Split, group_names
+from classify.data.views import FoldData, RandomViews, all_views
+from classify.heads import linear_head
+from classify.heads.registry import LINEAR_HEADS, FittedHead, Head
+from classify.heads.sklearn_head import SklearnHead
 from classify.search.bootstrap import reduce_scores
-from classify.search.fit import FoldData, batches, fit_batch, prepare_fold, score_all
-from classify.settings.head_spec import HeadSpec
+from classify.settings.head_spec import KERAS_HEADS, HeadSpec, groups_of
 
 # Transformed rows of all folds, and scores of a batch of heads, are kept up to this size.
 _KEEP_BYTES = 1 << 30
@@ -55,8 +58,8 @@ def evaluate(
     """Train candidates on every split, batch by batch, and yield each with its evaluation."""
     folded, views = len(splits) > 1, dataset.views.spec.views if dataset.views else 0
     size = getattr(dataset.X, "nbytes", 0) * (1 + views) * len(splits)  # 0: rows in the file
-    cached = lru_cache(len(splits) if size < _KEEP_BYTES else 0)
-    prepare = cached(partial(prepare_fold, dataset, splits))
+    kept = len(splits) if size < _KEEP_BYTES else 0
+    prepare = lru_cache(kept)(partial(prepare_fold, dataset, splits))
     order = np.argsort(np.concatenate([split.validation for split in splits]))
     for batch in batches(specs):
         members = [specs[position] for position in batch]
@@ -84,21 +87,22 @@ def _evaluate_fold(
     trained = _reduced_scores(heads, rows.X, rows.y, keep=False)
     validated = _reduced_scores(heads, rows.X_validation, rows.y_validation, keep)
     for spec, one, train, validation in zip(specs, fitted, trained, validated, strict=True):
-        accuracy = float((train[0] == rows.y).mean())
-        history, failed = one.head.history, one.head.failed or ""
+        accuracy, history = float((train[0] == rows.y).mean()), one.head.history
         losses = history.get("val_loss", [])
         epochs = int(np.argmin(losses)) + 1 if spec.patience and losses else len(losses)
         answers, true_scores, scores = validation
-        results = answers, true_scores, accuracy, seconds, history, epochs, failed
-        yield Evaluation(*results, scores=scores, head=one)
+        results = answers, true_scores, accuracy, seconds, history, epochs, one.head.failed or ""
+        yield Evaluation(*results, scores, one)
 
 
 def _reduced_scores(heads: Sequence[Head], X: Features, y: Labels, keep: bool) -> list[Any]:
     """Score rows chunk by chunk: answers, true scores and, to keep, scores of each head."""
-    chunks = [
-        [(*reduce_scores(y[rows], s), s if keep else s[:0]) for s in score_all(heads, features)]
-        for rows, features in iter_chunks(X)
-    ]
+    linear, chunks = [h for h in heads if isinstance(h, linear_head.LinearHead)], []
+    for rows, features in iter_chunks(X):
+        # Linear heads that were trained together need one pass over the rows.
+        scores: Any = linear_head.score_linear(linear, features) if linear else ()
+        scores = scores or (head.predict_proba(features) for head in heads)
+        chunks.append([(*reduce_scores(y[rows], s), s if keep else s[:0]) for s in scores])
     by_head = zip(*chunks, strict=True)
     return [[np.concatenate(arrays) for arrays in zip(*parts, strict=True)] for parts in by_head]
 
@@ -116,3 +120,73 @@ def _join_folds(parts: Sequence[Evaluation], order: Labels) -> Evaluation:
         failed=next((part.failed for part in parts if part.failed), ""),
         scores=scores[order] if len(scores) else None,
     )
+
+
+def batches(specs: Sequence[HeadSpec]) -> list[list[int]]:
+    """Group the positions of heads that are trained together; equal transforms are neighbours."""
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for position, spec in enumerate(specs):
+        if spec.head not in KERAS_HEADS:
+            shared = (spec.layer, spec.transform, spec.views)
+            groups[shared if spec.head in LINEAR_HEADS else position].append(position)
+    transforms = [spec.transform for spec in specs]
+    heads = [*groups_of(specs), *groups.values()]
+    return sorted(heads, key=lambda batch: (transforms.index(transforms[batch[0]]), batch))
+
+
+def fit_batch(
+    specs: Sequence[HeadSpec], rows: FoldData, transform: Transform, halving: bool = False
+) -> list[FittedHead]:
+    """Train heads that share a transform.
+
+    Args:
+        specs: One batch of ``batches``.
+        rows: The transformed rows.
+        transform: The fitted transform.
+        halving: See ``TrainConfig``.
+
+    Returns:
+        The heads in the order of ``specs``. A head whose training failed has ``failed``.
+    """
+    if rows.views and specs[0].views == "all":
+        X, y, images = all_views(rows.X, rows.y, rows.views)
+        groups = images if rows.groups is None else rows.groups[images]
+        rows = rows._replace(X=X, y=y, views=None, groups=groups)
+    elif rows.views and specs[0].views == "random":
+        rows = rows._replace(X=RandomViews(rows.X, rows.views))
+    if specs[0].head in LINEAR_HEADS:
+        heads: Sequence[Head] = linear_head.fit_linear(specs, rows.X, rows.y, rows.groups)
+    elif specs[0].head in KERAS_HEADS:
+        from classify.heads import keras_head
+
+        heads = keras_head.fit_heads(specs, rows, halving)
+    else:
+        heads = [SklearnHead(spec).fit(rows) for spec in specs]
+    return [FittedHead(transform, head) for head in heads]
+
+
+def transformed(transform: Transform, rows: FoldData) -> FoldData:
+    """Fit a transform on the plain training rows and apply it to all rows and views."""
+    X, views = transform.fit_apply(rows.X), rows.views
+    if views:
+        count, shape = views.features.shape[:2], rows.X.shape[1:]
+        features = transform.apply(views.features.reshape(-1, *shape))
+        views = views._replace(features=features.reshape(*count, *X.shape[1:]))
+    return rows._replace(X=X, X_validation=transform.apply(rows.X_validation), views=views)
+
+
+def prepare_fold(
+    dataset: Dataset, splits: Sequence[Split], fold: int, steps: Sequence[str], with_views: bool
+) -> tuple[Transform, FoldData]:
+    """Read the rows of a split, and the views of its training rows, and transform them."""
+    X, y, train, validation = dataset.X, dataset.y, splits[fold].train, splits[fold].validation
+    views = dataset.views.of(train) if dataset.views and with_views else None
+    groups = None
+    if dataset.groups is not None:
+        groups = np.unique(group_names(dataset)[train], return_inverse=True)[1]
+        # No group can be left out where a class has only one.
+        if any(len(np.unique(groups[y[train] == label])) < 2 for label in np.unique(y[train])):
+            groups = None
+    rows = FoldData(X[train], y[train], X[validation], y[validation], views, groups)
+    transform = Transform(steps)
+    return transform, transformed(transform, rows)

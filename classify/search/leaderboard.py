@@ -2,7 +2,7 @@
 
 import csv
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,11 +81,9 @@ class Finetuned(NamedTuple):
 
     def __repr__(self) -> str:
         kept = f"epoch {self.best_epoch} of {self.epochs}" if self.best_epoch else "the head alone"
-        return (
-            f"fine-tuned above {self.layer}: accuracy {self.before.accuracy:.4f} -> "
-            f"{self.after.accuracy:.4f}, loss {self.before.loss:.4f} -> {self.after.loss:.4f} "
-            f"({kept})"
-        )
+        accuracy = f"accuracy {self.before.accuracy:.4f} -> {self.after.accuracy:.4f}"
+        loss = f"loss {self.before.loss:.4f} -> {self.after.loss:.4f}"
+        return f"fine-tuned above {self.layer}: {accuracy}, {loss} ({kept})"
 
 
 def rank_key(metric: str, values: Mapping[str, Floats]) -> tuple[float, float]:
@@ -104,18 +102,17 @@ def rank(
         metric: The metric that ranks, in ``config.METRICS``.
         bootstrap: Resamples of the validation rows.
     """
-    rows = [
-        (spec, evaluation, bootstrap.values(evaluation.answers, evaluation.true_scores))
+    values = {
+        spec: bootstrap.values(evaluation.answers, evaluation.true_scores)
         for spec, evaluation in evaluations.items()
         if not evaluation.failed
-    ]
-    rows.sort(key=lambda row: rank_key(metric, row[2]))
-    entries = []
-    for spec, evaluation, values in rows:
-        scores = {name: float(values[name][0]) for name in METRICS}
-        low, high = confidence_interval(values[metric])
-        as_good = not_significantly_worse(rows[0][2][metric], values[metric], metric != "loss")
-        entries.append(Entry(spec, scores, low, high, as_good, evaluation))
+    }
+    ranked, entries = sorted(values, key=lambda spec: rank_key(metric, values[spec])), []
+    for spec in ranked:
+        scores = {name: float(values[spec][name][0]) for name in METRICS}
+        best, own = values[ranked[0]][metric], values[spec][metric]
+        as_good = not_significantly_worse(best, own, metric != "loss")
+        entries.append(Entry(spec, scores, *confidence_interval(own), as_good, evaluations[spec]))
     return entries
 
 
@@ -163,13 +160,13 @@ class Result:
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return the leaderboard as text: a heading, then one row per candidate."""
-        heading = ("rank", "head", self.metric, "low", "high", "as good", "training", "seconds")
-        rows: list[tuple[str, ...]] = [heading]
+        rows: list[tuple[str, ...]]
+        rows = [("rank", "head", self.metric, "low", "high", "as good", "training", "seconds")]
         for place, entry in enumerate(self.entries, 1):
             numbers = [f"{n:.4f}" for n in (entry.scores[self.metric], entry.low, entry.high)]
-            mark, training = "=" * entry.as_good, f"{entry.evaluation.train_accuracy:.4f}"
-            seconds = f"{entry.evaluation.seconds:.2f}"
-            rows.append((str(place), entry.name(), *numbers, mark, training, seconds))
+            training, seconds = entry.evaluation.train_accuracy, entry.evaluation.seconds
+            ends = "=" * entry.as_good, f"{training:.4f}", f"{seconds:.2f}"
+            rows.append((str(place), entry.name(), *numbers, *ends))
         return rows
 
     def advice(self) -> str:
@@ -208,8 +205,9 @@ class Result:
         return "\n".join([*(line.format(*row).rstrip() for row in rows), self.advice()])
 
     def _repr_html_(self) -> str:
-        heading, *rows = self.rows()
-        lines = [_html_row("th", heading), *(_html_row("td", row) for row in rows)]
+        heading, *rows = (map(html.escape, row) for row in self.rows())
+        lines = [f"<tr><th>{'</th><th>'.join(heading)}</th></tr>"]
+        lines += [f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in rows]
         return f"<table>{''.join(lines)}</table><p>{html.escape(self.advice())}</p>"
 
     def write_csv(self, path: Path) -> None:
@@ -223,7 +221,3 @@ class Result:
             rows.append([place, label(entry.spec), *shown, *marks])
         with path.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
-
-
-def _html_row(tag: str, cells: Sequence[str]) -> str:
-    return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"

@@ -1,23 +1,24 @@
-"""Search: evaluate the candidates, rank them, train the best one and test it once."""
+"""Search: check and evaluate the candidates, rank them, train the best and test it once."""
 
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from classify.data.dataset import Dataset, load_dataset
+from classify.data.dataset import Dataset, budget_for_layer, load_dataset
+from classify.data.memory_budget import free_memory
 from classify.data.splits import Split, group_names, split_folds, split_rows, validation_rows
-from classify.heads.registry import FittedHead
+from classify.heads.registry import MOST_SUMMED, FittedHead, needs_memory
 from classify.search.bootstrap import Bootstrap
 from classify.search.checkpoint import Checkpoint
 from classify.search.evaluate import evaluate
-from classify.search.feasibility import drop_infeasible
 from classify.search.leaderboard import Entry, Result, rank, rank_key
 from classify.search.metrics import measure
 from classify.settings.config import TrainConfig
-from classify.settings.head_spec import HeadSpec
+from classify.settings.head_spec import KERAS_HEADS, HeadSpec
 from classify.settings.sweep import label
 from extract.core.console import log, progress
-from extract.core.errors import HeadError
+from extract.core.errors import HeadError, SettingError
 
 
 class Stopped(KeyboardInterrupt):
@@ -50,9 +51,8 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
     config = drop_infeasible(dataset, config)
     folds = config.folds
     splits = split_folds(dataset, folds, config.seed) if folds else [split_rows(dataset)]
-    rows, names = validation_rows(splits), group_names(dataset)
-    groups = [names[row] for row in rows]
-    bootstrap = Bootstrap(dataset.y[rows], len(dataset.class_names), groups, config.seed)
+    rows, groups = validation_rows(splits), group_names(dataset)
+    bootstrap = Bootstrap(dataset.y[rows], len(dataset.class_names), groups[rows], config.seed)
     checkpoint = Checkpoint(folder, dataset, splits, config)
     try:
         leading = _evaluate_missing(dataset, config, checkpoint, bootstrap)
@@ -114,10 +114,58 @@ def _refit(dataset: Dataset, best: Entry, split: Split) -> FittedHead:
     A head with epochs trains as many as in its evaluation, whatever its patience or halving; so
     the validation rows only draw its curves.
     """
-    spec, epochs = best.spec, best.evaluation.epochs
-    if epochs:
+    spec = best.spec
+    if epochs := best.evaluation.epochs:
         spec = replace(spec, epochs=epochs, patience=None)
     ((_, evaluation),) = evaluate(dataset, [spec], [replace(split, train=split.refit_rows)])
     if evaluation.failed or not evaluation.head:
         raise HeadError(evaluation.failed)
     return evaluation.head
+
+
+def drop_infeasible(dataset: Dataset, config: TrainConfig) -> TrainConfig:
+    """Drop the candidates that do not fit into memory, and set ``views`` of the others.
+
+    A second call changes nothing.
+
+    Args:
+        dataset: The rows; candidates without a layer use its layer.
+        config: The candidates.
+
+    Returns:
+        The configuration with the remaining candidates and a fixed ``memory``.
+
+    Raises:
+        HeadError: A head that was asked for by name needs its features in memory, and they stay in
+            the file; or no head remains.
+        SettingError: A layer is unknown, or a candidate uses views that do not exist or do not fit
+            into memory.
+    """
+    # Fixed, so that the layers are read later with the memory that is checked here.
+    memory = config.memory or max(1, free_memory()) / 1e9
+    layers = dict.fromkeys(spec.layer for spec in config.candidates)
+    budgets = {layer: budget_for_layer(dataset, "+".join(layer), memory) for layer in layers}
+    kept: list[HeadSpec] = []
+    dropped: dict[str, list[str]] = defaultdict(list)
+    for spec in config.candidates:
+        budget = budgets[spec.layer]
+        if spec.views and not budget.holds_views and (spec.views != "none" or not dataset.views):
+            raise SettingError(
+                f"views: {spec.views} has no effect on {budget.layer}: {dataset.path} has no views "
+                "that fit into memory; make some with extract-features --views, or see --memory"
+            )
+        if not budget.holds_features and (reason := needs_memory(spec, budget.shape)):
+            dropped[budget.layer].append(reason)
+        else:
+            views = spec.views or ("random" if spec.head in KERAS_HEADS else "all")
+            kept.append(replace(spec, views=views) if budget.holds_views else spec)
+    for layer, reasons in dropped.items():
+        shown = ", ".join(dict.fromkeys(reasons))
+        if config.named or not kept:
+            raise HeadError(
+                f"{shown}: cannot be trained while the features of {layer} stay in the file; "
+                f"expected dense or linear, or ridge or lda of at most {MOST_SUMMED} features, "
+                "without pca; name one with --head, or extract with --pooling avg"
+            )
+        log.info("left out, for the features of %s stay in the file: %s", layer, shown)
+    return replace(config, candidates=tuple(kept), memory=memory)
