@@ -12,7 +12,7 @@ from io import BytesIO, TextIOWrapper
 from typing import Any, BinaryIO
 
 from extract.core.errors import SourceError, quoted
-from extract.images.image_table import USUAL, Named, Usual, arrange_rows, choose_columns
+from extract.images.image_table import Named, arrange_rows, choose_columns
 from extract.images.item import Source, read_below, reading
 from extract.images.remote import hide_secrets, is_url, read_url, without_query
 from extract.sources.arrow import read_cells
@@ -73,10 +73,14 @@ def _read_csv(where: str, file: BinaryIO, named: Named, delimiter: str = ",") ->
 
 
 def _read_json(where: str, file: BinaryIO, named: Named) -> _Rows:
+    chosen: dict[tuple[str, ...], list[str | None]] = {}  # most rows have the same keys
     with TextIOWrapper(file, "utf-8-sig", newline="") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
-                yield number, parse_json(f"{where}: row {number}", line, named)
+                row = parse_json(f"{where}: row {number}", line)
+                if (keys := tuple(row)) not in chosen:
+                    chosen[keys] = choose_columns(f"{where}: row {number}", keys, named)
+                yield number, [row.get(column) for column in chosen[keys]]
 
 
 def _read_parquet(where: str, file: BinaryIO, named: Named) -> _Rows:
@@ -87,16 +91,10 @@ def _read_parquet(where: str, file: BinaryIO, named: Named) -> _Rows:
         yield from enumerate(read_cells(table, columns), 1)
 
 
-def parse_json(where: str, text: str, named: Named, usual: Usual = USUAL) -> list[Any]:
-    """Return the cells of the roles in ``usual`` from a JSON object.
-
-    Raises:
-        SourceError: The text is no JSON object, or it lacks a column.
-    """
+def parse_json(where: str, text: str) -> dict[Any, Any]:
+    """Return a JSON object, or raise SourceError."""
     with reading(where, "a JSON object"):
-        row = {**json.loads(text)}
-        columns = choose_columns(where, row, named, usual)
-        return [None if column is None else row[column] for column in columns]
+        return {**json.loads(text)}
 
 
 # Ending of a table -> function that yields its rows. A new format needs an entry here.

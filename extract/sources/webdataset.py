@@ -6,7 +6,7 @@ from typing import Any
 from extract.core.errors import SourceError, listed, quoted
 from extract.core.flags import ROLES
 from extract.images.image_folder import Entry, Kind, arrange_folder, kind_by_ending
-from extract.images.image_table import Named, arrange_rows, columns_error
+from extract.images.image_table import Named, arrange_rows, choose_columns, columns_error
 from extract.images.item import IMAGE_ENDINGS, SPLIT_OF, Source, reading
 from extract.sources.archives import Archive, stem
 from extract.sources.tables import parse_json
@@ -78,4 +78,7 @@ def _cells(archive: Archive, key: str, named: Named) -> list[Any]:
         raise columns_error(archive.root)
     with reading(where, "the name or number of a class" if is_class else "a JSON object"):
         text = archive.read(key).decode()
-    return [text, None, None] if is_class else parse_json(where, text, named, _USUAL)
+    if is_class:
+        return [text, None, None]
+    row = parse_json(where, text)
+    return [row.get(column) for column in choose_columns(where, row, named, _USUAL)]
