@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from extract.core.errors import SourceError, quoted
 from extract.images.image_table import Named, arrange_rows, choose_columns
-from extract.images.item import Source, read_below, reading
+from extract.images.item import Source, read_file, reading
 from extract.images.remote import hide_secrets, is_url, read_url, without_query
 from extract.sources.arrow import read_cells
 
@@ -34,26 +34,22 @@ def list_table(root: str, named: Named) -> Source:
         SourceError: The table cannot be read, lacks a column, names no image or one twice, or a
             cell has no meaning; the message gives the row.
     """
-    folder = without_query(root).rpartition("/")[0] + "/" if is_url(root) else os.path.dirname(root)
-    rows = _read_rows(root, named)
-    return arrange_rows(hide_secrets(root), rows, named, partial(_read_from, folder))
-
-
-def _read_rows(root: str, named: Named) -> _Rows:
     read_rows = TABLE_FORMATS[os.path.splitext(without_query(root))[1].lower()]
     shown = hide_secrets(root)
+    folder = without_query(root).rpartition("/")[0] + "/" if is_url(root) else os.path.dirname(root)
     with (
         reading(shown, "a table", "tables"),
         BytesIO(read_url(root)) if is_url(root) else open(root, "rb") as file,
     ):
-        yield from read_rows(quoted(shown), file, named)
+        rows = read_rows(quoted(shown), file, named)
+        return arrange_rows(shown, rows, named, partial(_read_from, folder))
 
 
 def _read_from(folder: str, path: str) -> bytes:
     """Return the content at a path in a table that lies in ``folder``, which may be a URL."""
     if is_url(path) or is_url(folder):
         return read_url(path if is_url(path) else folder + path)
-    return read_below(folder, path)
+    return read_file(path, folder)
 
 
 def _read_csv(where: str, file: BinaryIO, named: Named, delimiter: str = ",") -> _Rows:
@@ -64,10 +60,8 @@ def _read_csv(where: str, file: BinaryIO, named: Named, delimiter: str = ",") ->
         places = [None if column is None else heading.index(column) for column in columns]
         for number, cells in enumerate(table, 1):
             if cells and len(cells) != len(heading):
-                raise SourceError(
-                    f"{where}: row {number}: found {len(cells)} cells; expected {len(heading)}, "
-                    "as in the heading; quote cells that hold a separator"
-                )
+                problem = f"found {len(cells)} cells; expected {len(heading)}, as in the heading"
+                raise SourceError(f"{where}: row {number}: {problem}")
             if cells:  # the line is not empty
                 yield number, [None if place is None else cells[place] for place in places]
 

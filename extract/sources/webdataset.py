@@ -7,7 +7,7 @@ from extract.core.errors import SourceError, listed, quoted
 from extract.core.flags import ROLES
 from extract.images.image_folder import Entry, Kind, arrange_folder, kind_by_ending
 from extract.images.image_table import Named, arrange_rows, choose_columns, columns_error
-from extract.images.item import IMAGE_ENDINGS, SPLIT_OF, Source, reading
+from extract.images.item import SPLIT_OF, Source, reading
 from extract.sources.archives import Archive, stem
 from extract.sources.tables import parse_json
 
@@ -35,13 +35,16 @@ def list_archive(root: str, named: Named) -> Source:
         SettingError: ``named`` has no effect.
     """
     archive = Archive(root)
-    images = [key for key in archive.members if key.lower().endswith(IMAGE_ENDINGS)]
+    kinds = {
+        key: kind_by_ending(key) if member else Kind.UNREADABLE
+        for key, member in archive.members.items()
+    }
+    images = [key for key, kind in kinds.items() if kind is Kind.IMAGE]
     if "path" not in named and (rows := _labelled(archive, images, named)):
         return arrange_rows(root, rows, named, archive.read)
     if named:
         raise columns_error(root)
-    entries = [Entry(key, key, kind_by_ending(key)) for key in archive.members]
-    entries += [Entry(key, key, Kind.UNREADABLE) for key in archive.links]
+    entries = [Entry(key, key, kind) for key, kind in kinds.items()]
     sharded = len(archive.shards) > 1
     skip = sharded + _has_shared_folder(images, sharded)
     return arrange_folder(root, entries, archive.read, skip)
@@ -57,16 +60,15 @@ def _has_shared_folder(images: Sequence[str], sharded: bool) -> bool:
 def _labelled(archive: Archive, images: Sequence[str], named: Named) -> list[tuple[str, list[Any]]]:
     """Return key and cells of each image, where label files give its class."""
     for ending in _LABEL_ENDINGS:
-        label_files = {stem(key): key for key in archive.members if key.lower().endswith(ending)}
+        members = [key for key, member in archive.members.items() if member]
+        label_files = {stem(key): key for key in members if key.lower().endswith(ending)}
         labelled = [key for key in images if stem(key) in label_files]
         rows = [(key, [key, *_cells(archive, label_files[stem(key)], named)]) for key in labelled]
         if all(cell is None for _, cells in rows for cell in cells[1:]):
             continue  # no such files, or others such as captions
         if len(labelled) < len(images):
-            missing = listed(set(images) - set(labelled), "image")
-            raise SourceError(
-                f"{quoted(archive.root)}: found {missing} without {ending}; expected all or none"
-            )
+            problem = f"found {listed(set(images) - set(labelled), 'image')} without {ending}"
+            raise SourceError(f"{quoted(archive.root)}: {problem}; expected all or none")
         return rows
     return []
 
