@@ -44,30 +44,25 @@ def open_engine(
     """
     if batch_size:
         check_batch_memory(batch_size, spec.image_size)
-    if precision != "int8" and (engine == "keras" or (engine == "auto" and _prefers_keras())):
-        return _open_keras(spec, dtype, batch_size, precision)
-    check_instructions(precision)
-    try:
-        compiled = find_compiled(spec) or _convert(spec)
-    except EngineError as error:
-        if engine == "openvino" or precision != "float32":
-            raise
-        log.info("%s; running it in Keras", error)
-        return _open_keras(spec, dtype, batch_size, precision)
-    if precision == "int8":
-        compiled = _calibrate(compiled, calibrate)
-    return OpenVinoEngine(compiled, dtype, batch_size, precision)
-
-
-def _prefers_keras() -> bool:
-    return backend_name() != "tensorflow" or (has_gpu() and on_gpu())
-
-
-def _open_keras(spec: TrunkSpec, dtype: str, batch_size: int | None, precision: str) -> Engine:
+    if precision == "int8" or engine == "openvino" or (engine == "auto" and not _prefers_keras()):
+        check_instructions(precision)
+        try:
+            compiled = find_compiled(spec) or _convert(spec)
+            if precision == "int8":
+                compiled = _calibrate(compiled, calibrate)
+            return OpenVinoEngine(compiled, dtype, batch_size, precision)
+        except EngineError as error:
+            if engine == "openvino" or precision != "float32":
+                raise
+            log.info("%s; running it in Keras", error)
     from extract.engines.keras_engine import KerasEngine
     from extract.trunks.trunk import build_trunk
 
     return KerasEngine(build_trunk(spec, precision), dtype, batch_size, precision)
+
+
+def _prefers_keras() -> bool:
+    return backend_name() != "tensorflow" or (has_gpu() and on_gpu())
 
 
 def _convert(spec: TrunkSpec) -> CompiledTrunk:

@@ -105,7 +105,7 @@ def check_classes(places: Iterable[_Place]) -> Iterator[str]:
             classes = listed(missing, "class name", 10)
             yield f"found no images of {classes} in {section}; expected each class in each split"
     if len(class_names) == 1:
-        yield f"found one class, {quoted(*class_names)}; name the folder above the classes"
+        yield f"found one class, {quoted(*class_names)}; expected two or more; name their folder"
 
 
 def _files(entries: Iterable[Entry]) -> str:

@@ -44,10 +44,8 @@ def build_upper_blocks(spec: TrunkSpec, layer: str) -> UpperBlocks:
             no weights, or the trunk's weights are not available.
     """
     if spec.is_file:
-        raise TrunkError(
-            f"fine-tuning: found a model file, {spec.trunk}; expected a trunk of "
-            "keras.applications; train that model further in Keras"
-        )
+        problem = f"found a model file, {spec.trunk}; expected a trunk of keras.applications"
+        raise TrunkError(f"fine-tuning: {problem}")
     application = load_application(spec)
     layers = name_layers(application)
     cuts = [choose(spec, layers, name).output for name in spec.layer]
@@ -55,9 +53,8 @@ def build_upper_blocks(spec: TrunkSpec, layer: str) -> UpperBlocks:
     if layer not in boundaries:
         nearest = min(boundaries, key=lambda name: abs(names.index(name) - names.index(layer)))
         raise TrunkError(
-            f"layer {layer}: the layers above it in {spec.trunk} take more than its output, or "
-            f"have nothing to train; the nearest layer that works is {nearest}: extract again with "
-            f"--layer {nearest} --pooling none"
+            f"layer {layer}: the layers above it take more than its output, or have nothing to "
+            f"train; the nearest layer that works is {nearest}: extract with it and --pooling none"
         )
     digest = digest_weights(keras.Model(application.inputs, cuts))
     start = layers[layer].output
