@@ -75,10 +75,8 @@ class KerasEngine:
                 return dict(zip(self.shapes, arrays, strict=True))
         if len(pixels) <= self.batch_size:
             if self.batch_size == 1:
-                raise EngineError(
-                    f"{self.spec.trunk}: the device's memory does not hold one image; use a "
-                    "smaller --image-size or run without the GPU"
-                )
+                problem = "the device's memory does not hold one image"
+                raise EngineError(f"{self.spec.trunk}: {problem}; use a smaller --image-size")
             self.batch_size //= 2
             log.info("out of device memory: the batch size is now %d", self.batch_size)
             self._call = backend.compile_model(self._model, self.dtype, self.batch_size)

@@ -102,10 +102,8 @@ def convert(trunk: "Trunk", asked: TrunkSpec | None = None) -> CompiledTrunk:
             warnings.filterwarnings("ignore", "The structure of `inputs`", UserWarning)
             model = openvino.convert_model(trunk.model)
     except Exception as error:
-        raise EngineError(
-            f"{trunk.spec.trunk}: OpenVINO cannot convert it ({first_line(error)}); use --engine "
-            "keras"
-        ) from error
+        problem = f"OpenVINO cannot convert it ({first_line(error)})"
+        raise EngineError(f"{trunk.spec.trunk}: {problem}; use --engine keras") from error
     if asked and not asked.is_complete:
         _remember(asked, trunk.spec)
     return save_compiled(model, trunk)

@@ -23,10 +23,8 @@ def check_instructions(precision: str) -> None:
     """Raise EngineError if the processor can only emulate a precision."""
     capabilities, needed = _capabilities(load_openvino().Core()), CAPABILITIES.get(precision)
     if needed and needed not in capabilities:
-        raise EngineError(
-            f"precision {precision}: this processor has no instructions for it, so it would be "
-            "slower than float32; use --precision float32"
-        )
+        problem = "this processor has no instructions for it, so it would be slower than float32"
+        raise EngineError(f"precision {precision}: {problem}; use --precision float32")
 
 
 def _capabilities(core: Any) -> Any:
@@ -79,10 +77,11 @@ class OpenVinoEngine:
 
     def _finish(self, pixels: np.ndarray, request: Any) -> Features:
         request.wait()
-        outputs = [request.get_output_tensor(i).data for i in range(len(self.shapes))]
         # Copies, because the next batch overwrites the request's memory.
-        copies = [output[: len(pixels)].copy() for output in outputs]
-        return dict(zip(self.shapes, copies, strict=True))
+        return {
+            layer: request.get_output_tensor(i).data[: len(pixels)].copy()
+            for i, layer in enumerate(self.shapes)
+        }
 
     def _compile(self, threads: int) -> Any:
         """Compile for batches of one size, the cast included; 0 threads use every core."""
@@ -91,11 +90,9 @@ class OpenVinoEngine:
         try:
             model = core.read_model(self._folder / FILES[0])
         except RuntimeError as error:  # its digests were right a moment ago
+            fix = "raise the limit on open files (ulimit -n), or remove that folder"
             reason = str(error).strip().splitlines()[-1]
-            raise EngineError(
-                f"{self._folder}: {reason}; expected a converted trunk; raise the limit on open "
-                "files (ulimit -n), or remove that folder"
-            ) from error
+            raise EngineError(f"{self._folder}: {reason}; {fix}") from error
         model.reshape([self.batch_size, *self.spec.image_size, 3])
         steps = openvino.preprocess.PrePostProcessor(model)
         output_type = openvino.Type.f32 if self.dtype == "float32" else openvino.Type.f16

@@ -49,14 +49,13 @@ def quantize(plain: CompiledTrunk, calibration: Calibration) -> CompiledTrunk:
     try:
         import nncf
     except ImportError:
-        raise EngineError(
-            'precision int8: needs NNCF; pip install "headstart[int8]", or use bfloat16'
-        ) from None
+        install = 'pip install "headstart[int8]", or use bfloat16'
+        raise EngineError(f"precision int8: needs NNCF; {install}") from None
     model = openvino.Core().read_model(plain.folder / FILES[0])
-    log.info("calibrating int8 on %d images", len(calibration.keys))
+    count, preset = len(calibration.pixels), nncf.QuantizationPreset.MIXED
+    log.info("calibrating int8 on %d images", count)
     nncf.set_log_level(logging.ERROR)
-    images = nncf.Dataset(np.split(calibration.pixels, range(1, len(calibration.pixels))))
-    preset, count = nncf.QuantizationPreset.MIXED, len(calibration.pixels)
+    images = nncf.Dataset(np.split(calibration.pixels, count))
     # NNCF draws progress bars on stdout, which is for results.
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         quantized = nncf.quantize(model, images, subset_size=count, preset=preset)

@@ -48,13 +48,14 @@ def open_engine(
         check_instructions(precision)
         try:
             compiled = find_compiled(spec) or _convert(spec)
-            if precision == "int8":
-                compiled = _calibrate(compiled, calibrate)
-            return OpenVinoEngine(compiled, dtype, batch_size, precision)
         except EngineError as error:
             if engine == "openvino" or precision != "float32":
                 raise
             log.info("%s; running it in Keras", error)
+        else:
+            if precision == "int8":
+                compiled = _calibrate(compiled, calibrate)
+            return OpenVinoEngine(compiled, dtype, batch_size, precision)
     from extract.engines.keras_engine import KerasEngine
     from extract.trunks.trunk import build_trunk
 
@@ -79,10 +80,7 @@ def _calibrate(
         calibration = calibrate(plain.spec)
         known = find_compiled(plain.spec, calibration.digest)
         return replace(known or quantize(plain, calibration), calibration_keys=calibration.keys)
-    known = find_compiled(plain.spec, calibrate) if calibrate else None
-    if known is None:
-        raise EngineError(
-            f"{plain.spec.trunk} in int8: not in the cache of this machine; expected the model "
-            "that made the features; run their extract-features command again"
-        )
-    return known
+    if calibrate and (known := find_compiled(plain.spec, calibrate)):
+        return known
+    problem = f"{plain.spec.trunk} in int8: not in the cache of this machine"
+    raise EngineError(f"{problem}; run the extract-features command of the features again")
