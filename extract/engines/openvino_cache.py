@@ -113,9 +113,8 @@ def save_compiled(
     model: Any, source: "Trunk | CompiledTrunk", calibration_digest: str = ""
 ) -> CompiledTrunk:
     """Save an OpenVINO model of a trunk in the cache, or in a temporary folder if that fails."""
-    identity = _identity(source.spec, calibration_digest)
-    shapes, digest = source.shapes, source.weights_sha256
-    stored = {"identity": identity, "shapes": shapes, "weights_sha256": digest}
+    identity, digest = _identity(source.spec, calibration_digest), source.weights_sha256
+    stored = {"identity": identity, "shapes": source.shapes, "weights_sha256": digest}
     folder = _folder(identity)
     try:
         with cache_write(folder) as temporary:
@@ -123,7 +122,7 @@ def save_compiled(
     except OSError:  # the cache is not writable: the next run converts the trunk again
         folder = Path(tempfile.mkdtemp(prefix="headstart-"))
         _save(model, folder, stored)
-    return CompiledTrunk(source.spec, folder, shapes, digest, calibration_digest)
+    return CompiledTrunk(source.spec, folder, source.shapes, digest, calibration_digest)
 
 
 def _save(model: Any, folder: Path, stored: dict[str, Any]) -> None:

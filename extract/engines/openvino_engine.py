@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from extract.core.errors import EngineError
-from extract.engines.base import Batches, Features, Results, Tag, overlap, pad
+from extract.engines.base import Batches, Engine, Features, Results, Tag, overlap, pad
 from extract.engines.openvino_cache import FILES, CompiledTrunk
 from extract.trunks.backend import load_openvino
 
@@ -31,7 +31,7 @@ def _capabilities(core: Any) -> Any:
     return core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-class OpenVinoEngine:
+class OpenVinoEngine(Engine):
     """Runs a converted trunk on the processor, in as many parallel requests as it has streams."""
 
     name = "openvino"
@@ -39,17 +39,12 @@ class OpenVinoEngine:
     def __init__(
         self,
         compiled: CompiledTrunk,
-        dtype: str = "float32",
+        dtype: str,
         batch_size: int | None = None,
         precision: str = "float32",
         threads: int = 0,
     ) -> None:
-        self.spec = compiled.spec
-        self.dtype = dtype
-        self.precision = precision
-        self.shapes = compiled.shapes
-        self.batch_size = batch_size or BATCH_SIZE
-        self.weights_sha256 = compiled.weights_sha256
+        super().__init__(compiled, dtype, batch_size or BATCH_SIZE, precision)
         self.calibration_keys = compiled.calibration_keys
         self.calibration_sha256 = compiled.calibration_sha256
         self._folder = compiled.folder
@@ -101,9 +96,6 @@ class OpenVinoEngine:
         # Without a hint OpenVINO uses bfloat16 on every processor that has it. The layers that int8
         # leaves out may do so.
         hint = _HINTS.get(self.precision, "bf16" if "BF16" in _capabilities(core) else "f32")
-        settings = {
-            "PERFORMANCE_HINT": "THROUGHPUT",
-            "INFERENCE_PRECISION_HINT": hint,
-            "INFERENCE_NUM_THREADS": threads,
-        }
+        settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}
+        settings["PERFORMANCE_HINT"] = "THROUGHPUT"
         return core.compile_model(steps.build(), "CPU", settings)

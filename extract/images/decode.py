@@ -81,10 +81,9 @@ def _read(content: bytes, kind: str) -> Any:
         image.load()
         try:
             ImageOps.exif_transpose(image, in_place=True)
-        except MemoryError:
-            raise
-        except Exception:  # broken EXIF loses the orientation, not the image
-            pass
+        except Exception as error:  # broken EXIF loses the orientation, not the image
+            if isinstance(error, MemoryError):
+                raise
     return image
 
 

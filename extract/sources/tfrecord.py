@@ -96,19 +96,16 @@ def _records(path: str) -> Iterator[tuple[int, bytes]]:
 
 def _read_checked(file: BinaryIO, size: int, what: str) -> bytes:
     """Read bytes and the checksum behind them."""
-    if file.tell() + size + 4 > os.fstat(file.fileno()).st_size:
-        raise ValueError("is cut off")
-    content, check = file.read(size), file.read(4)
-    if struct.unpack("<I", check)[0] != _masked_checksum(content):
-        raise ValueError(f"the checksum of its {what} is wrong")
-    return content
-
-
-def _masked_checksum(content: bytes) -> int:
     from google_crc32c import value
 
-    check = int(value(content))
-    return ((check >> 15 | check << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    if file.tell() + size + 4 > os.fstat(file.fileno()).st_size:
+        raise ValueError("is cut off")
+    content = file.read(size)
+    check = value(content)
+    masked = ((check >> 15 | check << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    if file.read(4) != struct.pack("<I", masked):
+        raise ValueError(f"the checksum of its {what} is wrong")
+    return content
 
 
 @cache
