@@ -37,17 +37,12 @@ class OpenVinoEngine(Engine):
     name = "openvino"
 
     def __init__(
-        self,
-        compiled: CompiledTrunk,
-        dtype: str,
-        batch_size: int | None = None,
-        precision: str = "float32",
-        threads: int = 0,
+        self, trunk: CompiledTrunk, dtype: str, batch_size: int | None, precision: str, threads: int
     ) -> None:
-        super().__init__(compiled, dtype, batch_size or BATCH_SIZE, precision)
-        self.calibration_keys = compiled.calibration_keys
-        self.calibration_sha256 = compiled.calibration_sha256
-        self._folder = compiled.folder
+        super().__init__(trunk, dtype, batch_size or BATCH_SIZE, precision)
+        self.calibration_keys = trunk.calibration_keys
+        self.calibration_sha256 = trunk.calibration_sha256
+        self._folder = trunk.folder
         self._model = self._compile(threads)
         # One more than can run at once, so that none waits while results are copied.
         self._requests = self._model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1

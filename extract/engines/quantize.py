@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import logging
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,8 +14,7 @@ from extract.engines.openvino_cache import FILES, CompiledTrunk, save_compiled
 from extract.trunks.backend import load_openvino
 
 
-@dataclass(frozen=True)
-class Calibration:
+class Calibration(NamedTuple):
     """The images on which the ranges of the activations are measured.
 
     Attributes:

@@ -13,6 +13,8 @@ from extract.engines.openvino_engine import OpenVinoEngine, check_instructions
 from extract.engines.quantize import Calibration, quantize
 from extract.trunks.backend import backend_name, has_gpu, on_gpu
 
+Calibrate = Callable[[TrunkSpec], Calibration] | str
+
 
 def open_engine(
     spec: TrunkSpec,
@@ -20,7 +22,7 @@ def open_engine(
     batch_size: int | None = None,
     engine: str = "auto",
     precision: str = "float32",
-    calibrate: Callable[[TrunkSpec], Calibration] | str = "",
+    calibrate: Calibrate = "",
 ) -> Engine:
     """Open the engine that runs a trunk on this machine.
 
@@ -55,7 +57,7 @@ def open_engine(
         else:
             if precision == "int8":
                 compiled = _calibrate(compiled, calibrate)
-            return OpenVinoEngine(compiled, dtype, batch_size, precision)
+            return OpenVinoEngine(compiled, dtype, batch_size, precision, threads=0)
     from extract.engines.keras_engine import KerasEngine
     from extract.trunks.trunk import build_trunk
 
@@ -72,9 +74,7 @@ def _convert(spec: TrunkSpec) -> CompiledTrunk:
     return convert(build_trunk(spec), spec)
 
 
-def _calibrate(
-    plain: CompiledTrunk, calibrate: Callable[[TrunkSpec], Calibration] | str
-) -> CompiledTrunk:
+def _calibrate(plain: CompiledTrunk, calibrate: Calibrate) -> CompiledTrunk:
     """Return the int8 version of a converted trunk, see ``open_engine``."""
     if not isinstance(calibrate, str):
         calibration = calibrate(plain.spec)

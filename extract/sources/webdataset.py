@@ -35,16 +35,15 @@ def list_archive(root: str, named: Named) -> Source:
         SettingError: ``named`` has no effect.
     """
     archive = Archive(root)
-    kinds = {
-        key: kind_by_ending(key) if member else Kind.UNREADABLE
+    entries = [
+        Entry(key, key, kind_by_ending(key) if member else Kind.UNREADABLE)
         for key, member in archive.members.items()
-    }
-    images = [key for key, kind in kinds.items() if kind is Kind.IMAGE]
+    ]
+    images = [entry.key for entry in entries if entry.kind is Kind.IMAGE]
     if "path" not in named and (rows := _labelled(archive, images, named)):
         return arrange_rows(root, rows, named, archive.read)
     if named:
         raise columns_error(root)
-    entries = [Entry(key, key, kind) for key, kind in kinds.items()]
     sharded = len(archive.shards) > 1
     skip = sharded + _has_shared_folder(images, sharded)
     return arrange_folder(root, entries, archive.read, skip)

@@ -125,12 +125,8 @@ def _find_cuts(model: Any, entry: Any) -> dict[str, Cut]:
             cuts[layer.name] = Cut(tuple(output.shape), lambda: output)
         return output
 
-    keras.models.clone_model(
-        keras.Model(model.inputs, model.outputs),  # functional, even if the model is sequential
-        input_tensors=[entry],
-        clone_function=lambda layer: layer,
-        call_function=call,
-    )
+    functional = keras.Model(model.inputs, model.outputs)  # even if the model is sequential
+    keras.models.clone_model(functional, [entry], lambda layer: layer, call)
     # A layer that is called several times has several outputs, so its name is ambiguous.
     repeated = tuple(f"{name}." for name, times in calls.items() if times > 1)
     return {name: cut for name, cut in cuts.items() if not f"{name}.".startswith(repeated)}

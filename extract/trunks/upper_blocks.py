@@ -4,8 +4,7 @@ Below the cut the trunk stays frozen and its maps are cached, so training the up
 needs no images.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from extract.core.config import TrunkSpec
 from extract.core.errors import TrunkError
@@ -14,8 +13,7 @@ from extract.trunks.trunk import choose, name_layers
 from extract.trunks.weights import digest_weights, load_application
 
 
-@dataclass(frozen=True)
-class UpperBlocks:
+class UpperBlocks(NamedTuple):
     """The layers above a cut, with their pretrained weights.
 
     Attributes:
@@ -52,10 +50,9 @@ def build_upper_blocks(spec: TrunkSpec, layer: str) -> UpperBlocks:
     boundaries, names = find_boundaries(application), list(layers)
     if layer not in boundaries:
         nearest = min(boundaries, key=lambda name: abs(names.index(name) - names.index(layer)))
-        raise TrunkError(
-            f"layer {layer}: the layers above it take more than its output, or have nothing to "
-            f"train; the nearest layer that works is {nearest}: extract with it and --pooling none"
-        )
+        problem = "the layers above it take more than its output, or have nothing to train"
+        fix = f"the nearest layer that works is {nearest}: extract again with it and --pooling none"
+        raise TrunkError(f"layer {layer}: {problem}; {fix}")
     digest = digest_weights(keras.Model(application.inputs, cuts))
     start = layers[layer].output
     maps = keras.Input(start.shape[1:], name=layer)
