@@ -95,12 +95,11 @@ def convert(trunk: "Trunk", asked: TrunkSpec | None = None) -> CompiledTrunk:
     Raises:
         EngineError: OpenVINO cannot convert it.
     """
-    openvino = load_openvino()
     try:
         with warnings.catch_warnings():
             # Keras warns that OpenVINO's tracer passes a tuple for a single input.
             warnings.filterwarnings("ignore", "The structure of `inputs`", UserWarning)
-            model = openvino.convert_model(trunk.model)
+            model = load_openvino().convert_model(trunk.model)
     except Exception as error:
         problem = f"OpenVINO cannot convert it ({first_line(error)})"
         raise EngineError(f"{trunk.spec.trunk}: {problem}; use --engine keras") from error

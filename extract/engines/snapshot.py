@@ -99,7 +99,7 @@ def _open(snapshot: Snapshot, folder: Path, threads: int) -> Engine:
     if name == "openvino":
         check_instructions(precision)
         compiled = CompiledTrunk(spec, folder, shapes, digest)
-        return OpenVinoEngine(compiled, dtype, batch_size, precision, threads=threads)
+        return OpenVinoEngine(compiled, dtype, batch_size, precision, threads)
     os.environ["KERAS_BACKEND"] = snapshot.backend
     from extract.engines.keras_engine import KERAS_FILE, KerasEngine
     from extract.trunks.keras_import import keras

@@ -14,7 +14,6 @@ same pixels in every thread and next to every library:
 
 import logging
 import re
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +32,6 @@ MAX_PIXELS = 2**27
 MAX_SIDE = 2**17
 
 _IGNORE_PILLOW = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
-_FILTER_LOCK = threading.Lock()
 
 
 def decode(
@@ -68,8 +66,7 @@ def _read(content: bytes, kind: str) -> Any:
     from PIL import ImageFile, ImageOps
 
     if warnings.filters[:1] != [_IGNORE_PILLOW]:
-        with _FILTER_LOCK:
-            warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.filterwarnings("ignore", module=r"PIL\.")
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     with _reasons(kind):
         image = _plugin(kind)(BytesIO(content))

@@ -98,8 +98,7 @@ def arrange_rows(
 
 def _parse(where: str, cells: Sequence[Any], named: Named) -> tuple[str, str, int, str]:
     """Return path, label, split and group from the cells of a row, in the order of ``ROLES``."""
-    texts = [_to_text(cell) for cell in cells]
-    path, label, split, group = texts
+    path, label, split, group = texts = [_to_text(cell) for cell in cells]
     default = 0 if cells[2] is None and "split" not in named else None
     split_number = SPLIT_OF.get(split.strip().lower(), default)
     bad = ["\0" in text for text in texts]

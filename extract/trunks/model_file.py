@@ -96,9 +96,8 @@ def set_precision(model: Any, precision: str) -> Any:
 def _resolve_size(spec: TrunkSpec, model: Any) -> tuple[int, int]:
     """Return the height and width of the images, from the model or else from the spec."""
     asked = spec.image_size
-    height, width = (
-        side or other for side, other in zip(model.inputs[0].shape[1:3], asked, strict=True)
-    )
+    sides = zip(model.inputs[0].shape[1:3], asked, strict=True)
+    height, width = (fixed or given for fixed, given in sides)
     if not height or not width:
         raise TrunkError(f"{spec.trunk}: takes images of any size; give --image-size")
     if asked not in ((0, 0), (height, width)):
