@@ -76,8 +76,7 @@ def find_compiled(spec: TrunkSpec, calibration_digest: str = "") -> CompiledTrun
         stored = json.loads((folder / "trunk.json").read_bytes())
         if stored["identity"] == identity and stored["files"] == _digests(folder):
             shapes = {name: tuple(shape) for name, shape in stored["shapes"].items()}
-            digest = stored["weights_sha256"]
-            return CompiledTrunk(spec, folder, shapes, digest, calibration_digest)
+            return CompiledTrunk(spec, folder, shapes, stored["weights_sha256"], calibration_digest)
     log.info("%s: damaged; converting the trunk again", folder)
     return None
 

@@ -48,8 +48,9 @@ def quantize(plain: CompiledTrunk, calibration: Calibration) -> CompiledTrunk:
     try:
         import nncf
     except ImportError:
-        install = 'pip install "headstart[int8]", or use bfloat16'
-        raise EngineError(f"precision int8: needs NNCF; {install}") from None
+        raise EngineError(
+            'int8 needs NNCF; pip install "headstart[int8]", or use bfloat16'
+        ) from None
     model = openvino.Core().read_model(plain.folder / FILES[0])
     count, preset = len(calibration.pixels), nncf.QuantizationPreset.MIXED
     log.info("calibrating int8 on %d images", count)

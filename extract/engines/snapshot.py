@@ -90,23 +90,18 @@ def open_snapshot(snapshot: Snapshot, threads: int) -> Engine:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for name, content in snapshot.files.items():
             Path(folder, name).write_bytes(content)
-        return _open(snapshot, Path(folder), threads)
+        name, spec, dtype, precision, batch_size, shapes, digest = snapshot.engine.values()
+        if name == "openvino":
+            check_instructions(precision)
+            compiled = CompiledTrunk(spec, Path(folder), shapes, digest)
+            return OpenVinoEngine(compiled, dtype, batch_size, precision, threads)
+        os.environ["KERAS_BACKEND"] = snapshot.backend
+        from extract.engines.keras_engine import KERAS_FILE, KerasEngine
+        from extract.trunks.keras_import import keras
+        from extract.trunks.trunk import Trunk
 
-
-def _open(snapshot: Snapshot, folder: Path, threads: int) -> Engine:
-    """Open the engine from files in ``folder``, which are not needed after that."""
-    name, spec, dtype, precision, batch_size, shapes, digest = snapshot.engine.values()
-    if name == "openvino":
-        check_instructions(precision)
-        compiled = CompiledTrunk(spec, folder, shapes, digest)
-        return OpenVinoEngine(compiled, dtype, batch_size, precision, threads)
-    os.environ["KERAS_BACKEND"] = snapshot.backend
-    from extract.engines.keras_engine import KERAS_FILE, KerasEngine
-    from extract.trunks.keras_import import keras
-    from extract.trunks.trunk import Trunk
-
-    model = keras.models.load_model(folder / KERAS_FILE, compile=False)
-    return KerasEngine(Trunk(spec, model, shapes, digest), dtype, batch_size, precision)
+        model = keras.models.load_model(Path(folder, KERAS_FILE), compile=False)
+        return KerasEngine(Trunk(spec, model, shapes, digest), dtype, batch_size, precision)
 
 
 def _versions(engine: str, backend: str) -> str:

@@ -37,8 +37,7 @@ def make_views(pixels: np.ndarray, key: str, spec: ViewSpec) -> tuple[np.ndarray
         Views 1 to V, each (H, W, 3) uint8.
     """
     size = np.array(pixels.shape[1::-1])
-    numbers = range(1, spec.views + 1)
-    return tuple(_warp(pixels, *_affine(key, view, spec, size)) for view in numbers)
+    return tuple(_warp(pixels, *_affine(key, n, spec, size)) for n in range(1, spec.views + 1))
 
 
 def _affine(key: str, view: int, spec: ViewSpec, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -45,11 +45,10 @@ def choose_columns(
     for role, usual_names in usual.items():
         names = (named[role],) if role in named else usual_names
         column = next((name for name in names if name in known), None)
-        problem = ""
-        if column is None and (role in named or role == "path"):
-            problem = unknown_name(noun, names[0], known)
-        elif column is not None and known.count(column) > 1:
-            problem = f"two columns are called {column!r}"
+        if column is None:
+            problem = unknown_name(noun, names[0], known) if role in (*named, "path") else ""
+        else:
+            problem = f"two columns are called {column!r}" if known.count(column) > 1 else ""
         if problem:
             raise SourceError(f"{where}: {problem}; name the {role} with --columns {role}=NAME")
         chosen.append(column)

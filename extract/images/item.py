@@ -5,7 +5,6 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from extract.core.errors import ImageError, SettingError, SourceError, quoted
@@ -88,8 +87,7 @@ class Item(NamedTuple):
     read: Read = read_file
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """The images of SOURCE sorted by key, their classes, and warnings about their layout."""
 
     items: tuple[Item, ...]

@@ -58,8 +58,7 @@ class Archive:
                 for name, member in ARCHIVE_FORMATS[ending](shard):
                     key = prefix + _to_key(shard, name)
                     if key in self.members:
-                        problem = f"found {quoted(key)} twice; pack it again"
-                        raise SourceError(f"{quoted(shard)}: {problem}")
+                        raise SourceError(f"{quoted(shard)}: found {quoted(key)} twice; repack it")
                     if not any(map(is_system_file, key.split("/"))):
                         self.members[key] = member
 

@@ -45,15 +45,11 @@ def list_archive(root: str, named: Named) -> Source:
     if named:
         raise columns_error(root)
     sharded = len(archive.shards) > 1
-    skip = sharded + _has_shared_folder(images, sharded)
-    return arrange_folder(root, entries, archive.read, skip)
-
-
-def _has_shared_folder(images: Sequence[str], sharded: bool) -> bool:
-    """Whether all images lie in folders below one packed folder."""
     parts = [key.split("/")[sharded:] for key in images]
     tops = {names[0] for names in parts}
-    return len(tops) == 1 and not tops & set(SPLIT_OF) and all(len(names) > 2 for names in parts)
+    # Folders that were packed together lie below one folder, which is no split.
+    packed = len(tops) == 1 and not tops & set(SPLIT_OF) and all(len(names) > 2 for names in parts)
+    return arrange_folder(root, entries, archive.read, sharded + packed)
 
 
 def _labelled(archive: Archive, images: Sequence[str], named: Named) -> list[tuple[str, list[Any]]]:

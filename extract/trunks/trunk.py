@@ -6,7 +6,7 @@ use the same function.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,8 +18,7 @@ from extract.trunks.model_file import Cut, digest_model_file, open_model_file, s
 from extract.trunks.weights import build_application, digest_weights, load_application
 
 
-@dataclass(frozen=True)
-class Trunk:
+class Trunk(NamedTuple):
     """A frozen trunk, ready to run.
 
     Attributes:

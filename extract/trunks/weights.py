@@ -131,8 +131,7 @@ def _load_file(spec: TrunkSpec, model: Any, path: Path, top: bool) -> None:
     A trunk without its top also takes the file of the complete model, whose additional weights are
     the last ones.
     """
-    name = f"the complete {spec.trunk}" if top else spec.trunk
-    expected = f"expected weights of {name} as Keras writes them (.h5, .weights.h5, .keras)"
+    expected = f"expected weights of {'the complete ' * top}{spec.trunk}: .h5, .weights.h5, .keras"
     if not path.is_file():
         raise TrunkError(f"{path}: no such file; {expected}; check --weights")
     try:
