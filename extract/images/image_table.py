@@ -57,8 +57,7 @@ def choose_columns(
 
 def columns_error(root: str) -> SettingError:
     """Return the error for named columns of a source that has none."""
-    shown = quoted(hide_secrets(root))
-    return SettingError(f"columns: has no effect on {shown}; expected a table; drop --columns")
+    return SettingError(f"columns: has no effect on {quoted(hide_secrets(root))}; drop --columns")
 
 
 def arrange_rows(

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from extract.core.errors import ImageError, SourceError, listed, quoted
@@ -84,9 +85,9 @@ def find_records(root: str, named: Named, saved: bool = False) -> list[RecordFil
     """
     if not os.path.isdir(root):
         return [("", root, None)] if _holds_records(root, named) else []
-    # The search for images reports a folder that cannot be read.
-    all_names = os.listdir(root) if os.access(root, os.R_OK) else []
-    names = sorted(name for name in all_names if not is_system_file(name))
+    names: list[str] = []
+    with suppress(OSError):  # the search for images reports it
+        names = sorted(name for name in os.listdir(root) if not is_system_file(name))
     folders = [name for name in names if os.path.isdir(os.path.join(root, name))]
     if _SPLITS in names:
         unknown = [name for name in folders if name.lower() not in SPLIT_OF]
