@@ -246,7 +246,7 @@ def test_every_family_of_trunks_converts_and_equals_keras(
         converted = convert(trunk)
     except EngineError:
         pytest.fail(f"{name} does not convert")
-    ((_, found),) = OpenVinoEngine(converted, "float32", 2, "float32").run([(None, pixels)])
+    ((_, found),) = OpenVinoEngine(converted, "float32", 2, "float32", 0).run([(None, pixels)])
     values, wanted = found[spec.layer[0]], expected[spec.layer[0]]
     if layer:
         # Random weights give scores of any sharpness, so that only their order can be compared.

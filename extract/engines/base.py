@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,8 +15,8 @@ Features = dict[str, np.ndarray]
 Results = Iterator[tuple[Tag, Features]]
 
 
-class Engine(Protocol):
-    """Runs a trunk.
+class Engine:
+    """Runs a trunk, which is a ``Trunk`` or a ``CompiledTrunk``; each engine is a subclass.
 
     Attributes:
         name: ``keras`` or ``openvino``.
@@ -31,14 +31,16 @@ class Engine(Protocol):
     """
 
     name: str
-    spec: TrunkSpec
-    dtype: str
-    precision: str
-    shapes: dict[str, tuple[int, ...]]
-    batch_size: int
-    weights_sha256: str
-    calibration_keys: tuple[str, ...]
-    calibration_sha256: str
+    calibration_keys: tuple[str, ...] = ()
+    calibration_sha256 = ""
+
+    def __init__(self, trunk: Any, dtype: str, batch_size: int, precision: str) -> None:
+        self.spec: TrunkSpec = trunk.spec
+        self.dtype = dtype
+        self.precision = precision
+        self.shapes: dict[str, tuple[int, ...]] = trunk.shapes
+        self.batch_size = batch_size
+        self.weights_sha256: str = trunk.weights_sha256
 
     def run(self, batches: Batches[Tag]) -> Results[Tag]:
         """Compute the features of batches, in any order; the tag identifies a batch.
@@ -52,11 +54,11 @@ class Engine(Protocol):
         Raises:
             EngineError: A single image does not fit into the device's memory.
         """
-        ...
+        raise NotImplementedError
 
     def save(self, folder: Path) -> None:
         """Write the trunk as the engine runs it, with its weights, into files in ``folder``."""
-        ...
+        raise NotImplementedError
 
 
 def pad(pixels: np.ndarray, batch_size: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 
 from extract.core.console import log
 from extract.core.errors import EngineError
-from extract.engines.base import Batches, Features, Results, Tag, overlap, pad
+from extract.engines.base import Batches, Engine, Features, Results, Tag, overlap, pad
 from extract.trunks import backend
 from extract.trunks.keras_import import keras
 from extract.trunks.trunk import Trunk
@@ -33,22 +33,15 @@ def choose_batch_size(trunk: Trunk) -> int:
     return int(np.clip(2 ** int(np.log2(max(1, images))), *GPU_BATCH_RANGE))
 
 
-class KerasEngine:
+class KerasEngine(Engine):
     """Runs the trunk in Keras, on TensorFlow, JAX or PyTorch, on a GPU if there is one."""
 
     name = "keras"
-    calibration_keys: tuple[str, ...] = ()
-    calibration_sha256 = ""
 
     def __init__(
         self, trunk: Trunk, dtype: str, batch_size: int | None = None, precision: str = "float32"
     ) -> None:
-        self.spec = trunk.spec
-        self.dtype = dtype
-        self.precision = precision
-        self.shapes = trunk.shapes
-        self.batch_size = batch_size or choose_batch_size(trunk)
-        self.weights_sha256 = trunk.weights_sha256
+        super().__init__(trunk, dtype, batch_size or choose_batch_size(trunk), precision)
         self._model = trunk.model
         self._call = backend.compile_model(trunk.model, dtype, self.batch_size)
 
@@ -75,10 +68,8 @@ class KerasEngine:
                 return dict(zip(self.shapes, arrays, strict=True))
         if len(pixels) <= self.batch_size:
             if self.batch_size == 1:
-                raise EngineError(
-                    f"{self.spec.trunk}: the device's memory does not hold one image; use a "
-                    "smaller --image-size or run without the GPU"
-                )
+                problem = "the device's memory does not hold one image"
+                raise EngineError(f"{self.spec.trunk}: {problem}; use a smaller --image-size")
             self.batch_size //= 2
             log.info("out of device memory: the batch size is now %d", self.batch_size)
             self._call = backend.compile_model(self._model, self.dtype, self.batch_size)

@@ -31,7 +31,5 @@ def check_batch_memory(batch_size: int, image_size: tuple[int, int]) -> None:
     """
     needed, free = batch_size * image_size[0] * image_size[1] * 3 * _BYTES, available_memory()
     if needed > free:
-        raise EngineError(
-            f"batch size {batch_size}: its images alone take {needed / 1e9:.3g} GB of memory, of "
-            f"which {free / 1e9:.3g} GB are free; use a smaller --batch-size"
-        )
+        problem = f"its images alone take {needed / 1e9:.3g} GB of memory, {free / 1e9:.3g} free"
+        raise EngineError(f"batch size {batch_size}: {problem}; use a smaller --batch-size")

@@ -76,8 +76,7 @@ def find_compiled(spec: TrunkSpec, calibration_digest: str = "") -> CompiledTrun
         stored = json.loads((folder / "trunk.json").read_bytes())
         if stored["identity"] == identity and stored["files"] == _digests(folder):
             shapes = {name: tuple(shape) for name, shape in stored["shapes"].items()}
-            digest = stored["weights_sha256"]
-            return CompiledTrunk(spec, folder, shapes, digest, calibration_digest)
+            return CompiledTrunk(spec, folder, shapes, stored["weights_sha256"], calibration_digest)
     log.info("%s: damaged; converting the trunk again", folder)
     return None
 
@@ -95,17 +94,14 @@ def convert(trunk: "Trunk", asked: TrunkSpec | None = None) -> CompiledTrunk:
     Raises:
         EngineError: OpenVINO cannot convert it.
     """
-    openvino = load_openvino()
     try:
         with warnings.catch_warnings():
             # Keras warns that OpenVINO's tracer passes a tuple for a single input.
             warnings.filterwarnings("ignore", "The structure of `inputs`", UserWarning)
-            model = openvino.convert_model(trunk.model)
+            model = load_openvino().convert_model(trunk.model)
     except Exception as error:
-        raise EngineError(
-            f"{trunk.spec.trunk}: OpenVINO cannot convert it ({first_line(error)}); use --engine "
-            "keras"
-        ) from error
+        problem = f"OpenVINO cannot convert it ({first_line(error)})"
+        raise EngineError(f"{trunk.spec.trunk}: {problem}; use --engine keras") from error
     if asked and not asked.is_complete:
         _remember(asked, trunk.spec)
     return save_compiled(model, trunk)
@@ -115,9 +111,8 @@ def save_compiled(
     model: Any, source: "Trunk | CompiledTrunk", calibration_digest: str = ""
 ) -> CompiledTrunk:
     """Save an OpenVINO model of a trunk in the cache, or in a temporary folder if that fails."""
-    identity = _identity(source.spec, calibration_digest)
-    shapes, digest = source.shapes, source.weights_sha256
-    stored = {"identity": identity, "shapes": shapes, "weights_sha256": digest}
+    identity, digest = _identity(source.spec, calibration_digest), source.weights_sha256
+    stored = {"identity": identity, "shapes": source.shapes, "weights_sha256": digest}
     folder = _folder(identity)
     try:
         with cache_write(folder) as temporary:
@@ -125,7 +120,7 @@ def save_compiled(
     except OSError:  # the cache is not writable: the next run converts the trunk again
         folder = Path(tempfile.mkdtemp(prefix="headstart-"))
         _save(model, folder, stored)
-    return CompiledTrunk(source.spec, folder, shapes, digest, calibration_digest)
+    return CompiledTrunk(source.spec, folder, source.shapes, digest, calibration_digest)
 
 
 def _save(model: Any, folder: Path, stored: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from extract.core.errors import EngineError
-from extract.engines.base import Batches, Features, Results, Tag, overlap, pad
+from extract.engines.base import Batches, Engine, Features, Results, Tag, overlap, pad
 from extract.engines.openvino_cache import FILES, CompiledTrunk
 from extract.trunks.backend import load_openvino
 
@@ -23,38 +23,26 @@ def check_instructions(precision: str) -> None:
     """Raise EngineError if the processor can only emulate a precision."""
     capabilities, needed = _capabilities(load_openvino().Core()), CAPABILITIES.get(precision)
     if needed and needed not in capabilities:
-        raise EngineError(
-            f"precision {precision}: this processor has no instructions for it, so it would be "
-            "slower than float32; use --precision float32"
-        )
+        problem = "this processor has no instructions for it, so it would be slower than float32"
+        raise EngineError(f"precision {precision}: {problem}; use --precision float32")
 
 
 def _capabilities(core: Any) -> Any:
     return core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-class OpenVinoEngine:
+class OpenVinoEngine(Engine):
     """Runs a converted trunk on the processor, in as many parallel requests as it has streams."""
 
     name = "openvino"
 
     def __init__(
-        self,
-        compiled: CompiledTrunk,
-        dtype: str = "float32",
-        batch_size: int | None = None,
-        precision: str = "float32",
-        threads: int = 0,
+        self, trunk: CompiledTrunk, dtype: str, batch_size: int | None, precision: str, threads: int
     ) -> None:
-        self.spec = compiled.spec
-        self.dtype = dtype
-        self.precision = precision
-        self.shapes = compiled.shapes
-        self.batch_size = batch_size or BATCH_SIZE
-        self.weights_sha256 = compiled.weights_sha256
-        self.calibration_keys = compiled.calibration_keys
-        self.calibration_sha256 = compiled.calibration_sha256
-        self._folder = compiled.folder
+        super().__init__(trunk, dtype, batch_size or BATCH_SIZE, precision)
+        self.calibration_keys = trunk.calibration_keys
+        self.calibration_sha256 = trunk.calibration_sha256
+        self._folder = trunk.folder
         self._model = self._compile(threads)
         # One more than can run at once, so that none waits while results are copied.
         self._requests = self._model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1
@@ -79,10 +67,11 @@ class OpenVinoEngine:
 
     def _finish(self, pixels: np.ndarray, request: Any) -> Features:
         request.wait()
-        outputs = [request.get_output_tensor(i).data for i in range(len(self.shapes))]
         # Copies, because the next batch overwrites the request's memory.
-        copies = [output[: len(pixels)].copy() for output in outputs]
-        return dict(zip(self.shapes, copies, strict=True))
+        return {
+            layer: request.get_output_tensor(i).data[: len(pixels)].copy()
+            for i, layer in enumerate(self.shapes)
+        }
 
     def _compile(self, threads: int) -> Any:
         """Compile for batches of one size, the cast included; 0 threads use every core."""
@@ -91,11 +80,9 @@ class OpenVinoEngine:
         try:
             model = core.read_model(self._folder / FILES[0])
         except RuntimeError as error:  # its digests were right a moment ago
+            fix = "raise the limit on open files (ulimit -n), or remove that folder"
             reason = str(error).strip().splitlines()[-1]
-            raise EngineError(
-                f"{self._folder}: {reason}; expected a converted trunk; raise the limit on open "
-                "files (ulimit -n), or remove that folder"
-            ) from error
+            raise EngineError(f"{self._folder}: {reason}; {fix}") from error
         model.reshape([self.batch_size, *self.spec.image_size, 3])
         steps = openvino.preprocess.PrePostProcessor(model)
         output_type = openvino.Type.f32 if self.dtype == "float32" else openvino.Type.f16
@@ -104,9 +91,6 @@ class OpenVinoEngine:
         # Without a hint OpenVINO uses bfloat16 on every processor that has it. The layers that int8
         # leaves out may do so.
         hint = _HINTS.get(self.precision, "bf16" if "BF16" in _capabilities(core) else "f32")
-        settings = {
-            "PERFORMANCE_HINT": "THROUGHPUT",
-            "INFERENCE_PRECISION_HINT": hint,
-            "INFERENCE_NUM_THREADS": threads,
-        }
+        settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}
+        settings["PERFORMANCE_HINT"] = "THROUGHPUT"
         return core.compile_model(steps.build(), "CPU", settings)

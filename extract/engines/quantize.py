@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import logging
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,8 +14,7 @@ from extract.engines.openvino_cache import FILES, CompiledTrunk, save_compiled
 from extract.trunks.backend import load_openvino
 
 
-@dataclass(frozen=True)
-class Calibration:
+class Calibration(NamedTuple):
     """The images on which the ranges of the activations are measured.
 
     Attributes:
@@ -50,13 +49,13 @@ def quantize(plain: CompiledTrunk, calibration: Calibration) -> CompiledTrunk:
         import nncf
     except ImportError:
         raise EngineError(
-            'precision int8: needs NNCF; pip install "headstart[int8]", or use bfloat16'
+            'int8 needs NNCF; pip install "headstart[int8]", or use bfloat16'
         ) from None
     model = openvino.Core().read_model(plain.folder / FILES[0])
-    log.info("calibrating int8 on %d images", len(calibration.keys))
+    count, preset = len(calibration.pixels), nncf.QuantizationPreset.MIXED
+    log.info("calibrating int8 on %d images", count)
     nncf.set_log_level(logging.ERROR)
-    images = nncf.Dataset(np.split(calibration.pixels, range(1, len(calibration.pixels))))
-    preset, count = nncf.QuantizationPreset.MIXED, len(calibration.pixels)
+    images = nncf.Dataset(np.split(calibration.pixels, count))
     # NNCF draws progress bars on stdout, which is for results.
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         quantized = nncf.quantize(model, images, subset_size=count, preset=preset)

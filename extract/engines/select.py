@@ -13,6 +13,8 @@ from extract.engines.openvino_engine import OpenVinoEngine, check_instructions
 from extract.engines.quantize import Calibration, quantize
 from extract.trunks.backend import backend_name, has_gpu, on_gpu
 
+Calibrate = Callable[[TrunkSpec], Calibration] | str
+
 
 def open_engine(
     spec: TrunkSpec,
@@ -20,7 +22,7 @@ def open_engine(
     batch_size: int | None = None,
     engine: str = "auto",
     precision: str = "float32",
-    calibrate: Callable[[TrunkSpec], Calibration] | str = "",
+    calibrate: Calibrate = "",
 ) -> Engine:
     """Open the engine that runs a trunk on this machine.
 
@@ -44,30 +46,26 @@ def open_engine(
     """
     if batch_size:
         check_batch_memory(batch_size, spec.image_size)
-    if precision != "int8" and (engine == "keras" or (engine == "auto" and _prefers_keras())):
-        return _open_keras(spec, dtype, batch_size, precision)
-    check_instructions(precision)
-    try:
-        compiled = find_compiled(spec) or _convert(spec)
-    except EngineError as error:
-        if engine == "openvino" or precision != "float32":
-            raise
-        log.info("%s; running it in Keras", error)
-        return _open_keras(spec, dtype, batch_size, precision)
-    if precision == "int8":
-        compiled = _calibrate(compiled, calibrate)
-    return OpenVinoEngine(compiled, dtype, batch_size, precision)
-
-
-def _prefers_keras() -> bool:
-    return backend_name() != "tensorflow" or (has_gpu() and on_gpu())
-
-
-def _open_keras(spec: TrunkSpec, dtype: str, batch_size: int | None, precision: str) -> Engine:
+    if precision == "int8" or engine == "openvino" or (engine == "auto" and not _prefers_keras()):
+        check_instructions(precision)
+        try:
+            compiled = find_compiled(spec) or _convert(spec)
+        except EngineError as error:
+            if engine == "openvino" or precision != "float32":
+                raise
+            log.info("%s; running it in Keras", error)
+        else:
+            if precision == "int8":
+                compiled = _calibrate(compiled, calibrate)
+            return OpenVinoEngine(compiled, dtype, batch_size, precision, threads=0)
     from extract.engines.keras_engine import KerasEngine
     from extract.trunks.trunk import build_trunk
 
     return KerasEngine(build_trunk(spec, precision), dtype, batch_size, precision)
+
+
+def _prefers_keras() -> bool:
+    return backend_name() != "tensorflow" or (has_gpu() and on_gpu())
 
 
 def _convert(spec: TrunkSpec) -> CompiledTrunk:
@@ -76,18 +74,13 @@ def _convert(spec: TrunkSpec) -> CompiledTrunk:
     return convert(build_trunk(spec), spec)
 
 
-def _calibrate(
-    plain: CompiledTrunk, calibrate: Callable[[TrunkSpec], Calibration] | str
-) -> CompiledTrunk:
+def _calibrate(plain: CompiledTrunk, calibrate: Calibrate) -> CompiledTrunk:
     """Return the int8 version of a converted trunk, see ``open_engine``."""
     if not isinstance(calibrate, str):
         calibration = calibrate(plain.spec)
         known = find_compiled(plain.spec, calibration.digest)
         return replace(known or quantize(plain, calibration), calibration_keys=calibration.keys)
-    known = find_compiled(plain.spec, calibrate) if calibrate else None
-    if known is None:
-        raise EngineError(
-            f"{plain.spec.trunk} in int8: not in the cache of this machine; expected the model "
-            "that made the features; run their extract-features command again"
-        )
-    return known
+    if calibrate and (known := find_compiled(plain.spec, calibrate)):
+        return known
+    problem = f"{plain.spec.trunk} in int8: not in the cache of this machine"
+    raise EngineError(f"{problem}; run the extract-features command of the features again")

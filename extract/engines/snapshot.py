@@ -58,10 +58,9 @@ def take_snapshot(engine: Engine, reference: Item) -> Snapshot:
         engine.save(Path(folder))
         files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
     attributes = {name: getattr(engine, name) for name in _FIELDS}
-    backend = backend_name()
-    versions = _versions(engine.name, backend)
+    versions = _versions(engine.name, backend_name())
     image = (reference, next(read_digests([reference])))
-    return Snapshot(attributes, files, backend, versions, os.getcwd(), image)
+    return Snapshot(attributes, files, backend_name(), versions, os.getcwd(), image)
 
 
 def open_snapshot(snapshot: Snapshot, threads: int) -> Engine:
@@ -80,38 +79,29 @@ def open_snapshot(snapshot: Snapshot, threads: int) -> Engine:
     """
     versions = _versions(snapshot.engine["name"], snapshot.backend)
     if versions != snapshot.versions:
-        raise EngineError(
-            f"{platform.node()}: found {versions}; expected {snapshot.versions}; install the "
-            "same versions on every machine"
-        )
+        problem = f"found {versions}; expected {snapshot.versions}"
+        raise EngineError(f"{platform.node()}: {problem}; install the same versions")
     with suppress(OSError):  # it matters only for relative paths
         os.chdir(snapshot.folder)
     item, digest = snapshot.reference
     if next(read_digests([item])) != digest:
-        raise EngineError(
-            f"{platform.node()}: {quoted(item.key)} differs from the image on the machine of the "
-            "store; expected the same images on every machine; use a shared folder or URLs"
-        )
+        problem = f"{quoted(item.key)} differs from the image on the machine of the store"
+        raise EngineError(f"{platform.node()}: {problem}; use a shared folder or URLs")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for name, content in snapshot.files.items():
             Path(folder, name).write_bytes(content)
-        return _open(snapshot, Path(folder), threads)
+        name, spec, dtype, precision, batch_size, shapes, digest = snapshot.engine.values()
+        if name == "openvino":
+            check_instructions(precision)
+            compiled = CompiledTrunk(spec, Path(folder), shapes, digest)
+            return OpenVinoEngine(compiled, dtype, batch_size, precision, threads)
+        os.environ["KERAS_BACKEND"] = snapshot.backend
+        from extract.engines.keras_engine import KERAS_FILE, KerasEngine
+        from extract.trunks.keras_import import keras
+        from extract.trunks.trunk import Trunk
 
-
-def _open(snapshot: Snapshot, folder: Path, threads: int) -> Engine:
-    """Open the engine from files in ``folder``, which are not needed after that."""
-    name, spec, dtype, precision, batch_size, shapes, digest = snapshot.engine.values()
-    if name == "openvino":
-        check_instructions(precision)
-        compiled = CompiledTrunk(spec, folder, shapes, digest)
-        return OpenVinoEngine(compiled, dtype, batch_size, precision, threads=threads)
-    os.environ["KERAS_BACKEND"] = snapshot.backend
-    from extract.engines.keras_engine import KERAS_FILE, KerasEngine
-    from extract.trunks.keras_import import keras
-    from extract.trunks.trunk import Trunk
-
-    model = keras.models.load_model(folder / KERAS_FILE, compile=False)
-    return KerasEngine(Trunk(spec, model, shapes, digest), dtype, batch_size, precision)
+        model = keras.models.load_model(Path(folder, KERAS_FILE), compile=False)
+        return KerasEngine(Trunk(spec, model, shapes, digest), dtype, batch_size, precision)
 
 
 def _versions(engine: str, backend: str) -> str:

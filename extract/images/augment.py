@@ -37,14 +37,7 @@ def make_views(pixels: np.ndarray, key: str, spec: ViewSpec) -> tuple[np.ndarray
         Views 1 to V, each (H, W, 3) uint8.
     """
     size = np.array(pixels.shape[1::-1])
-    numbers = range(1, spec.views + 1)
-    return tuple(_warp(pixels, *_affine(key, view, spec, size)) for view in numbers)
-
-
-def _draw(key: str, view: int, seed: int) -> np.ndarray:
-    """Return 8 float64 random numbers, uniform over -1 to 1."""
-    digest = hashlib.blake2b(f"{seed} {view} {key}".encode(), digest_size=64).digest()
-    return np.frombuffer(digest, "<u8") / 2.0**63 - 1
+    return tuple(_warp(pixels, *_affine(key, n, spec, size)) for n in range(1, spec.views + 1))
 
 
 def _affine(key: str, view: int, spec: ViewSpec, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +45,9 @@ def _affine(key: str, view: int, spec: ViewSpec, size: np.ndarray) -> tuple[np.n
 
     ``size`` is (width, height). The steps come in the generator's order.
     """
-    turn, x, y, slant, wide, high, side, _ = _draw(key, view, spec.seed or 0)
+    digest = hashlib.blake2b(f"{spec.seed or 0} {view} {key}".encode(), digest_size=64).digest()
+    # Random numbers, uniform over -1 to 1.
+    turn, x, y, slant, wide, high, side, _ = np.frombuffer(digest, "<u8") / 2.0**63 - 1
     angle = math.radians((spec.rotation or 0) * turn)
     rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     shear = np.array([[1, 0], [(spec.shear or 0) * slant, 1]])

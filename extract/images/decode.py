@@ -14,29 +14,24 @@ same pixels in every thread and next to every library:
 
 import logging
 import re
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from extract.core.errors import ImageError
 from extract.images.item import IMAGE_KINDS, image_kind
 
-if TYPE_CHECKING:
-    from PIL.Image import Image, Resampling
-
 MAX_PIXELS = 2**27
 # Pillow resizes the width first: 1 x 2**27 pixels would become 2**27 full rows, 80 GB at 150.
 MAX_SIDE = 2**17
 
 _IGNORE_PILLOW = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
-_FILTER_LOCK = threading.Lock()
 
 
 def decode(
@@ -66,16 +61,15 @@ def decode(
     return np.array(_resize(_to_rgb(_read(content, kind), kind), size[::-1], resize, resample))
 
 
-def _read(content: bytes, kind: str) -> "Image":
+def _read(content: bytes, kind: str) -> Any:
     """Read the first frame and turn it upright; refuse an image that its header calls too large."""
     from PIL import ImageFile, ImageOps
 
     if warnings.filters[:1] != [_IGNORE_PILLOW]:
-        with _FILTER_LOCK:
-            warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.filterwarnings("ignore", module=r"PIL\.")
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     with _reasons(kind):
-        image: ImageFile.ImageFile = _plugin(kind)(BytesIO(content))
+        image = _plugin(kind)(BytesIO(content))
     width, height = image.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         most = f"{MAX_PIXELS // 10**6} million and {MAX_SIDE} a side"
@@ -84,14 +78,13 @@ def _read(content: bytes, kind: str) -> "Image":
         image.load()
         try:
             ImageOps.exif_transpose(image, in_place=True)
-        except MemoryError:
-            raise
-        except Exception:  # broken EXIF loses the orientation, not the image
-            pass
+        except Exception as error:  # broken EXIF loses the orientation, not the image
+            if isinstance(error, MemoryError):
+                raise
     return image
 
 
-def _to_rgb(image: "Image", kind: str) -> "Image":
+def _to_rgb(image: Any, kind: str) -> Any:
     """Return an image in mode RGB, itself where it has that mode."""
     from PIL import Image
 
@@ -108,7 +101,7 @@ def _to_rgb(image: "Image", kind: str) -> "Image":
         return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _high_byte(image: "Image") -> np.ndarray:
+def _high_byte(image: Any) -> np.ndarray:
     """Scale 16-bit grey to (H, W) uint8, and transparent grey to white.
 
     Pillow's own conversion clips at 255. Its 16-bit colour keeps the high byte, so grey does too.
@@ -122,7 +115,7 @@ def _high_byte(image: "Image") -> np.ndarray:
     return scaled
 
 
-def _resize(image: "Image", size: tuple[int, int], resize: str, resample: "Resampling") -> "Image":
+def _resize(image: Any, size: tuple[int, int], resize: str, resample: int) -> Any:
     """Bring an image to (width, height)."""
     from PIL import Image, ImageOps
 

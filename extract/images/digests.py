@@ -49,11 +49,9 @@ def describe_leaks(
     parted = [row for row, first in enumerate(firsts) if sides[first] != sides[row]]
     if not parted:
         return ""
-    pairs = [f"{keys[firsts[row]]} = {keys[row]}" for row in parted]
-    return (
-        f"found the same image in two {noun} {listed(pairs, 'time')}; expected each image in one, "
-        f"or validation scores are too high; {fix}remove one of each"
-    )
+    pairs = listed((f"{keys[firsts[row]]} = {keys[row]}" for row in parted), "time")
+    expected = "expected each image in one, or validation scores are too high"
+    return f"found the same image in two {noun} {pairs}; {expected}; {fix}remove one of each"
 
 
 def group_by_digest(digests: np.ndarray, groups: Sequence[str] | None = None) -> list[str]:

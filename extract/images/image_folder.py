@@ -68,16 +68,12 @@ def arrange_folder(
     entries = sorted(entries, key=itemgetter(0, 1))
     images, folders, others, unreadable = ([e for e in entries if e.kind is kind] for kind in Kind)
     if not images:
-        raise SourceError(
-            f"{quoted(root)}: found no image among {_files(others + unreadable)}; expected .jpg, "
-            ".png and the like, alone or in a folder for each class"
-        )
+        problem = f"found no image among {_files(others + unreadable)}"
+        raise SourceError(f"{quoted(root)}: {problem}; expected .jpg, .png and the like")
     for entry, following in pairwise(images + folders):
         if entry.key == following.key:
-            raise SourceError(
-                f"{quoted(root)}: found {entry.path!r} and {following.path!r}, which are both "
-                f"{quoted(entry.key)} in UTF-8; expected different names; rename one"
-            )
+            problem = f"{entry.path!r} and {following.path!r} are both {quoted(entry.key)} in UTF-8"
+            raise SourceError(f"{quoted(root)}: {problem}; rename one")
     keys = [image.key for image in images]
     split_of = _split_folders(root, Counter(_place(key, {}, skip)[1] for key in keys))
     places = [_place(key, split_of, skip) for key in keys]
@@ -109,8 +105,7 @@ def check_classes(places: Iterable[_Place]) -> Iterator[str]:
             classes = listed(missing, "class name", 10)
             yield f"found no images of {classes} in {section}; expected each class in each split"
     if len(class_names) == 1:
-        name = quoted(*class_names)
-        yield f"found one class, {name}; expected two or more; name the folder above the classes"
+        yield f"found one class, {quoted(*class_names)}; expected two or more; name their folder"
 
 
 def _files(entries: Iterable[Entry]) -> str:
@@ -132,11 +127,9 @@ def _split_folders(root: str, tops: Mapping[str, int]) -> dict[str, int]:
     splits = [f"{top}: {tops[top]:,}" for top in split_of]
     others = [f"{top}: {count:,}" for top, count in tops.items() if top not in split_of]
     if others or len(set(split_of.values())) < len(splits):
-        raise SourceError(
-            f"{quoted(root)}: found {listed(splits, 'split folder', 7)} and "
-            f"{listed(others, 'other folder')} with images; expected one folder for each split "
-            "and no others, or only classes; merge them, move them or rename the class"
-        )
+        problem = f"{listed(splits, 'split folder', 7)} and {listed(others, 'other folder')}"
+        expected = "expected one folder for each split and no others; merge or move them"
+        raise SourceError(f"{quoted(root)}: found {problem} with images; {expected}")
     return split_of
 
 
@@ -147,11 +140,9 @@ def _check_loose_images(root: str, keys: Sequence[str], places: Sequence[_Place]
         folders = [f"{n}: {size:,}" for (at, n), size in sizes.items() if n and at == section]
         if folders and not name:
             loose = [key for key, place in zip(keys, places, strict=True) if place == (section, "")]
-            raise SourceError(
-                f"{quoted(os.path.join(root, section))}: found {listed(loose, 'image')} beside "
-                f"{listed(folders, 'folder')} with images; expected only images or only folders; "
-                "move the images into the folders, or away"
-            )
+            problem = f"found {listed(loose, 'image')} beside {listed(folders, 'folder')}"
+            expected = "expected only images or only folders; move the images into the folders"
+            raise SourceError(f"{quoted(os.path.join(root, section))}: {problem}; {expected}")
 
 
 def _empty_folders(
@@ -167,5 +158,4 @@ def _empty_folders(
         elif section in sections and name and name not in names:
             empty.add(f"{section}/{name}".lstrip("/"))
     if empty:
-        folder_names = listed(empty, "split or class folder", 10)
-        yield f"found no images in {folder_names}; expected some, or no such folder"
+        yield f"found no images in {listed(empty, 'split or class folder', 10)}; expected some"

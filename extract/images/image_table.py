@@ -17,12 +17,11 @@ USUAL: Usual = {role: (role,) for role in ROLES}
 class Records(NamedTuple):
     """The images that one file holds, row after row.
 
-    ``names`` are the names that the file has for them, None without one; ``cells`` are label,
-    split and group of each; ``read`` returns the bytes of a row and may be called from threads.
+    ``rows`` are name, label, split and group of each, None without one; ``read`` returns the bytes
+    of a row and may be called from threads.
     """
 
-    names: Sequence[str | None]
-    cells: Iterable[Sequence[Any]]
+    rows: Sequence[Sequence[Any]]
     read: Callable[[int], bytes]
 
 
@@ -46,21 +45,19 @@ def choose_columns(
     for role, usual_names in usual.items():
         names = (named[role],) if role in named else usual_names
         column = next((name for name in names if name in known), None)
-        if column is None and (role in named or role == "path"):
-            problem = unknown_name(noun, names[0], known)
-        elif column is not None and known.count(column) > 1:
-            problem = f"two columns are called {column!r}"
+        if column is None:
+            problem = unknown_name(noun, names[0], known) if role in (*named, "path") else ""
         else:
-            chosen.append(column)
-            continue
-        raise SourceError(f"{where}: {problem}; name the {role} with --columns {role}=NAME")
+            problem = f"two columns are called {column!r}" if known.count(column) > 1 else ""
+        if problem:
+            raise SourceError(f"{where}: {problem}; name the {role} with --columns {role}=NAME")
+        chosen.append(column)
     return chosen
 
 
 def columns_error(root: str) -> SettingError:
     """Return the error for named columns of a source that has none."""
-    shown = quoted(hide_secrets(root))
-    return SettingError(f"columns: has no effect on {shown}; expected a table; drop --columns")
+    return SettingError(f"columns: has no effect on {quoted(hide_secrets(root))}; drop --columns")
 
 
 def arrange_rows(
@@ -87,22 +84,19 @@ def arrange_rows(
         path, name, split, group = _parse(f"{quoted(root)}: {noun} {number}", cells, named)
         key = hide_secrets(path)
         if key in images:
-            raise SourceError(
-                f"{quoted(root)}: found {quoted(key)} in {noun} {images[key][0]} and {number}; "
-                "expected each image once; remove one"
-            )
+            places = f"{noun} {images[key][0]} and {number}"
+            raise SourceError(f"{quoted(root)}: found {quoted(key)} in {places}; remove one")
         images[key] = number, Item(key, path, -1, split, group, read), name
     if not images:
         raise SourceError(f"{quoted(root)}: found no rows; expected one for each image")
     ordered = [images[key][1:] for key in sorted(images)]
-    places = {(SPLITS[item.split], name) for item, name in ordered}
-    return number_classes(root, ordered, check_classes(places))
+    warnings = check_classes((SPLITS[item.split], name) for item, name in ordered)
+    return number_classes(root, ordered, warnings)
 
 
 def _parse(where: str, cells: Sequence[Any], named: Named) -> tuple[str, str, int, str]:
     """Return path, label, split and group from the cells of a row, in the order of ``ROLES``."""
-    texts = [_to_text(cell) for cell in cells]
-    path, label, split, group = texts
+    path, label, split, group = texts = [_to_text(cell) for cell in cells]
     default = 0 if cells[2] is None and "split" not in named else None
     split_number = SPLIT_OF.get(split.strip().lower(), default)
     bad = ["\0" in text for text in texts]
@@ -115,9 +109,7 @@ def _parse(where: str, cells: Sequence[Any], named: Named) -> tuple[str, str, in
     else:
         return path, label.strip(), split_number, group.strip()
     column = named.get(ROLES[place], ROLES[place])
-    raise SourceError(
-        f"{where}: found {cells[place]!r} in column {column}; expected {expected}; correct it"
-    )
+    raise SourceError(f"{where}: found {cells[place]!r} in column {column}; expected {expected}")
 
 
 def _to_text(cell: Any) -> str:

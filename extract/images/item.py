@@ -5,7 +5,6 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from extract.core.errors import ImageError, SettingError, SourceError, quoted
@@ -54,14 +53,14 @@ def to_utf8(name: str) -> str:
     return name.encode("utf-8", sys.getfilesystemencodeerrors()).decode("utf-8", "backslashreplace")
 
 
-def read_file(path: str) -> bytes:
-    """Return the content of the file at ``path``.
+def read_file(path: str, folder: str = "") -> bytes:
+    """Return the content of the file at ``path``, absolute or relative to ``folder``.
 
     Raises:
         ImageError: The file cannot be read.
     """
     try:
-        with open(path, "rb") as file:
+        with open(os.path.join(folder, path), "rb") as file:
             return file.read()
     except (OSError, ValueError) as error:  # ValueError: no file can have this name
         raise ImageError(f"cannot be opened: {reason_of(error)}") from error
@@ -72,15 +71,6 @@ def read_part(path: str, size: int, start: int) -> bytes:
     with open(path, "rb", buffering=0) as file:
         file.seek(start)
         return file.read(size)
-
-
-def read_below(folder: str, path: str) -> bytes:
-    """Return the content of the file at ``path``, relative to ``folder`` or absolute.
-
-    Raises:
-        ImageError: The file cannot be read.
-    """
-    return read_file(os.path.join(folder, path))
 
 
 class Item(NamedTuple):
@@ -97,8 +87,7 @@ class Item(NamedTuple):
     read: Read = read_file
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """The images of SOURCE sorted by key, their classes, and warnings about their layout."""
 
     items: tuple[Item, ...]

@@ -67,9 +67,9 @@ def list_remote(url: str) -> Source:
     root = hide_secrets(url)
     try:
         file_system, path = _attempt(url, lambda file_system, path: (file_system, path))
-        if without_query(url).lower().endswith(IMAGE_ENDINGS):
-            key = _to_key(file_system, without_query(url).rpartition("/")[2])
-            entries = [Entry(key, path, Kind.IMAGE)]
+        name = without_query(url).rpartition("/")[2]
+        if name.lower().endswith(IMAGE_ENDINGS):
+            entries = [Entry(_to_key(file_system, name), path, Kind.IMAGE)]
         else:
             file_system.invalidate_cache()
             entries = list(walk(path, partial(_list_folder, url, file_system, {path.rstrip("/")})))

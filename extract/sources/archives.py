@@ -42,15 +42,14 @@ class Archive:
     Attributes:
         root: The archive, or the pattern of its shards.
         shards: The archives.
-        members: The position of each member; with several archives, keys begin with their names.
-        links: Keys of links and other members without content.
+        members: The position of each member, None for a link and the like; with several archives,
+            keys begin with their names.
     """
 
     def __init__(self, root: str) -> None:
         self.root = root
         self.shards = _expand(root)
-        self.members: dict[str, _Member] = {}
-        self.links: list[str] = []
+        self.members: dict[str, _Member | None] = {}
         for shard in self.shards:
             prefix = "" if len(self.shards) == 1 else f"{stem(os.path.basename(shard))}/"
             ending = next(ending for ending in ARCHIVE_ENDINGS if shard.lower().endswith(ending))
@@ -59,14 +58,8 @@ class Archive:
                 for name, member in ARCHIVE_FORMATS[ending](shard):
                     key = prefix + _to_key(shard, name)
                     if key in self.members:
-                        raise SourceError(
-                            f"{quoted(shard)}: found {quoted(key)} twice; pack it again"
-                        )
-                    if any(map(is_system_file, key.split("/"))):
-                        continue
-                    if member is None:
-                        self.links.append(key)
-                    else:
+                        raise SourceError(f"{quoted(shard)}: found {quoted(key)} twice; repack it")
+                    if not any(map(is_system_file, key.split("/"))):
                         self.members[key] = member
 
     def read(self, key: str) -> bytes:
@@ -75,9 +68,9 @@ class Archive:
         Raises:
             ImageError: No member has this key, or the member is damaged, encrypted or too large.
         """
-        if key not in self.members:
+        member = self.members.get(key)
+        if member is None:
             raise ImageError("is not in the archive")
-        member = self.members[key]
         size = max(member.size, member.info.compress_size if member.info else 0)
         if size > MOST_BYTES:
             raise ImageError(f"is {size:,} bytes; at most {MOST_BYTES:,} are read")
@@ -120,9 +113,8 @@ def _to_key(shard: str, name: str) -> str:
     name = to_utf8(name)
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if not parts or name.startswith("/") or ".." in parts:
-        raise SourceError(
-            f"{quoted(shard)}: found a member {name!r}; expected names that stay inside it"
-        )
+        problem = f"found a member {name!r}; expected names that stay inside it"
+        raise SourceError(f"{quoted(shard)}: {problem}")
     return "/".join(parts)
 
 

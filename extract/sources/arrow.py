@@ -3,9 +3,9 @@
 import json
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
-from itertools import accumulate
+from itertools import accumulate, repeat
 from typing import Any
 
 from extract.core.errors import ImageError, SourceError, quoted
@@ -46,20 +46,19 @@ def open_arrow(path: str, named: Named) -> Records:
         schema = file.schema_arrow if is_parquet else file.schema
         image = _image_column(schema, named)
         if image is None:
-            columns = ", ".join(f"{field.name} {field.type}" for field in schema)
-            raise SourceError(
-                f"{quoted(path)}: found no column of images among {columns[:300]}; expected bytes, "
-                "or bytes and path; name it with --columns path=NAME"
-            )
+            columns = ", ".join(f"{field.name} {field.type}" for field in schema)[:300]
+            problem = f"found no column of images among {columns}; expected bytes"
+            raise SourceError(f"{quoted(path)}: {problem}; name it with --columns path=NAME")
         chosen = choose_columns(quoted(path), schema.names, named, _USUAL)
         name_of = _class_names(schema, chosen[0])
-        cells = read_cells(file, chosen)
-        rows = [(name_of.get(label, label) if name_of else label, *rest) for label, *rest in cells]
-        if is_parquet:
-            # Without names the keys are row numbers, so each group of rows is read once.
-            return Records([None] * len(rows), rows, partial(_content, _group_reader(file, image)))
-        images = file.column(image)
-        return Records(_names(images), rows, partial(_content, images.__getitem__))
+        # Without names the keys are row numbers, so each group of rows is read once.
+        names = repeat(None) if is_parquet else _names(file.column(image))
+        read = _group_reader(file, image) if is_parquet else file.column(image).__getitem__
+        rows = [
+            (name, name_of.get(label, label) if name_of else label, *rest)
+            for name, (label, *rest) in zip(names, read_cells(file, chosen), strict=False)
+        ]
+        return Records(rows, partial(_content, read))
 
 
 def read_cells(file: Any, columns: Sequence[str | None]) -> Iterator[tuple[Any, ...]]:
@@ -89,9 +88,8 @@ def _open(path: str) -> Any:
 def _has_bytes(kind: Any) -> bool:
     from pyarrow import types
 
-    if types.is_struct(kind):
-        return bool(kind.get_field_index("bytes") >= 0)
-    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+    is_struct = types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+    return bool(is_struct or types.is_binary(kind) or types.is_large_binary(kind))
 
 
 def _image_column(schema: Any, named: Named) -> str | None:
@@ -105,12 +103,11 @@ def _image_column(schema: Any, named: Named) -> str | None:
     return usual[0] if usual else fits[0] if len(fits) == 1 else None
 
 
-def _names(images: Any) -> list[str | None]:
+def _names(images: Any) -> Iterable[str | None]:
     from pyarrow import compute, types
 
-    if not types.is_struct(images.type) or images.type.get_field_index("path") < 0:
-        return [None] * len(images)
-    return list(compute.struct_field(images, "path").to_pylist())
+    has_names = types.is_struct(images.type) and images.type.get_field_index("path") >= 0
+    return compute.struct_field(images, "path").to_pylist() if has_names else repeat(None)
 
 
 def _class_names(schema: Any, column: str | None) -> dict[int, str | None]:
@@ -135,8 +132,7 @@ def _group_reader(file: Any, image: str) -> Callable[[int], Any]:
     def read(row: int) -> Any:
         group = bisect_right(starts, row) - 1
         with lock:
-            column = read_group(group)
-        return column[row - starts[group]]
+            return read_group(group)[row - starts[group]]
 
     return read
 

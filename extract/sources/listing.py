@@ -13,7 +13,7 @@ from extract.core.errors import SourceError, quoted
 from extract.core.flags import parse_columns
 from extract.images.image_folder import Entry, Kind, arrange_folder, kind_by_ending, walk
 from extract.images.image_table import Named, arrange_rows, columns_error
-from extract.images.item import Read, Source, is_image, is_system_file, read_below, to_utf8
+from extract.images.item import Read, Source, is_image, is_system_file, read_file, to_utf8
 from extract.images.remote import hide_secrets, is_url, list_remote, without_query
 from extract.sources.archives import ARCHIVE_ENDINGS, Archive, is_archive
 from extract.sources.records import RECORD_FORMATS, RecordSet, find_records, record_ending
@@ -56,11 +56,9 @@ def list_source(source: str | os.PathLike[str], columns: str = "") -> Source:
         problem = "found a file that is not an image"
     except OSError as error:
         problem = f"cannot be opened: {error.strerror}"
-    raise SourceError(
-        f"{quoted(root)}: {problem}; expected a folder of images, one image, a table of them "
-        f"({', '.join(TABLE_ENDINGS)}), an archive ({', '.join(ARCHIVE_ENDINGS)}) or a file of "
-        f"records ({', '.join(RECORD_FORMATS)})"
-    )
+    endings = ", ".join(dict.fromkeys((*TABLE_ENDINGS, *ARCHIVE_ENDINGS, *RECORD_FORMATS)))
+    expected = f"expected a folder of images, one image or a file of several ({endings})"
+    raise SourceError(f"{quoted(root)}: {problem}; {expected}")
 
 
 def _list_url(url: str, named: Named) -> Source:
@@ -68,10 +66,8 @@ def _list_url(url: str, named: Named) -> Source:
     if path.endswith(TABLE_ENDINGS):
         return list_table(url, named)
     if is_archive(path) or record_ending(path) in RECORD_FORMATS:
-        kind = "archive" if is_archive(path) else "file of records"
-        raise SourceError(
-            f"{quoted(hide_secrets(url))}: a remote {kind}; expected a local one; download it"
-        )
+        problem = f"a remote {'archive' if is_archive(path) else 'file of records'}"
+        raise SourceError(f"{quoted(hide_secrets(url))}: {problem}; download it")
     if named:
         raise columns_error(url)
     return list_remote(url)
@@ -97,7 +93,7 @@ def open_reader(source: str | os.PathLike[str], columns: str = "") -> Read:
         return Archive(root).read
     if os.path.exists(root) and (files := find_records(root, named)):
         return RecordSet(files, named).read
-    return partial(read_below, root if os.path.isdir(root) else os.path.dirname(root))
+    return partial(read_file, folder=root if os.path.isdir(root) else os.path.dirname(root))
 
 
 def _list_folder(above: dict[str, frozenset[str]], folder: str) -> Iterator[Entry]:
@@ -108,10 +104,8 @@ def _list_folder(above: dict[str, frozenset[str]], folder: str) -> Iterator[Entr
             entries = [(e, _kind(e)) for e in scanned if not is_system_file(e.name)]
     except OSError as error:
         # A warning would not do: the images of a class may be missing.
-        raise SourceError(
-            f"{quoted(folder)}: cannot be read: {error.strerror}; expected to list every "
-            "folder; allow that, or move it out of SOURCE"
-        ) from error
+        problem = f"cannot be read: {error.strerror}; allow that, or move it out of SOURCE"
+        raise SourceError(f"{quoted(folder)}: {problem}") from error
     for entry, kind in entries:
         if kind is Kind.FOLDER:
             above[entry.path] = around | {os.path.realpath(entry.path)}

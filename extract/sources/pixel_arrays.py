@@ -33,9 +33,9 @@ def open_arrays(path: str, named: Named) -> Records:
         arrays = _open(path)
         pixels = arrays[_image_array(path, arrays, named)]
         names = choose_columns(quoted(path), arrays, named, _USUAL, "array")
-        cells = [_cells(path, arrays, name, len(pixels)) for name in names]
+        cells = [_cells(path, arrays, name, len(pixels)) for name in (None, *names)]
     rows = list(zip(*cells, strict=True))
-    return Records([None] * len(pixels), rows, lambda row: to_bitmap(np.asarray(pixels[row])))
+    return Records(rows, lambda row: to_bitmap(np.asarray(pixels[row])))
 
 
 def _open(path: str) -> dict[str, Any]:
@@ -53,10 +53,8 @@ def _open(path: str) -> dict[str, Any]:
     arrays = {name: array for name, array in arrays.items() if isinstance(array, h5py.Dataset)}
     for name, array in arrays.items():
         if array.is_virtual or array.external:
-            raise SourceError(
-                f"{quoted(path)}: found {name}, whose pixels lie in another file; expected arrays "
-                "in this file; copy them into it"
-            )
+            problem = f"found {name}, whose pixels lie in another file; copy them into this file"
+            raise SourceError(f"{quoted(path)}: {problem}")
     return arrays
 
 
@@ -66,11 +64,9 @@ def _image_array(path: str, arrays: Mapping[str, Any], named: Named) -> str:
     name = named.get("path") or (fits[0] if len(fits) == 1 else "")
     if name in fits:
         return name
-    known = [f"{name} {array.shape} {array.dtype}" for name, array in arrays.items()]
-    raise SourceError(
-        f"{quoted(path)}: found {', '.join(known)[:300] or 'no arrays'}; expected uint8 of (N, H, "
-        "W, 3) or (N, H, W); say which with --columns path=NAME"
-    )
+    known = ", ".join(f"{name} {array.shape} {array.dtype}" for name, array in arrays.items())
+    expected = "expected uint8 of (N, H, W, 3) or (N, H, W); say which with --columns path=NAME"
+    raise SourceError(f"{quoted(path)}: found {known[:300] or 'no arrays'}; {expected}")
 
 
 def _is_pixels(array: Any) -> bool:
@@ -82,10 +78,8 @@ def _cells(path: str, arrays: Mapping[str, Any], name: str | None, count: int) -
     """Return the value of an array for each image, None without an array."""
     values = np.full(count, None) if name is None else np.asarray(arrays[name][()])
     if values.shape not in ((count,), (count, 1)):
-        raise SourceError(
-            f"{quoted(path)}: found array {name} of shape {values.shape} beside {count} images; "
-            "expected one value for each; name another array with --columns"
-        )
+        problem = f"found array {name} of shape {values.shape} beside {count} images"
+        raise SourceError(f"{quoted(path)}: {problem}; expected one value for each; see --columns")
     return list(values.reshape(-1).tolist())
 
 

@@ -39,14 +39,13 @@ class RecordSet:
 
     def __init__(self, files: Sequence[RecordFile], named: Named) -> None:
         opened = [RECORD_FORMATS[record_ending(path)](path, named) for _, path, _ in files]
-        names = [name for records in opened for name in records.names]
+        names = [row[0] for records in opened for row in records.rows]
         has_names = all(names) and len(set(names)) == len(names)
         self.rows: list[tuple[int, list[Any]]] = []
         self._places: dict[str, tuple[Records, int]] = {}
         for (prefix, _, file_split), records in zip(files, opened, strict=True):
-            for row, (name, cells) in enumerate(zip(records.names, records.cells, strict=True)):
-                key = name if has_names and name else f"{prefix}{row:09d}"
-                label, split, group = cells
+            for row, (name, label, split, group) in enumerate(records.rows):
+                key = name if has_names else f"{prefix}{row:09d}"
                 self.rows.append((len(self.rows), [key, label, file_split or split, group]))
                 self._places[key] = records, row
 
@@ -93,10 +92,8 @@ def find_records(root: str, named: Named, saved: bool = False) -> list[RecordFil
     if _SPLITS in names:
         unknown = [name for name in folders if name.lower() not in SPLIT_OF]
         if unknown or not folders:
-            raise SourceError(
-                f"{quoted(root)}: found {listed(unknown, 'split')}; expected some of "
-                f"{', '.join(SPLIT_OF)}; name one of the folders in it"
-            )
+            problem = f"found {listed(unknown, 'split')}; expected some of {', '.join(SPLIT_OF)}"
+            raise SourceError(f"{quoted(root)}: {problem}; name one of the folders in it")
         return [
             (f"{name}/{prefix}", path, SPLITS[SPLIT_OF[name.lower()]])
             for name in folders
@@ -110,10 +107,8 @@ def find_records(root: str, named: Named, saved: bool = False) -> list[RecordFil
         return []
     without = [name for name, split in split_of.items() if split is None]
     if not split_of or 0 < len(without) < len(split_of):
-        raise SourceError(
-            f"{quoted(root)}: found {listed(without, 'file')} without a split in the name; "
-            "expected one or more, and a split in the names of all or none; move them"
-        )
+        problem = f"found {listed(without, 'file')} without a split in the name"
+        raise SourceError(f"{quoted(root)}: {problem}; expected it in the names of all or none")
     return [
         (f"{name}/" if len(split_of) > 1 else "", os.path.join(root, name), split)
         for name, split in split_of.items()
@@ -125,10 +120,8 @@ def _files_in(root: str, names: Sequence[str], folders: Sequence[str], named: Na
     others = [name for name in names if name in folders or name.lower().endswith(IMAGE_ENDINGS)]
     if files := [name for name in names if is_tfrecord(name)]:
         if others:
-            raise SourceError(
-                f"{quoted(root)}: found {listed(others, 'image or folder')} beside TFRecord files; "
-                "expected only one of these; move them apart"
-            )
+            problem = f"found {listed(others, 'image or folder')} beside TFRecord files"
+            raise SourceError(f"{quoted(root)}: {problem}; move them apart")
         return files
     files = [name for name in names if record_ending(name) in (".arrow", ".parquet")]
     is_set = files and not others and _holds_records(os.path.join(root, files[0]), named)

@@ -12,8 +12,8 @@ from io import BytesIO, TextIOWrapper
 from typing import Any, BinaryIO
 
 from extract.core.errors import SourceError, quoted
-from extract.images.image_table import USUAL, Named, Usual, arrange_rows, choose_columns
-from extract.images.item import Source, read_below, reading
+from extract.images.image_table import Named, arrange_rows, choose_columns
+from extract.images.item import Source, read_file, reading
 from extract.images.remote import hide_secrets, is_url, read_url, without_query
 from extract.sources.arrow import read_cells
 
@@ -34,26 +34,22 @@ def list_table(root: str, named: Named) -> Source:
         SourceError: The table cannot be read, lacks a column, names no image or one twice, or a
             cell has no meaning; the message gives the row.
     """
-    folder = without_query(root).rpartition("/")[0] + "/" if is_url(root) else os.path.dirname(root)
-    rows = _read_rows(root, named)
-    return arrange_rows(hide_secrets(root), rows, named, partial(_read_from, folder))
-
-
-def _read_rows(root: str, named: Named) -> _Rows:
     read_rows = TABLE_FORMATS[os.path.splitext(without_query(root))[1].lower()]
     shown = hide_secrets(root)
+    folder = without_query(root).rpartition("/")[0] + "/" if is_url(root) else os.path.dirname(root)
     with (
         reading(shown, "a table", "tables"),
         BytesIO(read_url(root)) if is_url(root) else open(root, "rb") as file,
     ):
-        yield from read_rows(quoted(shown), file, named)
+        rows = read_rows(quoted(shown), file, named)
+        return arrange_rows(shown, rows, named, partial(_read_from, folder))
 
 
 def _read_from(folder: str, path: str) -> bytes:
     """Return the content at a path in a table that lies in ``folder``, which may be a URL."""
     if is_url(path) or is_url(folder):
         return read_url(path if is_url(path) else folder + path)
-    return read_below(folder, path)
+    return read_file(path, folder)
 
 
 def _read_csv(where: str, file: BinaryIO, named: Named, delimiter: str = ",") -> _Rows:
@@ -64,19 +60,21 @@ def _read_csv(where: str, file: BinaryIO, named: Named, delimiter: str = ",") ->
         places = [None if column is None else heading.index(column) for column in columns]
         for number, cells in enumerate(table, 1):
             if cells and len(cells) != len(heading):
-                raise SourceError(
-                    f"{where}: row {number}: found {len(cells)} cells; expected {len(heading)}, "
-                    "as in the heading; quote cells that hold a separator"
-                )
+                problem = f"found {len(cells)} cells; expected {len(heading)}, as in the heading"
+                raise SourceError(f"{where}: row {number}: {problem}")
             if cells:  # the line is not empty
                 yield number, [None if place is None else cells[place] for place in places]
 
 
 def _read_json(where: str, file: BinaryIO, named: Named) -> _Rows:
+    chosen: dict[tuple[str, ...], list[str | None]] = {}  # most rows have the same keys
     with TextIOWrapper(file, "utf-8-sig", newline="") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
-                yield number, parse_json(f"{where}: row {number}", line, named)
+                row = parse_json(f"{where}: row {number}", line)
+                if (keys := tuple(row)) not in chosen:
+                    chosen[keys] = choose_columns(f"{where}: row {number}", keys, named)
+                yield number, [row.get(column) for column in chosen[keys]]
 
 
 def _read_parquet(where: str, file: BinaryIO, named: Named) -> _Rows:
@@ -87,16 +85,10 @@ def _read_parquet(where: str, file: BinaryIO, named: Named) -> _Rows:
         yield from enumerate(read_cells(table, columns), 1)
 
 
-def parse_json(where: str, text: str, named: Named, usual: Usual = USUAL) -> list[Any]:
-    """Return the cells of the roles in ``usual`` from a JSON object.
-
-    Raises:
-        SourceError: The text is no JSON object, or it lacks a column.
-    """
+def parse_json(where: str, text: str) -> dict[Any, Any]:
+    """Return a JSON object, or raise SourceError."""
     with reading(where, "a JSON object"):
-        row = {**json.loads(text)}
-        columns = choose_columns(where, row, named, usual)
-        return [None if column is None else row[column] for column in columns]
+        return {**json.loads(text)}
 
 
 # Ending of a table -> function that yields its rows. A new format needs an entry here.

@@ -17,10 +17,10 @@ _NAME = re.compile(r"\.tfrecords?(-\d+-of-\d+)?$", re.IGNORECASE)
 # The names of features in TensorFlow's own examples and in TensorFlow Datasets.
 _USUAL = {
     "path": ("image/encoded", "image", "image_raw"),
+    "name": ("image/filename", "file_name", "filename"),
     "label": ("image/class/text", "image/class/label", "label"),
     "split": ("split",),
     "group": ("group",),
-    "name": ("image/filename", "file_name", "filename"),
 }
 # tf.train.Example, by its .proto files. On disk a map is a repeated message of key and value, and
 # a oneof is one of several fields.
@@ -57,7 +57,7 @@ def open_tfrecord(path: str, named: Named) -> Records:
     Raises:
         SourceError: The file cannot be read, is damaged, or its records lack a feature.
     """
-    names, cells, places = [], [], []
+    rows, places = [], []
     records = _records(path)
     for number in count():
         where = f"{path}: record {number}"
@@ -67,9 +67,10 @@ def open_tfrecord(path: str, named: Named) -> Records:
             features = _features(record[1])
             image, *columns = choose_columns(quoted(where), features, named, _USUAL, "feature")
             values = [features[column] if column else () for column in columns]
-            *label_split_group, name = (value[0] if value else None for value in values)
-            names.append(name.decode("utf-8", "replace") if isinstance(name, bytes) else None)
-            cells.append(label_split_group)
+            name, *cells = (value[0] if value else None for value in values)
+            rows.append(
+                (name.decode(errors="replace") if isinstance(name, bytes) else None, *cells)
+            )
             places.append((record[0], len(record[1]), image or ""))
 
     def read(row: int) -> bytes:
@@ -79,7 +80,7 @@ def open_tfrecord(path: str, named: Named) -> Records:
             raise ImageError("its record holds numbers; expected the bytes of an image")
         return image
 
-    return Records(names, cells, read)
+    return Records(rows, read)
 
 
 def _records(path: str) -> Iterator[tuple[int, bytes]]:
@@ -95,19 +96,16 @@ def _records(path: str) -> Iterator[tuple[int, bytes]]:
 
 def _read_checked(file: BinaryIO, size: int, what: str) -> bytes:
     """Read bytes and the checksum behind them."""
-    if file.tell() + size + 4 > os.fstat(file.fileno()).st_size:
-        raise ValueError("is cut off")
-    content, check = file.read(size), file.read(4)
-    if struct.unpack("<I", check)[0] != _masked_checksum(content):
-        raise ValueError(f"the checksum of its {what} is wrong")
-    return content
-
-
-def _masked_checksum(content: bytes) -> int:
     from google_crc32c import value
 
-    check = int(value(content))
-    return ((check >> 15 | check << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    if file.tell() + size + 4 > os.fstat(file.fileno()).st_size:
+        raise ValueError("is cut off")
+    content = file.read(size)
+    check = value(content)
+    masked = ((check >> 15 | check << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    if file.read(4) != struct.pack("<I", masked):
+        raise ValueError(f"the checksum of its {what} is wrong")
+    return content
 
 
 @cache

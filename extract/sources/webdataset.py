@@ -6,8 +6,8 @@ from typing import Any
 from extract.core.errors import SourceError, listed, quoted
 from extract.core.flags import ROLES
 from extract.images.image_folder import Entry, Kind, arrange_folder, kind_by_ending
-from extract.images.image_table import Named, arrange_rows, columns_error
-from extract.images.item import IMAGE_ENDINGS, SPLIT_OF, Source, reading
+from extract.images.image_table import Named, arrange_rows, choose_columns, columns_error
+from extract.images.item import SPLIT_OF, Source, reading
 from extract.sources.archives import Archive, stem
 from extract.sources.tables import parse_json
 
@@ -35,38 +35,35 @@ def list_archive(root: str, named: Named) -> Source:
         SettingError: ``named`` has no effect.
     """
     archive = Archive(root)
-    images = [key for key in archive.members if key.lower().endswith(IMAGE_ENDINGS)]
+    entries = [
+        Entry(key, key, kind_by_ending(key) if member else Kind.UNREADABLE)
+        for key, member in archive.members.items()
+    ]
+    images = [entry.key for entry in entries if entry.kind is Kind.IMAGE]
     if "path" not in named and (rows := _labelled(archive, images, named)):
         return arrange_rows(root, rows, named, archive.read)
     if named:
         raise columns_error(root)
-    entries = [Entry(key, key, kind_by_ending(key)) for key in archive.members]
-    entries += [Entry(key, key, Kind.UNREADABLE) for key in archive.links]
     sharded = len(archive.shards) > 1
-    skip = sharded + _has_shared_folder(images, sharded)
-    return arrange_folder(root, entries, archive.read, skip)
-
-
-def _has_shared_folder(images: Sequence[str], sharded: bool) -> bool:
-    """Whether all images lie in folders below one packed folder."""
     parts = [key.split("/")[sharded:] for key in images]
     tops = {names[0] for names in parts}
-    return len(tops) == 1 and not tops & set(SPLIT_OF) and all(len(names) > 2 for names in parts)
+    # Folders that were packed together lie below one folder, which is no split.
+    packed = len(tops) == 1 and not tops & set(SPLIT_OF) and all(len(names) > 2 for names in parts)
+    return arrange_folder(root, entries, archive.read, sharded + packed)
 
 
 def _labelled(archive: Archive, images: Sequence[str], named: Named) -> list[tuple[str, list[Any]]]:
     """Return key and cells of each image, where label files give its class."""
     for ending in _LABEL_ENDINGS:
-        label_files = {stem(key): key for key in archive.members if key.lower().endswith(ending)}
+        members = [key for key, member in archive.members.items() if member]
+        label_files = {stem(key): key for key in members if key.lower().endswith(ending)}
         labelled = [key for key in images if stem(key) in label_files]
         rows = [(key, [key, *_cells(archive, label_files[stem(key)], named)]) for key in labelled]
         if all(cell is None for _, cells in rows for cell in cells[1:]):
             continue  # no such files, or others such as captions
         if len(labelled) < len(images):
-            missing = listed(set(images) - set(labelled), "image")
-            raise SourceError(
-                f"{quoted(archive.root)}: found {missing} without {ending}; expected all or none"
-            )
+            problem = f"found {listed(set(images) - set(labelled), 'image')} without {ending}"
+            raise SourceError(f"{quoted(archive.root)}: {problem}; expected all or none")
         return rows
     return []
 
@@ -78,4 +75,7 @@ def _cells(archive: Archive, key: str, named: Named) -> list[Any]:
         raise columns_error(archive.root)
     with reading(where, "the name or number of a class" if is_class else "a JSON object"):
         text = archive.read(key).decode()
-    return [text, None, None] if is_class else parse_json(where, text, named, _USUAL)
+    if is_class:
+        return [text, None, None]
+    row = parse_json(where, text)
+    return [row.get(column) for column in choose_columns(where, row, named, _USUAL)]

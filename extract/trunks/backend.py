@@ -47,10 +47,8 @@ def load_keras() -> Any:
 
     layout, dtype = keras.config.image_data_format(), keras.config.floatx()
     if (layout, dtype) != ("channels_last", "float32"):
-        raise TrunkError(
-            f"Keras' configuration: found {layout} and {dtype}; expected channels_last and "
-            "float32; change image_data_format and floatx in ~/.keras/keras.json"
-        )
+        problem = f"found {layout} and {dtype}; expected channels_last and float32"
+        raise TrunkError(f"Keras' configuration: {problem}; change them in ~/.keras/keras.json")
     return keras
 
 

@@ -11,6 +11,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,7 +53,10 @@ def open_model_file(spec: TrunkSpec, precision: str) -> tuple[TrunkSpec, Any, di
     cuts = _find_cuts(model, entry)
     if not cuts:
         raise TrunkError(f"{spec.trunk}: found no layer to cut at; expected a model with layers")
-    return replace(spec, layer=spec.layer or (_choose_layer(cuts),)), entry, cuts
+    # The last feature map, else the layer before the last. A map of one position is a vector.
+    maps = [n for n, cut in cuts.items() if len(cut.shape) == 4 and cut.shape[1:3] != (1, 1)]
+    layer = maps[-1] if maps else list(cuts)[-2:][0]
+    return replace(spec, layer=spec.layer or (layer,)), entry, cuts
 
 
 def _load(path: Path) -> Any:
@@ -91,18 +95,15 @@ def set_precision(model: Any, precision: str) -> Any:
 
 def _resolve_size(spec: TrunkSpec, model: Any) -> tuple[int, int]:
     """Return the height and width of the images, from the model or else from the spec."""
-    height, width = model.inputs[0].shape[1:3]
-    if spec.image_size == (0, 0):
-        if None in (height, width):
-            raise TrunkError(f"{spec.trunk}: takes images of any size; give --image-size")
-        return height, width
     asked = spec.image_size
-    if (height or asked[0], width or asked[1]) != asked:
-        raise TrunkError(
-            f"{spec.trunk}: takes {width} x {height} pixels, found {asked[1]} x {asked[0]}; leave "
-            "--image-size out"
-        )
-    return asked
+    sides = zip(model.inputs[0].shape[1:3], asked, strict=True)
+    height, width = (fixed or given for fixed, given in sides)
+    if not height or not width:
+        raise TrunkError(f"{spec.trunk}: takes images of any size; give --image-size")
+    if asked not in ((0, 0), (height, width)):
+        problem = f"takes {width} x {height} pixels, found {asked[1]} x {asked[0]}"
+        raise TrunkError(f"{spec.trunk}: {problem}; leave --image-size out")
+    return height, width
 
 
 def _find_cuts(model: Any, entry: Any) -> dict[str, Cut]:
@@ -123,12 +124,8 @@ def _find_cuts(model: Any, entry: Any) -> dict[str, Cut]:
             cuts[layer.name] = Cut(tuple(output.shape), lambda: output)
         return output
 
-    keras.models.clone_model(
-        keras.Model(model.inputs, model.outputs),  # functional, even if the model is sequential
-        input_tensors=[entry],
-        clone_function=lambda layer: layer,
-        call_function=call,
-    )
+    functional = keras.Model(model.inputs, model.outputs)  # even if the model is sequential
+    keras.models.clone_model(functional, [entry], lambda layer: layer, call)
     # A layer that is called several times has several outputs, so its name is ambiguous.
     repeated = tuple(f"{name}." for name, times in calls.items() if times > 1)
     return {name: cut for name, cut in cuts.items() if not f"{name}.".startswith(repeated)}
@@ -138,23 +135,16 @@ def _find_nested_cuts(nested: Any, given: Any) -> dict[str, Cut]:
     """Return the cuts of a nested model, each of which builds that part again on its input."""
     entry = keras.Input(given.shape[1:], dtype=given.dtype)
 
-    def build_output(cut: Cut) -> Callable[[], Any]:
-        return lambda: keras.Model(entry, cut.output())(given)
+    def build_output(cut: Cut) -> Any:
+        return keras.Model(entry, cut.output())(given)
 
     return {
-        f"{nested.name}.{name}": Cut(cut.shape, build_output(cut))
+        f"{nested.name}.{name}": Cut(cut.shape, partial(build_output, cut))
         for name, cut in _find_cuts(nested, entry).items()
     }
 
 
-def _choose_layer(cuts: dict[str, Cut]) -> str:
-    """Return the name of the last feature map, else of the layer before the last one."""
-    # A map of one position is a vector that kept its axes.
-    maps = [n for n, cut in cuts.items() if len(cut.shape) == 4 and cut.shape[1:3] != (1, 1)]
-    return maps[-1] if maps else list(cuts)[-2:][0]
-
-
-def digest_model_file(path: Path, weights_sha256: str) -> str:
+def digest_model_file(path: str, weights_sha256: str) -> str:
     """Return the SHA-256, as hex digits, of a file's architecture and its weights' digest.
 
     The file's own bytes contain a date, so they differ between two files of the same model.

@@ -6,9 +6,8 @@ use the same function.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from extract.core.applications import TRUNKS
@@ -19,8 +18,7 @@ from extract.trunks.model_file import Cut, digest_model_file, open_model_file, s
 from extract.trunks.weights import build_application, digest_weights, load_application
 
 
-@dataclass(frozen=True)
-class Trunk:
+class Trunk(NamedTuple):
     """A frozen trunk, ready to run.
 
     Attributes:
@@ -79,7 +77,7 @@ def build_trunk(spec: TrunkSpec, precision: str = "float32") -> Trunk:
     shapes = [tuple(feature.shape[1:]) for feature in features]
     digest = digest_weights(cut)
     if spec.is_file:
-        digest = digest_model_file(Path(spec.trunk), digest)
+        digest = digest_model_file(spec.trunk, digest)
     return Trunk(spec, model, dict(zip(spec.layer, shapes, strict=True)), digest)
 
 
@@ -149,12 +147,11 @@ def _load_application(spec: TrunkSpec) -> Any:
     layers |= name_layers(build_application(spec, None, top=True))
     for name in spec.layer:
         choose(spec, layers, name)
-    height, width = spec.image_size
-    if height != native.image_size or width != native.image_size:
+    side, (height, width) = native.image_size, spec.image_size
+    if (height, width) != (side, side):
         raise TrunkError(
             f"layer {', '.join(spec.layer)}: in the complete {spec.trunk} only, which takes "
-            f"{native.image_size} x {native.image_size} pixels, found {width} x {height}; leave "
-            "--image-size out"
+            f"{side} x {side} pixels, found {width} x {height}; leave --image-size out"
         )
     return load_application(spec, top=True)
 
@@ -169,10 +166,8 @@ def _cuts(layers: Mapping[str, Any]) -> dict[str, Cut]:
 def choose(spec: TrunkSpec, layers: Mapping[str, Any], name: str) -> Any:
     """Return the entry of that name; ``output`` is the last one unless a layer has that name."""
     if name not in layers and name != OUTPUT:
-        raise TrunkError(
-            f"{spec.trunk}: {unknown_name('layer', name, layers)}; see extract-features "
-            f"--list-layers --trunk {spec.trunk}"
-        )
+        problem = unknown_name("layer", name, layers)
+        raise TrunkError(f"{spec.trunk}: {problem}; see --list-layers --trunk {spec.trunk}")
     return layers[name] if name in layers else layers[list(layers)[-1]]
 
 
@@ -188,9 +183,8 @@ def _settle_pooling(spec: TrunkSpec, shapes: list[tuple[int | None, ...]]) -> Tr
     is_map = any(len(shape) == 4 for shape in shapes)
     if spec.pooling not in ("", "none") and not is_map:
         found = ", ".join(f"{n} gives {s[1:]}" for n, s in zip(spec.layer, shapes, strict=True))
-        raise TrunkError(
-            f"layer {found}, so pooling {spec.pooling} can have no effect; use --pooling none"
-        )
+        problem = f"{found}, so pooling {spec.pooling} can have no effect"
+        raise TrunkError(f"layer {problem}; use --pooling none")
     return replace(spec, pooling=spec.pooling or ("avg" if is_map else "none"))
 
 

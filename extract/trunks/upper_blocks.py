@@ -4,8 +4,7 @@ Below the cut the trunk stays frozen and its maps are cached, so training the up
 needs no images.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from extract.core.config import TrunkSpec
 from extract.core.errors import TrunkError
@@ -14,8 +13,7 @@ from extract.trunks.trunk import choose, name_layers
 from extract.trunks.weights import digest_weights, load_application
 
 
-@dataclass(frozen=True)
-class UpperBlocks:
+class UpperBlocks(NamedTuple):
     """The layers above a cut, with their pretrained weights.
 
     Attributes:
@@ -44,21 +42,17 @@ def build_upper_blocks(spec: TrunkSpec, layer: str) -> UpperBlocks:
             no weights, or the trunk's weights are not available.
     """
     if spec.is_file:
-        raise TrunkError(
-            f"fine-tuning: found a model file, {spec.trunk}; expected a trunk of "
-            "keras.applications; train that model further in Keras"
-        )
+        problem = f"found a model file, {spec.trunk}; expected a trunk of keras.applications"
+        raise TrunkError(f"fine-tuning: {problem}")
     application = load_application(spec)
     layers = name_layers(application)
     cuts = [choose(spec, layers, name).output for name in spec.layer]
     boundaries, names = find_boundaries(application), list(layers)
     if layer not in boundaries:
         nearest = min(boundaries, key=lambda name: abs(names.index(name) - names.index(layer)))
-        raise TrunkError(
-            f"layer {layer}: the layers above it in {spec.trunk} take more than its output, or "
-            f"have nothing to train; the nearest layer that works is {nearest}: extract again with "
-            f"--layer {nearest} --pooling none"
-        )
+        problem = "the layers above it take more than its output, or have nothing to train"
+        fix = f"the nearest layer that works is {nearest}: extract again with it and --pooling none"
+        raise TrunkError(f"layer {layer}: {problem}; {fix}")
     digest = digest_weights(keras.Model(application.inputs, cuts))
     start = layers[layer].output
     maps = keras.Input(start.shape[1:], name=layer)

