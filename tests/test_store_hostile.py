@@ -264,7 +264,7 @@ def test_a_file_over_which_hdf5_loops_or_crashes_is_named(
 
     let_hdf5_loop(store)
     assert show_cli.main([str(store), "--limit", "10"]) == 1
-    assert "made.h5: not read within 10 s; expected a sound file" in capfd.readouterr().err
+    assert "made.h5: not read within 10 s; expected a valid file" in capfd.readouterr().err
     thread = threading.Thread(target=crash)
     thread.start()
     assert show_cli.main([str(store), "--limit", "300"]) == 1

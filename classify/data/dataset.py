@@ -17,7 +17,14 @@ from classify.data.views import StoredViews
 from classify.settings.config import GROUPS
 from extract.core.config import TrunkSpec
 from extract.core.console import log
-from extract.core.errors import HeadError, SettingError, StoreError, quoted, unknown_name
+from extract.core.errors import (
+    HeadError,
+    SettingError,
+    StoreError,
+    quoted,
+    show_bytes,
+    unknown_name,
+)
 from extract.core.flags import check_choice
 from extract.core.row_block import DONE, PENDING
 from extract.images.digests import group_by_digest
@@ -226,26 +233,22 @@ def _read(
 ) -> tuple[Features, StoredViews | None]:
     """Read the features if they fit into memory, and open the views if they fit as well."""
     budget = plan_memory(store, layers, len(rows), memory)
-    size, free = feature_bytes(len(rows), budget.shape), _format_bytes(budget.free)
+    size, free = feature_bytes(len(rows), budget.shape), show_bytes(budget.free)
     text = f"{store.path}: {len(rows)} rows of {math.prod(budget.shape)} features"
     if budget.holds_features:
-        log.info("%s, %s, in memory", text, _format_bytes(size))
+        log.info("%s, %s, in memory", text, show_bytes(size))
         X: Features = join_layers([store.read(name, rows) for name in layers])
     else:
-        text += f", {_format_bytes(size)}, read from the file while training"
+        text += f", {show_bytes(size)}, read from the file while training"
         log.info("%s: %d times as much does not fit into %s", text, COPIES, free)
         identity = hashlib.blake2b(store.digests()[rows].tobytes(), digest_size=16).hexdigest()
         X = StoredRows(store.path, layers, rows, budget.shape, identity)
     if budget.holds_views:
         return X, StoredViews(store.path, layers, rows, store.view_spec)
     if views := store.view_spec.views:
-        needed = _format_bytes((1 + views) * size)
+        needed = show_bytes((1 + views) * size)
         log.info("left out: views, for %d times %s does not fit into %s", COPIES, needed, free)
     return X, None
-
-
-def _format_bytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def _check_finite(dataset: Dataset) -> None:

@@ -97,17 +97,12 @@ def find_other_images(store: Store, source: Source, content: bool = True) -> str
         if source.class_names != store.class_names:
             now_named, named = ", ".join(source.class_names), ", ".join(store.class_names)
             parts.append(f"classes {now_named or 'none'}, stored {named or 'none'}")
-        if content:
-            parts.append(_count("changed", _find_changed(store, source)))
+        if content:  # the features of images that have changed would be stale
+            rows = np.flatnonzero(store.status == DONE)
+            changed = rows[~find_same(store, rows, [source.items[row] for row in rows])]
+            parts.append(_count("changed", [store.keys[row] for row in changed]))
     differences = ", ".join(filter(None, parts))
     return f"the source has changed: {differences}" if differences else ""
-
-
-def _find_changed(store: Store, source: Source) -> list[str]:
-    """Name the finished images whose file has changed: their features would be stale."""
-    rows = np.flatnonzero(store.status == DONE)
-    same = find_same(store, rows, [source.items[row] for row in rows])
-    return [store.keys[row] for row in rows[~same]]
 
 
 def _count(what: str, keys: Iterable[str]) -> str:

@@ -99,9 +99,7 @@ def _below(out: Path, folder: str) -> str:
         str(folder).encode()
     except UnicodeEncodeError:
         raise SettingError(f"shards: found {str(folder)!r}; expected a name in UTF-8") from None
-    if place == out:
-        raise SettingError(f"shards: found {folder}, the index itself; expected another name")
-    if out.parent not in place.parents:
+    if place == out or out.parent not in place.parents:
         raise SettingError(
             f"shards: found {folder}; expected a folder below {out.parent}, next to {out.name}"
         )

@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from extract.core.atomic import move_into_place, publish, temporary_path
-from extract.core.errors import StoreError
+from extract.core.errors import StoreError, show_bytes
 from extract.images.digests import DIGEST_BYTES
 from extract.images.item import SPLITS, Item
 
@@ -48,6 +48,7 @@ COLUMN_TYPES: Mapping[str, np.dtype] = {
 CURES: Mapping[int, str] = {
     errno.ENOLCK: "its file system gives no locks: set HDF5_USE_FILE_LOCKING=FALSE, let nothing "
     "else use the file",
+    errno.EACCES: "change its permissions",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
     errno.ENFILE: "let other programs close files",
 }
@@ -89,8 +90,8 @@ class Layout(NamedTuple):
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise StoreError(
-                f"{path}: {needed / 1e9:.3g} GB needed, {free / 1e9:.3g} GB free; use --pooling "
-                "avg, --dtype float16, or another disk"
+                f"{path}: {show_bytes(needed)} needed, {show_bytes(free)} free; use --pooling avg, "
+                "--dtype float16, or another disk"
             )
 
     def write(self, path: Path) -> None:

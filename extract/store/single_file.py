@@ -62,7 +62,7 @@ class StoreFile:
         }
         check_columns(path, ranges, self.keys)
         if views and not np.array_equal(file["views/row"][:], self._view_rows):
-            refuse(path, "views", "are not those of the training split")
+            refuse(path, "views are not those of the training split")
         self._features = feature_sets(file, self.spec.layer)
         self._views = {layer: file[f"views/{layer}"] for layer in views}
         self.shapes = {layer: dataset.shape[1:] for layer, dataset in self._features.items()}
@@ -204,9 +204,8 @@ def read_store_file(path: Path, file: h5py.File) -> StoreFile:
 def feature_sets(file: h5py.File, layers: tuple[str, ...]) -> dict[str, h5py.Dataset]:
     """Return the dataset of each layer."""
     features = file["features"]
-    if isinstance(features, h5py.Dataset):
-        return {layers[0]: features}
-    return {layer: features[layer] for layer in layers}
+    several = isinstance(features, h5py.Group)
+    return {layer: features[layer] if several else features for layer in layers}
 
 
 def _read(dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:

@@ -13,8 +13,9 @@ from extract.images.digests import read_digests
 from extract.images.item import Item
 from extract.store.format import CHUNK_BYTES, OWN_ATTRIBUTES, Layout, wrap_write_errors
 from extract.store.open import Store, open_store
-from extract.store.shards import Shard, ShardLostError, damaged, find_shards, identify, open_shard
+from extract.store.shards import Shard, ShardLostError, find_shards, identify, open_shard
 from extract.store.single_file import open_store_file
+from extract.store.validate import refuse
 from extract.store.verify import log_rejected
 
 
@@ -87,8 +88,7 @@ def find_lost(path: Path) -> tuple[dict[Shard, str], Path]:
     Raises:
         StoreError: A shard cannot be opened, or all shards are lost.
     """
-    lost, left = {}, []
-    shards = find_shards(path)
+    lost, left, shards = {}, [], find_shards(path)
     for shard in shards:
         try:
             with open_shard(shard):
@@ -96,7 +96,7 @@ def find_lost(path: Path) -> tuple[dict[Shard, str], Path]:
         except ShardLostError as error:
             lost[shard] = error.problem
     if lost and not left:
-        raise damaged(path, f"none of its {len(shards)} shards is there")
+        refuse(path, f"none of its {len(shards)} shards is there")
     return lost, left[0] if left else path
 
 
