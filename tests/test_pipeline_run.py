@@ -204,7 +204,7 @@ def test_flipped_bits_are_found_and_only_their_rows_repaired(images: Path, tmp_p
     flip(out, "views/conv_pw_1_relu", 2)
     with open_store(out) as store:
         keys = f"{store.keys[2]}, {store.keys[5]}"
-        assert verify(store) == [f"2 finished rows are not what was written ({keys})"]
+        assert verify(store) == [f"not what was written: 2 finished rows ({keys})"]
     assert extract_features(images, out).computed == 0
     assert extract_features(images, out, batch_size=1, repair=True).computed == 2
     assert content(out) == before

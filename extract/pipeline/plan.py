@@ -54,12 +54,11 @@ def open_prepared(run: RunSettings, source: Source, engine: Engine) -> Iterator[
     elif action != "continue":
         if reason:
             log.info("%s: %s; all rows are computed again", run.out, reason)
-        former = find_shards(run.out) if action == "replace" else []
+        former = {shard.path for shard in find_shards(run.out)} if action == "replace" else set()
         create = create_shards if run.config.shards else create_store
         create(run.out, layout, action == "replace")
-        now = {shard.path for shard in find_shards(run.out)} if former else ()
-        left = [s.path for s in former if s.path not in now and s.path.exists()]
-        if left:
+        now = (shard.path for shard in find_shards(run.out))
+        if left := [path for path in former.difference(now) if path.exists()]:
             log.warning(
                 f"{left[0].parent}: {len(left)} shards that {run.out} no longer names; remove them "
                 "if they are not needed"

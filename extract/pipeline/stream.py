@@ -25,7 +25,7 @@ from extract.images.decode import decode
 from extract.images.digests import DIGEST_BYTES, digest_bytes
 from extract.images.item import Item, read_item
 
-_NO_VIEWS = ViewSpec()
+NO_VIEWS = ViewSpec()
 _NO_DIGEST = bytes(DIGEST_BYTES)
 
 
@@ -71,7 +71,7 @@ def stream_features(
     engine: Engine,
     workers: int,
     clock: Timings | None = None,
-    views: ViewSpec = _NO_VIEWS,
+    views: ViewSpec = NO_VIEWS,
 ) -> Generator[RowBlock, None, None]:
     """Decode images in threads and yield their features.
 
@@ -91,9 +91,10 @@ def stream_features(
     Raises:
         EngineError: The trunk fails, or a feature is not finite in the engine's type.
     """
-    clock, assembly = clock or Timings(), _Assembly()
+    clock = clock or Timings()
+    assembly = _Assembly(clock)
     window = 2 * engine.batch_size // (1 + views.views) + workers
-    images = decode_ahead(items, rows, engine.spec, workers, window, clock, views)
+    images = decode_ahead(items, rows, engine.spec, views, workers, window)
     began, waited = time.monotonic(), clock.wait
     for tag, features in engine.run(assembly.batches(images, engine.batch_size)):
         clock.trunk += time.monotonic() - began - (clock.wait - waited)
@@ -109,16 +110,22 @@ def stream_features(
 class _Assembly:
     """Gathers views in batches, and their features in rows."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Timings) -> None:
+        self.clock = clock
         self.failed: list[Failure] = []
         # The digest of each image under way, and the features of its views that have come back.
         self._under_way: dict[int, tuple[bytes, list[dict[str, np.ndarray]]]] = {}
 
-    def batches(self, images: Iterator[Pixels], size: int) -> Iterator[tuple[Tag, np.ndarray]]:
+    def batches(
+        self, images: Iterator[tuple[Pixels, float]], size: int
+    ) -> Iterator[tuple[Tag, np.ndarray]]:
         """Gather the views of decoded images in batches, and note the images that failed."""
         tag: Tag = []
         batch: list[np.ndarray] = []
-        for row, views, reason, digest, _ in images:
+        for (row, views, reason, digest, (read, decoding)), waited in images:
+            self.clock.wait += waited
+            self.clock.read += read
+            self.clock.decode += decoding
             if views:
                 self._under_way[row] = digest, [{}] * len(views)
             else:
@@ -153,15 +160,9 @@ class _Assembly:
 
 
 def decode_ahead(
-    items: Items,
-    rows: np.ndarray,
-    spec: TrunkSpec,
-    workers: int,
-    window: int,
-    clock: Timings,
-    views: ViewSpec = _NO_VIEWS,
-) -> Iterator[Pixels]:
-    """Decode in threads, in order, never more than ``window`` images ahead."""
+    items: Items, rows: np.ndarray, spec: TrunkSpec, views: ViewSpec, workers: int, window: int
+) -> Iterator[tuple[Pixels, float]]:
+    """Decode in threads, in order, at most ``window`` images ahead; yield also seconds waited."""
     load = partial(_load, items, spec, views)
     with closing(prefetch.map_in_threads(load, map(int, rows), workers, window)) as images:
         for row in map(int, rows):
@@ -171,10 +172,7 @@ def decode_ahead(
                 reason = f"took longer than {prefetch.LIMIT_SECONDS:g} s to read and decode"
                 log.warning("%s: %s", quoted(items[row].key), reason)
                 image = Pixels(row, (), reason, _NO_DIGEST, (prefetch.LIMIT_SECONDS, 0.0))
-            clock.wait += time.monotonic() - began
-            clock.read += image.seconds[0]
-            clock.decode += image.seconds[1]
-            yield image
+            yield image, time.monotonic() - began
 
 
 def _load(items: Items, spec: TrunkSpec, views: ViewSpec, row: int) -> Pixels:

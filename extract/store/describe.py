@@ -30,10 +30,11 @@ def describe(store: Store) -> dict[str, Any]:
         labels = store.labels[store.split == split] % len(names)
         numbers = np.bincount(labels, minlength=len(names)).tolist()
         counts[SPLITS[split]] = {n: count for n, count in zip(names, numbers, strict=True) if count}
+    files = {store.path, *(shard.path for shard in store.shards)}
     states = {"done": DONE, "failed": FAILED, "not_yet": PENDING}
     return {
         "file": str(store.path),
-        "bytes": store.size,
+        "bytes": sum(path.stat().st_size for path in files),
         "images": len(store.keys),
         "shards": len(store.shards),
         "complete": store.complete,

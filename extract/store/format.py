@@ -144,16 +144,11 @@ def _allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtyp
     """Reserve the space of a dataset without writing it, in chunks of complete rows."""
     row_bytes = int(np.prod(shape[1:])) * dtype.itemsize
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    if shape[0]:  # a shard may have no row with views
-        plist.set_chunk((min(shape[0], max(1, CHUNK_BYTES // row_bytes)), *shape[1:]))
     plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    parents = h5py.h5p.create(h5py.h5p.LINK_CREATE)
-    parents.set_create_intermediate_group(True)
-    space = h5py.h5s.create_simple(shape)
-    h5py.h5d.create(
-        file.id, name.encode(), h5py.h5t.py_create(dtype, logical=True), space, plist, parents
-    )
+    chunk = (min(shape[0], max(1, CHUNK_BYTES // row_bytes)), *shape[1:])
+    # A shard may have no row with views.
+    file.create_dataset(name, shape, dtype, chunks=chunk if shape[0] else None, dcpl=plist)
 
 
 @contextmanager

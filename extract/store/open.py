@@ -88,11 +88,6 @@ class Store(Described):
         return bool((self.status != PENDING).all())
 
     @property
-    def size(self) -> int:
-        """Bytes of all files."""
-        return sum(path.stat().st_size for path in {self.path, *(s.path for s in self.shards)})
-
-    @property
     def row_bytes(self) -> int:
         """Bytes of one row's features and views."""
         values = sum(map(math.prod, self.shapes.values())) * (1 + self.view_spec.views)

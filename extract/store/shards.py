@@ -5,7 +5,6 @@ computed, and the index after them. A virtual dataset of HDF5 would not do: it r
 for a file that it cannot open.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -19,7 +18,7 @@ import numpy as np
 from extract.core.atomic import move_into_place, publish, temporary_path
 from extract.core.errors import StoreError, quoted
 from extract.core.row_block import PENDING
-from extract.images.digests import DIGEST_BYTES
+from extract.images.digests import DIGEST_BYTES, digest_bytes
 from extract.images.item import Item
 from extract.store.format import FORMAT_VERSION, OWN_ATTRIBUTES, Layout, to_plain, wrap_write_errors
 from extract.store.single_file import StoreFile, open_store_file
@@ -196,9 +195,5 @@ def check_same(files: Sequence[StoreFile]) -> None:
 def identify(keys: Iterable[str], attributes: Mapping[str, Any]) -> bytes:
     """Return a digest of a shard's keys and of the attributes that its rows were made with."""
     settings = {name: value for name, value in attributes.items() if name not in OWN_ATTRIBUTES}
-    digest = hashlib.blake2b(
-        json.dumps(settings, sort_keys=True).encode(), digest_size=DIGEST_BYTES
-    )
-    for key in keys:
-        digest.update(key.encode() + b"\0")
-    return digest.digest()
+    texts = [json.dumps(settings, sort_keys=True), *(f"{key}\0" for key in keys)]
+    return digest_bytes("".join(texts).encode())

@@ -7,7 +7,7 @@ written, filters). A store has none of these, so they are refused by the name of
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -231,17 +231,6 @@ def _check_object(
     kinds = (np.dtype, h5py.check_string_dtype, h5py.check_enum_dtype)
     if any(kind(dataset.dtype) != kind(dtype) for kind in kinds) or dataset.shape != shape:
         refuse(path, f"{name} is {dataset.dtype} {dataset.shape}, expected {dtype} {shape}")
-
-
-def check_columns(
-    path: Path, columns: Mapping[str, tuple[np.ndarray, int, int]], keys: Sequence[str]
-) -> None:
-    """Raise StoreError unless each column is within its range and every key is unique."""
-    for name, (column, low, high) in columns.items():
-        if outside := int(((column < low) | (column > high)).sum()):
-            refuse(path, f"{name} has {outside} values outside {low} to {high}")
-    if duplicates := len(keys) - len(set(keys)):
-        refuse(path, f"keys has {duplicates} names twice")
 
 
 def refuse(path: Path, problem: str) -> NoReturn:
