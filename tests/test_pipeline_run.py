@@ -324,10 +324,10 @@ def replace(source: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (add, r"1 new \(train/cat/9.png\)"),
-        (remove, r"1 missing \(train/cat/0.png\)"),
-        (move, r"4 new \(train/cow/0.png, .*4 missing"),
-        (replace, r"1 changed \(train/cat/0.png\)"),
+        (add, r"1 image \(train/cat/9.png\) new"),
+        (remove, r"1 image \(train/cat/0.png\) missing"),
+        (move, r"4 images \(train/cow/0.png, .*\) new, 4 images .* missing"),
+        (replace, r"1 image \(train/cat/0.png\) changed"),
     ],
 )
 def test_a_changed_source_is_refused(

@@ -454,7 +454,7 @@ def test_what_differs_is_refused_and_overwrite_replaces(images: Path, tmp_path: 
         extract(images, out, shards=tmp_path / "other")
     (images / "train/cat/0.png").unlink()
     with pytest.raises(
-        StoreError, match=r"has changed: 1 missing \(train/cat/0.png\); restore what"
+        StoreError, match=r"has changed: 1 image \(train/cat/0.png\) missing; restore what"
     ):
         extract(images, out)
     with pytest.raises(SettingError, match=r"update: cannot be had with shards"):

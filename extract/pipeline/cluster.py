@@ -75,8 +75,7 @@ def stream_on_cluster(
         cpus, gpus = _choose_resources(ray.nodes(), engine, config)
         snapshot = take_snapshot(engine, items[rows[0]])
         given = ray.put(WorkerInput(snapshot, store.view_spec, reads, cpus))
-        options = {"fn_args": (given,), "num_cpus": cpus, "num_gpus": gpus}
-        for result in _run(ray, tasks, portion, options):
+        for result in _run(ray, tasks, portion, fn_args=(given,), num_cpus=cpus, num_gpus=gpus):
             if result.error:
                 raise EngineError(result.error)
             _add_up(clock, result.clock, time.monotonic() - began)
@@ -155,9 +154,7 @@ def _join(ray: Any, address: str) -> None:
         ) from error
 
 
-def _choose_resources(
-    nodes: Sequence[dict[str, Any]], engine: Engine, config: ExtractConfig
-) -> tuple[int, int]:
+def _choose_resources(nodes: list[Any], engine: Engine, config: ExtractConfig) -> tuple[int, int]:
     """Return the processors of a task, at most those of the smallest node, and its GPUs.
 
     Keras takes a GPU if nodes have any.
@@ -174,11 +171,7 @@ def _choose_resources(
 
 
 def _plan(
-    items: Sequence[Item],
-    rows: np.ndarray,
-    size: int,
-    shards: Sequence[Shard],
-    reads: Sequence[Read],
+    items: Sequence[Item], rows: np.ndarray, size: int, shards: Sequence[Shard], reads: list[Read]
 ) -> Iterator[Task]:
     """Yield tasks, each a table of some images: those of a shard, if there are any, or ``size``."""
     cuts = np.searchsorted(rows, [shard.rows.start for shard in shards[1:]])
@@ -191,9 +184,7 @@ def _plan(
             yield Task(table, shard and shard._replace(path=shard.path.absolute()))
 
 
-def _run(
-    ray: Any, tasks: Iterator[Task], portion: int, options: dict[str, Any]
-) -> Iterator[TaskResult]:
+def _run(ray: Any, tasks: Iterator[Task], portion: int, **options: Any) -> Iterator[TaskResult]:
     """Yield the results of tasks, in any order."""
     while some := [{"task": task} for task in islice(tasks, portion)]:
         rows = ray.data.from_items(some, override_num_blocks=len(some))

@@ -1,6 +1,6 @@
 """Compare what a run needs with what a store holds: one recipe with one recipe, image by image."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import repeat
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from extract.core.config import MODEL_ENDING, TrunkSpec, ViewSpec
-from extract.core.errors import quoted
+from extract.core.errors import listed
 from extract.core.row_block import DONE
 from extract.images.item import Source
 from extract.store.open import Store
@@ -87,25 +87,21 @@ def find_other_images(store: Store, source: Source, content: bool = True) -> str
         content: Compare the content of the finished images, too.
     """
     stored, now = set(store.keys), {item.key for item in source.items}
-    parts = [_count("new", now - stored), _count("missing", stored - now)]
+    differences = {"new": now - stored, "missing": stored - now}
+    classes = ""
     if stored == now:
         columns = zip(
             source.items, store.labels, store.split, store.groups or repeat(""), strict=False
         )
-        moved = [item.key for item, *place in columns if [*item[2:5]] != place]
-        parts.append(_count("with another class, split or group", moved))
+        moved = {item.key for item, *place in columns if [*item[2:5]] != place}
+        differences["with another class, split or group"] = moved
         if source.class_names != store.class_names:
             now_named, named = ", ".join(source.class_names), ", ".join(store.class_names)
-            parts.append(f"classes {now_named or 'none'}, stored {named or 'none'}")
+            classes = f"classes {now_named or 'none'}, stored {named or 'none'}"
         if content:  # the features of images that have changed would be stale
             rows = np.flatnonzero(store.status == DONE)
             changed = rows[~find_same(store, rows, [source.items[row] for row in rows])]
-            parts.append(_count("changed", [store.keys[row] for row in changed]))
-    differences = ", ".join(filter(None, parts))
-    return f"the source has changed: {differences}" if differences else ""
-
-
-def _count(what: str, keys: Iterable[str]) -> str:
-    names = sorted(keys)
-    examples = ", ".join(map(quoted, names[:3])) + (", ..." if len(names) > 3 else "")
-    return f"{len(names)} {what} ({examples})" if names else ""
+            differences["changed"] = {store.keys[row] for row in changed}
+    parts = [f"{listed(keys, 'image')} {what}" for what, keys in differences.items() if keys]
+    text = ", ".join([*parts, classes] if classes else parts)
+    return f"the source has changed: {text}" if text else ""

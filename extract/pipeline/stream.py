@@ -86,7 +86,8 @@ def stream_features(
         views: Augmented views of the training images.
 
     Yields:
-        Blocks of finished rows. An image that cannot be read is in ``failed``, never in ``rows``.
+        Blocks of finished rows, some of them empty. An image that cannot be read is in ``failed``,
+        never in ``rows``.
 
     Raises:
         EngineError: The trunk fails, or a feature is not finite in the engine's type.
@@ -99,9 +100,7 @@ def stream_features(
     for tag, features in engine.run(assembly.batches(images, engine.batch_size)):
         clock.trunk += time.monotonic() - began - (clock.wait - waited)
         _check_finite(items, tag, features, engine)
-        block = assembly.join(tag, features)
-        if len(block.rows) or block.failed:
-            yield block
+        yield assembly.join(tag, features)
         began, waited = time.monotonic(), clock.wait
     if assembly.failed:
         yield assembly.join([], {})

@@ -200,37 +200,32 @@ def _check_attributes(path: Path, attributes: Mapping[str, Any]) -> None:
 def _check_objects(path: Path, file: h5py.File, attributes: Mapping[str, Any]) -> None:
     """Raise StoreError unless each object has its type and a shape that fits the others."""
     count, dtype, layers = len(file["keys"]), np.dtype(attributes["dtype"]), attributes["layer"]
-    for name, column_type in COLUMN_TYPES.items():
-        if name in file:  # some are optional
-            tail = (DIGEST_BYTES,) if name == "digest" else ()
-            _check_object(path, file, name, column_type, (count, *tail))
-    if not count:
-        refuse(path, "keys is empty")
+    present = [name for name in COLUMN_TYPES if name in file]
+    expected: dict[str, Any] = {name: (COLUMN_TYPES[name], (count,)) for name in present}
+    expected["digest"] = COLUMN_TYPES["digest"], (count, DIGEST_BYTES)
     several = isinstance(file["features"], h5py.Group)
     for layer in layers:
         name = f"features/{layer}" if several else "features"
         shape = getattr(file[name], "shape", None) or ()
-        if len(shape) < 2 or 0 in shape:
+        if len(shape) < 2 or 0 in shape[1:]:
             refuse(path, f"{name} has the shape {shape}")
-        _check_object(path, file, name, dtype, (count, *shape[1:]))
+        expected[name] = dtype, (count, *shape[1:])
         if views := attributes.get("views", 0):
             rows = file["views/row"].shape
-            _check_object(path, file, "views/row", np.dtype(np.int64), rows[:1])
-            _check_object(path, file, f"views/{layer}", dtype, (*rows, views, *shape[1:]))
+            expected["views/row"] = np.dtype(np.int64), rows[:1]
+            expected[f"views/{layer}"] = dtype, (*rows, views, *shape[1:])
+    if not count:
+        refuse(path, "keys is empty")
     if several != (len(layers) > 1):
         refuse(path, f"features does not fit the layers {', '.join(layers)}")
-
-
-def _check_object(
-    path: Path, file: h5py.File, name: str, dtype: np.dtype, shape: tuple[int, ...]
-) -> None:
-    dataset = file[name]
-    if not isinstance(dataset, h5py.Dataset):
-        refuse(path, f"{name} is not a dataset")
     # For NumPy all texts are objects and an enum is a number: h5py tells them apart.
     kinds = (np.dtype, h5py.check_string_dtype, h5py.check_enum_dtype)
-    if any(kind(dataset.dtype) != kind(dtype) for kind in kinds) or dataset.shape != shape:
-        refuse(path, f"{name} is {dataset.dtype} {dataset.shape}, expected {dtype} {shape}")
+    for name, (dtype, shape) in expected.items():
+        dataset = file[name]
+        if not isinstance(dataset, h5py.Dataset):
+            refuse(path, f"{name} is not a dataset")
+        if any(kind(dataset.dtype) != kind(dtype) for kind in kinds) or dataset.shape != shape:
+            refuse(path, f"{name} is {dataset.dtype} {dataset.shape}, expected {dtype} {shape}")
 
 
 def refuse(path: Path, problem: str) -> NoReturn:
