@@ -269,7 +269,7 @@ def test_a_file_over_which_hdf5_loops_or_crashes_is_named(
     thread.start()
     assert show_cli.main([str(store), "--limit", "300"]) == 1
     thread.join()
-    assert "made.h5: HDF5 crashes over it; expected a sound file" in capfd.readouterr().err
+    assert "made.h5: HDF5 crashes on it; expected a valid file" in capfd.readouterr().err
 
 
 def fuzz(path: str, first: int, count: int) -> None:

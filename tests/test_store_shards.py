@@ -457,7 +457,7 @@ def test_what_differs_is_refused_and_overwrite_replaces(images: Path, tmp_path: 
         StoreError, match=r"has changed: 1 image \(train/cat/0.png\) missing; restore what"
     ):
         extract(images, out)
-    with pytest.raises(SettingError, match=r"update: cannot be had with shards"):
+    with pytest.raises(SettingError, match=r"--update cannot change shards"):
         extract(images, out, update=True)
     assert extract(images, out, overwrite=True).computed == 7
     assert verify_file(out) == []

@@ -136,7 +136,7 @@ def test_without_the_flag_a_changed_source_is_refused(images: Path, tmp_path: Pa
     with pytest.raises(StoreError, match="was made with --image-size 32, not 48; drop"):
         extract(images, out, image_size=(48, 48), update=True)
     assert out.read_bytes() == before
-    with pytest.raises(SettingError, match="update: has no effect beside overwrite"):
+    with pytest.raises(SettingError, match="--update and --overwrite cannot be combined"):
         extract(images, out, update=True, overwrite=True)
 
 

@@ -88,20 +88,18 @@ def find_other_images(store: Store, source: Source, content: bool = True) -> str
     """
     stored, now = set(store.keys), {item.key for item in source.items}
     differences = {"new": now - stored, "missing": stored - now}
-    classes = ""
     if stored == now:
         columns = zip(
             source.items, store.labels, store.split, store.groups or repeat(""), strict=False
         )
         moved = {item.key for item, *place in columns if [*item[2:5]] != place}
         differences["with another class, split or group"] = moved
-        if source.class_names != store.class_names:
-            now_named, named = ", ".join(source.class_names), ", ".join(store.class_names)
-            classes = f"classes {now_named or 'none'}, stored {named or 'none'}"
         if content:  # the features of images that have changed would be stale
             rows = np.flatnonzero(store.status == DONE)
             changed = rows[~find_same(store, rows, [source.items[row] for row in rows])]
             differences["changed"] = {store.keys[row] for row in changed}
     parts = [f"{listed(keys, 'image')} {what}" for what, keys in differences.items() if keys]
-    text = ", ".join([*parts, classes] if classes else parts)
-    return f"the source has changed: {text}" if text else ""
+    if stored == now and source.class_names != store.class_names:
+        now_named, named = ", ".join(source.class_names), ", ".join(store.class_names)
+        parts.append(f"classes {now_named or 'none'}, stored {named or 'none'}")
+    return f"the source has changed: {', '.join(parts)}" if parts else ""
