@@ -92,24 +92,23 @@ def _report(summary: Any) -> None:
         f"{layer} {' x '.join(map(str, shape))}" for layer, shape in summary.shapes.items()
     )
     spent = summary.seconds
-    work = spent.wait + spent.trunk + spent.write
+    speed = summary.computed / max(spent.work, 1e-9)
     log.info(
         f"{summary.out}: {summary.images} images, {len(summary.class_names)} classes, {shapes}; "
-        f"{summary.computed} new in {spent.start + work:.1f} s: start {spent.start:.1f} s, then "
-        f"{summary.computed / max(work, 1e-9):.0f} images/s (trunk {spent.trunk:.1f} s, write "
-        f"{spent.write:.1f} s, waiting for images {spent.wait:.1f} s; meanwhile read "
-        f"{spent.read:.1f} s, decode {spent.decode:.1f} s)"
+        f"{summary.computed} new in {spent.start + spent.work:.1f} s: start {spent.start:.1f} s, "
+        f"then {speed:.0f} images/s (trunk {spent.trunk:.1f} s, write {spent.write:.1f} s, waiting "
+        f"for images {spent.wait:.1f} s; meanwhile read {spent.read:.1f} s, decode "
+        f"{spent.decode:.1f} s)"
     )
     if error := summary.error:
         log.info(
             f"against float32, on {error['images']} images: relative error "
             f"{error['relative']:.2g}, cosine {error['cosine']:.5f}"
         )
-    out = shlex.quote(str(summary.out))
-    if len(summary.class_names) < 2:
-        log.info("a head needs two classes; next: show-features %s", out)
-    else:
-        log.info("next: train-head %s", out)
+    can_train = len(summary.class_names) > 1
+    command = "train-head" if can_train else "show-features"
+    why = "" if can_train else "a head needs two classes; "
+    log.info("%snext: %s %s", why, command, shlex.quote(str(summary.out)))
 
 
 def _print_trunks() -> int:

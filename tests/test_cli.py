@@ -80,7 +80,7 @@ def test_a_dry_run_says_what_the_run_would_do(
     assert said() == f"would continue out.h5: 8 images of 2 classes, 5 done before{end}"
     assert "layer" in said("--layer", "conv_pw_1_relu", code=1)
     (images / "train/cat/0.png").unlink()
-    changed = "the source has changed: 1 missing (train/cat/0.png)"
+    changed = "the source has changed: 1 image (train/cat/0.png) missing"
     before = Path("out.h5").read_bytes()
     assert f"{changed}; use --update" in said(code=1)
     for action in ("update", "overwrite"):

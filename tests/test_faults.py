@@ -126,7 +126,7 @@ def test_an_image_that_goes_after_it_was_listed_is_a_failed_row(
         same = [store.keys.index(f"train/dog/{i}.png") for i in (0, 1)]
         assert np.array_equal(*store.digests()[same])
         assert np.array_equal(*store.read("conv1_relu", np.array(same)))
-    with pytest.raises(StoreError, match=r"1 missing \(train/cat/0.png\)"):
+    with pytest.raises(StoreError, match=r"1 image \(train/cat/0.png\) missing"):
         extract(images, tmp_path / "out.h5")
 
 

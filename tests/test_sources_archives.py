@@ -89,7 +89,7 @@ def test_an_archive_makes_the_store_of_its_folder(images: Path, tmp_path: Path, 
     contents = contents_of(images)
     contents["train/cat/0.png"] = contents["train/cat/1.png"]
     pack(path, contents)
-    with pytest.raises(StoreError, match=r"1 changed \(train/cat/0\.png\)"):
+    with pytest.raises(StoreError, match=r"1 image \(train/cat/0\.png\) changed"):
         extract_features(path, tmp_path / "packed.h5")
 
 

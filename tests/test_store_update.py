@@ -132,7 +132,7 @@ def test_without_the_flag_a_changed_source_is_refused(images: Path, tmp_path: Pa
     extract(images, out)
     draw(images / "train" / "cat" / "2.png", 5)
     before = out.read_bytes()
-    with pytest.raises(StoreError, match=r"1 new \(train/cat/2\.png\); use --update"):
+    with pytest.raises(StoreError, match=r"1 image \(train/cat/2\.png\) new; use --update"):
         extract(images, out)
     with pytest.raises(StoreError, match="was made with --image-size 32, not 48; drop"):
         extract(images, out, image_size=(48, 48), update=True)

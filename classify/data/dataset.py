@@ -19,7 +19,7 @@ from classify.data.views import StoredViews
 from classify.settings.config import GROUPS
 from extract.core.config import TrunkSpec
 from extract.core.console import log
-from extract.core.errors import SettingError, StoreError, quoted, unknown_name
+from extract.core.errors import SettingError, StoreError, quoted, show_bytes, unknown_name
 from extract.core.flags import check_choice
 from extract.core.row_block import DONE, PENDING
 from extract.images.digests import group_by_digest
@@ -221,7 +221,7 @@ def _read(
 ) -> tuple[Features, StoredViews | None]:
     """Read the features if they fit into memory, and open the views if they fit as well."""
     budget = plan_memory(store, layers, len(rows), memory)
-    size, free = _format_bytes(budget.size), _format_bytes(budget.free)
+    size, free = show_bytes(budget.size), show_bytes(budget.free)
     text = f"{store.path}: {len(rows)} rows of {math.prod(budget.shape)} features, {size}"
     if budget.holds_features:
         log.info("%s, in memory", text)
@@ -234,13 +234,9 @@ def _read(
     if budget.holds_views:
         return X, StoredViews(store.path, layers, rows, store.view_spec)
     if views := store.view_spec.views:
-        needed = _format_bytes((1 + views) * budget.size)
+        needed = show_bytes((1 + views) * budget.size)
         log.info("left out: views, for %d times %s does not fit into %s", COPIES, needed, free)
     return X, None
-
-
-def _format_bytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def _are_not_finite(X: Features) -> Iterator[bool]:

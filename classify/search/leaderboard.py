@@ -14,10 +14,11 @@ from classify.data.splits import Split, validation_rows
 from classify.heads.registry import FittedHead
 from classify.search.bootstrap import Bootstrap, confidence_interval, not_significantly_worse
 from classify.search.evaluate import Evaluation
-from classify.search.metrics import Metrics, count_of
+from classify.search.metrics import Metrics
 from classify.settings.config import METRICS
 from classify.settings.head_spec import HeadSpec
 from classify.settings.sweep import label
+from extract.core.errors import count_of
 
 
 class Entry(NamedTuple):

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.out_of_core import Labels
+from extract.core.errors import count_of
 
 # Lower bound of the score of the true class in every loss.
 LOWEST = 1e-7
@@ -94,8 +95,3 @@ def macro_f1(confusion: NDArray[np.int64]) -> float:
     occurs = confusion.sum(axis=0) + confusion.sum(axis=1)
     seen = occurs > 0
     return float((2 * np.diag(confusion)[seen] / occurs[seen]).mean())
-
-
-def count_of(count: int, noun: str) -> str:
-    """Return a count with its noun, as in ``1 image`` and ``2 images``."""
-    return f"{count} {noun}{'s' * (count != 1)}"

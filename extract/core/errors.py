@@ -91,4 +91,14 @@ def listed(names: Iterable[str], noun: str, most: int = 3) -> str:
     """Return how many ``names`` there are, and the first of them."""
     shown = sorted(map(quoted, names))
     first = ", ".join(shown[:most]) + (", ..." if len(shown) > most else "")
-    return f"{len(shown):,} {noun}{'s' * (len(shown) != 1)}" + (f" ({first})" if shown else "")
+    return count_of(len(shown), noun) + (f" ({first})" if shown else "")
+
+
+def count_of(count: int, noun: str) -> str:
+    """Return a count with its noun, as in ``1 image`` and ``2 images``."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def show_bytes(size: int) -> str:
+    """Return a size in MB or GB."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -10,16 +10,16 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any
 
 import numpy as np
 
 from extract.core.config import ExtractConfig
-from extract.core.errors import EngineError
+from extract.core.errors import EngineError, first_line
 from extract.core.row_block import RowBlock
 from extract.engines.base import Engine
 from extract.engines.snapshot import take_snapshot
@@ -69,14 +69,13 @@ def stream_on_cluster(
     began = time.monotonic()
     reads = list(dict.fromkeys(items[row].read for row in rows))
     size = engine.batch_size * max(1, TASK_BATCHES // (1 + store.view_spec.views))
-    tasks = _plan(items, _cut(rows, size, store.worker_shards), reads)
+    tasks = _plan(items, rows, size, store.worker_shards, reads)
     portion = PORTION_SHARDS if store.worker_shards else PORTION_TASKS
     with _connected(config.cluster) as ray:
         cpus, gpus = _choose_resources(ray.nodes(), engine, config)
         snapshot = take_snapshot(engine, items[rows[0]])
         given = ray.put(WorkerInput(snapshot, store.view_spec, reads, cpus))
-        options = {"fn_args": (given,), "num_cpus": cpus, "num_gpus": gpus}
-        for result in _run(ray, tasks, portion, options):
+        for result in _run(ray, tasks, portion, fn_args=(given,), num_cpus=cpus, num_gpus=gpus):
             if result.error:
                 raise EngineError(result.error)
             _add_up(clock, result.clock, time.monotonic() - began)
@@ -117,7 +116,7 @@ def _connected(address: str) -> Iterator[Any]:
         raise  # a bug of ours, in a worker
     except ray.exceptions.RayError as error:
         raise EngineError(
-            f"cluster {address}: {_first_line(error)}; expected workers that stay alive; the same "
+            f"cluster {address}: {first_line(error)}; expected workers that stay alive; the same "
             "command goes on"
         ) from error
     finally:
@@ -150,18 +149,12 @@ def _join(ray: Any, address: str) -> None:
         ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **quiet)
     except Exception as error:  # of many kinds, from a refused connection to another version
         raise EngineError(
-            f"cluster {address}: {_first_line(error)}; expected a Ray that runs, on this machine "
+            f"cluster {address}: {first_line(error)}; expected a Ray that runs, on this machine "
             "too, started by `ray start`; look after address, token and versions"
         ) from error
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
-
-
-def _choose_resources(
-    nodes: Sequence[dict[str, Any]], engine: Engine, config: ExtractConfig
-) -> tuple[int, int]:
+def _choose_resources(nodes: list[Any], engine: Engine, config: ExtractConfig) -> tuple[int, int]:
     """Return the processors of a task, at most those of the smallest node, and its GPUs.
 
     Keras takes a GPU if nodes have any.
@@ -177,33 +170,21 @@ def _choose_resources(
     return min(config.workers, *filter(None, counts)), min(1, len(with_gpu))
 
 
-def _cut(
-    rows: np.ndarray, size: int, shards: Sequence[Shard]
-) -> Iterator[tuple[np.ndarray, Shard | None]]:
-    """Yield the rows of each task, and the shard that they go into, if there are any."""
-    if not shards:
-        yield from ((part, None) for part in np.split(rows, range(size, len(rows), size)))
-        return
-    parts = np.split(rows, np.searchsorted(rows, [shard.rows.start for shard in shards[1:]]))
-    for part, shard in zip(parts, shards, strict=True):
-        if len(part):
-            yield part, shard._replace(path=shard.path.absolute())
-
-
 def _plan(
-    items: Sequence[Item], parts: Iterable[tuple[np.ndarray, Shard | None]], reads: Sequence[Read]
+    items: Sequence[Item], rows: np.ndarray, size: int, shards: Sequence[Shard], reads: list[Read]
 ) -> Iterator[Task]:
-    """Yield tasks, each a table of some images."""
+    """Yield tasks, each a table of some images: those of a shard, if there are any, or ``size``."""
+    cuts = np.searchsorted(rows, [shard.rows.start for shard in shards[1:]])
+    parts = np.split(rows, cuts if shards else range(size, len(rows), size))
     numbers = {read: number for number, read in enumerate(reads)}
-    for rows, shard in parts:
-        images = [(row, items[row]) for row in rows.tolist()]
+    for part, shard in zip(parts, shards or repeat(None), strict=False):
+        images = [(row, items[row]) for row in part.tolist()]
         table = [(row, item.key, item.path, item.split, numbers[item.read]) for row, item in images]
-        yield Task(table, shard)
+        if table:
+            yield Task(table, shard and shard._replace(path=shard.path.absolute()))
 
 
-def _run(
-    ray: Any, tasks: Iterator[Task], portion: int, options: dict[str, Any]
-) -> Iterator[TaskResult]:
+def _run(ray: Any, tasks: Iterator[Task], portion: int, **options: Any) -> Iterator[TaskResult]:
     """Yield the results of tasks, in any order."""
     while some := [{"task": task} for task in islice(tasks, portion)]:
         rows = ray.data.from_items(some, override_num_blocks=len(some))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from extract.core.config import ViewSpec
-from extract.core.errors import HeadstartError, StoreError
+from extract.core.errors import HeadstartError
 from extract.core.row_block import DONE, FAILED, Failure, RowBlock
 from extract.engines.base import Engine
 from extract.engines.snapshot import Snapshot, open_snapshot
@@ -66,14 +66,9 @@ def run_task(row: dict[str, Task], given: Any) -> dict[str, TaskResult]:
         stream = partial(
             stream_features, items, engine=engine, workers=workers, clock=result.clock, views=views
         )
-        if task.shard:
-            result.blocks = [_fill(task.shard, rows, stream)]
-        else:
-            result.blocks = list(stream(rows))
-    except StoreError as error:
-        result.error = f"{platform.node()}: {error}"
+        result.blocks = [_fill(task.shard, rows, stream)] if task.shard else list(stream(rows))
     except HeadstartError as error:
-        result.error = str(error)
+        result.error = f"{platform.node()}: {error}"
     return {"result": result}
 
 

@@ -1,6 +1,6 @@
 """Compare what a run needs with what a store holds: one recipe with one recipe, image by image."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import repeat
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from extract.core.config import MODEL_ENDING, TrunkSpec, ViewSpec
-from extract.core.errors import quoted
+from extract.core.errors import listed
 from extract.core.row_block import DONE
 from extract.images.item import Source
 from extract.store.open import Store
@@ -87,30 +87,19 @@ def find_other_images(store: Store, source: Source, content: bool = True) -> str
         content: Compare the content of the finished images, too.
     """
     stored, now = set(store.keys), {item.key for item in source.items}
-    parts = [_count("new", now - stored), _count("missing", stored - now)]
+    differences = {"new": now - stored, "missing": stored - now}
     if stored == now:
         columns = zip(
             source.items, store.labels, store.split, store.groups or repeat(""), strict=False
         )
-        moved = [item.key for item, *place in columns if [*item[2:5]] != place]
-        parts.append(_count("with another class, split or group", moved))
-        if source.class_names != store.class_names:
-            now_named, named = ", ".join(source.class_names), ", ".join(store.class_names)
-            parts.append(f"classes {now_named or 'none'}, stored {named or 'none'}")
-        if content:
-            parts.append(_count("changed", _find_changed(store, source)))
-    differences = ", ".join(filter(None, parts))
-    return f"the source has changed: {differences}" if differences else ""
-
-
-def _find_changed(store: Store, source: Source) -> list[str]:
-    """Name the finished images whose file has changed: their features would be stale."""
-    rows = np.flatnonzero(store.status == DONE)
-    same = find_same(store, rows, [source.items[row] for row in rows])
-    return [store.keys[row] for row in rows[~same]]
-
-
-def _count(what: str, keys: Iterable[str]) -> str:
-    names = sorted(keys)
-    examples = ", ".join(map(quoted, names[:3])) + (", ..." if len(names) > 3 else "")
-    return f"{len(names)} {what} ({examples})" if names else ""
+        moved = {item.key for item, *place in columns if [*item[2:5]] != place}
+        differences["with another class, split or group"] = moved
+        if content:  # the features of images that have changed would be stale
+            rows = np.flatnonzero(store.status == DONE)
+            changed = rows[~find_same(store, rows, [source.items[row] for row in rows])]
+            differences["changed"] = {store.keys[row] for row in changed}
+    parts = [f"{listed(keys, 'image')} {what}" for what, keys in differences.items() if keys]
+    if stored == now and source.class_names != store.class_names:
+        now_named, named = ", ".join(source.class_names), ", ".join(store.class_names)
+        parts.append(f"classes {now_named or 'none'}, stored {named or 'none'}")
+    return f"the source has changed: {', '.join(parts)}" if parts else ""

@@ -11,7 +11,7 @@ from extract.engines.base import Engine
 from extract.engines.quantize import Calibration
 from extract.engines.select import open_engine
 from extract.images.item import Item
-from extract.pipeline.stream import Timings, decode_ahead, stream_features
+from extract.pipeline.stream import NO_VIEWS, decode_ahead, stream_features
 from extract.store.format import training_rows
 from extract.store.open import Store
 
@@ -35,8 +35,8 @@ def choose_calibration(items: Sequence[Item], spec: TrunkSpec, workers: int) -> 
         EngineError: None can be read.
     """
     rows = np.random.default_rng(0).permutation(training_rows(items))[:CALIBRATION_IMAGES]
-    decoded = decode_ahead(items, np.sort(rows), spec, workers, CALIBRATION_IMAGES, Timings())
-    images = [image for image in decoded if image.views]
+    decoded = decode_ahead(items, np.sort(rows), spec, NO_VIEWS, workers, CALIBRATION_IMAGES)
+    images = [image for image, _ in decoded if image.views]
     if not images:
         raise EngineError("precision int8: no training image can be read to calibrate on")
     keys = tuple(items[image.row].key for image in images)

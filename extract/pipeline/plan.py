@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 from extract.core.atomic import check_writable
 from extract.core.console import log
-from extract.core.errors import StoreError
+from extract.core.errors import StoreError, count_of, show_bytes
 from extract.core.row_block import DONE
 from extract.engines.base import Engine
 from extract.images.item import Source
@@ -54,12 +54,11 @@ def open_prepared(run: RunSettings, source: Source, engine: Engine) -> Iterator[
     elif action != "continue":
         if reason:
             log.info("%s: %s; all rows are computed again", run.out, reason)
-        former = find_shards(run.out) if action == "replace" else []
+        former = {shard.path for shard in find_shards(run.out)} if action == "replace" else set()
         create = create_shards if run.config.shards else create_store
         create(run.out, layout, action == "replace")
-        now = {shard.path for shard in find_shards(run.out)} if former else ()
-        left = [s.path for s in former if s.path not in now and s.path.exists()]
-        if left:
+        now = (shard.path for shard in find_shards(run.out))
+        if left := [path for path in former.difference(now) if path.exists()]:
             log.warning(
                 f"{left[0].parent}: {len(left)} shards that {run.out} no longer names; remove them "
                 "if they are not needed"
@@ -85,20 +84,19 @@ def log_plan(run: RunSettings, source: Source, engine: Engine) -> None:
         folder = run.out.resolve().parent / run.config.shards
         layout.check_disk_space(folder if run.config.shards else run.out)
         check_writable(run.out, StoreError)
-    shards = -(-len(source.items) // SHARD_ROWS)
-    within = f" in {shards} shard{'s' * (shards > 1)} in {run.config.shards}"
+    shards = count_of(-(-len(source.items) // SHARD_ROWS), "shard")
+    within = f" in {shards} in {run.config.shards}" if run.config.shards else ""
     layers = ", ".join(f"{layer} {shape}" for layer, shape in engine.shapes.items())
     log.info(
         f"would {action} {run.out}{reason and f', for {reason}'}: {len(source.items)} images of "
         f"{len(source.class_names)} classes{and_views(run.views.views)}, {done} done before; "
-        f"{engine.spec.trunk} at {layers} in {run.config.dtype}, {layout.size / 1e6:.1f} MB"
-        f"{within * bool(run.config.shards)}"
+        f"{engine.spec.trunk} at {layers} in {run.config.dtype}, {show_bytes(layout.size)}{within}"
     )
 
 
 def and_views(views: int) -> str:
     """Return the words for the views of each training image, if there are any."""
-    return f" and {views} view{'s' * (views > 1)} of each for training" if views else ""
+    return f" and {count_of(views, 'view')} of each for training" if views else ""
 
 
 def _find_other_settings(store: Store, layout: Layout) -> str:

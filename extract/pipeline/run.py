@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -58,14 +58,12 @@ class Summary(Described):
     error: dict[str, float] | None = None
 
     def _facts(self) -> dict[str, Any]:
-        spent = self.seconds
-        shapes = {quoted(layer): f"{shape}" for layer, shape in self.shapes.items()}
         return {
             "file": quoted(str(self.out)),
             "images": f"{self.images:,}, {self.computed:,} new, {len(self.failed):,} failed",
             "classes": listed(self.class_names, "name"),
-            **shapes,
-            "seconds": f"{spent.start + spent.wait + spent.trunk + spent.write:.1f}",
+            **{quoted(layer): f"{shape}" for layer, shape in self.shapes.items()},
+            "seconds": f"{self.seconds.start + self.seconds.work:.1f}",
         }
 
 
@@ -105,14 +103,13 @@ def run_extraction(
         del run  # the columns of the existing file are no longer needed
         if config.repair:
             store.forget(log_rejected(store))
-        rows = np.flatnonzero(store.status != DONE)
         summary.seconds.start = time.monotonic() - began
-        _fill(store, images.items, rows, engine, config, summary.seconds)
+        computed = _fill(store, images.items, engine, config, summary.seconds)
         _warn_of_leaks(store)
         low = config.precision != "float32"
         return replace(
             summary,
-            computed=len(rows),
+            computed=computed,
             failed=[(store.keys[failure.row], failure.reason) for failure in store.failures()],
             tolerated=config.tolerated(len(images.items)),
             error=measure_error(store, images.items, engine, config.workers) if low else None,
@@ -135,14 +132,13 @@ def _open_inputs(source: str | os.PathLike[str], run: RunSettings) -> tuple[Sour
     except WeightsUnavailableError as error:
         if not run.fallback:
             raise
-        try:
+        with suppress(WeightsUnavailableError):
             engine = _open_engine(run.fallback, run.config, images)
-        except WeightsUnavailableError:
-            raise error from None
-        used = f"using {run.fallback.trunk}, whose ImageNet weights are at hand"
-        log.warning("%s", error)
-        log.warning("%s, in the place of %s", used, run.spec.trunk)
-        return images, engine
+            used = f"using {run.fallback.trunk}, whose ImageNet weights are at hand"
+            log.warning("%s", error)
+            log.warning("%s, in the place of %s", used, run.spec.trunk)
+            return images, engine
+        raise
 
 
 def _open_engine(spec: TrunkSpec, config: ExtractConfig, images: Source) -> Engine:
@@ -160,14 +156,10 @@ def _warn_of_leaks(store: Store) -> None:
 
 
 def _fill(
-    store: Store,
-    items: Sequence[Item],
-    rows: np.ndarray,
-    engine: Engine,
-    config: ExtractConfig,
-    clock: Timings,
-) -> None:
-    """Compute the rows that are still to do."""
+    store: Store, items: Sequence[Item], engine: Engine, config: ExtractConfig, clock: Timings
+) -> int:
+    """Compute the rows that are still to do, and return their number."""
+    rows = np.flatnonzero(store.status != DONE)
     finished, workers = len(items) - len(rows), config.workers
     height, width = engine.spec.image_size
     log.info(
@@ -189,6 +181,7 @@ def _fill(
                 clock.write += time.monotonic() - began
                 bar.update(len(block.rows) + len(block.failed))
             store.commit()
+        return len(rows)
     except KeyboardInterrupt:
         store.commit()
         # Workers report complete shards only.

@@ -12,10 +12,7 @@ from extract.store.open import Store, open_store
 from extract.store.shards import ShardLostError
 from extract.store.update import find_lost
 
-TRUNK_FIELDS, CONFIG_FIELDS, VIEW_FIELDS = (
-    tuple(field.name for field in fields(kind)) for kind in (TrunkSpec, ExtractConfig, ViewSpec)
-)
-FIELDS = TRUNK_FIELDS + CONFIG_FIELDS + VIEW_FIELDS
+_NAMES = {field.name for kind in (TrunkSpec, ExtractConfig, ViewSpec) for field in fields(kind)}
 
 
 class RunSettings(NamedTuple):
@@ -43,9 +40,8 @@ class RunSettings(NamedTuple):
 def complete_settings(out: Path, settings: Mapping[str, Any]) -> RunSettings:
     """Complete the given settings from the existing file, and refuse those that differ from it."""
     given = {name: value for name, value in settings.items() if value is not None}
-    for name in given:
-        if name not in FIELDS:
-            raise SettingError(f"{name!r} is not a setting of extract_features")
+    if unknown := given.keys() - _NAMES:
+        raise SettingError(f"{min(unknown)!r} is not a setting of extract_features")
     if given.get("shards"):
         given["shards"] = _below(out, given["shards"])
     # A store must find its files from any folder.
@@ -53,13 +49,12 @@ def complete_settings(out: Path, settings: Mapping[str, Any]) -> RunSettings:
         given["weights"] = str(Path(given["weights"]).absolute())
     if given.get("trunk", "").endswith(MODEL_ENDING):
         given["trunk"] = str(Path(given["trunk"]).absolute())
-    config = ExtractConfig(**{name: given[name] for name in CONFIG_FIELDS if name in given})
+    config = ExtractConfig.from_dict(given)
     existing, lost = _read_existing(out, config)
     stored = read_recipe(existing.attributes) if existing else {}
-    compared = {name: given[name] for name in FIELDS if name in given and name != "engine"}
-    if config.update:
-        compared.pop("columns", None)
-    differences = find_differences(stored, {k: v for k, v in compared.items() if k in stored})
+    ignored = {"engine", "columns"} if config.update else {"engine"}
+    compared = {name: given[name] for name in stored if name in given.keys() - ignored}
+    differences = find_differences(stored, compared)
     if differences and not config.overwrite:
         raise StoreError(
             f"{out} was made with {', '.join(differences)}; drop the flag"
@@ -99,9 +94,7 @@ def _below(out: Path, folder: str) -> str:
         str(folder).encode()
     except UnicodeEncodeError:
         raise SettingError(f"shards: found {str(folder)!r}; expected a name in UTF-8") from None
-    if place == out:
-        raise SettingError(f"shards: found {folder}, the index itself; expected another name")
-    if out.parent not in place.parents:
+    if place == out or out.parent not in place.parents:
         raise SettingError(
             f"shards: found {folder}; expected a folder below {out.parent}, next to {out.name}"
         )

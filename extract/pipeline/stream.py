@@ -4,6 +4,7 @@ The views of an image go through the trunk in one batch with those of other imag
 batch is full; a row is complete, and written, once all of its views are back.
 """
 
+import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -24,7 +25,7 @@ from extract.images.decode import decode
 from extract.images.digests import DIGEST_BYTES, digest_bytes
 from extract.images.item import Item, read_item
 
-_NO_VIEWS = ViewSpec()
+NO_VIEWS = ViewSpec()
 _NO_DIGEST = bytes(DIGEST_BYTES)
 
 
@@ -38,6 +39,11 @@ class Timings:
     wait: float = 0.0
     trunk: float = 0.0
     write: float = 0.0
+
+    @property
+    def work(self) -> float:
+        """Seconds after the start."""
+        return self.wait + self.trunk + self.write
 
 
 class Pixels(NamedTuple):
@@ -53,19 +59,10 @@ class Pixels(NamedTuple):
     seconds: tuple[float, float]
 
 
-class Slot(NamedTuple):
-    """A place in a batch: which view of which image, and how many views that image has."""
-
-    row: int
-    view: int
-    views: int
-    digest: bytes
-
-
 # Images by row: all of them, or those of a task.
 Items = Sequence[Item] | Mapping[int, Item]
-# What has come back of an image: view -> layer -> features.
-Views = dict[int, dict[str, np.ndarray]]
+# The row and the number of each view in a batch.
+Tag = list[tuple[int, int]]
 
 
 def stream_features(
@@ -74,7 +71,7 @@ def stream_features(
     engine: Engine,
     workers: int,
     clock: Timings | None = None,
-    views: ViewSpec = _NO_VIEWS,
+    views: ViewSpec = NO_VIEWS,
 ) -> Generator[RowBlock, None, None]:
     """Decode images in threads and yield their features.
 
@@ -89,88 +86,82 @@ def stream_features(
         views: Augmented views of the training images.
 
     Yields:
-        Blocks of finished rows. An image that cannot be read is in ``failed``, never in ``rows``.
+        Blocks of finished rows, some of them empty. An image that cannot be read is in ``failed``,
+        never in ``rows``.
 
     Raises:
         EngineError: The trunk fails, or a feature is not finite in the engine's type.
     """
     clock = clock or Timings()
-    failed: list[Failure] = []
-    waiting: dict[int, Views] = {}
+    assembly = _Assembly(clock)
     window = 2 * engine.batch_size // (1 + views.views) + workers
-    images = decode_ahead(items, rows, engine.spec, workers, window, clock, views)
+    images = decode_ahead(items, rows, engine.spec, views, workers, window)
     began, waited = time.monotonic(), clock.wait
-    for slots, features in engine.run(_batches(images, engine.batch_size, failed)):
+    for tag, features in engine.run(assembly.batches(images, engine.batch_size)):
         clock.trunk += time.monotonic() - began - (clock.wait - waited)
-        _check_finite(items, slots, features, engine)
-        block = _join(waiting, slots, features, failed)
-        if len(block.rows) or block.failed:
-            yield block
+        _check_finite(items, tag, features, engine)
+        yield assembly.join(tag, features)
         began, waited = time.monotonic(), clock.wait
-    if failed:
-        yield _join(waiting, [], {}, failed)
+    if assembly.failed:
+        yield assembly.join([], {})
 
 
-def _batches(
-    images: Iterator[Pixels], size: int, failed: list[Failure]
-) -> Iterator[tuple[list[Slot], np.ndarray]]:
-    """Gather the views of decoded images in batches, and note the images that failed."""
-    slots: list[Slot] = []
-    batch: list[np.ndarray] = []
-    for image in images:
-        if not image.views:
-            failed.append(Failure(image.row, image.reason, image.digest))
-        for view, pixels in enumerate(image.views):
-            slots.append(Slot(image.row, view, len(image.views), image.digest))
-            batch.append(pixels)
-            if len(batch) == size:
-                yield slots, np.stack(batch)
-                slots, batch = [], []
-    if batch:
-        yield slots, np.stack(batch)
+class _Assembly:
+    """Gathers views in batches, and their features in rows."""
 
+    def __init__(self, clock: Timings) -> None:
+        self.clock = clock
+        self.failed: list[Failure] = []
+        # The digest of each image under way, and the features of its views that have come back.
+        self._under_way: dict[int, tuple[bytes, list[dict[str, np.ndarray]]]] = {}
 
-def _join(
-    waiting: dict[int, Views],
-    slots: list[Slot],
-    features: dict[str, np.ndarray],
-    failed: list[Failure],
-) -> RowBlock:
-    """Take in the features of a batch, and return the rows that are complete now."""
-    complete = []
-    for place, slot in enumerate(slots):
-        views = waiting.setdefault(slot.row, {})
-        views[slot.view] = {layer: values[place] for layer, values in features.items()}
-        if len(views) == slot.views:
-            complete.append(slot)
-    rows = [waiting.pop(slot.row) for slot in complete]
-    block = RowBlock(
-        np.array([slot.row for slot in complete], np.int64),
-        {layer: np.stack([views[0][layer] for views in rows]) for layer in features if rows},
-        np.frombuffer(b"".join(s.digest for s in complete), np.uint8).reshape(-1, DIGEST_BYTES),
-        failed.copy(),
-        {layer: _stack_views(rows, layer) for layer in features},
-    )
-    failed.clear()
-    return block
+    def batches(
+        self, images: Iterator[tuple[Pixels, float]], size: int
+    ) -> Iterator[tuple[Tag, np.ndarray]]:
+        """Gather the views of decoded images in batches, and note the images that failed."""
+        tag: Tag = []
+        batch: list[np.ndarray] = []
+        for (row, views, reason, digest, (read, decoding)), waited in images:
+            self.clock.wait += waited
+            self.clock.read += read
+            self.clock.decode += decoding
+            if views:
+                self._under_way[row] = digest, [{}] * len(views)
+            else:
+                self.failed.append(Failure(row, reason, digest))
+            for view, pixels in enumerate(views):
+                tag.append((row, view))
+                batch.append(pixels)
+                if len(batch) == size:
+                    yield tag, np.stack(batch)
+                    tag, batch = [], []
+        if batch:
+            yield tag, np.stack(batch)
 
-
-def _stack_views(rows: list[Views], layer: str) -> np.ndarray:
-    """Return (v, V, *shape) augmented views of the rows that have any, (0,) of none."""
-    augmented = [[views[n][layer] for n in range(1, len(views))] for views in rows]
-    return np.array([views for views in augmented if views])
+    def join(self, tag: Tag, features: dict[str, np.ndarray]) -> RowBlock:
+        """Take in the features of a batch, and return the rows that are complete now."""
+        for place, (row, view) in enumerate(tag):
+            views = self._under_way[row][1]
+            views[view] = {layer: values[place] for layer, values in features.items()}
+        rows = [row for row in dict(tag) if all(self._under_way[row][1])]
+        complete = [self._under_way.pop(row) for row in rows]
+        digests = b"".join(digest for digest, _ in complete)
+        plain = [views[0] for _, views in complete]
+        augmented = [views[1:] for _, views in complete if views[1:]]
+        failed, self.failed = self.failed, []
+        return RowBlock(
+            np.array(rows, np.int64),
+            {layer: np.stack([view[layer] for view in plain]) for layer in features if rows},
+            np.frombuffer(digests, np.uint8).reshape(-1, DIGEST_BYTES),
+            failed,
+            {k: np.array([[view[k] for view in views] for views in augmented]) for k in features},
+        )
 
 
 def decode_ahead(
-    items: Items,
-    rows: np.ndarray,
-    spec: TrunkSpec,
-    workers: int,
-    window: int,
-    clock: Timings,
-    views: ViewSpec = _NO_VIEWS,
-) -> Iterator[Pixels]:
-    """Decode in threads, in order, never more than ``window`` images ahead."""
+    items: Items, rows: np.ndarray, spec: TrunkSpec, views: ViewSpec, workers: int, window: int
+) -> Iterator[tuple[Pixels, float]]:
+    """Decode in threads, in order, at most ``window`` images ahead; yield also seconds waited."""
     load = partial(_load, items, spec, views)
     with closing(prefetch.map_in_threads(load, map(int, rows), workers, window)) as images:
         for row in map(int, rows):
@@ -180,38 +171,35 @@ def decode_ahead(
                 reason = f"took longer than {prefetch.LIMIT_SECONDS:g} s to read and decode"
                 log.warning("%s: %s", quoted(items[row].key), reason)
                 image = Pixels(row, (), reason, _NO_DIGEST, (prefetch.LIMIT_SECONDS, 0.0))
-            clock.wait += time.monotonic() - began
-            clock.read += image.seconds[0]
-            clock.decode += image.seconds[1]
-            yield image
+            yield image, time.monotonic() - began
 
 
 def _load(items: Items, spec: TrunkSpec, views: ViewSpec, row: int) -> Pixels:
     """Read and decode one image and make its views."""
-    began, item = time.monotonic(), items[row]
+    item, reason, digest = items[row], "", _NO_DIGEST
+    pixels: tuple[np.ndarray, ...] = ()
+    began, read = time.monotonic(), math.inf
     try:
         content = read_item(item)
-    except (ImageError, MemoryError) as error:
-        reason = str(error) if isinstance(error, ImageError) else "needs more memory than there is"
-        return Pixels(row, (), reason, _NO_DIGEST, (time.monotonic() - began, 0.0))
-    read, digest = time.monotonic(), digest_bytes(content)
-    try:
+        read, digest = time.monotonic(), digest_bytes(content)
         plain = decode(content, spec.image_size, spec.resize, spec.interpolation)
+        pixels = plain, *(make_views(plain, item.key, views) if item.split == 0 else ())
     except ImageError as error:
-        return Pixels(row, (), str(error), digest, (read - began, time.monotonic() - read))
-    augmented = make_views(plain, item.key, views) if item.split == 0 else ()
-    seconds = read - began, time.monotonic() - read
-    return Pixels(row, (plain, *augmented), "", digest, seconds)
+        reason = str(error)
+    except MemoryError:
+        reason = "needs more memory than there is"
+    ended = time.monotonic()
+    read = min(read, ended)
+    return Pixels(row, pixels, reason, digest, (read - began, ended - read))
 
 
-def _check_finite(
-    items: Items, slots: list[Slot], features: dict[str, np.ndarray], engine: Engine
-) -> None:
+def _check_finite(items: Items, tag: Tag, features: dict[str, np.ndarray], engine: Engine) -> None:
     for layer, values in features.items():
         finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
         if not finite.all():
-            key = items[slots[int(np.argmin(finite))].row].key
+            row, _ = tag[int(np.argmin(finite))]
             remedy = "use --dtype float32" if engine.dtype == "float16" else "check the weights"
             raise EngineError(
-                f"{key}: layer {layer} gives a value that {engine.dtype} cannot hold; {remedy}"
+                f"{items[row].key}: layer {layer} gives a value that {engine.dtype} cannot hold; "
+                f"{remedy}"
             )

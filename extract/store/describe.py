@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from extract.core.config import ViewSpec
-from extract.core.errors import quoted
+from extract.core.errors import count_of, quoted, show_bytes
 from extract.core.row_block import DONE, FAILED, PENDING
 from extract.images.item import SPLITS
 from extract.store.open import Store
@@ -30,10 +30,11 @@ def describe(store: Store) -> dict[str, Any]:
         labels = store.labels[store.split == split] % len(names)
         numbers = np.bincount(labels, minlength=len(names)).tolist()
         counts[SPLITS[split]] = {n: count for n, count in zip(names, numbers, strict=True) if count}
+    files = {store.path, *(shard.path for shard in store.shards)}
     states = {"done": DONE, "failed": FAILED, "not_yet": PENDING}
     return {
         "file": str(store.path),
-        "bytes": store.size,
+        "bytes": sum(path.stat().st_size for path in files),
         "images": len(store.keys),
         "shards": len(store.shards),
         "complete": store.complete,
@@ -50,11 +51,11 @@ def format_description(description: dict[str, Any]) -> str:
     """Format the result of ``describe`` as a few lines of text."""
     values, files = description["attributes"], description["shards"]
     height, width = values["image_size"]
-    shards = f" in {files} shard{'s' * (files > 1)}" if values.get("shards") else ""
+    shards = f" in {count_of(files, 'shard')}" if values.get("shards") else ""
     state = f"{description['status']['not_yet']} images still to do"
     lines = [
         f"{description['file']}: {description['images']} images{shards}, "
-        f"{description['bytes'] / 1e6:.1f} MB, {'complete' if description['complete'] else state}",
+        f"{show_bytes(description['bytes'])}, {'complete' if description['complete'] else state}",
         "",
         f"trunk      {values['trunk']}, {width} x {height} pixels ({values['resize']}, "
         f"{values['interpolation']}), preprocessing {values['preprocess']}",

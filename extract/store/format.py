@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from extract.core.atomic import move_into_place, publish, temporary_path
-from extract.core.errors import StoreError
+from extract.core.errors import StoreError, show_bytes
 from extract.images.digests import DIGEST_BYTES
 from extract.images.item import SPLITS, Item
 
@@ -48,6 +48,7 @@ COLUMN_TYPES: Mapping[str, np.dtype] = {
 CURES: Mapping[int, str] = {
     errno.ENOLCK: "its file system gives no locks: set HDF5_USE_FILE_LOCKING=FALSE, let nothing "
     "else use the file",
+    errno.EACCES: "change its permissions",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
     errno.ENFILE: "let other programs close files",
 }
@@ -89,8 +90,8 @@ class Layout(NamedTuple):
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise StoreError(
-                f"{path}: {needed / 1e9:.3g} GB needed, {free / 1e9:.3g} GB free; use --pooling "
-                "avg, --dtype float16, or another disk"
+                f"{path}: {show_bytes(needed)} needed, {show_bytes(free)} free; use --pooling avg, "
+                "--dtype float16, or another disk"
             )
 
     def write(self, path: Path) -> None:
@@ -143,16 +144,11 @@ def _allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtyp
     """Reserve the space of a dataset without writing it, in chunks of complete rows."""
     row_bytes = int(np.prod(shape[1:])) * dtype.itemsize
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    if shape[0]:  # a shard may have no row with views
-        plist.set_chunk((min(shape[0], max(1, CHUNK_BYTES // row_bytes)), *shape[1:]))
     plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    parents = h5py.h5p.create(h5py.h5p.LINK_CREATE)
-    parents.set_create_intermediate_group(True)
-    space = h5py.h5s.create_simple(shape)
-    h5py.h5d.create(
-        file.id, name.encode(), h5py.h5t.py_create(dtype, logical=True), space, plist, parents
-    )
+    chunk = (min(shape[0], max(1, CHUNK_BYTES // row_bytes)), *shape[1:])
+    # A shard may have no row with views.
+    file.create_dataset(name, shape, dtype, chunks=chunk if shape[0] else None, dcpl=plist)
 
 
 @contextmanager

@@ -15,9 +15,9 @@ import numpy as np
 from extract.core.console import Described
 from extract.core.errors import listed, quoted
 from extract.core.row_block import DONE, FAILED, PENDING, Failure, RowBlock
-from extract.store.shards import Shard, check_same, damaged, find_shards, open_shard, read_index
+from extract.store.shards import Shard, check_same, find_shards, open_shard, read_index
 from extract.store.single_file import StoreFile, feature_sets, read_store_file
-from extract.store.validate import open_file, wrap_read_errors
+from extract.store.validate import open_file, refuse, wrap_read_errors
 
 
 class Store(Described):
@@ -51,20 +51,16 @@ class Store(Described):
         # The file that is open now, and the rows that it holds.
         self._current = (shards[0], file) if file else None
         self._starts = np.array([shard.rows.start for shard in shards])
-        files = []
-        for shard in shards:
-            with self._reader(shard) as part:
-                files.append(part)
+        files = [file for file, _ in self._files(self._starts)]
         first = files[0]
         self.attributes, self.spec, self.view_spec = first.attributes, first.spec, first.view_spec
         self.class_names = tuple(self.attributes["class_names"])
         self.shapes, self.dtype = first.shapes, first.dtype
         check_same(files)
         self.keys = list(chain.from_iterable(part.keys for part in files))
-        self.groups: list[str] | None = None
-        if any(part.groups for part in files):
-            groups = (part.groups or [""] * len(part.keys) for part in files)
-            self.groups = list(chain.from_iterable(groups))
+        groups = (part.groups or [""] * len(part.keys) for part in files)
+        named = any(part.groups for part in files)
+        self.groups = list(chain.from_iterable(groups)) if named else None
         self.labels = _join([part.labels for part in files])
         self.split = _join([part.split for part in files])
         self.status = _join([part.status for part in files])
@@ -72,7 +68,7 @@ class Store(Described):
         self._has_views = (self.split == 0) & (self.view_spec.views > 0)
         self.view_rows = np.flatnonzero(self._has_views)
         if len(shards) > 1 and len(set(self.keys)) < len(self.keys):
-            raise damaged(path, "its shards share keys")
+            refuse(path, "its shards share keys")
         self.attributes["complete"] = int(self.complete)
 
     def _facts(self) -> dict[str, Any]:
@@ -90,11 +86,6 @@ class Store(Described):
     def complete(self) -> bool:
         """Whether every row was tried."""
         return bool((self.status != PENDING).all())
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files."""
-        return sum(path.stat().st_size for path in {self.path, *(s.path for s in self.shards)})
 
     @property
     def row_bytes(self) -> int:
@@ -130,11 +121,6 @@ class Store(Described):
         empty = np.empty((0, self.view_spec.views, *self.shapes[layer]), self.dtype)
         return _join(parts, empty)
 
-    def view_counts(self) -> dict[str, tuple[int, int]]:
-        """Return how many rows, and views of each, every layer has."""
-        views = self.view_spec.views
-        return {layer: (len(self.view_rows), views) for layer in self.shapes} if views else {}
-
     def failures(self) -> list[Failure]:
         """Return the rows that could not be read, with the reasons."""
         rows = np.flatnonzero(self.status == FAILED)
@@ -155,15 +141,11 @@ class Store(Described):
 
     def write(self, block: RowBlock) -> None:
         """Write finished rows; they count from the next commit on, at most a second later."""
-        if self._current and not self.worker_shards:
-            self._current[1].write(block)
-            return
         rows = [*block.rows.tolist(), *(failure.row for failure in block.failed)]
         numbers = np.searchsorted(self._starts, rows, side="right") - 1
         for number in np.unique(numbers).tolist():
             shard = self.shards[number]
-            part = block.part(shard.rows, self._has_views[block.rows])
-            self._writer(shard).write(part)
+            self._writer(shard).write(block.part(shard.rows, self._has_views[block.rows]))
 
     def note(self, block: RowBlock) -> None:
         """Count rows that a worker has written to ``worker_shards``."""
@@ -190,7 +172,7 @@ class Store(Described):
 
     def _divide(self, rows: np.ndarray) -> Iterator[tuple[Shard, np.ndarray]]:
         """Yield each shard of increasing rows, and their numbers in it."""
-        bounds = np.searchsorted(rows, [*self._starts, len(self.keys)]).tolist()
+        bounds = np.searchsorted(rows, [*self._starts, self.shards[-1].rows.stop]).tolist()
         for shard, start, stop in zip(self.shards, bounds, bounds[1:], strict=False):
             if start < stop:
                 yield shard, rows[start:stop] - shard.rows.start
@@ -198,16 +180,11 @@ class Store(Described):
     def _files(self, rows: np.ndarray) -> Iterator[tuple[StoreFile, np.ndarray]]:
         """Yield each open file of increasing rows, and their numbers in it."""
         for shard, own in self._divide(rows):
-            with self._reader(shard) as file:
-                yield file, own
-
-    @contextmanager
-    def _reader(self, shard: Shard) -> Iterator[StoreFile]:
-        if self._current and self._current[0] == shard:
-            yield self._current[1]
-        else:
-            with open_shard(shard) as file:
-                yield file
+            if self._current and self._current[0] == shard:
+                yield self._current[1], own
+            else:
+                with open_shard(shard) as file:
+                    yield file, own
 
     def _writer(self, shard: Shard) -> StoreFile:
         """Return the file of a shard, open for writing; commit and close the one before it.
@@ -281,7 +258,7 @@ def read_features(
                 own = slice(max(rows.start - start, 0), min(rows.stop - start, len(shard.rows)))
                 with wrap_read_errors(shard.path):
                     datasets = feature_sets(file, tuple(layers))
-                    parts.append([np.asarray(datasets[layer][own]) for layer in layers])
+                    parts.append([datasets[layer][own] for layer in layers])
             yield [_join(values) for values in zip(*parts, strict=True)]
 
 

@@ -5,7 +5,6 @@ computed, and the index after them. A virtual dataset of HDF5 would not do: it r
 for a file that it cannot open.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -19,11 +18,11 @@ import numpy as np
 from extract.core.atomic import move_into_place, publish, temporary_path
 from extract.core.errors import StoreError, quoted
 from extract.core.row_block import PENDING
-from extract.images.digests import DIGEST_BYTES
+from extract.images.digests import DIGEST_BYTES, digest_bytes
 from extract.images.item import Item
 from extract.store.format import FORMAT_VERSION, OWN_ATTRIBUTES, Layout, to_plain, wrap_write_errors
 from extract.store.single_file import StoreFile, open_store_file
-from extract.store.validate import check_version, open_file, wrap_read_errors
+from extract.store.validate import check_version, open_file, refuse, wrap_read_errors
 
 # Some minutes of a processor's work, and 30 MB of pooled features.
 SHARD_ROWS = 10_000
@@ -120,8 +119,7 @@ def _write_index(path: Path, folder: str, parts: Mapping[str, Sequence[Item]], n
         attributes = first.attributes
     identities = [identify([item.key for item in part], attributes) for part in parts.values()]
     with h5py.File(path, "w") as file:
-        file.attrs["format"] = INDEX_FORMAT
-        file.attrs["format_version"] = FORMAT_VERSION
+        file.attrs.update(format=INDEX_FORMAT, format_version=FORMAT_VERSION)
         names = [f"{folder}/{name}" for name in parts]
         file.create_dataset("shards", data=names, dtype=h5py.string_dtype("utf-8"))
         file.create_dataset("rows", data=[len(part) for part in parts.values()], dtype=np.int64)
@@ -143,7 +141,7 @@ def read_index(path: Path, file: h5py.File) -> list[Shard]:
         identities = [digest.tobytes() for digest in file["identity"][:]]
         stops = np.cumsum(counts).tolist()
         if not names or min(counts) < 1 or len(set(names)) < len(names):
-            raise damaged(path, "lists no shard, one twice, or one without rows")
+            refuse(path, "lists no shard, one twice, or one without rows")
         home = _follow(path).parent
         shards = [
             Shard(home / name, range(stop - count, stop), identity)
@@ -153,18 +151,16 @@ def read_index(path: Path, file: h5py.File) -> list[Shard]:
     return shards
 
 
-def _check_inside(index: Path, home: Path, paths: Iterable[Path]) -> None:
+def _check_inside(index: Path, home: Path, paths: Sequence[Path]) -> None:
     """Raise StoreError unless all lie below a folder: a stranger's index must read no other file.
 
     Each folder is resolved once: resolving thousands of shards took a second.
     """
-    real = home.resolve()
-    inside: dict[Path, bool] = {}
+    real, folders = home.resolve(), {path.parent for path in paths}
+    outside = {folder for folder in folders if not folder.resolve().is_relative_to(real)}
     for path in paths:
-        if path.parent not in inside:
-            inside[path.parent] = path.parent.resolve().is_relative_to(real)
-        if not inside[path.parent] or path.is_symlink() or path.name == "..":
-            raise damaged(index, f"names {quoted(str(path))}, outside of its folder")
+        if path.parent in outside or path.is_symlink() or path.name == "..":
+            refuse(index, f"names {quoted(str(path))}, outside of its folder")
 
 
 @contextmanager
@@ -193,23 +189,11 @@ def check_same(files: Sequence[StoreFile]) -> None:
         other = [name for name in names if first.get(name) != file.attributes.get(name)]
         other += ["shape of features"] * (file.shapes != files[0].shapes)
         if other:
-            raise damaged(file.path, f"has another {', '.join(other)} than the first shard")
-
-
-def damaged(path: Path, problem: str) -> StoreError:
-    """Return the error that says what is wrong with an index or a shard."""
-    return StoreError(
-        f"{path}: {problem}; expected an index and its shards as extract-features made them; "
-        "restore them, or remove them and run extract-features again"
-    )
+            refuse(file.path, f"has another {', '.join(other)} than the first shard")
 
 
 def identify(keys: Iterable[str], attributes: Mapping[str, Any]) -> bytes:
     """Return a digest of a shard's keys and of the attributes that its rows were made with."""
     settings = {name: value for name, value in attributes.items() if name not in OWN_ATTRIBUTES}
-    digest = hashlib.blake2b(
-        json.dumps(settings, sort_keys=True).encode(), digest_size=DIGEST_BYTES
-    )
-    for key in keys:
-        digest.update(key.encode() + b"\0")
-    return digest.digest()
+    texts = [json.dumps(settings, sort_keys=True), *(f"{key}\0" for key in keys)]
+    return digest_bytes("".join(texts).encode())

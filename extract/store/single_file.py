@@ -19,7 +19,7 @@ from extract.core.config import TrunkSpec, ViewSpec
 from extract.core.row_block import DONE, FAILED, PENDING, RowBlock
 from extract.images.item import SPLITS
 from extract.store.format import REASON_BYTES, wrap_write_errors
-from extract.store.validate import check_columns, check_layout, open_file, refuse, wrap_read_errors
+from extract.store.validate import check_layout, open_file, refuse, wrap_read_errors
 
 # A power cut harms no row that counts: all objects stay where they were allocated, and rows,
 # digests, checksums, status and ``complete`` are overwritten in place. Between two fsyncs a disk
@@ -55,20 +55,28 @@ class StoreFile:
         views = self.spec.layer if self.view_spec.views else ()
         self._has_views = (self.split == 0) & bool(views)
         self._view_rows = np.flatnonzero(self._has_views)
-        ranges = {
-            "labels": (self.labels, -1, len(self.attributes["class_names"]) - 1),
-            "split": (self.split, 0, len(SPLITS) - 1),
-            "status": (self.status, PENDING, FAILED),
-        }
-        check_columns(path, ranges, self.keys)
+        self._check_columns()
         if views and not np.array_equal(file["views/row"][:], self._view_rows):
-            refuse(path, "views", "are not those of the training split")
+            refuse(path, "views are not those of the training split")
         self._features = feature_sets(file, self.spec.layer)
         self._views = {layer: file[f"views/{layer}"] for layer in views}
         self.shapes = {layer: dataset.shape[1:] for layer, dataset in self._features.items()}
         self._uncommitted: list[tuple[np.ndarray, int]] = []
         self._committed_at = time.monotonic()
         self._said_complete = bool(self.attributes.get("complete"))
+
+    def _check_columns(self) -> None:
+        """Raise StoreError unless each column is within its range and every key is unique."""
+        classes = len(self.attributes["class_names"])
+        for name, column, low, high in (
+            ("labels", self.labels, -1, classes - 1),
+            ("split", self.split, 0, len(SPLITS) - 1),
+            ("status", self.status, PENDING, FAILED),
+        ):
+            if outside := int(((column < low) | (column > high)).sum()):
+                refuse(self.path, f"{name} has {outside} values outside {low} to {high}")
+        if duplicates := len(self.keys) - len(set(self.keys)):
+            refuse(self.path, f"keys has {duplicates} names twice")
 
     @property
     def complete(self) -> bool:
@@ -77,18 +85,27 @@ class StoreFile:
 
     def read(self, layer: str, rows: np.ndarray) -> np.ndarray:
         """Return (len(rows), *shape) features of increasing rows."""
-        with wrap_read_errors(self.path):
-            return _read(self._features[layer], rows)
+        return self._read(self._features[layer], rows)
 
     def read_views(self, layer: str, rows: np.ndarray) -> np.ndarray:
         """Return (len(rows), V, *shape) augmented views of increasing rows that have them."""
-        with wrap_read_errors(self.path):
-            return _read(self._views[layer], np.searchsorted(self._view_rows, rows))
+        return self._read(self._views[layer], np.searchsorted(self._view_rows, rows))
 
     def read_reasons(self, rows: np.ndarray) -> list[str]:
         """Return why each row failed."""
+        reasons = self._read(self._file["reason"], rows)
+        return [text.decode("utf-8", "replace") for text in reasons]
+
+    def _read(self, dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
+        """Read increasing rows, range by range: HDF5 is slow on long lists of rows."""
         with wrap_read_errors(self.path):
-            return [text.decode("utf-8", "replace") for text in self._file["reason"][:][rows]]
+            runs = _runs(rows)
+            if len(runs) == 1:
+                return np.asarray(dataset[rows[0] : rows[-1] + 1])
+            values = np.empty((len(rows), *dataset.shape[1:]), dataset.dtype)
+            for run in runs:
+                values[run] = dataset[rows[run][0] : rows[run][-1] + 1]
+            return values
 
     def find_changed(self, rows: np.ndarray) -> np.ndarray:
         """Return whether the features of increasing rows differ from what was written.
@@ -100,8 +117,7 @@ class StoreFile:
         viewed = rows[self._has_views[rows]]
         features = {layer: self.read(layer, rows) for layer in self.shapes}
         views = {layer: self.read_views(layer, viewed) for layer in self._views}
-        with wrap_read_errors(self.path):
-            written = self._file["checksum"][:][rows]
+        written = self._read(self._file["checksum"], rows)
         return np.asarray(self._checksums(rows, features, views) != written)
 
     def _checksums(
@@ -140,8 +156,8 @@ class StoreFile:
                 _write(self._file["checksum"], rows, self._checksums(rows, features, views))
             for row, reason, digest in block.failed:
                 self._write_failure(row, reason, digest)
-        self._uncommitted.append((rows, DONE))
-        self._uncommitted.append((np.array([f.row for f in block.failed], np.int64), FAILED))
+        failed = np.array([failure.row for failure in block.failed], np.int64)
+        self._uncommitted += [(rows, DONE), (failed, FAILED)]
         if time.monotonic() - self._committed_at >= COMMIT_SECONDS:
             self.commit()
 
@@ -204,20 +220,8 @@ def read_store_file(path: Path, file: h5py.File) -> StoreFile:
 def feature_sets(file: h5py.File, layers: tuple[str, ...]) -> dict[str, h5py.Dataset]:
     """Return the dataset of each layer."""
     features = file["features"]
-    if isinstance(features, h5py.Dataset):
-        return {layers[0]: features}
-    return {layer: features[layer] for layer in layers}
-
-
-def _read(dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
-    """Read increasing rows, range by range: HDF5 is slow on long lists of rows."""
-    runs = _runs(rows)
-    if len(runs) == 1:
-        return np.asarray(dataset[rows[0] : rows[-1] + 1])
-    values = np.empty((len(rows), *dataset.shape[1:]), dataset.dtype)
-    for run in runs:
-        values[run] = dataset[rows[run][0] : rows[run][-1] + 1]
-    return values
+    several = isinstance(features, h5py.Group)
+    return {layer: features[layer] if several else features for layer in layers}
 
 
 def _write(dataset: h5py.Dataset, rows: np.ndarray, values: np.ndarray) -> None:

@@ -5,17 +5,18 @@ from pathlib import Path
 
 import numpy as np
 
-from extract.core.atomic import move_into_place, publish, temporary_path
+from extract.core.atomic import move_into_place, temporary_path
 from extract.core.console import log
 from extract.core.errors import StoreError
 from extract.core.row_block import DONE, RowBlock
 from extract.images.digests import read_digests
 from extract.images.item import Item
-from extract.store.format import CHUNK_BYTES, OWN_ATTRIBUTES, Layout, wrap_write_errors
+from extract.store.format import OWN_ATTRIBUTES, Layout, create_store, wrap_write_errors
 from extract.store.open import Store, open_store
-from extract.store.shards import Shard, ShardLostError, damaged, find_shards, identify, open_shard
+from extract.store.shards import Shard, ShardLostError, find_shards, identify, open_shard
 from extract.store.single_file import open_store_file
-from extract.store.verify import log_rejected
+from extract.store.validate import refuse
+from extract.store.verify import cut_rows, log_rejected
 
 
 def update_store(path: Path, layout: Layout) -> None:
@@ -36,9 +37,7 @@ def update_store(path: Path, layout: Layout) -> None:
         layout.write(temporary)
         with open_store(path) as old, open_store(temporary, write=True) as new:
             rows, places = _find_unchanged(old, layout.items)
-            step = max(1, 8 * CHUNK_BYTES // new.row_bytes)
-            for start in range(0, len(rows), step):
-                part = slice(start, start + step)
+            for part in cut_rows(new, np.arange(len(rows))):
                 _copy(old, new, rows[part], places[part])
             dropped = len(set(old.keys).difference(new.keys))
         move_into_place(temporary, path)
@@ -87,8 +86,7 @@ def find_lost(path: Path) -> tuple[dict[Shard, str], Path]:
     Raises:
         StoreError: A shard cannot be opened, or all shards are lost.
     """
-    lost, left = {}, []
-    shards = find_shards(path)
+    lost, left, shards = {}, [], find_shards(path)
     for shard in shards:
         try:
             with open_shard(shard):
@@ -96,7 +94,7 @@ def find_lost(path: Path) -> tuple[dict[Shard, str], Path]:
         except ShardLostError as error:
             lost[shard] = error.problem
     if lost and not left:
-        raise damaged(path, f"none of its {len(shards)} shards is there")
+        refuse(path, f"none of its {len(shards)} shards is there")
     return lost, left[0] if left else path
 
 
@@ -126,6 +124,4 @@ def recreate_lost(path: Path, items: Sequence[Item]) -> None:
             )
         log.warning("%s; created again", problem)
         shard.path.parent.mkdir(exist_ok=True)
-        with wrap_write_errors(path), temporary_path(shard.path) as temporary:
-            layout.write(temporary)
-            publish(temporary, shard.path)
+        create_store(shard.path, layout)

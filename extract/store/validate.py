@@ -7,7 +7,7 @@ written, filters). A store has none of these, so they are refused by the name of
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -40,7 +40,6 @@ _LISTS = ("class_names", "layer", "versions", "calibration_keys")
 # One chunk is about 1 MB, more than HDF5's default cache of 1 MB holds.
 READ_CACHE = 16 * CHUNK_BYTES
 _EXPECTED = "expected a store of extract-features"
-_REMEDY = "restore it, or remove it and run extract-features again"
 
 
 @contextmanager
@@ -54,7 +53,7 @@ def wrap_read_errors(path: Path) -> Iterator[None]:
         raise StoreError(f"{path}: needs more memory than there is") from error
     except Exception as error:  # h5py raises a dozen kinds over hostile metadata
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise StoreError(f"{path}: damaged ({reason[:200]}); {_EXPECTED}; {_REMEDY}") from error
+        refuse(path, f"damaged ({reason[:200]})")
 
 
 def is_in_use(path: Path) -> bool:
@@ -103,8 +102,6 @@ def _explain(path: Path, error: Exception) -> str:
     number = getattr(error, "errno", None)
     if isinstance(error, BlockingIOError):
         return "another process has it open; wait for it, or stop it, and run this again"
-    if isinstance(error, PermissionError):
-        return f"{error.strerror}; expected a file that can be opened"
     if number:
         remedy = CURES.get(number, "look after the disk")
         return f"cannot be opened: {os.strerror(number)}; {remedy} and run this again"
@@ -128,27 +125,27 @@ def _check_foreign(path: Path, file: h5py.File) -> None:
     for name in file.attrs:
         dtype = file.attrs.get_id(name).dtype
         if dtype.kind not in "biufS" and not h5py.check_string_dtype(dtype):
-            problem = name, "is neither text nor a number"
+            problem = f"{name} is neither text nor a number"
     if problem:
-        refuse(path, *problem)
+        refuse(path, problem)
 
 
-def _find_link(name: str, link: Any) -> tuple[str, str] | None:
-    return None if isinstance(link, h5py.HardLink) else (name, "is a link to somewhere else")
+def _find_link(name: str, link: Any) -> str | None:
+    return None if isinstance(link, h5py.HardLink) else f"{name} is a link to somewhere else"
 
 
-def _find_foreign(name: str, node: Any, size: int) -> tuple[str, str] | None:
-    """Return the name of a dataset that is not stored in this file byte for byte, and why."""
+def _find_foreign(name: str, node: Any, size: int) -> str | None:
+    """Say why a dataset is not stored in this file byte for byte."""
     if not isinstance(node, h5py.Dataset):
         return None
     creation = node.id.get_create_plist()
     if creation.get_layout() == h5py.h5d.VIRTUAL or creation.get_external_count():
-        return name, "is kept in another file"
+        return f"{name} is kept in another file"
     if creation.get_nfilters():
-        return name, "is compressed or filtered"
+        return f"{name} is compressed or filtered"
     stored = min(node.id.get_storage_size(), size)
     if math.prod(node.shape or ()) * node.dtype.itemsize > stored:
-        return name, f"has the shape {node.shape}, and {stored:,} bytes"
+        return f"{name} has the shape {node.shape}, and {stored:,} bytes"
     return None
 
 
@@ -172,7 +169,7 @@ def check_layout(path: Path, file: h5py.File) -> dict[str, Any]:
     missing = [name for name in wanted if name not in file]
     missing += [name for name in _REQUIRED if name not in attributes]
     if missing:
-        raise StoreError(f"{path}: lacks {', '.join(missing)}; {_EXPECTED}; {_REMEDY}")
+        refuse(path, f"lacks {', '.join(missing)}")
     _check_attributes(path, attributes)
     _check_objects(path, file, attributes)
     return attributes
@@ -184,71 +181,55 @@ def _check_attributes(path: Path, attributes: Mapping[str, Any]) -> None:
         entries = value if isinstance(value, list) else [value]
         # h5py gives a name that is not UTF-8 as bytes.
         if not isinstance(name, str):
-            refuse(path, str(name), "is not a UTF-8 name")
+            refuse(path, f"{name!r} is not a UTF-8 name")
         if not all(isinstance(entry, str | int | float) for entry in entries):
-            refuse(path, name, "is neither text nor a number")
+            refuse(path, f"{name} is neither text nor a number")
         texts = [entry for entry in entries if isinstance(entry, str)]
         "".join(texts).encode()  # raises for text that is not UTF-8, which could not be printed
         expected = [value] if name in _TEXTS else value if name in _LISTS else texts
         if expected != texts:
-            refuse(path, name, f"is {value!r:.80}")
+            refuse(path, f"{name} is {value!r:.80}")
     if [type(side) for side in attributes["image_size"]] != [int, int]:
-        refuse(path, "image_size", f"is {attributes['image_size']}")
+        refuse(path, f"image_size is {attributes['image_size']}")
     for name, known in (("dtype", DTYPES), ("precision", PRECISIONS)):
         check_choice(name, attributes[name], known)
     if len(set(attributes["class_names"])) != len(attributes["class_names"]):
-        refuse(path, "class_names", "has a name twice")
+        refuse(path, "class_names has a name twice")
 
 
 def _check_objects(path: Path, file: h5py.File, attributes: Mapping[str, Any]) -> None:
     """Raise StoreError unless each object has its type and a shape that fits the others."""
     count, dtype, layers = len(file["keys"]), np.dtype(attributes["dtype"]), attributes["layer"]
-    for name, column_type in COLUMN_TYPES.items():
-        if name in file:  # some are optional
-            tail = (DIGEST_BYTES,) if name == "digest" else ()
-            _check_object(path, file, name, column_type, (count, *tail))
-    if not count:
-        refuse(path, "keys", "is empty")
+    present = [name for name in COLUMN_TYPES if name in file]
+    expected: dict[str, Any] = {name: (COLUMN_TYPES[name], (count,)) for name in present}
+    expected["digest"] = COLUMN_TYPES["digest"], (count, DIGEST_BYTES)
     several = isinstance(file["features"], h5py.Group)
     for layer in layers:
         name = f"features/{layer}" if several else "features"
         shape = getattr(file[name], "shape", None) or ()
-        if len(shape) < 2 or 0 in shape:
-            refuse(path, name, f"has the shape {shape}")
-        _check_object(path, file, name, dtype, (count, *shape[1:]))
+        if len(shape) < 2 or 0 in shape[1:]:
+            refuse(path, f"{name} has the shape {shape}")
+        expected[name] = dtype, (count, *shape[1:])
         if views := attributes.get("views", 0):
             rows = file["views/row"].shape
-            _check_object(path, file, "views/row", np.dtype(np.int64), rows[:1])
-            _check_object(path, file, f"views/{layer}", dtype, (*rows, views, *shape[1:]))
+            expected["views/row"] = np.dtype(np.int64), rows[:1]
+            expected[f"views/{layer}"] = dtype, (*rows, views, *shape[1:])
+    if not count:
+        refuse(path, "keys is empty")
     if several != (len(layers) > 1):
-        refuse(path, "features", f"does not fit the layers {', '.join(layers)}")
-
-
-def _check_object(
-    path: Path, file: h5py.File, name: str, dtype: np.dtype, shape: tuple[int, ...]
-) -> None:
-    dataset = file[name]
-    if not isinstance(dataset, h5py.Dataset):
-        refuse(path, name, "is not a dataset")
+        refuse(path, f"features does not fit the layers {', '.join(layers)}")
     # For NumPy all texts are objects and an enum is a number: h5py tells them apart.
     kinds = (np.dtype, h5py.check_string_dtype, h5py.check_enum_dtype)
-    if any(kind(dataset.dtype) != kind(dtype) for kind in kinds) or dataset.shape != shape:
-        refuse(path, name, f"is {dataset.dtype} {dataset.shape}, expected {dtype} {shape}")
+    for name, (dtype, shape) in expected.items():
+        dataset = file[name]
+        if not isinstance(dataset, h5py.Dataset):
+            refuse(path, f"{name} is not a dataset")
+        if any(kind(dataset.dtype) != kind(dtype) for kind in kinds) or dataset.shape != shape:
+            refuse(path, f"{name} is {dataset.dtype} {dataset.shape}, expected {dtype} {shape}")
 
 
-def check_columns(
-    path: Path, columns: Mapping[str, tuple[np.ndarray, int, int]], keys: Sequence[str]
-) -> None:
-    """Raise StoreError unless each column is within its range and every key is unique."""
-    for name, (column, low, high) in columns.items():
-        outside = int(((column < low) | (column > high)).sum())
-        if outside:
-            refuse(path, name, f"has {outside} values outside {low} to {high}")
-    duplicates = len(keys) - len(set(keys))
-    if duplicates:
-        refuse(path, "keys", f"has {duplicates} names twice")
-
-
-def refuse(path: Path, name: str, problem: str) -> NoReturn:
-    """Raise the StoreError that names an object and what is wrong with it."""
-    raise StoreError(f"{path}: {name} {problem}; {_EXPECTED}; {_REMEDY}")
+def refuse(path: Path, problem: str) -> NoReturn:
+    """Raise the StoreError for a damaged file."""
+    raise StoreError(
+        f"{path}: {problem}; {_EXPECTED}; restore it, or remove it and run extract-features again"
+    )

@@ -3,7 +3,7 @@
 import numpy as np
 
 from extract.core.console import log
-from extract.core.errors import quoted
+from extract.core.errors import listed, quoted
 from extract.core.row_block import DONE, FAILED, PENDING
 from extract.store.open import Store
 
@@ -26,12 +26,9 @@ def verify(store: Store) -> list[str]:
 def find_rejected(store: Store) -> list[tuple[str, np.ndarray]]:
     """Read all of a store and return each problem with its finished or failed rows (int64)."""
     rejected = [
-        (
-            f"row {failure.row} ({quoted(store.keys[failure.row])}) failed without a reason",
-            np.array([failure.row]),
-        )
-        for failure in store.failures()
-        if not failure.reason
+        (f"row {f.row} ({quoted(store.keys[f.row])}) failed without a reason", np.array([f.row]))
+        for f in store.failures()
+        if not f.reason
     ]
     for layer in store.shapes:
         rejected += _reject(store, "features", layer, np.arange(len(store.keys)))
@@ -39,12 +36,10 @@ def find_rejected(store: Store) -> list[tuple[str, np.ndarray]]:
             rejected += _reject(store, "views", layer, store.view_rows)
     named = [row for _, rows in rejected for row in rows]
     rows = np.setdiff1d(np.flatnonzero(store.status == DONE), named)
-    changed = np.concatenate([rows[:0], *map(store.find_changed, _cut(store, rows))])
+    changed = np.concatenate([rows[:0], *map(store.find_changed, cut_rows(store, rows))])
     if len(changed):
-        keys = ", ".join(quoted(store.keys[row]) for row in changed[:3])
-        more = ", ..." if len(changed) > 3 else ""
-        problem = f"{len(changed)} finished rows are not what was written ({keys}{more})"
-        rejected.append((problem, changed))
+        rows_named = listed([store.keys[row] for row in changed], "finished row")
+        rejected.append((f"not what was written: {rows_named}", changed))
     return rejected
 
 
@@ -56,7 +51,7 @@ def log_rejected(store: Store) -> np.ndarray:
     return np.unique(np.concatenate([np.empty(0, np.int64), *(rows for _, rows in rejected)]))
 
 
-def _cut(store: Store, rows: np.ndarray) -> list[np.ndarray]:
+def cut_rows(store: Store, rows: np.ndarray) -> list[np.ndarray]:
     """Cut rows into parts that memory holds."""
     step = max(1, VERIFY_BYTES // store.row_bytes)
     return [rows[start : start + step] for start in range(0, len(rows), step)]
@@ -66,14 +61,10 @@ def _reject(store: Store, kind: str, layer: str, rows: np.ndarray) -> list[tuple
     """Find finished rows that are not finite, and failed rows that are not NaN."""
     read = store.read if kind == "features" else store.read_views
     not_finite, not_nan = [rows[:0]], [rows[:0]]
-    for part in _cut(store, rows):
+    for part in cut_rows(store, rows):
         values, status = read(layer, part).reshape(len(part), -1), store.status[part]
         not_finite.append(part[~np.isfinite(values).all(axis=1) & (status == DONE)])
         not_nan.append(part[~np.isnan(values).all(axis=1) & (status == FAILED)])
-    problems = (
-        ("finished rows are not finite", np.concatenate(not_finite)),
-        ("failed rows are not NaN", np.concatenate(not_nan)),
-    )
-    return [
-        (f"{kind} of {layer}: {len(bad)} {problem}", bad) for problem, bad in problems if len(bad)
-    ]
+    problems = {"finished rows are not finite": not_finite, "failed rows are not NaN": not_nan}
+    joined = ((problem, np.concatenate(parts)) for problem, parts in problems.items())
+    return [(f"{kind} of {layer}: {len(bad)} {text}", bad) for text, bad in joined if len(bad)]
