@@ -1,9 +1,8 @@
 """Helpers of the public Python API: late names, settings as keywords, tables for notebooks."""
 
 import functools
-import html
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import Any, ParamSpec, TypeVar, get_args, get_type_hints
 
@@ -69,25 +68,3 @@ def _expanded(signature: inspect.Signature) -> inspect.Signature:
             for name, hint in hints.items()
         ]
     return signature.replace(parameters=parameters)
-
-
-def html_table(
-    rows: Iterable[Sequence[str]], heading: Sequence[str] | None = None, caption: str = ""
-) -> str:
-    """Return an HTML table for a notebook.
-
-    Args:
-        rows: The cells as plain text; without ``heading`` the first of each row is its heading.
-        heading: The headings of the columns.
-        caption: Text below the table.
-    """
-    lines = [_html_row(heading, len(heading))] if heading else []
-    lines += [_html_row(row, 0 if heading else 1) for row in rows]
-    below = f"<p>{html.escape(caption)}</p>" if caption else ""
-    return f"<table>{''.join(lines)}</table>{below}"
-
-
-def _html_row(cells: Sequence[str], headings: int) -> str:
-    tags = ["th"] * headings + ["td"] * (len(cells) - headings)
-    marked = (f"<{t}>{html.escape(cell)}</{t}>" for t, cell in zip(tags, cells, strict=True))
-    return f"<tr>{''.join(marked)}</tr>"

@@ -99,4 +99,4 @@ def test_a_summary_is_shown_in_a_few_lines(images: Path, tmp_path: Path) -> None
         "  conv1_relu  (32,)",
     ]
     assert lines[5].startswith("  seconds     ")
-    assert "<tr><th>images</th><td>9, 9 new, 1 failed</td></tr>" in summary._repr_html_()
+    assert "<tr><td>images</td><td>9, 9 new, 1 failed</td></tr>" in summary._repr_html_()

@@ -1,7 +1,6 @@
 """The dataset that heads are trained on: labelled rows of a store, in memory if they fit."""
 
 import hashlib
-import html
 import json
 import math
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from classify.data.out_of_core import Features, StoredRows, all_finite, iter_chu
 from classify.data.views import StoredViews
 from classify.settings.config import GROUPS
 from extract.core.config import TrunkSpec
-from extract.core.console import log
+from extract.core.console import Described, log
 from extract.core.errors import SettingError, StoreError, quoted, show_bytes, unknown_name
 from extract.core.flags import check_choice
 from extract.core.row_block import DONE, PENDING
@@ -28,8 +27,8 @@ from extract.store.open import Store, open_store
 _SHOWN_CLASSES = 10  # in a summary
 
 
-@dataclass(frozen=True)
-class Dataset:
+@dataclass(frozen=True, repr=False)
+class Dataset(Described):
     """The labelled rows of a store that have features, in the store's order.
 
     Attributes:
@@ -88,16 +87,7 @@ class Dataset:
         digest.update(self.X.identity.encode() if stored else np.ascontiguousarray(self.X).data)
         return digest.hexdigest()
 
-    def __repr__(self) -> str:
-        return "\n  ".join(["Dataset", *(f"{name}: {text}" for name, text in self._summary())])
-
-    def _repr_html_(self) -> str:
-        """Return the same as a table, for notebooks."""
-        cells = [f"<th>{name}</th><td>{html.escape(text)}</td>" for name, text in self._summary()]
-        return f"<table><tr>{'</tr><tr>'.join(cells)}</tr></table>"
-
-    def _summary(self) -> list[tuple[str, str]]:
-        """Describe the dataset in a few short texts, each with its name."""
+    def _facts(self) -> dict[str, str]:
         counts = np.bincount(self.y, minlength=len(self.class_names))
         classes = [
             f"{quoted(name if len(name) <= 40 else name[:37] + '...')} {count}"
@@ -106,13 +96,13 @@ class Dataset:
         more = len(self.class_names) - len(classes)
         training, validation, test = np.bincount(self.split, minlength=3)
         place = "read from the file" if isinstance(self.X, StoredRows) else "in memory"
-        return [
-            ("file", str(self.path)),
-            ("images", str(len(self.y))),
-            ("classes", ", ".join(classes) + (f" and {more} more" if more else "")),
-            ("features", f"{self.layer}, {self.X.shape[1:]} float32, {place}"),
-            ("splits", f"training {training}, validation {validation}, test {test}"),
-        ]
+        return {
+            "file": str(self.path),
+            "images": str(len(self.y)),
+            "classes": ", ".join(classes) + (f" and {more} more" if more else ""),
+            "features": f"{self.layer}, {self.X.shape[1:]} float32, {place}",
+            "splits": f"training {training}, validation {validation}, test {test}",
+        }
 
 
 def load_dataset(

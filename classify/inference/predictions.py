@@ -8,9 +8,9 @@ from typing import NamedTuple, TextIO
 
 from classify.settings.config import CHART_ENDINGS
 from extract.core.atomic import atomic_write
+from extract.core.console import html_table
 from extract.core.errors import HeadError
 from extract.pipeline.stream import Timings
-from extract.public import html_table
 
 # The first characters of a formula, in one spreadsheet program or another.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -82,7 +82,7 @@ class Predictions(list[Prediction]):
         return "\n".join([self.summary(), *map("  ".join, self._rows())])
 
     def _repr_html_(self) -> str:
-        return html_table(self._rows(), ("key", "label", "score or reason"), self.summary())
+        return html_table(("key", "label", "score or reason"), self._rows(), self.summary())
 
     def _rows(self) -> list[tuple[str, str, str]]:
         shown = [(p.key, p.label or "", p.reason or f"{p.score:.4f}") for p in self[:_MOST_SHOWN]]

@@ -1,7 +1,6 @@
 """The leaderboard: candidates ranked by their results on rows that they were not trained on."""
 
 import csv
-import html
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from classify.search.metrics import Metrics
 from classify.settings.config import METRICS
 from classify.settings.head_spec import HeadSpec
 from classify.settings.sweep import label
+from extract.core.console import html_table
 from extract.core.errors import count_of
 
 
@@ -206,10 +206,8 @@ class Result:
         return "\n".join([*(line.format(*row).rstrip() for row in rows), self.advice()])
 
     def _repr_html_(self) -> str:
-        heading, *rows = (map(html.escape, row) for row in self.rows())
-        lines = [f"<tr><th>{'</th><th>'.join(heading)}</th></tr>"]
-        lines += [f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in rows]
-        return f"<table>{''.join(lines)}</table><p>{html.escape(self.advice())}</p>"
+        heading, *rows = self.rows()
+        return html_table(heading, rows, self.advice())
 
     def write_csv(self, path: Path) -> None:
         """Write the leaderboard with every metric, and no seconds: same seed, same bytes."""

@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from html import escape
 from typing import Any, NoReturn
@@ -164,11 +164,15 @@ class Described:
         return "\n".join([type(self).__name__, *lines])
 
     def _repr_html_(self) -> str:
-        rows = [
-            f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>"
-            for name, value in self._facts().items()
-        ]
-        return f"<table>{''.join(rows)}</table>"
+        return html_table((), self._facts().items())
+
+
+def html_table(heading: Iterable[str], rows: Iterable[Iterable[object]], caption: str = "") -> str:
+    """Return an HTML table for a notebook, with a text below; all of them are escaped."""
+    lines = ["".join(f"<th>{escape(name)}</th>" for name in heading)]
+    lines += ["".join(f"<td>{escape(str(cell))}</td>" for cell in row) for row in rows]
+    table = "".join(f"<tr>{line}</tr>" for line in lines if line)
+    return f"<table>{table}</table>" + f"<p>{escape(caption)}</p>" * bool(caption)
 
 
 def _lacking(error: Exception) -> str:
