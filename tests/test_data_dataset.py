@@ -45,17 +45,17 @@ def test_a_dataset_shows_itself_in_a_few_lines(make_store: MakeStore) -> None:
     path = make_store(features(4, 2, 2, 3), labels, split, class_names=names)
     text = repr(load_dataset(path))
     lines = text.splitlines()
-    assert lines[:3] == ["Dataset", f"  file: {path}", "  images: 4"]
-    assert lines[3].startswith(f"  classes: a<b> 2, class 1 {'x' * 29}... 1, ")
+    assert lines[:3] == ["Dataset", f"  file      {path}", "  images    4"]
+    assert lines[3].startswith(f"  classes   a<b> 2, class 1 {'x' * 29}... 1, ")
     assert lines[3].endswith("and 190 more")
     assert lines[4:] == [
-        "  features: conv1_relu, (2, 2, 3) float32, in memory",
-        "  splits: training 2, validation 1, test 1",
+        "  features  conv1_relu, (2, 2, 3) float32, in memory",
+        "  splits    training 2, validation 1, test 1",
     ]
     assert len(text) < 1000
     assert repr(load_dataset(path, memory=1e-9)).splitlines()[4].endswith("read from the file")
     table = load_dataset(path)._repr_html_()
-    assert table.startswith("<table><tr><th>file</th>")
+    assert table.startswith("<table><tr><td>file</td>")
     assert "<td>a&lt;b&gt; 2, class 1 x" in table
     assert len(table) < 1200
 

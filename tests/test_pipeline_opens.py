@@ -81,7 +81,7 @@ def test_a_store_is_shown_in_a_few_lines(make_store: MakeStore, tmp_path: Path) 
             "  conv_pw_1_relu  (5,) float16",
         ]
         table = store._repr_html_()
-        assert table.startswith("<table><tr><th>file</th>")
+        assert table.startswith("<table><tr><td>file</td>")
         assert "<td>2 names (&lt;cat&gt;, dog)</td>" in table
         store.forget(np.array([0, 2]))
         assert "  images          3, 2 to do" in repr(store)

@@ -180,7 +180,7 @@ def test_a_table_gives_the_features_of_its_folder(images: Path, tmp_path: Path) 
         assert b.groups == [f"g{i // 2}" for i in range(8)]
     # The columns are the file's: a rerun need not name them, and may not name others.
     assert extract_features(table, tmp_path / "table.h5").computed == 0
-    with pytest.raises(StoreError, match=r"with --columns path=file,label=kind, not path=file"):
+    with pytest.raises(StoreError, match=r"--columns path=file,label=kind, not path=file"):
         extract_features(table, tmp_path / "table.h5", columns="path=file")
     write_table(table, [{**row, "group": "all"} for row in rows])
     with pytest.raises(StoreError, match=r"8 images \(.*\) with another class, split or group"):
