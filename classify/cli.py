@@ -9,7 +9,7 @@ from classify.settings.config import GROUPS, FinetuneConfig, TrainConfig
 from classify.settings.head_spec import DEFAULTS, SETTINGS, USUAL_HEADS, HeadSpec
 from extract.core.console import Parser, add_common_flags, log, run_command
 from extract.core.errors import EXIT_OK
-from extract.core.flags import add_flags
+from extract.core.flags import add_flags, given_settings
 
 _EXAMPLES = """\
 examples:
@@ -23,8 +23,6 @@ The heads are ranked by their scores on images that they were not trained on: th
 of the file; without one, about a fifth of the images, chosen by a hash of their keys; or, with
 --folds, each image once. The best head is kept. A test split is used once, for that head.
 """
-# One flag for all heads; their help is not in the group of a head.
-_FOR_ALL = {"head", "layer", "transform", "views", "seed"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -104,7 +102,7 @@ def _add_finetune_flags(group: Any) -> None:
 
 def _add_head_flags(parser: argparse.ArgumentParser) -> None:
     """Add a flag for every setting, in a group for the first of the heads that have it."""
-    seen = set(_FOR_ALL)
+    seen = {"layer", "transform", "views", "seed"}  # one flag for all heads
     for head, known in DEFAULTS.items():
         names = [name for name in SETTINGS if name in known and name not in seen]
         if names:
@@ -130,9 +128,6 @@ def _defaults(name: str) -> str:
 def _train_head(arguments: argparse.Namespace) -> int:
     from classify.train import train_heads
 
-    given = {name: value for name, value in vars(arguments).items() if value is not None}
-    for name in ("quiet", "verbose"):
-        del given[name]
-    result = train_heads(**given, on_result=print)
+    result = train_heads(**given_settings(arguments), on_result=print)
     log.info("next: predict-images %s SOURCE", shlex.quote(str(result.folder)))
     return EXIT_OK

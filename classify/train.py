@@ -188,10 +188,8 @@ def _train(
     if trunk:
         export.check_head(result)
     if config.assert_accuracy is not None and result.accuracy < config.assert_accuracy:
-        raise HeadError(
-            f"accuracy: found {result.accuracy:.4f}; expected {config.assert_accuracy} or more, as "
-            "--assert-accuracy says; try other heads, or more images"
-        )
+        found = f"found {result.accuracy:.4f}; expected {config.assert_accuracy} or more"
+        raise HeadError(f"accuracy: {found}; try other heads, or more images")
     return replace(result, folder=folder)
 
 

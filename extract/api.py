@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
-from extract.core.applications import TRUNKS
+from extract.core.applications import TRUNKS, Application
 from extract.core.config import ExtractConfig, TrunkSpec, ViewSpec
 from extract.core.console import quiet_mode
 from extract.public import public
@@ -87,18 +87,9 @@ def extract_features(
         return run_extraction(source, out, **settings)
 
 
-class ListedTrunk(NamedTuple):
-    """A trunk by name: its native size in pixels, the layer it is cut at, the channels there."""
-
-    name: str
-    image_size: int
-    cut: str
-    features: int
-
-
-def list_trunks() -> list[ListedTrunk]:
-    """List the models of ``keras.applications``."""
-    return [ListedTrunk(name, *known[2:]) for name, known in TRUNKS.items()]
+def list_trunks() -> list[Application]:
+    """List the models of ``keras.applications``: name, size, cut and features of each."""
+    return list(TRUNKS.values())
 
 
 @public()

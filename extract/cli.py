@@ -7,7 +7,7 @@ from typing import Any
 from extract.core.config import ExtractConfig, TrunkSpec, ViewSpec
 from extract.core.console import Parser, add_common_flags, log, run_command
 from extract.core.errors import EXIT_OK, EXIT_TOO_MANY_BAD, SettingError, quoted
-from extract.core.flags import add_flags
+from extract.core.flags import add_flags, given_settings
 
 _EXAMPLES = """\
 examples:
@@ -70,10 +70,7 @@ def _extract_features(arguments: argparse.Namespace) -> int:
         raise SettingError("SOURCE and OUT.h5 are needed; see extract-features --help")
     from extract.api import extract_features
 
-    given = {name: value for name, value in vars(arguments).items() if value is not None}
-    for name in ("list_trunks", "list_layers", "quiet", "verbose"):
-        del given[name]
-    summary = extract_features(**given)
+    summary = extract_features(**given_settings(arguments, "list_trunks", "list_layers"))
     if arguments.dry_run:
         return EXIT_OK
     _report(summary)
@@ -84,9 +81,9 @@ def _report(summary: Any) -> None:
     for key, reason in summary.failed:
         log.warning("%s: %s", quoted(key), reason)
     if summary.failed:
+        share = f"{len(summary.failed)} of {summary.images} images"
         log.warning(
-            f"{len(summary.failed)} of {summary.images} images could not be read "
-            f"({summary.tolerated} tolerated); their rows are NaN"
+            f"{share} could not be read ({summary.tolerated} tolerated); their rows are NaN"
         )
     shapes = ", ".join(
         f"{layer} {' x '.join(map(str, shape))}" for layer, shape in summary.shapes.items()
@@ -101,10 +98,8 @@ def _report(summary: Any) -> None:
         f"{spent.decode:.1f} s)"
     )
     if error := summary.error:
-        log.info(
-            f"against float32, on {error['images']} images: relative error "
-            f"{error['relative']:.2g}, cosine {error['cosine']:.5f}"
-        )
+        found = f"relative error {error['relative']:.2g}, cosine {error['cosine']:.5f}"
+        log.info(f"against float32, on {error['images']} images: {found}")
     can_train = len(summary.class_names) > 1
     command = "train-head" if can_train else "show-features"
     why = "" if can_train else "a head needs two classes; "
@@ -115,8 +110,8 @@ def _print_trunks() -> int:
     from extract.api import list_trunks
 
     print(f"{'trunk':<20} {'native size':>11} {'cut':<22} {'features':>8}")
-    for name, image_size, cut, features in list_trunks():
-        print(f"{name:<20} {f'{image_size} px':>11} {cut:<22} {features:>8}")
+    for name, _, _, size, cut, features in list_trunks():
+        print(f"{name:<20} {f'{size} px':>11} {cut:<22} {features:>8}")
     return EXIT_OK
 
 

@@ -93,7 +93,5 @@ def _show_within(arguments: argparse.Namespace) -> int:
         if 0 <= ended <= EXIT_INTERRUPTED:
             return ended
         what = "HDF5 crashes on it"
-    raise StoreError(
-        f"{arguments.out}: {what}; expected a valid file; raise --limit if it is large and "
-        "you trust it, or remove it"
-    )
+    remedy = "expected a valid file; raise --limit if it is large and you trust it, or remove it"
+    raise StoreError(f"{arguments.out}: {what}; {remedy}")

@@ -126,7 +126,7 @@ def test_settings_may_be_single_values_or_several(make_store: MakeStore) -> None
 
 
 def test_trunks_and_layers_are_returned() -> None:
-    assert ("vgg16", 224, "block5_pool", 512) in extract.list_trunks()
+    assert ("vgg16", "vgg16", "VGG16", 224, "block5_pool", 512) in extract.list_trunks()
     names = [layer.name for layer in extract.list_layers("vgg16", image_size=64)]
     assert names[-1] == "block5_pool"
     assert "fc1" in [layer.name for layer in extract.list_layers("vgg16", image_size=64, top=True)]

@@ -148,10 +148,8 @@ def load_dataset(
             **{name: store.attributes.get(name, "") for name in names},
         )
     if bad := list(compress(dataset.keys, _are_not_finite(X))):
-        raise StoreError(
-            f"{path}: the features of {len(bad)} images are not finite numbers, first {bad[0]}; "
-            "expected numbers that fit their type; extract again with --dtype float32"
-        )
+        found = f"the features of {len(bad)} images are not finite numbers, first {bad[0]}"
+        raise StoreError(f"{path}: {found}; extract again with --dtype float32")
     return dataset
 
 
@@ -188,17 +186,13 @@ def _choose_layers(store: Store, layer: str | None) -> list[str]:
 def _usable_rows(store: Store) -> NDArray[np.int64]:
     """Return the increasing labelled rows with features; log the number of the others."""
     if missing := int((store.status == PENDING).sum()):
-        raise StoreError(
-            f"{store.path}: {missing} of {len(store.keys)} images have no features yet; expected "
-            "a finished store; run the same extract-features command again"
-        )
+        found = f"{missing} of {len(store.keys)} images have no features yet"
+        raise StoreError(f"{store.path}: {found}; run the same extract-features command again")
     done, labelled = store.status == DONE, store.labels >= 0
     rows = np.flatnonzero(done & labelled)
     if not len(rows):
-        raise StoreError(
-            f"{store.path}: none of {len(store.keys)} images has features and a label; expected "
-            "images in class folders; extract features from such a folder"
-        )
+        found = f"none of {len(store.keys)} images has features and a label"
+        raise StoreError(f"{store.path}: {found}; extract features from class folders")
     reasons = {"that could not be read": ~done, "without a label": done & ~labelled}
     for reason, left_out in reasons.items():
         if left_out.any():

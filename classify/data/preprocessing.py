@@ -121,10 +121,8 @@ def _fit_pca(count: int, X: Rows) -> _Fitted:
     """Find the axes of the largest variance from the smaller of the two Gram matrices."""
     most = min(len(X) - 1, X.shape[1])
     if count > most:
-        raise HeadError(
-            f"transform: found pca={count} for {len(X)} training rows of {X.shape[1]} features; "
-            f"expected at most {most}; choose fewer components"
-        )
+        found = f"found pca={count} for {len(X)} training rows of {X.shape[1]} features"
+        raise HeadError(f"transform: {found}; expected at most {most}; choose fewer components")
     mean = X.mean(axis=0, dtype=np.float64)
     centred = X - mean.astype(np.float32)
     tall = len(X) >= X.shape[1]

@@ -93,10 +93,7 @@ def split_folds(dataset: Dataset, folds: int, seed: int = 0) -> list[Split]:
     for row in rows.tolist():
         members[names[row]].append(row)
     if folds > (most := len(members)):
-        raise SplitError(
-            f"folds: found {folds} for {most} images or groups; expected at most {most}; "
-            "choose fewer folds"
-        )
+        raise SplitError(f"folds: found {folds}; expected at most {most}, one per image or group")
     counts = np.zeros((folds, K))
     fold_of_row = np.full(len(dataset.y), -1)
     for name in sorted(members, key=lambda name: (-len(members[name]), _hash(f"{seed} {name}"))):
@@ -158,24 +155,20 @@ def _check_classes(dataset: Dataset, sides: _Sides, warn: bool = True) -> None:
     """Raise SplitError where no head could be trained or compared."""
     names = dataset.class_names
     if len(names) < 2:
-        raise SplitError(
-            f"classes: found {', '.join(names)}; expected two or more; "
-            "put the images of each class in a folder of its own"
-        )
+        expected = "expected two or more; put the images of each class in a folder of its own"
+        raise SplitError(f"classes: found {', '.join(names)}; {expected}")
     missing_train, missing = (
         [names[label] for label in np.setdiff1d(np.arange(len(names)), dataset.y[sides == side])]
         for side in (TRAIN, VALIDATION)
     )
     if len(missing) == len(names):
-        raise SplitError(
-            f"validation: none of {len(dataset.y)} labelled images; expected some to compare heads "
-            "on; add images, or put some in a validation/ folder"
+        expected = (
+            "expected some to compare heads on; add images, or put some in a validation/ folder"
         )
+        raise SplitError(f"validation: none of {len(dataset.y)} labelled images; {expected}")
     if missing_train:
-        raise SplitError(
-            f"classes: no training image of {', '.join(missing_train)}; expected one or more of "
-            "each class; add some, or leave the class out"
-        )
+        expected = "expected one or more of each class; add some, or leave the class out"
+        raise SplitError(f"classes: no training image of {', '.join(missing_train)}; {expected}")
     if missing and warn:
         log.warning("no validation image of %s: not validated", ", ".join(missing))
 

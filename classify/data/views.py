@@ -85,10 +85,8 @@ class StoredViews:
             parts = [store.read_views(layer, rows[has_views]) for layer in self._layers]
         joined = join_layers([part.reshape(-1, *part.shape[2:]) for part in parts])
         if joined.size and not all_finite(joined):
-            raise StoreError(
-                f"{self._path}: found views with numbers that are not finite; expected numbers "
-                "that fit their type; extract again with --dtype float32"
-            )
+            found = "found views with numbers that are not finite"
+            raise StoreError(f"{self._path}: {found}; extract again with --dtype float32")
         features = joined.reshape(*parts[0].shape[:2], *joined.shape[1:])
         return Views(features, np.flatnonzero(has_views))
 

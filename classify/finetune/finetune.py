@@ -79,15 +79,12 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
 def check_maps(dataset: Dataset) -> None:
     """Raise HeadError unless a dataset holds feature maps, in memory."""
     if isinstance(dataset.X, StoredRows):
-        raise HeadError(
-            f"finetune: the maps of {dataset.layer} do not fit into memory with training's copies; "
-            "expected enough for all of them; see --memory, or choose a higher layer"
-        )
+        found = f"the maps of {dataset.layer} do not fit into memory with training's copies"
+        raise HeadError(f"finetune: {found}; see --memory, or choose a higher layer")
     if dataset.X.ndim != 4:
-        raise HeadError(
-            f"finetune: found features of {dataset.layer} of shape {dataset.X.shape[1:]}; expected "
-            "feature maps of one layer; extract again with --pooling none and a --layer of maps"
-        )
+        found = f"found features of {dataset.layer} of shape {dataset.X.shape[1:]}"
+        remedy = "extract again with --pooling none and a --layer of maps"
+        raise HeadError(f"finetune: {found}; expected feature maps of one layer; {remedy}")
 
 
 def _select(dataset: Dataset, X: Rows, rows: Labels) -> Dataset:

@@ -217,15 +217,11 @@ def load_head(folder: PathLike) -> TrainedHead:
     except Exception as error:  # Keras and skops can raise anything for a damaged file
         if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
             raise  # a limit of the machine, not a damaged head
-        raise HeadError(
-            f"{folder}: damaged, the head cannot be read: {type(error).__name__}: "
-            f"{reason_of(error)}; {_EXPECTED}"
-        ) from error
+        problem = f"damaged, the head cannot be read: {type(error).__name__}: {reason_of(error)}"
+        raise HeadError(f"{folder}: {problem}; {_EXPECTED}") from error
     if not fits:
-        raise HeadError(
-            f"{folder}: the head does not take {head.shape} and score {len(names)} classes, as "
-            f"{BUNDLE} says; train the head again"
-        )
+        expected = f"a head that takes {head.shape} and scores {len(names)} classes"
+        raise HeadError(f"{folder}: damaged; expected {expected}; train the head again")
     return head
 
 

@@ -108,10 +108,10 @@ def _ending(target: str) -> str:
     """Return the ending, which chooses the format; empty for a folder."""
     ending = "" if target.endswith(("/", os.sep)) else Path(target).suffix
     if ending not in _ENDINGS:
-        raise SettingError(
-            f"export: found the ending {ending!r} in {target}; expected .keras, .onnx, or a folder "
-            "(no ending, or / at its end) for a SavedModel"
+        expected = (
+            "expected .keras, .onnx, or a folder (no ending, or / at its end) for a SavedModel"
         )
+        raise SettingError(f"export: found the ending {ending!r} in {target}; {expected}")
     return ending
 
 

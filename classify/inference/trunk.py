@@ -40,9 +40,9 @@ def reopen(
     field = "trunk" if made_by.trunk.is_file else "weights"
     name = str(weights or getattr(made_by.trunk, field))
     if not weights and name not in ("imagenet", "none") and not Path(name).exists():
+        remedy = "put it back, or say where it is now with predict-images --weights FILE"
         raise HeadError(
-            f"{field}: {name} is gone; expected the file that made the features; put it back, or "
-            "say where it is now with predict-images --weights FILE"
+            f"{field}: {name} is gone; expected the file that made the features; {remedy}"
         )
     opened = build(TrunkSpec.from_dict(made_by.trunk.to_dict() | {field: name}))
     if opened.weights_sha256 != made_by.weights_sha256:

@@ -150,9 +150,10 @@ def drop_infeasible(dataset: Dataset, config: TrainConfig) -> TrainConfig:
     for spec in config.candidates:
         budget = budgets[spec.layer]
         if spec.views and not budget.holds_views and (spec.views != "none" or not dataset.views):
+            found = f"{dataset.path} has no views that fit into memory"
+            remedy = "make some with extract-features --views, or see --memory"
             raise SettingError(
-                f"views: {spec.views} has no effect on {budget.layer}: {dataset.path} has no views "
-                "that fit into memory; make some with extract-features --views, or see --memory"
+                f"views: {spec.views} has no effect on {budget.layer}: {found}; {remedy}"
             )
         if not budget.holds_features and (reason := needs_memory(spec, budget.shape)):
             dropped[budget.layer].append(reason)

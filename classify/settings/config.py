@@ -90,10 +90,8 @@ class TrainConfig:
             raise SettingError("--halving and --folds cannot be combined; choose one")
         groups = [[self.candidates[i] for i in group] for group in groups_of(self.candidates)]
         if not any(len(group) > 1 and any((s.epochs or 0) > 1 for s in group) for group in groups):
-            raise SettingError(
-                "halving: has no effect without two Keras heads of two epochs or more that share "
-                f"{', '.join(STACKED)}"
-            )
+            alike = f"that share {', '.join(STACKED)}"
+            raise SettingError(f"halving: has no effect without two Keras heads of epochs {alike}")
 
     def _check_finetune(self) -> None:
         """Raise SettingError where something does not go together with fine-tuning."""

@@ -164,10 +164,8 @@ def _draw(candidates: tuple[HeadSpec, ...], trials: int | None, seed: int) -> tu
     if trials is None:
         return candidates
     if not 0 < trials < len(candidates):
-        raise SettingError(
-            f"trials: found {trials}; expected 1 to {len(candidates) - 1}, for there are "
-            f"{len(candidates)} candidates"
-        )
+        most = len(candidates) - 1
+        raise SettingError(f"trials: found {trials}; expected 1 to {most} of {most + 1} candidates")
     positions = random.Random(seed).sample(range(len(candidates)), trials)
     return tuple(candidates[position] for position in sorted(positions))
 

@@ -11,6 +11,7 @@ class Application(NamedTuple):
     ``features`` the channels of the map of that layer.
     """
 
+    name: str
     module: str
     function: str
     image_size: int
@@ -67,7 +68,7 @@ xception             xception             Xception           299  block14_sepcon
 def _read_table() -> dict[str, Application]:
     rows = (line.split() for line in _TABLE.strip().splitlines())
     return {
-        name: Application(module, function, int(size), cut, int(features))
+        name: Application(name, module, function, int(size), cut, int(features))
         for name, module, function, size, cut, features in rows
     }
 

@@ -127,10 +127,8 @@ class TrunkSpec(Settings):
             found = f"found {self.weights} with the trunk {self.trunk}"
             raise SettingError(f"weights: {found}, which holds its own; drop --weights")
         if self.preprocess == "auto":
-            raise SettingError(
-                f"preprocess auto: not known for {self.trunk}; expected none (0..255, for a model "
-                "with its own rescaling) or rescale (1/255)"
-            )
+            expected = "none (0..255, for a model with its own rescaling) or rescale (1/255)"
+            raise SettingError(f"preprocess auto: not known for {self.trunk}; expected {expected}")
         self._set(weights=IN_MODEL, preprocess=self.preprocess or "none")
 
     def to_dict(self) -> dict[str, Any]:
@@ -212,8 +210,7 @@ class ExtractConfig(Settings):
             )
         if not re.fullmatch(r"(local|auto|[^/\s]+:\d+)?", self.cluster):
             raise SettingError(
-                f"cluster: found {self.cluster!r}; expected local, auto or HOST:PORT of a running "
-                "Ray"
+                f"cluster: found {self.cluster!r}; expected local, auto or HOST:PORT"
             )
 
     def tolerated(self, total: int) -> int:

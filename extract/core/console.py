@@ -226,8 +226,6 @@ def run_command(
             print(f"{parser.prog}: {lacking} and run the same command again", file=sys.stderr)
             return EXIT_FAILED
         traceback.print_exc()
-        print(
-            f"{parser.prog}: this is a bug in headstart; please report it with the lines above",
-            file=sys.stderr,
-        )
+        bug = "this is a bug in headstart; please report it with the lines above"
+        print(f"{parser.prog}: {bug}", file=sys.stderr)
         return EXIT_BUG

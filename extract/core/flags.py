@@ -143,6 +143,12 @@ def add_flags(group: Any, declared_in: type, *names: str, **texts: str) -> None:
         )
 
 
+def given_settings(arguments: argparse.Namespace, *without: str) -> dict[str, Any]:
+    """Return the parsed settings that were given, without the flags that every command has."""
+    without = (*without, "quiet", "verbose")
+    return {k: v for k, v in vars(arguments).items() if v is not None and k not in without}
+
+
 def _options(declared: Field[Any]) -> dict[str, Any]:
     """Return the options of ``add_argument`` that follow from a field."""
     how, kind = declared.metadata, kind_of(declared)

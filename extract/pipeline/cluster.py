@@ -115,10 +115,8 @@ def _connected(address: str) -> Iterator[Any]:
     except ray.exceptions.RayTaskError:
         raise  # a bug of ours, in a worker
     except ray.exceptions.RayError as error:
-        raise EngineError(
-            f"cluster {address}: {first_line(error)}; expected workers that stay alive; the same "
-            "command goes on"
-        ) from error
+        problem = f"{first_line(error)}; expected workers that stay alive"
+        raise EngineError(f"cluster {address}: {problem}; the same command goes on") from error
     finally:
         ray.shutdown()
 
@@ -148,10 +146,10 @@ def _join(ray: Any, address: str) -> None:
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **quiet)
     except Exception as error:  # of many kinds, from a refused connection to another version
-        raise EngineError(
-            f"cluster {address}: {first_line(error)}; expected a Ray that runs, on this machine "
-            "too, started by `ray start`; look after address, token and versions"
-        ) from error
+        expected = (
+            "expected a Ray that runs, on this machine too; check address, token and versions"
+        )
+        raise EngineError(f"cluster {address}: {first_line(error)}; {expected}") from error
 
 
 def _choose_resources(nodes: list[Any], engine: Engine, config: ExtractConfig) -> tuple[int, int]:
@@ -163,10 +161,8 @@ def _choose_resources(nodes: list[Any], engine: Engine, config: ExtractConfig) -
     with_gpu = [node for node in alive if engine.name == "keras" and node.get("GPU", 0) >= 1]
     counts = [int(node.get("CPU", 0)) for node in with_gpu or alive]
     if not any(counts):
-        raise EngineError(
-            f"cluster {config.cluster}: found {len(alive)} nodes without processors; expected one "
-            "with some; start it with `ray start --num-cpus N`"
-        )
+        found = f"found {len(alive)} nodes without processors"
+        raise EngineError(f"cluster {config.cluster}: {found}; use `ray start --num-cpus N`")
     return min(config.workers, *filter(None, counts)), min(1, len(with_gpu))
 
 

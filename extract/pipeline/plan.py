@@ -59,10 +59,8 @@ def open_prepared(run: RunSettings, source: Source, engine: Engine) -> Iterator[
         create(run.out, layout, action == "replace")
         now = (shard.path for shard in find_shards(run.out))
         if left := [path for path in former.difference(now) if path.exists()]:
-            log.warning(
-                f"{left[0].parent}: {len(left)} shards that {run.out} no longer names; remove them "
-                "if they are not needed"
-            )
+            found = f"{len(left)} shards that {run.out} no longer names"
+            log.warning(f"{left[0].parent}: {found}; remove them if they are not needed")
     with open_store(run.out, write=True) as store:
         # Another run may have replaced it since it was compared.
         if _find_other_settings(store, layout) or find_other_images(store, source, False):
@@ -121,10 +119,9 @@ def _choose_action(run: RunSettings, source: Source, layout: Layout) -> tuple[st
         raise StoreError(f"{run.out}: another process is writing to it; stop that one first")
     if run.config.update and not settings:
         if run.config.precision == "int8":
-            raise StoreError(
-                f"{run.out}: in int8 each row depends on the images that the trunk was calibrated "
-                "on, which have changed; use --overwrite or another precision"
-            )
+            found = "in int8 each row depends on the images that the trunk was calibrated on"
+            remedy = "use --overwrite or another precision"
+            raise StoreError(f"{run.out}: {found}, which have changed; {remedy}")
         return "update", images
     if not run.config.overwrite:
         update = "" if settings or run.config.shards else "use --update to run the new images, "

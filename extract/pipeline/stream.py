@@ -199,7 +199,5 @@ def _check_finite(items: Items, tag: Tag, features: dict[str, np.ndarray], engin
         if not finite.all():
             row, _ = tag[int(np.argmin(finite))]
             remedy = "use --dtype float32" if engine.dtype == "float16" else "check the weights"
-            raise EngineError(
-                f"{items[row].key}: layer {layer} gives a value that {engine.dtype} cannot hold; "
-                f"{remedy}"
-            )
+            found = f"layer {layer} gives a value that {engine.dtype} cannot hold"
+            raise EngineError(f"{items[row].key}: {found}; {remedy}")

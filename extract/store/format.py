@@ -89,9 +89,9 @@ class Layout(NamedTuple):
         needed = self.size + texts + files * _FILE_BYTES + len(self.items) * _ROW_BYTES
         free = shutil.disk_usage(folder).free
         if needed > free:
+            found = f"{show_bytes(needed)} needed, {show_bytes(free)} free"
             raise StoreError(
-                f"{path}: {show_bytes(needed)} needed, {show_bytes(free)} free; use --pooling avg, "
-                "--dtype float16, or another disk"
+                f"{path}: {found}; use --pooling avg, --dtype float16, or another disk"
             )
 
     def write(self, path: Path) -> None:

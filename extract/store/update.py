@@ -118,9 +118,9 @@ def recreate_lost(path: Path, items: Sequence[Item]) -> None:
         if shard.path.exists():
             raise StoreError(f"{problem}; expected nothing in its place; move it away")
         if identify([item.key for item in layout.items], attributes) != shard.identity:
+            expected = f"its images as rows {rows.start} to {rows.stop - 1} of the source"
             raise StoreError(
-                f"{problem}; expected its images as rows {rows.start} to {rows.stop - 1} of the "
-                "source, which has changed; restore one of the two"
+                f"{problem}; expected {expected}, which has changed; restore one of the two"
             )
         log.warning("%s; created again", problem)
         shard.path.parent.mkdir(exist_ok=True)
