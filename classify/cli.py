@@ -8,7 +8,7 @@ from typing import Any
 from classify.settings.config import GROUPS, FinetuneConfig, TrainConfig
 from classify.settings.head_spec import DEFAULTS, SETTINGS, USUAL_HEADS, HeadSpec
 from extract.core.console import Parser, add_common_flags, log, run_command
-from extract.core.errors import EXIT_OK
+from extract.core.errors import ExitCode
 from extract.core.flags import add_flags, given_settings
 
 _EXAMPLES = """\
@@ -78,8 +78,7 @@ def _add_candidate_flags(group: Any) -> None:
         help="images that stay in one split: the groups in the file; digest adds images that are "
         f"byte for byte the same (default: {GROUPS[0]})",
     )
-    names = ("folds", "halving", "metric", "seed", "memory", "assert_accuracy")
-    add_flags(group, TrainConfig, *names)
+    add_flags(group, TrainConfig)
 
 
 def _add_finetune_flags(group: Any) -> None:
@@ -130,4 +129,4 @@ def _train_head(arguments: argparse.Namespace) -> int:
 
     result = train_heads(**given_settings(arguments), on_result=print)
     log.info("next: predict-images %s SOURCE", shlex.quote(str(result.folder)))
-    return EXIT_OK
+    return ExitCode.OK

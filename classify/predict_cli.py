@@ -6,7 +6,7 @@ import sys
 from classify.settings.config import PredictConfig
 from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.console import Parser, add_common_flags, log, run_command
-from extract.core.errors import EXIT_OK, EXIT_TOO_MANY_BAD
+from extract.core.errors import ExitCode
 from extract.core.flags import add_flags
 
 _EXAMPLES = """\
@@ -62,4 +62,4 @@ def _predict_images(arguments: argparse.Namespace) -> int:
     if arguments.output is None:
         write_predictions(predictions, sys.stdout, arguments.format or PredictConfig.format)
     log.info("%s: %s", arguments.output or "stdout", predictions.summary())
-    return EXIT_TOO_MANY_BAD if predictions.unreadable > predictions.tolerated else EXIT_OK
+    return ExitCode.TOO_MANY_BAD if predictions.unreadable > predictions.tolerated else ExitCode.OK

@@ -148,7 +148,7 @@ def _plan(
     tuning = {name: given.pop(name) for name in _TUNING if name in given}
     if tuning and not finetune:
         raise SettingError(f"{next(iter(tuning))}: has no effect without --finetune")
-    varied = parse_sweeps(_as_names(sweeps), given)
+    varied = parse_sweeps(_as_names(sweeps), given | {"seed": running.get("seed") or None})
     heads = choose_heads(names, given, varied)
     if finetune:
         # By default the heads that can be trained further, on the output of the blocks.

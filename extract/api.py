@@ -94,7 +94,7 @@ def list_trunks() -> list[Application]:
 
 @public()
 def list_layers(
-    trunk: str = "inception_v3",
+    trunk: str | os.PathLike[str] = "inception_v3",
     *,
     image_size: int | tuple[int, int] | None = None,
     top: bool = False,
@@ -115,7 +115,7 @@ def list_layers(
     """
     from extract.trunks import trunk as module
 
-    spec = TrunkSpec(trunk, image_size=image_size or (0, 0))  # type: ignore[arg-type]
+    spec = TrunkSpec(os.fspath(trunk), image_size=image_size or (0, 0))  # type: ignore[arg-type]
     layers = module.list_layers(spec)
     if not top:
         return layers

@@ -6,7 +6,7 @@ from typing import Any
 
 from extract.core.config import ExtractConfig, TrunkSpec, ViewSpec
 from extract.core.console import Parser, add_common_flags, log, run_command
-from extract.core.errors import EXIT_OK, EXIT_TOO_MANY_BAD, SettingError, quoted
+from extract.core.errors import ExitCode, SettingError, quoted
 from extract.core.flags import add_flags, given_settings
 
 _EXAMPLES = """\
@@ -72,9 +72,9 @@ def _extract_features(arguments: argparse.Namespace) -> int:
 
     summary = extract_features(**given_settings(arguments, "list_trunks", "list_layers"))
     if arguments.dry_run:
-        return EXIT_OK
+        return ExitCode.OK
     _report(summary)
-    return EXIT_TOO_MANY_BAD if len(summary.failed) > summary.tolerated else EXIT_OK
+    return ExitCode.TOO_MANY_BAD if len(summary.failed) > summary.tolerated else ExitCode.OK
 
 
 def _report(summary: Any) -> None:
@@ -112,7 +112,7 @@ def _print_trunks() -> int:
     print(f"{'trunk':<20} {'native size':>11} {'cut':<22} {'features':>8}")
     for name, _, _, size, cut, features in list_trunks():
         print(f"{name:<20} {f'{size} px':>11} {cut:<22} {features:>8}")
-    return EXIT_OK
+    return ExitCode.OK
 
 
 def _print_layers(arguments: argparse.Namespace) -> int:
@@ -122,4 +122,4 @@ def _print_layers(arguments: argparse.Namespace) -> int:
     for top in (False, True):
         for number, name, shape in list_layers(trunk, image_size=arguments.image_size, top=top):
             print(f"{number:>4} {name:<32} {shape}" + "  of the complete model" * top)
-    return EXIT_OK
+    return ExitCode.OK

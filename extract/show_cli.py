@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from extract.core.console import Parser, add_common_flags, log, run_command
-from extract.core.errors import EXIT_INTERRUPTED, EXIT_OK, StoreError
+from extract.core.errors import ExitCode, StoreError
 
 _EXAMPLES = """\
 examples:
@@ -46,10 +46,9 @@ def show_features_parser() -> argparse.ArgumentParser:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < 1e6:
+    if not 0 < float(text) < 1e6:
         raise argparse.ArgumentTypeError(f"found {text!r}; expected seconds above 0")
-    return seconds
+    return float(text)
 
 
 def _show_features(arguments: argparse.Namespace) -> int:
@@ -74,7 +73,7 @@ def _show_features(arguments: argparse.Namespace) -> int:
         )
     if problems is not None:
         log.info("verified: every row is there, readable and finite")
-    return EXIT_OK
+    return ExitCode.OK
 
 
 def _show_within(arguments: argparse.Namespace) -> int:
@@ -90,7 +89,7 @@ def _show_within(arguments: argparse.Namespace) -> int:
     except subprocess.TimeoutExpired:
         what = f"not read within {arguments.limit:g} s"
     else:
-        if 0 <= ended <= EXIT_INTERRUPTED:
+        if 0 <= ended <= ExitCode.INTERRUPTED:
             return ended
         what = "HDF5 crashes on it"
     remedy = "expected a valid file; raise --limit if it is large and you trust it, or remove it"

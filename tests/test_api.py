@@ -85,7 +85,7 @@ def test_help_explains_every_setting() -> None:
         (classify.sweep, (None,), {"haed": "knn"}, "'haed' is unknown; nearest: head"),
         (classify.train_heads, ("a.h5",), {"fold": 5}, "'fold' is unknown; nearest: folds"),
         (classify.train_heads, ("a.h5",), {"epochs": 0}, "epochs: found 0; expected a whole"),
-        (classify.train_heads, ("a.h5",), {"epochs": "3"}, "epochs: found 3; expected a whole"),
+        (classify.train_heads, ("a.h5",), {"epochs": "3"}, "epochs: found '3'; expected a whole"),
         (classify.train_heads, ("a.h5",), {"finetune_epochs": 3}, "no effect without --finetune"),
         (classify.train_heads, ("a.h5",), {"sweep": "C=1,2", "C": 1.0}, "and another C"),
     ],
@@ -130,3 +130,33 @@ def test_trunks_and_layers_are_returned() -> None:
     names = [layer.name for layer in extract.list_layers("vgg16", image_size=64)]
     assert names[-1] == "block5_pool"
     assert "fc1" in [layer.name for layer in extract.list_layers("vgg16", image_size=64, top=True)]
+
+
+def test_one_layer_and_one_size_are_the_same_settings_as_a_list(
+    images: Path, tmp_path: Path
+) -> None:
+    settings = {**QUICK, "layer": "conv1_relu", "image_size": 32, "dtype": "float16"}
+    out = tmp_path / "out.h5"
+    assert extract.extract_features(images, out, **settings).computed == 8  # type: ignore[arg-type]
+    settings["layer"], settings["image_size"] = ["conv1_relu"], (32, 32)
+    for more in ({}, {"overwrite": True}, {"layer": "conv1_relu", "overwrite": True}):
+        again = extract.extract_features(images, out, **settings | more)  # type: ignore[arg-type]
+        assert again.computed == 0
+    with extract.open_store(out) as store:
+        assert store.dtype == "float16"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"resize": ""}, {"interpolation": ""}, {"dtype": ""}, {"engine": ""}, {"precision": ""}),
+        *({"image_size": (-5, -5)}, {"image_size": (1.5, 2)}, {"image_size": (True, True)}),
+    ],
+    ids=str,
+)
+def test_a_setting_out_of_range_makes_no_file(
+    settings: dict[str, Any], images: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingError, match=next(iter(settings))):
+        extract.extract_features(images, tmp_path / "out.h5", **QUICK | settings)
+    assert not (tmp_path / "out.h5").exists()

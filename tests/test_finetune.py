@@ -274,11 +274,11 @@ def test_the_command(stores: dict[int, Path], capsys: pytest.CaptureFixture[str]
         (["--finetune-epochs", "3"], 2, "finetune_epochs: has no effect without --finetune"),
         (["--finetune", "--finetune-epochs", "0"], 2, "finetune_epochs: found 0"),
         (["--finetune", "--finetune-learning-rate", "0"], 2, "finetune_learning_rate: found 0"),
-        (["--finetune", "--folds", "3"], 2, "folds: cannot be used with --finetune"),
+        (["--finetune", "--folds", "3"], 2, "--folds and --finetune cannot be combined"),
         (["--finetune", "--head", "logistic"], 2, "head: found logistic with --finetune"),
         (["--finetune", "--C", "1"], 2, "head: found logistic with --finetune"),
-        (["--finetune", "--transform", "l2"], 2, "found dense behind l2"),
-        (["--finetune", "--sweep", "layer=a,b"], 2, "layer: found a, b with --finetune"),
+        (["--finetune", "--transform", "l2"], 2, "finetune: found l2; expected one layer"),
+        (["--finetune", "--sweep", "layer=a,b"], 2, "layer: found a, b; --finetune expects one"),
     ],
     ids=str,
 )
@@ -305,7 +305,7 @@ def test_features_that_are_no_maps(stores: dict[int, Path], tmp_path: Path) -> N
 
 
 def test_settings_are_checked_when_they_are_made() -> None:
-    with pytest.raises(SettingError, match="blocks of one layer"):
+    with pytest.raises(SettingError, match="expected one layer and no --transform"):
         TrainConfig((replace(HEAD, layer=("a", "b")),), finetune=FinetuneConfig())
 
 

@@ -146,7 +146,7 @@ def test_weights_that_have_moved(tmp_path: Path, capsys: pytest.CaptureFixture[s
     )
     assert predict_images([*words, "--weights", str(paths[1])]) == 1
     shown = capsys.readouterr()
-    assert "which made the features; put that file back, name it with" in shown.err
+    assert "which made the features; put it back, or say where it is now with" in shown.err
     assert not shown.out
     assert predict_images([*words, "--weights", str(paths[2])]) == 0
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from extract.core.errors import StoreError
-from extract.pipeline import plan
+from extract.pipeline import plan, run
 from extract.pipeline.run import run_extraction as extract_features
 from extract.store.open import open_store
 from tests.conftest import QUICK, MakeStore
@@ -65,6 +65,39 @@ def test_a_file_that_another_run_replaces_meanwhile_is_not_written_to(
     with pytest.raises(StoreError, match=r"out.h5: another run replaced it; run the same command"):
         extract_features(table, out)
     assert out.read_bytes() == content
+
+
+@pytest.mark.parametrize("action", ["update", "overwrite"])
+@pytest.mark.parametrize("change", [{"preprocess": "rescale"}, {}], ids=str)
+def test_a_file_that_changes_while_the_engine_opens_is_compared_again(
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    action: str,
+    change: dict[str, Any],
+) -> None:
+    out, other = tmp_path / "out.h5", tmp_path / "other.h5"
+    extract_features(images, out, **QUICK)
+    wanted: dict[str, Any] = {**QUICK, "pooling": "avg" if action == "update" else "max"}
+    if action == "update":
+        (images / "train/cat/0.png").unlink()
+    extract_features(images, other, **wanted | change)
+    content, open_engine = other.read_bytes(), run._open_engine
+
+    def overtaken(*given: Any) -> Any:
+        other.rename(out)  # another run has finished meanwhile
+        return open_engine(*given)
+
+    monkeypatch.setattr(run, "_open_engine", overtaken)
+    if action == "update" and change:
+        with pytest.raises(StoreError, match="made with --preprocess rescale, not auto"):
+            extract_features(images, out, **wanted, update=True)
+        assert out.read_bytes() == content
+        return
+    summary = extract_features(images, out, **wanted, **{action: True})
+    assert summary.computed == (8 if change else 0)
+    with open_store(out) as store:
+        assert (store.spec.preprocess, store.spec.pooling) == ("auto", wanted["pooling"])
 
 
 def test_a_store_is_shown_in_a_few_lines(make_store: MakeStore, tmp_path: Path) -> None:

@@ -217,6 +217,24 @@ def test_every_long_flag_is_a_field_and_says_its_default(parser: Callable[[], ob
             assert f"(default: {shown})" in re.sub(r"\s+", " ", text)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--sweep", "svm.kernel=rbf,"], "kernel '' is unknown; known: linear, rbf"),
+        (["--sweep", "dense.optimizer=rmsprop,"], "optimizer '' is unknown"),
+        (
+            ["--sweep", "dense.seed=1,2", "--seed", "3"],
+            "sweep: found dense.seed=1,2 and another seed",
+        ),
+    ],
+)
+def test_a_value_of_a_sweep_is_checked(
+    store: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_head([str(store), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
 # predict-images
 
 

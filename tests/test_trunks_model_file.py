@@ -286,7 +286,7 @@ def test_a_store_and_a_head_find_it_again(
     nested(keras, keras.layers).save("other.keras")
     capsys.readouterr()
     assert predict_images([*words, "--weights", "other.keras"]) == 1
-    assert "which made the features; put that file back" in capsys.readouterr().err
+    assert "which made the features; put it back" in capsys.readouterr().err
     with pytest.raises(StoreError, match="made with weights of SHA-256"):
         extract_features(images, "../out.h5", trunk="other.keras")
     with pytest.raises(StoreError, match=r"with --trunk .*own.keras, not vgg16; drop"):

@@ -24,8 +24,6 @@ from extract.core.row_block import DONE, PENDING
 from extract.images.digests import group_by_digest
 from extract.store.open import Store, open_store
 
-_SHOWN_CLASSES = 10  # in a summary
-
 
 @dataclass(frozen=True, repr=False)
 class Dataset(Described):
@@ -91,7 +89,7 @@ class Dataset(Described):
         counts = np.bincount(self.y, minlength=len(self.class_names))
         classes = [
             f"{quoted(name if len(name) <= 40 else name[:37] + '...')} {count}"
-            for name, count in zip(self.class_names[:_SHOWN_CLASSES], counts, strict=False)
+            for name, count in zip(self.class_names[:10], counts, strict=False)
         ]
         more = len(self.class_names) - len(classes)
         training, validation, test = np.bincount(self.split, minlength=3)

@@ -179,11 +179,9 @@ def _check_groups(dataset: Dataset, sides: _Sides) -> None:
     for row, group in enumerate(dataset.groups or []):
         first = first_rows.setdefault(group, row) if group else row
         if sides[first] != sides[row]:
-            raise SplitError(
-                f"group {group!r}: its images {quoted(dataset.keys[first])} and "
-                f"{quoted(dataset.keys[row])} are in two splits; expected one; move them together "
-                "or remove one"
-            )
+            pair = f"{quoted(dataset.keys[first])} and {quoted(dataset.keys[row])}"
+            found = f"its images {pair} are in two splits; expected one"
+            raise SplitError(f"group {group!r}: {found}; move them together or remove one")
 
 
 def _warn_of_leaks(dataset: Dataset, sides: _Sides, noun: str, remedy: str) -> None:

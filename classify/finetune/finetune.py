@@ -52,10 +52,9 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
     check_maps(dataset)
     upper = build_upper_blocks(dataset.trunk, dataset.layer)
     if upper.weights_sha256 != dataset.weights_sha256:
-        raise HeadError(
-            f"weights: {dataset.trunk.weights} has SHA-256 {upper.weights_sha256[:12]}; expected "
-            f"{dataset.weights_sha256[:12]}, which made the features; restore it, or extract again"
-        )
+        digests = f"SHA-256 {upper.weights_sha256[:12]}; expected {dataset.weights_sha256[:12]}"
+        problem = f"{dataset.trunk.weights} has {digests}, which made the features"
+        raise HeadError(f"weights: {problem}; restore it, or extract again")
     rows, test = development_rows(dataset), np.flatnonzero(dataset.split == TEST)
     result = search.run(_select(dataset, pool(upper.model, dataset.X)[rows], rows), config, folder)
     pooled = result.splits[0]

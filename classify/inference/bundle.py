@@ -125,10 +125,9 @@ def check_target(folder: Path) -> None:
         raise HeadError(f"{folder}: found a file; expected a folder or nothing; name another")
     names = {entry.name for entry in folder.glob("*")}
     if names and names != {checkpoint.FILE} and (BUNDLE not in names or names - FILES):
-        raise HeadError(
-            f"{folder}: found {', '.join(sorted(names - FILES)[:3]) or 'an unfinished head'}; "
-            "expected a folder that is new, empty or only a trained head; name another with -o"
-        )
+        found = ", ".join(sorted(names - FILES)[:3]) or "an unfinished head"
+        expected = "a folder that is new, empty or only a trained head"
+        raise HeadError(f"{folder}: found {found}; expected {expected}; name another with -o")
 
 
 def save_head(folder: Path, dataset: Dataset, result: Result, store: str) -> None:

@@ -43,10 +43,9 @@ class CompleteModel(NamedTuple):
         if scores.shape[1] == 1:
             scores = np.concatenate([1 - scores, scores], axis=1)
         if scores.min() < 0 or abs(scores.sum(axis=1) - 1).max() > 1e-3:
-            raise TrunkError(
-                f"{self.engine.spec.trunk}: gives {scores.min():.3g} to {scores.max():.3g} for an "
-                "image; expected scores of 0 to 1 that add up to 1, as softmax or a sigmoid gives"
-            )
+            found = f"gives {scores.min():.3g} to {scores.max():.3g} for an image"
+            expected = "scores of 0 to 1 that add up to 1, as softmax or a sigmoid gives"
+            raise TrunkError(f"{self.engine.spec.trunk}: {found}; expected {expected}")
         return np.asarray(scores)
 
 

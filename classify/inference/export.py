@@ -121,11 +121,10 @@ def check_head(result: Result) -> None:
     if best in EXPORTABLE:
         return
     other = next(entry for entry in result.entries if entry.spec.head in EXPORTABLE)
-    raise HeadError(
-        f"export: {best} cannot be exported; expected one of "
-        f"{', '.join(EXPORTABLE)}; the best of those here is {other.spec.head} ({result.metric} "
-        f"{other.scores[result.metric]:.4f}); train it alone with --head {other.spec.head}"
-    )
+    expected = f"expected one of {', '.join(EXPORTABLE)}"
+    score = f"{result.metric} {other.scores[result.metric]:.4f}"
+    remedy = f"the best of those here is {other.spec.head} ({score}); train it alone with --head"
+    raise HeadError(f"export: {best} cannot be exported; {expected}; {remedy} {other.spec.head}")
 
 
 def export_best(folder: Path, trunk: Any, targets: Sequence[str]) -> None:

@@ -53,11 +53,10 @@ class Predictions(list[Prediction]):
     def summary(self) -> str:
         """Return the number of images and the seconds in one line."""
         labelled = len({prediction.key for prediction in self}) - self.unreadable
-        return (
-            f"{labelled} images labelled, {self.unreadable} unreadable; "
-            f"start {self.timings.start:.1f} s, trunk {self.timings.trunk:.1f} s, "
-            f"waiting for images {self.timings.wait:.1f} s"
-        )
+        spent = self.timings
+        times = f"start {spent.start:.1f} s, trunk {spent.trunk:.1f} s"
+        counts = f"{labelled} images labelled, {self.unreadable} unreadable"
+        return f"{counts}; {times}, waiting for images {spent.wait:.1f} s"
 
     def save(self, path: Path, form: str) -> None:
         """Write a chart of one image, CSV or JSON lines with an atomic write.

@@ -38,17 +38,15 @@ def reopen(
 ) -> _Opened:
     """Build something with the recorded trunk; raise HeadError unless its weights are the same."""
     field = "trunk" if made_by.trunk.is_file else "weights"
+    remedy = "put it back, or extract again"
+    if isinstance(made_by, TrainedHead):
+        remedy = "put it back, or say where it is now with predict-images --weights FILE"
     name = str(weights or getattr(made_by.trunk, field))
     if not weights and name not in ("imagenet", "none") and not Path(name).exists():
-        remedy = "put it back, or say where it is now with predict-images --weights FILE"
-        raise HeadError(
-            f"{field}: {name} is gone; expected the file that made the features; {remedy}"
-        )
+        expected = "expected the file that made the features"
+        raise HeadError(f"{field}: {name} is gone; {expected}; {remedy}")
     opened = build(TrunkSpec.from_dict(made_by.trunk.to_dict() | {field: name}))
     if opened.weights_sha256 != made_by.weights_sha256:
-        raise HeadError(
-            f"{field}: {name} has SHA-256 {opened.weights_sha256[:12]}; expected "
-            f"{made_by.weights_sha256[:12]}, which made the features; put that file back, name it "
-            "with predict-images --weights, or extract and train again"
-        )
+        digests = f"SHA-256 {opened.weights_sha256[:12]}; expected {made_by.weights_sha256[:12]}"
+        raise HeadError(f"{field}: {name} has {digests}, which made the features; {remedy}")
     return opened

@@ -30,10 +30,9 @@ class Metrics(NamedTuple):
     confusion: list[list[int]]
 
     def __repr__(self) -> str:
-        return (
-            f"accuracy {self.accuracy:.4f}, loss {self.loss:.4f}, macro F1 {self.macro_f1:.4f} "
-            f"({count_of(self.rows, 'image')})"
-        )
+        shown = {"accuracy": self.accuracy, "loss": self.loss, "macro F1": self.macro_f1}
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
+        return f"{scores} ({count_of(self.rows, 'image')})"
 
 
 def measure(y: Labels, scores: NDArray[np.floating]) -> Metrics:

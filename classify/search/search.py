@@ -163,10 +163,9 @@ def drop_infeasible(dataset: Dataset, config: TrainConfig) -> TrainConfig:
     for layer, reasons in dropped.items():
         shown = ", ".join(dict.fromkeys(reasons))
         if config.named or not kept:
-            raise HeadError(
-                f"{shown}: cannot be trained while the features of {layer} stay in the file; "
-                f"expected dense or linear, or ridge or lda of at most {MOST_SUMMED} features, "
-                "without pca; name one with --head, or extract with --pooling avg"
-            )
+            found = f"{shown}: cannot be trained while the features of {layer} stay in the file"
+            expected = f"dense or linear, or ridge or lda of at most {MOST_SUMMED} features"
+            remedy = "name one with --head, or extract with --pooling avg"
+            raise HeadError(f"{found}; expected {expected}, without pca; {remedy}")
         log.info("left out, for the features of %s stay in the file: %s", layer, shown)
     return replace(config, candidates=tuple(kept), memory=memory)

@@ -57,6 +57,7 @@ class TrainConfig:
         False,
         "of the Keras heads that train as one model, stop the worse half by validation loss after "
         "an eighth, a quarter and half of the epochs",
+        shown="off",
     )
     metric: str = flag("accuracy", "metric that ranks the heads", choices=METRICS)
     seed: int = flag(0, "decides everything random", low=0, below=2**32)

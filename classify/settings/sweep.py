@@ -26,17 +26,12 @@ _MOST = 10_000
 Sweep = Mapping[tuple[str | None, str], Sequence[Any]]
 
 
-def _parse_switch(text: str) -> bool:
-    """Return whether a text is ``on``, as opposed to ``off``."""
-    return {"on": True, "off": False}[text]
-
-
 def _parser(setting: str) -> Callable[[str], Any]:
     """Return the function that reads a value of a setting in a sweep."""
     declared = SETTINGS[setting]
     kind = kind_of(declared)
     if kind is bool:
-        return _parse_switch
+        return {"on": True, "off": False}.__getitem__
     if kind is str and "choices" in declared.metadata:
         return lambda text: None if (setting, text) == ("class_weight", "none") else text
     parse: Callable[[str], Any] = declared.metadata.get("parse", kind)

@@ -66,6 +66,7 @@ class TrunkSpec(Settings):
         (0, 0),
         "size of the trunk's input in pixels",
         metavar="N|HxW",
+        low=1,
         parse=parse_image_size,
         shown="its native size",
     )
@@ -91,8 +92,6 @@ class TrunkSpec(Settings):
         else:
             self._complete_application()
         check_fields(self)
-        if self.image_size != (0, 0) and not all(self.image_size):
-            raise SettingError("image_size: found 0; expected a whole number of 1 or more")
         if len(set(self.layer)) != len(self.layer):
             raise SettingError(f"layer: found {', '.join(self.layer)}; expected each layer once")
 
@@ -215,7 +214,7 @@ class ExtractConfig(Settings):
 
     def tolerated(self, total: int) -> int:
         """Return how many of ``total`` images may be unreadable."""
-        match = re.fullmatch(r"(\d+)|(\d+\.?\d*|\.\d+)%", str(self.max_bad).strip())
+        match = re.fullmatch(r"(\d+)|(\d+\.?\d*|\.\d+)%", str(self.max_bad).replace(" ", ""))
         if not match or float(match[2] or 0) > 100:
             raise SettingError(
                 f"max_bad: found {self.max_bad!r}; expected a number or a share such as 1%"
@@ -235,7 +234,7 @@ class ViewSpec(Settings):
     """
 
     views: int = flag(
-        0, "keep N augmented views of each training image beside the plain one", shown="0"
+        0, "keep N augmented views of each training image beside the plain one", low=1, shown="0"
     )
     seed: int | None = flag(
         None, "decides everything random in the views", low=0, below=2**32, usual=0
@@ -260,15 +259,13 @@ class ViewSpec(Settings):
 
     def __post_init__(self) -> None:
         given = {k: v for k, v in asdict(self).items() if v is not None and k != "views"}
-        if isinstance(self.views, bool) or self.views < 0:
-            raise SettingError(f"views: found {self.views}; expected a whole number of 1 or more")
+        check_fields(self)
         if not self.views and given:
             raise SettingError(f"{next(iter(given))}: has no effect without --views")
         if self.views:
             declared = {f.name: f.metadata for f in fields(self)}
             usual = {k: how["usual"] for k, how in declared.items() if "usual" in how}
             self._set(**(usual | given))
-            check_fields(self)
             if not any((self.rotation, self.shift, self.shear, self.zoom, self.flip)):
                 effects = "rotation, shift, shear, zoom or flip"
                 raise SettingError(f"views: have no effect without {effects}; give one of them")

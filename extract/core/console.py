@@ -15,14 +15,7 @@ from contextlib import contextmanager
 from html import escape
 from typing import Any, NoReturn
 
-from extract.core.errors import (
-    EXIT_BUG,
-    EXIT_FAILED,
-    EXIT_INTERRUPTED,
-    EXIT_OK,
-    EXIT_USAGE,
-    HeadstartError,
-)
+from extract.core.errors import ExitCode, HeadstartError
 
 log = logging.getLogger("headstart")
 
@@ -66,10 +59,10 @@ class Parser(argparse.ArgumentParser):
         if choice := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
             words, known = [choice[1]], re.findall(r"[\w+]+", choice[2])
         for word in words:
-            near = difflib.get_close_matches(word.partition("=")[0], known, n=2)
+            near = difflib.get_close_matches(word.partition("=")[0], known, n=2, cutoff=0.7)
             if near and (choice or word.startswith("-")):
                 message += f"; nearest: {', '.join(near)}"
-        self.exit(EXIT_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(ExitCode.USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def add_common_flags(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +89,7 @@ def muted(level: int = logging.ERROR) -> Iterator[None]:
 @contextmanager
 def quiet_mode(on: bool) -> Iterator[None]:
     """Drop notes and progress bars, but no warnings, if ``on``."""
-    with muted(logging.WARNING if on else log.level):
+    with muted(max(logging.WARNING, log.level) if on else log.level):
         yield
 
 
@@ -216,16 +209,16 @@ def run_command(
         return error.exit_code
     except KeyboardInterrupt as error:
         print(f"\n{parser.prog}: stopped. {error}".rstrip(), file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return ExitCode.INTERRUPTED
     except BrokenPipeError:
         # The reader of stdout, such as `head`, has left: that is no failure.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_OK
+        return ExitCode.OK
     except Exception as error:
         if lacking := _lacking(error):
             print(f"{parser.prog}: {lacking} and run the same command again", file=sys.stderr)
-            return EXIT_FAILED
+            return ExitCode.FAILED
         traceback.print_exc()
         bug = "this is a bug in headstart; please report it with the lines above"
         print(f"{parser.prog}: {bug}", file=sys.stderr)
-        return EXIT_BUG
+        return ExitCode.BUG

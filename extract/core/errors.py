@@ -6,13 +6,19 @@ built-in type that callers of the Python API would catch.
 
 import difflib
 from collections.abc import Iterable
+from enum import IntEnum
 
-EXIT_OK = 0
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_BUG = 3
-EXIT_TOO_MANY_BAD = 4
-EXIT_INTERRUPTED = 130
+
+class ExitCode(IntEnum):
+    """The exit code of a command."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    BUG = 3
+    TOO_MANY_BAD = 4
+    INTERRUPTED = 130
+
 
 # A message stays readable: 40 trunks or 311 layers are not listed in one.
 MOST_LISTED = 12
@@ -21,7 +27,7 @@ MOST_LISTED = 12
 class HeadstartError(Exception):
     """A known failure, explained in one line without a traceback."""
 
-    exit_code = EXIT_FAILED
+    exit_code = ExitCode.FAILED
 
     def __str__(self) -> str:
         """Return the message with a space for each character that would break its line."""
@@ -31,7 +37,7 @@ class HeadstartError(Exception):
 class SettingError(HeadstartError, ValueError):
     """A setting has a value that is invalid, alone or with the others."""
 
-    exit_code = EXIT_USAGE
+    exit_code = ExitCode.USAGE
 
 
 class SourceError(HeadstartError, ValueError):
@@ -81,7 +87,7 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     """Return ``what 'name' is unknown; nearest: ...; known: ...``, the names only where few."""
     names = list(known)
     folded = {known_name.casefold(): known_name for known_name in names}
-    close = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(str(name).casefold(), folded, n=3, cutoff=0.5)
     nearest = f"; nearest: {', '.join(folded[one] for one in close)}" if close else ""
     known_names = f"; known: {', '.join(names)}" if len(names) <= MOST_LISTED else ""
     return f"{what} {name!r} is unknown{nearest}{known_names}"

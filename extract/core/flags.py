@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import Field, field, fields
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, Self, TypeVar, get_args
 
 from extract.core.errors import SettingError, unknown_name
@@ -71,22 +71,19 @@ class Settings:
 
 
 def check_fields(settings: Any) -> None:
-    """Raise SettingError unless every value of a settings dataclass is one of its choices."""
+    """Raise SettingError unless each value is the default, a choice, or in the range."""
     for declared in fields(settings):
-        check_value(declared, getattr(settings, declared.name))
-
-
-def check_value(declared: Field[Any], value: Any) -> None:
-    """Raise SettingError unless a value is among the choices or in the range of its field."""
-    how, name = declared.metadata, declared.name
-    if value is None or value in ("", ()):
-        return
-    if "choices" in how:
-        check_choice(name, value, how["choices"])
-    if "low" in how or "above" in how:
-        for number in value if isinstance(value, tuple) else (value,):
-            if not _is_within(number, declared):
-                raise SettingError(f"{name}: found {number}; expected {_expected(declared)}")
+        name, how = declared.name, declared.metadata
+        value = getattr(settings, name)
+        if value == declared.default:
+            continue
+        if "choices" in how:
+            check_choice(name, value, how["choices"])
+        if "low" in how or "above" in how:
+            for number in value if isinstance(value, tuple) else (value,):
+                if not _is_within(number, declared):
+                    found = repr(number) if isinstance(number, str) else number
+                    raise SettingError(f"{name}: found {found}; expected {_expected(declared)}")
 
 
 def check_choice(name: str, value: str, known: Iterable[str]) -> None:
@@ -98,17 +95,18 @@ def check_choice(name: str, value: str, known: Iterable[str]) -> None:
 def kind_of(declared: Field[Any]) -> type:
     """Return bool, int, float or str: the type of a field, or of the entries of its tuple."""
     kinds = get_args(declared.type) or (declared.type,)
+    kinds = tuple(part for kind in kinds for part in get_args(kind) or (kind,))
     return next((kind for kind in (bool, int, float) if kind in kinds), str)
 
 
 def _is_within(value: Any, declared: Field[Any]) -> bool:
     how = declared.metadata
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+    kind = Integral if kind_of(declared) is int else Real
+    if isinstance(value, bool) or not isinstance(value, kind):
         return False
     return bool(
         how.get("low", value) <= value <= how.get("high", value)
         and how.get("above", -1) < value < how.get("below", math.inf)
-        and (kind_of(declared) is float or float(value).is_integer())
     )
 
 

@@ -124,8 +124,8 @@ def _take(task: _Task[T], queue: _Queue[T], threads: list[Thread]) -> T | None:
 def _abandon(thread: Thread) -> None:
     _stuck[:] = [*filter(Thread.is_alive, _stuck), thread]
     if len(_stuck) > MOST_STUCK:
-        raise SourceError(
-            f"{len(_stuck)} images took longer than {LIMIT_SECONDS:g} s each and cannot be "
-            "stopped; expected a disk or network that answers, and few damaged images; check the "
-            "disk or network, remove the images named above, and run the same command again"
+        found = (
+            f"{len(_stuck)} images took longer than {LIMIT_SECONDS:g} s each and cannot be stopped"
         )
+        remedy = "check the disk or network, remove the images named above"
+        raise SourceError(f"{found}; {remedy}, and run the same command again")

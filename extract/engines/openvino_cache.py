@@ -145,12 +145,18 @@ def _identity(spec: TrunkSpec, calibration_digest: str) -> dict[str, Any]:
         file = Path(settings[name])
         if settings[name] not in (*TRUNKS, "imagenet", "none", IN_MODEL) and file.is_file():
             settings[name] = _digest(file)
-    versions = {name: version(name) for name in _PACKAGES}
-    if calibration_digest:
-        with suppress(PackageNotFoundError):
-            versions["nncf"] = version("nncf")
+    packages = (*_PACKAGES, "nncf") if calibration_digest else _PACKAGES
+    versions = {name: _version(name) for name in packages}
     calibration = {"calibration": calibration_digest, "format_version": FORMAT_VERSION}
     return {**settings, **calibration, "made_by": versions}
+
+
+def _version(package: str) -> str:
+    """Return a version, ``none`` for a package under another name, such as tensorflow-cpu."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
 
 
 def _folder(identity: dict[str, Any]) -> Path:

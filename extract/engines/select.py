@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from extract.core.config import TrunkSpec
 from extract.core.console import log
@@ -48,8 +49,10 @@ def open_engine(
         check_batch_memory(batch_size, spec.image_size)
     if precision == "int8" or engine == "openvino" or (engine == "auto" and not _prefers_keras()):
         check_instructions(precision)
+        compiled = find_compiled(spec)
+        trunk: Any = None if compiled else _build(spec)
         try:
-            compiled = find_compiled(spec) or _convert(spec)
+            compiled = compiled or convert(trunk, spec)
         except EngineError as error:
             if engine == "openvino" or precision != "float32":
                 raise
@@ -58,20 +61,21 @@ def open_engine(
             if precision == "int8":
                 compiled = _calibrate(compiled, calibrate)
             return OpenVinoEngine(compiled, dtype, batch_size, precision, threads=0)
+    else:
+        trunk = _build(spec, precision)
     from extract.engines.keras_engine import KerasEngine
-    from extract.trunks.trunk import build_trunk
 
-    return KerasEngine(build_trunk(spec, precision), dtype, batch_size, precision)
+    return KerasEngine(trunk, dtype, batch_size, precision)
 
 
 def _prefers_keras() -> bool:
     return backend_name() != "tensorflow" or (has_gpu() and on_gpu())
 
 
-def _convert(spec: TrunkSpec) -> CompiledTrunk:
+def _build(spec: TrunkSpec, precision: str = "float32") -> Any:
     from extract.trunks.trunk import build_trunk
 
-    return convert(build_trunk(spec), spec)
+    return build_trunk(spec, precision)
 
 
 def _calibrate(plain: CompiledTrunk, calibrate: Calibrate) -> CompiledTrunk:

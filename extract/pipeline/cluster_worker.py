@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from extract.core.config import ViewSpec
-from extract.core.errors import HeadstartError
+from extract.core.errors import EngineError, HeadstartError
 from extract.core.row_block import DONE, FAILED, Failure, RowBlock
 from extract.engines.base import Engine
 from extract.engines.snapshot import Snapshot, open_snapshot
@@ -68,7 +68,9 @@ def run_task(row: dict[str, Task], given: Any) -> dict[str, TaskResult]:
         )
         result.blocks = [_fill(task.shard, rows, stream)] if task.shard else list(stream(rows))
     except HeadstartError as error:
-        result.error = f"{platform.node()}: {error}"
+        # An error of the engine names the node already.
+        where = "" if isinstance(error, EngineError) else f"{platform.node()}: "
+        result.error = f"{where}{error}"
     return {"result": result}
 
 

@@ -49,7 +49,7 @@ def find_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> li
         if before == now or name == "weights" or (name == "trunk" and both):
             continue
         if name == "weights_sha256":
-            differences.append(f"weights of SHA-256 {before[:12]}, not {now[:12]}")
+            differences.append(f"weights of SHA-256 {str(before)[:12]}, not {str(now)[:12]}")
         else:
             prefix = f"--{name.replace('_', '-')} "
             new = "none" if now is None else _flag(name, now).removeprefix(prefix)

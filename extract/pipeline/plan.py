@@ -49,6 +49,10 @@ def open_prepared(run: RunSettings, source: Source, engine: Engine) -> Iterator[
             run = run._replace(existing=store)
     layout = _plan_layout(run, source, engine)
     action, reason = _choose_action(run, source, layout)
+    if action != "continue" and run.existing:
+        # Another run may have changed it while the images were listed and the engine opened.
+        with open_store(run.out) as store:
+            action, reason = _choose_action(run._replace(existing=store), source, layout)
     if action == "update":
         update_store(run.out, layout)
     elif action != "continue":
@@ -125,10 +129,8 @@ def _choose_action(run: RunSettings, source: Source, layout: Layout) -> tuple[st
         return "update", images
     if not run.config.overwrite:
         update = "" if settings or run.config.shards else "use --update to run the new images, "
-        raise StoreError(
-            f"{run.out}: {settings or images}; {update}restore what it was made from, choose "
-            "another file, or use --overwrite"
-        )
+        remedy = "restore what it was made from, choose another file, or use --overwrite"
+        raise StoreError(f"{run.out}: {settings or images}; {update}{remedy}")
     return "replace", settings or images
 
 

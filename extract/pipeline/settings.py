@@ -1,5 +1,6 @@
 """Complete the settings of a run from the existing file."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -39,7 +40,7 @@ class RunSettings(NamedTuple):
 
 def complete_settings(out: Path, settings: Mapping[str, Any]) -> RunSettings:
     """Complete the given settings from the existing file, and refuse those that differ from it."""
-    given = {name: value for name, value in settings.items() if value is not None}
+    given = {name: _as_stored(name, value) for name, value in settings.items() if value is not None}
     if unknown := given.keys() - _NAMES:
         raise SettingError(f"{min(unknown)!r} is not a setting of extract_features")
     if given.get("shards"):
@@ -56,10 +57,9 @@ def complete_settings(out: Path, settings: Mapping[str, Any]) -> RunSettings:
     compared = {name: given[name] for name in stored if name in given.keys() - ignored}
     differences = find_differences(stored, compared)
     if differences and not config.overwrite:
-        raise StoreError(
-            f"{out} was made with {', '.join(differences)}; drop the flag"
-            f"{'s' * (len(differences) > 1)} to continue, choose another file, or use --overwrite"
-        )
+        drop = f"drop the flag{'s' * (len(differences) > 1)} to continue"
+        remedy = f"{drop}, choose another file, or use --overwrite"
+        raise StoreError(f"{out} was made with {', '.join(differences)}; {remedy}")
     base = {} if differences else stored
     kept = {name: base[name] for name in KEPT if name in base and name not in given}
     chosen = base or {"trunk", "weights", "layer"} & given.keys()
@@ -72,6 +72,15 @@ def complete_settings(out: Path, settings: Mapping[str, Any]) -> RunSettings:
         existing,
         lost,
     )
+
+
+def _as_stored(name: str, value: Any) -> Any:
+    """Return a setting as a store has it: a path as text, a layer as one of several."""
+    if name == "layer" and isinstance(value, str):
+        return (value,)
+    if name == "image_size" and isinstance(value, int):
+        return value, value
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _read_existing(out: Path, config: ExtractConfig) -> tuple[Store | None, str]:

@@ -183,11 +183,12 @@ def _load(items: Items, spec: TrunkSpec, views: ViewSpec, row: int) -> Pixels:
         content = read_item(item)
         read, digest = time.monotonic(), digest_bytes(content)
         plain = decode(content, spec.image_size, spec.resize, spec.interpolation)
-        pixels = plain, *(make_views(plain, item.key, views) if item.split == 0 else ())
     except ImageError as error:
         reason = str(error)
     except MemoryError:
         reason = "needs more memory than there is"
+    else:
+        pixels = plain, *(make_views(plain, item.key, views) if item.split == 0 else ())
     ended = time.monotonic()
     read = min(read, ended)
     return Pixels(row, pixels, reason, digest, (read - began, ended - read))

@@ -57,7 +57,7 @@ class Archive:
                 os.stat(shard)  # each library has its own message for a missing file
                 for name, member in ARCHIVE_FORMATS[ending](shard):
                     key = prefix + _to_key(shard, name)
-                    if key in self.members:
+                    if self.members.get(key):
                         raise SourceError(f"{quoted(shard)}: found {quoted(key)} twice; repack it")
                     if not any(map(is_system_file, key.split("/"))):
                         self.members[key] = member

@@ -63,11 +63,14 @@ def open_arrow(path: str, named: Named) -> Records:
 
 def read_cells(file: Any, columns: Sequence[str | None]) -> Iterator[tuple[Any, ...]]:
     """Yield the cells of each row of a ParquetFile or an Arrow table; None without a column."""
+    parts = [file]
     if hasattr(file, "schema_arrow"):
-        file = file.read([name for name in columns if name is not None], use_threads=False)
-    none = [None] * file.num_rows
-    cells = (none if name is None else file.column(name).to_pylist() for name in columns)
-    return zip(*cells, strict=True)
+        named = [name for name in columns if name is not None]
+        parts = file.iter_batches(2**16, columns=named, use_threads=False)
+    for part in parts:
+        none = [None] * part.num_rows
+        cells = [none if name is None else part.column(name).to_pylist() for name in columns]
+        yield from zip(*cells, strict=True)
 
 
 def _open(path: str) -> Any:

