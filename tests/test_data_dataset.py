@@ -92,7 +92,7 @@ def test_an_unfinished_store_is_refused(tmp_path: Path) -> None:
 
 def test_images_without_any_label_are_refused(make_store: MakeStore) -> None:
     path = make_store(features(3, 2), [-1, -1, -1], class_names=())
-    with pytest.raises(StoreError, match="expected images in class folders"):
+    with pytest.raises(StoreError, match="extract features from class folders"):
         load_dataset(path)
 
 
