@@ -135,8 +135,8 @@ class _Lines:
         if now - self._said >= LINE_SECONDS and self._done < self._total:
             rate = (self._done - self._first) / (now - self._began)
             left = (self._total - self._done) / max(rate, 1e-9)
-            shown = f"{self._done} of {self._total} {self._unit}, {rate:.3g} a second"
-            log.info("%s, about %.0f s left", shown, left)
+            units = self._unit.removesuffix("s") + "s"
+            log.info(f"{self._done} of {self._total} {units}, about {left:.0f} s left")
             self._said = now
 
     def set_postfix_str(self, text: str) -> None:
