@@ -1,0 +1,91 @@
+"""What people see: errors of usage, progress without a terminal, quiet mode, tables."""
+
+import logging
+from collections.abc import Callable
+
+import pytest
+
+from classify import cli as train_cli
+from classify import predict_cli
+from extract import cli, show_cli
+from extract.core import console
+from extract.core.console import html_table, log, progress, quiet_mode
+
+COMMANDS = [cli.main, show_cli.main, train_cli.main, predict_cli.main]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_and_names_a_mistyped_flag(
+    command: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command(["--help"])
+    assert ended.value.code == 0
+    assert "examples:" in capsys.readouterr().out
+    for flag in ("--verbos", "--quite"):  # an abbreviation, and a mistake
+        with pytest.raises(SystemExit) as ended:
+            command(["a", "b", flag])
+        assert ended.value.code == 2
+        stderr = capsys.readouterr().err
+        assert f"nearest: {'--verbose' if flag == '--verbos' else '--quiet'}" in stderr
+        assert len(stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["a", "b", "--pooling", "avgg"], "nearest: avg; see extract-features --help"),
+        (["a", "b", "--pool", "avg"], "unrecognized arguments: --pool avg; nearest: --pooling"),
+        (["a", "b", "--image-size", "x"], "expected N or HxW, such as 150 or 150x200"),
+    ],
+)
+def test_a_wrong_word_is_one_line(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code == 2
+    stderr = capsys.readouterr().err
+    assert message in stderr
+    assert len(stderr.splitlines()) == 1
+
+
+def test_without_a_terminal_a_line_says_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(log, "propagate", True)
+    with caplog.at_level(logging.INFO, "headstart"):
+        for seconds in (0.0, 3600.0):
+            monkeypatch.setattr(console, "LINE_SECONDS", seconds)
+            with progress(10, "images", done=2) as bar:
+                bar.update(3)
+                bar.set_postfix_str("best 0.9")
+                bar.update(5)
+    # No line for the end, which the command reports itself.
+    assert [record.getMessage().split(",")[0] for record in caplog.records] == ["5 of 10 images"]
+
+
+@pytest.mark.parametrize(
+    ("before", "inside"),
+    [
+        (logging.INFO, logging.WARNING),
+        (logging.NOTSET, logging.WARNING),
+        (logging.ERROR, logging.ERROR),
+    ],
+)
+def test_quiet_mode_is_never_louder(
+    before: int, inside: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "level", before)
+    with quiet_mode(True):
+        assert log.level == inside
+    assert log.level == before
+    with quiet_mode(False):
+        assert log.level == before
+
+
+def test_a_table_escapes_its_texts() -> None:
+    table = html_table(("a<b", "n"), [("x & y", 1)], "<done>")
+    assert "<th>a&lt;b</th><th>n</th>" in table
+    assert "<td>x &amp; y</td><td>1</td>" in table
+    assert table.endswith("<p>&lt;done&gt;</p>")
