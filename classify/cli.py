@@ -2,7 +2,6 @@
 
 import argparse
 import shlex
-from pathlib import Path
 from typing import Any
 
 from classify.settings.config import GROUPS, FinetuneConfig, TrainConfig
@@ -47,12 +46,8 @@ def train_head_parser() -> argparse.ArgumentParser:
         f"without any, {', '.join(USUAL_HEADS)})",
     )
     add_flags(parser, HeadSpec, "layer", "transform", "views")
-    parser.add_argument(
-        *("-o", "--output"),
-        metavar="DIR",
-        type=Path,
-        help="the folder to make (default: the file's name without its ending, and _head)",
-    )
+    text = "the folder to make (default: the file's name without its ending, and _head)"
+    parser.add_argument("-o", "--output", metavar="DIR", help=text)
     _add_candidate_flags(parser.add_argument_group("candidates"))
     _add_finetune_flags(parser.add_argument_group("fine-tuning and export"))
     _add_head_flags(parser)

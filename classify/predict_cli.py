@@ -43,11 +43,8 @@ def predict_images_parser() -> argparse.ArgumentParser:
     add_flags(group, TrunkSpec, "trunk", "weights", "image_size", "preprocess", **texts)
     group = parser.add_argument_group("output")
     add_flags(group, PredictConfig)
-    group.add_argument(
-        *("-o", "--output"),
-        metavar="FILE",
-        help="the file to write (default: stdout); for one image .png, .svg or .pdf draws a chart",
-    )
+    text = "the file to write (default: stdout); for one image .png, .svg or .pdf draws a chart"
+    group.add_argument("-o", "--output", metavar="FILE", help=text)
     add_flags(group, ExtractConfig, "max_bad")
     add_flags(parser.add_argument_group("running"), ExtractConfig, "batch_size", "workers")
     add_common_flags(parser)

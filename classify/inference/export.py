@@ -60,11 +60,10 @@ def open_trunk(made_by: Dataset | TrainedHead, weights: PathLike | None = None) 
     from extract.trunks import trunk
 
     if (made_by.precision, made_by.dtype) != ("float32", "float32"):
-        log.warning(
-            "export: the model computes in float32; the features were computed in %s and "
-            "stored as %s, so its scores differ from the head's by that rounding",
-            *(made_by.precision, made_by.dtype),
+        features = (
+            f"the features were computed in {made_by.precision} and stored as {made_by.dtype}"
         )
+        log.warning(f"export: {features}; the scores of the float32 model differ by that rounding")
     return reopen(made_by, weights, trunk.build_trunk)
 
 
