@@ -16,7 +16,7 @@ from extract.engines.base import Engine
 from extract.images.item import Source
 from extract.images.remote import hide_secrets
 from extract.pipeline.compare import find_differences, find_other_images, read_recipe
-from extract.pipeline.settings import RunSettings
+from extract.pipeline.resume import RunSettings
 from extract.store.format import Layout, create_store
 from extract.store.open import Store, open_store
 from extract.store.shards import SHARD_ROWS, create_shards, find_shards

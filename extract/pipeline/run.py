@@ -22,7 +22,7 @@ from extract.images.item import Item, Source
 from extract.pipeline.cluster import check_ray, stream_on_cluster
 from extract.pipeline.low_precision import choose_calibration, measure_error
 from extract.pipeline.plan import and_views, log_plan, open_prepared
-from extract.pipeline.settings import RunSettings, complete_settings
+from extract.pipeline.resume import RunSettings, complete_settings
 from extract.pipeline.stream import Timings, stream_features
 from extract.sources.listing import list_source
 from extract.store.format import training_rows
