@@ -93,7 +93,8 @@ def split_folds(dataset: Dataset, folds: int, seed: int = 0) -> list[Split]:
     for row in rows.tolist():
         members[names[row]].append(row)
     if folds > (most := len(members)):
-        raise SplitError(f"folds: found {folds}; expected at most {most}, one per image or group")
+        found = f"found {folds} for {most} images or groups; expected at most {most}"
+        raise SplitError(f"folds: {found}; choose fewer folds")
     counts = np.zeros((folds, K))
     fold_of_row = np.full(len(dataset.y), -1)
     for name in sorted(members, key=lambda name: (-len(members[name]), _hash(f"{seed} {name}"))):

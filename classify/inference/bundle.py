@@ -219,8 +219,8 @@ def load_head(folder: PathLike) -> TrainedHead:
         problem = f"damaged, the head cannot be read: {type(error).__name__}: {reason_of(error)}"
         raise HeadError(f"{folder}: {problem}; {_EXPECTED}") from error
     if not fits:
-        expected = f"a head that takes {head.shape} and scores {len(names)} classes"
-        raise HeadError(f"{folder}: damaged; expected {expected}; train the head again")
+        problem = f"does not take {head.shape} and score {len(names)} classes, as {BUNDLE} says"
+        raise HeadError(f"{folder}: the head {problem}; train the head again")
     return head
 
 
