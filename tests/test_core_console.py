@@ -54,6 +54,7 @@ def test_without_a_terminal_a_line_says_how_far_it_is(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(log, "propagate", True)
+    monkeypatch.setattr(log, "handlers", [])
     with caplog.at_level(logging.INFO, "headstart"):
         for seconds in (0.0, 3600.0):
             monkeypatch.setattr(console, "LINE_SECONDS", seconds)

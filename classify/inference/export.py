@@ -63,7 +63,7 @@ def open_trunk(made_by: Dataset | TrainedHead, weights: PathLike | None = None) 
         features = (
             f"the features were computed in {made_by.precision} and stored as {made_by.dtype}"
         )
-        log.warning(f"export: {features}; the scores of the float32 model differ by that rounding")
+        log.warning(f"export: the model computes in float32; {features}, so its scores differ")
     return reopen(made_by, weights, trunk.build_trunk)
 
 
