@@ -1,4 +1,4 @@
-"""Stage one from Python: what ``extract`` exports beside settings, stores and errors."""
+"""Stage one from Python: the functions that ``extract`` exports."""
 
 import os
 from collections.abc import Sequence

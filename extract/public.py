@@ -1,4 +1,4 @@
-"""Helpers of the public Python API: late names, settings as keywords, tables for notebooks."""
+"""Helpers of the public Python API: names imported late, settings as keywords."""
 
 import functools
 import inspect

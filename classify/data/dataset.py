@@ -222,7 +222,7 @@ def _read(
 
 
 def _are_not_finite(X: Features) -> Iterator[bool]:
-    """Return for each row whether a feature is NaN or infinite."""
+    """Yield for each row whether a feature is NaN or infinite."""
     for _, rows in iter_chunks(X):
         chunk_is_finite = all_finite(rows)
         yield from (not (chunk_is_finite or all_finite(row)) for row in rows)

@@ -1,1 +1,1 @@
-"""Errors, settings and console of stage one, and what every other room needs."""
+"""Errors, settings and console of stage one, and helpers of all other packages."""

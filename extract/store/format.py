@@ -95,7 +95,7 @@ class Layout(NamedTuple):
             )
 
     def write(self, path: Path) -> None:
-        """Write an empty store under a name that nobody knows yet."""
+        """Write an empty store to a temporary path."""
         items, shapes, attributes = self
         count, views, dtype = len(items), attributes.get("views", 0), np.dtype(attributes["dtype"])
         keys, _, labels, splits, groups, _ = zip(*items, strict=True)
