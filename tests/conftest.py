@@ -3,8 +3,13 @@
 import atexit
 import os
 import shutil
+import socketserver
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,7 +30,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["HEADSTART_CACHE"] = tempfile.mkdtemp(prefix="headstart-tests-")
     atexit.register(shutil.rmtree, os.environ["HEADSTART_CACHE"], ignore_errors=True)
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
 
 # One convolution of the smallest trunk: everything is real, and a batch takes milliseconds.
 QUICK = {"trunk": "mobilenet", "weights": "none", "layer": ("conv1_relu",), "image_size": (32, 32)}
@@ -54,6 +60,29 @@ def images(tmp_path: Path) -> Path:
                 pixels = generator.integers(0, 256, (20 + i, 30, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f"{i}.png")
     return root
+
+
+@contextmanager
+def serving(server: socketserver.TCPServer) -> Iterator[None]:
+    """Answer requests in a thread while the block runs."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    with server:
+        thread.start()
+        yield
+        server.shutdown()
+        thread.join()
+
+
+def run_on_small_disk(script: str, images: Path, folder: Path, *flags: str) -> str:
+    """Run a script, which mounts a disk on ``folder``, to its end, and return what it logs."""
+    if sys.platform != "linux" or subprocess.call(["unshare", "-rm", "true"]):
+        pytest.skip("no disk can be mounted here")
+    folder.mkdir()
+    words = ["unshare", "-rm", sys.executable, "-c", script, str(images), str(folder), *flags]
+    child = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert child.returncode == 0, child.stderr
+    assert "Traceback" not in child.stderr
+    return child.stderr
 
 
 def items_of(keys: Sequence[str], labels: Sequence[int], split: Sequence[int]) -> list[Item]:

@@ -19,10 +19,8 @@ from extract.pipeline import run
 from extract.sources.listing import list_source
 from extract.store.open import open_store
 from extract.store.verify import verify
-from tests.conftest import QUICK, MakeStore
+from tests.conftest import QUICK, ROOT, MakeStore, run_on_small_disk
 from tests.test_cli import QUICK_FLAGS
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def extract(source: Path, out: Path, **given: Any) -> run.Summary:
@@ -86,23 +84,11 @@ assert train_head([str(out), "--head", "knn"]) == 1
 
 @pytest.mark.slow
 def test_a_full_disk_and_a_read_only_one_lose_nothing(images: Path, tmp_path: Path) -> None:
-    if sys.platform != "linux" or subprocess.call(["unshare", "-rm", "true"]):
-        pytest.skip("no disk can be mounted here")
-    (tmp_path / "disk").mkdir()
-    words = [sys.executable, "-c", SMALL_DISK, str(images), str(tmp_path / "disk")]
-    child = subprocess.run(
-        ["unshare", "-rm", *words, *QUICK_FLAGS],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert child.returncode == 0, child.stderr
-    assert "Traceback" not in child.stderr
-    assert child.stderr.count("the disk is full; make room") == 3
-    assert child.stderr.count("the disk is full; expected room for a few results") == 1
-    assert child.stderr.count("cannot be written: Read-only file system; look after the disk") >= 1
-    assert child.stderr.count("Read-only file system") >= 2
+    logged = run_on_small_disk(SMALL_DISK, images, tmp_path / "disk", *QUICK_FLAGS)
+    assert logged.count("the disk is full; make room") == 3
+    assert logged.count("the disk is full; expected room for a few results") == 1
+    assert logged.count("cannot be written: Read-only file system; look after the disk") >= 1
+    assert logged.count("Read-only file system") >= 2
 
 
 def test_an_image_that_goes_after_it_was_listed_is_a_failed_row(

@@ -1,7 +1,6 @@
 import functools
 import http.server
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from extract.images.remote import hide_secrets, is_url, read_url
 from extract.pipeline.run import run_extraction as extract_features
 from extract.sources.listing import list_source, open_reader
 from extract.store.open import open_store
-from tests.conftest import QUICK
+from tests.conftest import QUICK, serving
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -62,12 +61,9 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture
 def server(images: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(remote, "_PAUSE_SECONDS", 0.01)
-    with Server(images) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    server = Server(images)
+    with serving(server):
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

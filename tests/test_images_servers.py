@@ -27,7 +27,7 @@ from extract.images.remote import read_url
 from extract.pipeline.run import run_extraction as extract_features
 from extract.sources.listing import list_source
 from extract.store.open import open_store
-from tests.conftest import QUICK
+from tests.conftest import QUICK, serving
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
 BUCKET = "images"
@@ -93,12 +93,9 @@ class Passage(socketserver.BaseRequestHandler):
 
 @contextmanager
 def proxied(port: int) -> Iterator[Proxy]:
-    with Proxy(port) as proxy:
-        thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    proxy = Proxy(port)
+    with serving(proxy):
         yield proxy
-        proxy.shutdown()
-        thread.join()
 
 
 @pytest.fixture
