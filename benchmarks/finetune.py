@@ -25,8 +25,8 @@ from classify.data.splits import split_rows
 from classify.finetune.joint_model import MapBatches, compiled
 from classify.settings.config import FinetuneConfig
 from classify.settings.head_spec import HeadSpec
-from extract.images.decode import decode
 from extract.images.item import read_item
+from extract.pixels.decode import decode
 from extract.sources.listing import list_source
 from extract.trunks.backend import keep_freed_memory, load_keras
 from extract.trunks.trunk import build_trunk

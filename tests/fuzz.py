@@ -79,13 +79,13 @@ def _write(folder: Path, files: dict[str, bytes]) -> list[Path]:
 
 
 def _images(folder: Path) -> list[Path]:
-    from tests.test_images_decode import ALL
+    from tests.test_pixels_decode import ALL
 
     return _write(folder, {f"{number}": content for number, content in enumerate(ALL)})
 
 
 def _decode(path: Path) -> None:
-    from extract.images.decode import decode
+    from extract.pixels.decode import decode
 
     assert decode(path.read_bytes(), (5, 7)).shape == (5, 7, 3)
 

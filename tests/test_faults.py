@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from extract.core.errors import StoreError
-from extract.images.decode import decode
 from extract.images.item import Source, read_item
 from extract.pipeline import run
+from extract.pixels.decode import decode
 from extract.sources.listing import list_source
 from extract.store.open import open_store
 from extract.store.verify import verify
@@ -121,7 +121,7 @@ import ctypes, os, signal, sys, threading, time
 from extract import cli
 from extract.pipeline import run, stream
 from extract.core import prefetch
-from extract.images.decode import decode
+from extract.pixels.decode import decode
 from extract.sources.listing import list_source
 
 hung, limit, most = (int(word) for word in sys.argv[2:5])

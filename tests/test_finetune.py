@@ -28,9 +28,9 @@ from classify.settings.config import FinetuneConfig, TrainConfig
 from classify.settings.head_spec import HeadSpec
 from extract.core.config import TrunkSpec
 from extract.core.errors import HeadError, SettingError
-from extract.images.decode import decode
 from extract.images.item import Item, read_item
 from extract.pipeline.run import run_extraction as extract_features
+from extract.pixels.decode import decode
 from extract.sources.listing import list_source
 from extract.trunks.backend import load_keras
 from extract.trunks.trunk import name_layers

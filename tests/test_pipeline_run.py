@@ -21,10 +21,10 @@ from PIL import Image
 
 from extract.core.config import TrunkSpec, ViewSpec
 from extract.core.errors import EngineError, SettingError, StoreError
-from extract.images.augment import make_views
-from extract.images.decode import decode
 from extract.pipeline.run import Summary
 from extract.pipeline.run import run_extraction as extract_features
+from extract.pixels.augment import make_views
+from extract.pixels.decode import decode
 from extract.store.open import open_store
 from extract.store.single_file import StoreFile
 from extract.store.verify import verify

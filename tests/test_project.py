@@ -24,7 +24,17 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Lowest first: a room imports only itself and the rooms before it.
 ROOMS = {
-    "extract": ("core", "images", "sources", "trunks", "engines", "store", "pipeline"),
+    "extract": (
+        "core",
+        "images",
+        "pixels",
+        "layouts",
+        "sources",
+        "trunks",
+        "engines",
+        "store",
+        "pipeline",
+    ),
     "classify": ("settings", "data", "heads", "search", "finetune", "report", "inference"),
 }
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extract.core.errors import ImageError, SourceError
-from extract.images.item import IMAGE_ENDINGS, Item, image_kind, read_item
+from extract.images.item import Item, read_item
+from extract.images.kinds import IMAGE_ENDINGS, image_kind
 from extract.sources.listing import list_source, open_reader
 
 JPEG = b"\xff\xd8\xff\xe0" + bytes(28)

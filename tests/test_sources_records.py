@@ -18,9 +18,9 @@ from PIL import Image
 from pyarrow import parquet
 
 from extract.core.errors import ImageError, SourceError
-from extract.images.decode import decode
 from extract.images.item import Source, read_item
 from extract.pipeline.run import run_extraction as extract_features
+from extract.pixels.decode import decode
 from extract.sources.listing import list_source, open_reader
 from extract.sources.pixel_arrays import to_bitmap
 from extract.store.open import open_store

@@ -22,9 +22,9 @@ from classify.search.leaderboard import Entry, Result
 from classify.settings.config import METRICS
 from classify.settings.sweep import label
 from extract.core.errors import ImageError, SourceError
-from extract.images.decode import decode
 from extract.images.digests import digest_bytes
 from extract.images.item import Read
+from extract.pixels.decode import decode
 from extract.sources.listing import open_reader
 
 _PAGE = Path(__file__).with_name("page")

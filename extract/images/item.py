@@ -1,7 +1,6 @@
 """One image of a source: its key, its path, its class and split, and how its bytes are read."""
 
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,38 +13,7 @@ _SPLIT_WORDS = ("train training", "validation val valid", "test testing")
 # Name of a folder, or word in a table or file name -> split.
 SPLIT_OF = {word: split for split, words in enumerate(_SPLIT_WORDS) for word in words.split()}
 
-# Kind of image -> endings, pattern of the first bytes, plugin of Pillow. A new kind needs an entry.
-IMAGE_KINDS = {
-    "JPEG": (".jpg .jpeg .jpe .jfif .mpo", rb"\xff\xd8\xff", "Jpeg"),
-    "PNG": (".png .apng", rb"\x89PNG\r\n\x1a\n", "Png"),
-    # Many texts start with the letters BM, so the size of the second header is checked too.
-    "BMP": (".bmp .dib", rb"BM.{12}[\x0c(48@l|]\0\0\0", "Bmp"),
-    "GIF": (".gif", rb"GIF8[79]a", "Gif"),
-    "WebP": (".webp", rb"RIFF.{4}WEBPVP8[ LX]", "WebP"),
-    "TIFF": (".tif .tiff", rb"II[*+]\0|MM\0[*+]", "Tiff"),
-}
-IMAGE_ENDINGS = tuple(ending for kind in IMAGE_KINDS.values() for ending in kind[0].split())
-
-# Files and folders that Windows, macOS and Python leave behind; they cause no warning.
-_SYSTEM_NAMES = ("thumbs.db", "desktop.ini", "__macosx", "__pycache__")
-
 Read = Callable[[str], bytes]
-
-
-def image_kind(head: bytes) -> str | None:
-    """Return the kind in ``IMAGE_KINDS`` of a file that starts with ``head``, 32 bytes or more."""
-    kinds = IMAGE_KINDS.items()
-    return next((kind for kind, row in kinds if re.match(row[1], head, re.DOTALL)), None)
-
-
-def is_image(path: str) -> bool:
-    """Whether a file is an image by its ending, or else by its first bytes."""
-    return path.lower().endswith(IMAGE_ENDINGS) or image_kind(read_part(path, 32, 0)) is not None
-
-
-def is_system_file(name: str) -> bool:
-    """Whether a file or folder is hidden, or left behind by an operating system."""
-    return name.startswith(".") or name.lower() in _SYSTEM_NAMES
 
 
 def to_utf8(name: str) -> str:

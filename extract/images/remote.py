@@ -5,14 +5,11 @@ fsspec finds the credentials. Stored names and messages have no password and no 
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
-from urllib.parse import unquote
 
-from extract.core.errors import ImageError, SourceError, quoted
-from extract.images.image_folder import Entry, Kind, arrange_folder, kind_by_ending, walk
-from extract.images.item import IMAGE_ENDINGS, Source, is_system_file
+from extract.core.errors import ImageError
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]*")
 _USER = re.compile(r"://[^/]*@")
@@ -53,56 +50,12 @@ def read_url(url: str, path: str | None = None) -> bytes:
         ImageError: The content cannot be read.
     """
     try:
-        return bytes(_attempt(url, partial(_call, "cat_file", path)))
+        return bytes(attempt(url, partial(call, "cat_file", path)))
     except Exception as error:  # each file system has its own errors
-        raise ImageError(_explain(error)) from error
+        raise ImageError(explain(error)) from error
 
 
-def list_remote(url: str) -> Source:
-    """List the images below ``url`` by their endings; the layout is as in a local folder.
-
-    Raises:
-        SourceError: ``url`` cannot be listed, holds no images, or its layout has two meanings.
-    """
-    root = hide_secrets(url)
-    try:
-        file_system, path = _attempt(url, lambda file_system, path: (file_system, path))
-        name = without_query(url).rpartition("/")[2]
-        if name.lower().endswith(IMAGE_ENDINGS):
-            entries = [Entry(_to_key(file_system, name), path, Kind.IMAGE)]
-        else:
-            file_system.invalidate_cache()
-            entries = list(walk(path, partial(_list_folder, url, file_system, {path.rstrip("/")})))
-    except Exception as error:  # each file system has its own errors
-        problem = _explain(error)
-        if not isinstance(error, ImportError):  # fsspec names the missing library
-            problem = f"cannot be listed: {problem}; check the address and the credentials"
-        raise SourceError(f"{quoted(root)}: {problem}") from error
-    return arrange_folder(root, entries, partial(read_url, url))
-
-
-def _list_folder(url: str, file_system: Any, seen: set[str], folder: str) -> Iterator[Entry]:
-    """Yield the entries of a remote folder that are not in ``seen``.
-
-    A folder that cannot be listed raises its error. fsspec's own walk would leave its images out,
-    and perhaps a class.
-    """
-    for entry in _attempt(url, partial(_call, "ls", folder, detail=True)):
-        path = entry["name"].rstrip("/")
-        key = _to_key(file_system, path[len(folder.rstrip("/")) :].strip("/"))
-        if path in seen or any(map(is_system_file, key.split("/"))):
-            continue
-        seen.add(path)
-        kind = Kind.FOLDER if entry["type"] == "directory" else kind_by_ending(key)
-        yield Entry(key, entry["name"], kind)
-
-
-def _to_key(file_system: Any, name: str) -> str:
-    """Return a name without escapes such as %20, which web servers list."""
-    return unquote(name) if "http" in file_system.protocol else name
-
-
-def _attempt(url: str, work: Callable[[Any, str], Any]) -> Any:
+def attempt(url: str, work: Callable[[Any, str], Any]) -> Any:
     """Call ``work`` with the file system of ``url`` and the path on it; try again after an error.
 
     fsspec keeps one file system for each thread, or one for all threads that opens connections as
@@ -135,13 +88,14 @@ def _open(url: str) -> tuple[Any, str]:
     return file_system, path
 
 
-def _call(name: str, path: str | None, file_system: Any, root: str, **settings: Any) -> Any:
+def call(name: str, path: str | None, file_system: Any, root: str, **settings: Any) -> Any:
+    """Call a method of a file system on ``path``, or on ``root`` without one, in limited time."""
     if file_system.async_impl:  # other file systems have a limit among their own settings
         settings["timeout"] = _TIMEOUT_SECONDS
     return getattr(file_system, name)(root if path is None else path, **settings)
 
 
-def _explain(error: Exception) -> str:
+def explain(error: Exception) -> str:
     """Return the reason of an error in one line, without secrets."""
     if isinstance(error, FileNotFoundError):
         return "there is nothing at this address"

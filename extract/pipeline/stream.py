@@ -20,10 +20,10 @@ from extract.core.console import log
 from extract.core.errors import EngineError, ImageError, quoted
 from extract.core.row_block import Failure, RowBlock
 from extract.engines.base import Engine
-from extract.images.augment import make_views
-from extract.images.decode import decode
 from extract.images.digests import DIGEST_BYTES, digest_bytes
 from extract.images.item import Item, read_item
+from extract.pixels.augment import make_views
+from extract.pixels.decode import decode
 
 NO_VIEWS = ViewSpec()
 _NO_DIGEST = bytes(DIGEST_BYTES)

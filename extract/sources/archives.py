@@ -15,7 +15,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from extract.core.errors import ImageError, SourceError, quoted
-from extract.images.item import is_system_file, read_part, reading, reason_of, to_utf8
+from extract.images.item import read_part, reading, reason_of, to_utf8
+from extract.images.kinds import is_system_file
 
 # The most bytes of a member, packed and unpacked, because several threads hold one each.
 MOST_BYTES = 2**28

@@ -9,8 +9,8 @@ from itertools import accumulate, repeat
 from typing import Any
 
 from extract.core.errors import ImageError, SourceError, quoted
-from extract.images.image_table import Named, Records, choose_columns
 from extract.images.item import reading
+from extract.layouts.image_table import Named, Records, choose_columns
 
 _USUAL_IMAGES = ("path", "image", "img", "picture", "photo")
 _USUAL = {"label": ("label", "labels"), "split": ("split",), "group": ("group",)}

@@ -6,15 +6,17 @@ file that holds them row by row.
 """
 
 import os
-from collections.abc import Iterator
 from functools import partial
 
 from extract.core.errors import SourceError, quoted
 from extract.core.flags import parse_columns
-from extract.images.image_folder import Entry, Kind, arrange_folder, kind_by_ending, walk
-from extract.images.image_table import Named, arrange_rows, columns_error
-from extract.images.item import Read, Source, is_image, is_system_file, read_file, to_utf8
-from extract.images.remote import hide_secrets, is_url, list_remote, without_query
+from extract.images.item import Read, Source, read_file, to_utf8
+from extract.images.kinds import is_image
+from extract.images.remote import hide_secrets, is_url, without_query
+from extract.layouts.entries import Entry, Kind, list_local, walk
+from extract.layouts.image_folder import arrange_folder
+from extract.layouts.image_table import Named, arrange_rows, columns_error
+from extract.layouts.remote_folder import list_remote
 from extract.sources.archives import ARCHIVE_ENDINGS, Archive, is_archive
 from extract.sources.records import RECORD_FORMATS, RecordSet, find_records, record_ending
 from extract.sources.tables import TABLE_ENDINGS, list_table
@@ -50,7 +52,7 @@ def list_source(source: str | os.PathLike[str], columns: str = "") -> Source:
             raise columns_error(root)
         if os.path.isdir(root):
             above = {root: frozenset({os.path.realpath(root)})}
-            return arrange_folder(root, walk(root, partial(_list_folder, above)))
+            return arrange_folder(root, walk(root, partial(list_local, above)))
         if os.path.isfile(root) and is_image(root):
             return arrange_folder(root, [Entry(to_utf8(os.path.basename(root)), root, Kind.IMAGE)])
         problem = "found a file that is not an image"
@@ -94,35 +96,3 @@ def open_reader(source: str | os.PathLike[str], columns: str = "") -> Read:
     if os.path.exists(root) and (files := find_records(root, named)):
         return RecordSet(files, named).read
     return partial(read_file, folder=root if os.path.isdir(root) else os.path.dirname(root))
-
-
-def _list_folder(above: dict[str, frozenset[str]], folder: str) -> Iterator[Entry]:
-    """Yield the entries of a folder; ``above`` has the real paths of it and the folders around."""
-    around = above.pop(folder)
-    try:
-        with os.scandir(folder) as scanned:
-            entries = [(e, _kind(e)) for e in scanned if not is_system_file(e.name)]
-    except OSError as error:
-        # A warning would not do: the images of a class may be missing.
-        problem = f"cannot be read: {error.strerror}; allow that, or move it out of SOURCE"
-        raise SourceError(f"{quoted(folder)}: {problem}") from error
-    for entry, kind in entries:
-        if kind is Kind.FOLDER:
-            above[entry.path] = around | {os.path.realpath(entry.path)}
-            if above[entry.path] == around:  # a link to a folder around it, which is listed already
-                continue
-        yield Entry(to_utf8(entry.name), entry.path, kind)
-
-
-def _kind(entry: os.DirEntry[str]) -> Kind:
-    """Return the kind of an entry; only a link costs a system call."""
-    try:
-        if entry.is_dir():
-            return Kind.FOLDER
-        if entry.is_file():
-            return Kind.IMAGE if is_image(entry.path) else Kind.OTHER
-        entry.stat()  # fails for a link to nothing
-    except OSError:
-        # A file with the name of an image becomes a failed row; any other is only named.
-        return kind_by_ending(entry.name, Kind.UNREADABLE)
-    return Kind.OTHER  # a fifo, a socket or a device, even with the name of an image

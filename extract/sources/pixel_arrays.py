@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from extract.core.errors import SourceError, quoted
-from extract.images.image_table import Named, Records, choose_columns
 from extract.images.item import reading
+from extract.layouts.image_table import Named, Records, choose_columns
 
 _USUAL = {"label": ("label", "labels"), "split": ("split",), "group": ("group", "groups")}
 # The cache keeps chunks of several images in memory for the next image.

@@ -7,8 +7,9 @@ from contextlib import suppress
 from typing import Any
 
 from extract.core.errors import ImageError, SourceError, listed, quoted
-from extract.images.image_table import Named, Records
-from extract.images.item import IMAGE_ENDINGS, SPLIT_OF, SPLITS, is_system_file, reason_of
+from extract.images.item import SPLIT_OF, SPLITS, reason_of
+from extract.images.kinds import IMAGE_ENDINGS, is_system_file
+from extract.layouts.image_table import Named, Records
 from extract.sources.arrow import holds_images, open_arrow
 from extract.sources.pixel_arrays import open_arrays
 from extract.sources.tfrecord import is_tfrecord, open_tfrecord

@@ -12,9 +12,9 @@ from io import BytesIO, TextIOWrapper
 from typing import Any, BinaryIO
 
 from extract.core.errors import SourceError, quoted
-from extract.images.image_table import Named, arrange_rows, choose_columns
 from extract.images.item import Source, read_file, reading
 from extract.images.remote import hide_secrets, is_url, read_url, without_query
+from extract.layouts.image_table import Named, arrange_rows, choose_columns
 from extract.sources.arrow import read_cells
 
 _Rows = Iterator[tuple[int, Sequence[Any]]]  # (number, cells in the order of ROLES)

@@ -9,8 +9,8 @@ from itertools import count
 from typing import Any, BinaryIO
 
 from extract.core.errors import ImageError, quoted
-from extract.images.image_table import Named, Records, choose_columns
 from extract.images.item import read_part, reading
+from extract.layouts.image_table import Named, Records, choose_columns
 
 # TensorFlow Datasets writes the number of the shard behind the ending.
 _NAME = re.compile(r"\.tfrecords?(-\d+-of-\d+)?$", re.IGNORECASE)

@@ -5,9 +5,10 @@ from typing import Any
 
 from extract.core.errors import SourceError, listed, quoted
 from extract.core.flags import ROLES
-from extract.images.image_folder import Entry, Kind, arrange_folder, kind_by_ending
-from extract.images.image_table import Named, arrange_rows, choose_columns, columns_error
 from extract.images.item import SPLIT_OF, Source, reading
+from extract.layouts.entries import Entry, Kind, kind_by_ending
+from extract.layouts.image_folder import arrange_folder
+from extract.layouts.image_table import Named, arrange_rows, choose_columns, columns_error
 from extract.sources.archives import Archive, stem
 from extract.sources.tables import parse_json
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from extract.core.errors import ImageError
-from extract.images.item import IMAGE_KINDS, image_kind
+from extract.images.kinds import IMAGE_KINDS, image_kind
 
 MAX_PIXELS = 2**27
 # Pillow resizes the width first: 1 x 2**27 pixels would become 2**27 full rows, 80 GB at 150.

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 from extract.core.errors import SettingError, SourceError, quoted, unknown_name
 from extract.core.flags import ROLES
-from extract.images.image_folder import check_classes, number_classes
 from extract.images.item import SPLIT_OF, SPLITS, Item, Read, Source
 from extract.images.remote import hide_secrets
+from extract.layouts.image_folder import check_classes, number_classes
 
 Named = Mapping[str, str]  # the columns that the user has named, by role
 Usual = Mapping[str, Sequence[str]]  # the columns that are tried otherwise, first to last

@@ -15,10 +15,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-import extract.images.decode
+import extract.pixels.decode
 from extract.core.errors import ImageError
-from extract.images.decode import decode
-from extract.images.item import IMAGE_ENDINGS, image_kind
+from extract.images.kinds import IMAGE_ENDINGS, image_kind
+from extract.pixels.decode import decode
 
 RED, GREEN, BLUE, WHITE, BLACK = (200, 30, 40), (20, 180, 60), (10, 40, 220), (255,) * 3, (0,) * 3
 
@@ -297,7 +297,7 @@ def test_our_own_mistakes_surface(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="squash") as found:
         decode(REAL["png"], (8, 8), resize="squash")
     assert not isinstance(found.value, ImageError)
-    monkeypatch.setattr(extract.images.decode, "_high_byte", lambda: None)
+    monkeypatch.setattr(extract.pixels.decode, "_high_byte", lambda: None)
     with pytest.raises(TypeError):
         decode(REAL["png 16 grey"], (8, 8))
 
@@ -312,7 +312,7 @@ def test_pillows_own_limit_does_not_warn(monkeypatch: pytest.MonkeyPatch) -> Non
 
 SCRIPT = """
 import sys
-from extract.images.decode import decode
+from extract.pixels.decode import decode
 assert "PIL" not in sys.modules
 for content in sys.argv[1:]:
     try:

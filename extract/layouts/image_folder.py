@@ -2,50 +2,15 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from enum import Enum
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from operator import itemgetter
-from typing import NamedTuple
 
 from extract.core.errors import SourceError, listed, quoted
-from extract.images.item import IMAGE_ENDINGS, SPLIT_OF, Item, Read, Source, read_file
+from extract.images.item import SPLIT_OF, Item, Read, Source, read_file
+from extract.layouts.entries import Entry, Kind
 
-# An unreadable file is one whose type cannot be read, such as a link to nothing.
-Kind = Enum("Kind", "IMAGE FOLDER OTHER UNREADABLE")
 _Place = tuple[str, str]  # (split folder, "" without splits; class, "" without a label)
-
-
-class Entry(NamedTuple):
-    """A file or folder below a source; the key of a folder ends with a slash."""
-
-    key: str
-    path: str
-    kind: Kind
-
-
-def kind_by_ending(name: str, otherwise: Kind = Kind.OTHER) -> Kind:
-    """Return the kind of a file by its name alone."""
-    return Kind.IMAGE if name.lower().endswith(IMAGE_ENDINGS) else otherwise
-
-
-def walk(root: str, list_folder: Callable[[str], Iterable[Entry]]) -> Iterator[Entry]:
-    """Yield every entry below ``root``, without recursion, because a tree may be deep.
-
-    Args:
-        root: The path of the top folder.
-        list_folder: Yields the entries of the folder at a path; their keys are relative to it and
-            have no slash at the end.
-    """
-    pending = [Entry("", root, Kind.FOLDER)]
-    while pending:
-        folder = pending.pop()
-        yield folder
-        for name, path, kind in list_folder(folder.path):
-            if kind is Kind.FOLDER:
-                pending.append(Entry(f"{folder.key}{name}/", path, kind))
-            else:
-                yield Entry(folder.key + name, path, kind)
 
 
 def arrange_folder(

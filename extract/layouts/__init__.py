@@ -1,0 +1,1 @@
+"""Names of folders and columns -> classes, splits and groups."""

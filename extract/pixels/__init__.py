@@ -1,0 +1,1 @@
+"""The bytes of an image -> pixels, and augmented views of them."""
