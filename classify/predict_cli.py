@@ -32,7 +32,7 @@ def predict_images_parser() -> argparse.ArgumentParser:
     parser = Parser("predict-images", "[DIR] SOURCE", description, _EXAMPLES)
     parser.add_argument("head", metavar="DIR", nargs="?", help="a folder made by train-head")
     parser.add_argument("source", metavar="SOURCE", help="a folder of images, an image, or a table")
-    add_flags(parser, ExtractConfig, "columns")
+    add_flags(parser, ExtractConfig, "columns", "root")
     group = parser.add_argument_group("complete model; with DIR only --weights")
     texts = {
         "trunk": "a keras.applications model, with ImageNet's 1,000 classes; or a .keras file",

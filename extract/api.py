@@ -33,6 +33,7 @@ class ExtractSettings(TypedDict, total=False):
     zoom: float | None
     flip: bool | None
     columns: str | None
+    root: str | os.PathLike[str] | None
     engine: str | None
     precision: str | None
     batch_size: int | None

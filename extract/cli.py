@@ -46,7 +46,7 @@ def extract_features_parser() -> argparse.ArgumentParser:
         "table of images (.csv, .tsv, .parquet, .jsonl); or a URL that fsspec opens",
     )
     parser.add_argument("out", metavar="OUT.h5", nargs="?", help="the file to make or continue")
-    add_flags(parser, ExtractConfig, "columns")
+    add_flags(parser, ExtractConfig, "columns", "root")
     trunk = ("trunk", "weights", "layer", "pooling", "image_size", "preprocess")
     add_flags(parser.add_argument_group("trunk"), TrunkSpec, *trunk, "resize", "interpolation")
     running = ("engine", "precision", "batch_size", "workers", "cluster")

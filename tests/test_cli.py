@@ -35,7 +35,15 @@ def test_done_is_0_and_stdout_is_empty(
     stdout, stderr = capsys.readouterr()
     assert stdout == ""
     lines = stderr.splitlines()
-    assert lines[0].startswith("8 images, 0 done before; mobilenet at 32 x 32 pixels")
+    assert lines[:6] == [
+        f"{images}: 8 images, 2 classes",
+        "            train  validation",
+        "  cat           2           2",
+        "  dog           2           2",
+        "  all           4           4",
+        "  read as SPLIT/CLASS",
+    ]
+    assert lines[6].startswith("8 images, 0 done before; mobilenet at 32 x 32 pixels")
     assert "8 images, 2 classes, conv1_relu 32; 8 new in" in lines[-2]
     assert "decode" in lines[-2]
     assert lines[-1] == f"next: train-head {tmp_path / 'out.h5'}"
@@ -118,8 +126,10 @@ def test_a_known_failure_is_1_and_one_line(
     assert extract(images, tmp_path / "out.h5", *words) == 1
     stdout, stderr = capsys.readouterr()
     assert stdout == ""
-    assert message in stderr
-    assert len(stderr.splitlines()) == 1
+    *overview, last = stderr.splitlines()
+    assert message in last
+    assert overview[0] == f"{images}: 8 images, 2 classes"
+    assert overview[-1] == "  read as SPLIT/CLASS"
     assert not (tmp_path / "out.h5").exists()
 
 
@@ -284,4 +294,4 @@ def test_start_up_is_quiet(images: Path, tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    assert len(child.stderr.splitlines()) == 3, child.stderr
+    assert len(child.stderr.splitlines()) == 9, child.stderr

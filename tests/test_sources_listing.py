@@ -56,7 +56,7 @@ LAYOUTS: dict[str, tuple[list[str], list[tuple[str, int]]]] = {
     "unlabelled test": (["train/cats/a.jpg", "test/a.jpg"], [("", 2), ("cats", 0)]),
     "split without images": (["train/c/a.jpg", "docs/a.txt", "val/", "valid/"], [("c", 0)]),
     "class called train, empty": (["cats/a.jpg", "train/"], [("cats", 0)]),
-    "split further down": (["cats/train/a.jpg", "dogs/val/a.jpg"], [("cats", 0), ("dogs", 0)]),
+    "split further down": (["cats/train/a.jpg", "dogs/val/a.jpg"], [("cats", 0), ("dogs", 1)]),
 }
 
 
@@ -336,16 +336,21 @@ def test_permissions() -> None:
 WORDS = st.text("abczB\u00e9\u4e2d -_\\", min_size=1, max_size=4)
 TREES = st.dictionaries(
     WORDS,
-    st.lists(st.lists(WORDS, min_size=1, max_size=3).map("/".join), min_size=1, max_size=5),
-    min_size=1,
+    st.lists(st.lists(WORDS, min_size=1, max_size=3), min_size=1, max_size=5),
+    min_size=2,
     max_size=4,
 )
 
 
 @settings(deadline=None, max_examples=50)
 @given(tree=TREES, chance=st.randoms(use_true_random=False))
-def test_any_tree_of_classes(tree: dict[str, list[str]], chance: random.Random) -> None:
-    keys = [f"{name}/{stem}.jpg" for name, stems in tree.items() for stem in stems]
+def test_any_tree_of_classes(tree: dict[str, list[list[str]]], chance: random.Random) -> None:
+    # No folder inside a class comes again in another: those could be the classes.
+    keys = [
+        "/".join([name, *(f"{i} {part}" for part in inside), f"{stem}.jpg"])
+        for i, (name, paths) in enumerate(tree.items())
+        for *inside, stem in paths
+    ]
     sources = []
     for _ in range(2):
         chance.shuffle(keys)

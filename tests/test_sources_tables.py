@@ -66,8 +66,8 @@ def test_columns_have_the_names_that_are_given(tmp_path: Path, form: str) -> Non
     ]
     path = write_table(tmp_path / f"table{form}", rows)
     source = list_source(path, "path=file,label=species")
-    assert plain(source.items) == [("a.png", 0, 0, ""), ("b.png", 1, 0, "")]
-    assert source.class_names == ("12", "7")
+    assert plain(source.items) == [("a.png", 1, 0, ""), ("b.png", 0, 0, "")]
+    assert source.class_names == ("7", "12")
 
 
 def test_paths_are_relative_to_the_table_or_absolute(tmp_path: Path) -> None:
@@ -96,7 +96,11 @@ WRONG = {
     "two columns": ("path,path\na.png,b.png\n", "", "two columns are called 'path'"),
     "too few cells": ("path,label\na.png,cat\nb.png\n", "", "row 2: found 1 cells; expected 2"),
     "empty path": ("path,label\na.png,cat\n,dog\n", "", "row 2: found '' in column path"),
-    "unknown split": ("path,split\na.png,train\nb.png,dev\n", "", "row 2: found 'dev' in column s"),
+    "unknown split": (
+        "path,split\na.png,train\nb.png,fold\n",
+        "",
+        "row 2: found 'fold' in column s",
+    ),
     "empty split": ("path,split\na.png,train\nb.png,\n", "", "row 2: found '' in column split"),
     "twice": ("path\na.png\nb.png\na.png\n", "", r"found a\.png in row 1 and 3"),
     "only a heading": ("path,label\n", "", "found no rows"),

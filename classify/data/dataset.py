@@ -47,6 +47,7 @@ class Dataset(Described):
         views: Augmented views of training rows; None without views or memory for them.
         source: The place of the images when the store was made, as the user named it.
         columns: The columns of the source's table, as the user named them.
+        root: The folder of the table's images, if it is not that of the table.
         digests: (N, 16) uint8 BLAKE2b-128 digests of the image files, or None.
     """
 
@@ -66,6 +67,7 @@ class Dataset(Described):
     views: StoredViews | None = None
     source: str = ""
     columns: str = ""
+    root: str = ""
     digests: NDArray[np.uint8] | None = None
 
     def fingerprint(self) -> str:
@@ -129,7 +131,7 @@ def load_dataset(
         X, views = _read(store, layers, rows, memory)
         stored_groups = None if store.groups is None else [store.groups[row] for row in rows]
         digests = store.digests()[rows]
-        names = ("weights_sha256", "precision", "calibration_sha256", "source", "columns")
+        names = ("weights_sha256", "precision", "calibration_sha256", "source", "columns", "root")
         dataset = Dataset(
             X=X,
             y=store.labels[rows],

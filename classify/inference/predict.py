@@ -19,6 +19,7 @@ from extract.core.console import log, progress, quiet_mode
 from extract.core.errors import SettingError
 from extract.engines.base import Engine
 from extract.images.item import Item
+from extract.layouts.overview import check_source
 from extract.pipeline.stream import Timings, stream_features
 from extract.public import public
 from extract.sources.listing import list_source
@@ -35,6 +36,7 @@ class PredictSettings(TypedDict, total=False):
     image_size: tuple[int, int] | None
     preprocess: str | None
     columns: str | None
+    root: PathLike | None
     batch_size: int | None
     workers: int | None
     max_bad: str | None
@@ -85,9 +87,8 @@ def _predict_images(
     if path:
         check_file(path)
     began, timings = time.perf_counter(), Timings()
-    listed = list_source(source, running.columns)
-    for warning in listed.warnings:
-        log.warning("%s", warning)
+    listed = list_source(source, running.columns, running.root)
+    check_source(listed)
     items = listed.items
     if drawn and len(items) != 1:
         raise SettingError(

@@ -151,7 +151,7 @@ def _thumbnails(dataset: Dataset, mistakes: Sequence[Mistake]) -> list[dict[str,
     """Return mistakes with their images as data URIs, or with the reason why there is none."""
     shown, read = [], None
     with suppress(SourceError):  # the archive may be gone, or on another machine
-        read = open_reader(dataset.source, dataset.columns)
+        read = open_reader(dataset.source, dataset.columns, dataset.root)
     for mistake in mistakes:
         try:
             image, reason = _thumbnail(dataset, read, mistake), ""

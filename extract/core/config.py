@@ -138,7 +138,7 @@ class TrunkSpec(Settings):
 @documented
 @dataclass(frozen=True)
 class ExtractConfig(Settings):
-    """How stage one runs; ``precision``, ``dtype`` and ``columns`` decide what the store holds.
+    """How stage one runs; ``precision``, ``dtype``, ``columns`` and ``root`` decide what is stored.
 
     Raises:
         SettingError: A value is unknown, out of range or has no effect.
@@ -147,9 +147,15 @@ class ExtractConfig(Settings):
     columns: str = flag(
         "",
         "column of a table, or of records that hold images, for the path (or the image), label, "
-        "split and group",
+        "split and group; of folders, the level, as in label=2,group=1",
         metavar="ROLE=NAME,...",
         shown="the column of that name",
+    )
+    root: str = flag(
+        "",
+        "the folder that the paths of a table are in",
+        metavar="DIR",
+        shown="the folder of the table",
     )
     engine: str = flag(
         "auto",

@@ -101,8 +101,9 @@ def listed(names: Iterable[str], noun: str, most: int = 3) -> str:
 
 
 def count_of(count: int, noun: str) -> str:
-    """Return a count with its noun, as in ``1 image`` and ``2 images``."""
-    return f"{count:,} {noun}{'s' * (count != 1)}"
+    """Return a count with its noun, as in ``1 image``, ``2 images`` and ``2 classes``."""
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{count:,} {noun}{plural if count != 1 else ''}"
 
 
 def show_bytes(size: int) -> str:

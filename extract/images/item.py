@@ -56,12 +56,18 @@ class Item(NamedTuple):
 
 
 class Source(NamedTuple):
-    """The images of SOURCE sorted by key, their classes, and warnings about their layout."""
+    """The images of SOURCE sorted by key, and their classes.
+
+    ``warnings`` are about doubtful layouts, ``notes`` say how names were read, and ``problem`` is
+    why most of the images cannot be read, "" where they can.
+    """
 
     items: tuple[Item, ...]
     class_names: tuple[str, ...]
     warnings: tuple[str, ...]
     root: str
+    notes: tuple[str, ...] = ()
+    problem: str = ""
 
 
 def read_item(item: Item) -> bytes:

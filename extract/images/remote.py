@@ -55,6 +55,21 @@ def read_url(url: str, path: str | None = None) -> bytes:
         raise ImageError(explain(error)) from error
 
 
+def read_range(url: str, size: int, start: int) -> bytes:
+    """Return up to ``size`` bytes of the content at ``url`` from the offset ``start``.
+
+    Raises:
+        ImageError: The content cannot be read in parts.
+    """
+    try:
+        content = attempt(url, partial(call, "cat_file", None, start=start, end=start + size))
+    except Exception as error:  # each file system has its own errors
+        raise ImageError(explain(error)) from error
+    if len(content) > size:
+        raise ImageError("the server sends whole files instead of the parts that are asked for")
+    return bytes(content)
+
+
 def attempt(url: str, work: Callable[[Any, str], Any]) -> Any:
     """Call ``work`` with the file system of ``url`` and the path on it; try again after an error.
 

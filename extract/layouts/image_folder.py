@@ -1,69 +1,112 @@
-"""Folder names -> classes and splits; a layout with two meanings is an error."""
+"""The files and folders below a source -> its images with their classes, splits and groups."""
 
-import os
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from itertools import pairwise
 from operator import itemgetter
+from os.path import splitext
 
-from extract.core.errors import SourceError, listed, quoted
-from extract.images.item import SPLIT_OF, Item, Read, Source, read_file
-from extract.layouts.entries import Entry, Kind
+from extract.core.errors import SourceError, count_of, listed, quoted
+from extract.images.entries import Entry, Kind
+from extract.images.item import Item, Read, Source, read_file
+from extract.images.kinds import unread_kind
+from extract.layouts.class_names import describe_forms, order_names, to_nfc, warn_of_lookalikes
+from extract.layouts.doubts import (
+    check_parts,
+    is_no_class,
+    warn_of_labels_elsewhere,
+    warn_of_masks,
+    warn_of_subfolders,
+)
+from extract.layouts.folder_levels import Folder, Place, read_levels, unlabelled_sections
+from extract.layouts.split_folders import split_in
 
-_Place = tuple[str, str]  # (split folder, "" without splits; class, "" without a label)
+Named = Mapping[str, str]  # the columns or levels that the user has named, by role
 
 
 def arrange_folder(
-    root: str, entries: Iterable[Entry], read: Read = read_file, skip: int = 0
+    root: str,
+    entries: Iterable[Entry],
+    read: Read = read_file,
+    skip: int = 0,
+    named: Named | None = None,
 ) -> Source:
     """Derive classes and splits from the keys of entries.
 
     Args:
         root: The source, for messages.
-        entries: The files and folders below it; other and unreadable files cause a warning.
+        entries: The files and folders below it; all but images and folders cause a warning.
         read: Reads the path of an image.
         skip: Number of folders at the start of each image's key that have no meaning.
+        named: The levels of folders that the user has named, by role.
 
     Returns:
         The images, sorted by key.
 
     Raises:
-        SourceError: There are no images, their layout has two meanings, or two have one key.
+        SourceError: There are no images, their layout has two meanings, two have one key, or a
+            class has only images of a kind that is not read.
     """
     entries = sorted(entries, key=itemgetter(0, 1))
-    images, folders, others, unreadable = ([e for e in entries if e.kind is kind] for kind in Kind)
-    if not images:
-        problem = f"found no image among {_files(others + unreadable)}"
-        raise SourceError(f"{quoted(root)}: {problem}; expected .jpg, .png and the like")
-    for entry, following in pairwise(images + folders):
-        if entry.key == following.key:
-            problem = f"{entry.path!r} and {following.path!r} are both {quoted(entry.key)} in UTF-8"
-            raise SourceError(f"{quoted(root)}: {problem}; rename one")
-    keys = [image.key for image in images]
-    split_of = _split_folders(root, Counter(_place(key, {}, skip)[1] for key in keys))
-    places = [_place(key, split_of, skip) for key in keys]
-    _check_loose_images(root, keys, places)
+    by_kind = {kind: [e for e in entries if e.kind is kind] for kind in Kind}
+    images, unread = by_kind[Kind.IMAGE], by_kind[Kind.UNREAD]
+    _check_any(root, by_kind)
+    _check_keys(root, images + by_kind[Kind.FOLDER])
+    keys = defaultdict[Folder, list[str]](list)
+    for entry in sorted(images + unread, key=itemgetter(0)):
+        keys[_folder_of(entry.key, skip)].append(entry.key)
+    layout = read_levels(root, keys, named or {})
+    places = [layout.places[_folder_of(image.key, skip)] for image in images]
+    lost = [layout.places[_folder_of(entry.key, skip)] for entry in unread]
+    _check_vanished(root, places, lost, unread)
+    bare = unlabelled_sections(places)
+    if len(names := {place.name for place in places}) == 1 and all(map(is_no_class, names)):
+        bare = {place.section for place in places}
+    warnings = [_explain_unlabelled(name, places) for name in sorted(bare)]
+    places = [place._replace(name="") if place.section in bare else place for place in places]
     rows = [
-        (Item(image.key, image.path, -1, split_of.get(section, 0), "", read), name)
-        for image, (section, name) in zip(images, places, strict=True)
+        (Item(image.key, image.path, -1, place.split, place.group, read), place.name)
+        for image, place in zip(images, places, strict=True)
     ]
-    warnings = [*_empty_folders(folders, split_of, places), *check_classes(places)]
-    passed_over = ((others, "no images"), (unreadable, "they cannot be opened"))
-    warnings += [f"passed over {_files(entries)}: {why}" for entries, why in passed_over if entries]
-    return number_classes(root, rows, warnings)
+    class_names = {place.name for place in places} - {""}
+    warnings += check_parts(root, class_names)
+    warnings += warn_of_masks([image.key for image in images])
+    if not class_names:
+        other_keys = [entry.key for entry in by_kind[Kind.OTHER]]
+        warnings += warn_of_labels_elsewhere([image.key for image in images], other_keys)
+    elif not named:
+        warnings += warn_of_subfolders(layout.inside[_folder_of(i.key, skip)] for i in images)
+    warnings += _empty_folders(by_kind[Kind.FOLDER], (image.key for image in images), class_names)
+    warnings += check_classes((place.section, place.name) for place in places)
+    warnings += _passed_over(by_kind)
+    notes = [f"read as {layout.pattern}"] * bool(layout.pattern)
+    return number_classes(root, rows, warnings, notes)
 
 
-def number_classes(root: str, rows: Sequence[tuple[Item, str]], warnings: Iterable[str]) -> Source:
+def number_classes(
+    root: str, rows: Sequence[tuple[Item, str]], warnings: Iterable[str], notes: Iterable[str] = ()
+) -> Source:
     """Return a source of items in order, each with its class name, "" for no label."""
-    class_names = tuple(sorted({name for _, name in rows} - {""}))
-    label_of = {"": -1} | {name: label for label, name in enumerate(class_names)}
+    sizes = Counter(name for _, name in rows if name)
+    class_names = order_names(map(to_nfc, sizes))
+    label_of = {"": -1} | {name: class_names.index(to_nfc(name)) for name in sizes}
     items = tuple(item._replace(label=label_of[name]) for item, name in rows)
-    return Source(items, class_names, tuple(f"{quoted(root)}: {w}" for w in warnings), root)
+    totals = Counter[str]()
+    for name, size in sizes.items():
+        totals[to_nfc(name)] += size
+    warnings = [*describe_forms(sizes), *warn_of_lookalikes(totals), *warnings]
+    said = tuple(f"{quoted(root)}: {warning}" for warning in warnings)
+    return Source(items, class_names, said, root, tuple(notes))
 
 
-def check_classes(places: Iterable[_Place]) -> Iterator[str]:
-    """Warn of classes that are missing in a split with labels, and of a single class."""
-    labelled = {place for place in places if place[1]}
+def check_classes(places: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Warn of classes that are missing in a split with labels, and of a single class.
+
+    Args:
+        places: Split and class of each image.
+    """
+    labelled = {(section, to_nfc(name)) for section, name in places if name}
     class_names = {name for _, name in labelled}
     for section in sorted({section for section, _ in labelled}):
         if missing := [name for name in class_names if (section, name) not in labelled]:
@@ -73,54 +116,94 @@ def check_classes(places: Iterable[_Place]) -> Iterator[str]:
         yield f"found one class, {quoted(*class_names)}; expected two or more; name their folder"
 
 
+def _folder_of(key: str, skip: int) -> Folder:
+    return tuple(key.split("/")[skip:-1])
+
+
 def _files(entries: Iterable[Entry]) -> str:
     return listed((entry.key for entry in entries), "file")
 
 
-def _place(key: str, split_of: Mapping[str, int], skip: int = 0) -> _Place:
-    """Return the place of an image, or of a folder, whose key ends with a slash."""
-    parts = key.split("/")[skip:]
-    section = parts.pop(0) if split_of else ""
-    return section, parts[0] if len(parts) > 1 else ""
+def _check_any(root: str, by_kind: Mapping[Kind, Sequence[Entry]]) -> None:
+    """Raise SourceError where there are no images."""
+    if by_kind[Kind.IMAGE]:
+        return
+    if unread := by_kind[Kind.UNREAD]:
+        problem = f"found no image that can be read, but {describe_unread(unread)}"
+        raise SourceError(f"{quoted(root)}: {problem}")
+    problem = f"found no image among {_files([*by_kind[Kind.OTHER], *by_kind[Kind.UNREADABLE]])}"
+    raise SourceError(f"{quoted(root)}: {problem}; expected .jpg, .png and the like")
 
 
-def _split_folders(root: str, tops: Mapping[str, int]) -> dict[str, int]:
-    """Return the split of each top-level folder, or nothing where these folders are classes."""
-    split_of = {top: SPLIT_OF[top.lower()] for top in tops if top.lower() in SPLIT_OF}
-    if not split_of or "" in tops:  # _check_loose_images refuses images at the top
-        return {}
-    splits = [f"{top}: {tops[top]:,}" for top in split_of]
-    others = [f"{top}: {count:,}" for top, count in tops.items() if top not in split_of]
-    if others or len(set(split_of.values())) < len(splits):
-        problem = f"{listed(splits, 'split folder', 7)} and {listed(others, 'other folder')}"
-        expected = "expected one folder for each split and no others; merge or move them"
-        raise SourceError(f"{quoted(root)}: found {problem} with images; {expected}")
-    return split_of
+def _check_keys(root: str, entries: Iterable[Entry]) -> None:
+    for entry, following in pairwise(entries):
+        if entry.key == following.key:
+            problem = f"{entry.path!r} and {following.path!r} are both {quoted(entry.key)} in UTF-8"
+            raise SourceError(f"{quoted(root)}: {problem}; rename one")
 
 
-def _check_loose_images(root: str, keys: Sequence[str], places: Sequence[_Place]) -> None:
-    """Raise SourceError where images lie beside folders with images."""
-    sizes = Counter(places)
-    for section, name in sorted(sizes):
-        folders = [f"{n}: {size:,}" for (at, n), size in sizes.items() if n and at == section]
-        if folders and not name:
-            loose = [key for key, place in zip(keys, places, strict=True) if place == (section, "")]
-            problem = f"found {listed(loose, 'image')} beside {listed(folders, 'folder')}"
-            expected = "expected only images or only folders; move the images into the folders"
-            raise SourceError(f"{quoted(os.path.join(root, section))}: {problem}; {expected}")
+def describe_unread(entries: Iterable[Entry]) -> str:
+    """Count and name images of kinds that are not read, and say what to do."""
+    by_kind = defaultdict[str, list[str]](list)
+    for entry in entries:
+        by_kind[unread_kind(entry.key) or "other"].append(entry.key)
+    found = " and ".join(listed(keys, f"{kind} image") for kind, keys in sorted(by_kind.items()))
+    install = ' (or pip install "headstart[heic]")' if "HEIC" in by_kind else ""
+    return f"{found}, a kind that is not read; convert them to JPEG or PNG{install}"
+
+
+def _check_vanished(
+    root: str, places: Iterable[Place], lost: Sequence[Place], unread: Sequence[Entry]
+) -> None:
+    """Raise SourceError for a class that only has images of a kind that is not read."""
+    kept = {(place.section, place.name) for place in places}
+    gone = {(place.section, place.name) for place in lost if place.name} - kept
+    if gone:
+        names = listed((f"{s}/{name}".lstrip("/") for s, name in gone), "class")
+        entries = [e for e, p in zip(unread, lost, strict=True) if (p.section, p.name) in gone]
+        remedy = "or move the folder out of SOURCE"
+        problem = f"{names} would vanish: found only {describe_unread(entries)}, {remedy}"
+        raise SourceError(f"{quoted(root)}: {problem}")
+
+
+def _passed_over(by_kind: Mapping[Kind, Sequence[Entry]]) -> Iterator[str]:
+    """Warn of files that are passed over."""
+    if unread := by_kind[Kind.UNREAD]:
+        yield f"passed over {describe_unread(unread)}"
+    if others := by_kind[Kind.OTHER]:
+        endings = Counter(splitext(entry.key)[1].lower() or "no ending" for entry in others)
+        kinds = ", ".join(f"{count:,} {ending}" for ending, count in endings.most_common(5))
+        yield f"passed over {_files(others)}: no images" + f" ({kinds})" * (len(endings) > 1)
+    if unreadable := by_kind[Kind.UNREADABLE]:
+        yield f"passed over {_files(unreadable)}: they cannot be opened"
+
+
+def _explain_unlabelled(section: str, places: Iterable[Place]) -> str:
+    inside = [place.name for place in places if place.section == section]
+    where = f"{section}/{inside[0]}" if section else inside[0]
+    found = (
+        f"found {count_of(len(inside), 'image')} in one folder, {quoted(where)}, that is no class"
+    )
+    return f"{found} of another split; they are read as images without a label"
 
 
 def _empty_folders(
-    folders: Iterable[Entry], split_of: Mapping[str, int], places: Iterable[_Place]
+    folders: Iterable[Entry], keys: Iterable[str], class_names: Set[str]
 ) -> Iterator[str]:
-    """Warn of split and class folders without images."""
-    names = {name for _, name in places}
-    sections = {section for section, name in places if name}
+    """Warn of folders without images that have the name of a split, or lie beside class folders."""
+    used = {key[: match.end()] for key in keys for match in re.finditer("/", key)}
+    parents = {_split_key(folder)[0] for folder in used if _split_key(folder)[1] in class_names}
     empty = set()
-    for section, name in (_place(folder.key, split_of) for folder in folders):
-        if section not in split_of and section.lower() in SPLIT_OF:
-            empty.add(section)
-        elif section in sections and name and name not in names:
-            empty.add(f"{section}/{name}".lstrip("/"))
+    for folder in {folder.key for folder in folders} - used - {""}:
+        parent, name = _split_key(folder)
+        beside = parent in parents and name not in class_names
+        if beside or (split_in(name) and parent == ""):
+            empty.add(folder.rstrip("/"))
     if empty:
         yield f"found no images in {listed(empty, 'split or class folder', 10)}; expected some"
+
+
+def _split_key(folder: str) -> tuple[str, str]:
+    """Return the folder above, with a slash at its end, and the name of a folder."""
+    above, slash, name = folder.rstrip("/").rpartition("/")
+    return above + slash, name

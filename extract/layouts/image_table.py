@@ -1,34 +1,60 @@
 """Rows of a table -> items: the columns that have a meaning, and the values that they may hold."""
 
+import difflib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from extract.core.errors import SettingError, SourceError, quoted, unknown_name
+from extract.core.errors import SettingError, SourceError, listed, quoted, unknown_name
 from extract.core.flags import ROLES
+from extract.images.entries import Entry, Kind
 from extract.images.item import SPLIT_OF, SPLITS, Item, Read, Source
+from extract.images.kinds import unread_kind
 from extract.images.remote import hide_secrets
-from extract.layouts.image_folder import check_classes, number_classes
+from extract.layouts.class_names import clean_labels, is_missing
+from extract.layouts.image_folder import check_classes, describe_unread, number_classes
 
 Named = Mapping[str, str]  # the columns that the user has named, by role
 Usual = Mapping[str, Sequence[str]]  # the columns that are tried otherwise, first to last
-USUAL: Usual = {role: (role,) for role in ROLES}
+USUAL: Usual = {role: (role,) for role in ROLES} | {"path": ("path", "file_name")}
+# Names of columns that are likely to have a role, without case and separators.
+_NEAR = {
+    "path": "file filename filepath image images imagepath imagename imageid imagefile img imgpath "
+    "imgname imgid id uri url photo picture",
+    "label": "labels class classes classname classid category categories species target y "
+    "diagnosis dx tag tags breed finding annotation gt groundtruth",
+    "split": "splits set subset partition phase usage datasplit isvalid istest istrain",
+    "group": "groups patient patientid subject subjectid site case caseid groupid person lesionid",
+}
+# The words for validation images in tables; a folder with such a name may be a class.
+_SPLIT_VALUES = SPLIT_OF | dict.fromkeys(("dev", "eval", "evaluation"), SPLIT_OF["validation"])
 
 
 class Records(NamedTuple):
     """The images that one file holds, row after row.
 
     ``rows`` are name, label, split and group of each, None without one; ``read`` returns the bytes
-    of a row and may be called from threads.
+    of a row and may be called from threads. ``said`` is what was understood of the columns.
     """
 
     rows: Sequence[Sequence[Any]]
     read: Callable[[int], bytes]
+    said: "Said | None" = None
+
+
+class Said(NamedTuple):
+    """What a reader of a source says of it: notes of what was understood, warnings, a problem."""
+
+    notes: list[str]
+    warnings: list[str]
 
 
 def choose_columns(
     where: str, known: Iterable[str], named: Named, usual: Usual = USUAL, noun: str = "column"
 ) -> list[str | None]:
     """Return the column of each role in ``usual``: the named or first usual one, None without one.
+
+    Names match without case and outer space, if none matches exactly.
 
     Args:
         where: The place of the table, for messages.
@@ -41,18 +67,68 @@ def choose_columns(
         SourceError: A named column or the path is missing, or two columns have its name.
     """
     known = list(known)
+    folded: dict[str, list[str]] = {}
+    for name in known:
+        folded.setdefault(_fold(name), []).append(name)
     chosen: list[str | None] = []
     for role, usual_names in usual.items():
         names = (named[role],) if role in named else usual_names
-        column = next((name for name in names if name in known), None)
-        if column is None:
-            problem = unknown_name(noun, names[0], known) if role in (*named, "path") else ""
-        else:
-            problem = f"two columns are called {column!r}" if known.count(column) > 1 else ""
+        exact = [name for name in names if name in known]
+        fits = [each for name in names for each in folded.get(_fold(name), [])]
+        column, problem = next(iter(exact or fits), None), ""
+        if column is None and role in (*named, "path"):
+            problem = unknown_name(noun, names[0], known)
+        elif column is not None and (known.count(column) > 1 or (not exact and len(fits) > 1)):
+            problem = f"two {noun}s are called {column.strip()!r}"
         if problem:
-            raise SourceError(f"{where}: {problem}; name the {role} with --columns {role}=NAME")
+            near = [name.strip() for name in known if _is_near(name, role)]
+            name = near[0] if len(near) == 1 else "NAME"
+            raise SourceError(f"{where}: {problem}; name the {role} with --columns {role}={name}")
         chosen.append(column)
     return chosen
+
+
+def explain_columns(
+    known: Iterable[str], chosen: Sequence[str | None], roles: Sequence[str] = ROLES
+) -> Said:
+    """Say which columns have a role, which are ignored, and which of these may be meant for one.
+
+    Args:
+        known: The names of the columns.
+        chosen: The column of each role.
+        roles: The roles.
+    """
+    used = [
+        role if column == role else f"{role} from {column!r}"
+        for role, column in zip(roles, chosen, strict=True)
+        if column is not None
+    ]
+    ignored = [name for name in dict.fromkeys(known) if name not in chosen]
+    text = f"columns: {', '.join(used)}"
+    if ignored:
+        text += f"; ignored: {listed(map(repr, ignored), 'column', 10)}"
+    warnings = []
+    for role, column in zip(roles, chosen, strict=True):
+        near = [name for name in ignored if _is_near(name, role)]
+        if column is None and near:
+            found = f"ignored {listed(map(repr, near), 'column')}, for none is called {role}"
+            warnings.append(f"{found}; if it is the {role}, add --columns {role}={near[0].strip()}")
+        elif column is None and role == "label" and ignored:
+            found = f"found no labels: no column is called label among {listed(ignored, 'column')}"
+            warnings.append(f"{found}; if one is the label, add --columns label=NAME")
+    return Said([text], warnings)
+
+
+def _fold(name: str) -> str:
+    return name.strip().casefold()
+
+
+def _is_near(name: str, role: str) -> bool:
+    """Whether the name of a column is likely to be meant for a role."""
+    if role not in _NEAR:
+        return False
+    bare = "".join(c for c in _fold(name) if c.isalnum())
+    return bare in _NEAR[role].split() or bool(difflib.get_close_matches(bare, [role], 1, 0.8))
 
 
 def columns_error(root: str) -> SettingError:
@@ -61,7 +137,11 @@ def columns_error(root: str) -> SettingError:
 
 
 def arrange_rows(
-    root: str, rows: Iterable[tuple[int | str, Sequence[Any]]], named: Named, read: Read
+    root: str,
+    rows: Iterable[tuple[int | str, Sequence[Any]]],
+    named: Named,
+    read: Read,
+    said: Said | None = None,
 ) -> Source:
     """Derive classes and splits from rows.
 
@@ -71,52 +151,79 @@ def arrange_rows(
             order of ``ROLES``, None without one.
         named: The columns that the user has named, by role.
         read: Reads the path of an image.
+        said: What is known of the columns; it may be completed while the rows are read.
 
     Returns:
         The images, sorted by key.
 
     Raises:
-        SourceError: There is no row, two rows have one image, or a cell has no meaning.
+        SourceError: There is no row, two rows have one image, a cell has no meaning, or a class has
+            only images of a kind that is not read.
     """
-    images: dict[str, tuple[int | str, Item, str]] = {}
+    images: dict[str, tuple[int | str, Item]] = {}
+    labels: dict[str, str] = {}
     for number, cells in rows:
         noun = "row" if isinstance(number, int) else "member"
-        path, name, split, group = _parse(f"{quoted(root)}: {noun} {number}", cells, named)
+        path, label, split, group = _parse(f"{quoted(root)}: {noun} {number}", cells, named)
         key = hide_secrets(path)
         if key in images:
             places = f"{noun} {images[key][0]} and {number}"
             raise SourceError(f"{quoted(root)}: found {quoted(key)} in {places}; remove one")
-        images[key] = number, Item(key, path, -1, split, group, read), name
+        images[key] = number, Item(key, path, -1, split, group, read)
+        labels[key] = label
     if not images:
         raise SourceError(f"{quoted(root)}: found no rows; expected one for each image")
-    ordered = [images[key][1:] for key in sorted(images)]
-    warnings = check_classes((SPLITS[item.split], name) for item, name in ordered)
-    return number_classes(root, ordered, warnings)
+    keys = sorted(images)
+    names, warnings = clean_labels([labels[key] for key in keys])
+    ordered = [(images[key][1], name) for key, name in zip(keys, names, strict=True)]
+    _check_vanished(root, ordered)
+    warnings += check_classes((SPLITS[item.split], name) for item, name in ordered)
+    notes = said.notes if said else []
+    return number_classes(root, ordered, [*(said.warnings if said else []), *warnings], notes)
+
+
+def _check_vanished(root: str, rows: Iterable[tuple[Item, str]]) -> None:
+    """Raise SourceError for a class that only has images of a kind that is not read."""
+    read, unread = set(), dict[str, list[Entry]]()
+    for item, name in rows:
+        if unread_kind(item.key):
+            unread.setdefault(name, []).append(Entry(item.key, item.path, Kind.UNREAD))
+        else:
+            read.add(name)
+    if gone := unread.keys() - read - {""}:
+        found = describe_unread([entry for name in gone for entry in unread[name]])
+        problem = f"{listed(gone, 'class')} would vanish: found only {found}"
+        raise SourceError(f"{quoted(root)}: {problem}, or remove the rows")
 
 
 def _parse(where: str, cells: Sequence[Any], named: Named) -> tuple[str, str, int, str]:
     """Return path, label, split and group from the cells of a row, in the order of ``ROLES``."""
     path, label, split, group = texts = [_to_text(cell) for cell in cells]
     default = 0 if cells[2] is None and "split" not in named else None
-    split_number = SPLIT_OF.get(split.strip().lower(), default)
+    split_number = _SPLIT_VALUES.get(split.strip().lower(), default)
     bad = ["\0" in text for text in texts]
+    if isinstance(cells[0], float):
+        bad[0] = True
     if True in bad:
         place, expected = bad.index(True), "a whole number or text in UTF-8 without NUL"
     elif not path:
         place, expected = 0, "the path of an image"
     elif split_number is None:
-        place, expected = 2, f"one of {', '.join(SPLIT_OF)}"
+        place, expected = 2, f"one of {', '.join(_SPLIT_VALUES)}"
     else:
-        return path, label.strip(), split_number, group.strip()
+        group = group.strip()
+        return path, label.strip(), split_number, "" if is_missing(group) else group
     column = named.get(ROLES[place], ROLES[place])
     raise SourceError(f"{where}: found {cells[place]!r} in column {column}; expected {expected}")
 
 
 def _to_text(cell: Any) -> str:
-    """Return a cell as text, "" for None, NUL for what HDF5 cannot store as text."""
+    """Return a cell as text, "" for no value, NUL for what HDF5 cannot store as text."""
     if cell is None:
         return ""
     if isinstance(cell, bytes):
         cell = cell.decode("utf-8", "replace")
+    if isinstance(cell, float) and (math.isnan(cell) or cell.is_integer()):
+        cell = "" if math.isnan(cell) else int(cell)  # pandas makes floats of whole numbers
     text = str(cell) if isinstance(cell, int | str) else "\0"
     return text if text.isascii() or text.encode(errors="ignore").decode() == text else "\0"

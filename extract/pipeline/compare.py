@@ -15,7 +15,7 @@ from extract.store.open import Store
 from extract.store.update import find_same
 
 # Settings of a run that its store keeps.
-KEPT = ("precision", "dtype", "columns", "shards")
+KEPT = ("precision", "dtype", "columns", "root", "shards")
 
 
 def read_recipe(attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,14 +92,20 @@ def find_other_images(store: Store, source: Source, content: bool = True) -> str
         columns = zip(
             source.items, store.labels, store.split, store.groups or repeat(""), strict=False
         )
-        moved = {item.key for item, *place in columns if [*item[2:5]] != place}
+        now_named, named = (*source.class_names, ""), (*store.class_names, "")
+        moved = {
+            item.key
+            for item, label, *place in columns
+            if now_named[item.label] != named[label] or [item.split, item.group] != place
+        }
         differences["with another class, split or group"] = moved
         if content:  # the features of images that have changed would be stale
             rows = np.flatnonzero(store.status == DONE)
             changed = rows[~find_same(store, rows, [source.items[row] for row in rows])]
             differences["changed"] = {store.keys[row] for row in changed}
     parts = [f"{listed(keys, 'image')} {what}" for what, keys in differences.items() if keys]
-    if stored == now and source.class_names != store.class_names:
-        now_named, named = ", ".join(source.class_names), ", ".join(store.class_names)
-        parts.append(f"classes {now_named or 'none'}, stored {named or 'none'}")
+    # Stores of before have whole numbers as names in the order of text.
+    if stored == now and {*source.class_names} != {*store.class_names}:
+        wanted, found = ", ".join(source.class_names), ", ".join(store.class_names)
+        parts.append(f"classes {wanted or 'none'}, stored {found or 'none'}")
     return f"the source has changed: {', '.join(parts)}" if parts else ""

@@ -104,7 +104,8 @@ def and_views(views: int) -> str:
 def _find_other_settings(store: Store, layout: Layout) -> str:
     """Name the settings in which a store differs from a run."""
     wanted = read_recipe(layout.attributes)
-    wanted.pop("columns")  # which images they give is compared
+    for name in ("columns", "root"):  # which images they give is compared
+        wanted.pop(name)
     differences = find_differences(read_recipe(store.attributes), wanted)
     return f"it was made with {', '.join(differences)}" if differences else ""
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from extract.core.config import MODEL_ENDING, ExtractConfig, TrunkSpec, ViewSpec
 from extract.core.errors import SettingError, StoreError
+from extract.images.remote import is_url
 from extract.pipeline.compare import KEPT, find_differences, read_recipe
 from extract.store.open import Store, open_store
 from extract.store.shards import ShardLostError
@@ -50,10 +51,12 @@ def complete_settings(out: Path, settings: Mapping[str, Any]) -> RunSettings:
         given["weights"] = str(Path(given["weights"]).absolute())
     if given.get("trunk", "").endswith(MODEL_ENDING):
         given["trunk"] = str(Path(given["trunk"]).absolute())
+    if given.get("root") and not is_url(given["root"]):
+        given["root"] = str(Path(given["root"]).absolute())
     config = ExtractConfig.from_dict(given)
     existing, lost = _read_existing(out, config)
     stored = read_recipe(existing.attributes) if existing else {}
-    ignored = {"engine", "columns"} if config.update else {"engine"}
+    ignored = {"engine", "columns", "root"} if config.update else {"engine"}
     compared = {name: given[name] for name in stored if name in given.keys() - ignored}
     differences = find_differences(stored, compared)
     if differences and not config.overwrite:

@@ -19,6 +19,7 @@ from extract.engines.base import Engine
 from extract.engines.select import open_engine
 from extract.images.digests import describe_leaks
 from extract.images.item import Item, Source
+from extract.layouts.overview import check_source, describe_source
 from extract.pipeline.cluster import check_ray, stream_on_cluster
 from extract.pipeline.low_precision import choose_calibration, measure_error
 from extract.pipeline.plan import and_views, log_plan, open_prepared
@@ -122,9 +123,9 @@ def _open_inputs(source: str | os.PathLike[str], run: RunSettings) -> tuple[Sour
         raise StoreError(f"{run.out}: no such file; expected one to repair; leave --repair out")
     if run.config.cluster:
         check_ray()  # before a file is created
-    images = list_source(source, run.config.columns)
-    for warning in images.warnings:
-        log.warning("%s", warning)
+    images = list_source(source, run.config.columns, run.config.root)
+    log.info("%s", describe_source(images))
+    check_source(images, run.config.dry_run)
     if run.views.views and not len(training_rows(images.items)):
         raise SettingError(f"views: have no effect, for {images.root} has no training images")
     try:

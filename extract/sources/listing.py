@@ -8,51 +8,60 @@ file that holds them row by row.
 import os
 from functools import partial
 
-from extract.core.errors import SourceError, quoted
+from extract.core.errors import SettingError, SourceError, quoted
 from extract.core.flags import parse_columns
+from extract.images.entries import Entry, Kind, list_local, list_url, walk
 from extract.images.item import Read, Source, read_file, to_utf8
 from extract.images.kinds import is_image
-from extract.images.remote import hide_secrets, is_url, without_query
-from extract.layouts.entries import Entry, Kind, list_local, walk
+from extract.images.remote import hide_secrets, is_url, read_url, without_query
+from extract.images.unpack import fetch_command
 from extract.layouts.image_folder import arrange_folder
 from extract.layouts.image_table import Named, arrange_rows, columns_error
-from extract.layouts.remote_folder import list_remote
 from extract.sources.archives import ARCHIVE_ENDINGS, Archive, is_archive
 from extract.sources.records import RECORD_FORMATS, RecordSet, find_records, record_ending
 from extract.sources.tables import TABLE_ENDINGS, list_table
 from extract.sources.webdataset import list_archive
 
 
-def list_source(source: str | os.PathLike[str], columns: str = "") -> Source:
+def list_source(
+    source: str | os.PathLike[str], columns: str = "", folder: str | os.PathLike[str] = ""
+) -> Source:
     """List the images of ``source``; only files with other endings are opened, for 32 bytes.
 
     Args:
         source: A folder, one image, an archive, a manifest or a file of records; or a URL that
             fsspec opens.
-        columns: The columns of a table or of records by role, see ``parse_columns``.
+        columns: The columns of a table or of records, or the levels of folders, by role, see
+            ``parse_columns``.
+        folder: The folder that the paths of a table are in, that of the table by default.
 
     Raises:
         SourceError: ``source`` or a folder in it cannot be read, it holds no images, its layout
             has two meanings, or two of its names become one key.
-        SettingError: ``columns`` are given for a source without columns.
+        SettingError: ``columns`` or ``folder`` are given for a source without columns or paths.
     """
-    root, named = os.fspath(source), parse_columns(columns)
+    root, named, folder = os.fspath(source), parse_columns(columns), os.fspath(folder)
+    is_table = without_query(root).lower().endswith(TABLE_ENDINGS)
+    if folder and not is_table:
+        raise SettingError(
+            f"root: has no effect on {quoted(hide_secrets(root))}, which is no table"
+        )
     if is_url(root):
-        return _list_url(root, named)
+        return _list_url(root, named, folder)
     if is_archive(root) and not os.path.isdir(root):
         return list_archive(root, named)
     try:
         os.stat(root)
         if files := find_records(root, named):
             records = RecordSet(files, named)
-            return arrange_rows(root, records.rows, named, records.read)
-        if os.path.isfile(root) and root.lower().endswith(TABLE_ENDINGS):
-            return list_table(root, named)
-        if named:
-            raise columns_error(root)
+            return arrange_rows(root, records.rows, named, records.read, records.said)
+        if os.path.isfile(root) and is_table:
+            return list_table(root, named, folder)
         if os.path.isdir(root):
             above = {root: frozenset({os.path.realpath(root)})}
-            return arrange_folder(root, walk(root, partial(list_local, above)))
+            return arrange_folder(root, walk(root, partial(list_local, above)), named=named)
+        if named:
+            raise columns_error(root)
         if os.path.isfile(root) and is_image(root):
             return arrange_folder(root, [Entry(to_utf8(os.path.basename(root)), root, Kind.IMAGE)])
         problem = "found a file that is not an image"
@@ -63,19 +72,21 @@ def list_source(source: str | os.PathLike[str], columns: str = "") -> Source:
     raise SourceError(f"{quoted(root)}: {problem}; {expected}")
 
 
-def _list_url(url: str, named: Named) -> Source:
+def _list_url(url: str, named: Named, folder: str) -> Source:
     path = without_query(url).lower()
     if path.endswith(TABLE_ENDINGS):
-        return list_table(url, named)
-    if is_archive(path) or record_ending(path) in RECORD_FORMATS:
-        problem = f"a remote {'archive' if is_archive(path) else 'file of records'}"
-        raise SourceError(f"{quoted(hide_secrets(url))}: {problem}; download it")
-    if named:
-        raise columns_error(url)
-    return list_remote(url)
+        return list_table(url, named, folder)
+    if record_ending(path) in RECORD_FORMATS:
+        problem = f"a remote file of records; fetch it with: {fetch_command(url)}"
+        raise SourceError(f"{quoted(hide_secrets(url))}: {problem}")
+    if is_archive(path):
+        return list_archive(url, named)
+    return arrange_folder(hide_secrets(url), list_url(url), partial(read_url, url), 0, named)
 
 
-def open_reader(source: str | os.PathLike[str], columns: str = "") -> Read:
+def open_reader(
+    source: str | os.PathLike[str], columns: str = "", folder: str | os.PathLike[str] = ""
+) -> Read:
     """Return a function that reads an image of ``source`` by its key, without listing the others.
 
     It raises ImageError where no image has the key, or the image is gone.
@@ -83,16 +94,18 @@ def open_reader(source: str | os.PathLike[str], columns: str = "") -> Read:
     Args:
         source: As for ``list_source``.
         columns: As for ``list_source``.
+        folder: As for ``list_source``.
 
     Raises:
         SourceError: ``source`` is an archive or a file of records that cannot be read, or it is
             remote, because a stored URL has no credentials.
     """
-    root, named = os.fspath(source), parse_columns(columns)
+    root, named, folder = os.fspath(source), parse_columns(columns), os.fspath(folder)
     if is_url(root):
         raise SourceError(f"{quoted(root)}: is remote; expected a source on this machine")
     if is_archive(root) and not os.path.isdir(root):
         return Archive(root).read
     if os.path.exists(root) and (files := find_records(root, named)):
         return RecordSet(files, named).read
-    return partial(read_file, folder=root if os.path.isdir(root) else os.path.dirname(root))
+    folder = folder or (root if os.path.isdir(root) else os.path.dirname(root))
+    return partial(read_file, folder=folder)

@@ -3,46 +3,83 @@
 Rows are counted from 1, without the heading of a CSV, so that one number fits all three.
 """
 
+import codecs
 import csv
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from io import BytesIO, TextIOWrapper
+from io import BytesIO, StringIO
 from typing import Any, BinaryIO
 
 from extract.core.errors import SourceError, quoted
 from extract.images.item import Source, read_file, reading
+from extract.images.kinds import IMAGE_ENDINGS
 from extract.images.remote import hide_secrets, is_url, read_url, without_query
-from extract.layouts.image_table import Named, arrange_rows, choose_columns
+from extract.layouts.image_table import Named, Said, arrange_rows, choose_columns, explain_columns
+from extract.layouts.table_paths import mend_paths
 from extract.sources.arrow import read_cells
 
 _Rows = Iterator[tuple[int, Sequence[Any]]]  # (number, cells in the order of ROLES)
+_SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+# Marks at the start of a text, longest first: that of UTF-32 begins with that of UTF-16.
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 
-def list_table(root: str, named: Named) -> Source:
+def list_table(root: str, named: Named, folder: str = "") -> Source:
     """List the images that a table names, without opening them.
 
     Args:
-        root: The table, a file or a URL; paths in it are URLs, absolute, or relative to its folder.
+        root: The table, a file or a URL; paths in it are URLs, absolute, or relative to a folder.
         named: The columns that the user has named, by role.
+        folder: The folder of the images; that of the table by default.
 
     Returns:
-        The images sorted by key, which is the path as it is written.
+        The images sorted by key, which is the path as it is written, or as it was mended.
 
     Raises:
         SourceError: The table cannot be read, lacks a column, names no image or one twice, or a
             cell has no meaning; the message gives the row.
     """
     read_rows = TABLE_FORMATS[os.path.splitext(without_query(root))[1].lower()]
-    shown = hide_secrets(root)
-    folder = without_query(root).rpartition("/")[0] + "/" if is_url(root) else os.path.dirname(root)
+    shown, said = hide_secrets(root), Said([], [])
+    base = folder or folder_of(root)
     with (
         reading(shown, "a table", "tables"),
         BytesIO(read_url(root)) if is_url(root) else open(root, "rb") as file,
     ):
-        rows = read_rows(quoted(shown), file, named)
-        return arrange_rows(shown, rows, named, partial(_read_from, folder))
+        rows, problem = list(read_rows(quoted(shown), file, named, said)), ""
+        if not is_url(base):
+            rows, problem = _mend_rows(rows, base, folder, said)
+        source = arrange_rows(shown, rows, named, partial(_read_from, base), said)
+    problem = problem and f"{quoted(shown)}: {problem}"
+    return source._replace(notes=(*said.notes,), problem=problem)
+
+
+def folder_of(root: str) -> str:
+    """Return the folder of a table, which may be a URL and then ends with a slash."""
+    return without_query(root).rpartition("/")[0] + "/" if is_url(root) else os.path.dirname(root)
+
+
+def _mend_rows(
+    rows: list[tuple[int, Sequence[Any]]], base: str, folder: str, said: Said
+) -> tuple[list[tuple[int, Sequence[Any]]], str]:
+    """Return rows with the paths of files, and why most have none, if so."""
+    written = [cells[0] for _, cells in rows]
+    numbers = [path for path in written if isinstance(path, int | str)]
+    if len(numbers) < len(written) or not all(map(str, numbers)):
+        return rows, ""  # arrange_rows names the row
+    paths, notes, problem = mend_paths(list(map(str, numbers)), base, folder)
+    said.notes.extend(notes)
+    mended = zip(rows, paths, strict=True)
+    return [(number, [path, *cells[1:]]) for (number, cells), path in mended], problem
 
 
 def _read_from(folder: str, path: str) -> bytes:
@@ -52,36 +89,88 @@ def _read_from(folder: str, path: str) -> bytes:
     return read_file(path, folder)
 
 
-def _read_csv(where: str, file: BinaryIO, named: Named, delimiter: str = ",") -> _Rows:
-    with TextIOWrapper(file, "utf-8-sig", newline="") as lines:
-        table = csv.reader(lines, delimiter=delimiter, strict=True)
-        heading = next(table, [])
-        columns = choose_columns(where, heading, named)
-        places = [None if column is None else heading.index(column) for column in columns]
-        for number, cells in enumerate(table, 1):
-            if cells and len(cells) != len(heading):
-                problem = f"found {len(cells)} cells; expected {len(heading)}, as in the heading"
-                raise SourceError(f"{where}: row {number}: {problem}")
-            if cells:  # the line is not empty
-                yield number, [None if place is None else cells[place] for place in places]
+def _decode(where: str, content: bytes, said: Said) -> str:
+    """Return a text in UTF-8, UTF-16 or, with a warning, in the code page 1252 of Windows."""
+    encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
+    if encoding == "utf-8" and b"\0" in content[:2]:
+        encoding = "utf-16-be" if content[:1] == b"\0" else "utf-16-le"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError:
+        if encoding != "utf-8":
+            raise
+    text = content.decode("cp1252")
+    said.warnings.append(
+        "is not UTF-8; it was read as Windows-1252; save it as UTF-8 if names differ"
+    )
+    return text
 
 
-def _read_json(where: str, file: BinaryIO, named: Named) -> _Rows:
+def _read_csv(where: str, file: BinaryIO, named: Named, said: Said, delimiter: str = ",") -> _Rows:
+    text = _decode(where, file.read(), said)
+    if match := re.match(r"sep=(.)\r?\n", text):  # Excel's own line
+        text = text[match.end() :]
+    found = _find_separator(text, named, delimiter)
+    if found != delimiter:
+        said.notes.append(f"cells are separated by a {_SEPARATORS[found]}")
+    table = csv.reader(StringIO(text, newline=""), delimiter=found, strict=True)
+    heading = next((cells for cells in table if any(cells)), [])
+    if any(cell.strip().lower().endswith(IMAGE_ENDINGS) for cell in heading):
+        problem = f"found {', '.join(heading)[:100]!r} as the first line"
+        raise SourceError(f"{where}: {problem}; expected the names of columns, such as path,label")
+    columns = choose_columns(where, heading, named)
+    _tell_columns(heading, columns, said)
+    places = [None if column is None else heading.index(column) for column in columns]
+    for number, cells in enumerate(table, 1):
+        if cells and len(cells) != len(heading):
+            problem = f"found {len(cells)} cells; expected {len(heading)}, as in the heading"
+            raise SourceError(f"{where}: row {number}: {problem}")
+        if cells:  # the line is not empty
+            yield number, [None if place is None else cells[place] for place in places]
+
+
+def _find_separator(text: str, named: Named, usual: str) -> str:
+    """Return the character between the cells of the heading, by which it has a column of paths."""
+    most = usual, 0
+    for separator in dict.fromkeys((usual, *_SEPARATORS)):
+        heading = next(
+            filter(any, csv.reader(StringIO(text[:100_000], newline=""), delimiter=separator)), []
+        )
+        try:
+            choose_columns("", heading, named)
+        except SourceError:
+            if len(heading) > most[1]:
+                most = separator, len(heading)
+        else:
+            return separator
+    return most[0]
+
+
+def _tell_columns(known: Sequence[str], columns: Sequence[str | None], said: Said) -> None:
+    notes, warnings = explain_columns(known, columns)
+    said.notes.extend(notes)
+    said.warnings.extend(warnings)
+
+
+def _read_json(where: str, file: BinaryIO, named: Named, said: Said) -> _Rows:
     chosen: dict[tuple[str, ...], list[str | None]] = {}  # most rows have the same keys
-    with TextIOWrapper(file, "utf-8-sig", newline="") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                row = parse_json(f"{where}: row {number}", line)
-                if (keys := tuple(row)) not in chosen:
-                    chosen[keys] = choose_columns(f"{where}: row {number}", keys, named)
-                yield number, [row.get(column) for column in chosen[keys]]
+    lines = StringIO(_decode(where, file.read(), said), newline="")
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            row = parse_json(f"{where}: row {number}", line)
+            if (keys := tuple(row)) not in chosen:
+                chosen[keys] = choose_columns(f"{where}: row {number}", keys, named)
+                if len(chosen) == 1:
+                    _tell_columns(keys, chosen[keys], said)
+            yield number, [row.get(column) for column in chosen[keys]]
 
 
-def _read_parquet(where: str, file: BinaryIO, named: Named) -> _Rows:
+def _read_parquet(where: str, file: BinaryIO, named: Named, said: Said) -> _Rows:
     from pyarrow import parquet
 
     with parquet.ParquetFile(file) as table:
         columns = choose_columns(where, table.schema_arrow.names, named)
+        _tell_columns(table.schema_arrow.names, columns, said)
         yield from enumerate(read_cells(table, columns), 1)
 
 
@@ -92,7 +181,7 @@ def parse_json(where: str, text: str) -> dict[Any, Any]:
 
 
 # Ending of a table -> function that yields its rows. A new format needs an entry here.
-TABLE_FORMATS: Mapping[str, Callable[[str, BinaryIO, Named], _Rows]] = {
+TABLE_FORMATS: Mapping[str, Callable[..., _Rows]] = {
     ".csv": _read_csv,
     ".tsv": partial(_read_csv, delimiter="\t"),
     ".parquet": _read_parquet,

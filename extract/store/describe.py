@@ -3,12 +3,10 @@
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
 from extract.core.config import ViewSpec
 from extract.core.errors import count_of, quoted, show_bytes
 from extract.core.row_block import DONE, FAILED, PENDING
-from extract.images.item import SPLITS
+from extract.layouts.overview import count_images, format_counts
 from extract.store.open import Store
 
 
@@ -23,13 +21,8 @@ def describe(store: Store) -> dict[str, Any]:
         with shapes, ``viewed``, the images that have augmented views, ``counts`` by split and
         class, ``failed`` keys with reasons, ``bytes`` and all ``attributes``.
     """
-    names = [*store.class_names, "(no label)"]
-    counts = {}
-    for split in np.unique(store.split).tolist():
-        # Rows without a label have -1, the last name.
-        labels = store.labels[store.split == split] % len(names)
-        numbers = np.bincount(labels, minlength=len(names)).tolist()
-        counts[SPLITS[split]] = {n: count for n, count in zip(names, numbers, strict=True) if count}
+    rows = zip(store.split.tolist(), store.labels.tolist(), strict=True)
+    counts = count_images(store.class_names, rows)
     files = {store.path, *(shard.path for shard in store.shards)}
     states = {"done": DONE, "failed": FAILED, "not_yet": PENDING}
     return {
@@ -70,19 +63,8 @@ def format_description(description: dict[str, Any]) -> str:
         recipe = asdict(ViewSpec.from_dict(values))
         text = f"{recipe.pop('views')} of each of {description['viewed']} training images: "
         lines.append("views      " + text + ", ".join(f"{k} {v}" for k, v in recipe.items()))
-    lines += ["", *_format_counts(description["counts"])]
+    lines += ["", *format_counts(description["counts"], values["class_names"])]
     if failed := description["failed"]:
         lines += ["", f"{len(failed)} images could not be read:"]
         lines += [f"  {quoted(key)}: {reason}" for key, reason in failed.items()]
     return "\n".join(lines)
-
-
-def _format_counts(counts: dict[str, dict[str, int]]) -> list[str]:
-    """Format a table of classes by splits."""
-    splits = list(counts.values())
-    rows: list[tuple[str, list[Any]]] = [("", list(counts))]
-    for name in sorted({name for split in splits for name in split}):
-        rows.append((quoted(name), [split.get(name, 0) for split in splits]))
-    rows.append(("all", [sum(split.values()) for split in splits]))
-    width = max(len(name) for name, _ in rows)
-    return [f"{name:<{width}}" + "".join(f"{cell:>12}" for cell in cells) for name, cells in rows]

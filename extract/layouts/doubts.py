@@ -1,0 +1,102 @@
+"""Signs that the folders, files or names of a source mean something else than classes."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from posixpath import basename, splitext
+
+from extract.core.errors import SourceError, listed, quoted
+
+# Folders of data sets for detection and segmentation, without case, underscores and hyphens.
+_MASKS = {
+    *("mask", "masks", "groundtruth", "gt", "segmentationclass", "segmentationobject"),
+    *("segmentation", "segmentations", "segmentationmasks", "annotationmasks", "trimaps"),
+}
+_IMAGES = {"images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "unlabeled"}
+_PARTS = _MASKS | _IMAGES | {"labels", "annotations"}
+_MASK_NAME = re.compile(r"(.+?)[ _.-](mask|masks|seg|segmentation|gt|groundtruth)[ _.-]?\d*", re.I)
+_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+# How many images, and how many different words, make the first words of names look like classes.
+_FEWEST_NAMES, _MOST_WORDS = 4, 50
+
+
+def is_no_class(name: str) -> bool:
+    """Whether the only folder with a name of its own says that it holds images, and no more."""
+    return _bare(name).replace("unlabelled", "unlabeled") in _IMAGES
+
+
+def check_parts(root: str, class_names: Collection[str]) -> Iterator[str]:
+    """Warn of classes with the names of masks.
+
+    Raises:
+        SourceError: All classes have the names of parts of a data set.
+    """
+    parts = [name for name in class_names if _bare(name) in _PARTS]
+    masks = [name for name in class_names if _bare(name) in _MASKS]
+    if len(parts) == len(class_names) > 1:
+        found = f"found {listed(parts, 'folder')}, which are parts of a data set, or classes"
+        remedy = "give the folder of images alone, or add --columns label=1 if they are classes"
+        raise SourceError(f"{quoted(root)}: {found}; {remedy}")
+    if masks:
+        found = f"found {listed(masks, 'class')} with the name of masks"
+        yield f"{found}; if they are no classes, move them out of SOURCE"
+
+
+def warn_of_masks(keys: Sequence[str]) -> Iterator[str]:
+    """Warn of images that are named as masks of other images."""
+    stems = {splitext(key)[0] for key in keys}
+    masks = [key for key in keys if (m := _MASK_NAME.fullmatch(splitext(key)[0])) and m[1] in stems]
+    if masks:
+        found = f"found {listed(masks, 'image')} with the name of a mask of another image"
+        yield f"{found}; move them out of SOURCE if they are masks"
+
+
+def warn_of_labels_elsewhere(keys: Sequence[str], others: Iterable[str]) -> Iterator[str]:
+    """Say where the labels of unlabelled images may be.
+
+    Args:
+        keys: The images.
+        others: The files that are no images.
+    """
+    others = list(others)
+    if tables := [key for key in others if key.lower().endswith(_TABLES)]:
+        found = f"found no labels, but {listed(tables, 'table')}"
+        yield f"{found}; if it names the images, give it as SOURCE"
+        return
+    stems = {basename(splitext(key)[0]) for key in keys}
+    beside = [key for key in others if basename(splitext(key)[0]) in stems]
+    if beside:
+        found = f"found no labels, but {listed(beside, 'file')} with the names of images"
+        yield f"{found}; to use labels in them, write a table with the columns path and label"
+    elif words := _first_words(keys):
+        found = f"found no labels, but names of images begin with {listed(words, 'word', 5)}"
+        yield f"{found}; if these are the classes, make a folder for each, or write a table"
+
+
+def _first_words(keys: Sequence[str]) -> list[str]:
+    """Return the words that names of images start with, if they could be classes."""
+    matches = [re.match(r"([^\W\d_]{2,})[\W\d_]", basename(key)) for key in keys]
+    sizes = Counter(match[1] for match in matches if match)
+    few = 1 < len(sizes) <= _MOST_WORDS and min(sizes.values()) > 1
+    return list(sizes) if few and sizes.total() == len(keys) >= _FEWEST_NAMES else []
+
+
+def warn_of_subfolders(paths: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Warn of classes with folders inside that may be the classes.
+
+    Args:
+        paths: The folders of each image, from that of its class.
+    """
+    inside = defaultdict[str, set[str]](set)
+    for path in paths:
+        if len(path) > 1:
+            inside[path[0]].add(path[1])
+    names = set[str]().union(*inside.values())
+    words = {name for name in names if not re.search(r"\d", name)}
+    if len(words) > len(inside) and len(words) == len(names):
+        found = f"found {listed(names, 'folder')} in {listed(inside, 'class')}"
+        yield f"{found}; if the inner folders are the classes, name their level with --columns"
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[ _-]", "", name).casefold()

@@ -1,0 +1,377 @@
+"""Folders in every dress give the classes, splits and groups that their makers meant, or an error.
+
+The layouts are those of public data sets and reports; the name of each says which.
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from extract.core.errors import SettingError, SourceError
+from extract.layouts.overview import describe_source
+from extract.layouts.split_folders import split_in
+from extract.sources.listing import list_source
+from tests.test_sources_listing import plant
+
+TRAIN, VALIDATION, TEST = 0, 1, 2
+Row = tuple[str, int, str]  # class, split, group
+
+
+def rows_of(root: Path, columns: str = "") -> dict[str, Row]:
+    """Return class, split and group of each key."""
+    source = list_source(root, columns)
+    names = (*source.class_names, "")
+    return {item.key: (names[item.label], item.split, item.group) for item in source.items}
+
+
+LAYOUTS: dict[str, dict[str, Row]] = {
+    # https://github.com/huggingface/datasets/issues/7880
+    "intel": {
+        "seg_pred/seg_pred/0.jpg": ("", TEST, ""),
+        "seg_test/seg_test/forest/0.jpg": ("forest", TEST, ""),
+        "seg_test/seg_test/sea/0.jpg": ("sea", TEST, ""),
+        "seg_train/seg_train/forest/0.jpg": ("forest", TRAIN, ""),
+        "seg_train/seg_train/sea/0.jpg": ("sea", TRAIN, ""),
+    },
+    # https://github.com/fastai/fastai/issues/1552
+    "coco": {
+        "train2017/a/0.jpg": ("a", TRAIN, ""),
+        "train2017/b/0.jpg": ("b", TRAIN, ""),
+        "val2017/a/0.jpg": ("a", VALIDATION, ""),
+        "val2017/b/0.jpg": ("b", VALIDATION, ""),
+    },
+    "images": {
+        "test_images/a/0.jpg": ("a", TEST, ""),
+        "test_images/b/0.jpg": ("b", TEST, ""),
+        "train_images/a/0.jpg": ("a", TRAIN, ""),
+        "train_images/b/0.jpg": ("b", TRAIN, ""),
+    },
+    "flat splits": {"test_images/0.jpg": ("", TEST, ""), "train_images/0.jpg": ("", TRAIN, "")},
+    "dogs against cats": {"test1/1.jpg": ("", TEST, ""), "train/cat.0.jpg": ("", TRAIN, "")},
+    "dogs against cats, unzipped twice": {
+        "test1/test1/1.jpg": ("", TEST, ""),
+        "train/train/cat.0.jpg": ("", TRAIN, ""),
+    },
+    "brain tumours": {
+        "Testing/glioma/0.jpg": ("glioma", TEST, ""),
+        "Testing/none/0.jpg": ("none", TEST, ""),
+        "Training/glioma/0.jpg": ("glioma", TRAIN, ""),
+        "Training/none/0.jpg": ("none", TRAIN, ""),
+    },
+    "development": {
+        "dev/a/0.jpg": ("a", VALIDATION, ""),
+        "dev/b/0.jpg": ("b", VALIDATION, ""),
+        "train/a/0.jpg": ("a", TRAIN, ""),
+        "train/b/0.jpg": ("b", TRAIN, ""),
+    },
+    "a class called dev": {"design/0.jpg": ("design", 0, ""), "dev/0.jpg": ("dev", 0, "")},
+    "sets": {
+        "TestSet/a/0.jpg": ("a", TEST, ""),
+        "TestSet/b/0.jpg": ("b", TEST, ""),
+        "TrainSet/a/0.jpg": ("a", TRAIN, ""),
+        "TrainSet/b/0.jpg": ("b", TRAIN, ""),
+        "val_set/a/0.jpg": ("a", VALIDATION, ""),
+        "val_set/b/0.jpg": ("b", VALIDATION, ""),
+    },
+    "the same words in each name": {
+        "leaf_test/a/0.jpg": ("a", TEST, ""),
+        "leaf_train/a/0.jpg": ("a", TRAIN, ""),
+        "leaf_train/b/0.jpg": ("b", TRAIN, ""),
+    },
+    "classes with the words of splits": {
+        "bullet_train/0.jpg": ("bullet_train", 0, ""),
+        "car/0.jpg": ("car", 0, ""),
+        "test_tube/0.jpg": ("test_tube", 0, ""),
+    },
+    "experiments": {"test1/0.jpg": ("test1", 0, ""), "test2/0.jpg": ("test2", 0, "")},
+    "splits below classes": {
+        "cat/test/0.jpg": ("cat", TEST, ""),
+        "cat/train/0.jpg": ("cat", TRAIN, ""),
+        "dog/test/0.jpg": ("dog", TEST, ""),
+        "dog/train/0.jpg": ("dog", TRAIN, ""),
+    },
+    # food-101.tar.gz
+    "wrappers": {
+        "food-101/images/pie/0.jpg": ("pie", 0, ""),
+        "food-101/images/ramen/0.jpg": ("ramen", 0, ""),
+    },
+    "wrappers around splits": {
+        "a/b/test/x/0.jpg": ("x", TEST, ""),
+        "a/b/train/x/0.jpg": ("x", TRAIN, ""),
+        "a/b/train/y/0.jpg": ("y", TRAIN, ""),
+    },
+    "images in each split": {
+        "train/images/x/0.jpg": ("x", TRAIN, ""),
+        "train/images/y/0.jpg": ("y", TRAIN, ""),
+        "val/images/x/0.jpg": ("x", VALIDATION, ""),
+        "val/images/y/0.jpg": ("y", VALIDATION, ""),
+    },
+    "images in one split": {
+        "train/x/0.jpg": ("x", TRAIN, ""),
+        "train/y/0.jpg": ("y", TRAIN, ""),
+        "val/images/x/0.jpg": ("x", VALIDATION, ""),
+        "val/images/y/0.jpg": ("y", VALIDATION, ""),
+    },
+    # Tiny ImageNet
+    "a split without labels": {
+        "test/images/0.jpg": ("", TEST, ""),
+        "train/n01/images/0.jpg": ("n01", TRAIN, ""),
+        "train/n02/images/0.jpg": ("n02", TRAIN, ""),
+        "val/images/0.jpg": ("", VALIDATION, ""),
+    },
+    "unlabelled": {
+        "test/unlabeled/0.jpg": ("", TEST, ""),
+        "train/x/0.jpg": ("x", TRAIN, ""),
+        "train/y/0.jpg": ("y", TRAIN, ""),
+    },
+    # https://github.com/ultralytics/ultralytics/issues/1445
+    "yolo, images first": {
+        "images/train/0.jpg": ("", TRAIN, ""),
+        "images/val/1.jpg": ("", VALIDATION, ""),
+    },
+    "yolo, splits first": {
+        "train/images/0.jpg": ("", TRAIN, ""),
+        "valid/images/1.jpg": ("", VALIDATION, ""),
+    },
+    "patients": {
+        "P01/normal/0.jpg": ("normal", 0, "P01"),
+        "P01/tumour/0.jpg": ("tumour", 0, "P01"),
+        "P02/normal/0.jpg": ("normal", 0, "P02"),
+        "P03/tumour/a/0.jpg": ("tumour", 0, "P03"),
+    },
+    "patients in splits": {
+        "test/site 3/normal/0.jpg": ("normal", TEST, "site 3"),
+        "test/site 3/tumour/0.jpg": ("tumour", TEST, "site 3"),
+        "train/site 1/normal/0.jpg": ("normal", TRAIN, "site 1"),
+        "train/site 2/tumour/0.jpg": ("tumour", TRAIN, "site 2"),
+    },
+    "hospitals by name": {
+        "hospital_north/ill/0.jpg": ("ill", 0, "hospital_north"),
+        "hospital_north/well/0.jpg": ("well", 0, "hospital_north"),
+        "hospital_south/ill/0.jpg": ("ill", 0, "hospital_south"),
+        "hospital_south/well/0.jpg": ("well", 0, "hospital_south"),
+    },
+    "years in classes": {
+        "cats/2020/0.jpg": ("cats", 0, ""),
+        "cats/2021/0.jpg": ("cats", 0, ""),
+        "dogs/2020/0.jpg": ("dogs", 0, ""),
+        "dogs/2021/0.jpg": ("dogs", 0, ""),
+    },
+    "numbered classes": {
+        "class1/left/0.jpg": ("class1", 0, ""),
+        "class2/left/0.jpg": ("class2", 0, ""),
+    },
+    # https://github.com/photoview/photoview/issues/430
+    "folders of systems": {"cat/0.jpg": ("cat", 0, ""), "dog/0.jpg": ("dog", 0, "")},
+}
+CLUTTER = (
+    *("cat/@eaDir/0.jpg/SYNOPHOTO_THUMB_XL.jpg", "#recycle/old/1.jpg", "$RECYCLE.BIN/2.jpg"),
+    *(".thumbnails/0.jpg", "cat/.ipynb_checkpoints/0-checkpoint.jpg", "lost+found/3.jpg"),
+    *("__MACOSX/cat/._0.jpg", "System Volume Information/x.jpg", "@Recycle/0.jpg", "Thumbs.db"),
+    *("#snapshot/cat/0.jpg", "dog/@__thumb/0.jpg", "dog/.@__thumb/0.jpg", "RECYCLER/S-1/0.jpg"),
+    *(".Trash-1000/files/0.jpg", "Network Trash Folder/0.jpg", "cat/desktop.ini", ".git/0.jpg"),
+)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layouts_that_have_one_reading(tmp_path: Path, name: str) -> None:
+    expected = LAYOUTS[name]
+    root = plant(tmp_path, [*expected, *(CLUTTER if name == "folders of systems" else ())])
+    assert rows_of(root) == expected
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        (["seg_train/a/0.jpg", "seg_test/a/0.jpg", "extra/a/0.jpg"], "1 other folder (extra: 1)"),
+        (["train_images/a/0.jpg", "test_images/a/0.jpg", "cats/0.jpg"], "1 other folder (cats: 1)"),
+        (["val/a/0.jpg", "dev/a/0.jpg", "train/a/0.jpg"], "3 split folders (dev: 1, train: 1, val"),
+        (["train_1/a/0.jpg", "train_2/a/0.jpg"], "2 split folders (train_1: 1, train_2: 1)"),
+        (["cat/train/0.jpg", "dog/test/0.jpg", "cat/masks/0.jpg"], "1 other folder (masks)"),
+        (
+            [f"{top}/{name}/0.jpg" for top in ("cats", "dogs") for name in ("indoor", "outdoor")],
+            "2 names (cats, dogs) at level 1, 2 names (indoor, outdoor) at level 2",
+        ),
+        (
+            [f"{top}/{name}/0.jpg" for top in ("8863", "9022", "9023") for name in "01"],
+            "3 names (8863, 9022, 9023) at level 1, 2 names (0, 1) at level 2",
+        ),
+        # https://github.com/bodokaiser/piwise/issues/22
+        (["JPEGImages/0.jpg", "SegmentationClass/0.png"], "2 folders (JPEGImages, Segmentation"),
+        (["images/0.jpg", "masks/0.png"], "2 folders (images, masks), which are parts of a data"),
+    ],
+)
+def test_layouts_that_have_two_readings(tmp_path: Path, keys: list[str], words: str) -> None:
+    with pytest.raises(SourceError) as caught:
+        list_source(plant(tmp_path, keys))
+    message = str(caught.value)
+    assert words in message
+    assert message.startswith(str(tmp_path))
+    assert "--columns label=1" in message
+
+
+def test_levels_of_folders_are_named(tmp_path: Path) -> None:
+    root = plant(
+        tmp_path, [f"{top}/{n}/{i}.jpg" for top in ("8863", "9022") for n in "01" for i in "ab"]
+    )
+    by_class = rows_of(root, "label=1")
+    assert {row[0] for row in by_class.values()} == {"8863", "9022"}
+    by_patient = rows_of(root, "label=2,group=1")
+    assert by_patient["8863/0/a.jpg"] == ("0", 0, "8863")
+    assert by_patient["9022/1/b.jpg"] == ("1", 0, "9022")
+    plant(tmp_path / "other", ["x/val_1/a/0.jpg", "y/train_1/b/0.jpg"])
+    assert rows_of(tmp_path / "other", "split=2,label=3") == {
+        "x/val_1/a/0.jpg": ("a", VALIDATION, ""),
+        "y/train_1/b/0.jpg": ("b", TRAIN, ""),
+    }
+    with pytest.raises(SourceError, match=r"found 'x' at level 1 of 'x/val_1/a'; expected one of"):
+        list_source(tmp_path / "other", "split=1")
+    for columns in ("label=0", "label=species", "path=1"):
+        with pytest.raises(SettingError, match=f"has no effect on .* with {columns}; expected"):
+            list_source(root, columns)
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        *(("train", 0), ("Training", 0), ("trainset", 0), ("train2017", 0), ("trainA", 0)),
+        *(("ILSVRC2012_img_val", 1), ("imagesVal", 1), ("X_train", 0), ("10_test", 2)),
+        *(("validation-split", 1), ("dev", 1), ("test1", 2), ("seg_pred", 2)),
+    ],
+)
+def test_names_of_splits(name: str, split: int) -> None:
+    dress = split_in(name)
+    assert dress is not None
+    assert dress.split == split
+
+
+@pytest.mark.parametrize(
+    "name", ["trains", "trainval", "train_test", "contest", "latest", "", "évaluer"]
+)
+def test_names_that_are_no_splits(name: str) -> None:
+    assert split_in(name) is None
+
+
+def warnings_of(root: Path) -> str:
+    return " | ".join(list_source(root).warnings)
+
+
+def test_names_in_two_forms_of_unicode_are_one_class(tmp_path: Path) -> None:
+    """Source of the case: https://github.com/Garmelon/PFERD/pull/141."""
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    keys = [
+        f"train/{composed}/0.jpg",
+        f"val/{decomposed}/0.jpg",
+        "train/the/0.jpg",
+        "val/the/0.jpg",
+    ]
+    root = plant(tmp_path / "splits", keys)
+    assert {row[0] for row in rows_of(root).values()} == {composed, "the"}
+    assert list_source(root).class_names == (composed, "the")
+    assert r"'cafe\u0301' and 'caf\xe9' differ only in their Unicode form" in warnings_of(root)
+    root = plant(tmp_path / "flat", [f"{composed}/0.jpg", f"{decomposed}/1.jpg", "the/2.jpg"])
+    assert [row[0] for row in rows_of(root).values()] == [composed, composed, "the"]
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (("Cat", "cat"), "'Cat': 1, 'cat': 1"),
+        (("cat", "cat "), "'cat ': 1, 'cat': 1"),
+        (("a b", "a\u00a0b"), r"'a b': 1, 'a\xa0b': 1"),
+        (("\ufb01sh", "fish"), r"'\ufb01sh': 1, 'fish': 1"),
+        (("ab", "a\u200bb"), r"'a\u200bb': 1, 'ab': 1"),
+        (("Stra\u00dfe", "STRASSE"), r"'STRASSE': 1, 'Stra\xdfe': 1"),
+    ],
+)
+def test_classes_that_look_alike_are_shown(
+    tmp_path: Path, names: tuple[str, str], shown: str
+) -> None:
+    root = plant(tmp_path, [f"{name}/0.jpg" for name in (*names, "other")])
+    if len(list(root.iterdir())) < 3:
+        pytest.skip("names that differ in case are one folder here")
+    assert set(list_source(root).class_names) == {*names, "other"}
+    assert f"found 2 class names ({shown}) that differ only by" in warnings_of(root)
+
+
+def test_a_class_of_another_case_in_another_split(tmp_path: Path) -> None:
+    keys = [f"{split}/{name}/0.jpg" for split in ("train", "val") for name in ("cat", "dog")]
+    keys[2:] = [key.title().replace("Val", "val").replace("Jpg", "jpg") for key in keys[2:]]
+    said = warnings_of(plant(tmp_path, keys))
+    assert "'Cat': 1, 'cat': 1" in said
+    assert "'Dog': 1, 'dog': 1" in said
+
+
+def test_whole_numbers_are_in_the_order_of_numbers(tmp_path: Path) -> None:
+    plant(tmp_path / "numbers", [f"{i}/0.jpg" for i in range(12)])
+    source = list_source(tmp_path / "numbers")
+    assert source.class_names == tuple(map(str, range(12)))
+    assert {item.key: item.label for item in source.items} == {f"{i}/0.jpg": i for i in range(12)}
+    plant(tmp_path / "mixed", [f"{name}/0.jpg" for name in ("10", "9", "x")])
+    assert list_source(tmp_path / "mixed").class_names == ("10", "9", "x")
+
+
+UNREAD = {
+    "Photoshop": (b"8BPS\0\1" + bytes(26), "IMG.psd"),
+    "camera raw": (b"II*\0" + bytes(28), "IMG.NEF"),
+    "JPEG XL": (b"\xff\x0a" + bytes(30), "IMG.jxl"),
+    "DICOM": (bytes(128) + b"DICM", "IMG.dcm"),
+    "SVG": (b"<svg xmlns='x'/>" + bytes(20), "IMG.svg"),
+}
+
+
+@pytest.mark.parametrize("kind", UNREAD)
+def test_images_of_kinds_that_are_not_read_are_named(tmp_path: Path, kind: str) -> None:
+    content, name = UNREAD[kind]
+    root = plant(tmp_path, ["apple/0.jpg", "pear/0.jpg"])
+    (root / "pear" / name).write_bytes(content)
+    assert [*rows_of(root)] == ["apple/0.jpg", "pear/0.jpg"]
+    found = f"passed over 1 {kind} image (pear/{name}), a kind that is not read; convert them"
+    assert found in warnings_of(root)
+    (root / "pear" / "0.jpg").unlink()
+    with pytest.raises(SourceError, match=rf"1 class \(pear\) would vanish: found only 1 {kind}"):
+        list_source(root)
+    shutil.rmtree(root / "apple")
+    with pytest.raises(SourceError, match=rf"no image that can be read, but 1 {kind} image"):
+        list_source(root)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        # https://github.com/FengheTan9/CMUNeXt/issues/11
+        (
+            ["a/x (1).png", "a/x (1)_mask.png", "b/y.png"],
+            "1 image (a/x (1)_mask.png) with the name",
+        ),
+        (["cat/0.jpg", "dog/0.jpg", "masks/0.png"], "found 1 class (masks) with the name of masks"),
+        # https://github.com/pytorch/vision/issues/2605
+        (["a/alley/0.jpg", "a/attic/0.jpg", "b/bakery/0.jpg"], "3 folders (alley, attic, bakery)"),
+        # https://github.com/huggingface/datasets/pull/4311
+        (["0.jpg", "1.jpg", "metadata.csv"], "no labels, but 1 table (metadata.csv); if it names"),
+        (["images/0.jpg", "labels/0.txt"], "1 file (labels/0.txt) with the names of images"),
+        # https://practical-engineer.ai/recognizing-cats-and-dogs-with-tensorflow
+        (
+            [f"{word}.{i}.jpg" for word in ("cat", "dog") for i in range(3)],
+            "names of images begin with 2 words (cat, dog)",
+        ),
+    ],
+)
+def test_doubts_are_told(tmp_path: Path, keys: Sequence[str], words: str) -> None:
+    assert words in warnings_of(plant(tmp_path, keys))
+
+
+def test_the_overview_shows_ten_classes_and_counts_the_rest(tmp_path: Path) -> None:
+    plant(tmp_path, [f"train/{i:03d}/{j}.jpg" for i in range(200) for j in range(2)])
+    plant(tmp_path, [f"test/{i:03d}/0.jpg" for i in range(100)])
+    lines = describe_source(list_source(tmp_path)).splitlines()
+    assert lines[0] == f"{tmp_path}: 500 images, 200 classes"
+    assert lines[1].split() == ["train", "test"]
+    assert lines[2].split() == ["000", "2", "1"]
+    assert lines[11].split() == ["009", "2", "1"]
+    assert lines[12].split() == ["and", "190", "more", "380", "90"]
+    assert lines[13].split() == ["all", "400", "100"]
+    assert lines[14] == "  read as SPLIT/CLASS"
+    assert len(lines) == 15
