@@ -7,12 +7,17 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import h5py
 import pytest
+from PIL import Image
 
 from extract.core.errors import SettingError, SourceError
 from extract.layouts.overview import describe_source
 from extract.layouts.split_folders import split_in
+from extract.pipeline.run import run_extraction as extract_features
 from extract.sources.listing import list_source
+from extract.store.open import open_store
+from tests.conftest import QUICK
 from tests.test_sources_listing import plant
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
@@ -375,3 +380,20 @@ def test_the_overview_shows_ten_classes_and_counts_the_rest(tmp_path: Path) -> N
     assert lines[13].split() == ["all", "400", "100"]
     assert lines[14] == "  read as SPLIT/CLASS"
     assert len(lines) == 15
+
+
+def test_a_file_from_before_keeps_its_order_of_numbers(tmp_path: Path) -> None:
+    for i in range(11):
+        (tmp_path / "set" / str(i)).mkdir(parents=True)
+        Image.new("RGB", (8, 8), (20 * i, 0, 0)).save(tmp_path / "set" / str(i) / "0.png")
+    out = tmp_path / "x.h5"
+    extract_features(tmp_path / "set", out, **QUICK)
+    before = sorted(map(str, range(11)))  # as text: 0, 1, 10, 2, ...
+    with h5py.File(out, "r+") as file:
+        labels = [before.index(key.decode().split("/")[0]) for key in file["keys"][()]]
+        file["labels"][...] = labels
+        file.attrs["class_names"] = before
+    assert extract_features(tmp_path / "set", out).computed == 0
+    with open_store(out) as store:
+        assert store.class_names == tuple(before)
+        assert store.labels.tolist() == labels

@@ -37,7 +37,7 @@ def kind_of_file(path: str) -> Kind:
     kind = kind_by_ending(path)
     if kind is not Kind.OTHER:
         return kind
-    head = read_part(path, 32, 0)
+    head = read_part(path, 512, 0)
     if image_kind(head):
         return Kind.IMAGE
     return Kind.UNREAD if unread_kind("", head) else Kind.OTHER

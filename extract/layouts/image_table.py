@@ -223,7 +223,7 @@ def _to_text(cell: Any) -> str:
         return ""
     if isinstance(cell, bytes):
         cell = cell.decode("utf-8", "replace")
-    if isinstance(cell, float) and (math.isnan(cell) or cell.is_integer()):
+    if type(cell) is float and (math.isnan(cell) or cell.is_integer()):
         cell = "" if math.isnan(cell) else int(cell)  # pandas makes floats of whole numbers
     text = str(cell) if isinstance(cell, int | str) else "\0"
     return text if text.isascii() or text.encode(errors="ignore").decode() == text else "\0"
