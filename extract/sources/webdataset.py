@@ -1,30 +1,38 @@
 """The members of an archive, or of its shards, -> items: classes from folders or label files."""
 
-from collections.abc import Sequence
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from extract.core.errors import SourceError, listed, quoted
 from extract.core.flags import ROLES
-from extract.images.item import SPLIT_OF, Source, reading
-from extract.layouts.entries import Entry, Kind, kind_by_ending
+from extract.images.entries import Entry, Kind, kind_by_ending
+from extract.images.item import Source, reading
+from extract.images.remote import is_url
 from extract.layouts.image_folder import arrange_folder
 from extract.layouts.image_table import Named, arrange_rows, choose_columns, columns_error
-from extract.sources.archives import Archive, stem
+from extract.sources.archives import Archive, is_archive, stem
 from extract.sources.tables import parse_json
 
 # Endings of label files, in order of preference.
 _LABEL_ENDINGS = (".cls", ".json")
+# Label files at a URL are read by several threads, because each costs a request.
+_READERS = 16
 _USUAL = {role: (role,) for role in ROLES[1:]}
 
 
 def list_archive(root: str, named: Named) -> Source:
     """List the images of an archive, or of several.
 
-    Their classes and splits are those of their folders, or stand beside each image in a file of the
-    same name that ends in ``.cls`` (the class) or ``.json`` (an object with, say, a ``label``).
+    Their classes and splits are those of their folders, or stand beside each image in a file that
+    ends in ``.cls`` (the class) or ``.json`` (an object with, say, a ``label``).
 
     Args:
-        root: The archive, or a pattern of shards such as ``a-{00..12}.tar``.
+        root: The archive, a URL, or a pattern of shards such as ``a-{00..12}.tar``.
         named: The names of label, split and group in JSON, where the user has named them.
 
     Returns:
@@ -36,37 +44,94 @@ def list_archive(root: str, named: Named) -> Source:
         SettingError: ``named`` has no effect.
     """
     archive = Archive(root)
+    root = archive.root
     entries = [
         Entry(key, key, kind_by_ending(key) if member else Kind.UNREADABLE)
         for key, member in archive.members.items()
     ]
     images = [entry.key for entry in entries if entry.kind is Kind.IMAGE]
+    inside = [key for key in archive.members if is_archive(key)]
+    if inside and not images:
+        problem = f"found {listed(inside, 'archive')} in it, and no images; unpack it"
+        raise SourceError(f"{quoted(root)}: {problem}, and give one of them, or all as a pattern")
     if "path" not in named and (rows := _labelled(archive, images, named)):
-        return arrange_rows(root, rows, named, archive.read)
-    if named:
-        raise columns_error(root)
-    sharded = len(archive.shards) > 1
-    parts = [key.split("/")[sharded:] for key in images]
-    tops = {names[0] for names in parts}
-    # Folders that were packed together lie below one folder, which is no split.
-    packed = len(tops) == 1 and not tops & set(SPLIT_OF) and all(len(names) > 2 for names in parts)
-    return arrange_folder(root, entries, archive.read, sharded + packed)
+        source = arrange_rows(root, rows, named, archive.read)
+    else:
+        source = arrange_folder(root, entries, archive.read, len(archive.shards) > 1, named)
+    doubts = tuple(f"{quoted(root)}: {warning}" for warning in archive.warnings)
+    return source._replace(warnings=doubts + source.warnings)
 
 
 def _labelled(archive: Archive, images: Sequence[str], named: Named) -> list[tuple[str, list[Any]]]:
     """Return key and cells of each image, where label files give its class."""
-    for ending in _LABEL_ENDINGS:
-        members = [key for key, member in archive.members.items() if member]
-        label_files = {stem(key): key for key in members if key.lower().endswith(ending)}
-        labelled = [key for key in images if stem(key) in label_files]
-        rows = [(key, [key, *_cells(archive, label_files[stem(key)], named)]) for key in labelled]
-        if all(cell is None for _, cells in rows for cell in cells[1:]):
-            continue  # no such files, or others such as captions
-        if len(labelled) < len(images):
-            problem = f"found {listed(set(images) - set(labelled), 'image')} without {ending}"
-            raise SourceError(f"{quoted(archive.root)}: {problem}; expected all or none")
-        return rows
+    members = [key for key, member in archive.members.items() if member]
+    with ThreadPoolExecutor(_READERS if is_url(archive.shards[0]) else 1) as pool:
+        for ending in _LABEL_ENDINGS:
+            files = _pair(images, [key for key in members if key.lower().endswith(ending)])
+            read = partial(_chosen_cells, archive, named)
+            cells = list(pool.map(read, files, files.values()))
+            if all(cell is None for row in cells for cell in row):
+                continue  # no such files, or others such as captions
+            rows = [(key, [key, *row]) for key, row in zip(files, cells, strict=True)]
+            if len(rows) < len(images):
+                problem = f"found {listed(set(images) - set(files), 'image')} without {ending}"
+                raise SourceError(f"{quoted(archive.root)}: {problem}; expected all or none")
+            return rows
     return []
+
+
+def _pair(images: Sequence[str], label_files: Sequence[str]) -> dict[str, Sequence[str]]:
+    """Return the label files that may belong to each image that has any; one, as a rule.
+
+    An image has the label file of its own name, else that of the longest part of its name up to a
+    full stop, unless that is the own of another image, else those that share the longest part with
+    it, and share no longer one with another image.
+    """
+    label_of = {os.path.splitext(key)[0]: key for key in label_files}
+    # The own label file of a.b.jpg is a.b.cls or a.b.jpg.cls.
+    own = {key: label_of.get(os.path.splitext(key)[0], label_of.get(key)) for key in images}
+    taken, sizes = set(own.values()), Counter(map(stem, label_files))
+    image_parts = {part for key in images for part in _parts(key)}
+    label_parts, nearest = set[str](), dict[str, list[str]]()
+    for key in label_files:
+        if key not in taken and stem(key) in image_parts:
+            label_parts.update(_parts(key))
+            best = next(part for part in _parts(key) if part in image_parts)
+            nearest.setdefault(best, []).append(key)
+    pairs: dict[str, Sequence[str]] = {}
+    for key in images:
+        shorter = [label_of[part] for part in _parts(key) if part in label_of]
+        lone = sizes[stem(key)] == 1  # the label of all images of a sample
+        found = [own[key] or next((one for one in shorter if lone or one not in taken), None)]
+        shared = next((part for part in _parts(key) if part in label_parts), "")
+        if candidates := list(filter(None, found)) or nearest.get(shared):
+            pairs[key] = candidates
+    return pairs
+
+
+def _parts(key: str) -> Iterator[str]:
+    """Yield the name without its ending, then shorter ones, down to the first full stop."""
+    part, first = os.path.splitext(key)[0], stem(key)
+    yield part
+    while len(part) > len(first):
+        part = part[: part.rindex(".")]
+        yield part
+
+
+def _chosen_cells(archive: Archive, named: Named, image: str, files: Sequence[str]) -> list[Any]:
+    """Return label, split and group of an image from the only file that has any of them."""
+    if len(files) == 1:
+        return _cells(archive, files[0], named)
+    cells = {}
+    for key in files:
+        with suppress(SourceError):  # JSON about something else
+            cells[key] = _cells(archive, key, named)
+    useful = [key for key, row in cells.items() if any(cell is not None for cell in row)]
+    if len(useful) > 1:
+        problem = f"found {listed(useful, 'label file')} for {quoted(image)}, none of its name"
+        expected = f"expected {quoted(os.path.splitext(image)[0])}{os.path.splitext(useful[0])[1]}"
+        raise SourceError(f"{quoted(archive.root)}: {problem}; {expected}")
+    return cells[useful[0]] if useful else [None] * len(_USUAL)
 
 
 def _cells(archive: Archive, key: str, named: Named) -> list[Any]:
@@ -75,7 +140,7 @@ def _cells(archive: Archive, key: str, named: Named) -> list[Any]:
     if is_class and named:
         raise columns_error(archive.root)
     with reading(where, "the name or number of a class" if is_class else "a JSON object"):
-        text = archive.read(key).decode()
+        text = archive.read(key).decode("utf-8-sig")
     if is_class:
         return [text, None, None]
     row = parse_json(where, text)
