@@ -1,5 +1,7 @@
 """Real servers on this machine as sources, with connections that are cut or go silent."""
 
+import functools
+import http.server
 import os
 import pwd
 import shutil
@@ -7,6 +9,7 @@ import signal
 import socket
 import socketserver
 import subprocess
+import tarfile
 import threading
 import time
 import urllib.request
@@ -24,6 +27,7 @@ from extract.core.errors import ImageError, SourceError
 from extract.images import remote
 from extract.images.item import read_item
 from extract.images.remote import read_url
+from extract.images.unpack import fetch_command
 from extract.pipeline.run import run_extraction as extract_features
 from extract.sources.listing import list_source
 from extract.store.open import open_store
@@ -270,3 +274,140 @@ def test_what_is_not_on_s3(s3: Proxy) -> None:
         read_url(f"s3://{BUCKET}/set/none.png")
     with pytest.raises(SourceError, match="there is nothing at this address"):
         list_source("s3://no-such-bucket/set")
+
+
+def pack_photos(photos: Path, name: str) -> Path:
+    """Write an archive of the photos next to them, with a label file for each."""
+    path = photos / name
+    if name.endswith(".zip"):
+        shutil.make_archive(str(photos.parent / "made"), "zip", photos)
+    else:
+        with tarfile.open(photos.parent / "made.tar", "w") as file:
+            for image in sorted(photos.rglob("*.png")):
+                file.add(image, f"{image.name}")
+                image.with_suffix(".cls").write_text(image.parent.name)
+                file.add(image.with_suffix(".cls"), f"{image.stem}.cls")
+    (photos.parent / f"made{path.suffix}").rename(path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar"])
+def test_an_archive_on_a_server_is_read_in_place(
+    far: tuple[Proxy, str], photos: Path, tmp_path: Path, name: str
+) -> None:
+    proxy, url = far
+    path = pack_photos(photos, name)
+    if url.startswith("s3"):
+        fsspec.filesystem("s3").put(str(path), f"{BUCKET}/set/{name}")
+    wanted, found = list_source(path), list_source(f"{url}/{name}")
+    assert found.class_names == wanted.class_names == ("kind 0", "kind 1", "kind 2")
+    assert [item[2:5] for item in found.items] == [item[2:5] for item in wanted.items]
+    assert [read_item(item) for item in found.items] == [read_item(item) for item in wanted.items]
+    proxy.left = [20_000]
+    assert read_item(found.items[0]) == read_item(wanted.items[0])
+    assert proxy.ended == 1
+    with pytest.raises(SourceError, match=r"none\.zip: there is nothing at this address"):
+        list_source(f"{url}/none.zip")
+
+
+@pytest.fixture
+def web(photos: Path) -> Iterator[tuple[str, list[int]]]:
+    """Flask, which serves parts of files, and how many bytes each answer has."""
+    flask, serving_of = pytest.importorskip("flask"), pytest.importorskip("werkzeug.serving")
+    app, sizes = flask.Flask("photos"), list[int]()
+
+    @app.get("/<path:name>")
+    def send(name: str) -> object:
+        answer = flask.send_from_directory(photos, name, conditional=True)
+        sizes.append(answer.content_length)
+        return answer
+
+    server = serving_of.make_server("127.0.0.1", 0, app, threaded=True)
+    with serving(server):
+        yield f"http://127.0.0.1:{server.server_port}", sizes
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar"])
+def test_an_archive_on_the_web_is_read_in_place(
+    web: tuple[str, list[int]], photos: Path, tmp_path: Path, name: str
+) -> None:
+    url, sizes = web
+    path = pack_photos(photos, name)
+    items = list_source(f"{url}/{name}?token=hush").items
+    assert [item.key for item in items] == [item.key for item in list_source(path).items]
+    del sizes[:]
+    assert read_item(items[0])[:4] == b"\x89PNG"
+    assert sum(sizes) < 35_000 < path.stat().st_size  # one image
+    summary = extract_features(f"{url}/{name}?token=hush", tmp_path / "out.h5", **QUICK)
+    assert (summary.images, summary.failed) == (12, [])
+    with open_store(tmp_path / "out.h5") as store:
+        assert "hush" not in str(dict(store.attributes))
+
+
+def test_shards_on_the_web(web: tuple[str, list[int]], photos: Path) -> None:
+    for shard in range(2):
+        pack_photos(photos, "a.tar").rename(photos / f"a-{shard}.tar")
+    source = list_source(f"{web[0]}/a-{{0..1}}.tar")
+    assert len(source.items) == 24
+    assert source.items[12].key == "a-1/0.png"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("a.tar.gz", r"cannot be read in place; fetch it with: curl -LO http://127\S*/a\.tar\.gz$"),
+        (
+            "a.tar.zst",
+            r"fetch it with: curl -LO \S*/a\.tar\.zst and unpack it with: zstd -d a\.tar",
+        ),
+        (
+            "a.7z",
+            r"is packed with 7-Zip; fetch it with: curl -LO \S*/a\.7z and unpack .* 7z x a\.7z",
+        ),
+        ("a.tfrecord", r"a remote file of records; fetch it with: curl -LO \S*/a\.tfrecord$"),
+        ("a.h5", r"a remote file of records; fetch it with: curl -LO \S*/a\.h5$"),
+        ("bad.zip", r"is no complete archive: File is not a zip file"),
+        ("none.zip", r"there is nothing at this address"),
+    ],
+)
+def test_what_cannot_be_read_on_the_web_is_refused_with_the_command(
+    web: tuple[str, list[int]], photos: Path, name: str, message: str
+) -> None:
+    (photos / "bad.zip").write_bytes(bytes(1000))
+    with pytest.raises(SourceError, match=message):
+        list_source(f"{web[0]}/{name}")
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar"])
+def test_a_server_that_sends_whole_files_only(photos: Path, name: str) -> None:
+    """Such as ``python -m http.server``."""
+    pack_photos(photos, name)
+    handler = functools.partial(QuietHandler, directory=str(photos))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    with serving(server):
+        url = f"http://127.0.0.1:{server.server_port}/{name}"
+        with pytest.raises(SourceError, match=rf"cannot be read in place: .*: curl -LO {url}$"):
+            list_source(url)
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        ("https://me:hush@host/a b.zip?x=1", "curl -LO 'https://host/a b.zip?x=1'"),
+        ("s3://bucket/a.tar.gz", "aws s3 cp s3://bucket/a.tar.gz ."),
+        ("gs://bucket/a.h5", "gcloud storage cp gs://bucket/a.h5 ."),
+        ("sftp://me@host/set/a.h5", "scp host:/set/a.h5 ."),
+        ("sftp://host:2222/set/a.h5", "scp -P 2222 host:/set/a.h5 ."),
+        (
+            "hf://datasets/me/set/a.npz",
+            "hf download me/set a.npz --repo-type dataset --local-dir .",
+        ),
+    ],
+)
+def test_the_command_that_fetches_a_file(url: str, wanted: str) -> None:
+    assert fetch_command(url) == wanted

@@ -1,8 +1,12 @@
 import io
 import json
 import os
+import shutil
+import struct
+import subprocess
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +23,7 @@ from extract.sources.listing import list_source, open_reader
 from extract.store.open import open_store
 from tests.conftest import QUICK
 
+CASES = Path(__file__).parent / "cases"
 FORMS = ("stored.zip", "deflated.zip", "a.tar", "a.tar.gz", "a.TGZ")
 
 
@@ -181,7 +186,10 @@ WRONG: dict[str, tuple[dict[str, bytes], str]] = {
     "some .cls": ({"a.png": b"x", "b.png": b"x", "a.cls": b"1"}, r"1 image \(b\.png\) without"),
     "bad .cls": ({"a.png": b"x", "a.cls": b"\xff"}, r"a\.cls: .*expected the name or number"),
     "bad .json": ({"a.png": b"x", "a.json": b"[1]"}, r"a\.json: .*expected a JSON object"),
-    "bad split": ({"a.png": b"x", "a.json": b'{"split": "dev"}'}, r"member a\.png: found 'dev'"),
+    "bad split": (
+        {"a.png": b"x", "a.json": b'{"split": "fold1"}'},
+        r"member a\.png: found 'fold1'",
+    ),
     "beside folders": ({"a.png": b"x", "cats/b.png": b"x"}, "found 1 image .* beside 1 folder"),
 }
 
@@ -299,3 +307,164 @@ def test_links_are_named_and_not_followed(tmp_path: Path) -> None:
     source = list_source(path)
     assert [item.key for item in source.items] == ["a.png"]
     assert any("(b.png): they cannot be opened" in said for said in source.warnings)
+
+
+def zip_of(path: Path, names: Mapping[bytes, bytes], host: int, flags: int = 0) -> Path:
+    """Write a zip byte by byte: raw name -> extra field, made on a system, with flags.
+
+    Source: APPNOTE.TXT 4.3.7, 4.3.12 and 4.3.16.
+    """
+    local, central = b"", b""
+    for name, extra in names.items():
+        offset, check = len(local), zlib.crc32(b"x")
+        shape = struct.pack("<5H3L2H", 20, flags, 0, 0, 0, check, 1, 1, len(name), len(extra))
+        local += b"PK\3\4" + shape + name + extra + b"x"
+        rest = struct.pack("<3H2L", 0, 0, 0, 0, offset)
+        central += b"PK\1\2" + bytes([63, host]) + shape + rest + name + extra
+    count = len(names)
+    sizes = struct.pack("<4H2LH", 0, 0, count, count, len(central), len(local), 0)
+    path.write_bytes(local + central + b"PK\5\6" + sizes)
+    return path
+
+
+WITH_BACKSLASHES = (b"train\\cat\\0.jpg", b"train\\dog\\1.jpg", b"val\\dog\\2.jpg", b"val\\dog\\")
+SPLIT_NAMES = {
+    "train/cat/0.jpg": ("cat", 0, ""),
+    "train/dog/1.jpg": ("dog", 0, ""),
+    "val/dog/2.jpg": ("dog", 1, ""),
+}
+
+
+@pytest.mark.parametrize("host", [0, 3, 10, 11, 14])  # FAT, Unix, NTFS, NTFS of Info-ZIP, VFAT
+def test_backslashes_are_folders(tmp_path: Path, host: int) -> None:
+    source = list_source(zip_of(tmp_path / "a.zip", dict.fromkeys(WITH_BACKSLASHES, b""), host))
+    assert placed(source) == SPLIT_NAMES
+    assert "found 4 names with backslashes, read as / between folders" in source.warnings[0]
+    assert read_item(source.items[0]) == b"x"
+    assert open_reader(tmp_path / "a.zip")("val/dog/2.jpg") == b"x"
+
+
+def test_backslashes_in_a_folder_of_windows_are_folders_too(tmp_path: Path) -> None:
+    names = [b"set/" + name for name in WITH_BACKSLASHES]
+    source = list_source(zip_of(tmp_path / "a.zip", dict.fromkeys(names, b""), 0))
+    assert placed(source) == {f"set/{key}": place for key, place in SPLIT_NAMES.items()}
+
+
+def test_backslashes_of_a_tar(tmp_path: Path) -> None:
+    contents = {name.decode(): b"x" for name in WITH_BACKSLASHES[:3]}
+    assert placed(list_source(pack(tmp_path / "a.tar", contents))) == SPLIT_NAMES
+
+
+def test_a_backslash_on_unix_is_part_of_a_name(tmp_path: Path) -> None:
+    names = [b"cat/a\\b.jpg", b"dog/c.jpg"]
+    source = list_source(zip_of(tmp_path / "a.zip", dict.fromkeys(names, b""), 3))
+    assert list(placed(source)) == ["cat/a\\b.jpg", "dog/c.jpg"]
+    assert any("found 1 name with a backslash, read as a part of it" in w for w in source.warnings)
+
+
+def test_backslashes_lead_nowhere_else(tmp_path: Path) -> None:
+    for name in (b"..\\..\\x.jpg", b"\\x.jpg"):
+        path = zip_of(tmp_path / "a.zip", {name: b"", b"cat\\b.jpg": b""}, 0)
+        with pytest.raises(SourceError, match="expected names that stay inside"):
+            list_source(path)
+
+
+@pytest.mark.parametrize("flags", [0, 0x800])
+def test_names_in_utf8_with_and_without_their_flag(tmp_path: Path, flags: int) -> None:
+    """Finder and the zip of Linux write UTF-8 without the flag."""
+    names = [f"{name}/0.jpg".encode() for name in ("caf\u00e9", "\u732b", "cat")]
+    source = list_source(zip_of(tmp_path / "a.zip", dict.fromkeys(names, b""), 3, flags))
+    assert source.class_names == ("caf\u00e9", "cat", "\u732b")
+    assert not any("code page" in warning for warning in source.warnings)
+
+
+def test_names_in_a_field_of_their_own(tmp_path: Path) -> None:
+    """WinZip and Info-ZIP write the name in UTF-8 next to that in the code page."""
+    names = {}
+    for name in ("\u00d3sk/0.jpg", "hiver/1.jpg"):
+        raw = name.encode("cp850")
+        content = b"\1" + struct.pack("<L", zlib.crc32(raw)) + name.encode()
+        names[raw] = b"UT\1\0\0" + struct.pack("<2H", 0x7075, len(content)) + content
+    source = list_source(zip_of(tmp_path / "a.zip", names, 0))
+    assert source.class_names == ("hiver", "\u00d3sk")
+    assert read_item(source.items[0]) == b"x"
+
+
+def test_names_in_an_unknown_code_page_are_named(tmp_path: Path) -> None:
+    names = [name.encode("cp932") for name in ("\u732b/0.jpg", "\u72ac/1.jpg")]
+    source = list_source(zip_of(tmp_path / "a.zip", dict.fromkeys(names, b""), 0))
+    assert len(source.class_names) == 2
+    assert "found 2 names in an unknown code page" in source.warnings[0]
+
+
+@pytest.mark.skipif(shutil.which("zip") is None, reason="needs zip")
+def test_the_zip_of_this_system(tmp_path: Path) -> None:
+    for name in ("caf\u00e9", "th\u00e9"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        (tmp_path / "set" / name / "0.jpg").write_bytes(os.urandom(200_000))
+    subprocess.run(["zip", "-qr", "a.zip", "set"], cwd=tmp_path, check=True)
+    assert list_source(tmp_path / "a.zip").class_names == ("caf\u00e9", "th\u00e9")
+    subprocess.run(["zip", "-qr", "-s", "70k", "b.zip", "set"], cwd=tmp_path, check=True)
+    for name in ("b.zip", "b.z01"):
+        with pytest.raises(
+            SourceError, match=r"is one part of a zip; .*: zip -s 0 \S*b\.zip --out"
+        ):
+            list_source(tmp_path / name)
+
+
+PACKED = {
+    "a.tar.zst": (b"\x28\xb5\x2f\xfd", r"is packed with zstandard; unpack it with: zstd -d \S*a"),
+    "a.tar.xz": (b"\xfd7zXZ\0", r"is packed with xz; unpack it with: unxz \S*a\.tar\.xz"),
+    "a.tbz2": (b"BZh9", r"is packed with bzip2; unpack it with: bunzip2 \S*a\.tbz2"),
+    "a.7z": (b"7z\xbc\xaf\x27\x1c", r"is packed with 7-Zip; unpack it with: 7z x \S*a\.7z"),
+    "a.rar": (b"Rar!\x1a\x07\1", r"is packed with RAR; unpack it with: unrar x \S*a\.rar"),
+    "a.csv.gz": (b"\x1f\x8b", r"is packed with gzip; unpack it with: gunzip \S*a\.csv\.gz"),
+    "a.tar": (b"\xfd7zXZ\0", r"with xz; .*: mv \S*a\.tar \S*a\.tar\.xz && unxz \S*a\.tar\.xz"),
+    "a.zip": (b"Rar!\x1a\x07\1", r"is packed with RAR; .*&& unrar x \S*a\.zip\.rar"),
+    "a.zip.001": (b"PK\3\4", r"is one part .*: cat \S*a\.zip\.\* > \S*a\.zip"),
+    "a.tar.gz.partaa": (b"\x1f\x8b", r"is one part .*: cat \S*a\.tar\.gz\.\* > \S*a\.tar\.gz"),
+    "b.zip": (b"version https://git-lfs.github.com/spec/v1", r"a pointer of Git LFS.*git lfs pull"),
+}
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_what_must_be_unpacked_is_refused_with_the_command(tmp_path: Path, name: str) -> None:
+    head, message = PACKED[name]
+    with pytest.raises(SourceError, match="No such file"):
+        list_source(tmp_path / name)
+    (tmp_path / name).write_bytes(head + bytes(100))
+    with pytest.raises(SourceError, match=message):
+        list_source(tmp_path / name)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("ending", [".zip", ".tar", ".tgz", ".7z"])
+def test_the_content_of_an_archive_decides_not_its_name(
+    tmp_path: Path, form: str, ending: str
+) -> None:
+    path = pack(tmp_path / form, {"cat/0.png": b"x", "dog/1.png": b"y"})
+    source = list_source(path.rename(tmp_path / f"renamed{ending}"))
+    assert [read_item(item) for item in source.items] == [b"x", b"y"]
+
+
+def test_archives_in_an_archive_are_named(tmp_path: Path) -> None:
+    path = pack(tmp_path / "a.zip", {"train.zip": b"PK", "test.tar.gz": b"\x1f\x8b", "README": b""})
+    message = r"found 2 archives \(test\.tar\.gz, train\.zip\) in it, and no images; unpack it"
+    with pytest.raises(SourceError, match=message):
+        list_source(path)
+
+
+def test_two_folders_around_everything_are_no_classes() -> None:
+    source = list_source(CASES / "two-wrappers-in-archive" / "wrap2.zip")
+    assert {(item.key.split("/")[2], source.class_names[item.label]) for item in source.items} == {
+        ("apple_pie", "apple_pie"),
+        ("ramen", "ramen"),
+    }
+
+
+def test_backslashes_from_an_issue() -> None:
+    source = list_source(CASES / "zip-with-backslashes" / "win_backslash.zip")
+    assert placed(source) == {
+        f"train/{name}/{i}.jpg": (name, 0, "") for name in ("cat", "dog") for i in range(3)
+    }
+    assert read_item(source.items[0])[:2] == b"\xff\xd8"

@@ -113,7 +113,11 @@ def fetch_command(url: str) -> str:
         host, _, port = place.partition(":")
         source = shlex.quote(f"{host}:/{path}")
         return f"scp {f'-P {port} ' if port else ''}{source} ."
-    command = _FETCH.get(protocol, "fsspec's get on {}")
+    if protocol == "hf" and (match := re.fullmatch(r"datasets/([^/]+/[^/@]+)[^/]*/(.+)", rest)):
+        names = map(shlex.quote, match.groups())
+        return f"hf download {' '.join(names)} --repo-type dataset --local-dir ."
+    code = "import sys, fsspec; fsspec.filesystem(sys.argv[1]).get(sys.argv[2], '.')"
+    command = _FETCH.get(protocol, f'python -c "{code}" {shlex.quote(protocol)} {{}}')
     return command.format(shlex.quote(hide_secrets(url)))
 
 
