@@ -18,7 +18,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from extract.core.errors import ImageError, SourceError
-from extract.images.item import Source, read_item
+from extract.images.item import SPLIT_OF, Source, read_item
 from extract.pipeline.run import run_extraction as extract_features
 from extract.pixels.decode import decode
 from extract.sources.listing import list_source, open_reader
@@ -297,6 +297,87 @@ def test_a_table_beside_images_makes_no_records_of_them(tmp_path: Path) -> None:
     assert keys_and_splits(list_source(tmp_path)) == [("b.png", 0)]
 
 
+@pytest.mark.parametrize("names", [("train", "val", "test"), ("Training", "valid", "testing")])
+def test_files_in_folders_of_splits(tmp_path: Path, names: Sequence[str]) -> None:
+    """As sets lie on Kaggle: ``tfrecords-jpeg-224x224/train/00-224x224-798.tfrec``."""
+    for split, name in enumerate(names):
+        folder = tmp_path / "tfrecords-jpeg-224x224" / name
+        folder.mkdir(parents=True)
+        write_tfrecord(folder / "00-224x224-2.tfrec", as_tfds_does([2 * split, 2 * split + 1]))
+    for source in (tmp_path, tmp_path / "tfrecords-jpeg-224x224"):
+        found = list_source(source)
+        assert sorted(item.split for item in found.items) == [0, 0, 1, 1, 2, 2]
+        assert all(item.split == SPLIT_OF[item.key.split("/")[-3].lower()] for item in found.items)
+        assert open_reader(source)(found.items[0].key) == read_item(found.items[0])
+    for split in ("train", "Training"):
+        write_tfrecord(folder.parent.parent / f"{split}.tfrec", as_tfds_does([0]))
+    with pytest.raises(SourceError, match=r"beside TFRecord files; move them apart"):
+        list_source(tmp_path)
+
+
+def test_folders_as_spark_writes_them(tmp_path: Path) -> None:
+    for name, rows in (("train.parquet", range(4)), ("val.parquet", range(4, 6))):
+        (tmp_path / name).mkdir()
+        for part in (0, 1):
+            half = table(rows[part::2], names=False)
+            parquet.write_table(half, tmp_path / name / f"part-0000{part}-1a2b.snappy.parquet")
+        (tmp_path / name / "_SUCCESS").touch()
+    assert [item.split for item in list_source(tmp_path).items] == [0] * 4 + [1] * 2
+    assert {item.split for item in list_source(tmp_path / "val.parquet").items} == {0}
+
+
+@pytest.mark.parametrize("beside", ["train/cat/0.png", "assets/deep/logo.png"])
+def test_files_beside_folders_of_images_have_two_meanings(tmp_path: Path, beside: str) -> None:
+    (tmp_path / "data").mkdir()
+    parquet.write_table(table(), tmp_path / "data" / "train-00000-of-00001.parquet")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "README.md").touch()
+    assert len(list_source(tmp_path).items) == 6
+    path = tmp_path / beside
+    path.parent.mkdir(parents=True)
+    path.write_bytes(CONTENTS[0])
+    message = r"1 folder \(data\) of files of records beside 1 folder \((assets|train)\) of images"
+    with pytest.raises(SourceError, match=message):
+        list_source(tmp_path)
+
+
+def test_tables_of_paths_beside_folders_of_images_are_no_records(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        (tmp_path / "images" / name / "0.png").write_bytes(CONTENTS[0])
+    (tmp_path / "tables").mkdir()
+    parquet.write_table(pa.table({"path": ["a.png"]}), tmp_path / "tables" / "a.parquet")
+    assert list_source(tmp_path).class_names == CLASSES
+
+
+def test_a_name_and_a_folder_with_two_splits(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    parquet.write_table(table(), tmp_path / "train" / "test-00000-of-00001.parquet")
+    with pytest.raises(
+        SourceError, match=r"train/test-00000-of-00001\.parquet, which names two spl"
+    ):
+        list_source(tmp_path)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("a.parquet", "a.arrow", "a.tfrecord", "train-00000-of-00001", "a.npz", "a.h5"),
+        *("data/train-00000-of-00001.parquet", "data/train/0.arrow", "big/a.tfrec"),
+    ],
+)
+def test_pointers_of_git_lfs_are_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "clone" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(POINTER)
+    for source in [path] + [tmp_path / "clone"] * (path.suffix not in (".npz", ".h5")):
+        with pytest.raises(SourceError, match=r"is a pointer of Git LFS, .* with: git lfs pull"):
+            list_source(source)
+
+
 def test_columns_are_named(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["x"], file["masks"], file["kind"] = PIXELS, PIXELS[..., 0], LABELS
@@ -348,7 +429,9 @@ def test_images_beside_tfrecords_have_two_meanings(tmp_path: Path) -> None:
 
 
 def test_records_at_a_url_are_refused() -> None:
-    with pytest.raises(SourceError, match=r"a remote file of records; .*download it"):
+    with pytest.raises(
+        SourceError, match=r"a remote file of records; fetch it with: curl -LO http"
+    ):
         list_source("http://127.0.0.1:9/a.tfrecord-00000-of-00001")
 
 

@@ -2,17 +2,19 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from extract.core.errors import ImageError, SourceError, listed, quoted
 from extract.images.item import SPLIT_OF, SPLITS, reason_of
 from extract.images.kinds import IMAGE_ENDINGS, is_system_file
-from extract.layouts.image_table import Named, Records
+from extract.images.unpack import refuse_pointer
+from extract.layouts.image_table import Named, Records, Said
 from extract.sources.arrow import holds_images, open_arrow
 from extract.sources.pixel_arrays import open_arrays
-from extract.sources.tfrecord import is_tfrecord, open_tfrecord
+from extract.sources.tfrecord import is_tfrecord, name_classes, open_tfrecord
 
 # Ending of a file of records -> function that opens it. A new format needs an entry here.
 RECORD_FORMATS: Mapping[str, Callable[[str, Named], Records]] = {
@@ -21,11 +23,20 @@ RECORD_FORMATS: Mapping[str, Callable[[str, Named], Records]] = {
     ".tfrecord": open_tfrecord,
     **dict.fromkeys((".h5", ".hdf5", ".npy", ".npz"), open_arrays),
 }
+# Files of records that lie in folders; HDF5 and NumPy files are given one by one.
+_FOLDER_FORMATS = (".arrow", ".parquet", ".tfrecord")
+# Folders around the files of a data set repository: the configuration, and the split.
+_DEEPEST = 2
 # The library ``datasets`` writes the first file for one set, the second for several splits.
 _STATE, _SPLITS = "state.json", "dataset_dict.json"
 
 
-RecordFile = tuple[str, str, str | None]  # (prefix of its keys, path, split or None)
+class RecordFile(NamedTuple):
+    """A file of records; ``prefix`` is of the keys of its images, ``split`` None where unknown."""
+
+    prefix: str
+    path: str
+    split: str | None
 
 
 class RecordSet:
@@ -36,18 +47,28 @@ class RecordSet:
 
     Attributes:
         rows: The number of each row, counted through all files, and its cells as in ``ROLES``.
+        said: What was understood of the columns.
     """
 
     def __init__(self, files: Sequence[RecordFile], named: Named) -> None:
-        opened = [RECORD_FORMATS[record_ending(path)](path, named) for _, path, _ in files]
-        names = [row[0] for records in opened for row in records.rows]
+        opened = []
+        for file in files:
+            refuse_pointer(file.path)
+            opened.append(RECORD_FORMATS[record_ending(file.path)](file.path, named))
+        self.said = _merge(records.said for records in opened if records.said)
+        self.said.warnings.extend(_missing_files([file.path for file in files]))
+        every = [row for records in opened for row in records.rows]
+        names = [row[0] for row in every]
         has_names = all(names) and len(set(names)) == len(names)
+        where = quoted(os.path.commonpath([file.path for file in files]))
+        labels = iter(name_classes([row[1] for row in every], where))
         self.rows: list[tuple[int, list[Any]]] = []
         self._places: dict[str, tuple[Records, int]] = {}
-        for (prefix, _, file_split), records in zip(files, opened, strict=True):
-            for row, (name, label, split, group) in enumerate(records.rows):
-                key = name if has_names else f"{prefix}{row:09d}"
-                self.rows.append((len(self.rows), [key, label, file_split or split, group]))
+        for file, records in zip(files, opened, strict=True):
+            for row, (name, _, split, group) in enumerate(records.rows):
+                key = name if has_names else f"{file.prefix}{row:09d}"
+                cells = [key, next(labels), file.split or split, group]
+                self.rows.append((len(self.rows), cells))
                 self._places[key] = records, row
 
     def read(self, key: str) -> bytes:
@@ -67,76 +88,199 @@ class RecordSet:
             raise ImageError(f"cannot be read: {reason_of(error, 80)}") from error
 
 
+def _merge(said: Iterable[Said]) -> Said:
+    """Return what is said of all files, each line once."""
+    said = list(said)
+    notes = dict.fromkeys(note for each in said for note in each.notes)
+    return Said(list(notes), list(dict.fromkeys(text for each in said for text in each.warnings)))
+
+
+def _missing_files(paths: Iterable[str]) -> Iterator[str]:
+    """Warn where files such as ``train-00000-of-00002`` are there in part."""
+    counts = Counter(re.sub(r"-\d+(-of-\d+)", r"-*\1", os.path.basename(path)) for path in paths)
+    for name, count in sorted(counts.items()):
+        total = re.search(r"-\*-of-(\d+)", name)
+        if total and count < int(total[1]):
+            yield f"found {count} of the {int(total[1])} files {quoted(name)}; expected all"
+
+
 def record_ending(path: str) -> str:
     """Return the ending of a file as in ``RECORD_FORMATS``."""
-    return ".tfrecord" if is_tfrecord(path) else os.path.splitext(path)[1].lower()
+    ending = os.path.splitext(path)[1].lower()
+    has_own = ending in RECORD_FORMATS and ending != ".tfrecord"
+    return ".tfrecord" if not has_own and is_tfrecord(path) else ending
 
 
-def find_records(root: str, named: Named, saved: bool = False) -> list[RecordFile]:
+def find_records(root: str, named: Named) -> list[RecordFile]:
     """Return the files of records of a source, none where it is of another kind.
 
     Args:
         root: A file, a folder that the library ``datasets`` saved, or a folder of TFRecord, Arrow
-            or Parquet files.
+            or Parquet files, which may lie in a folder of it, and there in folders of splits.
         named: The columns that the user has named, by role.
-        saved: Whether ``root`` is one split of a folder that ``datasets`` saved.
 
     Raises:
-        SourceError: The splits of the files are unknown or incomplete, or images lie beside them.
+        SourceError: The splits of the files are unknown or incomplete, images lie beside them, or
+            several folders have files of records.
     """
     if not os.path.isdir(root):
-        return [("", root, None)] if _holds_records(root, named) else []
-    names, folders = list[str](), list[str]()
-    with suppress(OSError):  # the search for images reports it
-        entries = [entry for entry in os.scandir(root) if not is_system_file(entry.name)]
-        names = sorted(entry.name for entry in entries)
-        folders = sorted(entry.name for entry in entries if entry.is_dir())  # needs no stat
+        return [RecordFile("", root, None)] if _holds_records(root, named) else []
+    names, folders = _scan(root)
     if _SPLITS in names:
-        unknown = [name for name in folders if name.lower() not in SPLIT_OF]
-        if unknown or not folders:
-            problem = f"found {listed(unknown, 'split')}; expected some of {', '.join(SPLIT_OF)}"
-            raise SourceError(f"{quoted(root)}: {problem}; name one of the folders in it")
-        return [
-            (f"{name}/{prefix}", path, SPLITS[SPLIT_OF[name.lower()]])
-            for name in folders
-            for prefix, path, _ in find_records(os.path.join(root, name), named, saved=True)
-        ]
-    if saved or _STATE in names:
-        split_of = dict.fromkeys(name for name in names if name.endswith(".arrow"))
-    elif files := _files_in(root, names, folders, named):
-        split_of = {name: _split_in(name) for name in files}
-    else:
+        return _saved_splits(root, folders)
+    if _STATE in names:
+        return _saved_files(root)
+    if files := _files_in(root, names, folders, named):
+        return _with_splits(root, [("", file) for file in files])
+    if not folders or any(name.lower().endswith(IMAGE_ENDINGS) for name in names):
         return []
-    without = [name for name, split in split_of.items() if split is None]
-    if not split_of or 0 < len(without) < len(split_of):
+    below, others = _search_below(root, folders, named, _DEEPEST)
+    if below and others:
+        problem = (
+            f"found {listed({file.partition('/')[0] for _, file in below}, 'folder')} of files"
+        )
+        problem += f" of records beside {listed(others, 'folder')} of images"
+        raise SourceError(f"{quoted(root)}: {problem}; give one as SOURCE, or move it away")
+    return _with_splits(root, below) if below else []
+
+
+def _scan(folder: str) -> tuple[list[str], list[str]]:
+    """Return the names in a folder, and those of folders."""
+    with suppress(OSError):  # the search for images reports it
+        with os.scandir(folder) as scanned:
+            entries = [entry for entry in scanned if not is_system_file(entry.name)]
+        names = sorted(entry.name for entry in entries)
+        return names, sorted(entry.name for entry in entries if entry.is_dir())  # needs no stat
+    return [], []
+
+
+def _saved_splits(root: str, folders: Sequence[str]) -> list[RecordFile]:
+    unknown = [name for name in folders if name.lower() not in SPLIT_OF]
+    if unknown or not folders:
+        problem = f"found {listed(unknown, 'split')}; expected some of {', '.join(SPLIT_OF)}"
+        raise SourceError(f"{quoted(root)}: {problem}; name one of the folders in it")
+    return [
+        RecordFile(f"{name}/{file.prefix}", file.path, SPLITS[SPLIT_OF[name.lower()]])
+        for name in folders
+        for file in _saved_files(os.path.join(root, name))
+    ]
+
+
+def _saved_files(folder: str) -> list[RecordFile]:
+    names = [name for name in _scan(folder)[0] if name.endswith(".arrow")]
+    if not names:
+        raise SourceError(f"{quoted(folder)}: found no .arrow file; expected some beside {_STATE}")
+    many = len(names) > 1
+    paths = [os.path.join(folder, name) for name in names]
+    return [
+        RecordFile(f"{name}/" * many, path, None) for name, path in zip(names, paths, strict=True)
+    ]
+
+
+def _search_below(
+    root: str, folders: Sequence[str], named: Named, depth: int
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """Search folders for files of records, each until its first image.
+
+    Returns:
+        The folders around each file that are no splits, with its path from ``root``; and the
+        folders at the top that have images.
+    """
+    found, others = list[tuple[str, str]](), list[str]()
+    for folder in folders:
+        path = os.path.join(root, folder)
+        if _has_image(path):
+            others.append(folder)
+            continue
+        names, inner = _scan(path)
+        files = [("", name) for name in _files_in(path, names, inner, named)]
+        if not files and inner and depth:
+            files, images = _search_below(path, inner, named, depth - 1)
+            others += [folder] * bool(images)
+        is_split = _split_folder(folder) is not None
+        found += [
+            (around if is_split else f"{folder}/{around}", f"{folder}/{file}")
+            for around, file in files
+        ]
+    return found, others
+
+
+def _has_image(folder: str) -> bool:
+    with suppress(OSError), os.scandir(folder) as scanned:
+        return any(
+            entry.name.lower().endswith(IMAGE_ENDINGS) and not is_system_file(entry.name)
+            for entry in scanned
+        )
+    return False
+
+
+def _with_splits(root: str, files: Sequence[tuple[str, str]]) -> list[RecordFile]:
+    """Return files with the splits of their names and folders.
+
+    Args:
+        root: The folder.
+        files: The folders around each file that are no splits, and its path from ``root``.
+    """
+    sets = sorted({around for around, _ in files})
+    if len(sets) > 1:
+        problem = f"found files of records in {listed(sets, 'folder', 10)}"
+        raise SourceError(f"{quoted(root)}: {problem}; give one of them as SOURCE")
+    split_of = {file: _split_of(root, file) for _, file in files}
+    without = [file for file, split in split_of.items() if split is None]
+    if 0 < len(without) < len(split_of):
         problem = f"found {listed(without, 'file')} without a split in the name"
         raise SourceError(f"{quoted(root)}: {problem}; expected it in the names of all or none")
+    many = len(split_of) > 1
     return [
-        (f"{name}/" if len(split_of) > 1 else "", os.path.join(root, name), split)
-        for name, split in split_of.items()
+        RecordFile(f"{file}/" * many, os.path.join(root, file), split)
+        for file, split in split_of.items()
     ]
 
 
 def _files_in(root: str, names: Sequence[str], folders: Sequence[str], named: Named) -> list[str]:
     """Return the names of the files of records in a folder, unless it is a folder of images."""
-    others = [name for name in names if name in folders or name.lower().endswith(IMAGE_ENDINGS)]
-    if files := [name for name in names if is_tfrecord(name)]:
-        if others:
+    images = [name for name in names if name.lower().endswith(IMAGE_ENDINGS)]
+    by_ending: dict[str, list[str]] = {}
+    for name in sorted({*names} - {*folders} - {*images}):
+        if (ending := record_ending(os.path.join(root, name))) in _FOLDER_FORMATS:
+            by_ending.setdefault(ending, []).append(name)
+    if files := by_ending.pop(".tfrecord", []):
+        if others := [*images, *folders]:
             problem = f"found {listed(others, 'image or folder')} beside TFRecord files"
             raise SourceError(f"{quoted(root)}: {problem}; move them apart")
         return files
-    files = [name for name in names if record_ending(name) in (".arrow", ".parquet")]
-    is_set = files and not others and _holds_records(os.path.join(root, files[0]), named)
-    return files if is_set else []
+    if images or not by_ending or any(_has_image(os.path.join(root, name)) for name in folders):
+        return []
+    holders = (f for f in by_ending.values() if _holds_records(os.path.join(root, f[0]), named))
+    return next(holders, [])
 
 
 def _holds_records(path: str, named: Named) -> bool:
-    if path.lower().endswith(".parquet"):
+    ending = record_ending(path)
+    if ending in RECORD_FORMATS and os.path.isfile(path):
+        refuse_pointer(path)
+    if ending == ".parquet":
         return os.path.isfile(path) and holds_images(path, named)
-    return record_ending(path) in RECORD_FORMATS
+    return ending in RECORD_FORMATS
 
 
-def _split_in(name: str) -> str | None:
-    """Return the first split in the words of a file name, such as ``flowers-train.tfrecord``."""
+def _split_of(root: str, path: str) -> str | None:
+    """Return the split in the name of a file, such as ``flowers-train.tfrecord``, or its folders.
+
+    The last word of the name that is a split decides, because the first are the name of the set.
+    """
+    *folders, name = path.split("/")
     words = re.split(r"[-._]", name.lower())
-    return next((SPLITS[SPLIT_OF[word]] for word in words if word in SPLIT_OF), None)
+    splits = [SPLITS[SPLIT_OF[word]] for word in words if word in SPLIT_OF][-1:]
+    splits += [split for folder in folders if (split := _split_folder(folder))]
+    if len(set(splits)) > 1:
+        problem = f"found {quoted(path)}, which names two splits; expected one"
+        raise SourceError(f"{quoted(root)}: {problem}; rename it")
+    return splits[0] if splits else None
+
+
+def _split_folder(name: str) -> str | None:
+    """Return the split that a folder of files of records is called, as Spark's train.parquet."""
+    stem, ending = os.path.splitext(name.lower())
+    word = stem if ending in RECORD_FORMATS else name.lower()
+    return SPLITS[SPLIT_OF[word]] if word in SPLIT_OF else None
