@@ -1,16 +1,19 @@
 """Images in columns of Arrow and Parquet files, as the library ``datasets`` writes them."""
 
 import json
+import os
 import threading
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import accumulate, repeat
 from typing import Any
 
 from extract.core.errors import ImageError, SourceError, quoted
-from extract.images.item import reading
-from extract.layouts.image_table import Named, Records, choose_columns
+from extract.images.item import read_file, reading
+from extract.images.remote import is_url, read_url
+from extract.layouts.image_table import Named, Records, choose_columns, explain_columns
 
 _USUAL_IMAGES = ("path", "image", "img", "picture", "photo")
 _USUAL = {"label": ("label", "labels"), "split": ("split",), "group": ("group",)}
@@ -44,21 +47,22 @@ def open_arrow(path: str, named: Named) -> Records:
         file = _open(path)
         is_parquet = path.lower().endswith(".parquet")
         schema = file.schema_arrow if is_parquet else file.schema
-        image = _image_column(schema, named)
+        image = _image_column(schema, named, paths=not is_parquet)
         if image is None:
             columns = ", ".join(f"{field.name} {field.type}" for field in schema)[:300]
-            problem = f"found no column of images among {columns}; expected bytes"
+            problem = f"found no column of images among {columns}; expected bytes or paths"
             raise SourceError(f"{quoted(path)}: {problem}; name it with --columns path=NAME")
         chosen = choose_columns(quoted(path), schema.names, named, _USUAL)
-        name_of = _class_names(schema, chosen[0])
+        name_of = _class_names(schema, chosen[0], quoted(path))
         # Without names the keys are row numbers, so each group of rows is read once.
         names = repeat(None) if is_parquet else _names(file.column(image))
         read = _group_reader(file, image) if is_parquet else file.column(image).__getitem__
         rows = [
-            (name, name_of.get(label, label) if name_of else label, *rest)
+            (name, name_of(label), *rest)
             for name, (label, *rest) in zip(names, read_cells(file, chosen), strict=False)
         ]
-        return Records(rows, partial(_content, read))
+        said = explain_columns(schema.names, [image, *chosen])
+        return Records(rows, partial(_content, read, os.path.dirname(path)), said)
 
 
 def read_cells(file: Any, columns: Sequence[str | None]) -> Iterator[tuple[Any, ...]]:
@@ -89,37 +93,71 @@ def _open(path: str) -> Any:
 
 
 def _has_bytes(kind: Any) -> bool:
+    """Whether a type is of bytes, or a structure of bytes and path."""
     from pyarrow import types
 
-    is_struct = types.is_struct(kind) and kind.get_field_index("bytes") >= 0
-    return bool(is_struct or types.is_binary(kind) or types.is_large_binary(kind))
+    if types.is_struct(kind):
+        return bool(kind.get_field_index("bytes") >= 0 or kind.get_field_index("path") >= 0)
+    is_bytes = (types.is_binary, types.is_large_binary, getattr(types, "is_binary_view", bool))
+    return any(check(kind) for check in is_bytes)
 
 
-def _image_column(schema: Any, named: Named) -> str | None:
-    """Return the named column of images, else one with a usual name, else the only one."""
+def _has_paths(kind: Any) -> bool:
+    from pyarrow import types
+
+    is_text = (types.is_string, types.is_large_string, getattr(types, "is_string_view", bool))
+    return any(check(kind) for check in is_text)
+
+
+def _image_column(schema: Any, named: Named, paths: bool = False) -> str | None:
+    """Return the named column of images, else one with a usual name, else the only one.
+
+    Args:
+        schema: The columns.
+        named: The columns that the user has named, by role.
+        paths: Whether the column may hold the paths of images instead.
+    """
     fits = [field.name for field in schema if _has_bytes(field.type)]
+    texts = [field.name for field in schema if paths and _has_paths(field.type)]
     if "path" in named:
-        return named["path"] if named["path"] in fits else None
+        return named["path"] if named["path"] in fits + texts else None
     if "path" in schema.names and "path" not in fits:  # the paths of images in other files
-        return None
+        return "path" if "path" in texts else None
     usual = [name for name in _USUAL_IMAGES if name in fits]
-    return usual[0] if usual else fits[0] if len(fits) == 1 else None
+    usual_texts = [name for name in _USUAL_IMAGES if name in texts]
+    return next(iter(usual or (fits if len(fits) == 1 else usual_texts)), None)
 
 
 def _names(images: Any) -> Iterable[str | None]:
     from pyarrow import compute, types
 
+    if _has_paths(images.type):
+        return images.to_pylist()  # type: ignore[no-any-return]
     has_names = types.is_struct(images.type) and images.type.get_field_index("path") >= 0
     return compute.struct_field(images, "path").to_pylist() if has_names else repeat(None)
 
 
-def _class_names(schema: Any, column: str | None) -> dict[int, str | None]:
-    """Return the class of each label where ``datasets`` stored it; -1 has none."""
+def _class_names(schema: Any, column: str | None, where: str) -> Callable[[Any], Any]:
+    """Return a function that names the class of a label where ``datasets`` stored the names."""
     try:
         described = json.loads((schema.metadata or {})[b"huggingface"])
-        return {-1: None, **dict(enumerate(described["info"]["features"][column]["names"]))}
+        names = described["info"]["features"][column]["names"]
+        sizes = Counter(names)
+        names = [f"{each} ({i})" if sizes[each] > 1 else each for i, each in enumerate(names)]
     except (KeyError, TypeError, ValueError):
-        return {}
+        return lambda label: label
+
+    def name_of(label: Any) -> Any:
+        if not isinstance(label, int | float) or not float(label).is_integer():
+            return label
+        if label == -1:
+            return None
+        if 0 <= label < len(names):
+            return names[int(label)]
+        problem = f"found label {label}; expected less than {len(names)}, the number of class names"
+        raise SourceError(f"{where}: {problem}")
+
+    return name_of
 
 
 def _group_reader(file: Any, image: str) -> Callable[[int], Any]:
@@ -140,9 +178,19 @@ def _group_reader(file: Any, image: str) -> Callable[[int], Any]:
     return read
 
 
-def _content(read: Callable[[int], Any], row: int) -> bytes:
+def _content(read: Callable[[int], Any], folder: str, row: int) -> bytes:
+    """Return the bytes in a row, or those of the file whose path stands in their place."""
     cell = read(row).as_py()
-    content = cell["bytes"] if isinstance(cell, dict) else cell
-    if content is None:
-        raise ImageError("has no bytes in its row")
-    return bytes(content)
+    content, path = cell, None
+    if isinstance(cell, dict):
+        content, path = cell.get("bytes"), cell.get("path")
+    elif isinstance(cell, str):
+        content, path = None, cell
+    if content is not None:
+        return bytes(content)
+    if not path:
+        raise ImageError("has neither bytes nor a path in its row")
+    try:
+        return read_url(path) if is_url(path) else read_file(path, folder)
+    except ImageError as error:
+        raise ImageError(f"has no bytes in its row, and {quoted(path)} {error}") from error
