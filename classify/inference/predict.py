@@ -20,7 +20,7 @@ from extract.core.errors import SettingError
 from extract.engines.base import Engine
 from extract.images.item import Item
 from extract.layouts.overview import check_source
-from extract.pipeline.stream import Timings, stream_features
+from extract.pipeline.stream import Notes, Timings, stream_features
 from extract.public import public
 from extract.sources.listing import list_source
 
@@ -154,6 +154,7 @@ def label_images(
         EngineError: The engine cannot run.
     """
     labels: list[tuple[int, Prediction]] = []
+    notes = Notes()
     with progress(len(items), "images") as bar:
         for block in stream_features(items, np.arange(len(items)), engine, workers, timings):
             scores = model.score(block.features) if len(block.rows) else ()
@@ -164,5 +165,8 @@ def label_images(
                     labels.append((row, found))
             for row, reason, _ in block.failed:
                 labels.append((row, Prediction(items[row].key, None, None, reason)))
+            for row, note in block.noted:
+                notes.add(items[row].key, note)
             bar.update(len(block.rows) + len(block.failed))
+    notes.warn()
     return [label for _, label in sorted(labels, key=itemgetter(0))]

@@ -79,16 +79,18 @@ def _fill(shard: Shard, rows: np.ndarray, stream: Any) -> RowBlock:
     until = time.monotonic() + LOCK_SECONDS
     while is_in_use(shard.path) and time.monotonic() < until:
         time.sleep(0.5)
+    start, noted = shard.rows.start, []
     with open_shard(shard, write=True) as file:
         for block in stream(rows[file.status[rows] != DONE]):
             file.write(block)
+            noted += [(row + start, note) for row, note in block.noted]
         file.commit()
-    done, start = rows[file.status[rows] == DONE], shard.rows.start
+    done = rows[file.status[rows] == DONE]
     failed = [
         Failure(row + start, "", file.digests[row].tobytes())
         for row in rows[file.status[rows] == FAILED].tolist()
     ]
-    return RowBlock(done + start, {}, file.digests[done], failed)
+    return RowBlock(done + start, {}, file.digests[done], failed, noted=noted)
 
 
 @lru_cache(maxsize=1)

@@ -24,7 +24,7 @@ from extract.pipeline.cluster import check_ray, stream_on_cluster
 from extract.pipeline.low_precision import choose_calibration, measure_error
 from extract.pipeline.plan import and_views, log_plan, open_prepared
 from extract.pipeline.resume import RunSettings, complete_settings
-from extract.pipeline.stream import Timings, stream_features
+from extract.pipeline.stream import Notes, Timings, stream_features
 from extract.sources.listing import list_source
 from extract.store.format import training_rows
 from extract.store.open import Store
@@ -173,15 +173,18 @@ def _fill(
     else:
         blocks = stream_features(items, rows, engine, workers, clock, store.view_spec)
     by_workers = bool(config.cluster and store.worker_shards)
-    take = store.note if by_workers else store.write
+    take, notes = store.note if by_workers else store.write, Notes()
     try:
         with closing(blocks), progress(len(items), "images", finished) as bar:
             for block in blocks:
                 began = time.monotonic()
                 take(block)
                 clock.write += time.monotonic() - began
+                for row, note in block.noted:
+                    notes.add(items[row].key, note)
                 bar.update(len(block.rows) + len(block.failed))
             store.commit()
+        notes.warn(quoted(str(store.path)))
         return len(rows)
     except KeyboardInterrupt:
         store.commit()

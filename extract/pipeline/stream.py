@@ -6,6 +6,7 @@ batch is full; a row is complete, and written, once all of its views are back.
 
 import math
 import time
+from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ import numpy as np
 from extract.core import prefetch
 from extract.core.config import TrunkSpec, ViewSpec
 from extract.core.console import log
-from extract.core.errors import EngineError, ImageError, quoted
-from extract.core.row_block import Failure, RowBlock
+from extract.core.errors import EngineError, ImageError, count_of, quoted
+from extract.core.row_block import Failure, Note, RowBlock
 from extract.engines.base import Engine
 from extract.images.digests import DIGEST_BYTES, digest_bytes
 from extract.images.item import Item, read_item
@@ -27,6 +28,8 @@ from extract.pixels.decode import decode
 
 NO_VIEWS = ViewSpec()
 _NO_DIGEST = bytes(DIGEST_BYTES)
+# Images that a warning names.
+_NAMED = 3
 
 
 @dataclass
@@ -49,7 +52,8 @@ class Timings:
 class Pixels(NamedTuple):
     """One image, decoded: the plain view and its augmented ones, each (H, W, 3) uint8.
 
-    ``views`` is empty if the image cannot be read, and ``reason`` says why.
+    ``views`` is empty if the image cannot be read, and ``reason`` says why; ``notes`` say what is
+    doubtful about one that is read.
     """
 
     row: int
@@ -57,6 +61,32 @@ class Pixels(NamedTuple):
     reason: str
     digest: bytes
     seconds: tuple[float, float]
+    notes: Sequence[Note] = ()
+
+
+class Notes:
+    """The notes on the images of a run, gathered into one line for each kind of note."""
+
+    def __init__(self) -> None:
+        self._keys: dict[str, list[str]] = {}
+        self._counts: Counter[str] = Counter()
+        self._most: Counter[str] = Counter()
+
+    def add(self, key: str, note: Note) -> None:
+        """Take in a note on the image ``key``."""
+        self._counts[note.text] += 1
+        self._most[note.text] = max(self._most[note.text], note.most)
+        keys = self._keys.setdefault(note.text, [])
+        if len(keys) < _NAMED:
+            keys.append(quoted(key))
+
+    def warn(self, where: str = "") -> None:
+        """Log how many images each kind of note is on, which are the first, and what was found."""
+        for text, count in self._counts.items():
+            named = ", ".join(self._keys[text]) + ", ..." * (count > _NAMED)
+            said = Note(text, self._most[text])
+            images = f"{where}: " * bool(where) + f"{count_of(count, 'image')} ({named})"
+            log.warning("%s: %s", images, said)
 
 
 # Images by row: all of them, or those of a task.
@@ -112,6 +142,7 @@ class _Assembly:
     def __init__(self, clock: Timings) -> None:
         self.clock = clock
         self.failed: list[Failure] = []
+        self.noted: list[tuple[int, Note]] = []
         # The digest of each image under way, and the features of its views that have come back.
         self._under_way: dict[int, tuple[bytes, list[dict[str, np.ndarray]]]] = {}
 
@@ -121,10 +152,11 @@ class _Assembly:
         """Gather the views of decoded images in batches, and note the images that failed."""
         tag: Tag = []
         batch: list[np.ndarray] = []
-        for (row, views, reason, digest, (read, decoding)), waited in images:
+        for (row, views, reason, digest, (read, decoding), notes), waited in images:
             self.clock.wait += waited
             self.clock.read += read
             self.clock.decode += decoding
+            self.noted += [(row, note) for note in notes]
             if views:
                 self._under_way[row] = digest, [{}] * len(views)
             else:
@@ -149,12 +181,14 @@ class _Assembly:
         plain = [views[0] for _, views in complete]
         augmented = [views[1:] for _, views in complete if views[1:]]
         failed, self.failed = self.failed, []
+        noted, self.noted = self.noted, []
         return RowBlock(
             np.array(rows, np.int64),
             {layer: np.stack([view[layer] for view in plain]) for layer in features if rows},
             np.frombuffer(digests, np.uint8).reshape(-1, DIGEST_BYTES),
             failed,
             {k: np.array([[view[k] for view in views] for views in augmented]) for k in features},
+            noted,
         )
 
 
@@ -178,11 +212,12 @@ def _load(items: Items, spec: TrunkSpec, views: ViewSpec, row: int) -> Pixels:
     """Read and decode one image and make its views."""
     item, reason, digest = items[row], "", _NO_DIGEST
     pixels: tuple[np.ndarray, ...] = ()
+    notes: list[Note] = []
     began, read = time.monotonic(), math.inf
     try:
         content = read_item(item)
         read, digest = time.monotonic(), digest_bytes(content)
-        plain = decode(content, spec.image_size, spec.resize, spec.interpolation)
+        plain = decode(content, spec.image_size, spec.resize, spec.interpolation, notes)
     except ImageError as error:
         reason = str(error)
     except MemoryError:
@@ -191,7 +226,9 @@ def _load(items: Items, spec: TrunkSpec, views: ViewSpec, row: int) -> Pixels:
         pixels = plain, *(make_views(plain, item.key, views) if item.split == 0 else ())
     ended = time.monotonic()
     read = min(read, ended)
-    return Pixels(row, pixels, reason, digest, (read - began, ended - read))
+    return Pixels(
+        row, pixels, reason, digest, (read - began, ended - read), notes if pixels else ()
+    )
 
 
 def _check_finite(items: Items, tag: Tag, features: dict[str, np.ndarray], engine: Engine) -> None:
