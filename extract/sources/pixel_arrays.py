@@ -1,5 +1,6 @@
 """Images as arrays of pixels, in HDF5 and NumPy files, handed on as bitmaps."""
 
+import re
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -7,10 +8,13 @@ from typing import Any
 import numpy as np
 
 from extract.core.errors import SourceError, quoted
-from extract.images.item import reading
-from extract.layouts.image_table import Named, Records, choose_columns
+from extract.images.item import SPLIT_OF, SPLITS, reading
+from extract.layouts.image_table import Named, Records, Said, choose_columns, explain_columns
 
 _USUAL = {"label": ("label", "labels"), "split": ("split",), "group": ("group", "groups")}
+# The words for images and for their labels in the names of arrays, as in x_train and y_train.
+_IMAGE_WORDS = {"x", "image", "images", "img", "imgs", "data", "pixels", "features"}
+_LABEL_WORDS = ("y", "Y", "label", "labels", "target", "targets", "class", "classes")
 # The cache keeps chunks of several images in memory for the next image.
 _CHUNK_CACHE = 2**26
 
@@ -24,18 +28,35 @@ def open_arrays(path: str, named: Named) -> Records:
         named: The arrays that the user has named, by role.
 
     Returns:
-        Its images, without names.
+        Its images, without names. Arrays such as ``x_train`` and ``x_test`` are splits.
 
     Raises:
-        SourceError: The file cannot be read, or several of its arrays may be the images.
+        SourceError: The file cannot be read, several of its arrays may be the images, or these are
+            no pixels in that form.
     """
     with reading(path, "arrays of pixels"):
         arrays = _open(path)
-        pixels = arrays[_image_array(path, arrays, named)]
-        names = choose_columns(quoted(path), arrays, named, _USUAL, "array")
-        cells = [_cells(path, arrays, name, len(pixels)) for name in (None, *names)]
-    rows = list(zip(*cells, strict=True))
-    return Records(rows, lambda row: to_bitmap(np.asarray(pixels[row])))
+        rows, said = list[tuple[Any, ...]](), Said([], [])
+        places = list[tuple[Any, int]]()
+        images = _image_arrays(path, arrays, named)
+        for name in images:
+            pixels, split = arrays[name], _split_in(name) if len(images) > 1 else None
+            usual = {**_USUAL, "label": (*_partners(name), *_USUAL["label"])}
+            chosen = choose_columns(quoted(path), arrays, named, usual, "array")
+            cells = [_cells(path, arrays, each, len(pixels), said) for each in (None, *chosen)]
+            if split and chosen[1] is None:
+                cells[2] = [split] * len(pixels)
+            rows += zip(*cells, strict=True)
+            places += [(pixels, row) for row in range(len(pixels))]
+            explained = explain_columns(arrays, [name, *chosen])
+            said.notes.extend(explained.notes)
+            said.warnings.extend(explained.warnings)
+
+    def read(row: int) -> bytes:
+        pixels, place = places[row]
+        return to_bitmap(np.asarray(pixels[place]))
+
+    return Records(rows, read, said)
 
 
 def _open(path: str) -> dict[str, Any]:
@@ -58,29 +79,105 @@ def _open(path: str) -> dict[str, Any]:
     return arrays
 
 
-def _image_array(path: str, arrays: Mapping[str, Any], named: Named) -> str:
-    """Return the named array of images, or the only one."""
-    fits = [name for name, array in arrays.items() if _is_pixels(array)]
-    name = named.get("path") or (fits[0] if len(fits) == 1 else "")
-    if name in fits:
-        return name
+def _image_arrays(path: str, arrays: Mapping[str, Any], named: Named) -> list[str]:
+    """Return the named array of images, or the only one, or one for each split."""
+    flaws = {name: _flaw(name, array) for name, array in arrays.items()}
+    if "path" in named:
+        flaws = {name: flaw for name, flaw in flaws.items() if name == named["path"]}
+    fits = [name for name, flaw in flaws.items() if flaw is None]
+    usual = [name for name in fits if _IMAGE_WORDS & {*_words(name)}]
+    for chosen in (fits, usual):
+        splits = [_split_in(name) for name in chosen]
+        if len(chosen) > 1 and None not in splits and len({*splits}) == len(splits):
+            return chosen
+    if len(fits) == 1:
+        return fits
     known = ", ".join(f"{name} {array.shape} {array.dtype}" for name, array in arrays.items())
-    expected = "expected uint8 of (N, H, W, 3) or (N, H, W); say which with --columns path=NAME"
+    expected = "expected uint8 of (N, H, W, 3) or (N, H, W); "
+    said = [] if fits else [flaw for flaw in flaws.values() if flaw]
+    expected += "; ".join(said[:3]) or "say which with --columns path=NAME"
     raise SourceError(f"{quoted(path)}: found {known[:300] or 'no arrays'}; {expected}")
 
 
-def _is_pixels(array: Any) -> bool:
-    fits = array.ndim == 3 or (array.ndim == 4 and array.shape[3] in (1, 3))
-    return array.dtype == np.uint8 and fits and all(array.shape[1:])
+def _flaw(name: str, array: Any) -> str | None:
+    """Return why an array cannot be the images and what to do, "" if it has nothing to do with it.
+
+    None is for an array that fits.
+    """
+    shape = array.shape
+    if len(shape) not in (3, 4) or not all(shape[1:]) or array.dtype.kind not in "buif":
+        return ""
+    flaw = None
+    if len(shape) == 3 and shape[2] in (1, 3, 4):
+        flaw = f"{name} looks like one image; if it is, store {name}[None]"
+    elif len(shape) == 4 and shape[3] not in (1, 3):
+        if shape[1] in (1, 3):
+            flaw = f"{name} has its channels first; store {name}.transpose(0, 2, 3, 1)"
+        elif shape[2] in (1, 3):
+            flaw = f"{name} has its images last; store {name}.transpose(3, 0, 1, 2)"
+        elif shape[3] == 4:
+            flaw = f"{name} has 4 channels; store {name}[..., :3]"
+        else:
+            flaw = f"{name} has {shape[3]} channels"
+    elif array.dtype != np.uint8:
+        low, high = _range_of(array)
+        flaw = f"{name} has values of {low:g} to {high:g}; "
+        if not 0 <= low <= high <= 255:
+            flaw += "store them as they were before they were scaled, of 0 to 255"
+        else:
+            scaled = f"({name} * 255).round()" if high <= 1 else name
+            flaw += f"store {scaled}.astype('uint8'), of 0 to 255"
+    return flaw
 
 
-def _cells(path: str, arrays: Mapping[str, Any], name: str | None, count: int) -> list[Any]:
+def _range_of(array: Any) -> tuple[float, float]:
+    """Return the lowest and highest value of the first images."""
+    some = np.asarray(array[:16])
+    return (float(some.min()), float(some.max())) if some.size else (0.0, 0.0)
+
+
+def _words(name: str) -> list[str]:
+    return re.split(r"[^a-z]+", name.lower())
+
+
+def _split_in(name: str) -> str | None:
+    """Return the split in the name of an array, such as ``x_train`` and ``test/images``."""
+    splits = {SPLITS[SPLIT_OF[word]] for word in _words(name) if word in SPLIT_OF}
+    return splits.pop() if len(splits) == 1 else None
+
+
+def _partners(name: str) -> list[str]:
+    """Return the names that the labels of an array of images may have, as y_train for x_train."""
+    found = []
+    for word in re.finditer(r"[A-Za-z]+", name):
+        if word[0].lower() in _IMAGE_WORDS:
+            found += [name[: word.start()] + label + name[word.end() :] for label in _LABEL_WORDS]
+    return found
+
+
+def _cells(
+    path: str, arrays: Mapping[str, Any], name: str | None, count: int, said: Said
+) -> list[Any]:
     """Return the value of an array for each image, None without an array."""
     values = np.full(count, None) if name is None else np.asarray(arrays[name][()])
+    if (
+        values.ndim == 2
+        and values.shape[0] == count
+        and values.shape[1] > 1
+        and _is_one_hot(values)
+    ):
+        said.warnings.append(f"found a 1 in each row of {name}, which is read as its column")
+        values = values.argmax(1)
     if values.shape not in ((count,), (count, 1)):
         problem = f"found array {name} of shape {values.shape} beside {count} images"
         raise SourceError(f"{quoted(path)}: {problem}; expected one value for each; see --columns")
     return list(values.reshape(-1).tolist())
+
+
+def _is_one_hot(values: np.ndarray) -> bool:
+    if values.dtype.kind not in "buif":
+        return False
+    return bool(np.isin(values, (0, 1)).all() and (values.sum(1) == 1).all())
 
 
 def to_bitmap(pixels: np.ndarray) -> bytes:

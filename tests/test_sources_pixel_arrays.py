@@ -1,0 +1,167 @@
+"""Arrays of pixels in NumPy and HDF5 files: splits, labels, and forms that are refused."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from extract.core.errors import SourceError
+from extract.images.item import Source, read_item
+from extract.pixels.decode import decode
+from extract.sources.listing import list_source, open_reader
+
+GREY = np.random.default_rng(0).integers(0, 256, (6, 9, 8), dtype=np.uint8)
+COLOUR = np.random.default_rng(1).integers(0, 256, (6, 9, 8, 3), dtype=np.uint8)
+LABELS = np.array([5, 0, 4, 1, 9, 2], np.uint8)
+
+
+def rows_of(source: Source) -> list[tuple[str, int]]:
+    """Return class and split of each image."""
+    names = (*source.class_names, "")
+    return [(names[item.label], item.split) for item in source.items]
+
+
+def write(path: Path, arrays: Mapping[str, Any]) -> Path:
+    if path.suffix == ".npz":
+        np.savez(path, **arrays)
+    else:
+        with h5py.File(path, "w") as file:
+            for name, array in arrays.items():
+                file[name] = array
+    return path
+
+
+# Names of the images and labels of a split: keras, MedMNIST, fast.ai, groups of HDF5.
+NAMES = {
+    "keras": ("x_{}", "y_{}", ("train", "test")),
+    "capitals": ("X_{}", "Y_{}", ("train", "val", "test")),
+    "MedMNIST": ("{}_images", "{}_labels", ("train", "val", "test")),
+    "courses": ("{}_set_x", "{}_set_y", ("train", "test")),
+    "groups": ("{}/images", "{}/labels", ("train", "validation")),
+}
+
+
+@pytest.mark.parametrize("ending", ["npz", "h5"])
+@pytest.mark.parametrize("name", NAMES)
+def test_arrays_of_splits(tmp_path: Path, name: str, ending: str) -> None:
+    images, labels, splits = NAMES[name]
+    arrays = {}
+    for number, split in enumerate(splits):
+        arrays[images.format(split)] = GREY[: 6 - number]
+        arrays[labels.format(split)] = LABELS[: 6 - number, None]
+    if ending == "npz":
+        arrays = {name.replace("/", "_"): array for name, array in arrays.items()}
+    path = write(tmp_path / f"a.{ending}", arrays)
+    source = list_source(path)
+    numbers = {"train": 0, "val": 1, "validation": 1, "test": 2}
+    wanted = sorted(
+        (str(label), numbers[split])
+        for number, split in enumerate(splits)
+        for label in LABELS[: 6 - number]
+    )
+    assert sorted(rows_of(source)) == wanted
+    for item in source.items:
+        row = LABELS.tolist().index(int(source.class_names[item.label]))
+        np.testing.assert_array_equal(decode(read_item(item), (9, 8))[..., 0], GREY[row])
+        assert open_reader(path)(item.key) == read_item(item)
+
+
+def test_one_split_of_a_file_is_for_training(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.npz", {"x_test": GREY, "y_test": LABELS})
+    assert {split for _, split in rows_of(list_source(path))} == {0}
+    write(path, {"x_train": COLOUR, "y_train": LABELS, "x_test": COLOUR, "y_test": LABELS})
+    source = list_source(path, "path=x_test,label=y_test")
+    assert rows_of(source) == [(str(label), 0) for label in LABELS]
+
+
+@pytest.mark.parametrize("names", [("X", "y"), ("images", "labels"), ("data", "target")])
+def test_labels_that_go_with_the_name_of_the_images(tmp_path: Path, names: tuple[str, str]) -> None:
+    path = write(tmp_path / "a.npz", {names[0]: COLOUR, names[1]: LABELS})
+    assert [name for name, _ in rows_of(list_source(path))] == [str(label) for label in LABELS]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [LABELS.astype(float), np.eye(10)[LABELS], np.eye(10, dtype=bool)[LABELS], LABELS[:, None]],
+)
+def test_labels_of_every_form(tmp_path: Path, labels: np.ndarray) -> None:
+    source = list_source(write(tmp_path / "a.h5", {"x": GREY, "y": labels}))
+    assert [name for name, _ in rows_of(source)] == [str(label) for label in LABELS]
+    said = "found a 1 in each row of y, which is read as its column" in str(source.warnings)
+    assert said is (labels.ndim == 2 and labels.shape[1] > 1)
+
+
+def test_missing_labels(tmp_path: Path) -> None:
+    labels = np.array([1, 0, np.nan, 1, 0, -1])
+    source = list_source(write(tmp_path / "a.npz", {"x": GREY, "y": labels}))
+    assert [name for name, _ in rows_of(source)] == ["1", "0", "", "1", "0", ""]
+
+
+MANY = np.eye(10)[LABELS] + np.eye(10)[0]
+REFUSED: dict[str, tuple[Mapping[str, Any], str]] = {
+    "several labels": ({"x": GREY, "y": MANY}, r"found array y of shape \(6, 10\) beside 6 images"),
+    "scores": ({"x": GREY, "y": np.eye(10)[LABELS] * 0.9}, r"array y of shape \(6, 10\) beside 6"),
+    "channels first": (
+        {"x": COLOUR.transpose(0, 3, 1, 2)},
+        r"x has its channels first; store x\.transpose\(0, 2, 3, 1\)",
+    ),
+    "images last": (
+        {"x": COLOUR.transpose(1, 2, 3, 0)},
+        r"x has its images last; store x\.transpose\(3, 0, 1, 2\)",
+    ),
+    "fractions": (
+        {"x": COLOUR / np.float32(255)},
+        r"x has values of 0 to 1; store \(x \* 255\)\.round\(\)\.astype\('uint8'\), of 0 to 255",
+    ),
+    "floats": (
+        {"x": COLOUR.astype(float)},
+        r"x has values of 0 to 255; store x\.astype\('uint8'\)",
+    ),
+    "integers": (
+        {"x": COLOUR.astype(int)},
+        r"x has values of 0 to 255; store x\.astype\('uint8'\)",
+    ),
+    "transparent": (
+        {"x": np.concatenate([COLOUR, COLOUR[..., :1]], 3)},
+        r"x has 4 channels; store x\[\.\.\., :3\]",
+    ),
+    "many bands": ({"x": np.zeros((6, 9, 8, 13), np.uint8)}, "x has 13 channels"),
+    "one image": ({"x": COLOUR[0]}, r"x looks like one image; if it is, store x\[None\]"),
+    "rows": (
+        {"x": GREY.reshape(6, -1)},
+        r"found x \(6, 72\) uint8; expected uint8 of \(N, H, W, 3\)",
+    ),
+    "two of one split": ({"x_train": GREY, "masks_train": GREY}, "say which with --columns"),
+    "one without a split": ({"x_train": GREY, "x": GREY}, "say which with --columns"),
+}
+
+
+@pytest.mark.parametrize("ending", ["npz", "h5"])
+@pytest.mark.parametrize("name", REFUSED)
+def test_other_forms_are_refused_with_what_to_do(tmp_path: Path, name: str, ending: str) -> None:
+    arrays, message = REFUSED[name]
+    with pytest.raises(SourceError, match=message):
+        list_source(write(tmp_path / f"a.{ending}", arrays))
+
+
+def test_masks_beside_the_images_of_each_split(tmp_path: Path) -> None:
+    arrays = {f"{kind}_{split}": GREY for kind in ("x", "masks") for split in ("train", "test")}
+    source = list_source(write(tmp_path / "a.npz", arrays))
+    assert [split for _, split in rows_of(source)].count(0) == 6
+    assert len(source.items) == 12
+
+
+@pytest.mark.parametrize(
+    "name", ["channels first", "images last", "fractions", "floats", "one image"]
+)
+def test_what_is_to_be_stored_is_read(tmp_path: Path, name: str) -> None:
+    arrays = REFUSED[name][0]
+    with pytest.raises(SourceError, match="store") as caught:
+        list_source(write(tmp_path / "a.npz", arrays))
+    code = str(caught.value).partition("store ")[2].partition(", of 0")[0]
+    stored = eval(code, {"x": arrays["x"]})
+    item = list_source(write(tmp_path / "b.npz", {"x": stored})).items[0]
+    np.testing.assert_array_equal(decode(read_item(item), (9, 8)), COLOUR[0])
