@@ -309,8 +309,7 @@ def test_files_in_folders_of_splits(tmp_path: Path, names: Sequence[str]) -> Non
         assert sorted(item.split for item in found.items) == [0, 0, 1, 1, 2, 2]
         assert all(item.split == SPLIT_OF[item.key.split("/")[-3].lower()] for item in found.items)
         assert open_reader(source)(found.items[0].key) == read_item(found.items[0])
-    for split in ("train", "Training"):
-        write_tfrecord(folder.parent.parent / f"{split}.tfrec", as_tfds_does([0]))
+    write_tfrecord(tmp_path / "more.tfrec", as_tfds_does([0]))
     with pytest.raises(SourceError, match=r"beside TFRecord files; move them apart"):
         list_source(tmp_path)
 
@@ -433,6 +432,14 @@ def test_records_at_a_url_are_refused() -> None:
         SourceError, match=r"a remote file of records; fetch it with: curl -LO http"
     ):
         list_source("http://127.0.0.1:9/a.tfrecord-00000-of-00001")
+
+
+def test_parquet_with_images_at_a_url_is_refused() -> None:
+    file = BytesIO()
+    parquet.write_table(table(), file)
+    pytest.importorskip("fsspec").filesystem("memory").pipe("set/a.parquet", file.getvalue())
+    with pytest.raises(SourceError, match=r"contains the images; fetch it with: python -c"):
+        list_source("memory://set/a.parquet")
 
 
 def cut(path: Path) -> None:

@@ -26,7 +26,7 @@ def holds_images(path: str, named: Named) -> bool:
         SourceError: The file is not Parquet, or the library that reads it is missing.
     """
     with reading(path, "Arrow or Parquet", "tables"):
-        return _image_column(_open(path).schema_arrow, named) is not None
+        return image_column(_open(path).schema_arrow, named) is not None
 
 
 def open_arrow(path: str, named: Named) -> Records:
@@ -47,7 +47,7 @@ def open_arrow(path: str, named: Named) -> Records:
         file = _open(path)
         is_parquet = path.lower().endswith(".parquet")
         schema = file.schema_arrow if is_parquet else file.schema
-        image = _image_column(schema, named, paths=not is_parquet)
+        image = image_column(schema, named, paths=not is_parquet)
         if image is None:
             columns = ", ".join(f"{field.name} {field.type}" for field in schema)[:300]
             problem = f"found no column of images among {columns}; expected bytes or paths"
@@ -109,7 +109,7 @@ def _has_paths(kind: Any) -> bool:
     return any(check(kind) for check in is_text)
 
 
-def _image_column(schema: Any, named: Named, paths: bool = False) -> str | None:
+def image_column(schema: Any, named: Named, paths: bool = False) -> str | None:
     """Return the named column of images, else one with a usual name, else the only one.
 
     Args:

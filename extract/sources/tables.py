@@ -17,9 +17,10 @@ from extract.core.errors import SourceError, quoted
 from extract.images.item import Source, read_file, reading
 from extract.images.kinds import IMAGE_ENDINGS
 from extract.images.remote import hide_secrets, is_url, read_url, without_query
+from extract.images.unpack import fetch_command
 from extract.layouts.image_table import Named, Said, arrange_rows, choose_columns, explain_columns
 from extract.layouts.table_paths import mend_paths
-from extract.sources.arrow import read_cells
+from extract.sources.arrow import image_column, read_cells
 
 _Rows = Iterator[tuple[int, Sequence[Any]]]  # (number, cells in the order of ROLES)
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
@@ -169,6 +170,10 @@ def _read_parquet(where: str, file: BinaryIO, named: Named, said: Said) -> _Rows
     from pyarrow import parquet
 
     with parquet.ParquetFile(file) as table:
+        if image_column(table.schema_arrow, named):  # only a remote file is not read as records
+            raise SourceError(
+                f"{where}: contains the images; fetch it with: {fetch_command(where)}"
+            )
         columns = choose_columns(where, table.schema_arrow.names, named)
         _tell_columns(table.schema_arrow.names, columns, said)
         yield from enumerate(read_cells(table, columns), 1)
