@@ -168,6 +168,23 @@ LAYOUTS: dict[str, dict[str, Row]] = {
         "class1/left/0.jpg": ("class1", 0, ""),
         "class2/left/0.jpg": ("class2", 0, ""),
     },
+    "patients of one kind each": {
+        "P01/tumour/0.jpg": ("tumour", 0, "P01"),
+        "P02/normal/0.jpg": ("normal", 0, "P02"),
+    },
+    "patients with images inside": {
+        "patient 1/images/normal/0.jpg": ("normal", 0, "patient 1"),
+        "patient 2/images/tumour/0.jpg": ("tumour", 0, "patient 2"),
+    },
+    "waste": {
+        "organic/0.jpg": ("organic", 0, ""),
+        "recycled/0.jpg": ("recycled", 0, ""),
+        "recycler/0.jpg": ("recycler", 0, ""),
+    },
+    "classes over splits in other dress": {
+        "cat/test_images/0.jpg": ("cat", TEST, ""),
+        "dog/train_images/0.jpg": ("dog", TRAIN, ""),
+    },
     # https://github.com/photoview/photoview/issues/430
     "folders of systems": {"cat/0.jpg": ("cat", 0, ""), "dog/0.jpg": ("dog", 0, "")},
 }
@@ -192,20 +209,49 @@ def test_layouts_that_have_one_reading(tmp_path: Path, name: str) -> None:
     [
         (["seg_train/a/0.jpg", "seg_test/a/0.jpg", "extra/a/0.jpg"], "1 other folder (extra: 1)"),
         (["train_images/a/0.jpg", "test_images/a/0.jpg", "cats/0.jpg"], "1 other folder (cats: 1)"),
-        (["val/a/0.jpg", "dev/a/0.jpg", "train/a/0.jpg"], "3 split folders (dev: 1, train: 1, val"),
+        (["val/a/0.jpg", "dev/a/0.jpg", "train/a/0.jpg"], "(dev: 1, val: 1) that are all val"),
         (["train_1/a/0.jpg", "train_2/a/0.jpg"], "2 split folders (train_1: 1, train_2: 1)"),
-        (["cat/train/0.jpg", "dog/test/0.jpg", "cat/masks/0.jpg"], "1 other folder (masks)"),
         (
             [f"{top}/{name}/0.jpg" for top in ("cats", "dogs") for name in ("indoor", "outdoor")],
-            "2 names (cats, dogs) at level 1, 2 names (indoor, outdoor) at level 2",
+            "2 folders (cats, dogs) with 2 folders (indoor, outdoor) inside; either may be",
         ),
         (
             [f"{top}/{name}/0.jpg" for top in ("8863", "9022", "9023") for name in "01"],
-            "3 names (8863, 9022, 9023) at level 1, 2 names (0, 1) at level 2",
+            "3 folders (8863, 9022, 9023) with 2 folders (0, 1) inside; either may be",
         ),
         # https://github.com/bodokaiser/piwise/issues/22
         (["JPEGImages/0.jpg", "SegmentationClass/0.png"], "2 folders (JPEGImages, Segmentation"),
         (["images/0.jpg", "masks/0.png"], "2 folders (images, masks), which are parts of a data"),
+        (["set_images_part_1/0.jpg", "set_images_part_2/1.jpg"], "2 folders (set_images_part_1"),
+        (
+            [f"{d}/{n}/0.jpg" for d in "0123" for n in ("original", "augmented")],
+            "4 folders (0, 1, 2, ...) with 2 folders (augmented, original) inside",
+        ),
+        (
+            [f"P0{d}/{n}/0.jpg" for d in "12" for n in ("left", "right")],
+            "2 folders (P01, P02) with 2 folders (left, right) inside",
+        ),
+        (
+            [f"{d}/images/{n}/0.jpg" for d in ("amazon", "webcam") for n in ("bike", "mug")],
+            "2 folders (amazon, webcam) with 2 folders (bike, mug) inside",
+        ),
+        (
+            [f"{a}/{b}/0.jpg" for a in ("person", "animal") for b in ("day", "night")],
+            "2 folders (animal, person) with 2 folders (day, night) inside",
+        ),
+        (
+            ["P01/tumour/a.jpg", "P01/normal/b.jpg", "P02/tumour/c.jpg", "P02/overview.jpg"],
+            "2 folders (P01, P02) with 2 folders (normal, tumour) inside",
+        ),
+        (
+            [
+                f"fold{k}/{s}/{c}/0.jpg"
+                for k in "12"
+                for s in ("train", "val")
+                for c in ("cat", "dog")
+            ],
+            "splits at level 2, 2 folders (fold1, fold2) above and 2 folders (cat, dog) below",
+        ),
     ],
 )
 def test_layouts_that_have_two_readings(tmp_path: Path, keys: list[str], words: str) -> None:
@@ -215,6 +261,40 @@ def test_layouts_that_have_two_readings(tmp_path: Path, keys: list[str], words: 
     assert words in message
     assert message.startswith(str(tmp_path))
     assert "--columns label=1" in message
+    # The advice works as printed.
+    assert len(list_source(tmp_path, "label=1").class_names) > 1
+
+
+def test_the_levels_of_advice_are_those_of_the_source(tmp_path: Path) -> None:
+    keys = [f"PACS/{d}/{c}/0.jpg" for d in ("photo", "art") for c in ("dog", "elephant")]
+    with pytest.raises(SourceError, match=r"add --columns label=2, or label=3,group=2 if"):
+        list_source(plant(tmp_path / "a", keys))
+    assert list_source(tmp_path / "a", "label=2").class_names == ("art", "photo")
+    assert rows_of(tmp_path / "a", "label=3,group=2")[keys[0]] == ("dog", 0, "photo")
+    keys = [f"{s}/{d}/{c}/0.jpg" for s in ("train", "val") for d in ("photo", "art") for c in "xy"]
+    with pytest.raises(SourceError, match=r"add --columns label=2, or label=3,group=2 if"):
+        list_source(plant(tmp_path / "b", keys))
+    # Splits at the top are kept.
+    assert rows_of(tmp_path / "b", "label=3,group=2")[keys[-1]] == ("y", VALIDATION, "art")
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        (["cat/train/0.jpg", "dog/test/0.jpg", "cat/masks/0.jpg"], "1 other folder (masks)"),
+        (
+            [f"{a}/{b}/0.png" for a in ("COVID", "Normal") for b in ("images", "masks")],
+            "2 folders (COVID, Normal) with 2 folders (images, masks) inside, which are parts",
+        ),
+    ],
+)
+def test_other_folders_among_images_are_refused(
+    tmp_path: Path, keys: list[str], words: str
+) -> None:
+    with pytest.raises(SourceError) as caught:
+        list_source(plant(tmp_path, keys))
+    assert words in str(caught.value)
+    assert "out of SOURCE" in str(caught.value)
 
 
 def test_levels_of_folders_are_named(tmp_path: Path) -> None:
@@ -233,6 +313,8 @@ def test_levels_of_folders_are_named(tmp_path: Path) -> None:
     }
     with pytest.raises(SourceError, match=r"found 'x' at level 1 of 'x/val_1/a'; expected one of"):
         list_source(tmp_path / "other", "split=1")
+    with pytest.raises(SourceError, match=r"found label=9, but 2 levels of folders; expected 1 t"):
+        list_source(plant(tmp_path / "flat", ["a/b/0.jpg"]), "label=9")
     for columns in ("label=0", "label=species", "path=1"):
         with pytest.raises(SettingError, match=f"has no effect on .* with {columns}; expected"):
             list_source(root, columns)
@@ -352,15 +434,23 @@ def test_images_of_kinds_that_are_not_read_are_named(tmp_path: Path, kind: str) 
             "1 image (a/x (1)_mask.png) with the name",
         ),
         (["cat/0.jpg", "dog/0.jpg", "masks/0.png"], "found 1 class (masks) with the name of masks"),
+        (["x/a.png", "x/mask_a.png", "y/b.png"], "1 image (x/mask_a.png) with the name of a mask"),
+        (["yes/0.jpg", "no/0.jpg", "pred/0.jpg"], "1 class (pred) with the name of images to pr"),
+        (["img_align/0.jpg", "list.csv"], "found no labels, but 1 table (list.csv)"),
+        ([f"{i}_{w}.png" for w in ("cat", "dog") for i in "123"], "or end with 2 words (cat, dog)"),
+        (
+            [*(f"train/train/{w}.{i}.jpg" for w in ("cat", "dog") for i in "123"), "test1/1.jpg"],
+            "or end with 2 words (cat, dog)",
+        ),
         # https://github.com/pytorch/vision/issues/2605
         (["a/alley/0.jpg", "a/attic/0.jpg", "b/bakery/0.jpg"], "3 folders (alley, attic, bakery)"),
         # https://github.com/huggingface/datasets/pull/4311
-        (["0.jpg", "1.jpg", "metadata.csv"], "no labels, but 1 table (metadata.csv); if it names"),
+        (["0.jpg", "1.jpg", "metadata.csv"], "but 1 table (metadata.csv); give the one that"),
         (["images/0.jpg", "labels/0.txt"], "1 file (labels/0.txt) with the names of images"),
         # https://practical-engineer.ai/recognizing-cats-and-dogs-with-tensorflow
         (
             [f"{word}.{i}.jpg" for word in ("cat", "dog") for i in range(3)],
-            "names of images begin with 2 words (cat, dog)",
+            "names of images begin or end with 2 words (cat, dog)",
         ),
     ],
 )

@@ -124,7 +124,7 @@ def test_layouts_with_two_meanings(tmp_path: Path, keys: list[str], words: list[
                 "found no images of 1 class name (c) in val;",
             ],
         ),
-        (["c/a.jpg", "c/b.jpg"], ["found one class, c; expected two or more;"]),
+        (["c/a.jpg", "c/b.jpg"], ["found one class, c; expected two or more"]),
         (["a.jpg", "README.md"], ["passed over 1 file (README.md): no images"]),
         (
             ["a.jpg", "d.py", "x.txt", "b.md", "c.md"],

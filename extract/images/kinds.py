@@ -95,7 +95,7 @@ _UNREAD_ENDINGS = {ending: kind for kind, row in UNREAD_KINDS.items() for ending
 # Files and folders that systems, network disks and tools leave behind; they cause no warning.
 _SYSTEM_NAMES = {
     *("thumbs.db", "thumbs.db:encryptable", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini"),
-    *("$recycle.bin", "recycler", "recycled", "system volume information"),  # Windows
+    *("$recycle.bin", "system volume information"),  # Windows
     *("__macosx", "icon\r", "network trash folder", "temporary items"),  # macOS
     *("lost+found", "found.000"),  # disks that were checked
     *("@eadir", "@tmp", "@sharebin", "@syno", "#recycle", "#snapshot"),  # Synology
@@ -138,7 +138,9 @@ def what_it_is(content: bytes) -> str:
 
 def is_system_file(name: str) -> bool:
     """Whether a file or folder is hidden, or left behind by an operating system."""
-    return name.startswith(".") or name.lower() in _SYSTEM_NAMES
+    # In small letters these may be classes.
+    windows = name in ("RECYCLER", "RECYCLED")
+    return windows or name.startswith(".") or name.lower() in _SYSTEM_NAMES
 
 
 def unread_kind(name: str, head: bytes = b"") -> str | None:

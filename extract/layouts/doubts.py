@@ -10,11 +10,17 @@ from extract.core.errors import SourceError, listed, quoted
 # Folders of data sets for detection and segmentation, without case, underscores and hyphens.
 _MASKS = {
     *("mask", "masks", "groundtruth", "gt", "segmentationclass", "segmentationobject"),
-    *("segmentation", "segmentations", "segmentationmasks", "annotationmasks", "trimaps"),
+    *("segmentation", "segmentations", "segmentationmasks", "annotationmasks", "trimaps", "msk"),
 }
 _IMAGES = {"images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "unlabeled"}
-_PARTS = _MASKS | _IMAGES | {"labels", "annotations"}
-_MASK_NAME = re.compile(r"(.+?)[ _.-](mask|masks|seg|segmentation|gt|groundtruth)[ _.-]?\d*", re.I)
+PARTS = _MASKS | _IMAGES | {"labels", "annotations"}
+_MASK_WORD = "(?:mask|masks|seg|segmentation|gt|groundtruth)"
+_MASK_NAME = re.compile(
+    rf"(.*/)?(?:{_MASK_WORD}[ _.-](.+)|(.+?)[ _.-]{_MASK_WORD}[ _.-]?\d*)", re.I
+)
+_PART_NAME = re.compile(
+    r"[ _.-]*(?:part|images|imgs|img|batch|chunk|shard|crop)[ _.-]*(?:part)?", re.I
+)
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 # How many images, and how many different words, make the first words of names look like classes.
 _FEWEST_NAMES, _MOST_WORDS = 4, 50
@@ -25,27 +31,45 @@ def is_no_class(name: str) -> bool:
     return _bare(name).replace("unlabelled", "unlabeled") in _IMAGES
 
 
-def check_parts(root: str, class_names: Collection[str]) -> Iterator[str]:
-    """Warn of classes with the names of masks.
+def check_parts(root: str, class_names: Collection[str], level: int) -> Iterator[str]:
+    """Warn of classes with the names of masks, or of images to predict.
+
+    Args:
+        root: The source, for messages.
+        class_names: The classes.
+        level: The level of their folders.
 
     Raises:
         SourceError: All classes have the names of parts of a data set.
     """
-    parts = [name for name in class_names if _bare(name) in _PARTS]
+    parts = [name for name in class_names if _bare(name) in PARTS or _is_part(name, class_names)]
     masks = [name for name in class_names if _bare(name) in _MASKS]
     if len(parts) == len(class_names) > 1:
         found = f"found {listed(parts, 'folder')}, which are parts of a data set, or classes"
-        remedy = "give the folder of images alone, or add --columns label=1 if they are classes"
-        raise SourceError(f"{quoted(root)}: {found}; {remedy}")
-    if masks:
-        found = f"found {listed(masks, 'class')} with the name of masks"
-        yield f"{found}; if they are no classes, move them out of SOURCE"
+        remedy = "give the folder of images, or a table of their labels, as SOURCE"
+        classes = f"or add --columns label={level} if they are classes"
+        raise SourceError(f"{quoted(root)}: {found}; {remedy}, {classes}")
+    odd = {name for name in class_names if _bare(name) in ("pred", "predict", "unlabeled", "test")}
+    for names, what in ((masks, "masks"), (odd, "images to predict")):
+        if names:
+            found = f"found {listed(names, 'class')} with the name of {what}"
+            yield f"{found}; if they are no classes, move them out of SOURCE"
+
+
+def _is_part(name: str, class_names: Iterable[str]) -> bool:
+    """Whether names differ only in a number, and say that they are parts of a set of images."""
+    stems = {re.sub(r"\d+", "", other).casefold() for other in class_names}
+    return len(stems) == 1 and _PART_NAME.search(re.sub(r"\d+", "", name)) is not None
 
 
 def warn_of_masks(keys: Sequence[str]) -> Iterator[str]:
     """Warn of images that are named as masks of other images."""
     stems = {splitext(key)[0] for key in keys}
-    masks = [key for key in keys if (m := _MASK_NAME.fullmatch(splitext(key)[0])) and m[1] in stems]
+    masks = []
+    for key in keys:
+        match = _MASK_NAME.fullmatch(splitext(key)[0])
+        if match and (match[1] or "") + (match[2] or match[3]) in stems:
+            masks.append(key)
     if masks:
         found = f"found {listed(masks, 'image')} with the name of a mask of another image"
         yield f"{found}; move them out of SOURCE if they are masks"
@@ -61,7 +85,7 @@ def warn_of_labels_elsewhere(keys: Sequence[str], others: Iterable[str]) -> Iter
     others = list(others)
     if tables := [key for key in others if key.lower().endswith(_TABLES)]:
         found = f"found no labels, but {listed(tables, 'table')}"
-        yield f"{found}; if it names the images, give it as SOURCE"
+        yield f"{found}; give the one that names the images as SOURCE"
         return
     stems = {basename(splitext(key)[0]) for key in keys}
     beside = [key for key in others if basename(splitext(key)[0]) in stems]
@@ -69,23 +93,28 @@ def warn_of_labels_elsewhere(keys: Sequence[str], others: Iterable[str]) -> Iter
         found = f"found no labels, but {listed(beside, 'file')} with the names of images"
         yield f"{found}; to use labels in them, write a table with the columns path and label"
     elif words := _first_words(keys):
-        found = f"found no labels, but names of images begin with {listed(words, 'word', 5)}"
+        found = f"found no labels, but names of images begin or end with {listed(words, 'word', 5)}"
         yield f"{found}; if these are the classes, make a folder for each, or write a table"
 
 
 def _first_words(keys: Sequence[str]) -> list[str]:
-    """Return the words that names of images start with, if they could be classes."""
-    matches = [re.match(r"([^\W\d_]{2,})[\W\d_]", basename(key)) for key in keys]
-    sizes = Counter(match[1] for match in matches if match)
-    few = 1 < len(sizes) <= _MOST_WORDS and min(sizes.values()) > 1
-    return list(sizes) if few and sizes.total() == len(keys) >= _FEWEST_NAMES else []
+    """Return the first or last words of the names of images, if they could be classes."""
+    names = [splitext(basename(key))[0] for key in keys]
+    for pattern in (r"([^\W\d_]{2,})[\W\d_].*", r".*[\W\d_]([^\W\d_]{2,})"):
+        matches = [re.fullmatch(pattern, name) for name in names]
+        sizes = Counter(match[1] for match in matches if match)
+        few = 1 < len(sizes) <= _MOST_WORDS and min(sizes.values()) > 1
+        if few and 2 * sizes.total() >= len(keys) >= _FEWEST_NAMES:
+            return list(sizes)
+    return []
 
 
-def warn_of_subfolders(paths: Iterable[Sequence[str]]) -> Iterator[str]:
+def warn_of_subfolders(paths: Iterable[Sequence[str]], level: int) -> Iterator[str]:
     """Warn of classes with folders inside that may be the classes.
 
     Args:
         paths: The folders of each image, from that of its class.
+        level: The level of the class.
     """
     inside = defaultdict[str, set[str]](set)
     for path in paths:
@@ -95,7 +124,7 @@ def warn_of_subfolders(paths: Iterable[Sequence[str]]) -> Iterator[str]:
     words = {name for name in names if not re.search(r"\d", name)}
     if len(words) > len(inside) and len(words) == len(names):
         found = f"found {listed(names, 'folder')} in {listed(inside, 'class')}"
-        yield f"{found}; if the inner folders are the classes, name their level with --columns"
+        yield f"{found}; if these are the classes, add --columns label={level + 1}"
 
 
 def _bare(name: str) -> str:

@@ -2,24 +2,37 @@
 
 The tree is read from the top. Folders that hold everything are passed over. Then come the splits,
 if the folders have such names, or else classes whose own folders are splits. Of what is left, the
-first level is the class, unless it is numbered like patients and each has the same names below it.
+first level is the class, unless its names are those of patients and the like.
 """
 
 import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from extract.core.errors import SettingError, SourceError, listed, quoted
 from extract.images.item import SPLIT_OF, SPLITS
-from extract.layouts.split_folders import find_splits, split_in
+from extract.layouts.doubts import PARTS
+from extract.layouts.split_folders import (
+    Folder,
+    pass_inner_wrappers,
+    split_in,
+    splits_at_the_top,
+    splits_below,
+)
 
-Folder = tuple[str, ...]  # the names of the folders above an image
-# Names before a number that are patients and the like, and those that are classes.
-_GROUP_WORDS = "patient subject person participant user case site hospital scanner camera slide "
-_GROUP_WORDS += "session plot specimen batch device location lab animal donor volunteer station"
-_CLASS_WORDS = "class category label type grade stage level kind species score cluster"
+# Names before a number, or beside a name, that are patients and the like.
+_GROUP_WORDS = (
+    "patient subject person participant user case site hospital scanner camera slide session plot "
+    "specimen batch device location lab animal donor volunteer station p pt pat sub subj sbj"
+)
+# Second names that are views of one thing rather than classes.
+_VIEW_WORDS = (
+    "left right l r front back top bottom side day night original augmented full crop crops cc mlo "
+    "before after raw processed"
+)
 
 
 class Place(NamedTuple):
@@ -34,12 +47,14 @@ class Place(NamedTuple):
 class Layout(NamedTuple):
     """The place of each folder, and the pattern of the levels, such as ``SPLIT/CLASS``.
 
-    ``inside`` has the folders from the class on, unless a level was named or splits lie below it.
+    ``inside`` has the folders from the class on, unless a level was named or splits lie below it;
+    ``level`` is that of the class, counted from 1.
     """
 
     places: Mapping[Folder, Place]
     pattern: str
     inside: Mapping[Folder, Folder]
+    level: int = 0
 
 
 def read_levels(
@@ -56,56 +71,82 @@ def read_levels(
         SourceError: Two readings of the folders fit, or a named level does not.
         SettingError: A named level is no number.
     """
-    if named:
-        return _named_levels(root, keys, named)
+    above = _count_wrappers(keys)
+    inner = {folder: folder[above:] for folder in keys}
     sizes = {folder: len(images) for folder, images in keys.items()}
-    above = _count_wrappers(sizes)
-    inner = {folder: folder[above:] for folder in sizes}
+    if named:
+        split_of = dict[str, int]()
+        with suppress(SourceError):  # the named levels decide
+            split_of = splits_at_the_top(root, sizes, inner, above)
+        return _named_levels(root, keys, named, (above, split_of))
     wrappers = list(next(iter(sizes))[:above])
-    split_of = _splits_at_the_top(root, sizes, inner)
-    if not split_of and (places := _splits_below(root, inner)):
+    split_of = splits_at_the_top(root, sizes, inner, above)
+    if not split_of and (below := splits_below(root, inner.values(), above)):
+        places = {
+            folder: Place(SPLITS[below[path[1]]], path[0], "", below[path[1]])
+            for folder, path in inner.items()
+        }
         pattern = "/".join([*wrappers, "CLASS", "SPLIT"])
-        return Layout(places, pattern, dict.fromkeys(places, ()))
+        return Layout(places, pattern, dict.fromkeys(places, ()), above + 1)
     sections = {folder: path[0] if split_of else "" for folder, path in inner.items()}
     rests = {folder: path[1:] if split_of else path for folder, path in inner.items()}
-    passed = _pass_inner_wrappers(sections, rests) if split_of else 0
+    passed = pass_inner_wrappers(sections, rests) if split_of else 0
     _check_loose_images(root, keys, sections, rests)
-    grouped = _has_groups(root, rests.values())
+    level = above + bool(split_of) + bool(passed) + 1
+    skipped, grouped = _read_groups(root, list(rests.values()), level)
     places = {}
     for folder, rest in rests.items():
-        group, name = (rest[0], rest[1]) if grouped else ("", rest[0] if rest else "")
+        path = rest[:1] + rest[1 + skipped :]
+        group, name = (path[0], path[1]) if grouped else ("", path[0] if path else "")
         section = sections[folder]
         places[folder] = Place(section, name, group, split_of.get(section, 0))
     levels = ["SPLIT"] * bool(split_of) + ["..."] * bool(passed)
-    levels += ["GROUP"] * grouped + ["CLASS"] * any(place.name for place in places.values())
+    levels += ["GROUP"] * grouped + ["CLASS"]
     inside = {folder: rest[grouped:] for folder, rest in rests.items()}
-    return Layout(places, "/".join([*wrappers, *levels]), inside)
+    return Layout(places, "/".join([*wrappers, *levels]), inside, level + grouped)
 
 
-def _named_levels(root: str, sizes: Iterable[Folder], named: Mapping[str, str]) -> Layout:
-    levels = {}
-    for role, text in named.items():
-        if role == "path" or not re.fullmatch(r"[1-9]\d*", text):
-            found = f"columns: has no effect on {quoted(root)} with {role}={text}"
-            expected = "expected label, split or group and the level of its folders, as in label=2"
-            raise SettingError(f"{found}; {expected}")
-        levels[role] = int(text) - 1
+def _named_levels(
+    root: str,
+    folders: Iterable[Folder],
+    named: Mapping[str, str],
+    known: tuple[int, Mapping[str, int]],
+) -> Layout:
+    """Return the places by named levels; splits at the top are kept, unless named otherwise."""
+    levels = {role: _level(root, role, text) for role, text in named.items()}
+    above, split_of = known
+    if split_of and above not in levels.values():
+        levels.setdefault("split", above)
+    deepest = max(map(len, folders))
+    if too_deep := [role for role, level in levels.items() if level >= deepest]:
+        role = too_deep[0]
+        found = f"found {role}={levels[role] + 1}, but {deepest} levels of folders"
+        raise SourceError(f"{quoted(root)}: {found}; expected 1 to {deepest}")
     places = {}
-    for folder in sizes:
-        named_here = {r: folder[i] if i < len(folder) else "" for r, i in levels.items()}
-        section, split = named_here.get("split", ""), 0
-        if "split" in levels:
-            dress = split_in(section)
-            if dress is None:
-                found = f"found {section!r} at level {levels['split'] + 1} of {'/'.join(folder)!r}"
-                raise SourceError(f"{quoted(root)}: {found}; expected one of {', '.join(SPLIT_OF)}")
-            split = dress.split
+    for folder in folders:
+        here = {r: folder[i] if i < len(folder) else "" for r, i in levels.items()}
+        dress = split_in(here.get("split", ""))
+        if "split" in levels and dress is None:
+            found = (
+                f"found {here['split']!r} at level {levels['split'] + 1} of {'/'.join(folder)!r}"
+            )
+            raise SourceError(f"{quoted(root)}: {found}; expected one of {', '.join(SPLIT_OF)}")
+        split = dress.split if dress else 0
         places[folder] = Place(
-            section, named_here.get("label", ""), named_here.get("group", ""), split
+            here.get("split", ""), here.get("label", ""), here.get("group", ""), split
         )
     shown = sorted((i, role) for role, i in levels.items())
     pattern = ", ".join(f"{role} at level {i + 1}" for i, role in shown)
     return Layout(places, pattern, dict.fromkeys(places, ()))
+
+
+def _level(root: str, role: str, text: str) -> int:
+    """Return a named level, counted from 0."""
+    if role == "path" or not re.fullmatch(r"[1-9]\d{0,3}", text):
+        found = f"columns: has no effect on {quoted(root)} with {role}={text}"
+        expected = "expected label, split or group and the level of its folders, as in label=2"
+        raise SettingError(f"{found}; {expected}")
+    return int(text) - 1
 
 
 def _count_wrappers(folders: Iterable[Folder]) -> int:
@@ -117,79 +158,6 @@ def _count_wrappers(folders: Iterable[Folder]) -> int:
             break
         count += 1
     return count
-
-
-def _splits_at_the_top(
-    root: str, sizes: Mapping[Folder, int], inner: Mapping[Folder, Folder]
-) -> dict[str, int]:
-    """Return the split of each folder at the top, or nothing where these are no splits."""
-    tops, below = Counter[str](), defaultdict[str, set[str]](set)
-    for folder, path in inner.items():
-        top, *rest = path or ("",)
-        tops[top] += sizes[folder]
-        below[top].update(rest[:1] if rest[:1] != [top] else rest[1:2])
-    return find_splits(root, tops, {top: below[top] for top in tops})
-
-
-def _splits_below(root: str, inner: Mapping[Folder, Folder]) -> dict[Folder, Place]:
-    """Return the places where each class has folders of splits; nothing where it has none."""
-    seconds = {path[1] if len(path) > 1 else "" for path in inner.values()}
-    split_of = {name: SPLIT_OF[name.lower()] for name in seconds if name.lower() in SPLIT_OF}
-    if len(set(split_of.values())) < 2:
-        return {}
-    if others := seconds - split_of.keys():
-        problem = f"found {listed(split_of, 'split folder')} in folders of classes, beside "
-        problem += listed((name or "images" for name in others), "other folder")
-        expected = "expected only splits there, or --columns label=1 if they are no splits"
-        raise SourceError(f"{quoted(root)}: {problem}; {expected}")
-    return {
-        folder: Place(SPLITS[split_of[path[1]]], path[0], "", split_of[path[1]])
-        for folder, path in inner.items()
-    }
-
-
-def _pass_inner_wrappers(sections: Mapping[Folder, str], rests: dict[Folder, Folder]) -> int:
-    """Remove folders that hold all of a split, as in ``train/train/CLASS``; return how many."""
-    count = 0
-    while single := _find_wrappers(sections, rests):
-        for folder, rest in rests.items():
-            if sections[folder] in single:
-                rests[folder] = rest[1:]
-        count += len(single)
-    return count
-
-
-def _find_wrappers(sections: Mapping[Folder, str], rests: Mapping[Folder, Folder]) -> set[str]:
-    """Return the splits in which one folder holds everything and is no class."""
-    inside = defaultdict[str, list[Folder]](list)
-    for folder, rest in rests.items():
-        inside[sections[folder]].append(rest)
-    heads = {
-        section: {rest[0] if rest else "" for rest in all_} for section, all_ in inside.items()
-    }
-    deep = {s for s, all_ in inside.items() if len(heads[s]) == 1 and all(len(r) > 1 for r in all_)}
-    return {section for section in inside if _is_wrapper(section, inside, heads, deep)}
-
-
-def _is_wrapper(
-    section: str,
-    inside: Mapping[str, Sequence[Folder]],
-    heads: Mapping[str, set[str]],
-    deep: set[str],
-) -> bool:
-    """Whether the only folder of a split is its name again, or lies over its classes."""
-    name = next(iter(heads[section]))
-    if len(heads[section]) > 1 or not name:
-        return False
-    if name.casefold() == section.casefold():
-        return True
-    if section not in deep:
-        return False
-    if deep == heads.keys() or split_in(name) == split_in(section):
-        return True
-    elsewhere = set[str]().union(*(heads[other] for other in heads if other != section))
-    below = {rest[1] for rest in inside[section]}
-    return bool(below & elsewhere) and name not in elsewhere
 
 
 def _check_loose_images(
@@ -213,41 +181,67 @@ def _check_loose_images(
             raise SourceError(f"{quoted(os.path.join(root, *folder))}: {found}; {expected}")
 
 
-def _has_groups(root: str, rests: Iterable[Folder]) -> bool:
-    """Whether the first level is groups, such as patients, and the second the classes.
+def _read_groups(root: str, rests: Sequence[Folder], level: int) -> tuple[int, bool]:
+    """Return whether the first level is groups, such as patients, and the next one the classes.
+
+    Args:
+        root: The source, for messages.
+        rests: The folders of images, without splits and folders around everything.
+        level: The level that their first is on.
+
+    Returns:
+        How many folders between the two levels are the same everywhere, and whether there are
+        groups.
 
     Raises:
         SourceError: The names on both levels may be classes.
     """
+    deep, skipped = [rest for rest in rests if len(rest) > 1], 0
+    while deep and len({rest[1 + skipped] for rest in deep}) == 1:
+        if any(len(rest) < 3 + skipped for rest in deep):
+            return 0, False  # each has one folder, and images in it
+        skipped += 1
+    tops = {rest[0] for rest in rests if rest}
     seconds = defaultdict[str, set[str]](set)
-    for rest in rests:
-        if len(rest) < 2:
-            return False
-        seconds[rest[0]].add(rest[1])
+    for rest in deep:
+        seconds[rest[0]].add(rest[1 + skipped])
     times = Counter(name for names in seconds.values() for name in names)
-    again = [name for name, count in times.items() if count > 1]
-    if len(seconds) < 2 or len(times) < 2 or 2 * len(again) < len(times):
-        return False
-    first, second = _are_numbered(seconds), _are_numbered(times)
-    if first is not second:
-        return first
-    readings = f"{listed(seconds, 'name')} at level 1, {listed(times, 'name')} at level 2"
-    remedy = "add --columns label=1, or label=2,group=1 where level 1 is patients or the like"
-    raise SourceError(
-        f"{quoted(root)}: found the same folders in each folder, {readings}; either may be the "
-        f"classes; {remedy}"
-    )
+    again = sum(count > 1 for count in times.values())
+    repeated = len(seconds) > 1 and len(times) > 1 and 2 * again >= len(times)
+    groups = len(tops) > 1 and _are_groups(tops)
+    views = {name.casefold() for name in times} <= set(_VIEW_WORDS.split())
+    if groups and len(times) > 1 and len(deep) == len(rests) and not views:
+        if not _are_numbers(times):
+            return skipped, True
+    if repeated and (groups or not _are_numbers(times) or _are_numbers(tops)):
+        raise _two_readings(root, tops, times, (level, level + skipped + 1))
+    return 0, False
 
 
-def _are_numbered(names: Iterable[str]) -> bool:
-    """Whether names are numbers of things, such as P01 and P02, rather than kinds of things."""
-    names = [name.casefold() for name in names]
-    stems = {re.sub(r"\d+", "0", name) for name in names}
-    words = {word for name in names for word in re.findall(r"[^\W\d_]+", name)[:1]}
-    if words & set(_CLASS_WORDS.split()):
-        return False
-    numbered = len(stems) == 1 and "0" in "".join(stems)
-    return numbered or (bool(words) and words <= set(_GROUP_WORDS.split()))
+def _two_readings(
+    root: str, tops: Iterable[str], inner: Iterable[str], levels: tuple[int, int]
+) -> SourceError:
+    """Return the error for two levels that may be the classes."""
+    names = {re.sub(r"[ _-]", "", name).casefold() for name in inner}
+    found = f"found {listed(tops, 'folder')} with {listed(inner, 'folder')} inside"
+    if names <= PARTS:
+        remedy = "move all but the images out of SOURCE"
+        return SourceError(f"{quoted(root)}: {found}, which are parts of a data set; {remedy}")
+    remedy = f"add --columns label={levels[0]}, or label={levels[1]},group={levels[0]} if the "
+    remedy += "first are patients or the like"
+    return SourceError(f"{quoted(root)}: {found}; either may be the classes; {remedy}")
+
+
+def _are_groups(names: Iterable[str]) -> bool:
+    """Whether all names begin with one word for patients and the like, such as P01 and P02."""
+    words = {"".join(re.findall(r"[^\W\d_]+", name.casefold())[:1]) for name in names}
+    return len(words) == 1 and words <= set(_GROUP_WORDS.split())
+
+
+def _are_numbers(names: Iterable[str]) -> bool:
+    """Whether names differ only in their numbers, such as 2020 and 2021."""
+    stems = {re.sub(r"\d+", "0", name.casefold()) for name in names}
+    return len(stems) == 1 and "0" in "".join(stems)
 
 
 def unlabelled_sections(places: Sequence[Place]) -> set[str]:

@@ -70,17 +70,20 @@ def arrange_folder(
         for image, place in zip(images, places, strict=True)
     ]
     class_names = {place.name for place in places} - {""}
-    warnings += check_parts(root, class_names)
+    if not named:
+        warnings += check_parts(root, class_names, layout.level)
     warnings += warn_of_masks([image.key for image in images])
-    if not class_names:
+    if len(class_names) < 2:
         other_keys = [entry.key for entry in by_kind[Kind.OTHER]]
         warnings += warn_of_labels_elsewhere([image.key for image in images], other_keys)
     elif not named:
-        warnings += warn_of_subfolders(layout.inside[_folder_of(i.key, skip)] for i in images)
+        inside = (layout.inside[_folder_of(image.key, skip)] for image in images)
+        warnings += warn_of_subfolders(inside, layout.level)
     warnings += _empty_folders(by_kind[Kind.FOLDER], (image.key for image in images), class_names)
     warnings += check_classes((place.section, place.name) for place in places)
     warnings += _passed_over(by_kind)
-    notes = [f"read as {layout.pattern}"] * bool(layout.pattern)
+    pattern = layout.pattern if class_names else layout.pattern.removesuffix("CLASS").rstrip("/")
+    notes = [f"read as {pattern}"] * bool(pattern)
     return number_classes(root, rows, warnings, notes)
 
 
@@ -90,7 +93,8 @@ def number_classes(
     """Return a source of items in order, each with its class name, "" for no label."""
     sizes = Counter(name for _, name in rows if name)
     class_names = order_names(map(to_nfc, sizes))
-    label_of = {"": -1} | {name: class_names.index(to_nfc(name)) for name in sizes}
+    number_of = {name: label for label, name in enumerate(class_names)}
+    label_of = {"": -1} | {name: number_of[to_nfc(name)] for name in sizes}
     items = tuple(item._replace(label=label_of[name]) for item, name in rows)
     totals = Counter[str]()
     for name, size in sizes.items():
@@ -113,7 +117,7 @@ def check_classes(places: Iterable[tuple[str, str]]) -> Iterator[str]:
             classes = listed(missing, "class name", 10)
             yield f"found no images of {classes} in {section}; expected each class in each split"
     if len(class_names) == 1:
-        yield f"found one class, {quoted(*class_names)}; expected two or more; name their folder"
+        yield f"found one class, {quoted(*class_names)}; expected two or more"
 
 
 def _folder_of(key: str, skip: int) -> Folder:
@@ -180,11 +184,9 @@ def _passed_over(by_kind: Mapping[Kind, Sequence[Entry]]) -> Iterator[str]:
 
 def _explain_unlabelled(section: str, places: Iterable[Place]) -> str:
     inside = [place.name for place in places if place.section == section]
-    where = f"{section}/{inside[0]}" if section else inside[0]
-    found = (
-        f"found {count_of(len(inside), 'image')} in one folder, {quoted(where)}, that is no class"
-    )
-    return f"{found} of another split; they are read as images without a label"
+    where = quoted(f"{section}/{inside[0]}" if section else inside[0])
+    found = f"found {count_of(len(inside), 'image')} in one folder, {where}, which names no class"
+    return f"{found}; they are read as images without a label"
 
 
 def _empty_folders(

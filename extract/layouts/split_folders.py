@@ -1,13 +1,14 @@
 """Names of folders -> splits: ``train``, and the same in other dress, such as ``seg_train``."""
 
 import re
-from collections import defaultdict
-from collections.abc import Mapping, Set
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from extract.core.errors import SourceError, listed, quoted
-from extract.images.item import SPLIT_OF
+from extract.images.item import SPLIT_OF, SPLITS
 
+Folder = tuple[str, ...]  # the names of the folders above an image
 # A split in one word of a name, such as trainset; dev is a word of tables and folders of text.
 _SPLIT_WORD = re.compile(
     r"(train|training|val|valid|validation|test|testing)(?:set|data|images|imgs|img)?"
@@ -51,7 +52,7 @@ def split_in(name: str) -> Dress | None:
 
 
 def find_splits(
-    root: str, tops: Mapping[str, int], classes: Mapping[str, Set[str]]
+    root: str, tops: Mapping[str, int], classes: Mapping[str, Set[str]], level: int = 1
 ) -> dict[str, int]:
     """Return the split of each top-level folder, or nothing where these folders are classes.
 
@@ -59,6 +60,7 @@ def find_splits(
         root: The source, for messages.
         tops: The number of images in each folder.
         classes: The names of the folders with images in each folder.
+        level: The level of the folders, for messages.
 
     Raises:
         SourceError: The folders may be splits or classes.
@@ -75,29 +77,127 @@ def find_splits(
     split_of = {top: dresses[top].split for top in sure}
     several = len(set(split_of.values())) > 1
     if exact or several or (sure == tops.keys() and (shared or len(tops) == 1)):
-        return _checked(root, tops, split_of, tops.keys() - sure, classes)
+        return _checked(f"{quoted(root)}", tops, split_of, classes, level)
     return {}
 
 
 def _checked(
-    root: str,
+    where: str,
     tops: Mapping[str, int],
     split_of: dict[str, int],
-    others: Set[str],
     classes: Mapping[str, Set[str]],
+    level: int,
 ) -> dict[str, int]:
     """Raise SourceError where other folders lie beside splits, or two are one split."""
-    labelled = defaultdict[int, list[str]](list)
-    for top, split in split_of.items():
-        labelled[split] += [top] * bool(classes[top])
-    flat = [s for s in set(split_of.values()) if not labelled[s]]
-    twice = any(len(names) > 1 for names in labelled.values())
-    twice |= any(list(split_of.values()).count(split) > 1 for split in flat)
-    if not others and not twice:
-        return split_of
-    splits = [f"{top}: {tops[top]:,}" for top in split_of]
-    folders = [f"{top}: {tops[top]:,}" for top in others]
-    found = f"found {listed(splits, 'split folder', 7)} and {listed(folders, 'other folder')}"
-    expected = "expected one folder for each split and no others; merge or move them"
-    remedy = "or, if they are classes, say so with --columns label=1"
-    raise SourceError(f"{quoted(root)}: {found} with images; {expected}, {remedy}")
+    remedy = f"or, if they are classes, say so with --columns label={level}"
+    if others := tops.keys() - split_of.keys():
+        splits = [f"{top}: {tops[top]:,}" for top in split_of]
+        folders = [f"{top}: {tops[top]:,}" for top in others]
+        found = f"found {listed(splits, 'split folder', 7)} and {listed(folders, 'other folder')}"
+        expected = "expected one folder for each split and no others; merge or move them"
+        raise SourceError(f"{where}: {found} with images; {expected}, {remedy}")
+    for split in set(split_of.values()):
+        same = [top for top in split_of if split_of[top] == split]
+        # Images to predict may lie beside those of a test split.
+        labelled = [top for top in same if classes[top]]
+        if len(same) > 1 and len(labelled) != 1:
+            shown = listed((f"{top}: {tops[top]:,}" for top in same), "split folder", 7)
+            found = f"found {shown} that are all {SPLITS[split]}"
+            raise SourceError(f"{where}: {found}; expected one; merge them, {remedy}")
+    return split_of
+
+
+def splits_at_the_top(
+    root: str, sizes: Mapping[Folder, int], inner: Mapping[Folder, Folder], above: int
+) -> dict[str, int]:
+    """Return the split of each folder at the top, or nothing where these are no splits.
+
+    Args:
+        root: The source, for messages.
+        sizes: The number of images in each folder.
+        inner: The same folders without those around everything.
+        above: The number of folders around everything.
+    """
+    tops, below = Counter[str](), defaultdict[str, set[str]](set)
+    for folder, path in inner.items():
+        top, *rest = path or ("",)
+        tops[top] += sizes[folder]
+        below[top].update(rest[:1] if rest[:1] != [top] else rest[1:2])
+    return find_splits(root, tops, {top: below[top] for top in tops}, above + 1)
+
+
+def splits_below(root: str, paths: Collection[Folder], above: int) -> dict[str, int]:
+    """Return the split of each folder on the second level, where all of them are splits.
+
+    Args:
+        root: The source, for messages.
+        paths: The folders of images, without those around everything.
+        above: The number of folders around everything.
+
+    Raises:
+        SourceError: Other folders lie beside the splits, or the classes may lie below them.
+    """
+    seconds = {path[1] if len(path) > 1 else "" for path in paths}
+    dresses = {name: dress for name in seconds if (dress := split_in(name)) and dress.is_plain}
+    split_of = {name: dress.split for name, dress in dresses.items() if not dress.weak}
+    if len(set(split_of.values())) < 2:
+        return {}
+    first, second, third = (above + level for level in (1, 2, 3))
+    if others := seconds - split_of.keys():
+        found = f"found {listed(split_of, 'split folder')} inside other folders, beside "
+        found += listed((name or "images" for name in others), "other folder")
+        expected = "expected only splits there; move the others out of SOURCE"
+        raise SourceError(f"{quoted(root)}: {found}; {expected}")
+    times = Counter(name for path in {path[:3] for path in paths} for name in path[2:3])
+    tops = {path[0] for path in paths}
+    if len({path[2] for path in paths if len(path) > 2}) > 1 and max(times.values()) > 1:
+        found = f"found splits at level {second}, {listed(tops, 'folder')} above and "
+        found += f"{listed(times, 'folder')} below; either may be the classes"
+        remedy = f"--columns label={first},split={second}, or "
+        remedy += f"label={third},split={second},group={first}"
+        raise SourceError(f"{quoted(root)}: {found}; add {remedy}")
+    return split_of
+
+
+def pass_inner_wrappers(sections: Mapping[Folder, str], rests: dict[Folder, Folder]) -> int:
+    """Remove folders that hold all of a split, as in ``train/train/CLASS``; return how many."""
+    count = 0
+    while single := _find_wrappers(sections, rests):
+        for folder, rest in rests.items():
+            if sections[folder] in single:
+                rests[folder] = rest[1:]
+        count += len(single)
+    return count
+
+
+def _find_wrappers(sections: Mapping[Folder, str], rests: Mapping[Folder, Folder]) -> set[str]:
+    """Return the splits in which one folder holds everything and is no class."""
+    inside = defaultdict[str, list[Folder]](list)
+    for folder, rest in rests.items():
+        inside[sections[folder]].append(rest)
+    heads = {
+        section: {rest[0] if rest else "" for rest in all_} for section, all_ in inside.items()
+    }
+    deep = {s for s, all_ in inside.items() if len(heads[s]) == 1 and all(len(r) > 1 for r in all_)}
+    return {section for section in inside if _is_wrapper(section, inside, heads, deep)}
+
+
+def _is_wrapper(
+    section: str,
+    inside: Mapping[str, Sequence[Folder]],
+    heads: Mapping[str, set[str]],
+    deep: set[str],
+) -> bool:
+    """Whether the only folder of a split is its name again, or lies over its classes."""
+    name = next(iter(heads[section]))
+    if len(heads[section]) > 1 or not name:
+        return False
+    if name.casefold() == section.casefold():
+        return True
+    if section not in deep:
+        return False
+    if deep == heads.keys() or split_in(name) == split_in(section):
+        return True
+    elsewhere = set[str]().union(*(heads[other] for other in heads if other != section))
+    below = {rest[1] for rest in inside[section]}
+    return bool(below & elsewhere) and name not in elsewhere
