@@ -80,8 +80,14 @@ def _write(folder: Path, files: dict[str, bytes]) -> list[Path]:
 
 def _images(folder: Path) -> list[Path]:
     from tests.test_pixels_decode import ALL
+    from tests.test_pixels_jpeg import SORTED
+    from tests.test_pixels_tiff import CUT
+    from tests.tiffs import make_samples, write_tiff
 
-    return _write(folder, {f"{number}": content for number, content in enumerate(ALL)})
+    deep = [write_tiff(cell, make_samples(cell)) for cell in CUT]
+    return _write(
+        folder, {f"{n}": content for n, content in enumerate([*ALL, *deep, *SORTED.values()])}
+    )
 
 
 def _decode(path: Path) -> None:

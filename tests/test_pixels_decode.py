@@ -18,6 +18,7 @@ from PIL import Image, ImageFile
 
 import extract.pixels.decode
 from extract.core.errors import ImageError
+from extract.core.row_block import Note
 from extract.images.kinds import (
     IMAGE_ENDINGS,
     IMAGE_KINDS,
@@ -474,6 +475,31 @@ def test_without_its_extra_heic_is_named() -> None:
 def test_ppm_of_others() -> None:
     content = (CASES / "ppm/00000_00000.ppm").read_bytes()
     assert tuple(decode(content, (48, 64))[5, 10]) == (40, 25, 30)
+
+
+@pytest.mark.parametrize("highest", [1, 100, 254, 256, 1000, 4095, 65534])
+@pytest.mark.parametrize("mode", ["5", "6"])
+def test_odd_highest_values_of_ppm(mode: str, highest: int) -> None:
+    shape = (40, 24) if mode == "5" else (40, 24, 3)
+    values = np.random.default_rng(2).integers(0, highest + 1, shape)
+    stored = values.astype(">u2" if highest > 255 else "u1").tobytes()
+    content = f"P{mode} 24 40 {highest}\n".encode() + stored
+    plain = Image.open(BytesIO(content))
+    expected = np.asarray(plain) >> 8 if plain.mode == "I" else np.asarray(plain)
+    decoded = decode(content, (40, 24))
+    np.testing.assert_array_equal(decoded if mode == "6" else decoded[..., 0], expected)
+    with pytest.raises(ImageError, match=r"^is truncated$"):
+        decode(content[:-1], (40, 24))
+
+
+@pytest.mark.parametrize("mode", ["5", "6"])
+def test_doubtful_ranges_of_ppm_are_noted(mode: str) -> None:
+    values = np.arange(24 * 40 * 3 if mode == "6" else 24 * 40) % 4096
+    for highest, count in ((65535, 1), (4095, 0)):
+        notes: list[Note] = []
+        content = f"P{mode} 24 40 {highest}\n".encode() + values.astype(">u2").tobytes()
+        decode(content, (40, 24), notes=notes)
+        assert len(notes) == count
 
 
 def test_no_ending_belongs_to_two_kinds() -> None:

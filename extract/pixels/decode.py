@@ -8,12 +8,10 @@ from extract.core.errors import ImageError
 from extract.core.row_block import Note
 from extract.images.kinds import image_kind, what_it_is
 from extract.pixels.jpeg import read_jpeg
-from extract.pixels.levels import to_bytes
-from extract.pixels.pillow import load_image, reasons
+from extract.pixels.levels import note_range, to_bytes
+from extract.pixels.pillow import load_image, open_image, reasons
 from extract.pixels.png import read_png
 from extract.pixels.tiff import read_tiff
-
-_READERS = {"JPEG": read_jpeg, "PNG": read_png, "TIFF": read_tiff}
 
 
 def decode(
@@ -44,15 +42,17 @@ def decode(
     kind = image_kind(content)
     if kind is None:
         raise ImageError(what_it_is(content))
-    image = _read(content, kind, [] if notes is None else notes)
-    return np.array(_resize(_to_rgb(image, kind), size[::-1], resize, resample))
+    noted = [] if notes is None else notes
+    image = _read(content, kind, noted)
+    return np.array(_resize(_to_rgb(image, kind, noted), size[::-1], resize, resample))
 
 
 def _read(content: bytes, kind: str, notes: list[Note]) -> Any:
     """Read the first frame and turn it upright."""
     from PIL import ImageOps
 
-    read = _READERS.get(kind)
+    readers = {"JPEG": read_jpeg, "PNG": read_png, "TIFF": read_tiff, "PPM": _read_ppm}
+    read = readers.get(kind)
     image = read(content, notes) if read else load_image(content, kind)
     with reasons(kind):
         try:
@@ -63,12 +63,34 @@ def _read(content: bytes, kind: str, notes: list[Note]) -> Any:
     return image
 
 
-def _to_rgb(image: Any, kind: str) -> Any:
+def _read_ppm(content: bytes, notes: list[Note]) -> Any:
+    """Read a PPM; Pillow takes a microsecond for each value whose maximum is unusual."""
+    from PIL import Image
+
+    image = open_image(content, "PPM")
+    reader, _box, offset, mode = image.tile[0]
+    if reader != "ppm":
+        return load_image(content, "PPM")
+    highest = mode[1]
+    shape = image.height, image.width, len(image.getbands())
+    stored = np.dtype(">u2" if highest > 255 else "u1")
+    if len(content) < offset + np.prod(shape) * stored.itemsize:
+        raise ImageError("is truncated")
+    values = np.frombuffer(content, stored, int(np.prod(shape)), offset)
+    if highest == 0xFFFF:
+        note_range(int(values.max()), 16, notes)
+    most = 0xFFFF if image.mode == "I" else 0xFF
+    scale = np.rint(np.arange(0x10000) / highest * most).clip(max=most).astype(np.uint16)
+    scale = (scale >> 8 if image.mode == "I" else scale).astype(np.uint8)
+    return Image.fromarray(scale[values].reshape(shape).squeeze(axis=2 if shape[2] == 1 else ()))
+
+
+def _to_rgb(image: Any, kind: str, notes: list[Note]) -> Any:
     """Return an image in mode RGB, itself where it has that mode."""
     from PIL import Image
 
     if image.mode.startswith("I"):
-        image = Image.fromarray(to_bytes(np.asarray(image), 16, []))
+        image = Image.fromarray(to_bytes(np.asarray(image), 16, notes))
     with reasons(kind):
         if image.has_transparency_data:
             clear = image.convert("RGBA")

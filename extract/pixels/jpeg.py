@@ -51,6 +51,7 @@ def read_jpeg(content: bytes, notes: list[Note]) -> Any:
             "is truncated" if "end of JPEG file" in warning else f"has a hole ({warning})"
         )
     if any(word in warning.lower() for word in _DOUBTFUL):
+        _check_restarts(content)
         notes.append(_EXTRA)
     if pixels is None or image.mode == "CMYK":
         return load_image(content, "JPEG")
@@ -131,6 +132,14 @@ def _refuse_zeros(content: bytes, segments: list[tuple[int, int, int]]) -> None:
         raise ImageError("has a hole (a block of zero bytes)")
 
 
+def _check_restarts(content: bytes) -> None:
+    """Refuse pixels among which a restart marker is missing; each scan counts from 0 to 7."""
+    for scan in content.split(b"\xff\xda")[1:]:
+        restarts = [int(marker[1]) & 7 for marker in re.findall(rb"\xff[\xd0-\xd7]", scan)]
+        if any(number != place % 8 for place, number in enumerate(restarts)):
+            raise ImageError("has a hole (a restart marker is missing)")
+
+
 def _first_symbols(tables: bytes) -> Iterator[int]:
     """Yield the first symbol of each code table of a segment."""
     while len(tables) > 17:
@@ -148,7 +157,7 @@ def _without_metadata(content: bytes, segments: list[tuple[int, int, int]]) -> b
         body = content[start:end]
         if marker == _JFIF and body[4:9] == b"JFIF\0":
             body = body[:9] + b"\1\1" + body[11:]
-        elif marker == _ADOBE and body[4:9] == b"Adobe":
+        elif marker == _ADOBE and body[4:9] == b"Adobe" and len(body) > 15:
             body = body[:15] + bytes([body[15] if body[15] < 3 else 1]) + body[16:]
         elif marker == _SCAN and kinds.intersection(_SEQUENTIAL):
             body = body[:-3] + b"\0\x3f\0"
