@@ -86,7 +86,7 @@ def test_the_exact_heading_wins_and_two_near_ones_are_refused(tmp_path: Path) ->
         ),
         ("path,lable", "--columns label=lable"),
         ("path,category", "--columns label=category"),
-        ("path,Class Name", "--columns label=Class Name"),
+        ("path,Class Name", "--columns 'label=Class Name'"),
         ("path,kind_of_bird", "no column is called label among 1 column (kind_of_bird)"),
     ],
 )
@@ -181,7 +181,8 @@ MISSING = [
     [
         (["1", "1.0", "2.", "10"], ["1", "1", "2", "10"]),
         (["1.0", "x"], ["1.0", "x"]),  # no number
-        (["1.0", "0.25", "10.05"], ["1", "0.25", "10.05"]),
+        (["1.0", "1", "unknown"], ["1", "1", "unknown"]),
+        (["-3", "-1", "2"], ["-3", "-1", "2"]),
         (["007", "7"], ["007", "7"]),
         (["-1", "0", "1"], ["", "0", "1"]),
         (["-1", "1"], ["-1", "1"]),
@@ -207,7 +208,8 @@ def test_labels_are_cleaned(labels: Sequence[str], names: Sequence[str]) -> None
         ([str(1000 + 3 * i) for i in range(90)], True),
         ([str(i % 10) for i in range(100)], False),
         ([str(i % 100) for i in range(1000)], False),
-        (["0.5", "1.5"] * 20, False),
+        (["0.5", "1.0", "10.05"], True),
+        (["0,5", "1,5"] * 20, True),
         ([f"bird {i}" for i in range(90)], False),
     ],
 )
@@ -236,8 +238,8 @@ def test_whole_numbers_are_labels_in_every_form(tmp_path: Path) -> None:
         assert labels_of(source) == dict(zip(paths, map(str, numbers), strict=True))
 
 
-@pytest.mark.parametrize("label", [0.5, float("inf"), [1, 2]])
-def test_a_label_that_is_no_whole_number_is_refused(tmp_path: Path, label: Any) -> None:
+@pytest.mark.parametrize("label", [float("inf"), [1, 2], b"\xff"])
+def test_a_label_that_is_no_text_and_no_number_is_refused(tmp_path: Path, label: Any) -> None:
     parquet.write_table(pa.table({"path": ["a.jpg"], "label": [label]}), tmp_path / "t.parquet")
     with pytest.raises(SourceError, match=r"row 1: found .* in column label; expected a whole num"):
         list_source(tmp_path / "t.parquet")
@@ -310,6 +312,120 @@ def test_one_image_under_two_names_is_refused(photos: Path, second: str) -> None
     table = table_of(photos / "t.csv", {"a/0.jpg": "cat", second: "dog"})
     with pytest.raises(SourceError, match=r"found a/0\.jpg in row 1 and 2; remove one"):
         list_source(table)
+    for other in (str(photos / "a/0.jpg"), "../photos/a/0.jpg"):
+        table = table_of(photos / "t.csv", {"a/0.jpg": "cat", other: "dog"})
+        with pytest.raises(SourceError, match=r"in row 1 and 2, which are one file; remove one"):
+            list_source(table)
+
+
+@pytest.mark.parametrize(
+    ("files", "root", "path"),
+    [
+        (["imgs/0.png", "0.png"], "", "/imgs/0.png"),  # from the folder of the table
+        (["dogs/0.png", "0.png"], "dogs", "/home/ann/dogs/0.png"),
+    ],
+)
+def test_the_file_that_an_absolute_path_means(
+    tmp_path: Path, files: Sequence[str], root: str, path: str
+) -> None:
+    for number, name in enumerate(files):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(bytes([number]))
+    table = table_of(tmp_path / "t.csv", {path: "cat"})
+    source = list_source(table, folder=tmp_path / root if root else "")
+    assert read_item(source.items[0]) == b"\0"
+    assert source.problem == ""
+
+
+@pytest.mark.parametrize(
+    ("files", "root", "path"),
+    [
+        (["train/cat/0.png", "0.png"], "", "C:\\data\\Train\\cat\\0.png"),
+        (["test/cat/0.png"], "test", "/old/train/cat/0.png"),  # an image of another split
+        (["0.png"], "", "C:\\data\\dogs\\0.png"),  # of another folder
+    ],
+)
+def test_a_file_that_only_looks_like_it_is_not_taken(
+    tmp_path: Path, files: Sequence[str], root: str, path: str
+) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"wrong")
+    source = list_source(table_of(tmp_path / "t.csv", {path: "cat"}), folder=tmp_path / root)
+    assert "found no file for 1 of 1 paths" in source.problem
+
+
+def test_lost_files_are_counted_before_the_run(photos: Path) -> None:
+    rows = dict.fromkeys((*KEYS, "gone.jpg", "a"), "cat")
+    source = list_source(table_of(photos / "t.csv", rows))
+    assert source.problem == ""
+    assert "found no file for 2 of 6 paths (a, gone.jpg); their rows will be" in said_by(source)
+
+
+def test_a_root_that_is_no_folder_is_refused(photos: Path) -> None:
+    table = table_of(photos / "t.csv", dict.fromkeys(KEYS, "cat"))
+    for root in (photos / "none", table):
+        with pytest.raises(SourceError, match=r"root: found .*; expected the folder of the images"):
+            list_source(table, folder=root)
+
+
+def test_a_split_for_some_images_is_refused(tmp_path: Path) -> None:
+    splits = ["train", None, "test"]
+    table = pa.table({"path": ["a.jpg", "b.jpg", "c.jpg"], "split": splits})
+    parquet.write_table(table, tmp_path / "t.parquet")
+    write(tmp_path / "t.jsonl", '{"path": "a.jpg", "split": "test"}\n{"path": "b.jpg"}\n')
+    for name in ("t.parquet", "t.jsonl"):
+        with pytest.raises(SourceError, match=r"found a split for . of . images; expected one"):
+            list_source(tmp_path / name)
+
+
+def test_splits_in_the_dress_of_folders(tmp_path: Path) -> None:
+    values = ["train2017", "trainset", "Training Set", "dev", "test1"]
+    rows = "".join(f"{i}.jpg,{value}\n" for i, value in enumerate(values))
+    source = list_source(write(tmp_path / "t.csv", f"path,split\n{rows}"))
+    assert [item.split for item in source.items] == [0, 0, 0, 1, 2]
+
+
+def test_rows_of_empty_cells_and_cells_of_any_length(tmp_path: Path) -> None:
+    text = f'path,label,mask\na.jpg, "x, y",{"1 " * 200_000}\n,,\n\n"b.jpg",z,\n\x1a'
+    source = list_source(write(tmp_path / "t.csv", text))
+    assert labels_of(source) == {"a.jpg": "x, y", "b.jpg": "z"}
+
+
+def test_names_of_columns_are_quoted_for_the_shell(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"with --columns 'path=Image Path'"):
+        list_source(write(tmp_path / "t.csv", "Image Path,label\na.jpg,x\n"))
+    with pytest.raises(SourceError, match=r"two columns are called 'label'; rename one of them"):
+        list_source(write(tmp_path / "u.csv", "path,label,label\na.jpg,x,y\n"))
+
+
+def test_the_columns_of_every_row_are_explained(tmp_path: Path) -> None:
+    lines = '{"path": "a.jpg", "label": "x"}\n{"path": "b.jpg", "class": "y"}\n'
+    said = said_by(list_source(write(tmp_path / "t.jsonl", lines)))
+    assert "--columns label=class" in said
+
+
+def test_groups_that_are_numbers_are_merged(tmp_path: Path) -> None:
+    source = list_source(write(tmp_path / "t.csv", "path,group\na.jpg,1\nb.jpg,1.0\nc.jpg,2\n"))
+    assert [item.group for item in source.items] == ["1", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (["a|b", "a", "b"], "1 label (a|b) that look like several"),
+        (["rust, scab", "rust, rot"], "2 labels (rust, rot, rust, scab)"),
+        (["['a', 'b']", "c"], "that look like several labels in one cell"),
+    ],
+)
+def test_several_labels_in_one_cell_are_told(labels: Sequence[str], words: str) -> None:
+    assert words in " ".join(clean_labels(labels)[1])
+
+
+def test_names_in_another_form_of_unicode_are_found(tmp_path: Path) -> None:
+    (tmp_path / "cafe\u0301.jpg").write_bytes(b"x")
+    source = list_source(table_of(tmp_path / "t.csv", {"caf\u00e9.jpg": "cat"}))
+    assert read_item(source.items[0]) == b"x"
 
 
 def test_most_paths_without_a_file_stop_the_run(

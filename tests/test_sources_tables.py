@@ -74,10 +74,11 @@ def test_paths_are_relative_to_the_table_or_absolute(tmp_path: Path) -> None:
     (tmp_path / "below").mkdir()
     (tmp_path / "below" / "a.png").write_bytes(b"a")
     (tmp_path / "b.png").write_bytes(b"b")
-    paths = ["a.png", "../b.png", str(tmp_path / "b.png"), "gone.png"]
+    (tmp_path / "c.png").write_bytes(b"c")
+    paths = ["a.png", "../b.png", str(tmp_path / "c.png"), "gone.png"]
     table = write_table(tmp_path / "below" / "table.csv", [{"path": path} for path in paths])
     items = {item.key: item for item in list_source(table).items}
-    assert [read_item(items[path]) for path in paths[:3]] == [b"a", b"b", b"b"]
+    assert [read_item(items[path]) for path in paths[:3]] == [b"a", b"b", b"c"]
     with pytest.raises(ImageError, match="No such file"):
         read_item(items["gone.png"])
     assert open_reader(table)("../b.png") == b"b"
@@ -94,7 +95,7 @@ WRONG = {
     "no path": ("file,label\na.png,cat\n", "", "column 'path' is unknown; .*known: file, label"),
     "no such column": ("path\na.png\n", "label=kind", "column 'kind' is unknown.*label=NAME"),
     "two columns": ("path,path\na.png,b.png\n", "", "two columns are called 'path'"),
-    "too few cells": ("path,label\na.png,cat\nb.png\n", "", "row 2: found 1 cells; expected 2"),
+    "too few cells": ("path,label\na.png,cat\nb.png\n", "", "row 2: found 1 cell; expected 2"),
     "empty path": ("path,label\na.png,cat\n,dog\n", "", "row 2: found '' in column path"),
     "unknown split": (
         "path,split\na.png,train\nb.png,fold\n",
@@ -104,7 +105,9 @@ WRONG = {
     "empty split": ("path,split\na.png,train\nb.png,\n", "", "row 2: found '' in column split"),
     "twice": ("path\na.png\nb.png\na.png\n", "", r"found a\.png in row 1 and 3"),
     "only a heading": ("path,label\n", "", "found no rows"),
-    "empty": ("", "", "column 'path' is unknown"),
+    "empty": ("", "", "found nothing; expected a table as text"),
+    "a web page": ("<html></html>", "", "found a web page; expected a table"),
+    "a spreadsheet": ("PK\3\4", "", "found a spreadsheet; expected a table"),
     "open quote": ('path\n"a.png\n', "", "cannot be read"),
     "NUL": ("path\na\0.png\n", "", "row 1: .*without NUL"),
 }

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from extract.core.errors import count_of, listed
 
-_WHOLE = re.compile(r"[+-]?\d+")
-_WHOLE_FLOAT = re.compile(r"([+-]?\d+)\.0*")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_WHOLE = re.compile(r"[+-]?\d{1,18}")
+_WHOLE_FLOAT = re.compile(r"([+-]?\d{1,18})\.0*")
+_NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|\.\d+)([eE][+-]?\d+)?")
 # Texts that stand for a missing value in tables of R, pandas, Excel and SQL.
 _MISSING = {"nan", "-nan", "na", "n/a", "#n/a", "#na", "<na>", "null", "nat"}
 _MISSING_EXACT = {"", "None", "\\N"}
@@ -25,11 +25,21 @@ def is_missing(text: str) -> bool:
     return text in _MISSING_EXACT or text.lower() in _MISSING
 
 
+def merge_numbers(texts: Iterable[str]) -> dict[str, str]:
+    """Return a name for each text: ``1.0`` is 1 if all are numbers, or if there is a 1, too."""
+    distinct = set(texts)
+    numbers = all(map(_NUMBER.fullmatch, distinct - {""}))
+    whole = {text: match[1] for text in distinct if (match := _WHOLE_FLOAT.fullmatch(text))}
+    return {
+        t: whole[t] if t in whole and (numbers or whole[t] in distinct) else t for t in distinct
+    }
+
+
 def clean_labels(texts: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the class of each label, "" for none, and warnings of what was changed.
 
-    ``1.0`` is 1 if all labels are numbers, texts such as ``NA`` are no label, and neither is -1,
-    unless 1 is the only other label.
+    ``1.0`` and 1 are one class, texts such as ``NA`` are no label, and neither is -1 beside 0 and
+    other numbers.
 
     Args:
         texts: The label of each image as text, without outer space.
@@ -37,31 +47,47 @@ def clean_labels(texts: Sequence[str]) -> tuple[list[str], list[str]]:
     sizes, warnings = Counter(texts), list[str]()
     name_of = {text: "" if is_missing(text) else text for text in sizes}
     if missing := [text for text in sizes if text and not name_of[text]]:
-        rows = count_of(sum(sizes[text] for text in missing), "image")
-        found = f"found {listed(missing, 'label')} that stand for a missing value"
-        warnings.append(f"{found}; {rows} are read as images without a label")
+        count = count_of(sum(sizes[text] for text in missing), "image")
+        found = f"found {listed(missing, 'label')} for missing values"
+        warnings.append(f"{found}; no label for {count}; rename what is a class in the table")
+    merged = merge_numbers(name for name in name_of.values() if name)
+    name_of = {text: merged.get(name, name) for text, name in name_of.items()}
     names = {name for name in name_of.values() if name}
     if names and all(map(_NUMBER.fullmatch, names)):
-        for text in names:
-            whole = _WHOLE_FLOAT.fullmatch(text)
-            name_of[text] = whole[1] if whole else text
-        numbers = {name_of[text] for text in names}
-        if "-1" in numbers and numbers - {"-1", "1", "+1"}:
-            name_of |= {text: "" for text in names if name_of[text] == "-1"}
-            count = sum(sizes[text] for text in names if not name_of[text])
-            found = f"found the label -1 of {count_of(count, 'image')} beside other numbers"
-            warnings.append(f"{found}; they are read as images without a label")
-        warnings += _warn_of_quantity(numbers - {"-1"}, len(texts))
+        others = names - {"-1"}
+        if "-1" in names and others - {"1", "+1"} and not any(n.startswith("-") for n in others):
+            count = count_of(sum(sizes[t] for t in sizes if name_of[t] == "-1"), "image")
+            warnings.append(f"found the label -1 beside 0 and above; no label for {count}")
+            name_of = {text: "" if name == "-1" else name for text, name in name_of.items()}
+        warnings += _warn_of_quantity(others, len(texts))
+    elif several := _several_in_one(names):
+        found = f"found {listed(several, 'label')} that look like several labels in one cell"
+        warnings.append(f"{found}; each is a class of its own")
     return [name_of[text] for text in texts], warnings
+
+
+def _several_in_one(names: Iterable[str]) -> list[str]:
+    """Return the names that are lists, or that join other names."""
+    names = set(names)
+    found = [name for name in names if name.startswith(("[", "{")) and name.endswith(("]", "}"))]
+    for separator in "|;,":
+        joined = {n: [part.strip() for part in n.split(separator)] for n in names if separator in n}
+        times = Counter(part for parts in joined.values() for part in set(parts))
+        found += [
+            n for n, parts in joined.items() if any(p in names or times[p] > 1 for p in parts)
+        ]
+    return found
 
 
 def _warn_of_quantity(numbers: Iterable[str], rows: int) -> list[str]:
     """Warn where numbers are too many, or too exact, to be classes."""
     numbers = list(numbers)
     exact = any(not is_whole(number) for number in numbers)
-    if len(numbers) > (10 if exact else 50) and (exact or 4 * len(numbers) > rows):
+    if exact or (len(numbers) > 50 and 4 * len(numbers) > rows):
         found = f"found {len(numbers):,} different numbers as labels of {count_of(rows, 'image')}"
-        return [f"{found}; this looks like a quantity, but heads learn classes; put it in ranges"]
+        example = f", such as {min(n for n in numbers if not is_whole(n))}" if exact else ""
+        what = "this looks like a quantity, but heads learn classes; put it in ranges"
+        return [f"{found}{example}; {what}"]
     return []
 
 
@@ -89,7 +115,7 @@ def describe_forms(names: Iterable[str]) -> Iterator[str]:
 
 
 def warn_of_lookalikes(sizes: Mapping[str, int]) -> Iterator[str]:
-    """Yield a warning of classes that differ only by case, space or invisible characters.
+    """Yield a warning of classes that differ only by case, space, zeros or what cannot be seen.
 
     Args:
         sizes: The number of images of each class.
@@ -100,14 +126,17 @@ def warn_of_lookalikes(sizes: Mapping[str, int]) -> Iterator[str]:
     for names in alike.values():
         if len(names) > 1:
             shown = listed((f"{_shown(name)}: {sizes[name]:,}" for name in names), "class name", 10)
-            differ = "differ only by case, space or form"
+            differ = "differ only by case, space, leading zeros or form"
             yield f"found {shown} that {differ}; rename them if they are one class"
 
 
 def _look(name: str) -> str:
     """Return what a reader sees of a name, without case and space."""
+    if is_whole(name):
+        return str(int(name))
     name = unicodedata.normalize("NFKC", name).casefold()
-    return "".join(c for c in name if unicodedata.category(c) not in ("Cf", "Zs", "Cc"))
+    shown = (c for c in name if unicodedata.category(c) not in ("Cf", "Zs", "Cc"))
+    return "".join(c for c in shown if not "\ufe00" <= c <= "\ufe0f")  # which form of an emoji
 
 
 def _shown(name: str) -> str:

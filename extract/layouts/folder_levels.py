@@ -210,9 +210,9 @@ def _read_groups(root: str, rests: Sequence[Folder], level: int) -> tuple[int, b
     repeated = len(seconds) > 1 and len(times) > 1 and 2 * again >= len(times)
     groups = len(tops) > 1 and _are_groups(tops)
     views = {name.casefold() for name in times} <= set(_VIEW_WORDS.split())
-    if groups and len(times) > 1 and len(deep) == len(rests) and not views:
-        if not _are_numbers(times):
-            return skipped, True
+    everywhere = len(deep) == len(rests) and len(times) > 1
+    if groups and everywhere and not views and not _are_numbers(times):
+        return skipped, True
     if repeated and (groups or not _are_numbers(times) or _are_numbers(tops)):
         raise _two_readings(root, tops, times, (level, level + skipped + 1))
     return 0, False

@@ -19,8 +19,8 @@ from extract.layouts.doubts import (
     warn_of_masks,
     warn_of_subfolders,
 )
-from extract.layouts.folder_levels import Folder, Place, read_levels, unlabelled_sections
-from extract.layouts.split_folders import split_in
+from extract.layouts.folder_levels import Place, read_levels, unlabelled_sections
+from extract.layouts.split_folders import Folder, split_in
 
 Named = Mapping[str, str]  # the columns or levels that the user has named, by role
 

@@ -2,7 +2,10 @@
 
 import difflib
 import math
+import shlex
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from extract.core.errors import SettingError, SourceError, listed, quoted, unknown_name
@@ -11,8 +14,9 @@ from extract.images.entries import Entry, Kind
 from extract.images.item import SPLIT_OF, SPLITS, Item, Read, Source
 from extract.images.kinds import unread_kind
 from extract.images.remote import hide_secrets
-from extract.layouts.class_names import clean_labels, is_missing
+from extract.layouts.class_names import clean_labels, is_missing, merge_numbers
 from extract.layouts.image_folder import check_classes, describe_unread, number_classes
+from extract.layouts.split_folders import split_in
 
 Named = Mapping[str, str]  # the columns that the user has named, by role
 Usual = Mapping[str, Sequence[str]]  # the columns that are tried otherwise, first to last
@@ -23,7 +27,7 @@ _NEAR = {
     "imgname imgid id uri url photo picture",
     "label": "labels class classes classname classid category categories species target y "
     "diagnosis dx tag tags breed finding annotation gt groundtruth",
-    "split": "splits set subset partition phase usage datasplit isvalid istest istrain",
+    "split": "splits set subset partition phase usage datasplit",
     "group": "groups patient patientid subject subjectid site case caseid groupid person lesionid",
 }
 # The words for validation images in tables; a folder with such a name may be a class.
@@ -79,11 +83,12 @@ def choose_columns(
         if column is None and role in (*named, "path"):
             problem = unknown_name(noun, names[0], known)
         elif column is not None and (known.count(column) > 1 or (not exact and len(fits) > 1)):
-            problem = f"two {noun}s are called {column.strip()!r}"
+            found = f"two {noun}s are called {column.strip()!r}"
+            raise SourceError(f"{where}: {found}; rename one of them")
         if problem:
             near = [name.strip() for name in known if _is_near(name, role)]
-            name = near[0] if len(near) == 1 else "NAME"
-            raise SourceError(f"{where}: {problem}; name the {role} with --columns {role}={name}")
+            named_so = _as_flag(role, near[0] if len(near) == 1 else "NAME")
+            raise SourceError(f"{where}: {problem}; name the {role} with {named_so}")
         chosen.append(column)
     return chosen
 
@@ -112,7 +117,7 @@ def explain_columns(
         near = [name for name in ignored if _is_near(name, role)]
         if column is None and near:
             found = f"ignored {listed(map(repr, near), 'column')}, for none is called {role}"
-            warnings.append(f"{found}; if it is the {role}, add --columns {role}={near[0].strip()}")
+            warnings.append(f"{found}; if it is the {role}, add {_as_flag(role, near[0].strip())}")
         elif column is None and role == "label" and ignored:
             found = f"found no labels: no column is called label among {listed(ignored, 'column')}"
             warnings.append(f"{found}; if one is the label, add --columns label=NAME")
@@ -120,7 +125,12 @@ def explain_columns(
 
 
 def _fold(name: str) -> str:
-    return name.strip().casefold()
+    visible = (c for c in name if unicodedata.category(c) != "Cf")  # a second byte-order mark
+    return "".join(visible).strip().casefold()
+
+
+def _as_flag(role: str, column: str) -> str:
+    return f"--columns {shlex.quote(f'{role}={column}')}"
 
 
 def _is_near(name: str, role: str) -> bool:
@@ -162,8 +172,10 @@ def arrange_rows(
     """
     images: dict[str, tuple[int | str, Item]] = {}
     labels: dict[str, str] = {}
+    has_split = 0
     for number, cells in rows:
         noun = "row" if isinstance(number, int) else "member"
+        has_split += cells[2] is not None
         path, label, split, group = _parse(f"{quoted(root)}: {noun} {number}", cells, named)
         key = hide_secrets(path)
         if key in images:
@@ -173,9 +185,22 @@ def arrange_rows(
         labels[key] = label
     if not images:
         raise SourceError(f"{quoted(root)}: found no rows; expected one for each image")
+    if 0 < has_split < len(images):
+        found = f"found a split for {has_split:,} of {len(images):,} images"
+        raise SourceError(f"{quoted(root)}: {found}; expected one for all or none")
     keys = sorted(images)
+    group_of = merge_numbers(item.group for _, item in images.values())
     names, warnings = clean_labels([labels[key] for key in keys])
-    ordered = [(images[key][1], name) for key, name in zip(keys, names, strict=True)]
+    items = (images[key][1] for key in keys)
+    ordered = [
+        (
+            item
+            if group_of[item.group] == item.group
+            else item._replace(group=group_of[item.group]),
+            name,
+        )
+        for item, name in zip(items, names, strict=True)
+    ]
     _check_vanished(root, ordered)
     warnings += check_classes((SPLITS[item.split], name) for item, name in ordered)
     notes = said.notes if said else []
@@ -201,6 +226,8 @@ def _parse(where: str, cells: Sequence[Any], named: Named) -> tuple[str, str, in
     path, label, split, group = texts = [_to_text(cell) for cell in cells]
     default = 0 if cells[2] is None and "split" not in named else None
     split_number = _SPLIT_VALUES.get(split.strip().lower(), default)
+    if split_number is None and (dress := split_in(split)) and dress.is_plain and not dress.weak:
+        split_number = dress.split
     bad = ["\0" in text for text in texts]
     if isinstance(cells[0], float):
         bad[0] = True
@@ -222,8 +249,14 @@ def _to_text(cell: Any) -> str:
     if cell is None:
         return ""
     if isinstance(cell, bytes):
-        cell = cell.decode("utf-8", "replace")
-    if type(cell) is float and (math.isnan(cell) or cell.is_integer()):
-        cell = "" if math.isnan(cell) else int(cell)  # pandas makes floats of whole numbers
+        try:
+            cell = cell.decode()
+        except UnicodeDecodeError:
+            return "\0"
+    if isinstance(cell, float | Decimal) and not math.isinf(cell):
+        if math.isnan(cell):
+            return ""
+        # pandas makes floats of whole numbers.
+        cell = int(cell) if cell == int(cell) else str(cell)
     text = str(cell) if isinstance(cell, int | str) else "\0"
     return text if text.isascii() or text.encode(errors="ignore").decode() == text else "\0"

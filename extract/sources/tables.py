@@ -13,7 +13,7 @@ from functools import partial
 from io import BytesIO, StringIO
 from typing import Any, BinaryIO
 
-from extract.core.errors import SourceError, quoted
+from extract.core.errors import SourceError, count_of, quoted
 from extract.images.item import Source, read_file, reading
 from extract.images.kinds import IMAGE_ENDINGS
 from extract.images.remote import hide_secrets, is_url, read_url, without_query
@@ -51,7 +51,11 @@ def list_table(root: str, named: Named, folder: str = "") -> Source:
     """
     read_rows = TABLE_FORMATS[os.path.splitext(without_query(root))[1].lower()]
     shown, said = hide_secrets(root), Said([], [])
+    if folder and not is_url(folder) and not os.path.isdir(folder):
+        raise SourceError(f"root: found {quoted(folder)}; expected the folder of the images")
     base = folder or folder_of(root)
+    if is_url(base) and not base.endswith("/"):
+        base += "/"
     with (
         reading(shown, "a table", "tables"),
         BytesIO(read_url(root)) if is_url(root) else open(root, "rb") as file,
@@ -77,10 +81,11 @@ def _mend_rows(
     numbers = [path for path in written if isinstance(path, int | str)]
     if len(numbers) < len(written) or not all(map(str, numbers)):
         return rows, ""  # arrange_rows names the row
-    paths, notes, problem = mend_paths(list(map(str, numbers)), base, folder)
-    said.notes.extend(notes)
-    mended = zip(rows, paths, strict=True)
-    return [(number, [path, *cells[1:]]) for (number, cells), path in mended], problem
+    mended = mend_paths(list(map(str, numbers)), base, folder)
+    said.notes.extend(mended.notes)
+    said.warnings.extend(mended.warnings)
+    pairs = zip(rows, mended.paths, strict=True)
+    return [(number, [path, *cells[1:]]) for (number, cells), path in pairs], mended.problem
 
 
 def _read_from(folder: str, path: str) -> bytes:
@@ -108,13 +113,21 @@ def _decode(where: str, content: bytes, said: Said) -> str:
 
 
 def _read_csv(where: str, file: BinaryIO, named: Named, said: Said, delimiter: str = ",") -> _Rows:
-    text = _decode(where, file.read(), said)
+    text = _decode(where, file.read(), said).rstrip("\x1a")  # the last byte of a text in DOS
+    if not text.strip() or text[:1] == "<" or text[:2] == "PK":
+        what = (
+            "nothing" if not text.strip() else "a spreadsheet" if text[0] == "P" else "a web page"
+        )
+        raise SourceError(f"{where}: found {what}; expected a table as text; save it as CSV")
     if match := re.match(r"sep=(.)\r?\n", text):  # Excel's own line
         text = text[match.end() :]
     found = _find_separator(text, named, delimiter)
     if found != delimiter:
         said.notes.append(f"cells are separated by a {_SEPARATORS[found]}")
-    table = csv.reader(StringIO(text, newline=""), delimiter=found, strict=True)
+    csv.field_size_limit(2**31 - 1)  # a cell may hold a mask
+    table = csv.reader(
+        StringIO(text, newline=""), delimiter=found, strict=True, skipinitialspace=True
+    )
     heading = next((cells for cells in table if any(cells)), [])
     if any(cell.strip().lower().endswith(IMAGE_ENDINGS) for cell in heading):
         problem = f"found {', '.join(heading)[:100]!r} as the first line"
@@ -123,11 +136,12 @@ def _read_csv(where: str, file: BinaryIO, named: Named, said: Said, delimiter: s
     _tell_columns(heading, columns, said)
     places = [None if column is None else heading.index(column) for column in columns]
     for number, cells in enumerate(table, 1):
-        if cells and len(cells) != len(heading):
-            problem = f"found {len(cells)} cells; expected {len(heading)}, as in the heading"
-            raise SourceError(f"{where}: row {number}: {problem}")
-        if cells:  # the line is not empty
-            yield number, [None if place is None else cells[place] for place in places]
+        if not any(cells):
+            continue
+        if len(cells) != len(heading):
+            problem = f"found {count_of(len(cells), 'cell')}; expected {len(heading)}"
+            raise SourceError(f"{where}: row {number}: {problem}, as in the heading")
+        yield number, [None if place is None else cells[place] for place in places]
 
 
 def _find_separator(text: str, named: Named, usual: str) -> str:
@@ -135,7 +149,13 @@ def _find_separator(text: str, named: Named, usual: str) -> str:
     most = usual, 0
     for separator in dict.fromkeys((usual, *_SEPARATORS)):
         heading = next(
-            filter(any, csv.reader(StringIO(text[:100_000], newline=""), delimiter=separator)), []
+            filter(
+                any,
+                csv.reader(
+                    StringIO(text[:100_000], newline=""), delimiter=separator, skipinitialspace=True
+                ),
+            ),
+            [],
         )
         try:
             choose_columns("", heading, named)
@@ -149,8 +169,8 @@ def _find_separator(text: str, named: Named, usual: str) -> str:
 
 def _tell_columns(known: Sequence[str], columns: Sequence[str | None], said: Said) -> None:
     notes, warnings = explain_columns(known, columns)
-    said.notes.extend(notes)
-    said.warnings.extend(warnings)
+    said.notes.extend(note for note in notes if note not in said.notes)
+    said.warnings.extend(warning for warning in warnings if warning not in said.warnings)
 
 
 def _read_json(where: str, file: BinaryIO, named: Named, said: Said) -> _Rows:
@@ -161,8 +181,7 @@ def _read_json(where: str, file: BinaryIO, named: Named, said: Said) -> _Rows:
             row = parse_json(f"{where}: row {number}", line)
             if (keys := tuple(row)) not in chosen:
                 chosen[keys] = choose_columns(f"{where}: row {number}", keys, named)
-                if len(chosen) == 1:
-                    _tell_columns(keys, chosen[keys], said)
+                _tell_columns(keys, chosen[keys], said)
             yield number, [row.get(column) for column in chosen[keys]]
 
 
