@@ -183,14 +183,15 @@ def _predict(part: np.ndarray, cell: Cell) -> bytes:
 
 
 def _compress(part: bytes, cell: Cell) -> bytes:
-    packed = _pack(part, cell.compression)
+    packed = pack_bytes(part, cell.compression)
     if cell.fill == 2:
         bits = np.unpackbits(np.frombuffer(packed, np.uint8))
         packed = np.packbits(bits, bitorder="little").tobytes()
     return packed
 
 
-def _pack(part: bytes, compression: str) -> bytes:
+def pack_bytes(part: bytes, compression: str) -> bytes:
+    """Compress the bytes of a strip or tile."""
     if compression in ("deflate", "old deflate"):
         return zlib.compress(part)
     if compression == "packbits":

@@ -80,7 +80,8 @@ def read_tiff(content: bytes, notes: list[Note]) -> Any:
         with reasons("TIFF"):
             image.load()
         return _correct(image, layout, tags, notes)
-    _refuse_unread(layout, tags)
+    with reasons("TIFF"):
+        _refuse_unread(layout, tags)
     return _to_image(_read_samples(content, layout), layout, tags, notes)
 
 
@@ -100,9 +101,9 @@ def _correct(image: Any, layout: Layout, tags: Mapping[int, Any], notes: list[No
         grey = to_bytes(np.asarray(image), layout.bits, notes)
         return Image.fromarray(255 - grey if layout.photometric == WHITE else grey)
     if image.mode in ("P", "PA"):
-        entries = np.asarray(tags[320])
-        if entries.max() < 256:  # written with 8 bits, as libtiff takes them too
-            image.putpalette(entries.reshape(3, -1).T.astype(np.uint8).tobytes())
+        palette = _read_palette(tags)
+        with reasons("TIFF"):
+            image.putpalette(palette[:256].tobytes())
     if layout.bits == 16:
         note_high_bytes(image, notes)
     return image
@@ -137,6 +138,7 @@ def _refuse_unread(layout: Layout, tags: Mapping[int, Any]) -> None:
         "levels or subsampling unlike JPEG's": (
             photometric == YCBCR and (layout.bits != 8 or not is_plain(tags))
         ),
+        "inks other than CMYK": photometric == CMYK and tags.get(332, 1) != 1,
         "associated alpha": ASSOCIATED in layout.extra and photometric not in (BLACK, RGB),
     }
     name = f"is a TIFF in {_NAMES[photometric]} with"
@@ -231,11 +233,18 @@ def _to_image(
 
 
 def _look_up(places: np.ndarray, tags: Mapping[int, Any]) -> np.ndarray:
-    entries = np.asarray(tags.get(320, ()), np.int64).ravel()
-    if len(entries) % 3 or len(entries) <= 3 * int(places.max()):
+    palette = _read_palette(tags)
+    if len(palette) <= int(places.max()):
         raise ImageError("is a TIFF whose palette has too few entries")
-    entries = entries if entries.max() < 256 else entries >> 8
-    return np.asarray(entries.reshape(3, -1).T.astype(np.uint8)[places])
+    return np.asarray(palette[places])
+
+
+def _read_palette(tags: Mapping[int, Any]) -> np.ndarray:
+    """Return (N, 3) uint8 colours."""
+    with reasons("TIFF"):
+        entries = np.asarray(tags[320]).ravel().astype(np.uint16).reshape(3, -1).T
+    # Some are written with 8 bits; libtiff tells them by this too.
+    return (entries if entries.max() < 256 else entries >> 8).astype(np.uint8)
 
 
 def _with_alpha(image: Any, alpha: np.ndarray, kind: int) -> Any:

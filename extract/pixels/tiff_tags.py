@@ -130,7 +130,6 @@ def is_right_in_pillow(layout: Layout, tags: Mapping[int, Any]) -> bool:
     is_signed, is_big_endian = layout.sample_format == 2, layout.byte_order[:2] == b"MM"
     padded = layout.planar and layout.extra and layout.alpha is None
     sometimes = padded or layout.compression in _PILLOW_SOMETIMES
-    is_jpeg = layout.compression in (_OLD_JPEG, JPEG)
     return not (
         layout.byte_order == _BIG_ENDIAN_BIG
         or layout.sample_format not in (1, 2)
@@ -142,7 +141,9 @@ def is_right_in_pillow(layout: Layout, tags: Mapping[int, Any]) -> bool:
         or (associated and one_colour)
         or (layout.planar and (one_colour or photometric == LAB))
         or (layout.planar and raw and (bits > 8 or associated))
-        or (photometric == YCBCR and not is_jpeg and (raw or not is_plain(tags)))
+        # libtiff leaves out tiles of these that are cut.
+        or (photometric == YCBCR and (raw or (322 in tags and layout.compression != JPEG)))
+        or (photometric == CMYK and tags.get(332, 1) != 1)
     )
 
 
