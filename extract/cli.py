@@ -6,7 +6,7 @@ from typing import Any
 
 from extract.core.config import ExtractConfig, TrunkSpec, ViewSpec
 from extract.core.console import Parser, add_common_flags, log, run_command
-from extract.core.errors import ExitCode, SettingError, quoted
+from extract.core.errors import ExitCode, SettingError, count_of, quoted
 from extract.core.flags import add_flags, given_settings
 
 _EXAMPLES = """\
@@ -91,7 +91,8 @@ def _report(summary: Any) -> None:
     spent = summary.seconds
     speed = summary.computed / max(spent.work, 1e-9)
     log.info(
-        f"{summary.out}: {summary.images} images, {len(summary.class_names)} classes, {shapes}; "
+        f"{summary.out}: {count_of(summary.images, 'image')}, "
+        f"{count_of(len(summary.class_names), 'class')}, {shapes}; "
         f"{summary.computed} new in {spent.start + spent.work:.1f} s: start {spent.start:.1f} s, "
         f"then {speed:.0f} images/s (trunk {spent.trunk:.1f} s, write {spent.write:.1f} s, waiting "
         f"for images {spent.wait:.1f} s; meanwhile read {spent.read:.1f} s, decode "
@@ -100,9 +101,9 @@ def _report(summary: Any) -> None:
     if error := summary.error:
         found = f"relative error {error['relative']:.2g}, cosine {error['cosine']:.5f}"
         log.info(f"against float32, on {error['images']} images: {found}")
-    can_train = len(summary.class_names) > 1
+    can_train = len(summary.class_names) > 1 and len(summary.failed) < summary.images
     command = "train-head" if can_train else "show-features"
-    why = "" if can_train else "a head needs two classes; "
+    why = "" if can_train else "a head needs images of two classes; "
     log.info("%snext: %s %s", why, command, shlex.quote(str(summary.out)))
 
 

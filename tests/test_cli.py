@@ -57,7 +57,9 @@ def test_what_comes_next_can_be_done(
     assert capsys.readouterr().err.splitlines()[-1] == f"next: train-head '{out}'"
     assert extract(images / "train/cat", tmp_path / "flat.h5", *QUICK_FLAGS) == 0
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last == "a head needs two classes; next: show-features " + str(tmp_path / "flat.h5")
+    assert last == "a head needs images of two classes; next: show-features " + str(
+        tmp_path / "flat.h5"
+    )
 
 
 def test_flags_may_stand_between_the_words(images: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from extract.core.errors import SettingError, SourceError, listed, quoted
 from extract.images.item import SPLIT_OF, SPLITS
-from extract.layouts.doubts import PARTS
+from extract.layouts.doubts import PARTS, is_no_class
 from extract.layouts.split_folders import (
     Folder,
     pass_inner_wrappers,
@@ -245,10 +245,13 @@ def _are_numbers(names: Iterable[str]) -> bool:
 
 
 def unlabelled_sections(places: Sequence[Place]) -> set[str]:
-    """Return the splits whose only class is in no split of several classes, if there are such."""
+    """Return the splits without labels: their only folder names no class of other splits, or none."""
     names = defaultdict[str, set[str]](set)
     for place in places:
         names[place.section].add(place.name)
     classes = set[str]().union(*(own for own in names.values() if len(own) > 1)) - {""}
     single = {section for section, own in names.items() if len(own) == 1 and "" not in own}
+    all_names = set[str]().union(*names.values())
+    if len(all_names) == 1 and all(map(is_no_class, all_names)):
+        return single
     return {section for section in single if classes and not names[section] & classes}

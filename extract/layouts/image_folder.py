@@ -14,7 +14,6 @@ from extract.images.kinds import unread_kind
 from extract.layouts.class_names import describe_forms, order_names, to_nfc, warn_of_lookalikes
 from extract.layouts.doubts import (
     check_parts,
-    is_no_class,
     warn_of_labels_elsewhere,
     warn_of_masks,
     warn_of_subfolders,
@@ -61,30 +60,19 @@ def arrange_folder(
     lost = [layout.places[_folder_of(entry.key, skip)] for entry in unread]
     _check_vanished(root, places, lost, unread)
     bare = unlabelled_sections(places)
-    if len(names := {place.name for place in places}) == 1 and all(map(is_no_class, names)):
-        bare = {place.section for place in places}
     warnings = [_explain_unlabelled(name, places) for name in sorted(bare)]
     places = [place._replace(name="") if place.section in bare else place for place in places]
-    rows = [
-        (Item(image.key, image.path, -1, place.split, place.group, read), place.name)
-        for image, place in zip(images, places, strict=True)
-    ]
+    pairs = zip(images, places, strict=True)
+    rows = [(Item(e.key, e.path, -1, p.split, p.group, read), p.name) for e, p in pairs]
     class_names = {place.name for place in places} - {""}
     if not named:
-        warnings += check_parts(root, class_names, layout.level)
-    warnings += warn_of_masks([image.key for image in images])
-    if len(class_names) < 2:
-        other_keys = [entry.key for entry in by_kind[Kind.OTHER]]
-        warnings += warn_of_labels_elsewhere([image.key for image in images], other_keys)
-    elif not named:
         inside = (layout.inside[_folder_of(image.key, skip)] for image in images)
+        warnings += check_parts(root, class_names, layout.level)
         warnings += warn_of_subfolders(inside, layout.level)
-    warnings += _empty_folders(by_kind[Kind.FOLDER], (image.key for image in images), class_names)
     warnings += check_classes((place.section, place.name) for place in places)
-    warnings += _passed_over(by_kind)
+    warnings += _warn_of_files(by_kind, class_names)
     pattern = layout.pattern if class_names else layout.pattern.removesuffix("CLASS").rstrip("/")
-    notes = [f"read as {pattern}"] * bool(pattern)
-    return number_classes(root, rows, warnings, notes)
+    return number_classes(root, rows, warnings, [f"read as {pattern}"] * bool(pattern))
 
 
 def number_classes(
@@ -170,8 +158,13 @@ def _check_vanished(
         raise SourceError(f"{quoted(root)}: {problem}")
 
 
-def _passed_over(by_kind: Mapping[Kind, Sequence[Entry]]) -> Iterator[str]:
-    """Warn of files that are passed over."""
+def _warn_of_files(by_kind: Mapping[Kind, Sequence[Entry]], class_names: Set[str]) -> Iterator[str]:
+    """Warn of labels in other files, of masks, of empty folders and of what is passed over."""
+    keys = [image.key for image in by_kind[Kind.IMAGE]]
+    if len(class_names) < 2:
+        yield from warn_of_labels_elsewhere(keys, [entry.key for entry in by_kind[Kind.OTHER]])
+    yield from warn_of_masks(keys)
+    yield from _empty_folders(by_kind[Kind.FOLDER], keys, class_names)
     if unread := by_kind[Kind.UNREAD]:
         yield f"passed over {describe_unread(unread)}"
     if others := by_kind[Kind.OTHER]:

@@ -170,41 +170,36 @@ def arrange_rows(
         SourceError: There is no row, two rows have one image, a cell has no meaning, or a class has
             only images of a kind that is not read.
     """
-    images: dict[str, tuple[int | str, Item]] = {}
-    labels: dict[str, str] = {}
-    has_split = 0
+    images: dict[str, tuple[int | str, Item, str]] = {}
+    with_split = 0
     for number, cells in rows:
         noun = "row" if isinstance(number, int) else "member"
-        has_split += cells[2] is not None
+        with_split += cells[2] is not None
         path, label, split, group = _parse(f"{quoted(root)}: {noun} {number}", cells, named)
         key = hide_secrets(path)
         if key in images:
             places = f"{noun} {images[key][0]} and {number}"
             raise SourceError(f"{quoted(root)}: found {quoted(key)} in {places}; remove one")
-        images[key] = number, Item(key, path, -1, split, group, read)
-        labels[key] = label
+        images[key] = number, Item(key, path, -1, split, group, read), label
     if not images:
         raise SourceError(f"{quoted(root)}: found no rows; expected one for each image")
-    if 0 < has_split < len(images):
-        found = f"found a split for {has_split:,} of {len(images):,} images"
+    if 0 < with_split < len(images):
+        found = f"found a split for {with_split:,} of {len(images):,} images"
         raise SourceError(f"{quoted(root)}: {found}; expected one for all or none")
-    keys = sorted(images)
-    group_of = merge_numbers(item.group for _, item in images.values())
-    names, warnings = clean_labels([labels[key] for key in keys])
-    items = (images[key][1] for key in keys)
-    ordered = [
-        (
-            item
-            if group_of[item.group] == item.group
-            else item._replace(group=group_of[item.group]),
-            name,
-        )
-        for item, name in zip(items, names, strict=True)
-    ]
-    _check_vanished(root, ordered)
-    warnings += check_classes((SPLITS[item.split], name) for item, name in ordered)
-    notes = said.notes if said else []
-    return number_classes(root, ordered, [*(said.warnings if said else []), *warnings], notes)
+    return _name_classes(root, [images[key][1:] for key in sorted(images)], said or Said([], []))
+
+
+def _name_classes(root: str, rows: Sequence[tuple[Item, str]], said: Said) -> Source:
+    """Return a source of items, each with its label as text."""
+    items, labels = [item for item, _ in rows], [label for _, label in rows]
+    names, warnings = clean_labels(labels)
+    group_of = merge_numbers(item.group for item in items)
+    if any(group != merged for group, merged in group_of.items()):
+        items = [item._replace(group=group_of[item.group]) for item in items]
+    named = list(zip(items, names, strict=True))
+    _check_vanished(root, named)
+    warnings += check_classes((SPLITS[item.split], name) for item, name in named)
+    return number_classes(root, named, [*said.warnings, *warnings], said.notes)
 
 
 def _check_vanished(root: str, rows: Iterable[tuple[Item, str]]) -> None:

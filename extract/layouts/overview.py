@@ -10,6 +10,7 @@ from extract.images.item import SPLITS, Source
 
 NO_LABEL = "(no label)"
 _MOST_CLASSES = 10
+_LONGEST_NAME = 60
 
 
 def count_images(
@@ -48,13 +49,18 @@ def format_counts(
     shown = names if most is None or len(names) <= most + 1 else names[:most]
     cells = [[split.get(name, 0) for split in splits] for name in shown]
     rows: list[tuple[str, list[Any]]] = [("", list(counts))]
-    rows += zip(map(quoted, shown), cells, strict=True)
+    rows += zip(map(_shorten, shown), cells, strict=True)
     if rest := names[len(shown) :]:
         left = [sum(split.get(name, 0) for name in rest) for split in splits]
         rows.append((f"and {len(rest):,} more", left))
     rows.append(("all", [sum(split.values()) for split in splits]))
     width = max(len(name) for name, _ in rows)
     return [f"{name:<{width}}" + "".join(f"{cell:>12}" for cell in cells) for name, cells in rows]
+
+
+def _shorten(name: str) -> str:
+    name = quoted(name)
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."
 
 
 def describe_source(source: Source) -> str:

@@ -89,9 +89,11 @@ def log_plan(run: RunSettings, source: Source, engine: Engine) -> None:
     shards = count_of(-(-len(source.items) // SHARD_ROWS), "shard")
     within = f" in {shards} in {run.config.shards}" if run.config.shards else ""
     layers = ", ".join(f"{layer} {shape}" for layer, shape in engine.shapes.items())
+    images = count_of(len(source.items), "image")
+    classes = count_of(len(source.class_names), "class")
     log.info(
-        f"would {action} {run.out}{reason and f', for {reason}'}: {len(source.items)} images of "
-        f"{len(source.class_names)} classes{and_views(run.views.views)}, {done} done before; "
+        f"would {action} {run.out}{reason and f', for {reason}'}: {images} of {classes}"
+        f"{and_views(run.views.views)}, {done} done before; "
         f"{engine.spec.trunk} at {layers} in {run.config.dtype}, {show_bytes(layout.size)}{within}"
     )
 
