@@ -1,3 +1,4 @@
+import gzip
 import io
 import json
 import os
@@ -468,3 +469,68 @@ def test_backslashes_from_an_issue() -> None:
         f"train/{name}/{i}.jpg": (name, 0, "") for name in ("cat", "dog") for i in range(3)
     }
     assert read_item(source.items[0])[:2] == b"\xff\xd8"
+
+
+def tar_of(contents: Mapping[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(None, "w", stream) as file:
+        for name, content in contents.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+    return stream.getvalue()
+
+
+CATS = tar_of({"cat/0.png": b"c0", "cat/1.png": b"c1"})
+DOGS = tar_of({"dog/0.png": b"d0", "dog/1.png": b"d1"})
+
+
+@pytest.mark.parametrize("form", ["a.tar", "a.tar.gz"])
+def test_joined_tars_are_read_to_the_end(tmp_path: Path, form: str) -> None:
+    """Source of the case: https://github.com/plougher/squashfs-tools/issues/212."""
+    content = CATS + DOGS
+    if form.endswith("gz"):
+        content = gzip.compress(CATS) + gzip.compress(DOGS)
+    (tmp_path / form).write_bytes(content)
+    source = list_source(tmp_path / form)
+    assert [read_item(item) for item in source.items] == [b"c0", b"c1", b"d0", b"d1"]
+    assert source.class_names == ("cat", "dog")
+    second = subprocess.run(
+        ["tar", "--ignore-zeros", "-tf", tmp_path / form],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert second.stdout.split() == [item.key for item in source.items]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (CATS[:2048], "has no end at byte 2,048, so it may be cut off"),
+        (CATS[:1024] + b"x" + CATS[1025:], "the header at byte 1,024 is damaged"),
+        (CATS + DOGS[:1024] + b"x" + DOGS[1025:], "is damaged; make the archive again"),
+    ],
+)
+def test_a_tar_that_ends_early_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    """Source of the case: https://github.com/python/cpython/issues/120740."""
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(SourceError, match=message):
+        list_source(tmp_path / "a.tar")
+    if "no end" in message:  # the advice helps
+        (tmp_path / "a.tar").write_bytes(content + bytes(1024))
+        assert len(list_source(tmp_path / "a.tar").items) == 2
+
+
+def test_hard_links_are_the_files_that_they_lead_to(tmp_path: Path) -> None:
+    """Source of the case: https://github.com/mxmlnkn/ratarmount/issues/28."""
+    for name in ("train/cat", "train/dog", "test/cat", "test/dog"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+    for name in ("cat", "dog"):
+        (tmp_path / "set/train" / name / "0.png").write_bytes(name.encode())
+        os.link(tmp_path / "set/train" / name / "0.png", tmp_path / "set/test" / name / "0.png")
+    words = ["tar", "-cf", tmp_path / "a.tar", "-C", tmp_path / "set", "train", "test"]
+    subprocess.run(words, check=True)
+    source = list_source(tmp_path / "a.tar")
+    assert placed(source) == placed(list_source(tmp_path / "set"))
+    assert [read_item(item) for item in source.items] == [b"cat", b"dog", b"cat", b"dog"]

@@ -165,3 +165,16 @@ def test_what_is_to_be_stored_is_read(tmp_path: Path, name: str) -> None:
     stored = eval(code, {"x": arrays["x"]})
     item = list_source(write(tmp_path / "b.npz", {"x": stored})).items[0]
     np.testing.assert_array_equal(decode(read_item(item), (9, 8)), COLOUR[0])
+
+
+def test_images_on_the_last_axis_are_refused(tmp_path: Path) -> None:
+    """Source of the case: https://github.com/basveeling/pcam/issues/7."""
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 6), dtype=np.uint8)
+    np.save(tmp_path / "a.npy", pixels)
+    with pytest.raises(
+        SourceError, match=r"images on its last axis; store image.transpose\(2, 0, 1"
+    ):
+        list_source(tmp_path / "a.npy")
+    for stored, count in ((pixels.transpose(2, 0, 1), 6), (pixels[..., None], 32)):  # the advice
+        np.save(tmp_path / "a.npy", stored)
+        assert len(list_source(tmp_path / "a.npy").items) == count

@@ -620,3 +620,37 @@ def test_damaged_columns_are_named_and_lead_nowhere(ending: str, tmp_path: Path)
         check=False,
     )
     assert child.returncode == 0, child.stderr
+
+
+def test_only_the_files_that_a_saved_set_names_are_read(tmp_path: Path) -> None:
+    """Source of the case: https://github.com/allenai/open-instruct/pull/638."""
+    folder = save_to_disk(tmp_path / "set", table())
+    write_stream(folder / "cache-2d0a802b78a30b76.arrow", table(range(3)))
+    listed = [{"filename": "data-00000-of-00001.arrow"}]
+    (folder / "state.json").write_text(json.dumps({"_data_files": listed}))
+    assert [item.key for item in list_source(folder).items] == sorted(NAMES)
+    listed.append({"filename": "data-00001-of-00001.arrow"})
+    (folder / "state.json").write_text(json.dumps({"_data_files": listed}))
+    with pytest.raises(SourceError, match=r"found no 1 file \(data-00001.*state.json names; save"):
+        list_source(folder)
+
+
+def test_bytes_beside_paths_of_another_machine_are_the_images(tmp_path: Path) -> None:
+    """Source of the case: https://github.com/Roblox/FAI-RL/pull/81."""
+    content = {"path": [f"/data/{name}" for name in NAMES], "image": CONTENTS, "label": LABELS}
+    parquet.write_table(pa.table(content), tmp_path / "a.parquet")
+    source = list_source(tmp_path / "a.parquet")
+    assert [read_item(item) for item in source.items] == CONTENTS
+    assert [item.label for item in source.items] == LABELS
+
+
+def test_features_beside_folders_of_images_are_no_images(tmp_path: Path) -> None:
+    for place in ("train/cat", "train/dog", "test/cat"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "0.png").write_bytes(CONTENTS[0])
+    parquet.write_table(pa.table({"emb": [b"a"], "label": [1]}), tmp_path / "embeddings.parquet")
+    assert keys_and_splits(list_source(tmp_path)) == [
+        ("test/cat/0.png", 2),
+        ("train/cat/0.png", 0),
+        ("train/dog/0.png", 0),
+    ]

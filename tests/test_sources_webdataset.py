@@ -151,3 +151,29 @@ def test_names_with_dates_from_an_issue() -> None:
         "IMG_2025.01.02.jpg": "cat",
         "IMG_2025.01.03.jpg": "dog",
     }
+
+
+def test_images_that_share_a_label_file_are_one_group(tmp_path: Path) -> None:
+    """Source of the case: https://github.com/webdataset/webdataset/issues/20."""
+    contents: dict[str, bytes] = {}
+    for i, name in enumerate((b"cat", b"dog")):
+        contents |= {f"{i}.left.png": b"l", f"{i}.right.png": b"r", f"{i}.cls": name}
+    source = list_source(pack(tmp_path / "a.tar", contents))
+    assert placed(source) == {
+        "0.left.png": ("cat", 0, "0.cls"),
+        "0.right.png": ("cat", 0, "0.cls"),
+        "1.left.png": ("dog", 0, "1.cls"),
+        "1.right.png": ("dog", 0, "1.cls"),
+    }
+    found = "found 2 label files of several images, such as 0.cls of 0.left.png, 0.right.png"
+    assert any(found in said for said in source.warnings)
+
+
+def test_json_with_a_label_of_another_name(tmp_path: Path) -> None:
+    """Source of the case: https://github.com/mlfoundations/open_clip/issues/480."""
+    contents = {f"{i}.png": b"x" for i in "01"} | {f"{i}.json": b'{"class": "a"}' for i in "01"}
+    path = pack(tmp_path / "a.tar", contents)
+    source = list_source(path)
+    assert source.class_names == ()
+    assert any("add --columns label=NAME" in said for said in source.warnings)
+    assert list_source(path, "label=class").class_names == ("a",)

@@ -91,7 +91,10 @@ def warn_of_labels_elsewhere(keys: Sequence[str], others: Iterable[str]) -> Iter
     beside = [key for key in others if basename(splitext(key)[0]) in stems]
     if beside:
         found = f"found no labels, but {listed(beside, 'file')} with the names of images"
-        yield f"{found}; to use labels in them, write a table with the columns path and label"
+        remedy = "write a table with the columns path and label"
+        if beside[0].lower().endswith(".json"):
+            remedy = f"add --columns label=NAME, or {remedy}"
+        yield f"{found}; to use labels in them, {remedy}"
     elif words := _first_words(keys):
         found = f"found no labels, but names of images begin or end with {listed(words, 'word', 5)}"
         yield f"{found}; if these are the classes, make a folder for each, or write a table"

@@ -245,7 +245,7 @@ def _are_numbers(names: Iterable[str]) -> bool:
 
 
 def unlabelled_sections(places: Sequence[Place]) -> set[str]:
-    """Return the splits without labels: their only folder names no class of other splits, or none."""
+    """Return the splits without labels: their only folder names no class, or none of another."""
     names = defaultdict[str, set[str]](set)
     for place in places:
         names[place.section].add(place.name)

@@ -19,6 +19,7 @@ from extract.core.errors import ImageError, SourceError, count_of, quoted
 from extract.images.item import read_part, reading, reason_of, to_utf8
 from extract.images.kinds import is_system_file
 from extract.images.remote import attempt, explain, hide_secrets, is_url, read_range, without_query
+from extract.images.tar_members import list_members
 from extract.images.unpack import (
     fetch_command,
     is_packed,
@@ -221,16 +222,9 @@ def _list_zip(file: BinaryIO, shard: str, read_at: ReadAt) -> _Members:
 
 
 def _list_tar(file: Any, read_at: ReadAt) -> _Members:
-    with tarfile.open(None, "r:", file) as members:
-        return [
-            (
-                info.name + "/" * info.isdir(),
-                _Member(read_at, info.offset_data, info.size)
-                if info.isreg() and not info.issparse()
-                else None,
-            )
-            for info in members
-        ]
+    return [
+        (name, _Member(read_at, *place) if place else None) for name, place in list_members(file)
+    ]
 
 
 def _list_gzip(shard: str) -> _Members:

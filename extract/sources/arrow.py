@@ -121,9 +121,10 @@ def image_column(schema: Any, named: Named, paths: bool = False) -> str | None:
     texts = [field.name for field in schema if paths and _has_paths(field.type)]
     if "path" in named:
         return named["path"] if named["path"] in fits + texts else None
-    if "path" in schema.names and "path" not in fits:  # the paths of images in other files
-        return "path" if "path" in texts else None
     usual = [name for name in _USUAL_IMAGES if name in fits]
+    # Without images under a usual name, these are the paths of images in other files.
+    if "path" in schema.names and "path" not in fits and not usual:
+        return "path" if "path" in texts else None
     usual_texts = [name for name in _USUAL_IMAGES if name in texts]
     return next(iter(usual or (fits if len(fits) == 1 else usual_texts)), None)
 

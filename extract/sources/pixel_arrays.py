@@ -110,6 +110,9 @@ def _flaw(name: str, array: Any) -> str | None:
     flaw = None
     if len(shape) == 3 and shape[2] in (1, 3, 4):
         flaw = f"{name} looks like one image; if it is, store {name}[None]"
+    elif len(shape) == 3 and shape[0] == shape[1] != shape[2]:
+        flaw = f"{name} looks like images on its last axis; store {name}.transpose(2, 0, 1), "
+        flaw += f"or {name}[..., None] if they are on the first"
     elif len(shape) == 4 and shape[3] not in (1, 3):
         if shape[1] in (1, 3):
             flaw = f"{name} has its channels first; store {name}.transpose(0, 2, 3, 1)"

@@ -1,5 +1,6 @@
 """Files that hold their images row by row -> items: Arrow, Parquet, TFRecord, HDF5, NumPy."""
 
+import json
 import os
 import re
 from collections import Counter
@@ -167,7 +168,7 @@ def _saved_splits(root: str, folders: Sequence[str]) -> list[RecordFile]:
 
 
 def _saved_files(folder: str) -> list[RecordFile]:
-    names = [name for name in _scan(folder)[0] if name.endswith(".arrow")]
+    names = _listed_files(folder)
     if not names:
         raise SourceError(f"{quoted(folder)}: found no .arrow file; expected some beside {_STATE}")
     many = len(names) > 1
@@ -175,6 +176,20 @@ def _saved_files(folder: str) -> list[RecordFile]:
     return [
         RecordFile(f"{name}/" * many, path, None) for name, path in zip(names, paths, strict=True)
     ]
+
+
+def _listed_files(folder: str) -> list[str]:
+    """Return the files that belong to a saved set: others are caches, or of an earlier one."""
+    names = [name for name in _scan(folder)[0] if name.endswith(".arrow")]
+    try:
+        with open(os.path.join(folder, _STATE), "rb") as file:
+            listed_names = [entry["filename"] for entry in json.load(file)["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return names
+    if lost := set(map(str, listed_names)) - set(names):
+        problem = f"found no {listed(lost, 'file')} of those that {_STATE} names"
+        raise SourceError(f"{quoted(folder)}: {problem}; save the set again")
+    return sorted(listed_names)
 
 
 def _search_below(
@@ -205,13 +220,12 @@ def _search_below(
     return found, others
 
 
-def _has_image(folder: str) -> bool:
-    with suppress(OSError), os.scandir(folder) as scanned:
-        return any(
-            entry.name.lower().endswith(IMAGE_ENDINGS) and not is_system_file(entry.name)
-            for entry in scanned
-        )
-    return False
+def _has_image(folder: str, depth: int = _DEEPEST) -> bool:
+    """Whether there is an image in a folder, or in those in it."""
+    names, inner = _scan(folder)
+    if any(name.lower().endswith(IMAGE_ENDINGS) for name in names):
+        return True
+    return depth > 0 and any(_has_image(os.path.join(folder, each), depth - 1) for each in inner)
 
 
 def _with_splits(root: str, files: Sequence[tuple[str, str]]) -> list[RecordFile]:

@@ -2,13 +2,13 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from extract.core.errors import SourceError, listed, quoted
+from extract.core.errors import SourceError, count_of, listed, quoted
 from extract.core.flags import ROLES
 from extract.images.entries import Entry, Kind, kind_by_ending
 from extract.images.item import Source, reading
@@ -73,11 +73,31 @@ def _labelled(archive: Archive, images: Sequence[str], named: Named) -> list[tup
             if all(cell is None for row in cells for cell in row):
                 continue  # no such files, or others such as captions
             rows = [(key, [key, *row]) for key, row in zip(files, cells, strict=True)]
+            _group_samples(archive, files, rows)
             if len(rows) < len(images):
                 problem = f"found {listed(set(images) - set(files), 'image')} without {ending}"
                 raise SourceError(f"{quoted(archive.root)}: {problem}; expected all or none")
             return rows
     return []
+
+
+def _group_samples(
+    archive: Archive, files: Mapping[str, Sequence[str]], rows: Sequence[tuple[str, list[Any]]]
+) -> None:
+    """Keep the images that share a label file in one group, and warn of them."""
+    images_of: dict[tuple[str, ...], list[str]] = {}
+    for image, label_files in files.items():
+        images_of.setdefault(tuple(label_files), []).append(image)
+    shared = {key: images for key, images in images_of.items() if len(images) > 1}
+    for image, cells in rows:
+        label_files = tuple(files[image])
+        if label_files in shared and cells[3] is None:
+            cells[3] = label_files[0]
+    if shared:
+        (label_file, *_), images = next(iter(shared.items()))
+        found = f"found {count_of(len(shared), 'label file')} of several images"
+        example = f"such as {quoted(label_file)} of {', '.join(map(quoted, images[:3]))}"
+        archive.warnings.append(f"{found}, {example}; each image is read, and they are one group")
 
 
 def _pair(images: Sequence[str], label_files: Sequence[str]) -> dict[str, Sequence[str]]:
