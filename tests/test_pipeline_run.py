@@ -389,7 +389,7 @@ def test_a_folder_of_odd_files_beside_good_ones(images: Path, tmp_path: Path) ->
             bomb(),
             "is 30000 x 30000 pixels; at most 134 million and 131072 a side are read",
         ),
-        "text.png": (b"no image", "is text, not an image"),
+        "text.png": (b"no image", "is not an image but text"),
     }
     for name, (file, _) in bad.items():
         (folder / name).write_bytes(file)

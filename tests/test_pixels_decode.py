@@ -177,8 +177,8 @@ ALL = [*REAL.values(), *(content for content, _ in GOOD.values())]
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
 BAD = {
     "empty": (b"", "^is empty$"),
-    "text": (b"BMW, a car. " * 9, "^is text, not an image$"),
-    "text that starts like PPM": (b"P1 patient notes: 12 34 at 8 h", "^is text, not an image$"),
+    "text": (b"BMW, a car. " * 9, "^is not an image but text$"),
+    "text that starts like PPM": (b"P1 patient notes: 12 34 at 8 h", "^is not an image but text$"),
     "page": (b"\n<!DOCTYPE html><html>", "^is an HTML page$"),
     "another page": (b"<!-- x --><HTML><head>", "^is an HTML page$"),
     "pointer": (LFS, "^is a Git LFS pointer; run git lfs pull$"),

@@ -132,7 +132,7 @@ def what_it_is(content: bytes) -> str:
         remedy = '; pip install "headstart[heic]"' if kind == "HEIC" else ""
         return f"is an image of the kind {kind}, which is not read{remedy}"
     if _TEXT.fullmatch(content[:1024]):
-        return "is text, not an image"
+        return "is not an image but text"
     return f"is not an image of a known kind ({', '.join(IMAGE_KINDS)})"
 
 
