@@ -32,16 +32,16 @@ def to_bytes(values: np.ndarray, bits: int, notes: list[Note]) -> np.ndarray:
             raise ImageError("has float pixels outside 0..1, whose range is unknown")
         notes.append(_FLOAT)
         return np.rint(values * np.float32(255)).astype(np.uint8)
-    if values.dtype.kind == "i" and values.min() < 0:
+    most = int(values.max())
+    if values.min() < 0 or (bits > 16 and most > 0xFFFF):
         raise ImageError("has integer pixels outside 0..65535, whose range is unknown")
+    if most >= 2**bits:  # a damaged header
+        raise ImageError(f"has pixels of more than its {bits} bits")
     if bits < 8:
         scale = np.rint(np.arange(2**bits) * 255 / (2**bits - 1)).astype(np.uint8)
         return np.asarray(scale[values])
     if bits == 8:
         return values.astype(np.uint8)
-    most = int(values.max())
-    if most > 0xFFFF:
-        raise ImageError("has integer pixels outside 0..65535, whose range is unknown")
     if bits >= 16:
         note_range(most, bits, notes)
     return (values >> (min(bits, 16) - 8)).astype(np.uint8)
