@@ -269,6 +269,14 @@ def test_doubtful_ranges_are_noted(name: str) -> None:
     assert [str(note)[: len(said)] for note in notes] == ([said] if said else [])
 
 
+def test_a_smaller_copy_is_noted() -> None:
+    cell = Cell("rgb")
+    for kind, count in ((0, 0), (1, 1), (2, 0)):
+        notes: list[Note] = []
+        decode(write_tiff(cell, make_samples(cell), {254: ("I", kind)}), SIZE, notes=notes)
+        assert len(notes) == count
+
+
 BAD_VALUES = {
     "below 0": (Cell("black", 16, "int"), -1, "integer pixels outside 0..65535"),
     "signed bytes": (Cell("rgb", 8, "int"), -1, "integer pixels outside 0..65535"),

@@ -33,6 +33,7 @@ from extract.pixels.tiff_tags import (
     ZSTD,
     Layout,
     is_plain,
+    is_reduced,
     is_right_in_pillow,
     open_tifffile,
     read_layout,
@@ -51,6 +52,7 @@ _COMPRESSION_NAMES = {
     **dict.fromkeys((33003, 33004, 33005, 34712), "JPEG 2000"),
     **{50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL", 22610: "JPEG XR", 34892: "lossy JPEG"},
 }
+_REDUCED = Note("the first image of the TIFF, which is read, is a smaller copy of another in it")
 # Samples of one image, in bytes.
 _MOST_BYTES = 2**30
 
@@ -76,6 +78,8 @@ def read_tiff(content: bytes, notes: list[Note]) -> Any:
         if layout.compression == JPEG:
             _check_jpegs(content, tags)
         known = is_right_in_pillow(layout, tags)
+    if is_reduced(tags):
+        notes.append(_REDUCED)
     if known and (image := _open(content)):
         with reasons("TIFF"):
             image.load()

@@ -79,10 +79,14 @@ def read_tags(content: bytes) -> Mapping[int, Any]:
 
 def refuse_raw(tags: Mapping[int, Any]) -> None:
     """Refuse the files of cameras: what lies first in them is a thumbnail, or no colours yet."""
-    reduced = tags.get(254)
-    thumbnail = isinstance(reduced, int) and reduced & 1 and 330 in tags
-    if thumbnail or 50706 in tags or tags.get(262) in _RAW_COLOURS:
+    if (is_reduced(tags) and 330 in tags) or 50706 in tags or tags.get(262) in _RAW_COLOURS:
         raise ImageError("is a camera raw file; develop it to TIFF, PNG or JPEG before")
+
+
+def is_reduced(tags: Mapping[int, Any]) -> bool:
+    """Whether an image is a smaller copy of another one in the file."""
+    kind = tags.get(254)
+    return isinstance(kind, int) and bool(kind & 1)
 
 
 def read_layout(content: bytes, tags: Mapping[int, Any]) -> Layout:
