@@ -541,3 +541,42 @@ def test_mutated_images(content: bytes, changes: list[tuple[int, bytes, int]]) -
         at = place % (len(content) + 1)
         content = content[:at] + put + content[at + cut :]
     reason_or_pixels(content)
+
+
+def gif(box: tuple[int, int, int, int], size: tuple[int, int] = (8, 4)) -> bytes:
+    """Write a GIF whose first frame, all of colour 2, covers a box of the canvas."""
+    left, top, width, height = box
+    colours = bytes([*RED, *GREEN, *BLUE, 0, 0, 0])
+    head = b"GIF89a" + struct.pack("<HHBBB", *size, 0x81, 1, 0) + colours
+    frame = b"," + struct.pack("<HHHHB", left, top, width, height, 0)
+    codes = [4, *[code for _ in range(width * height) for code in (2, 4)], 5]  # 3 bits each
+    bits = sum(code << 3 * place for place, code in enumerate(codes))
+    packed = bits.to_bytes(-(-3 * len(codes) // 8), "little")
+    return head + frame + b"\2" + bytes([len(packed)]) + packed + b"\0;"
+
+
+@pytest.mark.parametrize("box", [(0, 0, 8, 4), (4, 0, 4, 4), (0, 0, 4, 4), (2, 1, 3, 2)])
+def test_what_the_first_frame_of_a_gif_leaves_free_is_white(box: tuple[int, ...]) -> None:
+    """Source of the case: https://github.com/python-pillow/Pillow/issues/5548."""
+    left, top, width, height = box
+    expected = np.full((4, 8, 3), 255, np.uint8)
+    expected[top : top + height, left : left + width] = BLUE
+    np.testing.assert_array_equal(decode(gif((left, top, width, height)), (4, 8)), expected)
+
+
+@pytest.mark.parametrize(("alpha", "expected"), [(0, RED), (255, RED)])
+def test_a_bmp_without_any_alpha_is_opaque(alpha: int, expected: tuple[int, ...]) -> None:
+    """Source of the case: https://github.com/SixLabors/ImageSharp/issues/581.
+
+    A second reader: OpenCV, which ignores alpha.
+    """
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    head = struct.pack("<IiiHHIIiiII", 108, 2, 2, 1, 32, 3, 16, 0, 0, 0, 0) + masks + b"BGRs"
+    head += bytes(108 - len(head))
+    pixels = bytes([*reversed(RED), alpha]) * 4
+    content = struct.pack("<2sIHHI", b"BM", 14 + 108 + 16, 0, 0, 14 + 108) + head + pixels
+    assert decode(content, (2, 2)).tolist() == [[list(expected)] * 2] * 2
+    import cv2
+
+    second: Any = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    assert second[0, 0, ::-1].tolist() == list(expected)

@@ -5,6 +5,7 @@
 prints how many kinds are read right, refused or wrong, by photometric interpretation.
 """
 
+import struct
 import subprocess
 import sys
 import zlib
@@ -401,3 +402,36 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+def test_a_fourth_sample_of_no_kind_is_no_alpha() -> None:
+    """Source of the case: https://github.com/geosolutions-it/imageio-ext/issues/164."""
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 4), dtype=np.uint8)
+    stream = BytesIO()
+    tifffile.imwrite(stream, pixels, photometric="rgb", extrasamples=["unspecified"])
+    content = bytearray(stream.getvalue())
+    place = content.index(struct.pack("<HH", 338, 3))
+    content[place : place + 2] = struct.pack("<H", 339)  # the sample format is 0, so not given
+    content[place + 8 : place + 10] = b"\1\0"
+    notes: list[Note] = []
+    np.testing.assert_array_equal(decode(bytes(content), (6, 8), notes=notes), pixels[..., :3])
+    assert [str(note) for note in notes] == [
+        "the TIFF does not say what its fourth sample is, which is not read"
+    ]
+
+
+def test_further_pages_are_noted() -> None:
+    """Source of the case: https://github.com/TomographicImaging/CIL/issues/1356."""
+    pages = np.stack([np.full((6, 8), grey, np.uint8) for grey in (20, 60, 100)])
+    stream = BytesIO()
+    tifffile.imwrite(stream, pages, photometric="minisblack")
+    notes: list[Note] = []
+    assert decode(stream.getvalue(), (6, 8), notes=notes).max() == 20
+    assert [str(note) for note in notes] == ["the TIFF has further pages, which are not read"]
+    stream = BytesIO()
+    with tifffile.TiffWriter(stream) as file:  # a smaller copy is no page
+        file.write(pages[0], photometric="minisblack")
+        file.write(pages[1], photometric="minisblack", subfiletype=1)
+    notes = []
+    assert decode(stream.getvalue(), (6, 8), notes=notes).max() == 20
+    assert notes == []

@@ -529,7 +529,7 @@ def test_hard_links_are_the_files_that_they_lead_to(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         (tmp_path / "set/train" / name / "0.png").write_bytes(name.encode())
         os.link(tmp_path / "set/train" / name / "0.png", tmp_path / "set/test" / name / "0.png")
-    words = ["tar", "-cf", tmp_path / "a.tar", "-C", tmp_path / "set", "train", "test"]
+    words = ["tar", "-cf", str(tmp_path / "a.tar"), "-C", str(tmp_path / "set"), "train", "test"]
     subprocess.run(words, check=True)
     source = list_source(tmp_path / "a.tar")
     assert placed(source) == placed(list_source(tmp_path / "set"))

@@ -1,5 +1,6 @@
 """Turn the bytes of one image into RGB pixels of a fixed size, or give a short reason why not."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,7 @@ def _read(content: bytes, kind: str, notes: list[Note]) -> Any:
     """Read the first frame and turn it upright."""
     from PIL import ImageOps
 
-    readers = {"JPEG": read_jpeg, "PNG": read_png, "TIFF": read_tiff, "PPM": _read_ppm}
-    read = readers.get(kind)
+    read = _READERS.get(kind)
     image = read(content, notes) if read else load_image(content, kind)
     with reasons(kind):
         try:
@@ -61,6 +61,29 @@ def _read(content: bytes, kind: str, notes: list[Note]) -> Any:
             if isinstance(error, MemoryError):
                 raise
     return image
+
+
+def _read_gif(content: bytes, notes: list[Note]) -> Any:
+    """Read the first frame of a GIF; what it leaves of the canvas is clear, so white."""
+    from PIL import Image
+
+    image = open_image(content, "GIF")
+    box = image.tile[0][1] if image.tile else (0, 0, *image.size)
+    with reasons("GIF"):
+        image.load()
+        if box == (0, 0, *image.size):
+            return image
+        frame = image.convert("RGBA").crop(box)
+        canvas = Image.new("RGB", image.size, "white")
+        canvas.paste(frame, box[:2], frame)
+    return canvas
+
+
+def _read_bmp(content: bytes, notes: list[Note]) -> Any:
+    """Read a BMP; where no pixel has an alpha above 0, its writer left alpha out."""
+    image = load_image(content, "BMP")
+    is_empty = image.mode == "RGBA" and image.getextrema()[3] == (0, 0)
+    return image.convert("RGB") if is_empty else image
 
 
 def _read_ppm(content: bytes, notes: list[Note]) -> Any:
@@ -83,6 +106,17 @@ def _read_ppm(content: bytes, notes: list[Note]) -> Any:
     scale = np.rint(np.arange(0x10000) / highest * most).clip(max=most).astype(np.uint16)
     scale = (scale >> 8 if image.mode == "I" else scale).astype(np.uint8)
     return Image.fromarray(scale[values].reshape(shape).squeeze(axis=2 if shape[2] == 1 else ()))
+
+
+# Kind -> function that reads its first frame; Pillow alone reads the others.
+_READERS: Mapping[str, Callable[[bytes, list[Note]], Any]] = {
+    "JPEG": read_jpeg,
+    "PNG": read_png,
+    "TIFF": read_tiff,
+    "PPM": _read_ppm,
+    "GIF": _read_gif,
+    "BMP": _read_bmp,
+}
 
 
 def _to_rgb(image: Any, kind: str, notes: list[Note]) -> Any:

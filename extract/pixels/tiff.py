@@ -32,6 +32,7 @@ from extract.pixels.tiff_tags import (
     YCBCR,
     ZSTD,
     Layout,
+    has_pages,
     is_plain,
     is_reduced,
     is_right_in_pillow,
@@ -53,6 +54,8 @@ _COMPRESSION_NAMES = {
     **{50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL", 22610: "JPEG XR", 34892: "lossy JPEG"},
 }
 _REDUCED = Note("the first image of the TIFF, which is read, is a smaller copy of another in it")
+_PAGES = Note("the TIFF has further pages, which are not read")
+_FOURTH = Note("the TIFF does not say what its fourth sample is, which is not read")
 # Samples of one image, in bytes.
 _MOST_BYTES = 2**30
 
@@ -78,8 +81,13 @@ def read_tiff(content: bytes, notes: list[Note]) -> Any:
         if layout.compression == JPEG:
             _check_jpegs(content, tags)
         known = is_right_in_pillow(layout, tags)
+        several = has_pages(content, tags)
     if is_reduced(tags):
         notes.append(_REDUCED)
+    elif several:
+        notes.append(_PAGES)
+    if layout.photometric == RGB and layout.samples == 4 and 338 not in tags:
+        notes.append(_FOURTH)
     if known and (image := _open(content)):
         with reasons("TIFF"):
             image.load()
@@ -110,6 +118,8 @@ def _correct(image: Any, layout: Layout, tags: Mapping[int, Any], notes: list[No
             image.putpalette(palette[:256].tobytes())
     if layout.bits == 16:
         note_high_bytes(image, notes)
+    if image.mode == "RGBA" and layout.alpha is None:
+        image = image.convert("RGB")
     return image
 
 

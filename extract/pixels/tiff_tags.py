@@ -26,9 +26,11 @@ _PILLOW_COMPRESSIONS = (*range(1, 9), PACKBITS, 32946)
 _PILLOW_SOMETIMES = (LZMA, ZSTD)
 _PILLOW_BITS = {WHITE: (1, 2, 4, 8, 16), BLACK: (1, 2, 4, 8, 12, 16, 32), PALETTE: (1, 2, 4, 8)}
 _PILLOW_BITS |= {RGB: (8, 16), CMYK: (8, 16), YCBCR: (8,), LAB: (8,)}
+# Bits of NewSubfileType.
+_REDUCED_COPY, _MASK = 1, 4
 _BIG_ENDIAN_BIG = b"MM\0+"
 # Kinds of extra samples.
-ASSOCIATED, UNASSOCIATED = 1, 2
+_UNSPECIFIED, ASSOCIATED, UNASSOCIATED = 0, 1, 2
 
 
 class Layout(NamedTuple):
@@ -86,7 +88,22 @@ def refuse_raw(tags: Mapping[int, Any]) -> None:
 def is_reduced(tags: Mapping[int, Any]) -> bool:
     """Whether an image is a smaller copy of another one in the file."""
     kind = tags.get(254)
-    return isinstance(kind, int) and bool(kind & 1)
+    return isinstance(kind, int) and bool(kind & _REDUCED_COPY)
+
+
+def has_pages(content: bytes, tags: Mapping[int, Any]) -> bool:
+    """Whether another image follows the first that is no smaller copy of it and no mask."""
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    following = getattr(tags, "next", 0)
+    if not 0 < following < len(content):
+        return False
+    stream = BytesIO(content)
+    second = ImageFileDirectory_v2(stream.read(16 if content[2:4] == b"+\0" else 8))
+    stream.seek(following)
+    second.load(stream)
+    kind = second.get(254, 0)
+    return isinstance(kind, int) and not kind & (_REDUCED_COPY | _MASK) and 256 in second
 
 
 def read_layout(content: bytes, tags: Mapping[int, Any]) -> Layout:
@@ -109,7 +126,7 @@ def read_layout(content: bytes, tags: Mapping[int, Any]) -> Layout:
     samples = number(277, 3 if compression == JPEG and photometric in (RGB, YCBCR) else 1)
     colours = _COLOURS.get(photometric, samples)
     if photometric == RGB and samples == colours + 1 and not extra:
-        extra = (UNASSOCIATED,)  # as Pillow takes it
+        extra = (_UNSPECIFIED,)  # nothing says that it is alpha: it may be infrared
     return Layout(
         width=number(256, 0),
         height=number(257, 0),
