@@ -414,12 +414,16 @@ def test_groups_that_are_numbers_are_merged(tmp_path: Path) -> None:
     ("labels", "words"),
     [
         (["a|b", "a", "b"], "1 label (a|b) that look like several"),
-        (["rust, scab", "rust, rot"], "2 labels (rust, rot, rust, scab)"),
+        (["rust, scab", "rust", "scab, rot", "rot"], "2 labels (rust, scab, scab, rot)"),
         (["['a', 'b']", "c"], "that look like several labels in one cell"),
     ],
 )
 def test_several_labels_in_one_cell_are_told(labels: Sequence[str], words: str) -> None:
     assert words in " ".join(clean_labels(labels)[1])
+
+
+def test_a_comma_in_a_name_is_no_list() -> None:
+    assert clean_labels(["maillot", "maillot, tank suit", "tench"])[1] == []
 
 
 def test_names_in_another_form_of_unicode_are_found(tmp_path: Path) -> None:

@@ -229,6 +229,12 @@ def test_paths_from_an_issue(tmp_path: Path) -> None:
         read_item(source.items[0])
 
 
+def test_paths_of_another_machine_stop_the_run() -> None:
+    source = list_source(CASES / "arrow-with-paths-only" / "imagefolder-train.arrow")
+    assert "found no file for 8 of 8 paths, such as /" in source.problem
+    assert source.problem.endswith("no bytes in their place; store the images in the file")
+
+
 def test_floats_from_an_issue() -> None:
     source = list_source(CASES / "float-labels" / "floatnan.parquet", "label=num")
     assert classes_of(source) == ["1", "1", "1", "", "1", "1"] + ["0"] * 6

@@ -73,8 +73,11 @@ def _several_in_one(names: Iterable[str]) -> list[str]:
     for separator in "|;,":
         joined = {n: [part.strip() for part in n.split(separator)] for n in names if separator in n}
         times = Counter(part for parts in joined.values() for part in set(parts))
+        check = all if separator == "," else any  # ImageNet has a class "maillot, tank suit"
         found += [
-            n for n, parts in joined.items() if any(p in names or times[p] > 1 for p in parts)
+            name
+            for name, parts in joined.items()
+            if check(part in names or times[part] > 1 for part in parts)
         ]
     return found
 

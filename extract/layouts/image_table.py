@@ -47,10 +47,11 @@ class Records(NamedTuple):
 
 
 class Said(NamedTuple):
-    """What a reader of a source says of it: notes of what was understood, warnings, a problem."""
+    """What a reader says: notes of what was understood, warnings, why most images are lost."""
 
     notes: list[str]
     warnings: list[str]
+    problem: str = ""
 
 
 def choose_columns(
@@ -199,7 +200,8 @@ def _name_classes(root: str, rows: Sequence[tuple[Item, str]], said: Said) -> So
     named = list(zip(items, names, strict=True))
     _check_vanished(root, named)
     warnings += check_classes((SPLITS[item.split], name) for item, name in named)
-    return number_classes(root, named, [*said.warnings, *warnings], said.notes)
+    source = number_classes(root, named, [*said.warnings, *warnings], said.notes)
+    return source._replace(problem=said.problem and f"{quoted(root)}: {said.problem}")
 
 
 def _check_vanished(root: str, rows: Iterable[tuple[Item, str]]) -> None:

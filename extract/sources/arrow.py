@@ -62,7 +62,10 @@ def open_arrow(path: str, named: Named) -> Records:
             for name, (label, *rest) in zip(names, read_cells(file, chosen), strict=False)
         ]
         said = explain_columns(schema.names, [image, *chosen])
-        return Records(rows, partial(_content, read, os.path.dirname(path)), said)
+        folder = os.path.dirname(path)
+        if not is_parquet:
+            said = said._replace(problem=_find_lost(file.column(image), folder))
+        return Records(rows, partial(_content, read, folder), said)
 
 
 def read_cells(file: Any, columns: Sequence[str | None]) -> Iterator[tuple[Any, ...]]:
@@ -136,6 +139,23 @@ def _names(images: Any) -> Iterable[str | None]:
         return images.to_pylist()  # type: ignore[no-any-return]
     has_names = types.is_struct(images.type) and images.type.get_field_index("path") >= 0
     return compute.struct_field(images, "path").to_pylist() if has_names else repeat(None)
+
+
+def _find_lost(images: Any, folder: str) -> str:
+    """Say how many paths that stand in the place of bytes have no file, if most have none."""
+    from pyarrow import compute, types
+
+    if types.is_struct(images.type) and images.type.get_field_index("bytes") >= 0:
+        if compute.struct_field(images, "bytes").null_count < len(images):
+            return ""
+    elif not _has_paths(images.type):
+        return ""
+    paths = [path for path in _names(images) if path and not is_url(path)]
+    lost = [path for path in paths if not os.path.isfile(os.path.join(folder, path))]
+    if 2 * len(lost) <= len(images):
+        return ""
+    found = f"found no file for {len(lost):,} of {len(images):,} paths, such as {quoted(lost[0])}"
+    return f"{found}, and no bytes in their place; store the images in the file"
 
 
 def _class_names(schema: Any, column: str | None, where: str) -> Callable[[Any], Any]:

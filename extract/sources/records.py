@@ -93,7 +93,9 @@ def _merge(said: Iterable[Said]) -> Said:
     """Return what is said of all files, each line once."""
     said = list(said)
     notes = dict.fromkeys(note for each in said for note in each.notes)
-    return Said(list(notes), list(dict.fromkeys(text for each in said for text in each.warnings)))
+    warnings = dict.fromkeys(text for each in said for text in each.warnings)
+    problem = next((each.problem for each in said if each.problem), "")
+    return Said(list(notes), list(warnings), problem)
 
 
 def _missing_files(paths: Iterable[str]) -> Iterator[str]:
@@ -137,10 +139,9 @@ def find_records(root: str, named: Named) -> list[RecordFile]:
         return []
     below, others = _search_below(root, folders, named, _DEEPEST)
     if below and others:
-        problem = (
-            f"found {listed({file.partition('/')[0] for _, file in below}, 'folder')} of files"
-        )
-        problem += f" of records beside {listed(others, 'folder')} of images"
+        holders = {file.partition("/")[0] for _, file in below}
+        problem = f"found {listed(holders, 'folder')} of files of records beside "
+        problem += f"{listed(others, 'folder')} of images"
         raise SourceError(f"{quoted(root)}: {problem}; give one as SOURCE, or move it away")
     return _with_splits(root, below) if below else []
 
@@ -171,11 +172,9 @@ def _saved_files(folder: str) -> list[RecordFile]:
     names = _listed_files(folder)
     if not names:
         raise SourceError(f"{quoted(folder)}: found no .arrow file; expected some beside {_STATE}")
-    many = len(names) > 1
-    paths = [os.path.join(folder, name) for name in names]
-    return [
-        RecordFile(f"{name}/" * many, path, None) for name, path in zip(names, paths, strict=True)
-    ]
+    prefixes = [f"{name}/" * (len(names) > 1) for name in names]
+    pairs = zip(prefixes, names, strict=True)
+    return [RecordFile(prefix, os.path.join(folder, name), None) for prefix, name in pairs]
 
 
 def _listed_files(folder: str) -> list[str]:

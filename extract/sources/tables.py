@@ -168,7 +168,7 @@ def _find_separator(text: str, named: Named, usual: str) -> str:
 
 
 def _tell_columns(known: Sequence[str], columns: Sequence[str | None], said: Said) -> None:
-    notes, warnings = explain_columns(known, columns)
+    notes, warnings, _ = explain_columns(known, columns)
     said.notes.extend(note for note in notes if note not in said.notes)
     said.warnings.extend(warning for warning in warnings if warning not in said.warnings)
 
