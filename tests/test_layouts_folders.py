@@ -1,4 +1,4 @@
-"""Folders in every dress give the classes, splits and groups that their makers meant, or an error.
+"""Folders of every layout give the classes, splits and groups that their makers meant, or an error.
 
 The layouts are those of public data sets and reports; the name of each says which.
 """
@@ -181,7 +181,7 @@ LAYOUTS: dict[str, dict[str, Row]] = {
         "recycled/0.jpg": ("recycled", 0, ""),
         "recycler/0.jpg": ("recycler", 0, ""),
     },
-    "classes over splits in other dress": {
+    "classes over splits written in other ways": {
         "cat/test_images/0.jpg": ("cat", TEST, ""),
         "dog/train_images/0.jpg": ("dog", TRAIN, ""),
     },
@@ -329,9 +329,9 @@ def test_levels_of_folders_are_named(tmp_path: Path) -> None:
     ],
 )
 def test_names_of_splits(name: str, split: int) -> None:
-    dress = split_in(name)
-    assert dress is not None
-    assert dress.split == split
+    split_name = split_in(name)
+    assert split_name is not None
+    assert split_name.split == split
 
 
 @pytest.mark.parametrize(

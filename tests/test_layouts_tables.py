@@ -107,7 +107,7 @@ def test_other_roles_and_ignored_columns_are_named(tmp_path: Path) -> None:
 
 
 ROWS = "path{0}label\na/0.jpg{0}café\nb/2.jpg{0}thé\n"
-DRESSES: dict[str, tuple[bytes, str]] = {
+FORMATS: dict[str, tuple[bytes, str]] = {
     "semicolon": (ROWS.format(";").encode(), "cells are separated by a semicolon"),
     "tab": (ROWS.format("\t").encode(), "cells are separated by a tab"),
     "bar": (ROWS.format("|").encode(), "cells are separated by a bar"),
@@ -125,10 +125,10 @@ DRESSES: dict[str, tuple[bytes, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", DRESSES)
+@pytest.mark.parametrize("name", FORMATS)
 def test_separators_and_encodings_are_found_out(tmp_path: Path, name: str) -> None:
     """Source of the case: https://github.com/asreview/asreview/issues/302."""
-    content, words = DRESSES[name]
+    content, words = FORMATS[name]
     (tmp_path / "t.csv").write_bytes(content)
     source = list_source(tmp_path / "t.csv")
     assert labels_of(source) == {"a/0.jpg": "café", "b/2.jpg": "thé"}
@@ -379,7 +379,7 @@ def test_a_split_for_some_images_is_refused(tmp_path: Path) -> None:
             list_source(tmp_path / name)
 
 
-def test_splits_in_the_dress_of_folders(tmp_path: Path) -> None:
+def test_splits_as_folders_are_called(tmp_path: Path) -> None:
     values = ["train2017", "trainset", "Training Set", "dev", "test1"]
     rows = "".join(f"{i}.jpg,{value}\n" for i, value in enumerate(values))
     source = list_source(write(tmp_path / "t.csv", f"path,split\n{rows}"))

@@ -125,13 +125,13 @@ def _named_levels(
     places = {}
     for folder in folders:
         here = {r: folder[i] if i < len(folder) else "" for r, i in levels.items()}
-        dress = split_in(here.get("split", ""))
-        if "split" in levels and dress is None:
+        split_name = split_in(here.get("split", ""))
+        if "split" in levels and split_name is None:
             found = (
                 f"found {here['split']!r} at level {levels['split'] + 1} of {'/'.join(folder)!r}"
             )
             raise SourceError(f"{quoted(root)}: {found}; expected one of {', '.join(SPLIT_OF)}")
-        split = dress.split if dress else 0
+        split = split_name.split if split_name else 0
         places[folder] = Place(
             here.get("split", ""), here.get("label", ""), here.get("group", ""), split
         )

@@ -223,8 +223,13 @@ def _parse(where: str, cells: Sequence[Any], named: Named) -> tuple[str, str, in
     path, label, split, group = texts = [_to_text(cell) for cell in cells]
     default = 0 if cells[2] is None and "split" not in named else None
     split_number = _SPLIT_VALUES.get(split.strip().lower(), default)
-    if split_number is None and (dress := split_in(split)) and dress.is_plain and not dress.weak:
-        split_number = dress.split
+    if (
+        split_number is None
+        and (split_name := split_in(split))
+        and split_name.is_plain
+        and not split_name.weak
+    ):
+        split_number = split_name.split
     bad = ["\0" in text for text in texts]
     if isinstance(cells[0], float):
         bad[0] = True

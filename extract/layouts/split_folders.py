@@ -1,4 +1,4 @@
-"""Names of folders -> splits: ``train``, and the same in other dress, such as ``seg_train``."""
+"""Names of folders -> splits: ``train``, and other ways to write it, such as ``seg_train``."""
 
 import re
 from collections import Counter, defaultdict
@@ -27,7 +27,7 @@ _FILLERS = (
 )
 
 
-class Dress(NamedTuple):
+class SplitName(NamedTuple):
     """The split in the name of a folder, the other words of the name, and whether it is weak."""
 
     split: int
@@ -40,7 +40,7 @@ class Dress(NamedTuple):
         return all(w in _FILLERS.split() or w.isdigit() or len(w) == 1 for w in self.others)
 
 
-def split_in(name: str) -> Dress | None:
+def split_in(name: str) -> SplitName | None:
     """Return the split in the words of a name, None where there is none or more than one."""
     words = [word.lower() for word in _WORDS.findall(name)]
     strong = {w: SPLIT_OF[match[1]] for w in words if (match := _SPLIT_WORD.fullmatch(w))}
@@ -48,7 +48,7 @@ def split_in(name: str) -> Dress | None:
     if len(found) != 1:
         return None
     (word, split), *_ = found.items()
-    return Dress(split, tuple(w for w in words if w != word), not strong)
+    return SplitName(split, tuple(w for w in words if w != word), not strong)
 
 
 def find_splits(
@@ -65,16 +65,20 @@ def find_splits(
     Raises:
         SourceError: The folders may be splits or classes.
     """
-    dresses = {top: dress for top in tops if (dress := split_in(top))}
+    split_names = {top: split_name for top in tops if (split_name := split_in(top))}
     exact = {top for top in tops if top.lower() in SPLIT_OF}
-    if "" in tops or all(dress.weak for dress in dresses.values()):
+    if "" in tops or all(split_name.weak for split_name in split_names.values()):
         return {}  # images at the top are refused elsewhere
-    alike = len({dress.others for dress in dresses.values()}) == 1 < len(dresses)
-    sure = {top for top, dress in dresses.items() if alike or dress.is_plain or top in exact}
+    alike = len({split_name.others for split_name in split_names.values()}) == 1 < len(split_names)
+    sure = {
+        top
+        for top, split_name in split_names.items()
+        if alike or split_name.is_plain or top in exact
+    }
     shared = len(tops) > 1 and bool(set.intersection(*(set(classes[top]) for top in tops)))
-    if dresses.keys() == tops.keys() and shared:
-        sure = set(dresses)
-    split_of = {top: dresses[top].split for top in sure}
+    if split_names.keys() == tops.keys() and shared:
+        sure = set(split_names)
+    split_of = {top: split_names[top].split for top in sure}
     several = len(set(split_of.values())) > 1
     if exact or several or (sure == tops.keys() and (shared or len(tops) == 1)):
         return _checked(f"{quoted(root)}", tops, split_of, classes, level)
@@ -138,8 +142,14 @@ def splits_below(root: str, paths: Collection[Folder], above: int) -> dict[str, 
         SourceError: Other folders lie beside the splits, or the classes may lie below them.
     """
     seconds = {path[1] if len(path) > 1 else "" for path in paths}
-    dresses = {name: dress for name in seconds if (dress := split_in(name)) and dress.is_plain}
-    split_of = {name: dress.split for name, dress in dresses.items() if not dress.weak}
+    split_names = {
+        name: split_name
+        for name in seconds
+        if (split_name := split_in(name)) and split_name.is_plain
+    }
+    split_of = {
+        name: split_name.split for name, split_name in split_names.items() if not split_name.weak
+    }
     if len(set(split_of.values())) < 2:
         return {}
     first, second, third = (above + level for level in (1, 2, 3))
