@@ -96,8 +96,8 @@ def test_an_image_that_goes_after_it_was_listed_is_a_failed_row(
 ) -> None:
     gone, other = images / "train/cat/0.png", images / "train/dog/0.png"
 
-    def listed(source: Path, columns: str) -> Source:
-        found = list_source(source, columns)
+    def listed(source: Path, *settings: str) -> Source:
+        found = list_source(source, *settings)
         gone.unlink()
         other.write_bytes((images / "train/dog/1.png").read_bytes())
         return found
@@ -127,8 +127,8 @@ from extract.sources.listing import list_source
 hung, limit, most = (int(word) for word in sys.argv[2:5])
 prefetch.LIMIT_SECONDS, prefetch.MOST_STUCK = float(limit), most
 
-def listed(source, columns):
-    found = list_source(source, columns)
+def listed(source, *settings):
+    found = list_source(source, *settings)
     for item in found.items[:hung]:
         if sys.argv[1] == "reading":  # whoever opens one waits for ever
             os.unlink(item.path)
@@ -137,9 +137,9 @@ def listed(source, columns):
             open(item.path, "w").write("hang")
     return found
 
-def decoded(content, *words):  # C code that does not come back
+def decoded(content, *words, **named):  # C code that does not come back
     if content != b"hang":
-        return decode(content, *words)
+        return decode(content, *words, **named)
     if sys.argv[1] == "interrupted":  # as if the signal had come just before the wait for this
         time.sleep(1)
         signal.pthread_kill(threading.get_ident(), signal.SIGINT)
@@ -240,10 +240,10 @@ def test_a_reader_beside_a_writer_is_told_so(make_store: MakeStore) -> None:
 def test_a_fault_in_a_worker_ends_the_run_and_costs_no_finished_row(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(content: bytes, *words: Any) -> np.ndarray:
+    def failing(content: bytes, *words: Any, **named: Any) -> np.ndarray:
         if content == bad:
             raise RuntimeError("a fault of ours")
-        return decode(content, *words)
+        return decode(content, *words, **named)
 
     out = tmp_path / "out.h5"
     bad = (images / "validation/dog/1.png").read_bytes()
