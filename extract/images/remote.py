@@ -23,7 +23,7 @@ _FINAL_NAMES = {"AuthenticationException", "BadHostKeyException", "NoCredentials
 
 def is_url(name: str) -> bool:
     """Whether a name is a URL, such as ``s3://bucket/folder``."""
-    return _URL.match(name) is not None
+    return "://" in name and _URL.match(name) is not None
 
 
 def without_query(url: str) -> str:

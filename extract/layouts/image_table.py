@@ -250,6 +250,8 @@ def _to_text(cell: Any) -> str:
     """Return a cell as text, "" for no value, NUL for what HDF5 cannot store as text."""
     if cell is None:
         return ""
+    if type(cell) is str and cell.isascii():
+        return cell  # most cells
     if isinstance(cell, bytes):
         try:
             cell = cell.decode()

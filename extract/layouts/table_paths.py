@@ -72,7 +72,9 @@ def mend_paths(paths: Sequence[str], folder: str, root: str) -> Mended:
 
 def _clean(path: str) -> str:
     """Return a path without ``./`` and ``//``, so that an image has one key."""
-    if is_url(path) or not path or path[:2] == "//":
+    if "//" not in path and "/." not in path and path[:1] != "." and path[-1:] != "/":
+        return path  # most paths
+    if is_url(path) or path[:2] == "//":
         return path
     return posixpath.normpath(path)
 
