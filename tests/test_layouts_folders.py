@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from extract.core.errors import SettingError, SourceError
+from extract.layouts.doubts import check_parts
 from extract.layouts.overview import describe_source
 from extract.layouts.split_folders import split_in
 from extract.pipeline.run import run_extraction as extract_features
@@ -152,11 +153,44 @@ LAYOUTS: dict[str, dict[str, Row]] = {
         "train/site 1/normal/0.jpg": ("normal", TRAIN, "site 1"),
         "train/site 2/tumour/0.jpg": ("tumour", TRAIN, "site 2"),
     },
-    "hospitals by name": {
-        "hospital_north/ill/0.jpg": ("ill", 0, "hospital_north"),
-        "hospital_north/well/0.jpg": ("well", 0, "hospital_north"),
-        "hospital_south/ill/0.jpg": ("ill", 0, "hospital_south"),
-        "hospital_south/well/0.jpg": ("well", 0, "hospital_south"),
+    "classes that begin with a word for groups": {
+        "animal_cat/adult/0.jpg": ("animal_cat", 0, ""),
+        "animal_cat/kitten/0.jpg": ("animal_cat", 0, ""),
+        "animal_dog/adult/0.jpg": ("animal_dog", 0, ""),
+        "animal_dog/puppy/0.jpg": ("animal_dog", 0, ""),
+    },
+    "sites over years": {
+        "site0/2020/weed/0.jpg": ("weed", 0, "site0"),
+        "site1/2020/wheat/0.jpg": ("wheat", 0, "site1"),
+    },
+    "images over the classes of one split": {
+        "test/images/0.jpg": ("", TEST, ""),
+        "train/images/cats/0.jpg": ("cats", TRAIN, ""),
+        "train/images/dogs/0.jpg": ("dogs", TRAIN, ""),
+    },
+    "traffic signs": {
+        "GTSRB/Final_Test/Images/0.ppm": ("", TEST, ""),
+        "GTSRB/Final_Training/Images/00000/0.ppm": ("00000", TRAIN, ""),
+        "GTSRB/Final_Training/Images/00001/0.ppm": ("00001", TRAIN, ""),
+    },
+    "traffic signs to train with": {
+        "GTSRB/Final_Training/Images/00000/0.ppm": ("00000", TRAIN, ""),
+        "GTSRB/Final_Training/Images/00001/0.ppm": ("00001", TRAIN, ""),
+    },
+    "split in a split": {
+        "test_zip/test/0.jpg": ("", TEST, ""),
+        "train_zip/train/cats/0.jpg": ("cats", TRAIN, ""),
+        "train_zip/train/dogs/0.jpg": ("dogs", TRAIN, ""),
+    },
+    "signs of letters": {
+        "asl_alphabet_train/asl_alphabet_train/A/0.jpg": ("A", TRAIN, ""),
+        "asl_alphabet_train/asl_alphabet_train/B/0.jpg": ("B", TRAIN, ""),
+    },
+    "a wrapper with the word of a split": {
+        "my_test_project/train/cats/0.jpg": ("cats", TRAIN, ""),
+        "my_test_project/train/dogs/0.jpg": ("dogs", TRAIN, ""),
+        "my_test_project/val/cats/0.jpg": ("cats", VALIDATION, ""),
+        "my_test_project/val/dogs/0.jpg": ("dogs", VALIDATION, ""),
     },
     "years in classes": {
         "cats/2020/0.jpg": ("cats", 0, ""),
@@ -236,6 +270,10 @@ def test_layouts_that_have_one_reading(tmp_path: Path, name: str) -> None:
             "2 folders (amazon, webcam) with 2 folders (bike, mug) inside",
         ),
         (
+            [f"hospital_{a}/{b}/0.jpg" for a in ("north", "south") for b in ("ill", "well")],
+            "2 folders (hospital_north, hospital_south) with 2 folders (ill, well) inside",
+        ),
+        (
             [f"{a}/{b}/0.jpg" for a in ("person", "animal") for b in ("day", "night")],
             "2 folders (animal, person) with 2 folders (day, night) inside",
         ),
@@ -295,6 +333,25 @@ def test_other_folders_among_images_are_refused(
         list_source(plant(tmp_path, keys))
     assert words in str(caught.value)
     assert "out of SOURCE" in str(caught.value)
+
+
+def test_named_levels_do_not_merge_splits(tmp_path: Path) -> None:
+    keys = [f"{place}/0.jpg" for place in ("train/a", "train/b", "test/a", "test/b", "extra/a")]
+    with pytest.raises(SourceError, match=r"1 other folder \(extra: 1\)"):
+        list_source(plant(tmp_path, keys), "label=2")
+
+
+def test_a_set_inside_itself_is_refused(tmp_path: Path) -> None:
+    keys = [f"{place}/0.jpg" for place in ("A", "B", "Village/A", "Village/B")]
+    with pytest.raises(
+        SourceError, match=r"found 2 folders \(A, B\) a second time, in Village; move"
+    ):
+        list_source(plant(tmp_path, keys))
+
+
+def test_many_classes_take_no_time(tmp_path: Path) -> None:
+    names = [f"n{i:08d}" for i in range(20_000)]
+    assert list(check_parts("x", names, 1)) == []
 
 
 def test_levels_of_folders_are_named(tmp_path: Path) -> None:

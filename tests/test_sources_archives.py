@@ -534,3 +534,24 @@ def test_hard_links_are_the_files_that_they_lead_to(tmp_path: Path) -> None:
     source = list_source(tmp_path / "a.tar")
     assert placed(source) == placed(list_source(tmp_path / "set"))
     assert [read_item(item) for item in source.items] == [b"cat", b"dog", b"cat", b"dog"]
+
+
+def test_joined_zips_are_refused(tmp_path: Path) -> None:
+    first = pack(tmp_path / "1.zip", {"cat/0.png": b"c"}).read_bytes()
+    second = pack(tmp_path / "2.zip", {"dog/0.png": b"d"}).read_bytes()
+    (tmp_path / "12.zip").write_bytes(first + second)
+    with pytest.raises(SourceError, match="another zip is joined to its front; pack both into one"):
+        list_source(tmp_path / "12.zip")
+
+
+def test_a_class_of_links_does_not_vanish(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as file:
+        for name in ("a/0.png", "b/1.png"):
+            file.addfile(tarfile.TarInfo(name))
+        link = tarfile.TarInfo("c/2.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "../a/0.png"
+        file.addfile(link)
+    with pytest.raises(
+        SourceError, match=r"1 class \(c\) would vanish: found only 1 link \(c/2.png"
+    ):
+        list_source(tmp_path / "a.tar")

@@ -178,3 +178,25 @@ def test_images_on_the_last_axis_are_refused(tmp_path: Path) -> None:
     for stored, count in ((pixels.transpose(2, 0, 1), 6), (pixels[..., None], 32)):  # the advice
         np.save(tmp_path / "a.npy", stored)
         assert len(list_source(tmp_path / "a.npy").items) == count
+
+
+def test_labels_with_more_axes_and_the_order_of_matlab(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 9, 3), dtype=np.uint8)
+    for shape in ((6,), (6, 1), (6, 1, 1, 1), (1, 6)):
+        np.savez(tmp_path / "a.npz", x=pixels, y=np.arange(6).reshape(shape))
+        assert [item.label for item in list_source(tmp_path / "a.npz").items] == list(range(6))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x"] = pixels.transpose(0, 3, 2, 1)
+        file["x"].attrs["MATLAB_class"] = b"uint8"
+    with pytest.raises(
+        SourceError, match=r"MATLAB's order of axes; store x\[\(\)\].transpose\(0, 3, 2"
+    ):
+        list_source(tmp_path / "a.h5")
+
+
+def test_late_values_show_the_range(tmp_path: Path) -> None:
+    values = np.zeros((200, 8, 8, 3), np.uint16)
+    values[150:] = 300
+    np.save(tmp_path / "a.npy", values)
+    with pytest.raises(SourceError, match=r"values of 0 to 300; store \(image >> 8\)"):
+        list_source(tmp_path / "a.npy")

@@ -654,3 +654,9 @@ def test_features_beside_folders_of_images_are_no_images(tmp_path: Path) -> None
         ("train/cat/0.png", 0),
         ("train/dog/0.png", 0),
     ]
+
+
+def test_splits_in_names_of_files_as_in_names_of_folders(tmp_path: Path) -> None:
+    for i, name in enumerate(("train00-2071.tfrec", "train01-2071.tfrec", "test00-687.tfrec")):
+        write_tfrecord(tmp_path / name, as_tensorflow_does([i]))
+    assert keys_and_splits(list_source(tmp_path)) == [("1.png", 0), ("2.png", 2), ("3.png", 0)]

@@ -3,11 +3,12 @@
 import os
 import re
 import shlex
+from contextlib import suppress
 from typing import BinaryIO, NamedTuple
 
 from extract.core.errors import SourceError, quoted
 from extract.images.item import read_part
-from extract.images.kinds import unread_kind
+from extract.images.kinds import unread_kind, what_it_is
 from extract.images.remote import hide_secrets, is_url, without_query
 
 
@@ -135,3 +136,10 @@ def _unpack(name: str, packing: _Packing) -> str:
     renamed = name + packing.endings[0]
     command = packing.command.format(shlex.quote(renamed))
     return f"mv {shlex.quote(name)} {shlex.quote(renamed)} && {command}"
+
+
+def refuse_web_page(path: str) -> None:
+    """Raise SourceError for a web page, which is what many failed downloads are."""
+    with suppress(OSError, ValueError):
+        if os.path.isfile(path) and "HTML" in (what := what_it_is(read_part(path, 1024, 0))):
+            raise SourceError(f"{quoted(path)}: {what}; download the file itself")

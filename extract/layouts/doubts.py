@@ -42,7 +42,10 @@ def check_parts(root: str, class_names: Collection[str], level: int) -> Iterator
     Raises:
         SourceError: All classes have the names of parts of a data set.
     """
-    parts = [name for name in class_names if _bare(name) in PARTS or _is_part(name, class_names)]
+    # Names that differ only in a number may say that they are parts of a set of images.
+    stems = {re.sub(r"\d+", "", name).casefold() for name in class_names}
+    numbered = len(stems) == 1 and _PART_NAME.search(next(iter(stems))) is not None
+    parts = [name for name in class_names if numbered or _bare(name) in PARTS]
     masks = [name for name in class_names if _bare(name) in _MASKS]
     if len(parts) == len(class_names) > 1:
         found = f"found {listed(parts, 'folder')}, which are parts of a data set, or classes"
@@ -56,10 +59,22 @@ def check_parts(root: str, class_names: Collection[str], level: int) -> Iterator
             yield f"{found}; if they are no classes, move them out of SOURCE"
 
 
-def _is_part(name: str, class_names: Iterable[str]) -> bool:
-    """Whether names differ only in a number, and say that they are parts of a set of images."""
-    stems = {re.sub(r"\d+", "", other).casefold() for other in class_names}
-    return len(stems) == 1 and _PART_NAME.search(re.sub(r"\d+", "", name)) is not None
+def check_nested(root: str, paths: Iterable[Sequence[str]]) -> None:
+    """Raise SourceError where a class folder holds the other classes once more.
+
+    Args:
+        root: The source, for messages.
+        paths: The folders of each image, from that of its class.
+    """
+    inside = defaultdict[str, set[str]](set)
+    for path in paths:
+        inside[path[0] if path else ""].update(path[1:2])
+    for name, below in inside.items():
+        if len(below) > 1 and below <= inside.keys() - {name}:
+            found = f"found {listed(below, 'folder')} a second time, in {quoted(name)}"
+            raise SourceError(
+                f"{quoted(root)}: {found}; move it out of SOURCE, or give it as SOURCE"
+            )
 
 
 def warn_of_masks(keys: Sequence[str]) -> Iterator[str]:
@@ -83,7 +98,8 @@ def warn_of_labels_elsewhere(keys: Sequence[str], others: Iterable[str]) -> Iter
         others: The files that are no images.
     """
     others = list(others)
-    if tables := [key for key in others if key.lower().endswith(_TABLES)]:
+    tables = [key for key in others if key.lower().endswith(_TABLES)]
+    if tables := [key for key in tables if "submission" not in key.lower()]:
         found = f"found no labels, but {listed(tables, 'table')}"
         yield f"{found}; give the one that names the images as SOURCE"
         return

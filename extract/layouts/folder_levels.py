@@ -9,7 +9,6 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import NamedTuple
 
 from extract.core.errors import SettingError, SourceError, listed, quoted
@@ -75,9 +74,9 @@ def read_levels(
     inner = {folder: folder[above:] for folder in keys}
     sizes = {folder: len(images) for folder, images in keys.items()}
     if named:
-        split_of = dict[str, int]()
-        with suppress(SourceError):  # the named levels decide
-            split_of = splits_at_the_top(root, sizes, inner, above)
+        # A named level at the top decides what that is.
+        at_top = str(above + 1) in named.values() or "split" in named
+        split_of = {} if at_top else splits_at_the_top(root, sizes, inner, above)
         return _named_levels(root, keys, named, (above, split_of))
     wrappers = list(next(iter(sizes))[:above])
     split_of = splits_at_the_top(root, sizes, inner, above)
@@ -96,14 +95,15 @@ def read_levels(
     skipped, grouped = _read_groups(root, list(rests.values()), level)
     places = {}
     for folder, rest in rests.items():
-        path = rest[:1] + rest[1 + skipped :]
+        path = rest[:1] + rest[1 + skipped :] if grouped else rest
         group, name = (path[0], path[1]) if grouped else ("", path[0] if path else "")
         section = sections[folder]
         places[folder] = Place(section, name, group, split_of.get(section, 0))
     levels = ["SPLIT"] * bool(split_of) + ["..."] * bool(passed)
-    levels += ["GROUP"] * grouped + ["CLASS"]
-    inside = {folder: rest[grouped:] for folder, rest in rests.items()}
-    return Layout(places, "/".join([*wrappers, *levels]), inside, level + grouped)
+    levels += ["GROUP", *["..."] * bool(skipped)] * grouped + ["CLASS"]
+    first = 1 + skipped if grouped else 0
+    inside = {folder: rest[first:] for folder, rest in rests.items()}
+    return Layout(places, "/".join([*wrappers, *levels]), inside, level + first)
 
 
 def _named_levels(
@@ -154,7 +154,8 @@ def _count_wrappers(folders: Iterable[Folder]) -> int:
     folders, count = list(folders), 0
     while all(len(folder) > count + 1 for folder in folders):
         names = {folder[count] for folder in folders}
-        if len(names) > 1 or any(map(split_in, names)):
+        below = {folder[count + 1] for folder in folders}
+        if len(names) > 1 or (any(map(split_in, names)) and not all(map(split_in, below))):
             break
         count += 1
     return count
@@ -177,7 +178,8 @@ def _check_loose_images(
         if beside[section]:
             folders = [f"{name}: {count:,}" for name, count in beside[section].items()]
             found = f"found {listed(keys[folder], 'image')} beside {listed(folders, 'folder')}"
-            expected = "expected only images or only folders; move the images into the folders"
+            expected = "expected only images or only folders; move the images into the folders, "
+            expected += "or out of SOURCE"
             raise SourceError(f"{quoted(os.path.join(root, *folder))}: {found}; {expected}")
 
 
@@ -233,8 +235,9 @@ def _two_readings(
 
 
 def _are_groups(names: Iterable[str]) -> bool:
-    """Whether all names begin with one word for patients and the like, such as P01 and P02."""
-    words = {"".join(re.findall(r"[^\W\d_]+", name.casefold())[:1]) for name in names}
+    """Whether all names are one word for patients and the like and a number, such as P01."""
+    matches = [re.fullmatch(r"([^\W\d_]+)[\W_]*\d\w*", name.casefold()) for name in names]
+    words = {match[1] if match else "" for match in matches}
     return len(words) == 1 and words <= set(_GROUP_WORDS.split())
 
 

@@ -8,11 +8,12 @@ from operator import itemgetter
 from os.path import splitext
 
 from extract.core.errors import SourceError, count_of, listed, quoted
-from extract.images.entries import Entry, Kind
+from extract.images.entries import Entry, Kind, kind_by_ending
 from extract.images.item import Item, Read, Source, read_file
 from extract.images.kinds import unread_kind
 from extract.layouts.class_names import describe_forms, order_names, to_nfc, warn_of_lookalikes
 from extract.layouts.doubts import (
+    check_nested,
     check_parts,
     warn_of_labels_elsewhere,
     warn_of_masks,
@@ -21,6 +22,8 @@ from extract.layouts.doubts import (
 from extract.layouts.folder_levels import Place, read_levels, unlabelled_sections
 from extract.layouts.split_folders import Folder, split_in
 
+# Files that may hold images; only their folder was given.
+_CONTAINERS = (".zip", ".tar", ".gz", ".tgz", ".npz", ".npy", ".h5", ".hdf5", ".csv", ".jsonl")
 Named = Mapping[str, str]  # the columns or levels that the user has named, by role
 
 
@@ -35,7 +38,7 @@ def arrange_folder(
 
     Args:
         root: The source, for messages.
-        entries: The files and folders below it; all but images and folders cause a warning.
+        entries: The files and folders below it.
         read: Reads the path of an image.
         skip: Number of folders at the start of each image's key that have no meaning.
         named: The levels of folders that the user has named, by role.
@@ -49,24 +52,23 @@ def arrange_folder(
     """
     entries = sorted(entries, key=itemgetter(0, 1))
     by_kind = {kind: [e for e in entries if e.kind is kind] for kind in Kind}
-    images, unread = by_kind[Kind.IMAGE], by_kind[Kind.UNREAD]
+    images = by_kind[Kind.IMAGE]
+    unread = [*by_kind[Kind.UNREAD], *_links_to_images(by_kind)]
     _check_any(root, by_kind)
     _check_keys(root, images + by_kind[Kind.FOLDER])
-    keys = defaultdict[Folder, list[str]](list)
-    for entry in sorted(images + unread, key=itemgetter(0)):
-        keys[_folder_of(entry.key, skip)].append(entry.key)
-    layout = read_levels(root, keys, named or {})
+    layout = read_levels(root, _by_folder(images + unread, skip), named or {})
     places = [layout.places[_folder_of(image.key, skip)] for image in images]
     lost = [layout.places[_folder_of(entry.key, skip)] for entry in unread]
     _check_vanished(root, places, lost, unread)
     bare = unlabelled_sections(places)
     warnings = [_explain_unlabelled(name, places) for name in sorted(bare)]
-    places = [place._replace(name="") if place.section in bare else place for place in places]
+    places = [p._replace(name="") if p.section in bare else p for p in places]
     pairs = zip(images, places, strict=True)
     rows = [(Item(e.key, e.path, -1, p.split, p.group, read), p.name) for e, p in pairs]
     class_names = {place.name for place in places} - {""}
     if not named:
-        inside = (layout.inside[_folder_of(image.key, skip)] for image in images)
+        inside = [layout.inside[_folder_of(image.key, skip)] for image in images]
+        check_nested(root, inside)
         warnings += check_parts(root, class_names, layout.level)
         warnings += warn_of_subfolders(inside, layout.level)
     warnings += check_classes((place.section, place.name) for place in places)
@@ -108,12 +110,24 @@ def check_classes(places: Iterable[tuple[str, str]]) -> Iterator[str]:
         yield f"found one class, {quoted(*class_names)}; expected two or more"
 
 
+def _by_folder(entries: Iterable[Entry], skip: int) -> dict[Folder, list[str]]:
+    """Return the keys of the entries in each folder."""
+    keys = defaultdict[Folder, list[str]](list)
+    for key in sorted(entry.key for entry in entries):
+        keys[_folder_of(key, skip)].append(key)
+    return keys
+
+
 def _folder_of(key: str, skip: int) -> Folder:
     return tuple(key.split("/")[skip:-1])
 
 
 def _files(entries: Iterable[Entry]) -> str:
     return listed((entry.key for entry in entries), "file")
+
+
+def _links_to_images(by_kind: Mapping[Kind, Sequence[Entry]]) -> list[Entry]:
+    return [e for e in by_kind[Kind.UNREADABLE] if kind_by_ending(e.key) is Kind.IMAGE]
 
 
 def _check_any(root: str, by_kind: Mapping[Kind, Sequence[Entry]]) -> None:
@@ -123,8 +137,11 @@ def _check_any(root: str, by_kind: Mapping[Kind, Sequence[Entry]]) -> None:
     if unread := by_kind[Kind.UNREAD]:
         problem = f"found no image that can be read, but {describe_unread(unread)}"
         raise SourceError(f"{quoted(root)}: {problem}")
-    problem = f"found no image among {_files([*by_kind[Kind.OTHER], *by_kind[Kind.UNREADABLE]])}"
-    raise SourceError(f"{quoted(root)}: {problem}; expected .jpg, .png and the like")
+    others = [*by_kind[Kind.OTHER], *by_kind[Kind.UNREADABLE]]
+    expected = "expected .jpg, .png and the like"
+    if any(entry.key.lower().endswith(_CONTAINERS) for entry in others):
+        expected += ", or one of these files as SOURCE"
+    raise SourceError(f"{quoted(root)}: found no image among {_files(others)}; {expected}")
 
 
 def _check_keys(root: str, entries: Iterable[Entry]) -> None:
@@ -153,8 +170,13 @@ def _check_vanished(
     if gone:
         names = listed((f"{s}/{name}".lstrip("/") for s, name in gone), "class")
         entries = [e for e, p in zip(unread, lost, strict=True) if (p.section, p.name) in gone]
-        remedy = "or move the folder out of SOURCE"
-        problem = f"{names} would vanish: found only {describe_unread(entries)}, {remedy}"
+        links = [entry.key for entry in entries if entry.kind is Kind.UNREADABLE]
+        found = describe_unread([e for e in entries if e.kind is not Kind.UNREADABLE])
+        if links:
+            found = (
+                f"{listed(links, 'link')}, which cannot be opened; put the images in their place"
+            )
+        problem = f"{names} would vanish: found only {found}, or move the folder out of SOURCE"
         raise SourceError(f"{quoted(root)}: {problem}")
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from extract.core.errors import SourceError, listed, quoted
 from extract.images.item import SPLIT_OF, SPLITS
+from extract.layouts.doubts import is_no_class
 
 Folder = tuple[str, ...]  # the names of the folders above an image
 # A split in one word of a name, such as trainset; dev is a word of tables and folders of text.
@@ -76,7 +77,8 @@ def find_splits(
         if alike or split_name.is_plain or top in exact
     }
     shared = len(tops) > 1 and bool(set.intersection(*(set(classes[top]) for top in tops)))
-    if split_names.keys() == tops.keys() and shared:
+    lone = len(tops) == 1 and any(classes.values())  # a folder of several is no class
+    if split_names.keys() == tops.keys() and (shared or lone):
         sure = set(split_names)
     split_of = {top: split_names[top].split for top in sure}
     several = len(set(split_of.values())) > 1
@@ -155,7 +157,7 @@ def splits_below(root: str, paths: Collection[Folder], above: int) -> dict[str, 
     first, second, third = (above + level for level in (1, 2, 3))
     if others := seconds - split_of.keys():
         found = f"found {listed(split_of, 'split folder')} inside other folders, beside "
-        found += listed((name or "images" for name in others), "other folder")
+        found += listed((name or "none, but images" for name in others), "other folder")
         expected = "expected only splits there; move the others out of SOURCE"
         raise SourceError(f"{quoted(root)}: {found}; {expected}")
     times = Counter(name for path in {path[:3] for path in paths} for name in path[2:3])
@@ -206,7 +208,9 @@ def _is_wrapper(
         return True
     if section not in deep:
         return False
-    if deep == heads.keys() or split_in(name) == split_in(section):
+    own, outer = split_in(name), split_in(section)
+    again = own is not None and outer is not None and own.split == outer.split
+    if deep == heads.keys() or again or is_no_class(name):
         return True
     elsewhere = set[str]().union(*(heads[other] for other in heads if other != section))
     below = {rest[1] for rest in inside[section]}

@@ -13,7 +13,14 @@ import numpy as np
 
 from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.console import Described, log, progress
-from extract.core.errors import SettingError, StoreError, WeightsUnavailableError, listed, quoted
+from extract.core.errors import (
+    SettingError,
+    StoreError,
+    WeightsUnavailableError,
+    count_of,
+    listed,
+    quoted,
+)
 from extract.core.row_block import DONE, PENDING
 from extract.engines.base import Engine
 from extract.engines.select import open_engine
@@ -163,8 +170,9 @@ def _fill(
     rows = np.flatnonzero(store.status != DONE)
     finished, workers = len(items) - len(rows), config.workers
     height, width = engine.spec.image_size
+    images = count_of(len(items), "image")
     log.info(
-        f"{len(items)} images{and_views(store.view_spec.views)}, {finished} done before; "
+        f"{images}{and_views(store.view_spec.views)}, {finished} done before; "
         f"{engine.spec.trunk} at {width} x {height} pixels in {engine.name} {engine.precision}, "
         f"{engine.batch_size} at a time, {workers} workers"
     )

@@ -218,6 +218,9 @@ def _list(file: BinaryIO, ending: str, shard: str, read_at: ReadAt) -> _Members:
 def _list_zip(file: BinaryIO, shard: str, read_at: ReadAt) -> _Members:
     refuse_split_zip(shard, file)  # its members may be in other files
     infos = zipfile.ZipFile(file).infolist()
+    file.seek(0)
+    if file.read(4) == b"PK\3\4" and min((i.header_offset for i in infos), default=0) > 0:
+        raise zipfile.BadZipFile("another zip is joined to its front; pack both into one")
     return [(_zip_name(info), _Member(read_at, 0, info.file_size, info)) for info in infos]
 
 

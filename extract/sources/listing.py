@@ -14,7 +14,7 @@ from extract.images.entries import Entry, Kind, list_local, list_url, walk
 from extract.images.item import Read, Source, read_file, to_utf8
 from extract.images.kinds import is_image
 from extract.images.remote import hide_secrets, is_url, read_url, without_query
-from extract.images.unpack import fetch_command
+from extract.images.unpack import fetch_command, refuse_web_page
 from extract.layouts.image_folder import arrange_folder
 from extract.layouts.image_table import Named, arrange_rows, columns_error
 from extract.sources.archives import ARCHIVE_ENDINGS, Archive, is_archive
@@ -48,6 +48,7 @@ def list_source(
         )
     if is_url(root):
         return _list_url(root, named, folder)
+    refuse_web_page(root)
     if is_archive(root) and not os.path.isdir(root):
         return list_archive(root, named)
     try:

@@ -17,6 +17,8 @@ _IMAGE_WORDS = {"x", "image", "images", "img", "imgs", "data", "pixels", "featur
 _LABEL_WORDS = ("y", "Y", "label", "labels", "target", "targets", "class", "classes")
 # The cache keeps chunks of several images in memory for the next image.
 _CHUNK_CACHE = 2**26
+# Images whose values show the range of all.
+_SAMPLE = 64
 
 
 def open_arrays(path: str, named: Named) -> Records:
@@ -48,7 +50,10 @@ def open_arrays(path: str, named: Named) -> Records:
                 cells[2] = [split] * len(pixels)
             rows += zip(*cells, strict=True)
             places += [(pixels, row) for row in range(len(pixels))]
-            explained = explain_columns(arrays, [name, *chosen])
+            others = [_partners(each) for each in images if each != name]
+            elsewhere = {*images, *(partner for each in others for partner in each)} - {name}
+            known = [each for each in arrays if each not in elsewhere or each in chosen]
+            explained = explain_columns(known, [name, *chosen])
             said.notes.extend(explained.notes)
             said.warnings.extend(explained.warnings)
 
@@ -107,35 +112,47 @@ def _flaw(name: str, array: Any) -> str | None:
     shape = array.shape
     if len(shape) not in (3, 4) or not all(shape[1:]) or array.dtype.kind not in "buif":
         return ""
-    flaw = None
-    if len(shape) == 3 and shape[2] in (1, 3, 4):
-        flaw = f"{name} looks like one image; if it is, store {name}[None]"
-    elif len(shape) == 3 and shape[0] == shape[1] != shape[2]:
-        flaw = f"{name} looks like images on its last axis; store {name}.transpose(2, 0, 1), "
+    if "MATLAB_class" in getattr(array, "attrs", {}):
+        axes = (0, *range(len(shape) - 1, 0, -1))
+        return f"{name} has MATLAB's order of axes; store {name}[()].transpose{axes}"
+    return _wrong_axes(name, shape) or _wrong_values(name, array)
+
+
+def _wrong_axes(name: str, shape: tuple[int, ...]) -> str | None:
+    last, flaw = shape[-1], None
+    if len(shape) == 3 and last in (1, 3, 4):
+        flaw = f"looks like one image; if it is, store {name}[None]"
+    elif len(shape) == 3 and shape[0] == shape[1] != last:
+        flaw = f"looks like images on its last axis; store {name}.transpose(2, 0, 1), "
         flaw += f"or {name}[..., None] if they are on the first"
-    elif len(shape) == 4 and shape[3] not in (1, 3):
+    elif len(shape) == 4 and last not in (1, 3):
+        flaw = f"has {last} channels"
         if shape[1] in (1, 3):
-            flaw = f"{name} has its channels first; store {name}.transpose(0, 2, 3, 1)"
+            flaw = f"has its channels first; store {name}.transpose(0, 2, 3, 1)"
         elif shape[2] in (1, 3):
-            flaw = f"{name} has its images last; store {name}.transpose(3, 0, 1, 2)"
-        elif shape[3] == 4:
-            flaw = f"{name} has 4 channels; store {name}[..., :3]"
-        else:
-            flaw = f"{name} has {shape[3]} channels"
-    elif array.dtype != np.uint8:
-        low, high = _range_of(array)
-        flaw = f"{name} has values of {low:g} to {high:g}; "
-        if not 0 <= low <= high <= 255:
-            flaw += "store them as they were before they were scaled, of 0 to 255"
-        else:
-            scaled = f"({name} * 255).round()" if high <= 1 else name
-            flaw += f"store {scaled}.astype('uint8'), of 0 to 255"
-    return flaw
+            flaw = f"has its images last; store {name}.transpose(3, 0, 1, 2)"
+        elif last == 4:
+            flaw += f"; store {name}[..., :3]"
+    return flaw and f"{name} {flaw}"
+
+
+def _wrong_values(name: str, array: Any) -> str | None:
+    if array.dtype == np.uint8:
+        return None
+    low, high = _range_of(array)
+    flaw = f"{name} has values of {low:g} to {high:g}; store "
+    if array.dtype.kind == "f" and 0 <= low <= high <= 1:
+        return f"{flaw}({name} * 255).round().astype('uint8'), of 0 to 255"
+    if array.dtype.kind in "ui" and low >= 0 and high > 255:
+        return f"{flaw}({name} >> 8).astype('uint8') if they have 16 bits"
+    if low >= 0 and 128 <= high <= 255:
+        return f"{flaw}{name}.astype('uint8'), of 0 to 255"
+    return f"{flaw}them as uint8 of 0 to 255, as they were before they were scaled"
 
 
 def _range_of(array: Any) -> tuple[float, float]:
     """Return the lowest and highest value of the first images."""
-    some = np.asarray(array[:16])
+    some = np.asarray(array[:: max(1, len(array) // _SAMPLE)])
     return (float(some.min()), float(some.max())) if some.size else (0.0, 0.0)
 
 
@@ -171,7 +188,7 @@ def _cells(
     ):
         said.warnings.append(f"found a 1 in each row of {name}, which is read as its column")
         values = values.argmax(1)
-    if values.shape not in ((count,), (count, 1)):
+    if values.size != count or max(values.shape, default=0) != count:
         problem = f"found array {name} of shape {values.shape} beside {count} images"
         raise SourceError(f"{quoted(path)}: {problem}; expected one value for each; see --columns")
     return list(values.reshape(-1).tolist())

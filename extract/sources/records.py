@@ -13,6 +13,7 @@ from extract.images.item import SPLIT_OF, SPLITS, reason_of
 from extract.images.kinds import IMAGE_ENDINGS, is_system_file
 from extract.images.unpack import refuse_pointer
 from extract.layouts.image_table import Named, Records, Said
+from extract.layouts.split_folders import split_in
 from extract.sources.arrow import holds_images, open_arrow
 from extract.sources.pixel_arrays import open_arrays
 from extract.sources.tfrecord import is_tfrecord, name_classes, open_tfrecord
@@ -243,11 +244,9 @@ def _with_splits(root: str, files: Sequence[tuple[str, str]]) -> list[RecordFile
     if 0 < len(without) < len(split_of):
         problem = f"found {listed(without, 'file')} without a split in the name"
         raise SourceError(f"{quoted(root)}: {problem}; expected it in the names of all or none")
-    many = len(split_of) > 1
-    return [
-        RecordFile(f"{file}/" * many, os.path.join(root, file), split)
-        for file, split in split_of.items()
-    ]
+    slash = "/" if len(split_of) > 1 else None
+    prefixes = {file: file + slash if slash else "" for file in split_of}
+    return [RecordFile(prefixes[f], os.path.join(root, f), split) for f, split in split_of.items()]
 
 
 def _files_in(root: str, names: Sequence[str], folders: Sequence[str], named: Named) -> list[str]:
@@ -283,8 +282,9 @@ def _split_of(root: str, path: str) -> str | None:
     The last word of the name that is a split decides, because the first are the name of the set.
     """
     *folders, name = path.split("/")
-    words = re.split(r"[-._]", name.lower())
-    splits = [SPLITS[SPLIT_OF[word]] for word in words if word in SPLIT_OF][-1:]
+    words = re.split(r"[-._]", os.path.splitext(name)[0])
+    found = [split_name for word in words if (split_name := split_in(word))]
+    splits = [SPLITS[each.split] for each in found if not each.weak and each.is_plain][-1:]
     splits += [split for folder in folders if (split := _split_folder(folder))]
     if len(set(splits)) > 1:
         problem = f"found {quoted(path)}, which names two splits; expected one"
