@@ -484,3 +484,28 @@ def test_the_overview_of_a_table(photos: Path) -> None:
         "  cells are separated by a semicolon",
         "  columns: path, label, group; ignored: 1 column ('id')",
     ]
+
+
+def test_images_in_folders_below_are_found_by_their_names(tmp_path: Path) -> None:
+    """As in HAM10000: a column of ids, and the images in two folders."""
+    for number, place in enumerate(
+        ("part_1/a.jpg", "part_2/b.jpg", "part_1/c.jpg", "part_2/c.jpg")
+    ):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_bytes(bytes([number]))
+    source = list_source(table_of(tmp_path / "t.csv", {"a": "x", "b.jpg": "y", "c": "z"}))
+    # Two images are called c.
+    assert [item.key for item in source.items] == ["c", "part_1/a.jpg", "part_2/b.jpg"]
+    assert "2 paths are in a folder below (a is part_1/a.jpg)" in said_by(source)
+    assert "found no file for 1 of 3 paths (c)" in said_by(source)
+
+
+def test_a_name_that_two_images_have_is_shown(photos: Path) -> None:
+    (photos / "a" / "0.png").write_bytes(b"x")
+    source = list_source(table_of(photos / "t.csv", {"a/0": "cat"}))
+    assert source.problem.endswith("; a/0 may be a/0.jpg or a/0.png; write the ending")
+
+
+def test_columns_that_mark_one_split_are_told(tmp_path: Path) -> None:
+    said = said_by(list_source(write(tmp_path / "t.csv", "path,label,is_valid\na.jpg,x,True\n")))
+    assert "ignored 1 column ('is_valid'), for none is called split; write a column split" in said

@@ -555,3 +555,26 @@ def test_a_class_of_links_does_not_vanish(tmp_path: Path) -> None:
         SourceError, match=r"1 class \(c\) would vanish: found only 1 link \(c/2.png"
     ):
         list_source(tmp_path / "a.tar")
+
+
+def test_times_that_gnu_tar_keeps_are_no_folders(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        (tmp_path / "set" / name / "0.png").write_bytes(name.encode())
+    words = ["tar", "--format=gnu", "--atime-preserve=system", "-g", str(tmp_path / "snar")]
+    words += ["-cf", str(tmp_path / "a.tar"), "-C", str(tmp_path / "set"), "cat", "dog"]
+    if subprocess.run(words, capture_output=True, check=False).returncode:
+        pytest.skip("needs GNU tar")
+    source = list_source(tmp_path / "a.tar")
+    assert placed(source) == {"cat/0.png": ("cat", 0, ""), "dog/0.png": ("dog", 0, "")}
+
+
+def test_names_in_another_encoding_are_told(tmp_path: Path) -> None:
+    with tarfile.open(
+        tmp_path / "a.tar", "w", encoding="latin-1", format=tarfile.GNU_FORMAT
+    ) as file:
+        for name in ("caf\u00e9/0.png", "the/1.png"):
+            file.addfile(tarfile.TarInfo(name))
+    source = list_source(tmp_path / "a.tar")
+    assert source.class_names == ("caf\\xe9", "the")
+    assert any("found 1 name not in UTF-8, shown with escapes" in said for said in source.warnings)

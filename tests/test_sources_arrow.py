@@ -238,3 +238,12 @@ def test_paths_of_another_machine_stop_the_run() -> None:
 def test_floats_from_an_issue() -> None:
     source = list_source(CASES / "float-labels" / "floatnan.parquet", "label=num")
     assert classes_of(source) == ["1", "1", "1", "", "1", "1"] + ["0"] * 6
+
+
+def test_a_column_in_the_names_of_folders_is_refused(tmp_path: Path) -> None:
+    content = pa.table({"image": CONTENTS[:4], "label": ["a", "b", "a", "b"]})
+    parquet.write_to_dataset(content, tmp_path, partition_cols=["label"])
+    with pytest.raises(
+        SourceError, match=r"in 2 folders \(label=a/, .*write one file with this col"
+    ):
+        list_source(tmp_path)

@@ -200,3 +200,16 @@ def test_late_values_show_the_range(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", values)
     with pytest.raises(SourceError, match=r"values of 0 to 300; store \(image >> 8\)"):
         list_source(tmp_path / "a.npy")
+
+
+def test_files_of_features_and_weights_are_named(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.attrs["weights_sha256"] = "0"
+    with pytest.raises(
+        SourceError, match=r"found features of extract-features; give them to train"
+    ):
+        list_source(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file.create_group("model_weights")
+    with pytest.raises(SourceError, match=r"found the weights of a Keras model"):
+        list_source(tmp_path / "b.h5")

@@ -167,6 +167,7 @@ def test_images_that_share_a_label_file_are_one_group(tmp_path: Path) -> None:
     }
     found = "found 2 label files of several images, such as 0.cls of 0.left.png, 0.right.png"
     assert any(found in said for said in source.warnings)
+    assert source.notes == ("labels of .cls files beside the images",)
 
 
 def test_json_with_a_label_of_another_name(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The members of a tar, or of several in one file, as ``tar -A`` and ``cat`` join them."""
 
+import re
 import tarfile
 from typing import Any
 
@@ -21,7 +22,7 @@ def list_members(file: Any) -> list[tuple[str, tuple[int, int] | None]]:
     while start >= 0:
         file.seek(start)
         with tarfile.open(None, "r:", file) as tar:
-            members += tar
+            members += (_without_times(file, info) for info in tar)
             start = _find_next(file, tar.offset)
     files = {info.name: info for info in members if info.isreg() and not info.issparse()}
     found: list[tuple[str, tuple[int, int] | None]] = []
@@ -32,6 +33,16 @@ def list_members(file: Any) -> list[tuple[str, tuple[int, int] | None]]:
         place = (content.offset_data, content.size) if content else None
         found.append((info.name + "/" * info.isdir(), place))
     return found
+
+
+def _without_times(file: Any, info: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Remove from a name what GNU tar keeps in the place of its first folder, an access time."""
+    if re.match(r"[0-7]{11}/", info.name):
+        file.seek(info.offset)
+        header = file.read(_BLOCK)
+        if header[257:265] == b"ustar  \0":
+            info.name = info.name[12:]
+    return info
 
 
 def _find_next(file: Any, end: int) -> int:

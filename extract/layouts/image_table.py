@@ -30,6 +30,8 @@ _NEAR = {
     "split": "splits set subset partition phase usage datasplit",
     "group": "groups patient patientid subject subjectid site case caseid groupid person lesionid",
 }
+# Columns that mark the images of one split.
+_FLAGS = {"is_valid", "is_val", "is_validation", "is_test", "is_train", "is_training"}
 # The words for validation images in tables; a folder with such a name may be a class.
 _SPLIT_VALUES = SPLIT_OF | dict.fromkeys(("dev", "eval", "evaluation"), SPLIT_OF["validation"])
 
@@ -119,6 +121,13 @@ def explain_columns(
         if column is None and near:
             found = f"ignored {listed(map(repr, near), 'column')}, for none is called {role}"
             warnings.append(f"{found}; if it is the {role}, add {_as_flag(role, near[0].strip())}")
+        elif (
+            column is None
+            and role == "split"
+            and (flags := _FLAGS.intersection(map(_fold, ignored)))
+        ):
+            found = f"ignored {listed(map(repr, flags), 'column')}, for none is called split"
+            warnings.append(f"{found}; write a column split of train, validation and test")
         elif column is None and role == "label" and ignored:
             found = f"found no labels: no column is called label among {listed(ignored, 'column')}"
             warnings.append(f"{found}; if one is the label, add --columns label=NAME")

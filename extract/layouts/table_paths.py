@@ -9,7 +9,7 @@ import posixpath
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, partial
 from typing import NamedTuple
@@ -22,6 +22,8 @@ from extract.layouts.split_folders import split_in
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 # Absolute paths that are tried to find the folder that has moved.
 _MOST_TRIED = 1000
+# Folders below that are searched for an image by its name alone.
+_DEEPEST = 3
 
 
 class Mended(NamedTuple):
@@ -55,6 +57,10 @@ def mend_paths(paths: Sequence[str], folder: str, root: str) -> Mended:
             cleaned[row] = path
             how.setdefault(mend, []).append(f"{paths[row]} is {path}")
             break
+    below = [row for row in missing if not exists(cleaned[row]) and "/" not in cleaned[row].strip()]
+    for row, path in _find_below(folder, {row: cleaned[row].strip() for row in below}):
+        cleaned[row] = path
+        how.setdefault("are in a folder below", []).append(f"{paths[row]} is {path}")
     _check_different(folder, cleaned)
     notes = [f"{count_of(len(f), 'path')} {m} ({quoted(f[0])})" for m, f in how.items()]
     lost = [paths[row] for row in missing if not exists(cleaned[row])]
@@ -67,6 +73,8 @@ def mend_paths(paths: Sequence[str], folder: str, root: str) -> Mended:
     remedy = "give the folder of the images with --root DIR"
     if root:
         remedy = "expected the folder that the paths start from"
+    if len(fits := _near(folder, _clean(lost[0].strip()))[0]) > 1:
+        remedy = f"{quoted(lost[0])} may be {' or '.join(map(quoted, fits[:2]))}; write the ending"
     return Mended(cleaned, notes, [], f"{problem} in {quoted(root or folder or '.')}; {remedy}")
 
 
@@ -119,6 +127,24 @@ def _variants(folder: str, path: str, drop: int | None) -> Iterator[tuple[str, s
         ):
             if len(found) == 1:
                 yield what, found[0]
+
+
+def _find_below(folder: str, names: Mapping[int, str]) -> Iterator[tuple[int, str]]:
+    """Yield the row and path of names, with an ending or without, that one image below has."""
+    if not names:
+        return
+    found = defaultdict[str, list[str]](list)
+    for above, folders, files in os.walk(folder or "."):
+        inside = os.path.relpath(above, folder or ".")
+        folders[:] = [] if inside.count(os.sep) >= _DEEPEST - 1 else folders
+        for name in files:
+            if name.lower().endswith(IMAGE_ENDINGS):
+                path = posixpath.join(*inside.split(os.sep), name)
+                for key in {name, os.path.splitext(name)[0]}:
+                    found[key].append(_clean(path))
+    for row, name in names.items():
+        if len(paths := found.get(name, [])) == 1:
+            yield row, paths[0]
 
 
 def _parts(path: str) -> list[str]:

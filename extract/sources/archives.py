@@ -42,6 +42,7 @@ _UNIX_HOSTS = (3, 7, 16, 19, 30)
 _SPLIT = "with backslashes, read as / between folders; expected /"
 _KEPT = "with a backslash, read as a part of it; expected / between folders"
 _CODE_PAGE = "in an unknown code page, read as code page 437; expected UTF-8"
+_ESCAPED = "not in UTF-8, shown with escapes; expected UTF-8"
 _SHARDS = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 ReadAt = Callable[[int, int], bytes]  # (number of bytes, offset)
@@ -68,6 +69,7 @@ class Archive:
         members: The position of each member, None for a link and the like; with several archives,
             keys begin with their names.
         warnings: What is doubtful about the names of the members.
+        notes: What was understood of them.
     """
 
     def __init__(self, root: str) -> None:
@@ -75,6 +77,7 @@ class Archive:
         self.shards = _expand(root)
         self.members: dict[str, _Member | None] = {}
         self.warnings: list[str] = []
+        self.notes: list[str] = []
         for shard in self.shards:
             name, shown = os.path.basename(without_query(shard)), hide_secrets(shard)
             prefix = "" if len(self.shards) == 1 else f"{stem(name)}/"
@@ -98,6 +101,8 @@ class Archive:
             path, info = name, member.info if member else None
             if info and not name.isascii() and name == info.orig_filename and not _is_utf8(info):
                 counts[_CODE_PAGE] += 1
+            if any("\udc80" <= c <= "\udcff" for c in name):
+                counts[_ESCAPED] += 1
             if "\\" in name:
                 is_split = flat or (info and info.create_system not in _UNIX_HOSTS)
                 counts[_SPLIT if is_split else _KEPT] += 1

@@ -17,6 +17,12 @@ _IMAGE_WORDS = {"x", "image", "images", "img", "imgs", "data", "pixels", "featur
 _LABEL_WORDS = ("y", "Y", "label", "labels", "target", "targets", "class", "classes")
 # The cache keeps chunks of several images in memory for the next image.
 _CHUNK_CACHE = 2**26
+# Attributes and groups of HDF5 files that hold no images.
+_NO_PIXELS = {
+    "weights_sha256": "features of extract-features; give them to train-head",
+    "model_weights": "the weights of a Keras model; give it to --trunk or --weights",
+    "layer_names": "the weights of a Keras model; give it to --weights",
+}
 # Images whose values show the range of all.
 _SAMPLE = 64
 
@@ -75,7 +81,11 @@ def _open(path: str) -> dict[str, Any]:
     import h5py
 
     arrays: dict[str, Any] = {}
-    h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE).visititems(arrays.__setitem__)
+    file = h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE)
+    for name, what in _NO_PIXELS.items():
+        if name in file.attrs or name in file:
+            raise SourceError(f"{quoted(path)}: found {what}; expected arrays of pixels")
+    file.visititems(arrays.__setitem__)
     arrays = {name: array for name, array in arrays.items() if isinstance(array, h5py.Dataset)}
     for name, array in arrays.items():
         if array.is_virtual or array.external:

@@ -212,11 +212,8 @@ def _search_below(
         if not files and inner and depth:
             files, images = _search_below(path, inner, named, depth - 1)
             others += [folder] * bool(images)
-        is_split = _split_folder(folder) is not None
-        found += [
-            (around if is_split else f"{folder}/{around}", f"{folder}/{file}")
-            for around, file in files
-        ]
+        prefix = "" if _split_folder(folder) else f"{folder}/"
+        found += [(prefix + around, f"{folder}/{file}") for around, file in files]
     return found, others
 
 
@@ -238,7 +235,10 @@ def _with_splits(root: str, files: Sequence[tuple[str, str]]) -> list[RecordFile
     sets = sorted({around for around, _ in files})
     if len(sets) > 1:
         problem = f"found files of records in {listed(sets, 'folder', 10)}"
-        raise SourceError(f"{quoted(root)}: {problem}; give one of them as SOURCE")
+        remedy = (
+            "write one file with this column" if "=" in sets[0] else "give one of them as SOURCE"
+        )
+        raise SourceError(f"{quoted(root)}: {problem}; {remedy}")
     split_of = {file: _split_of(root, file) for _, file in files}
     without = [file for file, split in split_of.items() if split is None]
     if 0 < len(without) < len(split_of):

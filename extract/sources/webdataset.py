@@ -14,7 +14,7 @@ from extract.images.entries import Entry, Kind, kind_by_ending
 from extract.images.item import Source, reading
 from extract.images.remote import is_url
 from extract.layouts.image_folder import arrange_folder
-from extract.layouts.image_table import Named, arrange_rows, choose_columns, columns_error
+from extract.layouts.image_table import Named, Said, arrange_rows, choose_columns, columns_error
 from extract.sources.archives import Archive, is_archive, stem
 from extract.sources.tables import parse_json
 
@@ -55,7 +55,7 @@ def list_archive(root: str, named: Named) -> Source:
         problem = f"found {listed(inside, 'archive')} in it, and no images; unpack it"
         raise SourceError(f"{quoted(root)}: {problem}, and give one of them, or all as a pattern")
     if "path" not in named and (rows := _labelled(archive, images, named)):
-        source = arrange_rows(root, rows, named, archive.read)
+        source = arrange_rows(root, rows, named, archive.read, Said(archive.notes, []))
     else:
         source = arrange_folder(root, entries, archive.read, len(archive.shards) > 1, named)
     doubts = tuple(f"{quoted(root)}: {warning}" for warning in archive.warnings)
@@ -77,6 +77,7 @@ def _labelled(archive: Archive, images: Sequence[str], named: Named) -> list[tup
             if len(rows) < len(images):
                 problem = f"found {listed(set(images) - set(files), 'image')} without {ending}"
                 raise SourceError(f"{quoted(archive.root)}: {problem}; expected all or none")
+            archive.notes.append(f"labels of {ending} files beside the images")
             return rows
     return []
 
