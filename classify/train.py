@@ -206,6 +206,7 @@ def _prepare(
     # A candidate without a layer takes the only one of the file.
     layers = ["+".join(spec.layer) for spec in config.candidates]
     dataset = load_dataset(store, layers[0] if all(layers) else None, config.memory, groups)
+    export.check_trunk(targets, dataset)
     if config.finetune:
         from classify.finetune.finetune import check_maps
 

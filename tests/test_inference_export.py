@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from zipfile import ZipFile
 
@@ -22,11 +23,12 @@ from classify.inference import export as export_module
 from classify.inference import model_formats
 from classify.inference.bundle import TrainedHead, load_head
 from classify.inference.complete_model import read_class_names
-from classify.inference.export import check_targets, export, export_head, open_trunk
+from classify.inference.export import check_targets, check_trunk, export, export_head, open_trunk
 from classify.inference.model_formats import build_model
 from classify.predict_cli import main as predict_images
 from classify.search.evaluate import fit_batch, transformed
 from classify.settings.head_spec import HeadSpec
+from extract.core.config import TrunkSpec
 from extract.core.errors import HeadError, SettingError
 from extract.pipeline.run import run_extraction as extract_features
 from tests.conftest import QUICK
@@ -397,3 +399,16 @@ def test_a_saved_head_is_exported_from_python(stores: dict[int, Path], tmp_path:
         export_head(tmp_path / "knn", tmp_path / "other.keras")
     with pytest.raises(SettingError, match=r"found the ending '\.h5'"):
         export_head(folder, tmp_path / "model.h5")
+
+
+@pytest.mark.parametrize("name", ["trunk", "weights"])
+def test_a_model_never_replaces_what_it_is_made_of(tmp_path: Path, name: str) -> None:
+    own = tmp_path / "own.keras"
+    own.write_text("the trunk")
+    (tmp_path / "link.keras").symlink_to(own)
+    spec = TrunkSpec(trunk=str(own)) if name == "trunk" else TrunkSpec(weights=str(own))
+    made_by = SimpleNamespace(trunk=spec)
+    for target in (own, tmp_path / "link.keras"):
+        with pytest.raises(HeadError, match="is read by this command; name another file"):
+            check_trunk([str(target)], made_by)  # type: ignore[arg-type]
+    check_trunk([str(tmp_path / "new.keras"), str(tmp_path / "folder")], made_by)  # type: ignore[arg-type]

@@ -245,3 +245,23 @@ def test_a_head_says_in_a_line_what_it_is(made: Made) -> None:
         f"TrainedHead: {kind}, 3 classes (bright, dark, middling), trunk mobilenet, "
         "layer conv1_relu"
     )
+
+
+@pytest.mark.parametrize("name", ["table.csv", "store.h5", "photo.jpg", "notes.jsonl", "photo.png"])
+def test_an_input_is_never_an_output(made: Made, tmp_path: Path, name: str) -> None:
+    images, store, head = made
+    first = next(images.rglob("*.png"))
+    shutil.copy(first, tmp_path / "photo.png")
+    shutil.copy(first, tmp_path / "photo.jpg")
+    shutil.copy(store, tmp_path / "store.h5")
+    (tmp_path / "table.csv").write_text("path,label\nphoto.png,dark\n")
+    (tmp_path / "notes.jsonl").write_text('{"path": "photo.png"}\n')
+    before = (tmp_path / name).read_bytes()
+    source = tmp_path / ("photo.png" if name == "photo.png" else "table.csv")
+    with pytest.raises(HeadError, match=r"is read by this command|holds something else"):
+        label_source(source, head, output=tmp_path / name)
+    assert (tmp_path / name).read_bytes() == before
+    # Predictions, and an empty file, are replaced.
+    (tmp_path / "found.csv").touch()
+    for form in ("csv", "csv", "json", "csv"):
+        label_source(source, head, output=tmp_path / "found.csv", format=form)

@@ -111,10 +111,13 @@ def is_head_folder(folder: str | os.PathLike[str]) -> bool:
     return os.path.isfile(Path(folder) / BUNDLE)  # False also for a name that no file can have
 
 
-def check_file(path: Path) -> None:
-    """Raise HeadError unless a file can be written there and would replace no other thing."""
+def check_file(path: Path, *inputs: PathLike) -> None:
+    """Raise HeadError unless a file can be written there and would replace no input or folder."""
     if path.exists() and not path.is_file():
         raise HeadError(f"{path}: not a regular file; expected one or none; name another")
+    for read in inputs:
+        if path.exists() and os.path.exists(read) and os.path.samefile(path, read):
+            raise HeadError(f"{path}: is read by this command; name another file for its result")
     check_writable(path, HeadError)
 
 

@@ -51,6 +51,7 @@ def export_head(
     with quiet_mode(quiet):
         head = load_head(folder)
         check_targets([os.fspath(target)], [HeadSpec(head.name)])
+        check_trunk([os.fspath(target)], head)
         export(head, open_trunk(head, weights), os.fspath(target))
     return Path(target)
 
@@ -65,6 +66,14 @@ def open_trunk(made_by: Dataset | TrainedHead, weights: PathLike | None = None) 
         )
         log.warning(f"export: the model computes in float32; {features}, so its scores differ")
     return reopen(made_by, weights, trunk.build_trunk)
+
+
+def check_trunk(targets: Sequence[str], made_by: Dataset | TrainedHead) -> None:
+    """Raise HeadError where a model would replace the trunk, or the weights, that it is made of."""
+    spec = made_by.trunk
+    for target in targets:
+        if _ending(target):
+            check_file(Path(target), *filter(None, (spec.trunk, spec.weights)))
 
 
 def check_targets(targets: Sequence[str], specs: Sequence[HeadSpec]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from classify.inference.bundle import PathLike, TrainedHead, check_file, is_head_folder, load_head
 from classify.inference.complete_model import CompleteModel, open_classifier
-from classify.inference.predictions import Prediction, Predictions, is_chart
+from classify.inference.predictions import Prediction, Predictions, check_replaced, is_chart
 from classify.inference.trunk import open_engine
 from classify.settings.config import CHART_TOP, PredictConfig
 from extract.core.config import ExtractConfig, TrunkSpec
@@ -85,7 +85,8 @@ def _predict_images(
         raise SettingError(f"format: has no effect on {path}, which is a chart; leave it out")
     config = PredictConfig(**({"top": CHART_TOP} if drawn else {}) | written)
     if path:
-        check_file(path)
+        check_file(path, source)
+        check_replaced(path)
     began, timings = time.perf_counter(), Timings()
     listed = list_source(source, running.columns, running.root)
     check_source(listed)
@@ -94,6 +95,8 @@ def _predict_images(
         raise SettingError(
             f"{path}: found {len(items)} images in {source}; expected one for a chart; name one"
         )
+    if drawn and path:
+        check_file(path, items[0].path)
     model: TrainedHead | CompleteModel
     if head:
         model = load_head(head)

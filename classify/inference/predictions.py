@@ -88,6 +88,18 @@ class Predictions(list[Prediction]):
         return shown + [("...", "", "")] * (len(self) > _MOST_SHOWN)
 
 
+def check_replaced(path: Path) -> None:
+    """Raise HeadError where predictions would replace a file that holds something else."""
+    if not path.is_file() or is_chart(path) or not path.stat().st_size:
+        return
+    with path.open("rb") as file:
+        first = file.readline(2**16).decode("utf-8", "replace").rstrip()
+    is_json = first.startswith('{"key": ') and first.endswith("}")
+    if first != ",".join(Prediction._fields) and not is_json:
+        expected = "expected predictions, or a new file"
+        raise HeadError(f"{path}: holds something else; {expected}; name another")
+
+
 def is_chart(path: Path | None) -> bool:
     """Say whether a file is drawn, by its ending."""
     return path is not None and path.suffix.lower() in CHART_ENDINGS
