@@ -44,6 +44,7 @@ class ExtractSettings(TypedDict, total=False):
     max_bad: str | int | None
     overwrite: bool | None
     update: bool | None
+    max_removed: str | int | None
     dry_run: bool | None
     repair: bool | None
 

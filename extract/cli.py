@@ -52,7 +52,16 @@ def extract_features_parser() -> argparse.ArgumentParser:
     running = ("engine", "precision", "batch_size", "workers", "cluster")
     add_flags(parser.add_argument_group("running"), ExtractConfig, *running)
     add_flags(parser.add_argument_group("views"), ViewSpec)
-    output = ("dtype", "shards", "max_bad", "overwrite", "update", "dry_run", "repair")
+    output = (
+        "dtype",
+        "shards",
+        "max_bad",
+        "overwrite",
+        "update",
+        "max_removed",
+        "dry_run",
+        "repair",
+    )
     add_flags(parser.add_argument_group("output"), ExtractConfig, *output)
     look = parser.add_argument_group("look")
     look.add_argument("--list-trunks", action="store_true", help="print every trunk")

@@ -93,9 +93,11 @@ def test_a_dry_run_says_what_the_run_would_do(
     changed = "the source has changed: 1 image (train/cat/0.png) missing"
     before = Path("out.h5").read_bytes()
     assert f"{changed}; use --update" in said(code=1)
+    assert "add --max-removed 100%" in said("--update", code=1)
     for action in ("update", "overwrite"):
         what = f"would {action.replace('overwrite', 'replace')} out.h5, for {changed}: 7 images"
-        assert said(f"--{action}").startswith(what)
+        words = ["--max-removed", "1"] if action == "update" else []
+        assert said(f"--{action}", *words).startswith(what)
     assert Path("out.h5").read_bytes() == before
 
 

@@ -19,6 +19,9 @@ from extract.store.open import open_store
 from extract.store.verify import verify
 from tests.conftest import QUICK
 
+# The sets of these tests are small: two images are more than a tenth.
+UPDATE: dict[str, Any] = {"update": True, "max_removed": "100%"}
+
 
 def extract(source: Path, out: Path, **settings: Any) -> Summary:
     return extract_features(source, out, **{**QUICK, **settings})
@@ -61,14 +64,14 @@ def test_an_updated_store_is_that_of_a_first_run(images: Path, tmp_path: Path, v
     out = tmp_path / "out.h5"
     extract(images, out, views=views)
     change(images)
-    summary = extract(images, out, views=views, update=True)
+    summary = extract(images, out, views=views, **UPDATE)
     assert (summary.images, summary.computed) == (9, 4)
     extract(images, tmp_path / "fresh.h5", views=views)
     found, wanted = contents(out), contents(tmp_path / "fresh.h5")
     for name in ("features", "views"):
         np.testing.assert_allclose(found.pop(name), wanted.pop(name), atol=1e-5)
     assert found == wanted
-    assert extract_features(images, out, update=True).computed == 0
+    assert extract_features(images, out, **UPDATE).computed == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fresh.h5", "images", "out.h5"]
 
 
@@ -80,7 +83,7 @@ def test_kept_rows_are_copied_bit_for_bit(images: Path, tmp_path: Path) -> None:
         rows = np.arange(8)
         store.write(RowBlock(rows, {"conv1_relu": written.astype("f4")}, store.digests(), []))
     change(images)
-    extract(images, out, update=True)
+    extract(images, out, **UPDATE)
     with open_store(out) as store:
         kept = [store.keys.index(key) for key in ("train/cat/0.png", "validation/dog/1.png")]
         assert store.read("conv1_relu", np.array(kept))[:, 0].tolist() == [0, 7]
@@ -92,7 +95,7 @@ def test_a_row_that_is_not_what_was_written_is_not_kept(images: Path, tmp_path: 
     with h5py.File(out, "r+") as file:
         file["features"][2] += 1
     change(images)
-    assert extract(images, out, update=True).computed == 4 + 1
+    assert extract(images, out, **UPDATE).computed == 4 + 1
     extract(images, tmp_path / "fresh.h5")
     np.testing.assert_allclose(
         contents(out)["features"], contents(tmp_path / "fresh.h5")["features"], atol=1e-5
@@ -105,7 +108,7 @@ def test_an_image_that_trains_from_now_on_gets_views(images: Path, tmp_path: Pat
     for splits in (["train", "train", "val", "val"], ["val", "train", "train", "val"]):
         rows = [f"{key},{key[6:9]},{split}" for key, split in zip(keys, splits, strict=True)]
         table.write_text("\n".join(["path,label,split", *rows]))
-        summary = extract(table, out, views=1, update=True)
+        summary = extract(table, out, views=1, **UPDATE)
     assert summary.computed == 1
     with open_store(out) as store:
         assert verify(store) == []
@@ -121,7 +124,7 @@ def test_columns_may_change_with_the_table(images: Path, tmp_path: Path) -> None
     extract(table, out)
     with pytest.raises(StoreError, match="columns"):
         extract(table, out, columns="label=kind")
-    assert extract(table, out, columns="label=kind", update=True).computed == 0
+    assert extract(table, out, columns="label=kind", **UPDATE).computed == 0
     with open_store(out) as store:
         assert store.class_names == ("c", "d")
         assert store.attributes["columns"] == "label=kind"
@@ -135,7 +138,7 @@ def test_without_the_flag_a_changed_source_is_refused(images: Path, tmp_path: Pa
     with pytest.raises(StoreError, match=r"1 image \(train/cat/2\.png\) new; use --update"):
         extract(images, out)
     with pytest.raises(StoreError, match="was made with --image-size 32, not 48; drop"):
-        extract(images, out, image_size=(48, 48), update=True)
+        extract(images, out, image_size=(48, 48), **UPDATE)
     assert out.read_bytes() == before
     with pytest.raises(SettingError, match="--update and --overwrite cannot be combined"):
         extract(images, out, update=True, overwrite=True)
@@ -152,7 +155,7 @@ def test_a_file_that_is_being_written_is_not_updated(images: Path, tmp_path: Pat
         assert writer.stdout is not None
         writer.stdout.readline()
         with pytest.raises(StoreError, match="another process"):
-            extract(images, out, update=True)
+            extract(images, out, **UPDATE)
         writer.communicate(b"\n")
 
 
@@ -168,11 +171,55 @@ def test_killed_at_a_step_and_run_again(images: Path, tmp_path: Path, step: str)
         "import os, signal, sys\n"
         "from extract.pipeline import run; from extract.store import update\n"
         f"update.{step} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "run.run_extraction(sys.argv[1], sys.argv[2], update=True)"
+        "run.run_extraction(sys.argv[1], sys.argv[2], update=True, max_removed='100%')"
     )
     done = subprocess.run([sys.executable, "-c", code, str(images), str(out)], check=False)
     assert done.returncode == -signal.SIGKILL
     assert out.read_bytes() == before
-    assert extract_features(images, out, update=True).computed == 4
-    extract_features(images, copy, update=True)
+    assert extract_features(images, out, **UPDATE).computed == 4
+    extract_features(images, copy, **UPDATE)
     assert contents(out) == contents(copy)
+
+
+def test_an_update_drops_few_rows_unless_it_is_told_to(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.h5"
+    extract(images, out)
+    before = out.read_bytes()
+    shutil.move(images / "validation", tmp_path / "not mounted")
+    message = r"lacks 4 images \(validation/cat/0.png, .* of 8; expected at most {}; check that all"
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({}, "10%"),
+        ({"dry_run": True}, "10%"),
+        ({"max_removed": "49%"}, "49%"),
+        ({"max_removed": "3"}, "3"),
+    ]
+    for settings, most in cases:
+        with pytest.raises(StoreError, match=message.format(most)):
+            extract(images, out, update=True, **settings)
+    assert out.read_bytes() == before
+    assert extract(images, out, update=True, max_removed="50%").images == 4
+    with pytest.raises(SettingError, match="max_removed: has no effect without --update"):
+        extract(images, out, max_removed="50%")
+
+
+def test_a_dry_run_counts_the_rows_that_an_update_keeps(
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out.h5"
+    extract(images, out)
+    draw(images / "train" / "cat" / "2.png", 5)
+    with caplog.at_level("INFO"):
+        extract(images, out, update=True, dry_run=True)
+    assert "9 images of 2 classes, 8 done before" in caplog.text
+
+
+def test_an_update_through_a_link_changes_its_target(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    out, link = tmp_path / "disk" / "out.h5", tmp_path / "link.h5"
+    extract(images, out)
+    link.symlink_to(out)
+    draw(images / "train" / "cat" / "2.png", 5)
+    extract(images, link, update=True)
+    assert link.is_symlink()
+    with open_store(out) as store:
+        assert len(store.keys) == 9

@@ -196,6 +196,11 @@ class ExtractConfig(Settings):
     update: bool = flag(
         False, "where the source has changed, keep the rows of unchanged images and run the others"
     )
+    max_removed: str = flag(
+        "10%",
+        "rows that --update may drop because their images are gone; with more it is refused",
+        metavar="N|P%",
+    )
     dry_run: bool = flag(False, "say what the run would do, or refuse it, and stop")
     repair: bool = flag(False, "compute again the rows that show-features --verify rejects")
 
@@ -203,6 +208,9 @@ class ExtractConfig(Settings):
         check_fields(self)
         parse_columns(self.columns)
         self.tolerated(0)
+        self.removable(0)
+        if self.max_removed != type(self).max_removed and not self.update:
+            raise SettingError("max_removed: has no effect without --update")
         if self.engine == "keras" and self.precision == "int8":
             raise SettingError("precision int8: has no effect with --engine keras; use openvino")
         if self.repair and (self.overwrite or self.dry_run):
@@ -220,12 +228,19 @@ class ExtractConfig(Settings):
 
     def tolerated(self, total: int) -> int:
         """Return how many of ``total`` images may be unreadable."""
-        match = re.fullmatch(r"(\d+)|(\d+\.?\d*|\.\d+)%", str(self.max_bad).replace(" ", ""))
-        if not match or float(match[2] or 0) > 100:
-            raise SettingError(
-                f"max_bad: found {self.max_bad!r}; expected a number or a share such as 1%"
-            )
-        return int(match[1]) if match[1] else int(total * float(match[2]) / 100)
+        return _share("max_bad", self.max_bad, total)
+
+    def removable(self, total: int) -> int:
+        """Return how many of ``total`` rows an update may drop."""
+        return _share("max_removed", self.max_removed, total)
+
+
+def _share(name: str, value: str, total: int) -> int:
+    """Return a number, or the part of ``total`` that a percentage is."""
+    match = re.fullmatch(r"(\d+)|(\d+\.?\d*|\.\d+)%", str(value).replace(" ", ""))
+    if not match or float(match[2] or 0) > 100:
+        raise SettingError(f"{name}: found {value!r}; expected a number or a share such as 1%")
+    return int(match[1]) if match[1] else int(total * float(match[2]) / 100)
 
 
 @documented

@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 from extract.core.atomic import check_writable
 from extract.core.console import log
-from extract.core.errors import StoreError, count_of, show_bytes
+from extract.core.errors import StoreError, count_of, listed, quoted, show_bytes
 from extract.core.row_block import DONE
 from extract.engines.base import Engine
 from extract.images.item import Source
@@ -20,7 +20,7 @@ from extract.pipeline.resume import RunSettings
 from extract.store.format import Layout, create_store
 from extract.store.open import Store, open_store
 from extract.store.shards import SHARD_ROWS, create_shards, find_shards
-from extract.store.update import recreate_lost, update_store
+from extract.store.update import find_unchanged, recreate_lost, update_store
 from extract.store.validate import is_in_use
 from extract.trunks.backend import backend_name
 
@@ -83,6 +83,9 @@ def log_plan(run: RunSettings, source: Source, engine: Engine) -> None:
     if action == "continue" and run.existing:
         done = int((run.existing.status == DONE).sum())
     else:
+        if action == "update":
+            with open_store(run.out) as store:
+                done = len(find_unchanged(store, layout.items)[0])
         folder = run.out.resolve().parent / run.config.shards
         layout.check_disk_space(folder if run.config.shards else run.out)
         check_writable(run.out, StoreError)
@@ -129,12 +132,24 @@ def _choose_action(run: RunSettings, source: Source, layout: Layout) -> tuple[st
             found = "in int8 each row depends on the images that the trunk was calibrated on"
             remedy = "use --overwrite or another precision"
             raise StoreError(f"{run.out}: {found}, which have changed; {remedy}")
+        _check_removed(run, source)
         return "update", images
     if not run.config.overwrite:
         update = "" if settings or run.config.shards else "use --update to run the new images, "
         remedy = "restore what it was made from, choose another file, or use --overwrite"
         raise StoreError(f"{run.out}: {settings or images}; {update}{remedy}")
     return "replace", settings or images
+
+
+def _check_removed(run: RunSettings, source: Source) -> None:
+    """Raise StoreError where an update would drop many rows: a disk may not be mounted."""
+    keys = run.existing.keys if run.existing else []
+    removed = set(keys) - {item.key for item in source.items}
+    if len(removed) > run.config.removable(len(keys)):
+        found = f"{quoted(source.root)} lacks {listed(removed, 'image')} of {len(keys):,}"
+        expected = f"expected at most {run.config.max_removed}"
+        remedy = "check that all of it is there, or add --max-removed 100%"
+        raise StoreError(f"{run.out}: {found}; {expected}; {remedy}")
 
 
 def _plan_layout(run: RunSettings, source: Source, engine: Engine) -> Layout:

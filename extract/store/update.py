@@ -32,11 +32,12 @@ def update_store(path: Path, layout: Layout) -> None:
     Raises:
         StoreError: A file cannot be read or written, or the disk has no room for both.
     """
+    path = path.resolve()  # a link stays, and its target is replaced
     layout.check_disk_space(path)
     with wrap_write_errors(path), temporary_path(path) as temporary:
         layout.write(temporary)
         with open_store(path) as old, open_store(temporary, write=True) as new:
-            rows, places = _find_unchanged(old, layout.items)
+            rows, places = find_unchanged(old, layout.items)
             for part in cut_rows(new, np.arange(len(rows))):
                 _copy(old, new, rows[part], places[part])
             dropped = len(set(old.keys).difference(new.keys))
@@ -45,7 +46,7 @@ def update_store(path: Path, layout: Layout) -> None:
     log.info("%s: %d rows kept, %d new or changed, %d dropped", path, len(rows), added, dropped)
 
 
-def _find_unchanged(old: Store, items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
+def find_unchanged(old: Store, items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
     """Return the old rows of unchanged images, and their new ones; both increase."""
     # A copy of a damaged row would get a checksum that fits.
     valid = np.setdiff1d(np.flatnonzero(old.status == DONE), log_rejected(old))
