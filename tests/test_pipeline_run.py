@@ -590,3 +590,14 @@ def test_killed_at_random_moments_nothing_is_lost_or_done_twice(many: Path, tmp_
     assert process.returncode == 0
     assert f"{480 - done.sum()} new in" in stderr
     assert_equal_stores(out, whole)
+
+
+def test_the_source_is_found_from_any_folder(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(images.parent)
+    extract_features("images", tmp_path / "out.h5", **QUICK)
+    monkeypatch.chdir(tmp_path.parent)
+    assert extract_features(images, tmp_path / "out.h5").computed == 0
+    with open_store(tmp_path / "out.h5") as store:
+        assert store.attributes["source"] == str(images)

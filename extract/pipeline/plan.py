@@ -1,5 +1,6 @@
 """Prepare the store before the first row: create it, update it, or find that it fits."""
 
+import os
 import platform
 import shlex
 import sys
@@ -14,7 +15,7 @@ from extract.core.errors import StoreError, count_of, listed, quoted, show_bytes
 from extract.core.row_block import DONE
 from extract.engines.base import Engine
 from extract.images.item import Source
-from extract.images.remote import hide_secrets
+from extract.images.remote import hide_secrets, is_url
 from extract.pipeline.compare import find_differences, find_other_images, read_recipe
 from extract.pipeline.resume import RunSettings
 from extract.store.format import Layout, create_store
@@ -166,7 +167,8 @@ def _plan_layout(run: RunSettings, source: Source, engine: Engine) -> Layout:
         "weights_sha256": engine.weights_sha256,
         "calibration_keys": engine.calibration_keys or None,
         "calibration_sha256": engine.calibration_sha256,
-        "source": source.root,
+        # The report shows images from any folder.
+        "source": source.root if is_url(source.root) else os.path.abspath(source.root),
         "versions": [f"python {platform.python_version()}", *versions],
         "command": shlex.join(map(hide_secrets, sys.argv)),
     }
