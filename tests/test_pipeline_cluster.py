@@ -219,7 +219,7 @@ def test_stopped_on_a_cluster_it_goes_on_without(tmp_path: Path, shards: list[st
     assert 0 < kept < 1000
     with open_store(out) as store:
         done = int((store.status == DONE).sum())  # the one that is no image is tried again
-    assert f"1000 images, {done} done before" in finish(start_extract(*words, out))
+    assert f"1,000 images, {done} done before" in finish(start_extract(*words, out))
     finish(start_extract(tmp_path / "images", *SLOW_FLAGS, tmp_path / "one.h5"))
     assert joined(out) == content(tmp_path / "one.h5")
 
