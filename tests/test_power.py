@@ -16,7 +16,7 @@ from extract.pipeline.run import run_extraction as extract_features
 from extract.store.open import Store, open_store
 from tests.conftest import QUICK
 from tests.test_pipeline_run import assert_equal_stores
-from tests.test_store_update import change
+from tests.test_store_update import UPDATE, change
 
 SECTOR = 512
 STATES = 12  # of each pause between two fsyncs
@@ -139,7 +139,7 @@ def test_a_name_is_given_to_what_is_on_the_disk(
     extract(images, out)
     if form != "created":
         change(images)
-        extract(images, out, **{"updated": {"update": True}, "replaced": {"overwrite": True}}[form])
+        extract(images, out, **{"updated": UPDATE, "replaced": {"overwrite": True}}[form])
     name, number, content = [entry for entry in disk.named if entry[0] == "out.h5"][-1]
     assert (name, number) == ("out.h5", out.stat().st_ino)
     assert content in disk.synced[number]
