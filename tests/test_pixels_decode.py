@@ -19,14 +19,8 @@ from PIL import Image, ImageFile
 import extract.pixels.decode
 from extract.core.errors import ImageError
 from extract.core.row_block import Note
-from extract.images.kinds import (
-    IMAGE_ENDINGS,
-    IMAGE_KINDS,
-    UNREAD_KINDS,
-    image_kind,
-    is_image,
-    unread_kind,
-)
+from extract.images.entries import Kind, kind_of_file
+from extract.images.kinds import IMAGE_ENDINGS, IMAGE_KINDS, UNREAD_KINDS, image_kind, unread_kind
 from extract.pixels.decode import decode
 
 CASES = Path(__file__).parent / "cases"
@@ -402,7 +396,7 @@ HEADS = {
 def test_files_are_images_by_ending_or_content(name: str, tmp_path: Path) -> None:
     head, expected = HEADS[name]
     (tmp_path / name).write_bytes(head)
-    assert is_image(str(tmp_path / name)) == expected
+    assert (kind_of_file(str(tmp_path / name)) is Kind.IMAGE) == expected
 
 
 BRANDS = {

@@ -25,7 +25,7 @@ from PIL import Image
 import extract.pixels.tiff
 from extract.core.errors import ImageError
 from extract.core.row_block import Note
-from extract.images.kinds import is_image
+from extract.images.entries import Kind, kind_of_file
 from extract.pixels.decode import decode
 from tests.tiffs import (
     HEIGHT,
@@ -386,7 +386,7 @@ def test_files_of_others(name: str) -> None:
 
 def test_a_camera_raw_file_is_no_image(tmp_path: Path) -> None:
     raw = CASES / "raw-camera-files/000_1.NEF"
-    assert not is_image(str(raw))
+    assert kind_of_file(str(raw)) is Kind.UNREAD
     (tmp_path / "renamed.tif").write_bytes(raw.read_bytes())
     with pytest.raises(ImageError, match=r"^is a camera raw file"):
         decode((tmp_path / "renamed.tif").read_bytes(), SIZE)

@@ -12,6 +12,8 @@ from extract.images.item import read_part, to_utf8
 from extract.images.kinds import IMAGE_ENDINGS, image_kind, is_system_file, unread_kind
 from extract.images.remote import attempt, call, explain, hide_secrets, without_query
 
+# As many as the signature of a NIfTI file, or the header of a PPM with a comment, needs.
+_HEAD_BYTES = 512
 # An unread file is an image of a kind that is not read; an unreadable one cannot be opened, such as
 # a link to nothing.
 Kind = Enum("Kind", "IMAGE FOLDER UNREAD OTHER UNREADABLE")
@@ -33,11 +35,14 @@ def kind_by_ending(name: str, otherwise: Kind = Kind.OTHER) -> Kind:
 
 
 def kind_of_file(path: str) -> Kind:
-    """Return the kind of a file by its ending, or else by its first bytes."""
+    """Return the kind of a file by its ending, or else by its first bytes.
+
+    The ending comes first, because most camera raw files are TIFF inside.
+    """
     kind = kind_by_ending(path)
     if kind is not Kind.OTHER:
         return kind
-    head = read_part(path, 512, 0)
+    head = read_part(path, _HEAD_BYTES, 0)
     if image_kind(head):
         return Kind.IMAGE
     return Kind.UNREAD if unread_kind("", head) else Kind.OTHER

@@ -3,8 +3,6 @@
 import re
 from importlib.util import find_spec
 
-from extract.images.item import read_part
-
 # Width and height in the header of PPM; text may start with P1 too.
 _SPACE = rb"\s+(?:#[^\n]*\n\s*)*"
 _SIZE = _SPACE + rb"\d{1,6}" + _SPACE + rb"\d{1,6}"
@@ -88,8 +86,6 @@ _NO_IMAGES = {
     "is a video": rb".{4}ftyp(?:isom|iso[2-9]|mp4|avc1|qt  |M4V|3g[p2])|\x1aE\xdf\xa3|RIFF.{4}AVI ",
 }
 _TEXT = re.compile(rb"[\t\n\f\r -~\x80-\xff]*")
-# As many bytes as a header of PPM with a comment may need.
-_HEAD_BYTES = 256
 _UNREAD_ENDINGS = {ending: kind for kind, row in UNREAD_KINDS.items() for ending in row[0].split()}
 
 # Files and folders that systems, network disks and tools leave behind; they cause no warning.
@@ -108,17 +104,6 @@ def image_kind(head: bytes) -> str | None:
     """Return the kind in ``IMAGE_KINDS`` of a file that starts with ``head``, 32 bytes or more."""
     kinds = IMAGE_KINDS.items()
     return next((kind for kind, row in kinds if re.match(row[1], head, re.DOTALL)), None)
-
-
-def is_image(path: str) -> bool:
-    """Whether a file is an image by its ending, or else by its first bytes.
-
-    Most camera raw files are TIFF inside; their endings tell.
-    """
-    if path.lower().endswith(IMAGE_ENDINGS):
-        return True
-    kind = image_kind(read_part(path, _HEAD_BYTES, 0))
-    return kind is not None and not (kind == "TIFF" and unread_kind(path))
 
 
 def what_it_is(content: bytes) -> str:

@@ -48,8 +48,8 @@ def clean_labels(texts: Sequence[str]) -> tuple[list[str], list[str]]:
     name_of = {text: "" if is_missing(text) else text for text in sizes}
     if missing := [text for text in sizes if text and not name_of[text]]:
         count = count_of(sum(sizes[text] for text in missing), "image")
-        found = f"found {listed(missing, 'label')} for missing values"
-        warnings.append(f"{found}; no label for {count}; rename what is a class in the table")
+        found = f"read {listed(missing, 'label')} of {count} as missing"
+        warnings.append(f"{found}; if one is a class, give it another name")
     merged = merge_numbers(name for name in name_of.values() if name)
     name_of = {text: merged.get(name, name) for text, name in name_of.items()}
     names = {name for name in name_of.values() if name}
@@ -57,7 +57,8 @@ def clean_labels(texts: Sequence[str]) -> tuple[list[str], list[str]]:
         others = names - {"-1"}
         if "-1" in names and others - {"1", "+1"} and not any(n.startswith("-") for n in others):
             count = count_of(sum(sizes[t] for t in sizes if name_of[t] == "-1"), "image")
-            warnings.append(f"found the label -1 beside 0 and above; no label for {count}")
+            found = f"read the label -1 of {count}, beside 0 and above, as missing"
+            warnings.append(f"{found}; if it is a class, give it another name")
             name_of = {text: "" if name == "-1" else name for text, name in name_of.items()}
         warnings += _warn_of_quantity(others, len(texts))
     elif several := _several_in_one(names):

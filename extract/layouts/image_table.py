@@ -15,10 +15,9 @@ from extract.images.item import SPLIT_OF, SPLITS, Item, Read, Source
 from extract.images.kinds import unread_kind
 from extract.images.remote import hide_secrets
 from extract.layouts.class_names import clean_labels, is_missing, merge_numbers
-from extract.layouts.image_folder import check_classes, describe_unread, number_classes
+from extract.layouts.image_folder import Named, check_classes, describe_unread, number_classes
 from extract.layouts.split_folders import split_in
 
-Named = Mapping[str, str]  # the columns that the user has named, by role
 Usual = Mapping[str, Sequence[str]]  # the columns that are tried otherwise, first to last
 USUAL: Usual = {role: (role,) for role in ROLES} | {"path": ("path", "file_name")}
 # Names of columns that are likely to have a role, without case and separators.

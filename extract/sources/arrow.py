@@ -13,7 +13,8 @@ from typing import Any
 from extract.core.errors import ImageError, SourceError, quoted
 from extract.images.item import read_file, reading
 from extract.images.remote import is_url, read_url
-from extract.layouts.image_table import Named, Records, choose_columns, explain_columns
+from extract.layouts.image_folder import Named
+from extract.layouts.image_table import Records, choose_columns, explain_columns
 
 _USUAL_IMAGES = ("path", "image", "img", "picture", "photo")
 _USUAL = {"label": ("label", "labels"), "split": ("split",), "group": ("group",)}

@@ -10,13 +10,12 @@ from functools import partial
 
 from extract.core.errors import SettingError, SourceError, quoted
 from extract.core.flags import parse_columns
-from extract.images.entries import Entry, Kind, list_local, list_url, walk
+from extract.images.entries import Entry, Kind, kind_of_file, list_local, list_url, walk
 from extract.images.item import Read, Source, read_file, to_utf8
-from extract.images.kinds import is_image
 from extract.images.remote import hide_secrets, is_url, read_url, without_query
 from extract.images.unpack import fetch_command, refuse_web_page
-from extract.layouts.image_folder import arrange_folder
-from extract.layouts.image_table import Named, arrange_rows, columns_error
+from extract.layouts.image_folder import Named, arrange_folder
+from extract.layouts.image_table import arrange_rows, columns_error
 from extract.sources.archives import ARCHIVE_ENDINGS, Archive, is_archive
 from extract.sources.records import RECORD_FORMATS, RecordSet, find_records, record_ending
 from extract.sources.tables import TABLE_ENDINGS, list_table
@@ -63,7 +62,7 @@ def list_source(
             return arrange_folder(root, walk(root, partial(list_local, above)), named=named)
         if named:
             raise columns_error(root)
-        if os.path.isfile(root) and is_image(root):
+        if os.path.isfile(root) and kind_of_file(root) is Kind.IMAGE:
             return arrange_folder(root, [Entry(to_utf8(os.path.basename(root)), root, Kind.IMAGE)])
         problem = "found a file that is not an image"
     except OSError as error:

@@ -9,7 +9,8 @@ import numpy as np
 
 from extract.core.errors import SourceError, quoted
 from extract.images.item import SPLIT_OF, SPLITS, reading
-from extract.layouts.image_table import Named, Records, Said, choose_columns, explain_columns
+from extract.layouts.image_folder import Named
+from extract.layouts.image_table import Records, Said, choose_columns, explain_columns
 
 _USUAL = {"label": ("label", "labels"), "split": ("split",), "group": ("group", "groups")}
 # The words for images and for their labels in the names of arrays, as in x_train and y_train.

@@ -12,7 +12,8 @@ from extract.core.errors import ImageError, SourceError, listed, quoted
 from extract.images.item import SPLIT_OF, SPLITS, reason_of
 from extract.images.kinds import IMAGE_ENDINGS, is_system_file
 from extract.images.unpack import refuse_pointer
-from extract.layouts.image_table import Named, Records, Said
+from extract.layouts.image_folder import Named
+from extract.layouts.image_table import Records, Said
 from extract.layouts.split_folders import split_in
 from extract.sources.arrow import holds_images, open_arrow
 from extract.sources.pixel_arrays import open_arrays

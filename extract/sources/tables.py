@@ -18,7 +18,8 @@ from extract.images.item import Source, read_file, reading
 from extract.images.kinds import IMAGE_ENDINGS
 from extract.images.remote import hide_secrets, is_url, read_url, without_query
 from extract.images.unpack import fetch_command
-from extract.layouts.image_table import Named, Said, arrange_rows, choose_columns, explain_columns
+from extract.layouts.image_folder import Named
+from extract.layouts.image_table import Said, arrange_rows, choose_columns, explain_columns
 from extract.layouts.table_paths import mend_paths
 from extract.sources.arrow import image_column, read_cells
 

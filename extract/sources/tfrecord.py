@@ -14,7 +14,8 @@ from extract.core.errors import ImageError, SourceError, quoted
 from extract.images.item import read_part, reading
 from extract.images.unpack import refuse_pointer
 from extract.layouts.class_names import to_nfc
-from extract.layouts.image_table import Named, Records, Said, choose_columns, explain_columns
+from extract.layouts.image_folder import Named
+from extract.layouts.image_table import Records, Said, choose_columns, explain_columns
 
 # TensorFlow Datasets writes the number of the shard behind the ending. Other files are recognised
 # by their content.

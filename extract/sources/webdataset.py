@@ -13,8 +13,8 @@ from extract.core.flags import ROLES
 from extract.images.entries import Entry, Kind, kind_by_ending
 from extract.images.item import Source, reading
 from extract.images.remote import is_url
-from extract.layouts.image_folder import arrange_folder
-from extract.layouts.image_table import Named, Said, arrange_rows, choose_columns, columns_error
+from extract.layouts.image_folder import Named, arrange_folder
+from extract.layouts.image_table import Said, arrange_rows, choose_columns, columns_error
 from extract.sources.archives import Archive, is_archive, stem
 from extract.sources.tables import parse_json
 
