@@ -74,6 +74,14 @@ def _add_candidate_flags(group: Any) -> None:
         f"byte for byte the same (default: {GROUPS[0]})",
     )
     add_flags(group, TrainConfig)
+    group.add_argument(
+        "--assert",
+        action="append",
+        metavar="METRIC=X",
+        dest="asserts",
+        help="exit with 1 where the metric of the best head is below X, or its loss above; the "
+        "head is then saved in DIR.rejected, and DIR stays as it was; repeatable",
+    )
 
 
 def _add_finetune_flags(group: Any) -> None:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from classify.data.dataset import Dataset, load_dataset
-from classify.inference.bundle import check_target, save_head, save_report
+from classify.inference.bundle import save_head, save_report
+from classify.inference.head_folder import check_target, describe_head, read_checkpoint, reject
 from classify.report.analysis import analyse
 from classify.search import search
 from classify.search.leaderboard import Result
+from classify.search.notes import notes_on
 from classify.settings.config import GROUPS, FinetuneConfig, TrainConfig
 from classify.settings.head_spec import DEFAULTS, KERAS_HEADS, HeadSettings, HeadSpec
 from classify.settings.sweep import choose_heads, make_candidates, parse_sweeps
@@ -26,7 +28,16 @@ from extract.store.validate import check_there
 
 Names = str | Sequence[str]
 # The settings that are no settings of heads.
-_RUNNING = ("folds", "halving", "metric", "seed", "memory", "assert_accuracy")
+_RUNNING = (
+    "folds",
+    "repeats",
+    "halving",
+    "metric",
+    "positive",
+    "seed",
+    "memory",
+    "assert_accuracy",
+)
 _TUNING = ("finetune_epochs", "finetune_learning_rate")
 
 
@@ -34,8 +45,10 @@ class SearchSettings(HeadSettings, total=False):
     """The settings of heads and of a search as keyword arguments."""
 
     folds: int | None
+    repeats: int | None
     halving: bool | None
     metric: str | None
+    positive: str | None
     seed: int | None
     memory: float | None
 
@@ -59,6 +72,7 @@ def train_heads(  # noqa: PLR0913
     groups: str = GROUPS[0],
     finetune: bool = False,
     export: Names | os.PathLike[str] = (),
+    asserts: Names = (),
     on_result: Callable[[Result], object] | None = None,
     quiet: bool = False,
     **settings: Unpack[TrainSettings],
@@ -74,6 +88,8 @@ def train_heads(  # noqa: PLR0913
         groups: ``stored`` or ``digest``, which also keeps identical images in one split.
         finetune: Then train the trunk's blocks above the cached layer together with the head.
         export: Files or folders for the exported model: ``.keras``, ``.onnx`` or a SavedModel.
+        asserts: Least values of metrics, such as ``"macro_f1=0.8"``; of the loss the highest one. A
+            head that is worse is saved beside ``output``, with ``.rejected`` after its name.
         on_result: Called with the result before the report is made, or with a part after Ctrl-C.
         quiet: Show no progress bar and log no notes.
         **settings: See below.
@@ -83,12 +99,13 @@ def train_heads(  # noqa: PLR0913
 
     Raises:
         HeadstartError: A setting is out of range, the file cannot be read, the rows cannot be
-            divided, or a head cannot be trained or exported, or is below ``assert_accuracy``.
+            divided, or a head cannot be trained or exported, or is worse than asserted.
 
     Example:
         >>> train_heads("out.h5", head="logistic", C=0.1)  # doctest: +SKIP
     """
     config = _plan(head, sweep, trials, finetune, settings)
+    config = replace(config, asserts=_as_names(asserts))
     path = Path(store)
     folder = Path(output) if output else path.with_name(f"{path.stem}_head")
     with quiet_mode(quiet):
@@ -130,7 +147,7 @@ def sweep(
     """
     config = _plan(head, sweeps, trials, False, settings)
     with quiet_mode(quiet):
-        return search.run(dataset, config)
+        return _with_notes(search.run(dataset, config), dataset)
 
 
 def _as_names(names: Names | os.PathLike[str]) -> tuple[str, ...]:
@@ -174,10 +191,15 @@ def _train(
     began = time.perf_counter()
     dataset, config, trunk = _prepare(store, folder, config, groups, targets)
     timing = {"read": time.perf_counter() - began}
+    former = read_checkpoint(folder)
     result = _fit(dataset, config, folder, on_result)
     timing["train"] = time.perf_counter() - began - timing["read"]
+    failure = _failure(result, config.limits())
+    if failure:
+        folder = reject(folder, former)
+    replaced = describe_head(folder)
     save_head(folder, dataset, result, str(store))
-    if trunk:
+    if trunk and not failure:
         from classify.inference import export
 
         export.export_best(folder, trunk, targets)
@@ -185,12 +207,24 @@ def _train(
     timing["all"] = time.perf_counter() - began
     steps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in timing.items())
     log.info("%s: %s; %s", folder, result.summary(), steps)
+    if replaced:
+        log.info("%s: replaced %s", folder, replaced)
+    if failure:
+        raise HeadError(f"{failure}; the head is in {folder}; try other heads, or more images")
     if trunk:
         export.check_head(result)
-    if config.assert_accuracy is not None and result.accuracy < config.assert_accuracy:
-        found = f"found {result.accuracy:.4f}; expected {config.assert_accuracy} or more"
-        raise HeadError(f"accuracy: {found}; try other heads, or more images")
     return replace(result, folder=folder)
+
+
+def _failure(result: Result, limits: Mapping[str, float]) -> str:
+    """Describe the asserted metrics that the best head misses; empty where there are none."""
+    missed = []
+    for metric, limit in limits.items():
+        value, sign = result.score(metric), -1 if metric == "loss" else 1
+        if not sign * value >= sign * limit:  # NaN misses as well
+            expected = f"{limit:g} or {'less' if metric == 'loss' else 'more'}"
+            missed.append(f"{metric}: found {value:.4f}; expected {expected}")
+    return "; ".join(missed)
 
 
 def _prepare(
@@ -232,8 +266,17 @@ def _fit(
         if stopped.result and on_result:
             on_result(stopped.result)
         raise
+    result = _with_notes(result, dataset)
     if on_result:
         on_result(result)
+    return result
+
+
+def _with_notes(result: Result, dataset: Dataset) -> Result:
+    """Add notes to a result, and warn of each."""
+    result = replace(result, notes=notes_on(result, dataset))
+    for note in result.notes:
+        log.warning("%s", note)
     return result
 
 

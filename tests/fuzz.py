@@ -133,7 +133,8 @@ def _list(path: Path) -> None:
 
 def write_head(folder: Path, result: Any) -> None:
     """Write what predicting needs of a bundle."""
-    from classify.inference.bundle import BUNDLE, _identity
+    from classify.inference.bundle import _identity
+    from classify.inference.head_folder import BUNDLE
     from tests.test_inference_bundle import dataset
 
     folder.mkdir()

@@ -19,7 +19,6 @@ from classify.data.out_of_core import Epoch, StoredRows, flatten, iter_chunks
 from classify.data.preprocessing import Transform
 from classify.data.views import FoldData
 from classify.heads.keras_head import fit_heads
-from classify.search.bootstrap import Bootstrap
 from classify.search.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
@@ -271,22 +270,6 @@ def test_maps_are_flattened_once(pair: tuple[Dataset, Dataset]) -> None:
     assert vectors.shape == (COUNT, 40)
     assert flatten(vectors) is vectors
     np.testing.assert_array_equal(everything(vectors), pair[0].X.reshape(COUNT, -1))
-
-
-def test_intervals_of_many_rows_are_those_of_bundles(monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = np.random.default_rng(0)
-    y = generator.integers(0, 3, 4000)
-    answers = np.where(generator.random(4000) < 0.8, y, 0)
-    true_scores = generator.random(4000).clip(0.01)
-    names = [str(row) for row in range(4000)]
-    whole = Bootstrap(y, 3, names, 0)
-    monkeypatch.setattr("classify.search.bootstrap.MOST_UNITS", 1000)
-    bundled = Bootstrap(y, 3, names, 0)
-    of_rows, of_bundles = (draws.values(answers, true_scores) for draws in (whole, bundled))
-    for metric in ("accuracy", "balanced_accuracy", "macro_f1", "loss"):
-        wanted, found = of_rows[metric], of_bundles[metric]
-        assert found[0] == pytest.approx(wanted[0], rel=1e-6)
-        assert found[1:].std() == pytest.approx(wanted[1:].std(), rel=0.15)
 
 
 _LARGE = """

@@ -241,7 +241,7 @@ def test_views_can_be_swept(make_store: MakeStore) -> None:
 
 def test_heads_of_other_views_are_no_batch() -> None:
     specs = [HeadSpec(head, views=how) for head in ("linear", "lda") for how in ("all", "none")]
-    assert sorted(batches(specs)) == [[0], [1], [2], [3]]
+    assert sorted(batches(specs, 9)) == [[0], [1], [2], [3]]
 
 
 def test_without_views_in_the_file_the_setting_is_an_error(

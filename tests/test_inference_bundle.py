@@ -11,14 +11,8 @@ import numpy as np
 import pytest
 
 from classify.data.dataset import Dataset
-from classify.inference.bundle import (
-    FILES,
-    TrainedHead,
-    check_target,
-    load_head,
-    save_head,
-    save_report,
-)
+from classify.inference.bundle import TrainedHead, load_head, save_head, save_report
+from classify.inference.head_folder import FILES, check_target
 from classify.report.analysis import Analysis, analyse
 from classify.search.leaderboard import Result
 from classify.search.search import run
@@ -88,6 +82,7 @@ def test_what_is_written_is_read_back(dense: Path, dense_run: Result) -> None:
         "transform.npz",
         "result.json",
         "result.csv",
+        "predictions.csv",
         "timing.json",
         "report.html",
     }
@@ -115,6 +110,7 @@ def test_a_head_of_scikit_learn(spec: HeadSpec, file: str, tmp_path: Path) -> No
     folder = tmp_path / "head"
     save(folder, dataset(), run_of(spec), "out.h5", {"read": 0.1})
     parts = {"bundle.json", "transform.npz", "result.json", "result.csv", "timing.json"}
+    parts |= {"predictions.csv"}
     assert names(folder) == {*parts, file, "report.html"}
     assert load_head(folder).class_names == ("Käse", "<b>")
 
@@ -128,6 +124,7 @@ def test_the_record_holds_every_setting_and_number(tmp_path: Path) -> None:
     assert found["split"] == {
         "origin": "store",
         "folds": None,
+        "repeats": 1,
         "train": 18,
         "validation": 6,
         "test": 6,

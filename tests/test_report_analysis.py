@@ -115,8 +115,8 @@ def test_more_images_are_better_and_all_of_them_are_the_head_itself(folds: int |
     assert sizes[-1].rows == len(result.splits[0].train)
     first = np.isin(result.validation_rows, result.splits[0].validation)
     right = result.best.evaluation.answers[first] == made.y[result.splits[0].validation]
-    assert sizes[-1].accuracy.value == pytest.approx(right.mean())
-    values = [size.accuracy.value or 0 for size in sizes]
+    assert sizes[-1].score.value == pytest.approx(right.mean())
+    values = [size.score.value or 0 for size in sizes]
     assert values[0] < values[-1]
 
 
@@ -215,10 +215,10 @@ def test_mistakes_are_the_wrong_rows_most_confident_first() -> None:
         assert mistake.truth == made.class_names[made.y[mistake.row]] != mistake.answer
 
 
-def test_images_of_a_group_are_one_witness() -> None:
-    made = dataset()
-    grouped = replace(made, groups=[f"{row // 6}" for row in range(120)])
-    grouped.split[:] = np.repeat([0, 1], [78, 42])
+def test_images_of_a_group_say_less_and_few_groups_have_no_interval() -> None:
+    made = dataset(count=360)
+    grouped = replace(made, groups=[f"{row // 6}" for row in range(360)])
+    grouped.split[:] = np.repeat([0, 1], [180, 180])
     alone = replace(grouped, groups=None)
     wide, narrow = (analyse(d, run(d, TrainConfig((STRONG,)))) for d in (grouped, alone))
     for group, single in zip(wide.classes, narrow.classes, strict=True):
@@ -226,6 +226,8 @@ def test_images_of_a_group_are_one_witness() -> None:
         assert group.recall.low is not None
         assert single.recall.low is not None
         assert group.recall.low < single.recall.low
+    few = replace(made, groups=[f"{row // 30}" for row in range(360)], split=grouped.split)
+    assert {c.recall.low for c in analyse(few, run(few, TrainConfig((STRONG,)))).classes} == {None}
 
 
 def test_it_is_plain_json_and_the_same_each_time() -> None:

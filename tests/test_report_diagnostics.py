@@ -34,22 +34,23 @@ def rows(K: int = 4, count: int = 60, seed: int = 0) -> Rows:
 
 @settings(deadline=None)  # the first call loads SciPy
 @given(st.integers(1, 500), st.data())
-def test_an_interval_is_wilsons(count: int, data: st.DataObject) -> None:
+def test_an_interval_is_clopper_and_pearsons(count: int, data: st.DataObject) -> None:
     from scipy.stats import binomtest
 
     hits = data.draw(st.integers(0, count))
-    wanted = binomtest(hits, count).proportion_ci(method="wilson")
-    found = proportion(hits, count)
+    wanted = binomtest(hits, count).proportion_ci(method="exact")
+    found = proportion(np.arange(count) < hits, np.arange(count))
     assert found.value == hits / count
-    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), abs=1e-6)
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), abs=1e-9)
 
 
-def test_of_no_rows_nothing_is_said_and_dependent_rows_say_less() -> None:
-    assert proportion(0, 0) == (None, None, None)
-    alone, grouped = proportion(8, 10), proportion(8, 10, independent=0.5)
-    assert grouped == proportion(4, 5)
-    assert None not in (*alone, *grouped)
-    assert grouped.low < alone.low < alone.high < grouped.high  # type: ignore[operator]
+def test_no_rows_have_no_share_and_dependent_rows_say_less() -> None:
+    assert proportion(np.zeros(0, bool), np.arange(0)) == (None, None, None)
+    hits = np.arange(40) < 32
+    alone, pairs = proportion(hits, np.arange(40)), proportion(hits, np.arange(40) // 2)
+    assert None not in (*alone, *pairs)
+    assert pairs.low < alone.low < alone.high < pairs.high  # type: ignore[operator]
+    assert proportion(hits, np.arange(40) // 5) == (0.8, None, None)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -57,7 +58,7 @@ def test_classes_as_scikit_learn(seed: int) -> None:
     from sklearn import metrics
 
     y, scores = rows(seed=seed)
-    found = class_metrics(y, scores, NAMES[:4])
+    found = class_metrics(y, scores, NAMES[:4], np.arange(len(y)))
     wanted = metrics.precision_recall_fscore_support(
         y, scores.argmax(axis=1), labels=range(4), zero_division=np.nan
     )
@@ -80,12 +81,13 @@ def test_lines_as_scikit_learn() -> None:
     from sklearn import metrics
 
     y, scores = rows()
-    wanted = metrics.roc_curve(y == 1, scores[:, 1], drop_intermediate=False)[:2]
+    wanted = metrics.roc_curve(y == 1, scores[:, 1], drop_intermediate=False)
     np.testing.assert_allclose(roc(y == 1, scores[:, 1]), wanted)
-    precision, recall, _ = metrics.precision_recall_curve(y == 1, scores[:, 1])
+    precision, recall, thresholds = metrics.precision_recall_curve(y == 1, scores[:, 1])
     # Theirs goes down from recall 1 and ends in a point of no rows.
     np.testing.assert_allclose(
-        precision_recall(y == 1, scores[:, 1]), [recall[-2::-1], precision[-2::-1]]
+        precision_recall(y == 1, scores[:, 1]),
+        [recall[-2::-1], precision[-2::-1], thresholds[::-1]],
     )
 
 
@@ -93,7 +95,7 @@ def test_calibration_as_scikit_learn() -> None:
     from sklearn.calibration import calibration_curve
 
     y, scores = rows(count=300)
-    bins, error = calibration(y, scores)
+    bins, error = calibration(y, scores, np.arange(300))
     right, highest = scores.argmax(axis=1) == y, scores.max(axis=1)
     accuracy, mean = calibration_curve(right, highest, n_bins=10)
     np.testing.assert_allclose(np.array([found.accuracy.value for found in bins], float), accuracy)
@@ -105,7 +107,7 @@ def test_calibration_as_scikit_learn() -> None:
 
 def test_scores_that_are_always_right_about_themselves_are_calibrated() -> None:
     y = np.array([0] * 8 + [1] * 2)
-    assert calibration(y, np.tile([0.8, 0.2], (10, 1)))[1] == pytest.approx(0)
+    assert calibration(y, np.tile([0.8, 0.2], (10, 1)), np.arange(10))[1] == pytest.approx(0)
 
 
 @pytest.mark.parametrize("kind", ["roc_area", "average_precision"])
@@ -113,11 +115,11 @@ def test_curves_of_the_mean_and_of_the_worst(kind: str) -> None:
     from sklearn.metrics import auc
 
     y, scores = rows(K=5, count=2000)
-    classes = class_metrics(y, scores, NAMES)
-    mean, *worst = class_curves(y, scores, classes, kind, 2)
+    classes = class_metrics(y, scores, NAMES, np.arange(2000))
+    mean, *worst = class_curves(y, scores, classes, kind, None)
     assert mean.name == ""
     values = {of.name: getattr(of, kind) for of in classes if of.rows}
-    assert [curve.name for curve in worst] == sorted(values, key=values.__getitem__)[:2]
+    assert [curve.name for curve in worst] == sorted(values, key=values.__getitem__)[:3]
     for curve in (mean, *worst):
         assert len(curve.x) == len(curve.y) <= 101
         assert 0 <= min(curve.x) <= max(curve.x) == 1
@@ -126,21 +128,28 @@ def test_curves_of_the_mean_and_of_the_worst(kind: str) -> None:
     assert found == pytest.approx(np.mean(list(values.values())), abs=0.03)
 
 
-def test_of_two_classes_the_second_is_drawn() -> None:
+@pytest.mark.parametrize("positive", [0, 1])
+def test_of_two_classes_the_positive_one_is_drawn(positive: int) -> None:
     from sklearn.metrics import auc
 
     y, scores = rows(K=3)
-    scores = scores[:, :2] / scores[:, :2].sum(axis=1, keepdims=True)
-    classes = class_metrics(y, scores, ("no", "yes"))
-    (curve,) = class_curves(y, scores, classes, "roc_area", 3)
-    assert curve.name == "yes"
-    assert auc(np.array(curve.x), np.array(curve.y)) == pytest.approx(classes[1].roc_area)
+    scores = (scores[:, :2] / scores[:, :2].sum(axis=1, keepdims=True)).round(6)
+    classes = class_metrics(y, scores, ("no", "yes"), np.arange(len(y)))
+    (curve,) = class_curves(y, scores, classes, "roc_area", positive)
+    assert curve.name == ("no", "yes")[positive]
+    assert auc(np.array(curve.x), np.array(curve.y)) == pytest.approx(classes[positive].roc_area)
+    # Each point is the share of the images with at least this score.
+    for x, y_value, least in list(zip(curve.x, curve.y, curve.thresholds, strict=True))[1:]:
+        taken = scores[:, positive] >= (least or 0) - 1e-6
+        assert y_value == pytest.approx(taken[y == positive].mean(), abs=1e-6)
+        assert x == pytest.approx(taken[y != positive].mean(), abs=1e-6)
+    assert curve.thresholds[0] is None
 
 
 def test_of_one_class_alone_nothing_is_drawn() -> None:
     y, scores = np.zeros(5, np.int64), np.tile([0.8, 0.2], (5, 1))
-    classes = class_metrics(y, scores, ("no", "yes"))
-    assert class_curves(y, scores, classes, "roc_area", 3) == []
+    classes = class_metrics(y, scores, ("no", "yes"), np.arange(len(y)))
+    assert class_curves(y, scores, classes, "roc_area", 1) == []
 
 
 def test_pairs_and_mistakes_by_hand() -> None:

@@ -224,7 +224,8 @@ def test_every_number_of_the_tables_is_in_the_record(
     path, result, analysis = hostile
     with opened(browser, path) as page:
         shown = page.locator("#leaderboard tbody tr").all()
-        for line, entry in zip(shown, result.entries, strict=True):
+        for line, entry in zip(shown, [*result.entries, result.baseline], strict=True):
+            assert entry is not None
             for value in (*entry.scores.values(), entry.low, entry.high):
                 assert f"{value:.3f}" in line.inner_text()
         lines = page.locator("#classes tbody tr").all_inner_texts()

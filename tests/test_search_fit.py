@@ -72,8 +72,9 @@ def test_one_batch_a_transform_for_those_that_share_their_work() -> None:
         HeadSpec("dense", units=(8,)),
         HeadSpec("linear", transform=()),
     ]
-    found = batches(specs)
+    found = batches(specs, 9)
     assert sorted(map(sorted, found)) == [[0, 4, 6], [1], [2], [3, 5], [7], [8]]
     # Those with one transform come in a row: its rows are transformed once.
+    assert sorted(map(sorted, batches(specs, 2))) == [[0, 4], [1], [2], [3, 5], [6], [7], [8]]
     order = [specs[batch[0]].transform for batch in found]
     assert order == sorted(order, key=order.index)

@@ -9,13 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from classify.search.bootstrap import (
-    Bootstrap,
-    confidence_interval,
-    not_significantly_worse,
+from classify.search.metrics import (
+    area_values,
+    calibration_error,
+    class_areas,
+    confusion_matrix,
+    log_loss,
+    macro_f1,
+    measure,
+    pseudo_values,
     reduce_scores,
 )
-from classify.search.metrics import confusion_matrix, log_loss, macro_f1, measure
 
 Y = np.array([0, 0, 1, 1, 2])
 # Answers 0, 1, 1, 1, 0: three of five right.
@@ -97,81 +101,92 @@ def test_what_is_kept_of_scores() -> None:
     assert true_scores.tolist() == [0.1, 0.123457, 1e-7, 1e-7]
 
 
-METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "loss")
+def scored(K: int, count: int, seed: int = 0) -> tuple[Any, Any]:
+    """Coarse scores, so that many are equal, with six decimals."""
+    random = np.random.default_rng(seed)
+    y = np.append(np.arange(K), random.integers(0, K, count - K))
+    scores = random.integers(1, 6, (count, K)) + 2.0 * np.eye(K)[y]
+    return y, (scores / scores.sum(axis=1, keepdims=True)).round(6)
 
 
-def weighted(metric: str, y: Any, scores: Any, weights: Any) -> float:
-    """Let scikit-learn measure rows that count so many times."""
+def by_scikit_learn(metric: str, y: Any, scores: Any) -> float:
+    """Compute a metric over the classes that occur."""
     from sklearn import metrics
 
+    labels, answers = np.unique(y), scores.argmax(axis=1)
     if metric == "loss":
-        labels = list(range(scores.shape[1]))
-        return float(metrics.log_loss(y, scores, labels=labels, sample_weight=weights))
-    y, answers, weights = (values[weights > 0] for values in (y, scores.argmax(axis=1), weights))
+        return float(-np.log(scores[np.arange(len(y)), y]).mean())
     if metric == "macro_f1":
-        return float(metrics.f1_score(y, answers, average="macro", sample_weight=weights))
-    measured = {"accuracy": metrics.accuracy_score, "balanced_accuracy": metrics.recall_score}
-    extra = {} if metric == "accuracy" else {"average": "macro", "labels": np.unique(y)}
-    return float(measured[metric](y, answers, sample_weight=weights, **extra))
+        return float(metrics.f1_score(y, answers, average="macro"))
+    if metric == "balanced_accuracy":
+        return float(metrics.recall_score(y, answers, average="macro", labels=labels))
+    return float(metrics.accuracy_score(y, answers))
 
 
-@pytest.mark.parametrize("most", [10_000, 11])
-def test_each_draw_is_measured_as_scikit_learn_does(
-    most: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "macro_f1", "loss"])
+@pytest.mark.parametrize("K", [2, 5, 12])
+def test_pseudo_values_have_the_metric_as_their_mean_and_the_jackknifes_variance(
+    metric: str, K: int
 ) -> None:
-    monkeypatch.setattr("classify.search.bootstrap.MOST_UNITS", most)
-    generator = np.random.default_rng(0)
-    y = np.array([*generator.integers(0, 3, 38), 3, 3])  # a rare class is not in every draw
-    scores = generator.dirichlet([1, 1, 1, 1], 40).round(6) + np.eye(4)[y] * 0.2
-    scores /= scores.sum(axis=1, keepdims=True)
-    draws = Bootstrap(y, 4, [f"group {row // 2}" for row in range(40)], seed=0)
-    reduced = reduce_scores(y, scores)
-    weights = draws._weights[:, draws._unit_of_row]
-    assert weights.shape == (1001, 40)
-    assert (weights[0] == 1).all()
-    assert (weights[:, ::2] == weights[:, 1::2]).all()  # groups come and go together
-    assert len(np.unique(weights[1:], axis=0)) > 990
-    assert draws._weights.dtype == np.float32  # half the memory of float64
-    if most > 40:
-        assert set(weights.sum(axis=1)) == {40}
-    else:
-        assert set(draws._weights.sum(axis=1)) == {11}
-    for metric in METRICS:
-        values = draws.values(*reduced)[metric]
-        assert values.dtype == np.float64
-        assert values.shape == (1001,)
-        (sample,) = draws.values(*reduced, sample_only=True)[metric]
-        assert sample == pytest.approx(values[0], rel=1e-6)
-        for draw in range(30):
-            wanted = weighted(metric, y, scores, weights[draw])
-            assert values[draw] == pytest.approx(wanted, rel=1e-4), (metric, draw)
+    y, scores = scored(K, 400)
+    values = pseudo_values(metric, y, K, *reduce_scores(y, scores))
+    value = by_scikit_learn(metric, y, scores)
+    assert values.mean() == pytest.approx(value, abs=1e-12)
+    without = [
+        by_scikit_learn(metric, np.delete(y, row), np.delete(scores, row, axis=0))
+        for row in range(len(y))
+    ]
+    jackknife = 399 / 400 * np.sum((np.array(without) - np.mean(without)) ** 2)
+    assert values.var(ddof=1) / 400 == pytest.approx(jackknife, rel=0.1)
 
 
-def test_a_class_of_one_row_counts_like_the_others() -> None:
-    draws = Bootstrap(Y, 3, list("abcde"), seed=0)
-    values = draws.values(*reduce_scores(Y, SCORES), sample_only=True)
-    assert values["balanced_accuracy"] == pytest.approx([(1 / 2 + 2 / 2 + 0 / 1) / 3])
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("K", [2, 4])
+def test_areas_as_scikit_learn(K: int, seed: int) -> None:
+    from sklearn import metrics
+
+    y, scores = scored(K, 60, seed)
+    positive = seed % 2 if K == 2 else None
+    roc, precision = area_values(y, scores, positive)
+    labels = range(K) if positive is None else [positive]
+    wanted = [metrics.roc_auc_score(y == k, scores[:, k]) for k in labels]
+    assert roc.mean() == pytest.approx(np.mean(wanted), abs=1e-9)
+    wanted = [metrics.average_precision_score(y == k, scores[:, k]) for k in labels]
+    assert precision.mean() == pytest.approx(np.mean(wanted), abs=1e-9)
+    if K == 4:
+        macro = metrics.roc_auc_score(y, scores, multi_class="ovr", average="macro")
+        assert roc.mean() == pytest.approx(macro, abs=1e-9)
 
 
-def test_draws_are_those_of_their_seed() -> None:
-    y, names = np.array([0, 1] * 20), [str(row) for row in range(40)]
-    reduced = reduce_scores(y, np.tile([0.7, 0.3], (40, 1)))
-    first, again, other = (
-        Bootstrap(y, 2, names, seed).values(*reduced)["accuracy"].tolist() for seed in (0, 0, 1)
-    )
-    assert first == again != other
+@pytest.mark.parametrize("seed", range(5))
+def test_the_influence_on_the_average_precision_is_that_of_leaving_a_row_out(seed: int) -> None:
+    from sklearn.metrics import average_precision_score
+
+    y, scores = scored(2, 30, seed)
+    truth, score = y == 1, scores[:, 1]
+    value = average_precision_score(truth, score)
+    without = [
+        average_precision_score(np.delete(truth, row), np.delete(score, row)) for row in range(30)
+    ]
+    influence = 29 * (value - np.array(without))
+    found = class_areas(truth, score)[1]
+    np.testing.assert_allclose(found - value, influence - influence.mean(), atol=1e-12)
 
 
-def test_the_interval_holds_the_middle_of_the_draws_and_not_the_sample() -> None:
-    assert confidence_interval(np.array([1e9, *range(101)])) == pytest.approx((2.5, 97.5))
+def test_the_influence_on_the_roc_area_is_delongs() -> None:
+    y, scores = scored(2, 50)
+    truth, score = y == 1, scores[:, 1]
+    wins = (score[truth][:, None] > score[~truth]) + 0.5 * (score[truth][:, None] == score[~truth])
+    variance = wins.mean(1).var(ddof=1) / truth.sum() + wins.mean(0).var(ddof=1) / (~truth).sum()
+    found = class_areas(truth, score)[0]
+    assert found.mean() == pytest.approx(wins.mean())
+    assert found.var() / 50 == pytest.approx(variance, rel=0.1)
 
 
-def test_a_lead_that_draws_take_away_is_chance() -> None:
-    sure, unsure = np.full(1001, 0.1), np.r_[0.1, np.full(970, 0.1), np.full(30, -0.1)]
-    other = np.full(1001, 0.5)
-    assert not not_significantly_worse(other + sure, other, more_is_better=True)
-    assert not_significantly_worse(other + unsure, other, more_is_better=True)
-    assert not_significantly_worse(other, other, more_is_better=True)
-    assert not not_significantly_worse(other - sure, other, more_is_better=False)
-    assert not_significantly_worse(other - unsure, other, more_is_better=False)
-    assert not_significantly_worse(other + sure, other, more_is_better=False)
+def test_of_one_class_no_area_is_defined() -> None:
+    assert np.isnan(area_values(np.zeros(4, np.int64), np.full((4, 2), 0.5), 1)).all()
+
+
+def test_the_calibration_error_by_hand() -> None:
+    scores = np.array([[0.95, 0.05], [0.95, 0.05], [0.35, 0.65], [0.35, 0.65]])
+    assert calibration_error(np.array([0, 0, 1, 0]), scores) == pytest.approx((0.05 + 0.15) / 2)

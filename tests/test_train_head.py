@@ -54,7 +54,7 @@ def test_two_heads_a_table_and_a_folder(store: Path, capsys: pytest.CaptureFixtu
         "training",
         "seconds",
     ]
-    assert [line[0] for line in table[1:]] == ["1", "2", "best:", "test"]
+    assert [line[0] for line in table[1:]] == ["1", "2", "-", "best:", "test"]
     folder = store.with_name("made_head")
     result = json.loads((folder / "result.json").read_text())
     for line, candidate in zip(table[1:3], result["candidates"], strict=True):
@@ -63,7 +63,8 @@ def test_two_heads_a_table_and_a_folder(store: Path, capsys: pytest.CaptureFixtu
     assert f"accuracy {result['test']['accuracy']:.4f}" in shown.out.splitlines()[-1]
     assert result["settings"]["head"] == "logistic"
     leaderboard = list(csv.DictReader((folder / "result.csv").read_text().splitlines()))
-    assert [row["head"] for row in leaderboard] == [c["name"] for c in result["candidates"]]
+    heads = [*(candidate["name"] for candidate in result["candidates"]), "always cat"]
+    assert [row["head"] for row in leaderboard] == heads
     assert "left out: 1 images that could not be read" in shown.err
     assert "trained on 19 images, best of 2 on 20 (its validation split)" in shown.err
     assert shown.err.splitlines()[-1] == f"next: predict-images {folder} SOURCE"
@@ -85,15 +86,62 @@ def test_a_head_below_what_is_asked_for_is_kept_and_fails(
     assert train_head([str(store), *words]) == 1
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("train-head: accuracy: found 0.")
-    assert "expected 1.0 or more" in line
-    assert (store.with_name("made_head") / "result.json").exists()
+    assert "expected 1 or more" in line
+    assert not store.with_name("made_head").exists()
+    assert (store.with_name("made_head.rejected") / "result.json").exists()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_failed_gate_leaves_the_former_head_as_it_was(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = store.with_name("made_head")
+    assert train_head([str(store), "--head", "logistic"]) == 0
+    before = contents(folder)
+    words = ["--head", "lda", "--assert", "macro_f1=0.99", "--assert", "loss=0.001"]
+    assert train_head([str(store), *words]) == 1
+    assert contents(folder) == before
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("train-head: macro_f1: found 0.")
+    assert "; loss: found " in said
+    assert "expected 0.001 or less; the head is in " in said
+    rejected = json.loads((folder.with_name("made_head.rejected") / "result.json").read_text())
+    assert rejected["settings"]["head"] == "lda"
+    assert train_head([str(store), "--head", "lda", "--assert", "accuracy=0.01"]) == 0
+    assert f"{folder}: replaced logistic, accuracy 0." in capsys.readouterr().err
+    assert json.loads((folder / "result.json").read_text())["settings"]["head"] == "lda"
+
+
+def test_every_scored_image_is_in_predictions_csv(store: Path) -> None:
+    assert train_head([str(store), "--head", "logistic", "-q"]) == 0
+    folder = store.with_name("made_head")
+    result = json.loads((folder / "result.json").read_text())
+    lines = list(csv.DictReader((folder / "predictions.csv").read_text().splitlines()))
+    counts = {
+        split: sum(line["split"] == split for line in lines) for split in ("validation", "test")
+    }
+    assert counts == {"validation": 20, "test": 20}
+    for split, accuracy in (
+        ("validation", result["candidates"][0]["scores"]["accuracy"]),
+        ("test", result["test"]["accuracy"]),
+    ):
+        own = [line for line in lines if line["split"] == split]
+        assert np.mean([line["truth"] == line["answer"] for line in own]) == pytest.approx(accuracy)
+    names = [name for name in lines[0] if name.startswith("score_")]
+    assert names == [f"score_{name}" for name in result["class_names"]]
+    for line in lines:
+        assert sum(float(line[name]) for name in names) == pytest.approx(1, abs=1e-6)
+        assert max(names, key=lambda name: float(line[name])) == f"score_{line['answer']}"
 
 
 def test_quiet_says_nothing_but_the_result(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train_head([str(store), "--head", "logistic", "-q"]) == 0
     shown = capsys.readouterr()
     assert "logistic" in shown.out
-    assert shown.err == ""
+    assert all(line.startswith("warning: ") for line in shown.err.splitlines())
 
 
 @pytest.mark.parametrize(
@@ -110,6 +158,16 @@ def test_quiet_says_nothing_but_the_result(store: Path, capsys: pytest.CaptureFi
         (["--folds", "1"], 2, "folds: found 1"),
         (["--folds", "200", "--head", "logistic"], 1, "folds: found 200"),
         (["--assert-accuracy", "95"], 2, "assert_accuracy: found 95"),
+        (["--assert", "macrof1=0.5"], 2, "nearest: macro_f1"),
+        (["--assert", "macro_f1"], 2, "assert: found 'macro_f1'; expected METRIC=X"),
+        (["--assert", "accuracy=95"], 2, "expected a number above 0, at most 1"),
+        (
+            ["--assert", "accuracy=0.9", "--assert-accuracy", "0.8"],
+            2,
+            "assert: found accuracy twice",
+        ),
+        (["--repeats", "3"], 2, "repeats: has no effect without --folds"),
+        (["--positive", "cta"], 2, "positive 'cta' is unknown; nearest: cat"),
         (["--head", "logistic", "--transform", "pca=99"], 1, "found pca=99 for 19 training rows"),
         (["--epochs", "0"], 2, "epochs: found 0"),
         (["--layer", "mixed7"], 2, "layer 'mixed7' is unknown"),
@@ -206,7 +264,7 @@ def test_every_long_flag_is_a_field_and_says_its_default(parser: Callable[[], ob
     allowed = (
         settings
         | {"help", "version", "quiet", "verbose", "output", "sweep", "trials"}
-        | {"export", "groups"}
+        | {"export", "groups", "assert"}
     )
     text = parser().format_help()  # type: ignore[attr-defined]
     flags = set(re.findall(r"--([A-Za-z][a-z0-9-]*)", text))
@@ -330,6 +388,7 @@ def test_ctrl_c_before_the_head_is_saved_keeps_the_leaderboard(
         "rank",
         "1",
         "2",
+        "-",
         "best:",
         "test",
     ]

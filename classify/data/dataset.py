@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class Dataset(Described):
         columns: The columns of the source's table, as the user named them.
         root: The folder of the table's images, if it is not that of the table.
         digests: (N, 16) uint8 BLAKE2b-128 digests of the image files, or None.
+        positive: The positive class of two; empty for the rarer one.
     """
 
     X: Any
@@ -69,6 +70,31 @@ class Dataset(Described):
     columns: str = ""
     root: str = ""
     digests: NDArray[np.uint8] | None = None
+    positive: str = ""
+
+    @property
+    def positive_label(self) -> int | None:
+        """The positive class of two: the rarer one unless it is named; None of more classes."""
+        if len(self.class_names) != 2:
+            return None
+        if self.positive:
+            return self.class_names.index(self.positive)
+        first, second = np.bincount(self.y, minlength=2)
+        return int(second <= first)
+
+    def with_positive(self, name: str | None) -> "Dataset":
+        """Return the dataset with another positive class.
+
+        Raises:
+            SettingError: There are more than two classes, or the name is none of them.
+        """
+        if name is None:
+            return self
+        if len(self.class_names) != 2:
+            count = len(self.class_names)
+            raise SettingError(f"positive: has no effect on {count} classes; it belongs to two")
+        check_choice("positive", name, self.class_names)
+        return replace(self, positive=name)
 
     def fingerprint(self) -> str:
         """Return a digest of everything that decides a head's numbers.

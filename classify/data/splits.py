@@ -30,12 +30,14 @@ class Split:
         validation: (B,) int64 rows that heads are compared on.
         test: (C,) int64 rows that only the chosen head is measured on, once; may be empty.
         origin: Source of the validation rows: ``store``, ``hold-out`` or ``fold``.
+        repeat: Number of the division into folds, from 0.
     """
 
     train: Labels
     validation: Labels
     test: Labels
     origin: str
+    repeat: int = 0
 
     @property
     def refit_rows(self) -> Labels:
@@ -141,8 +143,15 @@ def _hash(name: str) -> int:
 
 
 def validation_rows(splits: Sequence[Split]) -> Labels:
-    """Return the validation rows of all splits, increasing."""
-    return np.sort(np.concatenate([split.validation for split in splits]))
+    """Return the validation rows of all splits, increasing within each repeat."""
+    return np.concatenate([split.validation for split in splits])[validation_order(splits)]
+
+
+def validation_order(splits: Sequence[Split]) -> Labels:
+    """Return the order that sorts the joined validation rows of all splits, repeat by repeat."""
+    rows = np.concatenate([split.validation for split in splits])
+    repeats = np.repeat([s.repeat for s in splits], [len(s.validation) for s in splits])
+    return np.lexsort((rows, repeats))
 
 
 def group_names(dataset: Dataset) -> NDArray[np.object_]:

@@ -14,13 +14,12 @@ import numpy as np
 from classify.data.dataset import Dataset
 from classify.data.out_of_core import Labels, Rows, StoredRows
 from classify.data.preprocessing import Transform
-from classify.data.splits import TEST, Split, development_rows, group_names
+from classify.data.splits import TEST, Split, development_rows
 from classify.heads.registry import FittedHead
 from classify.search import search
-from classify.search.bootstrap import Bootstrap, confidence_interval, reduce_scores
 from classify.search.leaderboard import Finetuned, Result
 from classify.search.metrics import measure
-from classify.settings.config import FinetuneConfig, TrainConfig
+from classify.settings.config import METRICS, FinetuneConfig, TrainConfig
 from extract.core.console import log, progress
 from extract.core.errors import HeadError
 from extract.trunks.backend import compile_model, fetch
@@ -50,6 +49,7 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
     from extract.trunks.upper_blocks import build_upper_blocks
 
     check_maps(dataset)
+    dataset = dataset.with_positive(config.positive)
     upper = build_upper_blocks(dataset.trunk, dataset.layer)
     if upper.weights_sha256 != dataset.weights_sha256:
         digests = f"SHA-256 {upper.weights_sha256[:12]}; expected {dataset.weights_sha256[:12]}"
@@ -64,11 +64,13 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
         head, finetuned = _train(upper.model, result.head.head, dataset, split, config)
     except KeyboardInterrupt:
         raise search.Stopped(result, len(config.candidates)) from None
+    test_scores = head.predict_proba(dataset.X[test]) if len(test) else None
     return replace(
         result,
         splits=[split],
         head=FittedHead(Transform(), head),
-        test=measure(dataset.y[test], head.predict_proba(dataset.X[test])) if len(test) else None,
+        test=None if test_scores is None else measure(dataset.y[test], test_scores),
+        test_scores=test_scores,
         dataset=dataset,
         finetuned=finetuned,
         scores=head.predict_proba(dataset.X[split.validation]),
@@ -131,10 +133,10 @@ def _train(
     y, X = dataset.y[split.validation], dataset.X[split.validation]
     before = measure(y, joined.predict_proba(X))
     fit = train_together(blocks, head, dataset, split, tuning, before.loss)
-    scores, groups = joined.predict_proba(X), group_names(dataset)[split.validation]
-    bootstrap = Bootstrap(y, len(dataset.class_names), groups, config.seed)
-    values = bootstrap.values(*reduce_scores(y, scores))[config.metric]
-    low, high = confidence_interval(values)
+    scores = joined.predict_proba(X)
+    comparison = search.compare_on(dataset, split.validation, config)
+    reduced = comparison.reduce(scores)
+    low, high = comparison.interval(config.metric, comparison.values(config.metric, *reduced))
     if not fit.best_epoch:
         log.warning("finetune: no epoch beat the head alone; try a lower --finetune-learning-rate")
     return joined, Finetuned(
@@ -143,7 +145,7 @@ def _train(
         best_epoch=fit.best_epoch,
         before=before,
         after=measure(y, scores),
-        score=float(values[0]),
+        scores={m: float(comparison.values(m, *reduced).mean()) for m in METRICS},
         low=low,
         high=high,
         learning_rate=tuning.finetune_learning_rate,

@@ -2,9 +2,10 @@
 
 Predicting needs ``bundle.json``, ``transform.npz`` and one of ``head.npz``, ``head.keras`` and
 ``head.skops``; ``report.html``, ``result.json`` (settings, versions, every number), ``result.csv``
-(the leaderboard) and ``timing.json`` are for people. Two runs with the same seed write the same
-report and ``result.json`` byte for byte; only ``timing.json`` has seconds. The head is saved before
-it is analysed: an interruption then loses the report only.
+(the leaderboard), ``predictions.csv`` (every scored image) and ``timing.json`` are for people. Two
+runs with the same seed write the same report and ``result.json`` byte for byte; only
+``timing.json`` has seconds. The head is saved before it is analysed: an interruption then loses the
+report only.
 """
 
 import errno
@@ -21,25 +22,30 @@ from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset
 from classify.data.out_of_core import join_layers
-from classify.data.preprocessing import FILE as TRANSFORM
-from classify.heads.registry import FILES as HEAD_FILES
 from classify.heads.registry import FittedHead
+from classify.inference.head_folder import (
+    BUNDLE,
+    PREDICTIONS,
+    REPORT,
+    RESULT,
+    TABLE,
+    TIMING,
+    PathLike,
+    check_target,
+)
 from classify.report.analysis import Analysis, describe_run
 from classify.report.report import write_report
+from classify.report.scored_images import write_scored_images
 from classify.search import checkpoint
 from classify.search.leaderboard import Result
-from extract.core.atomic import atomic_write, check_writable
+from extract.core.atomic import atomic_write
 from extract.core.config import TrunkSpec
 from extract.core.errors import HeadError, quoted
 from extract.images.item import reason_of
 
 FORMAT = "headstart head"
 FORMAT_VERSION = 1
-BUNDLE, RESULT, TIMING = "bundle.json", "result.json", "timing.json"
-TABLE, REPORT = "result.csv", "report.html"
-FILES = {BUNDLE, RESULT, TIMING, TABLE, REPORT, TRANSFORM, checkpoint.FILE, *HEAD_FILES}
 _EXPECTED = "expected a folder that train-head wrote; train the head again"
-PathLike = str | os.PathLike[str]
 # Fields of a dataset that are recorded for its heads as they are.
 _RECORDED = ("weights_sha256", "dtype", "precision", "calibration_sha256")
 
@@ -106,33 +112,6 @@ class TrainedHead:
             ) from error
 
 
-def is_head_folder(folder: str | os.PathLike[str]) -> bool:
-    """Say whether a folder holds a trained head, valid or not."""
-    return os.path.isfile(Path(folder) / BUNDLE)  # False also for a name that no file can have
-
-
-def check_file(path: Path, *inputs: PathLike) -> None:
-    """Raise HeadError unless a file can be written there and would replace no input or folder."""
-    if path.exists() and not path.is_file():
-        raise HeadError(f"{path}: not a regular file; expected one or none; name another")
-    for read in inputs:
-        if path.exists() and os.path.exists(read) and os.path.samefile(path, read):
-            raise HeadError(f"{path}: is read by this command; name another file for its result")
-    check_writable(path, HeadError)
-
-
-def check_target(folder: Path) -> None:
-    """Raise HeadError unless a head can be written there and would replace nothing but a head."""
-    check_writable(folder, HeadError)
-    if folder.exists() and not folder.is_dir():
-        raise HeadError(f"{folder}: found a file; expected a folder or nothing; name another")
-    names = {entry.name for entry in folder.glob("*")}
-    if names and names != {checkpoint.FILE} and (BUNDLE not in names or names - FILES):
-        found = ", ".join(sorted(names - FILES)[:3]) or "an unfinished head"
-        expected = "a folder that is new, empty or only a trained head"
-        raise HeadError(f"{folder}: found {found}; expected {expected}; name another with -o")
-
-
 def save_head(folder: Path, dataset: Dataset, result: Result, store: str) -> None:
     """Write the best head and the results of the run with an atomic write.
 
@@ -154,6 +133,7 @@ def save_head(folder: Path, dataset: Dataset, result: Result, store: str) -> Non
         _write_json(temporary / BUNDLE, identity)
         _write_json(temporary / RESULT, identity | describe_run(dataset, result, store))
         result.write_csv(temporary / TABLE)
+        write_scored_images(temporary / PREDICTIONS, dataset, result)
         if (folder / checkpoint.FILE).exists():
             shutil.copyfile(folder / checkpoint.FILE, temporary / checkpoint.FILE)
 

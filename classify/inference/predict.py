@@ -9,8 +9,9 @@ from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
-from classify.inference.bundle import PathLike, TrainedHead, check_file, is_head_folder, load_head
+from classify.inference.bundle import TrainedHead, load_head
 from classify.inference.complete_model import CompleteModel, open_classifier
+from classify.inference.head_folder import PathLike, check_file, is_head_folder
 from classify.inference.predictions import Prediction, Predictions, check_replaced, is_chart
 from classify.inference.trunk import open_engine
 from classify.settings.config import CHART_TOP, PredictConfig

@@ -8,12 +8,10 @@ from typing import NamedTuple, TextIO
 
 from classify.settings.config import CHART_ENDINGS
 from extract.core.atomic import atomic_write
-from extract.core.console import html_table
+from extract.core.console import csv_text, html_table
 from extract.core.errors import HeadError
 from extract.pipeline.stream import Timings
 
-# The first characters of a formula, in one spreadsheet program or another.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _MOST_SHOWN = 10
 
 
@@ -122,9 +120,7 @@ def write_predictions(predictions: Iterable[Prediction], file: TextIO, form: str
     table = csv.writer(file, lineterminator="\n")
     table.writerow(Prediction._fields)
     for cells in rounded:
-        # https://owasp.org/www-community/attacks/CSV_Injection
-        text = [isinstance(cell, str) and cell.startswith(_FORMULA) for cell in cells]
-        table.writerow(f"'{c}" if risky else c for c, risky in zip(cells, text, strict=True))
+        table.writerow(csv_text(cell) if isinstance(cell, str) else cell for cell in cells)
 
 
 def draw_chart(path: Path, labels: Sequence[Prediction]) -> None:

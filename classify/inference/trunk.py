@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from classify.data.dataset import Dataset
-from classify.inference.bundle import PathLike, TrainedHead
+from classify.inference.bundle import TrainedHead
+from classify.inference.head_folder import PathLike
 from extract.core.config import TrunkSpec
 from extract.core.errors import HeadError
 from extract.engines import select

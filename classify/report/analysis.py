@@ -1,7 +1,6 @@
 """The numbers of a run and the analysis of its best head, for ``result.json`` and the report."""
 
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from classify.heads.registry import needs_memory
 from classify.report import diagnostics
 from classify.report.projection import FeatureMap, map_features
 from classify.search.evaluate import evaluate
+from classify.search.intervals import Comparison, units_of
 from classify.search.leaderboard import Result
 from classify.search.metrics import confusion_matrix
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec
@@ -24,7 +24,6 @@ from extract.core.errors import HeadError
 from extract.trunks.backend import backend_name
 
 MISTAKES, PAIRS = 100, 12
-_WORST_CLASSES = 3
 _TRAINING_SHARES = (1 / 8, 1 / 4, 1 / 2)
 
 
@@ -47,10 +46,10 @@ class Mistake(NamedTuple):
 
 
 class TrainingSize(NamedTuple):
-    """Validation accuracy of a head trained on ``rows`` images of the first split."""
+    """Metric that ranks, of a head trained on ``rows`` images of the first split."""
 
     rows: int
-    accuracy: diagnostics.Proportion
+    score: diagnostics.Proportion
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,8 @@ class Analysis:
         confusion: (K, K) int64 counts, truth on the first axis.
         classes: Metrics of each class.
         pairs: The pairs of classes that are confused most often.
+        positive: The positive class of two; None of more.
+        groups: Scores of each group of images; empty without groups.
         roc: Curves of true against false positive rate; see ``diagnostics.class_curves``.
         precision_recall: Curves of precision against recall.
         calibration: Accuracy by score.
@@ -69,14 +70,16 @@ class Analysis:
         wrong_rows: (E,) int64 rows of the dataset that are classified wrongly.
         size_head: The head that ``sizes`` is about: the best one without epochs, else logistic
             regression; None of a fine-tuned head, and where the head needs features in memory.
-        sizes: Accuracy of that head by number of training images, fewest first; without the sizes
-            at which it cannot be trained.
+        sizes: Scores of that head by number of training images, fewest first; without the sizes at
+            which it cannot be trained.
         maps: The features in two dimensions; empty where they have fewer.
     """
 
     confusion: NDArray[np.int64]
     classes: list[diagnostics.ClassMetrics]
     pairs: list[diagnostics.ConfusedPair]
+    positive: diagnostics.Positive | None
+    groups: list[diagnostics.GroupScore]
     roc: list[diagnostics.Curve]
     precision_recall: list[diagnostics.Curve]
     calibration: list[diagnostics.CalibrationBin]
@@ -89,7 +92,8 @@ class Analysis:
 
     def to_dict(self, keys: list[str]) -> dict[str, Any]:
         """Return every number as JSON values, with keys in place of row numbers."""
-        plain = ("classes", "pairs", "roc", "precision_recall", "calibration", "calibration_error")
+        plain = ["classes", "pairs", "positive", "groups", "roc", "precision_recall"]
+        plain += ["calibration", "calibration_error"]
         mistakes = [{k: v for k, v in m._asdict().items() if k != "row"} for m in self.mistakes]
         return {
             **{name: _to_json(getattr(self, name)) for name in plain},
@@ -116,6 +120,11 @@ def _to_json(value: Any) -> Any:
     return [_to_json(part) for part in value] if isinstance(value, list) else value
 
 
+def _known(scores: dict[str, float]) -> dict[str, float | None]:
+    """Return scores for JSON, which has no NaN."""
+    return {name: None if np.isnan(value) else value for name, value in scores.items()}
+
+
 def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]:
     """Return every setting and number of a run as JSON values.
 
@@ -130,6 +139,7 @@ def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]
     """
     first, rows, views = result.splits[0], result.validation_rows, dataset.views
     y, K = dataset.y[rows], len(dataset.class_names)
+    repeats, baseline = result.splits[-1].repeat + 1, result.baseline
     with_keras = any(entry.spec.head in KERAS_HEADS for entry in result.entries)
     libraries = ["headstart", "numpy", "scikit-learn"]
     libraries += ["keras", backend_name()] if with_keras else []
@@ -137,11 +147,13 @@ def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]
         "store": store,
         "fingerprint": dataset.fingerprint(),
         "metric": result.metric,
+        "notes": result.notes,
         # Fine-tuning uses plain images only.
         "views": asdict(views.spec) if views and not result.finetuned else None,
         "split": {
             "origin": first.origin,
-            "folds": len(result.splits) if first.origin == "fold" else None,
+            "folds": len(result.splits) // repeats if first.origin == "fold" else None,
+            "repeats": repeats,
             "train": len(first.train),
             "validation": len(rows),
             "test": len(first.test),
@@ -151,16 +163,17 @@ def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]
             {
                 "name": label(entry.spec),
                 "settings": entry.spec.to_dict(),
-                "scores": entry.scores,
+                "scores": _known(entry.scores),
                 "interval": [entry.low, entry.high],
                 "as_good": entry.as_good,
                 "train_accuracy": entry.evaluation.train_accuracy,
                 "epochs": entry.evaluation.epochs,
-                "confusion": confusion_matrix(y, entry.evaluation.answers, K).tolist(),
+                "confusion": confusion_matrix(y, entry.evaluation.answers[: len(y)], K).tolist(),
                 "history": entry.evaluation.history,
             }
             for entry in result.entries
         ],
+        "baseline": baseline and baseline._asdict() | {"scores": _known(baseline.scores)},
         "finetuned": result.finetuned and result.finetuned.to_dict(),
         "best": None,
         "test": result.test and result.test._asdict(),
@@ -183,13 +196,13 @@ def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
     own, rows, scores = result.dataset, result.validation_rows, result.scores
     assert own is not None
     assert scores is not None
+    scores = scores[: len(rows)]  # of the first repeat
     y, names, answers = dataset.y[rows], dataset.class_names, scores.argmax(axis=1)
-    groups = group_names(dataset)
-    independent = len({groups[row] for row in rows}) / len(rows)
+    groups, positive = group_names(dataset)[rows], own.positive_label
+    units = units_of(groups)
     confusion = confusion_matrix(y, answers, len(names))
-    classes = diagnostics.class_metrics(y, scores, names, independent)
-    curves = partial(diagnostics.class_curves, y, scores, classes, most=_WORST_CLASSES)
-    bins, error = diagnostics.calibration(y, scores, independent)
+    classes = diagnostics.class_metrics(y, scores, names, units)
+    bins, error = diagnostics.calibration(y, scores, units)
     keys, best = [dataset.keys[row] for row in rows], scores.max(axis=1)
     mistakes = [
         Mistake(int(rows[i]), keys[i], names[y[i]], names[answers[i]], float(best[i]))
@@ -200,14 +213,18 @@ def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
         confusion=confusion,
         classes=classes,
         pairs=diagnostics.confused_pairs(confusion, names, PAIRS) if len(names) > 2 else [],
-        roc=curves("roc_area"),
-        precision_recall=curves("average_precision"),
+        positive=diagnostics.positive_metrics(classes, positive),
+        groups=diagnostics.group_scores(y, scores, groups) if dataset.groups else [],
+        roc=diagnostics.class_curves(y, scores, classes, "roc_area", positive),
+        precision_recall=diagnostics.class_curves(
+            y, scores, classes, "average_precision", positive
+        ),
         calibration=bins,
         calibration_error=error,
         mistakes=mistakes,
         wrong_rows=rows[answers != y],
         size_head=label(spec) if spec else None,
-        sizes=_training_sizes(own, spec, result, seed, independent) if spec else [],
+        sizes=_training_sizes(own, spec, result, seed) if spec else [],
         maps=map_features(own.X, np.flatnonzero(dataset.split != TEST)),
     )
 
@@ -223,16 +240,15 @@ def _size_head(result: Result, dataset: Dataset) -> HeadSpec | None:
 
 
 def _training_sizes(
-    dataset: Dataset, spec: HeadSpec, result: Result, seed: int, independent: float
+    dataset: Dataset, spec: HeadSpec, result: Result, seed: int
 ) -> list[TrainingSize]:
     """Evaluate a head trained on parts of the first split's training rows, and on all of them."""
     split = result.splits[0]
-    in_split = np.isin(result.validation_rows, split.validation)
-    # On the leaderboard it was trained on all rows already.
-    full = [e.evaluation.answers[in_split] for e in result.entries if e.spec == spec]
+    rows, metric, trained = split.validation, result.metric, []
+    # Without folds it is on the leaderboard, trained on all rows.
+    full = [e.evaluation for e in result.entries if e.spec == spec and len(result.splits) == 1]
     parts = subsets(dataset.y[split.train], seed)
     parts += [] if full else [np.arange(len(split.train))]
-    answers = []
     with progress(len(parts), "fit", label="fewer images") as bar, muted():
         for part in parts:
             smaller = replace(split, train=split.train[part])
@@ -241,14 +257,19 @@ def _training_sizes(
             except HeadError as error:
                 log.debug("not trained on %d images: %s", len(part), error)
                 continue
-            answers.append((len(part), evaluation.answers))
+            trained.append((len(part), evaluation))
             bar.update(1)
-    answers += [(len(split.train), known) for known in full]
-    y = dataset.y[split.validation]
-    return [
-        TrainingSize(rows, diagnostics.proportion(int((given == y).sum()), len(y), independent))
-        for rows, given in answers
-    ]
+    trained += [(len(split.train), known) for known in full]
+    y, groups, positive = dataset.y[rows], group_names(dataset)[rows], dataset.positive_label
+    comparison, sizes = Comparison(y, len(dataset.class_names), groups, seed, positive), []
+    for count, own in trained:
+        values = comparison.values(metric, own.answers, own.true_scores, own.areas)
+        if np.isfinite(values).all():
+            score = diagnostics.Proportion(
+                float(values.mean()), *comparison.interval(metric, values)
+            )
+            sizes.append(TrainingSize(count, score))
+    return sizes
 
 
 def subsets(y: NDArray[np.int64], seed: int) -> list[NDArray[np.int64]]:

@@ -1,26 +1,28 @@
 """Diagnostics of one head, computed from its scores and the true classes."""
 
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.search.metrics import confusion_matrix
+from classify.search.intervals import share_interval, units_of
+from classify.search.metrics import calibration_bins, calibration_error, class_areas, reduce_scores
 
-# Half the width, in standard deviations, of a 95 % interval of the normal distribution.
-_QUANTILE = 1.959964
-BINS = 10
 # A drawn curve has at most this many points; more cannot be seen.
 _MOST_POINTS = 101
+# More curves would make the figure harder to read.
+_WORST_CLASSES = 3
 
 Labels = NDArray[np.int64]
 Scores = NDArray[np.floating]
-Line = tuple[NDArray[np.float64], NDArray[np.float64]]
+Line = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 
 class Proportion(NamedTuple):
-    """A proportion of images, 0 to 1, and its 95 % interval; all None where there are no images."""
+    """A proportion of images, 0 to 1, and its 95 % interval.
+
+    All are None where there are no images, and the ends where there are few groups.
+    """
 
     value: float | None
     low: float | None
@@ -53,11 +55,15 @@ class ClassMetrics(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """A named curve: equally long lists of x and y."""
+    """A named curve: equally long lists of x, y and the least score that counts as the class.
+
+    A mean over classes has no thresholds; the first point of a ROC curve has none either.
+    """
 
     name: str
     x: list[float]
     y: list[float]
+    thresholds: list[float | None]
 
 
 class CalibrationBin(NamedTuple):
@@ -74,6 +80,29 @@ class CalibrationBin(NamedTuple):
     accuracy: Proportion
 
 
+class Positive(NamedTuple):
+    """The positive class of two.
+
+    Attributes:
+        name: The class.
+        sensitivity: Its recall.
+        specificity: The recall of the other class.
+    """
+
+    name: str
+    sensitivity: Proportion
+    specificity: Proportion
+
+
+class GroupScore(NamedTuple):
+    """Accuracy and mean loss of the ``rows`` images of a group."""
+
+    name: str
+    rows: int
+    accuracy: float
+    loss: float
+
+
 class ConfusedPair(NamedTuple):
     """``rows`` of the ``of`` images of the class ``truth`` are predicted as ``answer``."""
 
@@ -83,33 +112,25 @@ class ConfusedPair(NamedTuple):
     of: int
 
 
-def proportion(hits: float, count: float, independent: float = 1.0) -> Proportion:
-    """Return a proportion and its Wilson interval, which stays useful at 0, at 1 and for few rows.
-
-    SciPy has the interval for whole numbers only; groups make ``count * independent`` a fraction.
+def proportion(hits: NDArray[np.bool_], units: Labels) -> Proportion:
+    """Return the share of the rows that are hits, and its interval.
 
     Args:
-        hits: Rows that count, 0 to ``count``.
-        count: All rows.
-        independent: Share of the rows that are independent: with groups, groups / rows.
+        hits: (N,) whether each row counts.
+        units: (N,) unit of each row.
 
     Returns:
-        The proportion; None three times where ``count`` is 0.
-
-    Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference
-    (1927).
+        None three times without rows; no ends of fewer than ten groups.
     """
-    if not count:
+    if not len(hits):
         return Proportion(None, None, None)
-    value, n = hits / count, count * independent
-    z = _QUANTILE**2 / n
-    middle = (value + z / 2) / (1 + z)
-    half = float(np.sqrt(z * value * (1 - value) + z * z / 4)) / (1 + z)
-    return Proportion(value, max(0.0, middle - half), min(1.0, middle + half))
+    values = hits.astype(np.float64)
+    interval = share_interval(values, units_of(units), np.ones(len(values)))
+    return Proportion(float(values.mean()), *interval)
 
 
 def class_metrics(
-    y: Labels, scores: Scores, names: tuple[str, ...], independent: float = 1.0
+    y: Labels, scores: Scores, names: tuple[str, ...], units: Labels
 ) -> list[ClassMetrics]:
     """Compute the metrics of each class against all others.
 
@@ -117,33 +138,36 @@ def class_metrics(
         y: (N,) true classes.
         scores: (N, K) scores, 0 to 1.
         names: K names.
-        independent: See ``proportion``.
+        units: (N,) unit of each row: its group, or itself.
 
     Returns:
         One per class, in the order of ``names``.
     """
-    from sklearn.metrics import auc, average_precision_score
-
-    # Precision, recall and F1 come from counts, which their intervals need.
-    confusion = confusion_matrix(y, scores.argmax(axis=1), len(names))
-    counts = np.stack([confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)], axis=1)
-    classes = []
-    for label, (hits, rows, answered) in enumerate(counts.tolist()):
-        truth, score = y == label, scores[:, label]
-        share = partial(proportion, hits, independent=independent)
+    answers, classes = scores.argmax(axis=1), []
+    for label, name in enumerate(names):
+        truth, answered = y == label, answers == label
+        rows, hits = truth | answered, truth & answered
         # F1 = 2 J / (1 + J), where J = hits / (true or predicted) is a proportion.
-        jaccard = share(rows + answered - hits)
+        jaccard = proportion(hits[rows], units[rows])
         f1 = Proportion(*(part and 2 * part / (1 + part) for part in jaccard))
         areas: tuple[float | None, ...] = (None, None)
-        if 0 < rows < len(y):
-            areas = float(auc(*roc(truth, score))), float(average_precision_score(truth, score))
-        shares = share(answered), share(rows), f1
-        classes.append(ClassMetrics(names[label], rows, answered, *shares, *areas))
+        if 0 < truth.sum() < len(y):
+            areas = tuple(class_areas(truth, scores[:, label]).mean(axis=1).tolist())
+        precision, recall = (proportion(hits[part], units[part]) for part in (answered, truth))
+        counts = int(truth.sum()), int(answered.sum())
+        classes.append(ClassMetrics(name, *counts, precision, recall, f1, *areas))
     return classes
 
 
+def positive_metrics(classes: list[ClassMetrics], positive: int | None) -> Positive | None:
+    """Return the metrics of the positive class of two; None of more classes."""
+    if positive is None:
+        return None
+    return Positive(classes[positive].name, classes[positive].recall, classes[1 - positive].recall)
+
+
 def roc(truth: NDArray[np.bool_], score: Scores) -> Line:
-    """Return false and true positive rates, from (0, 0) to (1, 1), a point per distinct score.
+    """Return false positive rates, true positive rates and thresholds, from (0, 0) to (1, 1).
 
     Args:
         truth: (N,) whether a row is of the class; both values occur.
@@ -151,12 +175,12 @@ def roc(truth: NDArray[np.bool_], score: Scores) -> Line:
     """
     from sklearn.metrics import roc_curve
 
-    false_rate, true_rate, _ = roc_curve(truth, score, drop_intermediate=False)
-    return false_rate, true_rate
+    false_rate, true_rate, thresholds = roc_curve(truth, score, drop_intermediate=False)
+    return false_rate, true_rate, thresholds
 
 
 def precision_recall(truth: NDArray[np.bool_], score: Scores) -> Line:
-    """Return recall (increasing) and precision, a point per distinct score.
+    """Return recall (increasing), precision and thresholds, a point per distinct score.
 
     Args:
         truth: (N,) whether a row is of the class; True occurs.
@@ -164,21 +188,22 @@ def precision_recall(truth: NDArray[np.bool_], score: Scores) -> Line:
     """
     from sklearn.metrics import precision_recall_curve
 
-    precision, recall, _ = precision_recall_curve(truth, score)
-    return recall[-2::-1], precision[-2::-1]  # without scikit-learn's added last point
+    precision, recall, thresholds = precision_recall_curve(truth, score)
+    # Without scikit-learn's added last point.
+    return recall[-2::-1], precision[-2::-1], thresholds[::-1]
 
 
 def class_curves(
-    y: Labels, scores: Scores, classes: list[ClassMetrics], kind: str, most: int
+    y: Labels, scores: Scores, classes: list[ClassMetrics], kind: str, shown: int | None
 ) -> list[Curve]:
-    """Return the curves to draw: of two classes the second, of more their mean and the worst.
+    """Return the curves to draw: of two classes the positive one, of more their mean and the worst.
 
     Args:
         y: (N,) true classes.
         scores: (N, K) scores.
         classes: From ``class_metrics``.
         kind: ``roc_area`` or ``average_precision``, the area under the curves.
-        most: Number of the worst classes.
+        shown: The positive class of two; None of more.
 
     Returns:
         The curves; the mean has no name. Empty where no class has a curve. The mean precision at a
@@ -190,12 +215,13 @@ def class_curves(
     areas = {label: getattr(metrics, kind) for label, metrics in enumerate(classes)}
     known = [label for label, area in areas.items() if area is not None]
     lines = {label: line(y == label, scores[:, label]) for label in known}
-    if len(classes) == 2 or not known:
-        return [_curve(classes[label].name, lines[label]) for label in known[1:]]
+    if shown is not None or not known:
+        return [_curve(classes[label].name, lines[label]) for label in known if label == shown]
     grid = np.linspace(0, 1, _MOST_POINTS)
-    mean = np.mean([on_grid(grid, *points) for points in lines.values()], axis=0)
-    worst = sorted(known, key=lambda label: areas[label])[:most]
-    return [_curve("", (grid, mean)), *(_curve(classes[i].name, lines[i]) for i in worst)]
+    mean = np.mean([on_grid(grid, *points[:2]) for points in lines.values()], axis=0)
+    worst = sorted(known, key=lambda label: areas[label])[:_WORST_CLASSES]
+    named = [_curve(classes[label].name, lines[label]) for label in worst]
+    return [Curve("", _rounded(grid), _rounded(mean), []), *named]
 
 
 def _interpolated_precision(
@@ -209,35 +235,51 @@ def _interpolated_precision(
 def _curve(name: str, line: Line) -> Curve:
     """Keep at most ``_MOST_POINTS`` points of a line, the ends among them."""
     kept = np.unique(np.linspace(0, len(line[0]) - 1, _MOST_POINTS).round().astype(int))
-    return Curve(name, *(values[kept].round(6).tolist() for values in line))
+    x, y, thresholds = (_rounded(values[kept]) for values in line)
+    return Curve(name, x, y, [score if np.isfinite(score) else None for score in thresholds])
 
 
-def calibration(
-    y: Labels, scores: Scores, independent: float = 1.0
-) -> tuple[list[CalibrationBin], float]:
+def _rounded(values: NDArray[np.float64]) -> list[float]:
+    rounded: list[float] = values.round(6).tolist()
+    return rounded
+
+
+def calibration(y: Labels, scores: Scores, units: Labels) -> tuple[list[CalibrationBin], float]:
     """Compare the scores of the predicted classes with the accuracy, in ten bins.
 
     Args:
         y: (N,) true classes.
         scores: (N, K) scores, 0 to 1.
-        independent: See ``proportion``.
+        units: (N,) unit of each row.
 
     Returns:
-        The bins that have rows, and the expected calibration error (ECE), 0 to 1: the mean distance
-        between score and accuracy, each bin weighted by its rows.
+        The bins that have rows, and the expected calibration error.
     """
-    highest, right = scores.max(axis=1).astype(np.float64), scores.argmax(axis=1) == y
-    # The bins of sklearn.calibration.calibration_curve, which returns no counts, as the intervals
-    # and the weights need them, and refuses a score that rounding puts above 1.
-    places = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], highest)
-    counts, sums, hits = (np.bincount(places, weights) for weights in (None, highest, right))
-    bins = [
-        CalibrationBin(int(rows), float(total / rows), proportion(int(hit), int(rows), independent))
-        for rows, total, hit in zip(counts, sums, hits, strict=True)
-        if rows
-    ]
-    distances = [abs(part.score - (part.accuracy.value or 0)) * part.rows for part in bins]
-    return bins, sum(distances) / len(y)
+    places, counts, sums, _ = calibration_bins(y, scores)
+    right = scores.argmax(axis=1) == y
+    bins = []
+    for place in np.flatnonzero(counts):
+        rows = places == place
+        accuracy = proportion(right[rows], units[rows])
+        bins.append(CalibrationBin(int(rows.sum()), float(sums[place] / rows.sum()), accuracy))
+    return bins, calibration_error(y, scores)
+
+
+def group_scores(y: Labels, scores: Scores, groups: NDArray[np.object_]) -> list[GroupScore]:
+    """Score the images of each group, the lowest accuracy first, then the highest loss.
+
+    Args:
+        y: (N,) true classes.
+        scores: (N, K) scores.
+        groups: (N,) names of groups.
+    """
+    names, units = np.unique(groups.astype(str), return_inverse=True)
+    answers, true_scores = reduce_scores(y, scores)
+    rows = np.bincount(units)
+    accuracy = np.bincount(units, answers == y) / rows
+    loss = np.bincount(units, -np.log(true_scores)) / rows
+    lines = zip(names.tolist(), rows.tolist(), accuracy.tolist(), loss.tolist(), strict=True)
+    return sorted((GroupScore(*line) for line in lines), key=lambda g: (g.accuracy, -g.loss))
 
 
 def confused_pairs(

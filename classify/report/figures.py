@@ -141,7 +141,7 @@ def draw_calibration(name: str, bins: Sequence[CalibrationBin]) -> str:
         lower = add_axes(figure, (0.5, 0.45, 0.1, 2.65), xlabel="score of the predicted class")
         upper.plot([0, 1], [0, 1], ":", color=MUTED, linewidth=1)
         # Rounding may put an end of an interval on the wrong side of the accuracy.
-        ends = np.maximum([value - low, high - value], 0)
+        ends = np.nan_to_num(np.maximum([value - low, high - value], 0))
         upper.errorbar(x, value, ends, fmt="o-", color=HELD, markersize=5, elinewidth=1.2)
         lower.bar(x, [part.rows for part in bins], 0.06, color=HELD, alpha=0.4)
         lower.locator_params(axis="y", nbins=2)
@@ -152,21 +152,22 @@ def draw_calibration(name: str, bins: Sequence[CalibrationBin]) -> str:
     return draw_svg(name, "accuracy against the score of the predicted class", (4.0, 3.6), draw)
 
 
-def draw_sizes(name: str, sizes: Sequence[TrainingSize]) -> str:
-    """Draw accuracy and its interval against the number of training images, fewest first."""
+def draw_sizes(name: str, sizes: Sequence[TrainingSize], metric: str) -> str:
+    """Draw a metric and its interval against the number of training images, fewest first."""
     x = [size.rows for size in sizes]
-    value, low, high = np.array([size.accuracy for size in sizes], np.float64).T
+    value, low, high = np.array([size.score for size in sizes], np.float64).T
 
     def draw(figure: Any) -> None:
-        axes = add_axes(figure, (0.5, 0.45, 0.2, 0.1), xlabel="training images", ylabel="accuracy")
+        axes = add_axes(figure, (0.5, 0.45, 0.2, 0.1), xlabel="training images", ylabel=metric)
         axes.set_xscale("log", base=2)
         axes.fill_between(x, low, high, color=HELD, alpha=0.14, linewidth=0)
         axes.plot(x, value, "o-", color=HELD, markersize=5)
         axes.set_xticks(x, [str(rows) for rows in x])
         axes.minorticks_off()
-        axes.set_ylim(max(0, min(low) - 0.05), 1.02)
+        lowest = max(0, float(np.nanmin([*value, *low])) - 0.05)
+        axes.set_ylim((0, None) if metric == "loss" else (lowest, 1.02))
 
-    return draw_svg(name, "accuracy against the number of training images", (4.4, 3.0), draw)
+    return draw_svg(name, f"{metric} against the number of training images", (4.4, 3.0), draw)
 
 
 def draw_map(

@@ -18,6 +18,7 @@ import numpy as np
 from classify.data.dataset import Dataset
 from classify.report import figures
 from classify.report.analysis import Analysis, Mistake
+from classify.search.intervals import FEWEST_GROUPS
 from classify.search.leaderboard import Entry, Result
 from classify.settings.config import METRICS
 from classify.settings.sweep import label
@@ -60,6 +61,9 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    lines: list[Any] = [*result.entries, *filter(None, [result.baseline])]
+    ends = [end for one in lines for end in (one.low, one.high, one.scores[result.metric])]
+    lowest, highest = (pick(end for end in ends if end is not None) for pick in (min, max))
     environment.filters |= {"number": _number, "percent": _percent}
     script = (_PAGE / "report.js").read_text(encoding="utf-8")
     text = environment.get_template("report.html").render(
@@ -72,6 +76,9 @@ def write_report(
         analysis=analysis,
         metrics=[result.metric, *(name for name in METRICS if name != result.metric)],
         lead=_lead(result),
+        lowest=lowest,
+        highest=highest,
+        fewest_groups=FEWEST_GROUPS,
         learning=_learning(result),
         figures=figures,
         styles=_map_styles(dataset, analysis),
@@ -81,7 +88,7 @@ def write_report(
 
 
 def _number(value: float | None, places: int = 3) -> str:
-    return _NO_VALUE if value is None else f"{value:.{places}f}"
+    return _NO_VALUE if value is None or np.isnan(value) else f"{value:.{places}f}"
 
 
 def _percent(value: float | None) -> str:
@@ -96,7 +103,7 @@ def _lead(result: Result) -> dict[str, Any]:
     above = f", fine-tuned above {tuned.layer}" if tuned and tuned.best_epoch else ""
     return {
         "name": label(best.spec) + above,
-        "score": tuned.score if tuned else best.scores[result.metric],
+        "score": result.score(result.metric),
         "low": (tuned or best).low,
         "high": (tuned or best).high,
         "training": len(result.splits[0].refit_rows),

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +44,8 @@ class Checkpoint:
         rows = b"".join(s.train.tobytes() + b"|" + s.validation.tobytes() for s in splits)
         digest = hashlib.blake2b(rows, digest_size=16).hexdigest()
         halved = [spec.to_dict() for spec in config.candidates if config.halving]
-        header = {"fingerprint": dataset.fingerprint(), "splits": digest, "halving": halved}
+        header: dict[str, Any] = {"fingerprint": dataset.fingerprint(), "splits": digest}
+        header |= {"halving": halved, "positive": dataset.positive_label}
         self._header, self._layer = json.dumps(header), dataset.layer
         self._path = folder / FILE if folder else None
         stored = self._read()
@@ -76,7 +78,10 @@ class Checkpoint:
         self.evaluations[spec] = replace(evaluation, scores=None)  # memory may not hold all scores
         if not self._path or (evaluation.failed and not self._started):
             return
-        arrays = {name: getattr(evaluation, name).tolist() for name in ("answers", "true_scores")}
+        names = ("answers", "true_scores", "areas")
+        arrays = {name: getattr(evaluation, name).tolist() for name in names}
+        if not np.isfinite(evaluation.areas).all():
+            arrays["areas"] = [[None] * len(evaluation.answers)] * 2  # JSON has no NaN
         values = {"judged": arrays} | {name: getattr(evaluation, name) for name in _FIELDS}
         self._path.parent.mkdir(exist_ok=True)
         with self._path.open("a" if self._started else "w", encoding="utf-8") as file:
@@ -92,6 +97,7 @@ def _parse(line: bytes) -> tuple[str, Evaluation] | None:
         answers = np.array(values["judged"]["answers"], np.int64)
         true_scores = np.array(values["judged"]["true_scores"], np.float64)
         fields = {name: values[name] for name in _FIELDS if name in values}
-        return str(key), Evaluation(answers, true_scores, **fields)
+        areas = np.array(values["judged"]["areas"], np.float64).reshape(2, len(answers))
+        return str(key), Evaluation(answers, true_scores, areas, **fields)
     except (ValueError, TypeError, KeyError, RecursionError):
         return None

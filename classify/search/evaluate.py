@@ -12,12 +12,12 @@ import numpy as np
 from classify.data.dataset import Dataset
 from classify.data.out_of_core import Features, Labels, iter_chunks
 from classify.data.preprocessing import Floats, Transform
-from classify.data.splits import Split, group_names
+from classify.data.splits import Split, group_names, validation_order, validation_rows
 from classify.data.views import FoldData, RandomViews, all_views
 from classify.heads import linear_head
 from classify.heads.registry import LINEAR_HEADS, FittedHead, Head
 from classify.heads.sklearn_head import SklearnHead
-from classify.search.bootstrap import reduce_scores
+from classify.search.metrics import area_values, reduce_scores
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec, groups_of
 
 # Transformed rows of all folds, and scores of a batch of heads, are kept up to this size.
@@ -31,18 +31,20 @@ class Evaluation:
     Attributes:
         answers: (V,) int64 classes with the highest score, of the validation rows in their order.
         true_scores: (V,) float64 scores of the true classes, 0 to 1.
+        areas: (2, V) float64 pseudo-values of the areas, see ``metrics.area_values``.
         train_accuracy: Accuracy on the training rows, the mean of the folds.
         seconds: Its share of the training time, the sum of the folds.
         history: Its learning curves in the first fold; empty for heads without epochs.
         epochs: Number of epochs, with patience up to the best one; the median of the folds; 0 for
             heads without epochs.
         failed: Why the training failed; empty where it did not.
-        scores: (V, K) scores of the validation rows, with folds only and where memory allows it.
+        scores: (V, K) scores of the validation rows.
         head: The trained head; None with folds.
     """
 
     answers: Labels = field(repr=False)
     true_scores: Floats = field(repr=False)
+    areas: Floats = field(repr=False)
     train_accuracy: float
     seconds: float
     history: dict[str, list[float]] = field(repr=False)
@@ -60,24 +62,25 @@ def evaluate(
     size = getattr(dataset.X, "nbytes", 0) * (1 + views) * len(splits)  # 0: rows in the file
     kept = len(splits) if size < _KEEP_BYTES else 0
     prepare = lru_cache(kept)(partial(prepare_fold, dataset, splits))
-    order = np.argsort(np.concatenate([split.validation for split in splits]))
-    for batch in batches(specs):
+    rows, order = validation_rows(splits), validation_order(splits)
+    # Heads that halving compares train as one model, however large their scores are.
+    size = 8 * len(rows) * len(dataset.class_names)
+    most = len(specs) if halving else max(1, _KEEP_BYTES // size)
+    for batch in batches(specs, most):
         members = [specs[position] for position in batch]
-        size = 8 * len(members) * len(dataset.y) * len(dataset.class_names)
-        keep_scores = folded and (len(members) == 1 or size < _KEEP_BYTES)
         steps, with_views = members[0].transform or (), members[0].views in ("random", "all")
         folds = []
         for fold in range(len(splits)):
-            transform, rows = prepare(fold, steps, with_views)
-            parts = _evaluate_fold(members, transform, rows, halving, keep_scores)
+            transform, prepared = prepare(fold, steps, with_views)
+            parts = _evaluate_fold(members, transform, prepared, halving)
             folds.append([replace(part, head=None) if folded else part for part in parts])
-        joined = [_join_folds(parts, order) for parts in zip(*folds, strict=True)]
+        joined = [_join_folds(dataset, rows, parts, order) for parts in zip(*folds, strict=True)]
         # Failed candidates come last: the checkpoint writes them only after others.
         yield from sorted(zip(members, joined, strict=True), key=lambda pair: bool(pair[1].failed))
 
 
 def _evaluate_fold(
-    specs: Sequence[HeadSpec], transform: Transform, rows: FoldData, halving: bool, keep: bool
+    specs: Sequence[HeadSpec], transform: Transform, rows: FoldData, halving: bool
 ) -> Iterator[Evaluation]:
     """Train heads together and evaluate each on both sides of a fold."""
     start = time.perf_counter()
@@ -85,14 +88,15 @@ def _evaluate_fold(
     seconds = (time.perf_counter() - start) / len(specs)
     heads = [one.head for one in fitted]
     trained = _reduced_scores(heads, rows.X, rows.y, keep=False)
-    validated = _reduced_scores(heads, rows.X_validation, rows.y_validation, keep)
+    validated = _reduced_scores(heads, rows.X_validation, rows.y_validation, keep=True)
     for spec, one, train, validation in zip(specs, fitted, trained, validated, strict=True):
         accuracy, history = float((train[0] == rows.y).mean()), one.head.history
         losses = history.get("val_loss", [])
         epochs = int(np.argmin(losses)) + 1 if spec.patience and losses else len(losses)
         answers, true_scores, scores = validation
-        results = answers, true_scores, accuracy, seconds, history, epochs, one.head.failed or ""
-        yield Evaluation(*results, scores, one)
+        areas = np.empty((2, 0))  # they need the scores of all folds
+        results = areas, accuracy, seconds, history, epochs, one.head.failed or ""
+        yield Evaluation(answers, true_scores, *results, scores, one)
 
 
 def _reduced_scores(heads: Sequence[Head], X: Features, y: Labels, keep: bool) -> list[Any]:
@@ -107,31 +111,58 @@ def _reduced_scores(heads: Sequence[Head], X: Features, y: Labels, keep: bool) -
     return [[np.concatenate(arrays) for arrays in zip(*parts, strict=True)] for parts in by_head]
 
 
-def _join_folds(parts: Sequence[Evaluation], order: Labels) -> Evaluation:
+def _join_folds(
+    dataset: Dataset, rows: Labels, parts: Sequence[Evaluation], order: Labels
+) -> Evaluation:
     """Join the evaluations of one candidate in each fold; ``order`` sorts the validation rows."""
-    scores = np.concatenate([part.scores for part in parts if part.scores is not None])
+    scores = np.concatenate([part.scores for part in parts if part.scores is not None])[order]
     return replace(
         parts[0],
         answers=np.concatenate([part.answers for part in parts])[order],
         true_scores=np.concatenate([part.true_scores for part in parts])[order],
+        areas=area_values(dataset.y[rows], scores, dataset.positive_label),
         train_accuracy=float(np.mean([part.train_accuracy for part in parts])),
         seconds=sum(part.seconds for part in parts),
         epochs=sorted(part.epochs for part in parts)[len(parts) // 2],
         failed=next((part.failed for part in parts if part.failed), ""),
-        scores=scores[order] if len(scores) else None,
+        scores=scores,
     )
 
 
-def batches(specs: Sequence[HeadSpec]) -> list[list[int]]:
-    """Group the positions of heads that are trained together; equal transforms are neighbours."""
+def evaluate_baseline(dataset: Dataset, splits: Sequence[Split]) -> Evaluation:
+    """Evaluate the most frequent class of the training rows, with the classes' shares as scores."""
+    rows, order = validation_rows(splits), validation_order(splits)
+    classes, parts = len(dataset.class_names), []
+    for split in splits:
+        shares = np.bincount(dataset.y[split.train], minlength=classes) / len(split.train)
+        scores = np.tile(shares, (len(split.validation), 1))
+        parts.append(reduce_scores(dataset.y[split.validation], scores))
+    answers, true_scores = (np.concatenate(part)[order] for part in zip(*parts, strict=True))
+    # Equal scores for all rows: the shares of one fold are not to be told from those of another.
+    flat = np.full((len(rows), classes), 1 / classes)
+    areas = area_values(dataset.y[rows], flat, dataset.positive_label)
+    return Evaluation(answers, true_scores, areas, 0.0, 0.0, {})
+
+
+def batches(specs: Sequence[HeadSpec], most: int) -> list[list[int]]:
+    """Group the positions of heads that are trained together; equal transforms are neighbours.
+
+    Args:
+        specs: The heads.
+        most: Most heads in a group.
+    """
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for position, spec in enumerate(specs):
         if spec.head not in KERAS_HEADS:
             shared = (spec.layer, spec.transform, spec.views)
             groups[shared if spec.head in LINEAR_HEADS else position].append(position)
     transforms = [spec.transform for spec in specs]
-    heads = [*groups_of(specs), *groups.values()]
-    return sorted(heads, key=lambda batch: (transforms.index(transforms[batch[0]]), batch))
+    parts = [
+        group[start : start + most]
+        for group in [*groups_of(specs), *groups.values()]
+        for start in range(0, len(group), most)
+    ]
+    return sorted(parts, key=lambda batch: (transforms.index(transforms[batch[0]]), batch))
 
 
 def fit_batch(

@@ -1,19 +1,21 @@
 """Search: check and evaluate the candidates, rank them, train the best and test it once."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from classify.data.dataset import Dataset, budget_for_layer, load_dataset
 from classify.data.memory_budget import free_memory
+from classify.data.out_of_core import Labels
 from classify.data.splits import Split, group_names, split_folds, split_rows, validation_rows
 from classify.heads.registry import MOST_SUMMED, FittedHead, needs_memory
-from classify.search.bootstrap import Bootstrap
 from classify.search.checkpoint import Checkpoint
-from classify.search.evaluate import evaluate
-from classify.search.leaderboard import Entry, Result, rank, rank_key
-from classify.search.metrics import measure
+from classify.search.evaluate import evaluate, evaluate_baseline
+from classify.search.intervals import Comparison
+from classify.search.leaderboard import Entry, Result, metric_scores, rank, rank_key
+from classify.search.metrics import AREAS, measure
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec
 from classify.settings.sweep import label
@@ -48,18 +50,19 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
         SplitError: The rows cannot be split.
         Stopped: Ctrl-C; it carries the result so far.
     """
+    dataset = dataset.with_positive(config.positive)
     config = drop_infeasible(dataset, config)
-    folds = config.folds
-    splits = split_folds(dataset, folds, config.seed) if folds else [split_rows(dataset)]
-    rows, groups = validation_rows(splits), group_names(dataset)
-    bootstrap = Bootstrap(dataset.y[rows], len(dataset.class_names), groups[rows], config.seed)
+    splits = _split(dataset, config)
+    comparison = compare_on(dataset, validation_rows(splits), config)
     checkpoint = Checkpoint(folder, dataset, splits, config)
     try:
-        leading = _evaluate_missing(dataset, config, checkpoint, bootstrap)
+        leading = _evaluate_missing(dataset, config, checkpoint, comparison)
     except KeyboardInterrupt:
         leading = None
     known = {s: checkpoint.evaluations[s] for s in config.candidates if s in checkpoint.evaluations}
-    result = Result(rank(known, config.metric, bootstrap), config.metric, splits)
+    baseline = evaluate_baseline(dataset, splits)
+    ranked = rank(known, config.metric, comparison, baseline, dataset.class_names)
+    result = Result(ranked[0], config.metric, splits, ranked[1], comparison.units)
     failures = [evaluation.failed for evaluation in known.values() if evaluation.failed]
     if leading is not None and not result.entries:
         raise HeadError(failures[0])
@@ -73,31 +76,73 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
     scores = leading.get(best.spec)
     if len(splits) == 1:
         scores = head.predict_proba(own.X[splits[0].validation])
-    elif scores is None:  # restored from the checkpoint, or too many to keep
+    elif scores is None:  # restored from the checkpoint
         scores = next(evaluate(own, [best.spec], splits))[1].scores
-    measured = measure(own.y[test], head.predict_proba(own.X[test])) if len(test) else None
-    return replace(result, head=head, test=measured, dataset=own, scores=scores)
+    assert scores is not None
+    test_scores = head.predict_proba(own.X[test]) if len(test) else None
+    measured = None if test_scores is None else measure(own.y[test], test_scores)
+    result = replace(result, head=head, dataset=own, scores=scores)
+    return replace(result, test=measured, test_scores=test_scores)
+
+
+def _split(dataset: Dataset, config: TrainConfig) -> list[Split]:
+    """Divide the rows once or, with folds, into folds, several times if that is asked for."""
+    if not config.folds:
+        return [split_rows(dataset)]
+    return [
+        replace(split, repeat=repeat)
+        for repeat in range(config.repeats or 1)
+        for split in split_folds(dataset, config.folds, config.seed + repeat)
+    ]
+
+
+def compare_on(dataset: Dataset, rows: Labels, config: TrainConfig) -> Comparison:
+    """Return the comparison of heads on some rows.
+
+    Raises:
+        SettingError: The metric is not defined on them.
+    """
+    y, positive, groups = dataset.y[rows], dataset.positive_label, group_names(dataset)[rows]
+    wanted = range(len(dataset.class_names)) if positive is None else [positive]
+    if config.metric in AREAS and not any(0 < (y == label).sum() < len(y) for label in wanted):
+        found = f"found {len(y)} validation images of one class"
+        raise SettingError(f"metric: {config.metric} needs two; {found}; use another metric")
+    return Comparison(y, len(dataset.class_names), groups, config.seed, positive)
 
 
 def _evaluate_missing(
-    dataset: Dataset, config: TrainConfig, checkpoint: Checkpoint, bootstrap: Bootstrap
+    dataset: Dataset, config: TrainConfig, checkpoint: Checkpoint, comparison: Comparison
 ) -> dict[HeadSpec, Any]:
-    """Evaluate the candidates that the checkpoint lacks, and return the scores of the best one."""
+    """Evaluate the candidates that the checkpoint lacks, and return the scores of the best."""
     candidates, known = config.candidates, checkpoint.evaluations
-    leading, best_key = dict[HeadSpec, Any](), (0.0, 0.0)
+    kept = dict[HeadSpec, Any]()
+    scores = {
+        spec: metric_scores(comparison, known[spec])
+        for spec in candidates
+        if spec in known and not known[spec].failed
+    }
+    order = "lowest" if config.metric == "loss" else "highest"
     with progress(len(candidates), "head", done=len(known), label="heads") as bar:
         for layer in dict.fromkeys(spec.layer for spec in candidates):
             missing = [spec for spec in candidates if spec.layer == layer and spec not in known]
             own = _with_layer(dataset, missing[0], config.memory) if missing else dataset
             for spec, evaluation in evaluate(own, missing, checkpoint.splits, config.halving):
                 checkpoint.add(spec, evaluation)
-                values = bootstrap.values(evaluation.answers, evaluation.true_scores, True)
-                key = rank_key(config.metric, values)
-                if not evaluation.failed and (not leading or key < best_key):
-                    leading, best_key = {spec: evaluation.scores}, key
-                    bar.set_postfix_str(f"best {abs(key[0]):.3f} {label(spec)}")
+                if not evaluation.failed:
+                    scores[spec] = metric_scores(comparison, evaluation)
+                    # The best will be one of these, or one of those evaluated later.
+                    leading = [_first(scores, metric) for metric in (config.metric, "loss")]
+                    kept = {
+                        s: kept.get(s, evaluation.scores) for s in leading if s in {*kept, spec}
+                    }
+                    best = scores[leading[0]][config.metric]
+                    bar.set_postfix_str(f"{order} {config.metric} {best:.3f}: {label(leading[0])}")
                 bar.update(1)
-    return leading
+    return kept
+
+
+def _first(scores: Mapping[HeadSpec, Mapping[str, float]], metric: str) -> HeadSpec:
+    return min(scores, key=lambda spec: rank_key(metric, scores[spec]))
 
 
 def _with_layer(dataset: Dataset, spec: HeadSpec, memory: float | None) -> Dataset:
@@ -105,7 +150,8 @@ def _with_layer(dataset: Dataset, spec: HeadSpec, memory: float | None) -> Datas
     layer = "+".join(spec.layer)
     if layer in ("", dataset.layer) or not dataset.path:
         return dataset
-    return replace(load_dataset(dataset.path, layer, memory), groups=dataset.groups)
+    own = load_dataset(dataset.path, layer, memory)
+    return replace(own, groups=dataset.groups, positive=dataset.positive)
 
 
 def _refit(dataset: Dataset, best: Entry, split: Split) -> FittedHead:

@@ -3,18 +3,19 @@
 A field here and the long flag on the command line have one name.
 """
 
+import math
 from dataclasses import dataclass
 
 from classify.settings.head_spec import KERAS_HEADS, STACKED, HeadSpec, groups_of
 from extract.core.errors import SettingError
-from extract.core.flags import check_fields, documented, flag
+from extract.core.flags import check_choice, check_fields, documented, flag
 
 GROUPS = ("stored", "digest")
 FORMATS = ("csv", "json")
 # The endings of charts, and the labels in one.
 CHART_ENDINGS = (".png", ".svg", ".pdf")
 CHART_TOP = 10
-METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "loss")
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "loss", "roc_auc", "average_precision")
 
 
 @documented
@@ -43,6 +44,7 @@ class TrainConfig:
     ``candidates`` are the heads to try. ``named`` says whether the heads were asked for by name:
     such a head that cannot be trained on features that stay in the file is an error; other heads
     are left out. ``finetune`` says how the trunk's upper blocks are trained; None leaves them.
+    ``asserts`` holds entries such as ``"macro_f1=0.8"``: a run whose best head is worse fails.
 
     Raises:
         SettingError: There is no candidate, one twice, a value is out of range, or halving has
@@ -53,6 +55,9 @@ class TrainConfig:
     folds: int | None = flag(
         None, "cross-validate with K folds instead of one validation split", metavar="K", low=2
     )
+    repeats: int | None = flag(
+        None, "repeat the cross-validation with R divisions into folds", metavar="R", low=2
+    )
     halving: bool = flag(
         False,
         "of the Keras heads that train as one model, stop the worse half by validation loss after "
@@ -60,6 +65,13 @@ class TrainConfig:
         shown="off",
     )
     metric: str = flag("accuracy", "metric that ranks the heads", choices=METRICS)
+    positive: str | None = flag(
+        None,
+        "the positive class of two: that of ROC, precision against recall, sensitivity, "
+        "specificity and average_precision",
+        metavar="CLASS",
+        shown="the rarer one",
+    )
     seed: int = flag(0, "decides everything random", low=0, below=2**32)
     memory: float | None = flag(
         None,
@@ -70,9 +82,8 @@ class TrainConfig:
         shown="the free memory",
     )
     named: bool = True
-    assert_accuracy: float | None = flag(
-        None, "exit with 1 where the accuracy of the best head is below X", above=0, high=1
-    )
+    assert_accuracy: float | None = flag(None, "the same as --assert accuracy=X", above=0, high=1)
+    asserts: tuple[str, ...] = ()
     finetune: FinetuneConfig | None = None
 
     def __post_init__(self) -> None:
@@ -80,10 +91,35 @@ class TrainConfig:
             names = ", ".join(spec.head for spec in self.candidates) or "none"
             raise SettingError(f"head: found {names}; expected each head once")
         check_fields(self)
+        if self.repeats and not self.folds:
+            raise SettingError("repeats: has no effect without --folds")
         if self.halving:
             self._check_halving()
+        self.limits()
         if self.finetune:
             self._check_finetune()
+
+    def limits(self) -> dict[str, float]:
+        """Return the least value, of the loss the highest, that each asserted metric may have.
+
+        Raises:
+            SettingError: An entry of ``asserts`` is no METRIC=X, or a metric occurs twice.
+        """
+        limits = {"accuracy": self.assert_accuracy} if self.assert_accuracy is not None else {}
+        for text in self.asserts:
+            name, _, value = text.partition("=")
+            check_choice("assert", name, METRICS)
+            if name in limits:
+                raise SettingError(f"assert: found {name} twice; expected each metric once")
+            try:
+                limits[name] = float(value)
+            except ValueError:
+                expected = f"expected METRIC=X, as in {name}=0.9"
+                raise SettingError(f"assert: found {text!r}; {expected}") from None
+            if not 0 < limits[name] <= (math.inf if name == "loss" else 1):
+                expected = "a number above 0" + ("" if name == "loss" else ", at most 1")
+                raise SettingError(f"assert: found {text}; expected {expected}")
+        return limits
 
     def _check_halving(self) -> None:
         """Raise SettingError where no head could be stopped, or where folds would disagree."""

@@ -22,6 +22,9 @@ log = logging.getLogger("headstart")
 # Without a terminal a line says from time to time how far a long step is.
 LINE_SECONDS = 30.0
 
+# The first characters of a formula, in one spreadsheet program or another.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
 _FULL = "the disk is full; expected room for a few results; make some"
 _NO_MEMORY = (
     "out of memory; expected room for a few batches; close other programs or use a smaller "
@@ -222,3 +225,11 @@ def run_command(
         bug = "this is a bug in headstart; please report it with the lines above"
         print(f"{parser.prog}: {bug}", file=sys.stderr)
         return ExitCode.BUG
+
+
+def csv_text(text: str) -> str:
+    """Return text for a CSV file: an apostrophe precedes what a spreadsheet would run.
+
+    Source: https://owasp.org/www-community/attacks/CSV_Injection
+    """
+    return f"'{text}" if text.startswith(_FORMULA) else text

@@ -1,0 +1,85 @@
+"""The files in the folder of a trained head, and checks before something is written."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from classify.data.preprocessing import FILE as TRANSFORM
+from classify.heads.registry import FILES as HEAD_FILES
+from classify.search import checkpoint
+from extract.core.atomic import check_writable
+from extract.core.errors import HeadError
+
+BUNDLE, RESULT, TIMING = "bundle.json", "result.json", "timing.json"
+TABLE, PREDICTIONS, REPORT = "result.csv", "predictions.csv", "report.html"
+FILES = {BUNDLE, RESULT, TIMING, TABLE, PREDICTIONS, REPORT, TRANSFORM, checkpoint.FILE}
+FILES |= HEAD_FILES
+PathLike = str | os.PathLike[str]
+
+
+def is_head_folder(folder: str | os.PathLike[str]) -> bool:
+    """Say whether a folder holds a trained head, valid or not."""
+    return os.path.isfile(Path(folder) / BUNDLE)  # False also for a name that no file can have
+
+
+def check_file(path: Path, *inputs: PathLike) -> None:
+    """Raise HeadError unless a file can be written there and would replace no input or folder."""
+    if path.exists() and not path.is_file():
+        raise HeadError(f"{path}: not a regular file; expected one or none; name another")
+    for read in inputs:
+        if path.exists() and os.path.exists(read) and os.path.samefile(path, read):
+            raise HeadError(f"{path}: is read by this command; name another file for its result")
+    check_writable(path, HeadError)
+
+
+def check_target(folder: Path) -> None:
+    """Raise HeadError unless a head can be written there and would replace nothing but a head."""
+    check_writable(folder, HeadError)
+    if folder.exists() and not folder.is_dir():
+        raise HeadError(f"{folder}: found a file; expected a folder or nothing; name another")
+    names = {entry.name for entry in folder.glob("*")}
+    if names and names != {checkpoint.FILE} and (BUNDLE not in names or names - FILES):
+        found = ", ".join(sorted(names - FILES)[:3]) or "an unfinished head"
+        expected = "a folder that is new, empty or only a trained head"
+        raise HeadError(f"{folder}: found {found}; expected {expected}; name another with -o")
+
+
+def describe_head(folder: Path) -> str:
+    """Name the head in a folder and its score; empty where there is none."""
+    try:
+        described = json.loads((folder / RESULT).read_bytes())
+        best, metric = described["candidates"][0], described["metric"]
+        return f"{best['name']}, {metric} {best['scores'][metric]:.3f}"
+    except (OSError, ValueError, TypeError, KeyError, IndexError):
+        return ""
+
+
+def read_checkpoint(folder: Path) -> bytes | None:
+    """Return the content of the checkpoint in a folder; None where there is none."""
+    path = folder / checkpoint.FILE
+    return path.read_bytes() if path.is_file() else None
+
+
+def reject(folder: Path, former: bytes | None) -> Path:
+    """Return the folder of a rejected head, beside that of the former one, which stays as it was.
+
+    Args:
+        folder: The folder of the former head.
+        former: The content of its checkpoint before this run; None without.
+
+    Raises:
+        HeadError: The folder of the rejected head cannot be written, or holds something else.
+    """
+    rejected, path = folder.with_name(f"{folder.name}.rejected"), folder / checkpoint.FILE
+    check_target(rejected)
+    if path.is_file():
+        rejected.mkdir(exist_ok=True)
+        shutil.copyfile(path, rejected / checkpoint.FILE)
+        if former is not None:
+            path.write_bytes(former)
+        else:
+            path.unlink()
+            if not any(folder.iterdir()):
+                folder.rmdir()
+    return rejected
