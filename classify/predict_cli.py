@@ -17,7 +17,8 @@ examples:
   predict-images photo.jpg --trunk vgg16 -o chart.png
 
 DIR is a head from train-head; --trunk uses the classes of a complete model instead. Columns: key,
-label, score (0 to 1) and reason (why an image could not be read and has no label).
+label, score (0 to 1) and reason (why an image could not be read and has no label). Where SOURCE has
+labels that the head knows, accuracy, macro F1 and a confusion table follow on stderr.
 """
 
 
@@ -58,5 +59,7 @@ def _predict_images(arguments: argparse.Namespace) -> int:
     predictions = predict_images(**{k: v for k, v in vars(arguments).items() if k != "verbose"})
     if arguments.output is None:
         write_predictions(predictions, sys.stdout, arguments.format or PredictConfig.format)
+    if predictions.evaluation:
+        log.info("%s", predictions.evaluation)
     log.info("%s: %s", arguments.output or "stdout", predictions.summary())
     return ExitCode.TOO_MANY_BAD if predictions.unreadable > predictions.tolerated else ExitCode.OK

@@ -265,3 +265,47 @@ def test_an_input_is_never_an_output(made: Made, tmp_path: Path, name: str) -> N
     (tmp_path / "found.csv").touch()
     for form in ("csv", "csv", "json", "csv"):
         label_source(source, head, output=tmp_path / "found.csv", format=form)
+
+
+def test_labelled_images_are_compared_with_their_labels(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "site"
+    shutil.copytree(made[0], images)
+    # Two wrong labels, and a class that the head does not know.
+    (images / "dark/0.png").rename(images / "bright/d0.png")
+    (images / "dark/1.png").rename(images / "bright/d1.png")
+    shutil.copytree(images / "middling", images / "purple")
+    found = label_source(images, made[2]).evaluation
+    assert found is not None
+    assert found.rows == 24
+    assert found.class_names == ("bright", "dark", "middling")
+    assert found.confusion.tolist() == [[8, 2, 0], [0, 6, 0], [0, 0, 8]]
+    assert found.scores["accuracy"] == pytest.approx(22 / 24)
+    assert found.scores["macro_f1"] == pytest.approx((16 / 18 + 12 / 14 + 1) / 3)
+    for metric, (low, high) in found.intervals.items():
+        assert low is not None
+        assert high is not None
+        assert low < found.scores[metric] < high
+    assert predict_images([str(made[2]), str(images), "-o", str(tmp_path / "p.csv")]) == 0
+    said = capsys.readouterr().err
+    assert "not compared: 8 images of 1 class (purple) that the head does not know" in said
+    assert "accuracy 0.917 (95 % CI 0.7" in said
+    assert "true class  bright  dark  middling\nbright           8     2         0\n" in said
+    # One image, or images of unknown classes alone, are not compared.
+    assert label_source(images / "purple/0.png", made[2]).evaluation is None
+    shutil.move(images / "purple", tmp_path / "other/purple")
+    assert label_source(tmp_path / "other", made[2]).evaluation is None
+
+
+def test_many_classes_are_told_by_their_confusions() -> None:
+    from classify.report.evaluation import evaluate_labels
+
+    names = [f"class {number:02}" for number in range(30)]
+    items = [Item(f"{i}", "", i % 30, 0, group=f"{i // 30}") for i in range(90)]
+    answers = [names[0] if item.label == 7 else names[item.label] for item in items]
+    found = evaluate_labels(items, answers, names, names)
+    assert found is not None
+    lines = str(found).splitlines()
+    assert lines[0].startswith("accuracy 0.967 (no interval of few groups), macro_f1 0.9")
+    assert lines[1:] == ["3 of 3 class 07 are predicted as class 00"]

@@ -14,6 +14,7 @@ from classify.inference.complete_model import CompleteModel, open_classifier
 from classify.inference.head_folder import PathLike, check_file, is_head_folder
 from classify.inference.predictions import Prediction, Predictions, check_replaced, is_chart
 from classify.inference.trunk import open_engine
+from classify.report.evaluation import evaluate_labels
 from classify.settings.config import CHART_TOP, PredictConfig
 from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.console import log, progress, quiet_mode
@@ -107,7 +108,10 @@ def _predict_images(
         engine = model.engine
     timings.start = time.perf_counter() - began
     labelled = label_images(items, engine, model, config.top, running.workers, timings)
-    predictions = Predictions(labelled, running.tolerated(len(items)), timings)
+    best = {prediction.key: prediction.label for prediction in reversed(labelled)}
+    answers = [best[item.key] for item in items]
+    evaluation = evaluate_labels(items, answers, listed.class_names, model.class_names)
+    predictions = Predictions(labelled, running.tolerated(len(items)), timings, evaluation)
     if path:
         predictions.save(path, config.format)
     for prediction in predictions:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+from classify.report.evaluation import Evaluation
 from classify.settings.config import CHART_ENDINGS
 from extract.core.atomic import atomic_write
 from extract.core.console import csv_text, html_table
@@ -37,11 +38,18 @@ class Predictions(list[Prediction]):
     Attributes:
         tolerated: Number of images that may be unreadable.
         timings: Seconds spent on each step.
+        evaluation: Metrics of the answers where images have labels that the head knows, else None.
     """
 
-    def __init__(self, predictions: Iterable[Prediction], tolerated: int, timings: Timings) -> None:
+    def __init__(
+        self,
+        predictions: Iterable[Prediction],
+        tolerated: int,
+        timings: Timings,
+        evaluation: Evaluation | None = None,
+    ) -> None:
         super().__init__(predictions)
-        self.tolerated, self.timings = tolerated, timings
+        self.tolerated, self.timings, self.evaluation = tolerated, timings, evaluation
 
     @property
     def unreadable(self) -> int:
