@@ -73,7 +73,7 @@ def train_heads(  # noqa: PLR0913
         trials: Number of candidates to draw at random.
         groups: ``stored`` or ``digest``, which also keeps identical images in one split.
         finetune: Then train the trunk's blocks above the cached layer together with the head.
-        export: Files or folders for the exported model: ``.keras``, ``.onnx`` or a SavedModel.
+        export: Places for the exported model: ``.keras``, ``.onnx``, ``.tflite`` or a folder.
         on_result: Called with the result before the report is made, or with a part after Ctrl-C.
         quiet: Show no progress bar and log no notes.
         **settings: See below.
@@ -200,7 +200,7 @@ def _prepare(
     from classify.inference import export
 
     if targets:
-        export.check_targets(targets, config.candidates)
+        export.check_targets(targets, config.candidates, folder)
     remove_leftovers(folder.resolve())
     check_target(folder)
     # A candidate without a layer takes the only one of the file.
