@@ -43,8 +43,8 @@ FAMILIES = (
     *("inception_resnet_v2", "mobilenet", "mobilenet_v2", "mobilenet_v3_small", "nasnet_mobile"),
     *("resnet50", "resnet50_v2", "vgg16", "xception"),
 )
-# The smallest image that these take, and that fits the others.
-SIDES = {"inception_v3": 75, "inception_resnet_v2": 75, "xception": 71}
+# Batch normalisation of smaller maps, over few values, would magnify rounding errors.
+SIDE = 96
 PAGE = ROOT / "docs/export.md"
 
 
@@ -176,9 +176,9 @@ def stir(trunk: Trunk, pixels: np.ndarray) -> None:
             weight.assign(generator.uniform(0.5, 1.5, shape))
         else:
             weight.assign(generator.normal(0, 0.1, shape))
-    layers = trunk.model.layers
-    (cut,) = (layer for layer in layers if isinstance(layer, keras.Model))
-    prepare = keras.Model(trunk.model.inputs[0], layers[layers.index(cut) - 1].output)
+    steps = trunk.model.operations
+    (cut,) = (step for step in steps if isinstance(step, keras.Model))
+    prepare = keras.Model(trunk.model.inputs[0], steps[steps.index(cut) - 1].output)
     normalisations = [
         layer for layer in cut.layers if isinstance(layer, keras.layers.BatchNormalization)
     ]
@@ -190,15 +190,18 @@ def stir(trunk: Trunk, pixels: np.ndarray) -> None:
 
 
 def distinct_pixels(side: int) -> np.ndarray:
-    """Make seven images, each of other colours and other detail."""
-    generator = np.random.default_rng(1)
-    cells = (generator.integers(0, 256, (2 + i, 2 + i, 3), np.uint8) for i in range(7))
+    """Make seven images of other colours, whose detail is coarse to fine."""
+    generators = map(np.random.default_rng, range(7))
+    cells = [
+        g.integers(0, 256, (2 << i % 5, 2 << i % 5, 3), np.uint8) for i, g in enumerate(generators)
+    ]
     return np.stack([np.asarray(Image.fromarray(c).resize((side, side))) for c in cells])
 
 
 def head_of(trunk: Trunk, X: np.ndarray) -> TrainedHead:
     """Train a head that tells the images of ``distinct_pixels`` apart."""
-    spec, y = HeadSpec("logistic", transform=("standardise",)), np.arange(7) % 3
+    # Not standardised: that would magnify the rounding of a feature that is nearly always 0.
+    spec, y = HeadSpec("logistic", C=1000.0, transform=("l2",)), np.arange(7) % 3
     transform = Transform(spec.transform or ())
     (fitted,) = fit_batch([spec], transformed(transform, FoldData(X, y, X, y)), transform)
     return TrainedHead(
@@ -219,13 +222,12 @@ def head_of(trunk: Trunk, X: np.ndarray) -> TrainedHead:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_of_trunks_in_onnx_and_litert(name: str, tmp_path: Path) -> None:
     pytest.importorskip("tf2onnx")
-    side = SIDES.get(name, 32)
-    trunk = build_trunk(TrunkSpec(trunk=name, weights="none", image_size=(side, side)))
-    pixels = distinct_pixels(side)
+    trunk = build_trunk(TrunkSpec(trunk=name, weights="none", image_size=(SIDE, SIDE)))
+    pixels = distinct_pixels(SIDE)
     stir(trunk, pixels)
     X = trunk.model.predict(pixels, verbose=0)
     # Activations have not vanished: features differ between images by a good part of their size.
-    assert (X.std(axis=0).mean() / np.abs(X).mean()) > 0.1
+    assert X.std(axis=0).mean() / np.abs(X).mean() > 0.1
     bundle = head_of(trunk, X)
     wanted = bundle.head.predict_proba(X)
     assert np.ptp(wanted) > 0.5

@@ -140,6 +140,12 @@ def _write_onnx(model: Any, metadata: Mapping[str, Any], path: Path) -> None:
     # Keras' own export does not freeze: it takes constants of the preprocessing for inputs.
     handlers: dict[str, Any] = {"Erfc": (_erfc, [])}
     written, _ = tf2onnx.convert.from_function(*freeze(model), custom_op_handlers=handlers)
+    for node in written.graph.node:
+        # Else ONNX Runtime takes zeros in front of it (ResNetV2) for padding, which is -infinity.
+        if node.op_type == "MaxPool" and not {"pads", "auto_pad"} & {
+            a.name for a in node.attribute
+        }:
+            node.attribute.append(onnx.helper.make_attribute("auto_pad", "VALID"))
     for value in (*written.graph.input, *written.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     for key, value in metadata.items():
