@@ -97,8 +97,8 @@ def _add_finetune_flags(group: Any) -> None:
         "--export",
         action="append",
         metavar="FILE",
-        help="also write trunk and head as one model from pixels to scores: a .keras or .onnx "
-        "file, or a folder for a SavedModel; repeatable",
+        help="also write trunk and head as one model from pixels to scores: a .keras, .onnx "
+        "or .tflite file, or a folder for a SavedModel; repeatable",
     )
 
 

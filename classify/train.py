@@ -87,7 +87,7 @@ def train_heads(  # noqa: PLR0913
         trials: Number of candidates to draw at random.
         groups: ``stored`` or ``digest``, which also keeps identical images in one split.
         finetune: Then train the trunk's blocks above the cached layer together with the head.
-        export: Files or folders for the exported model: ``.keras``, ``.onnx`` or a SavedModel.
+        export: Places for the exported model: ``.keras``, ``.onnx``, ``.tflite`` or a folder.
         asserts: Least values of metrics, such as ``"macro_f1=0.8"``; of the loss the highest one. A
             head that is worse is saved beside ``output``, with ``.rejected`` after its name.
         on_result: Called with the result before the report is made, or with a part after Ctrl-C.
@@ -234,7 +234,7 @@ def _prepare(
     from classify.inference import export
 
     if targets:
-        export.check_targets(targets, config.candidates)
+        export.check_targets(targets, config.candidates, folder)
     remove_leftovers(folder.resolve())
     check_target(folder)
     # A candidate without a layer takes the only one of the file.

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from zipfile import ZipFile
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from classify.cli import main as train_head
 from classify.data.dataset import Dataset, load_dataset
@@ -24,14 +26,14 @@ from classify.inference import model_formats
 from classify.inference.bundle import TrainedHead, load_head
 from classify.inference.complete_model import read_class_names
 from classify.inference.export import check_targets, check_trunk, export, export_head, open_trunk
-from classify.inference.model_formats import build_model
+from classify.inference.model_formats import build_model, describe
 from classify.predict_cli import main as predict_images
 from classify.search.evaluate import fit_batch, transformed
 from classify.settings.head_spec import HeadSpec
 from extract.core.config import TrunkSpec
 from extract.core.errors import HeadError, SettingError
 from extract.pipeline.run import run_extraction as extract_features
-from tests.conftest import QUICK
+from tests.conftest import QUICK, ROOT
 from tests.test_finetune import paint, pixels_of
 
 # Reads models as any user of Keras and TensorFlow would.
@@ -39,18 +41,22 @@ READER = """
 import json, sys
 import keras, numpy as np, tensorflow as tf
 pixels = np.load("pixels.npy")
-found, names = {}, {}
+found, names, metadata = {}, {}, {}
 for path in sys.argv[1:]:
     if path.endswith(".keras"):
         model = keras.models.load_model(path)
         found[path] = model.predict(pixels, verbose=0)
         names[path] = model.get_layer("class_names").beta_initializer.value
+        metadata[path] = model.get_layer("class_names").gamma_initializer.value
     else:
         model = tf.saved_model.load(path)
         found[path] = model.serve(pixels).numpy()
         names[path] = json.load(open(path + "/assets.extra/class_names.json", encoding="utf-8"))
+        metadata[path] = json.load(open(path + "/assets.extra/metadata.json", encoding="utf-8"))
+    assert metadata[path]["class_names"] == names[path]
 np.savez("found.npz", **found)
 json.dump(names, open("names.json", "w"))
+json.dump(metadata, open("metadata.json", "w"))
 assert not {"extract", "classify"} & set(sys.modules)
 """
 ALL = ("sqrt", "l2", "standardise", "pca=5")
@@ -99,7 +105,11 @@ def bundle_of(dataset: Dataset, spec: HeadSpec) -> TrainedHead:
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Maps of two layers, of two and of three classes, by the number of classes."""
+    return make_stores(tmp_path_factory)
+
+
+def make_stores(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Make maps of two layers, of two and of three classes, by the number of classes."""
     made = {}
     settings: dict[str, Any] = {**QUICK, "layer": ("conv1_relu", "conv_dw_1_relu")}
     for classes in (2, 3):
@@ -146,31 +156,11 @@ def test_models_score_as_cached_features_and_head_do(
         assert tuple(names[target]) == NAMES[:classes]
     assert {path.name for path in tmp_path.iterdir()} == {
         *(target.strip("/") for target in HEADS),
-        *("pixels.npy", "found.npz", "names.json"),
+        *("pixels.npy", "found.npz", "names.json", "metadata.json"),
     }
-
-
-def test_onnx(stores: dict[int, Path], tmp_path: Path) -> None:
-    pytest.importorskip("tf2onnx")
-    import onnxruntime
-
-    for target, (classes, layer, spec) in HEADS.items():
-        if not target.endswith("3.keras") and target != "dense2.keras":
-            continue
-        dataset = dataset_of(stores, classes, layer)
-        bundle = bundle_of(dataset, spec)
-        path = tmp_path / target.replace("keras", "onnx")
-        export(bundle, open_trunk(dataset), str(path))
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        (given,) = session.get_inputs()
-        assert (given.name, given.type, given.shape[1:]) == ("pixels", "tensor(uint8)", [32, 32, 3])
-        pixels = pixels_of(dataset, stores[classes].with_name("images"))
-        wanted = bundle.head.predict_proba(dataset.X)
-        for count in (1, len(pixels)):
-            (found,) = session.run(None, {given.name: pixels[:count]})
-            np.testing.assert_allclose(found, wanted[:count], atol=1e-4, err_msg=target)
-        entries = session.get_modelmeta().custom_metadata_map
-        assert tuple(json.loads(entries["class_names"])) == NAMES[:classes]
+    for target, metadata in json.loads((tmp_path / "metadata.json").read_text()).items():
+        classes, layer, spec = HEADS[target]
+        assert metadata == describe(bundle_of(dataset_of(stores, classes, layer), spec))
 
 
 @pytest.mark.slow
@@ -239,6 +229,8 @@ def test_frozen_it_stays_when_it_is_trained_further(stores: dict[int, Path]) -> 
 
 # What may stand where a model is to be written.
 
+OTHER = r"holds something else than a \.\w+ model; expected one, or none"
+
 
 def _file(place: Path) -> None:
     place.write_text("mine")
@@ -258,6 +250,34 @@ def _saved_model(place: Path) -> None:
     (place / "saved_model.pb").write_text("old")
 
 
+def _saved_model_and_more(place: Path) -> None:
+    _saved_model(place)
+    _foreign(place / "assets")
+    (place / "thesis.tex").write_text("mine")
+
+
+def _empty(place: Path) -> None:
+    place.touch()
+
+
+def _jpeg(place: Path) -> None:
+    Image.new("RGB", (8, 8)).save(place, "JPEG")
+
+
+def _zip(place: Path) -> None:
+    with ZipFile(place, "w") as archive:
+        archive.writestr("[Content_Types].xml", "<Types/>")
+
+
+def _hdf5(place: Path) -> None:
+    shutil.copy(ROOT / "tests/before/two_layers.h5", place)
+
+
+def _link_to_hdf5(place: Path) -> None:
+    _hdf5(place.with_name("out.h5"))
+    place.symlink_to("out.h5")
+
+
 @pytest.mark.parametrize(
     ("target", "there", "message"),
     [
@@ -267,8 +287,14 @@ def _saved_model(place: Path) -> None:
         ("model.keras", _folder, "not a regular file"),
         ("model", _file, "holds something else than a SavedModel"),
         ("model/", _foreign, "holds something else than a SavedModel"),
+        ("model", _saved_model_and_more, "holds something else than a SavedModel"),
+        ("out.h5", _hdf5, r"found the ending '\.h5'"),
+        *((f"model{ending}", _link_to_hdf5, OTHER) for ending in (".keras", ".onnx", ".tflite")),
+        *((f"model{ending}", _jpeg, OTHER) for ending in (".keras", ".onnx", ".tflite")),
+        *((f"model{ending}", _file, OTHER) for ending in (".keras", ".onnx", ".tflite")),
+        ("model.keras", _zip, OTHER),
+        *((f"model{ending}", _empty, "") for ending in (".keras", ".onnx", ".tflite")),
         ("model.keras", None, ""),
-        ("model.keras", _file, ""),
         ("model", _folder, ""),
         ("model.v2/", _saved_model, ""),
     ],
@@ -291,12 +317,60 @@ def test_what_else_is_refused_first(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     path = str(tmp_path / "model.keras")
     with pytest.raises(SettingError, match="twice"):
         check_targets([path, f"{tmp_path}/./model.keras"], [logistic])
+    for one, other in (("served/", "served/model.keras"), ("a/served", "a")):
+        with pytest.raises(SettingError, match="which is replaced as a whole"):
+            check_targets([f"{tmp_path}/{name}" for name in (one, other)], [logistic])
     with pytest.raises(SettingError, match="found svm, knn; expected one of dense, linear"):
         check_targets([path], [HeadSpec("svm"), HeadSpec("knn")])
     check_targets([path], [HeadSpec("svm"), logistic])
     monkeypatch.setattr(export_module, "find_spec", lambda name: None)
     with pytest.raises(HeadError, match=r"headstart\[onnx\]"):
         check_targets([str(tmp_path / "model.onnx")], [logistic])
+    monkeypatch.undo()
+    monkeypatch.setattr(export_module, "backend_name", lambda: "jax")
+    for ending in (".onnx", ".tflite"):
+        with pytest.raises(HeadError, match="found Keras on jax; expected TensorFlow"):
+            check_targets([f"{tmp_path}/model{ending}"], [logistic])
+    check_targets([path], [logistic])
+    monkeypatch.setattr(export_module, "version", lambda name: "3.12.1")
+    with pytest.raises(HeadError, match=r"needs Keras 3\.13, found 3\.12\.1"):
+        check_targets([f"{tmp_path}/model.tflite"], [logistic])
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "served", ""])
+@pytest.mark.parametrize("there", [False, True])
+def test_a_model_is_not_written_into_the_folder_of_the_head(
+    name: str,
+    there: bool,
+    stores: dict[int, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "head"
+    words = [str(stores[2]), "--layer", "conv1_relu", "--head", "logistic", "-o", str(folder), "-q"]
+    if there:
+        assert train_head(words) == 0
+    else:
+        folder.mkdir()
+    before = sorted(folder.iterdir())
+    assert train_head([*words, "--export", str(folder / name)]) != 0
+    said = capsys.readouterr().err
+    assert any(text in said for text in ("replaced as a whole", "twice", "something else")), said
+    assert sorted(folder.iterdir()) == before
+    if there:
+        with pytest.raises((HeadError, SettingError)):
+            export_head(folder, folder / name)
+        assert sorted(folder.iterdir()) == before
+
+
+def test_a_folder_that_holds_the_head_is_not_replaced(
+    stores: dict[int, Path], tmp_path: Path
+) -> None:
+    outer = tmp_path / "out"
+    outer.mkdir()
+    words = ["--layer", "conv1_relu", "--head", "logistic", "-o", str(outer / "head"), "-q"]
+    assert train_head([str(stores[2]), *words, "--export", str(outer)]) != 0
+    assert not list(outer.iterdir())
 
 
 def test_a_best_head_that_is_no_layer(
@@ -360,7 +434,7 @@ def test_a_write_that_fails_leaves_the_former_model(
     export(bundle, trunk, str(tmp_path / target))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
-    def failing(model: Any, class_names: Any, path: Path) -> None:
+    def failing(model: Any, metadata: Any, path: Path) -> None:
         (path.mkdir() if not path.suffix else path.write_text("half"))
         raise interruption
 

@@ -6,10 +6,11 @@ the order of the scores of every ``keras.applications`` model.
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import ZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ from extract.core.console import log
 from extract.core.errors import TrunkError
 from extract.engines.base import Engine
 from extract.engines.select import open_engine
+
+# Settings that an exported model records for its images.
+_FIT = ("resize", "interpolation")
 
 
 class CompleteModel(NamedTuple):
@@ -65,6 +69,9 @@ def open_classifier(config: ExtractConfig, **settings: Any) -> CompleteModel:
         TrunkError: The model cannot be built, or does not give one score per class.
     """
     spec = TrunkSpec(layer=(OUTPUT,), pooling="none", **settings)
+    if spec.is_file:
+        held = read_metadata(Path(spec.trunk))
+        spec = replace(spec, **{name: held[name] for name in _FIT if name in held})
     engine = open_engine(spec, batch_size=config.batch_size)
     shape = engine.shapes[OUTPUT]
     if len(shape) != 1:
@@ -86,12 +93,26 @@ def imagenet_class_names() -> tuple[str, ...]:
 
 def read_class_names(path: Path) -> tuple[str, ...]:
     """Return the class names in an exported ``.keras`` file; none of any other model."""
+    names = _read_held(path, "beta_initializer")
+    try:
+        "".join(names).encode()  # raises where a name is not valid text
+    except (TypeError, ValueError):
+        return ()
+    return tuple(names) if isinstance(names, list) else ()
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Return the metadata in an exported ``.keras`` file; none of any other model."""
+    metadata = _read_held(path, "gamma_initializer")
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _read_held(path: Path, initializer: str) -> Any:
+    """Return what the layer ``class_names`` of a ``.keras`` file holds in the place of a weight."""
     try:
         with ZipFile(path) as archive:
             layers = json.loads(archive.read("config.json"))["config"]["layers"]
         configs = {layer["config"]["name"]: layer["config"] for layer in layers}
-        names = configs["class_names"]["beta_initializer"]["config"]["value"]
-        "".join(names).encode()  # raises where a name is not valid text
-    except (KeyError, TypeError, ValueError):  # a model from elsewhere
-        return ()
-    return tuple(names) if isinstance(names, list) else ()
+        return configs["class_names"][initializer]["config"]["value"]
+    except (OSError, BadZipFile, KeyError, TypeError, ValueError):  # a model from elsewhere
+        return None

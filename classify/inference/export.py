@@ -1,10 +1,14 @@
 """Export of a trained head and its trunk as one model, for programs without headstart."""
 
 import os
+import re
 from collections.abc import Sequence
+from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import permutations
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 from classify.data.dataset import Dataset
 from classify.heads.registry import LINEAR_HEADS
@@ -17,9 +21,16 @@ from extract.core.atomic import atomic_write, check_writable
 from extract.core.console import log, quiet_mode
 from extract.core.errors import HeadError, SettingError
 from extract.public import public
+from extract.trunks.backend import backend_name
 
 EXPORTABLE = (*KERAS_HEADS, *LINEAR_HEADS)
-_ENDINGS = (".keras", ".onnx", "")
+_ENDINGS = (".keras", ".onnx", ".tflite", "")
+# The first bytes of models: of ONNX a version and the tag of the next field; of LiteRT its name.
+_BEGINNINGS = {
+    ".onnx": re.compile(rb"\x08[\x01-\x7f][\x12\x1a\x3a\x42]"),
+    ".tflite": re.compile(rb".{4}TFL3", re.DOTALL),
+}
+_SAVED_MODEL = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
 
 
 @public()
@@ -32,8 +43,8 @@ def export_head(
 
     Args:
         folder: A folder made by train-head.
-        target: A ``.keras`` or ``.onnx`` file, or a folder for a SavedModel; an earlier model
-            there is replaced.
+        target: A ``.keras``, ``.onnx`` or ``.tflite`` file, or a folder for a SavedModel; an
+            earlier model there is replaced.
         weights: The place of the trunk's weights, if they have moved since training.
         quiet: Show warnings only.
 
@@ -41,7 +52,8 @@ def export_head(
         The path of the model.
 
     Raises:
-        SettingError: The head cannot be exported, or the ending of ``target`` is unknown.
+        SettingError: The head cannot be exported, the ending of ``target`` is unknown, or it is in
+            the folder of the head.
         HeadError: The head or the weights cannot be used, or ``target`` cannot be written.
         TrunkError: The trunk cannot be built.
 
@@ -51,7 +63,7 @@ def export_head(
     """
     with quiet_mode(quiet):
         head = load_head(folder)
-        check_targets([os.fspath(target)], [HeadSpec(head.name)])
+        check_targets([os.fspath(target)], [HeadSpec(head.name)], folder)
         check_trunk([os.fspath(target)], head)
         export(head, open_trunk(head, weights), os.fspath(target))
     return Path(target)
@@ -77,15 +89,19 @@ def check_trunk(targets: Sequence[str], made_by: Dataset | TrainedHead) -> None:
             check_file(Path(target), *filter(None, (spec.trunk, spec.weights)))
 
 
-def check_targets(targets: Sequence[str], specs: Sequence[HeadSpec]) -> None:
+def check_targets(
+    targets: Sequence[str], specs: Sequence[HeadSpec], folder: PathLike | None = None
+) -> None:
     """Check, before anything is trained, that models can be written.
 
     Args:
         targets: Files or folders, as given to ``--export``.
         specs: The heads that will be tried.
+        folder: The folder of the head.
 
     Raises:
-        SettingError: An ending is unknown, a target is named twice, or no head can be exported.
+        SettingError: An ending is unknown, a target is or contains another target or the head, or
+            no head can be exported.
         HeadError: A target cannot be written or holds something else, or a library is missing.
     """
     heads = dict.fromkeys(spec.head for spec in specs)
@@ -93,21 +109,61 @@ def check_targets(targets: Sequence[str], specs: Sequence[HeadSpec]) -> None:
         raise SettingError(
             f"export: found {', '.join(heads)}; expected one of {', '.join(EXPORTABLE)}"
         )
-    places = [Path(target).absolute() for target in targets]
-    for target, place in zip(targets, places, strict=True):
-        if places.count(place) > 1:
-            raise SettingError(f"export: found {target} twice; expected each place once")
-        check = check_file if _ending(target) else _check_folder
-        check(place)
-        if _ending(target) == ".onnx" and not (find_spec("tf2onnx") and find_spec("onnx")):
-            raise HeadError(f'{target}: needs tf2onnx and onnx; pip install "headstart[onnx]"')
+    for one, other in permutations([*targets, *([] if folder is None else [folder])], 2):
+        place, around = Path(one).resolve(), Path(other).resolve()
+        if place == around:
+            raise SettingError(f"export: found {one} twice; expected each place once")
+        if around in place.parents:
+            problem = f"found {one} inside {other}, which is replaced as a whole"
+            raise SettingError(f"export: {problem}; name a place outside it")
+    for target in targets:
+        ending, place = _ending(target), Path(target).absolute()
+        _check_libraries(target, ending)
+        if ending:
+            _check_model_file(place, ending)
+        else:
+            _check_folder(place)
+
+
+def _check_libraries(target: str, ending: str) -> None:
+    """Raise HeadError unless what writes this format is installed and in use."""
+    if ending == ".onnx" and not (find_spec("tf2onnx") and find_spec("onnx")):
+        raise HeadError(f'{target}: needs tf2onnx and onnx; pip install "headstart[onnx]"')
+    keras = version("keras")
+    if ending == ".tflite" and tuple(map(int, keras.split(".")[:2])) < (3, 13):
+        raise HeadError(f'{target}: needs Keras 3.13, found {keras}; pip install "keras>=3.13"')
+    backend = backend_name()
+    if ending in (".onnx", ".tflite") and backend != "tensorflow":
+        problem = f"found Keras on {backend}; expected TensorFlow"
+        raise HeadError(f"{target}: {problem}; unset KERAS_BACKEND, or export to .keras")
+
+
+def _check_model_file(place: Path, ending: str) -> None:
+    """Raise HeadError unless a model would replace nothing but a model of its format."""
+    check_file(place)
+    if place.exists() and place.stat().st_size and not _is_model(place, ending):
+        problem = f"holds something else than a {ending} model"
+        raise HeadError(f"{place}: {problem}; expected one, or none; name another")
+
+
+def _is_model(path: Path, ending: str) -> bool:
+    """Say whether a file begins as the models of a format do."""
+    try:
+        if ending == ".keras":
+            with ZipFile(path) as archive:
+                return {"config.json", "metadata.json"} <= set(archive.namelist())
+        with path.open("rb") as file:
+            return bool(_BEGINNINGS[ending].match(file.read(8)))
+    except (OSError, BadZipFile):
+        return False
 
 
 def _check_folder(place: Path) -> None:
     """Raise HeadError unless a SavedModel would replace nothing but a SavedModel."""
     check_writable(place, HeadError)
-    is_model = (place / "saved_model.pb").is_file()
-    if place.is_file() or (place.is_dir() and any(place.iterdir()) and not is_model):
+    names = {entry.name for entry in place.glob("*")}
+    other = names - _SAVED_MODEL or (names and "saved_model.pb" not in names)
+    if place.is_file() or other:
         raise HeadError(
             f"{place}: holds something else than a SavedModel; expected one, or none; name another"
         )
@@ -117,9 +173,8 @@ def _ending(target: str) -> str:
     """Return the ending, which chooses the format; empty for a folder."""
     ending = "" if target.endswith(("/", os.sep)) else Path(target).suffix
     if ending not in _ENDINGS:
-        expected = (
-            "expected .keras, .onnx, or a folder (no ending, or / at its end) for a SavedModel"
-        )
+        files = "expected .keras, .onnx, .tflite"
+        expected = f"{files}, or a folder (no ending, or / at its end) for a SavedModel"
         raise SettingError(f"export: found the ending {ending!r} in {target}; {expected}")
     return ending
 
@@ -153,7 +208,7 @@ def export(head: TrainedHead, trunk: Any, target: str) -> None:
     Args:
         head: The trained head.
         trunk: Its trunk.
-        target: A ``.keras`` or ``.onnx`` file, or a folder for a SavedModel.
+        target: A ``.keras``, ``.onnx`` or ``.tflite`` file, or a folder for a SavedModel.
 
     Raises:
         HeadError: It cannot be written.
@@ -162,5 +217,6 @@ def export(head: TrainedHead, trunk: Any, target: str) -> None:
 
     write = model_formats.WRITERS[_ending(target)]
     with atomic_write(Path(target), HeadError) as temporary:
-        write(model_formats.build_model(head, trunk), head.class_names, temporary)
+        model = model_formats.build_model(head, trunk)
+        write(model, model_formats.describe(head), temporary)
     log.info("%s: from pixels to scores of %s", target, ", ".join(head.class_names))

@@ -4,21 +4,54 @@ Everything in the model is a layer or an operation of Keras itself, so that it l
 """
 
 import json
-import warnings
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 
 from classify.data.preprocessing import Transform
 from classify.heads.keras_head import DenseHead
 from classify.inference.bundle import TrainedHead
+from extract.core.errors import HeadError
+from extract.images.item import reason_of
+from extract.trunks.backend import freeze
 from extract.trunks.keras_import import keras
 from extract.trunks.trunk import Trunk
 
 # The layer, the file or the metadata entry that holds the class names.
 NAMES = "class_names"
+METADATA = "metadata.json"
+# The formats whose files cannot be larger, because of the 32-bit offsets in them.
+_MOST_BYTES = 2**31 - 2**20
+
+
+def describe(head: TrainedHead) -> dict[str, Any]:
+    """Return what a program that serves the model needs to know, as JSON can hold it.
+
+    The values that are the same for every model describe ``extract.pixels.decode``.
+    """
+    spec = head.trunk
+    return {
+        NAMES: list(head.class_names),
+        "image_size": list(spec.image_size),
+        "resize": spec.resize,
+        "interpolation": spec.interpolation,
+        "antialias": spec.interpolation != "nearest",
+        "colour_order": "RGB",
+        "value_range": [0, 255],
+        "orientation": "exif",
+        "background": [255, 255, 255],
+        "trunk": Path(spec.trunk).name if spec.is_file else spec.trunk,
+        "layer": head.layer,
+        "pooling": spec.pooling,
+        "preprocess": spec.preprocess,
+        "weights_sha256": head.weights_sha256,
+        "head": head.name,
+        "headstart_version": version("headstart"),
+    }
 
 
 def build_model(head: TrainedHead, trunk: Trunk) -> Any:
@@ -44,10 +77,13 @@ def build_model(head: TrainedHead, trunk: Trunk) -> Any:
         kernel, bias = fitted.softmax_weights()  # type: ignore[attr-defined]
         softmax = keras.layers.Dense(len(bias), activation="softmax")
         scores = _weighted(softmax, _flat(x), [kernel, bias])
-    # No built-in layer holds strings. This one has no ``beta``, so its initial value is never used,
-    # but is saved, loaded and available as ``beta_initializer.value``.
+    # No built-in layer holds strings. This one has no ``beta`` and no ``gamma``, so their initial
+    # values are never used, but are saved, loaded and available as ``beta_initializer.value`` and
+    # ``gamma_initializer.value``.
     names = keras.initializers.Constant(list(head.class_names))
-    scores = _affine(scale=False, beta_initializer=names, name=NAMES)(scores)
+    metadata = keras.initializers.Constant(describe(head))
+    held = {"beta_initializer": names, "gamma_initializer": metadata}
+    scores = _affine(scale=False, name=NAMES, **held)(scores)
     return keras.Model(trunk.model.inputs[0], scores, name="pixels_to_scores")
 
 
@@ -84,34 +120,76 @@ def _transformed(transform: Transform, x: Any) -> Any:
     return x
 
 
-def _write_keras(model: Any, class_names: Sequence[str], path: Path) -> None:
+def _write_keras(model: Any, metadata: Mapping[str, Any], path: Path) -> None:
     model.save(path)
 
 
-def _write_saved_model(model: Any, class_names: Sequence[str], folder: Path) -> None:
+def _write_saved_model(model: Any, metadata: Mapping[str, Any], folder: Path) -> None:
     model.export(folder, format="tf_saved_model", verbose=False)
     extra = folder / "assets.extra"  # TensorFlow reserves this folder for other programs
     extra.mkdir()
-    text = json.dumps(list(class_names), ensure_ascii=False)
-    (extra / f"{NAMES}.json").write_text(text + "\n", encoding="utf-8")
+    for name, value in ((f"{NAMES}.json", metadata[NAMES]), (METADATA, metadata)):
+        (extra / name).write_text(_to_json(value) + "\n", encoding="utf-8")
 
 
-def _write_onnx(model: Any, class_names: Sequence[str], path: Path) -> None:
+def _write_onnx(model: Any, metadata: Mapping[str, Any], path: Path) -> None:
     import onnx
+    import tf2onnx
 
-    model(np.zeros((1, *model.input_shape[1:]), np.uint8))  # Keras exports only a called model
-    with warnings.catch_warnings():
-        # Keras uses a name that NumPy 2 has reserved.
-        warnings.filterwarnings("ignore", ".*`np.object`", FutureWarning)
-        model.export(path, format="onnx", verbose=False)
-    written = onnx.load(path)
-    written.metadata_props.add(key=NAMES, value=json.dumps(list(class_names), ensure_ascii=False))
+    _check_size(model, path)
+    # Keras' own export does not freeze: it takes constants of the preprocessing for inputs.
+    handlers: dict[str, Any] = {"Erfc": (_erfc, [])}
+    written, _ = tf2onnx.convert.from_function(*freeze(model), custom_op_handlers=handlers)
+    for node in written.graph.node:
+        # Else ONNX Runtime takes zeros in front of it (ResNetV2) for padding, which is -infinity.
+        if node.op_type == "MaxPool" and not {"pads", "auto_pad"} & {
+            a.name for a in node.attribute
+        }:
+            node.attribute.append(onnx.helper.make_attribute("auto_pad", "VALID"))
+    for value in (*written.graph.input, *written.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    for key, value in metadata.items():
+        written.metadata_props.add(key=key, value=_to_json(value))
+    try:
+        onnx.checker.check_model(written)
+    except onnx.checker.ValidationError as error:  # tf2onnx leaves in what it does not know
+        raise HeadError(f"export: {reason_of(error)}; export to .keras or a folder") from error
     onnx.save(written, path)
 
 
-# Ending -> function that writes a model and its class names.
-WRITERS: Mapping[str, Callable[[Any, Sequence[str], Path], None]] = {
+def _erfc(graph: Any, node: Any, *_: Any) -> None:
+    """Write a complementary error function, which is in TensorFlow's GELU, for tf2onnx."""
+    dtype, (output,) = graph.get_dtype(node.output[0]), node.output
+    graph.remove_node(node.name)
+    one = graph.make_const(f"{node.name}_one", np.ones((), np.float32))
+    erf = graph.make_node("Erf", node.input, dtypes=[dtype])
+    graph.make_node("Sub", [one.output[0], erf.output[0]], outputs=[output], dtypes=[dtype])
+
+
+def _write_litert(model: Any, metadata: Mapping[str, Any], path: Path) -> None:
+    _check_size(model, path)
+    model.export(path, format="litert", verbose=False)
+    # As the format has it, files that belong to a model are a ZIP archive behind it.
+    with ZipFile(path, "a") as archive:
+        archive.writestr("labels.txt", "".join(f"{name}\n" for name in metadata[NAMES]))
+        archive.writestr(METADATA, _to_json(metadata))
+
+
+def _check_size(model: Any, path: Path) -> None:
+    size = 4 * model.count_params()
+    if size > _MOST_BYTES:
+        problem = f"the weights are {size / 1e9:.1f} GB; such a file holds at most 2.1 GB"
+        raise HeadError(f"export: {problem}; export to .keras or a folder instead of {path.suffix}")
+
+
+def _to_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+# Ending -> function that writes a model and its metadata.
+WRITERS: Mapping[str, Callable[[Any, Mapping[str, Any], Path], None]] = {
     ".keras": _write_keras,
     ".onnx": _write_onnx,
+    ".tflite": _write_litert,
     "": _write_saved_model,
 }
