@@ -2,7 +2,6 @@
 
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ from classify.data.splits import TEST, group_names
 from classify.heads.registry import needs_memory
 from classify.report import diagnostics
 from classify.report.projection import FeatureMap, map_features
+from classify.search.checkpoint import library_versions
 from classify.search.evaluate import evaluate
 from classify.search.leaderboard import Result
 from classify.search.metrics import confusion_matrix
@@ -21,7 +21,6 @@ from classify.settings.head_spec import KERAS_HEADS, HeadSpec
 from classify.settings.sweep import label
 from extract.core.console import log, muted, progress
 from extract.core.errors import HeadError
-from extract.trunks.backend import backend_name
 
 MISTAKES, PAIRS = 100, 12
 _WORST_CLASSES = 3
@@ -130,9 +129,6 @@ def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]
     """
     first, rows, views = result.splits[0], result.validation_rows, dataset.views
     y, K = dataset.y[rows], len(dataset.class_names)
-    with_keras = any(entry.spec.head in KERAS_HEADS for entry in result.entries)
-    libraries = ["headstart", "numpy", "scikit-learn"]
-    libraries += ["keras", backend_name()] if with_keras else []
     return {
         "store": store,
         "fingerprint": dataset.fingerprint(),
@@ -164,7 +160,7 @@ def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]
         "finetuned": result.finetuned and result.finetuned.to_dict(),
         "best": None,
         "test": result.test and result.test._asdict(),
-        "versions": {name: version(name) for name in libraries},
+        "versions": library_versions(entry.spec.head for entry in result.entries),
     }
 
 
