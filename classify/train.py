@@ -18,7 +18,7 @@ from classify.search.leaderboard import Result
 from classify.settings.config import GROUPS, FinetuneConfig, TrainConfig
 from classify.settings.head_spec import DEFAULTS, KERAS_HEADS, HeadSettings, HeadSpec
 from classify.settings.sweep import choose_heads, make_candidates, parse_sweeps
-from extract.core.atomic import remove_leftovers
+from extract.core.atomic import locked, remove_leftovers
 from extract.core.console import log, quiet_mode
 from extract.core.errors import HeadError, SettingError
 from extract.public import public
@@ -94,7 +94,8 @@ def train_heads(  # noqa: PLR0913
     with quiet_mode(quiet):
         if not output:  # the folder is beside the file: a wrong path is that of the file
             check_there(path)
-        return _train(path, folder, config, groups, _as_names(export), on_result)
+        with locked(folder, HeadError, "train-head"):
+            return _train(path, folder, config, groups, _as_names(export), on_result)
 
 
 @public(HeadSpec, TrainConfig)

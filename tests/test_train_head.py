@@ -374,6 +374,43 @@ def test_ctrl_c_while_the_report_is_drawn_costs_the_report_alone(store: Path) ->
     assert json.loads((folder / "result.json").read_text())["best"]
 
 
+_HELD = """
+import sys
+from classify import train_heads
+def wait(result):
+    print("ranked", flush=True)
+    sys.stdin.readline()
+train_heads(sys.argv[1], output=sys.argv[2], head="lda", on_result=wait)
+"""
+
+
+def test_two_runs_into_one_folder_do_not_mix(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = store.with_name("new")
+    words = [str(store), "-o", str(folder), "--head", "knn"]
+    command = [sys.executable, "-c", _HELD, str(store), str(folder)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    for killed in (True, False):
+        with subprocess.Popen(command, **pipes) as first:
+            assert first.stdout is not None
+            assert first.stdout.readline() == "ranked\n"
+            before = (folder / "candidates.jsonl").read_bytes()
+            capsys.readouterr()
+            assert train_head(words) == 1
+            found = "another train-head is writing to it; expected one at a time"
+            remedy = "wait for it, or name another place with -o"
+            line = capsys.readouterr().err.splitlines()[-1]
+            assert line == f"train-head: {folder}: {found}; {remedy}"
+            assert (folder / "candidates.jsonl").read_bytes() == before
+            first.kill() if killed else first.communicate("\n")
+        if not killed:
+            assert load_head(folder).name == "lda"
+        assert train_head(words) == 0
+        assert load_head(folder).name == "knn"
+    assert sorted(path.name for path in store.parent.iterdir()) == ["made.h5", "new"]
+
+
 def test_help_says_what_an_unset_gamma_is() -> None:
     said = " ".join(train_head_parser().format_help().split())
     assert "rbf kernel (default: one over the sum of the features' variances)" in said
