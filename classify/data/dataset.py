@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from classify.data.memory_budget import COPIES, MemoryBudget, plan_memory
 from classify.data.out_of_core import Features, StoredRows, all_finite, iter_chunks, join_layers
+from classify.data.same_store import SameStore
 from classify.data.views import StoredViews
 from classify.settings.config import GROUPS
 from extract.core.config import TrunkSpec
@@ -49,6 +50,7 @@ class Dataset(Described):
         columns: The columns of the source's table, as the user named them.
         root: The folder of the table's images, if it is not that of the table.
         digests: (N, 16) uint8 BLAKE2b-128 digests of the image files, or None.
+        store: The store, to be opened again; None where nothing is read again.
     """
 
     X: Any
@@ -69,6 +71,7 @@ class Dataset(Described):
     columns: str = ""
     root: str = ""
     digests: NDArray[np.uint8] | None = None
+    store: SameStore | None = None
 
     def fingerprint(self) -> str:
         """Return a digest of everything that decides a head's numbers.
@@ -120,15 +123,17 @@ def load_dataset(
         groups: ``stored``, or ``digest``, which also keeps images of the same bytes together.
 
     Raises:
-        StoreError: The store cannot be read, is unfinished, has no labelled row, or holds features
-            that are not finite numbers.
+        StoreError: The store cannot be read, is unfinished, has no labelled row, holds features
+            that are not finite numbers, or changes meanwhile.
         SettingError: The layer or ``groups`` is unknown, or none of several layers was named.
     """
     check_choice("groups", groups, GROUPS)
-    with open_store(path) as store:
+    same = SameStore(Path(path))
+    with same.unchanged(), open_store(path) as store:
         layers = _choose_layers(store, layer)
         rows = _usable_rows(store)
-        X, views = _read(store, layers, rows, memory)
+        same.remember(store, rows)
+        X, views = _read(store, same, layers, rows, memory)
         stored_groups = None if store.groups is None else [store.groups[row] for row in rows]
         digests = store.digests()[rows]
         names = ("weights_sha256", "precision", "calibration_sha256", "source", "columns", "root")
@@ -145,6 +150,7 @@ def load_dataset(
             path=Path(path),
             views=views,
             digests=digests,
+            store=same,
             **{name: store.attributes.get(name, "") for name in names},
         )
     if bad := list(compress(dataset.keys, _are_not_finite(X))):
@@ -163,12 +169,12 @@ def budget_for_layer(dataset: Dataset, layer: str, memory: float | None = None) 
 
     Raises:
         SettingError: The layer is unknown.
-        StoreError: The store cannot be read.
+        StoreError: The store cannot be read, or has changed.
     """
-    if layer in ("", dataset.layer) or dataset.path is None:
+    if layer in ("", dataset.layer) or dataset.store is None:
         in_memory, has_views = not isinstance(dataset.X, StoredRows), dataset.views is not None
         return MemoryBudget(dataset.layer, dataset.X.shape[1:], in_memory, has_views)
-    with open_store(dataset.path) as store:
+    with dataset.store.unchanged(), open_store(dataset.store.path) as store:
         return plan_memory(store, _choose_layers(store, layer), len(dataset.y), memory)
 
 
@@ -201,7 +207,7 @@ def _usable_rows(store: Store) -> NDArray[np.int64]:
 
 
 def _read(
-    store: Store, layers: list[str], rows: NDArray[np.int64], memory: float | None
+    store: Store, same: SameStore, layers: list[str], rows: NDArray[np.int64], memory: float | None
 ) -> tuple[Features, StoredViews | None]:
     """Read the features if they fit into memory, and open the views if they fit as well."""
     budget = plan_memory(store, layers, len(rows), memory)
@@ -214,9 +220,9 @@ def _read(
         text += ", read from the file while training"
         log.info("%s: %d times as much does not fit into %s", text, COPIES, free)
         identity = hashlib.blake2b(store.digests()[rows].tobytes(), digest_size=16).hexdigest()
-        X = StoredRows(store.path, layers, rows, budget.shape, identity)
+        X = StoredRows(same, layers, rows, budget.shape, identity)
     if budget.holds_views:
-        return X, StoredViews(store.path, layers, rows, store.view_spec)
+        return X, StoredViews(same, layers, rows, store.view_spec)
     if views := store.view_spec.views:
         needed = show_bytes((1 + views) * budget.size)
         log.info("left out: views, for %d times %s does not fit into %s", COPIES, needed, free)

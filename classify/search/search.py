@@ -46,6 +46,7 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
             features in memory.
         SettingError: A layer is unknown, or views do not exist or do not fit into memory.
         SplitError: The rows cannot be split.
+        StoreError: The store cannot be read, or has changed.
         Stopped: Ctrl-C; it carries the result so far.
     """
     config = drop_infeasible(dataset, config)
@@ -103,9 +104,11 @@ def _evaluate_missing(
 def _with_layer(dataset: Dataset, spec: HeadSpec, memory: float | None) -> Dataset:
     """Return the dataset with the features of a candidate's layers."""
     layer = "+".join(spec.layer)
-    if layer in ("", dataset.layer) or not dataset.path:
+    if layer in ("", dataset.layer) or not dataset.store:
         return dataset
-    return replace(load_dataset(dataset.path, layer, memory), groups=dataset.groups)
+    with dataset.store.unchanged():
+        other = load_dataset(dataset.store.path, layer, memory)
+    return replace(other, groups=dataset.groups)
 
 
 def _refit(dataset: Dataset, best: Entry, split: Split) -> FittedHead:
