@@ -7,10 +7,12 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
 from classify.data.dataset import Dataset, load_dataset
+from classify.data.splits import leave_out_lone
 from classify.inference.bundle import check_target, save_head, save_report
 from classify.report.analysis import analyse
 from classify.search import search
@@ -57,6 +59,7 @@ def train_heads(  # noqa: PLR0913
     sweep: Names = (),
     trials: int | None = None,
     groups: str = GROUPS[0],
+    leave_out: Names = (),
     finetune: bool = False,
     export: Names | os.PathLike[str] = (),
     on_result: Callable[[Result], object] | None = None,
@@ -72,6 +75,7 @@ def train_heads(  # noqa: PLR0913
         sweep: Settings to vary, such as ``"dropout=0,0.2"`` or ``"logistic.C=0.01:1:5"``.
         trials: Number of candidates to draw at random.
         groups: ``stored`` or ``digest``, which also keeps identical images in one split.
+        leave_out: Names of classes whose images are not used; the head does not know them.
         finetune: Then train the trunk's blocks above the cached layer together with the head.
         export: Files or folders for the exported model: ``.keras``, ``.onnx`` or a SavedModel.
         on_result: Called with the result before the report is made, or with a part after Ctrl-C.
@@ -82,20 +86,19 @@ def train_heads(  # noqa: PLR0913
         The ranked candidates and the best head; ``folder`` is where it was saved.
 
     Raises:
-        HeadstartError: A setting is out of range, the file cannot be read, the rows cannot be
-            divided, or a head cannot be trained or exported, or is below ``assert_accuracy``.
+        HeadstartError: A setting, the file, its rows or a head cannot be used, as the message says.
 
     Example:
         >>> train_heads("out.h5", head="logistic", C=0.1)  # doctest: +SKIP
     """
-    config = _plan(head, sweep, trials, finetune, settings)
     path = Path(store)
+    config = _plan(head, sweep, trials, finetune, settings)
     folder = Path(output) if output else path.with_name(f"{path.stem}_head")
-    with quiet_mode(quiet):
+    read = partial(load_dataset, path, groups=groups, leave_out=leave_out)
+    with quiet_mode(quiet), locked(folder, HeadError, "train-head"):
         if not output:  # the folder is beside the file: a wrong path is that of the file
             check_there(path)
-        with locked(folder, HeadError, "train-head"):
-            return _train(path, folder, config, groups, _as_names(export), on_result)
+        return _train(read, folder, config, _as_names(export), on_result)
 
 
 @public(HeadSpec, TrainConfig)
@@ -131,7 +134,7 @@ def sweep(
     """
     config = _plan(head, sweeps, trials, False, settings)
     with quiet_mode(quiet):
-        return search.run(dataset, config)
+        return search.run(leave_out_lone(dataset, config), config)
 
 
 def _as_names(names: Names | os.PathLike[str]) -> tuple[str, ...]:
@@ -164,20 +167,19 @@ def _plan(
 
 
 def _train(
-    store: Path,
+    read: Callable[..., Dataset],
     folder: Path,
     config: TrainConfig,
-    groups: str,
     targets: Sequence[str],
     on_result: Callable[[Result], object] | None,
 ) -> Result:
     """Search, save, export and report."""
     began = time.perf_counter()
-    dataset, config, trunk = _prepare(store, folder, config, groups, targets)
+    dataset, config, trunk = _prepare(read, folder, config, targets)
     timing = {"read": time.perf_counter() - began}
     result = _fit(dataset, config, folder, on_result)
     timing["train"] = time.perf_counter() - began - timing["read"]
-    save_head(folder, dataset, result, str(store))
+    save_head(folder, dataset, result, str(dataset.path))
     if trunk:
         from classify.inference import export
 
@@ -195,7 +197,7 @@ def _train(
 
 
 def _prepare(
-    store: Path, folder: Path, config: TrainConfig, groups: str, targets: Sequence[str]
+    read: Callable[..., Dataset], folder: Path, config: TrainConfig, targets: Sequence[str]
 ) -> tuple[Dataset, TrainConfig, Any]:
     """Read the features, and refuse what cannot work before anything is built or trained."""
     from classify.inference import export
@@ -206,7 +208,8 @@ def _prepare(
     check_target(folder)
     # A candidate without a layer takes the only one of the file.
     layers = ["+".join(spec.layer) for spec in config.candidates]
-    dataset = load_dataset(store, layers[0] if all(layers) else None, config.memory, groups)
+    dataset = read(layer=layers[0] if all(layers) else None, memory=config.memory)
+    dataset = leave_out_lone(dataset, config)
     export.check_trunk(targets, dataset)
     if config.finetune:
         from classify.finetune.finetune import check_maps

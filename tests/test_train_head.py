@@ -132,6 +132,53 @@ def test_what_cannot_be_done_is_said_in_one_line(
     assert not store.with_name("made_head").exists()
 
 
+def names_in(folder: Path) -> set[str]:
+    return {c["name"] for c in json.loads((folder / "result.json").read_text())["candidates"]}
+
+
+def test_few_images_are_compared_in_folds(
+    make_store: MakeStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    X = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
+    # The first, the fourth and the last are held out: no dog, and all of fox.
+    path = make_store(X, [0, 0, 1, 0, 1, 1, 0, 1, 2], class_names=("cat", "dog", "fox"))
+    assert train_head([str(path), "--head", "lda"]) == 0
+    said = capsys.readouterr().err
+    assert "warning: left out: fox, with one image or group, which cannot be both trained" in said
+    assert said.count("too few images to hold a fifth of them out: compared in 5 folds") == 1
+    assert "lda, trained on 8 images, best of 1 on 8 in 5 folds" in said
+    folder = path.with_name("made_head")
+    result = json.loads((folder / "result.json").read_text())
+    assert (result["split"]["origin"], result["split"]["folds"]) == ("fold", 5)
+    assert result["left_out"] == ["fox"]
+    assert result["class_names"] == list(load_head(folder).class_names) == ["cat", "dog"]
+    assert "in 5 folds" in (folder / "report.html").read_text()
+
+
+def test_classes_are_left_out_by_name_in_every_layer(
+    make_store: MakeStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("cat", "dog", "fox", "fruit bat")
+    X = np.random.default_rng(0).normal(size=(80, 4)).astype(np.float32)
+    # Of the last class there is no training image.
+    path = make_store(
+        {"low": X, "high": X}, [0, 1, 2, 3] * 20, [0, 0, 0, 1, 1, 1, 1, 1] * 10, class_names=names
+    )
+    assert train_head([str(path), "--head", "lda", "--layer", "low"]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.endswith("add some, or give --leave-out 'fruit bat'")
+    words = ["--leave-out", "fruit bat", "--leave-out", "dog"]
+    assert train_head([str(path), "--head", "lda", "--sweep", "layer=low,high", *words]) == 0
+    assert "left out: 40 images of fruit bat, dog" in capsys.readouterr().err
+    folder = path.with_name("made_head")
+    result = json.loads((folder / "result.json").read_text())
+    assert (result["left_out"], result["class_names"]) == (["fruit bat", "dog"], ["cat", "fox"])
+    assert len(names_in(folder)) == 2
+    assert sum(map(sum, result["candidates"][0]["confusion"])) == 20
+    assert train_head([str(path), "--layer", "low", "--leave-out", "frog"]) == 2
+    assert "leave_out: class 'frog' is unknown; nearest: fox, dog" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("heads", [("lda", "knn"), ("knn", "lda")], ids=str)
 def test_a_head_without_a_layer_takes_none_of_another(
     heads: tuple[str, str], make_store: MakeStore, capsys: pytest.CaptureFixture[str]
@@ -206,7 +253,7 @@ def test_every_long_flag_is_a_field_and_says_its_default(parser: Callable[[], ob
     allowed = (
         settings
         | {"help", "version", "quiet", "verbose", "output", "sweep", "trials"}
-        | {"export", "groups"}
+        | {"export", "groups", "leave_out"}
     )
     text = parser().format_help()  # type: ignore[attr-defined]
     flags = set(re.findall(r"--([A-Za-z][a-z0-9-]*)", text))

@@ -3,8 +3,8 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ class Dataset(Described):
         root: The folder of the table's images, if it is not that of the table.
         digests: (N, 16) uint8 BLAKE2b-128 digests of the image files, or None.
         store: The store, to be opened again; None where nothing is read again.
+        left_out: The classes of the store whose images are left out; they are no class here.
     """
 
     X: Any
@@ -72,6 +73,26 @@ class Dataset(Described):
     root: str = ""
     digests: NDArray[np.uint8] | None = None
     store: SameStore | None = None
+    left_out: tuple[str, ...] = ()
+
+    def without(self, names: Iterable[str]) -> "Dataset":
+        """Return the dataset without some classes and their images."""
+        left_out = tuple(dict.fromkeys(names))
+        kept = [label for label, name in enumerate(self.class_names) if name not in left_out]
+        rows = np.flatnonzero(np.isin(self.y, kept))
+        changed = len(rows) < len(self.y)
+        return replace(
+            self,
+            X=self.X[rows] if changed else self.X,
+            y=np.searchsorted(kept, self.y[rows]),
+            keys=[self.keys[row] for row in rows],
+            groups=self.groups and [self.groups[row] for row in rows],
+            split=self.split[rows],
+            class_names=tuple(self.class_names[label] for label in kept),
+            views=self.views and self.views.select(rows),
+            digests=None if self.digests is None else self.digests[rows],
+            left_out=(*self.left_out, *left_out),
+        )
 
     def fingerprint(self) -> str:
         """Return a digest of everything that decides a head's numbers.
@@ -109,7 +130,11 @@ class Dataset(Described):
 
 
 def load_dataset(
-    path: Path | str, layer: str | None = None, memory: float | None = None, groups: str = "stored"
+    path: Path | str,
+    layer: str | None = None,
+    memory: float | None = None,
+    groups: str = "stored",
+    leave_out: str | Sequence[str] = (),
 ) -> Dataset:
     """Read the rows that a head can be trained on.
 
@@ -121,42 +146,49 @@ def load_dataset(
         layer: The layer of the features, or several joined by ``+``; None for the only one.
         memory: In GB (1e9 bytes); None asks the system for the free memory.
         groups: ``stored``, or ``digest``, which also keeps images of the same bytes together.
+        leave_out: Names of classes whose images are not read; the dataset does not have them.
 
     Raises:
         StoreError: The store cannot be read, is unfinished, has no labelled row, holds features
             that are not finite numbers, or changes meanwhile.
-        SettingError: The layer or ``groups`` is unknown, or none of several layers was named.
+        SettingError: The layer, ``groups`` or a class is unknown, none of several layers was named,
+            or fewer than two classes remain.
     """
     check_choice("groups", groups, GROUPS)
     same = SameStore(Path(path))
     with same.unchanged(), open_store(path) as store:
-        layers = _choose_layers(store, layer)
-        rows = _usable_rows(store)
-        same.remember(store, rows)
-        X, views = _read(store, same, layers, rows, memory)
-        stored_groups = None if store.groups is None else [store.groups[row] for row in rows]
-        digests = store.digests()[rows]
-        names = ("weights_sha256", "precision", "calibration_sha256", "source", "columns", "root")
-        dataset = Dataset(
-            X=X,
-            y=store.labels[rows],
-            keys=[store.keys[row] for row in rows],
-            groups=stored_groups if groups == "stored" else group_by_digest(digests, stored_groups),
-            split=store.split[rows],
-            class_names=store.class_names,
-            layer="+".join(layers),
-            trunk=store.spec,
-            dtype=store.dtype,
-            path=Path(path),
-            views=views,
-            digests=digests,
-            store=same,
-            **{name: store.attributes.get(name, "") for name in names},
-        )
-    if bad := list(compress(dataset.keys, _are_not_finite(X))):
-        found = f"the features of {len(bad)} images are not finite numbers, first {bad[0]}"
-        raise StoreError(f"{path}: {found}; extract again with --dtype float32")
-    return dataset
+        left_out = _check_left_out(store, leave_out)
+        dataset = _load(store, same, _choose_layers(store, layer), left_out, memory)
+    if groups == "digest" and dataset.digests is not None:
+        dataset = replace(dataset, groups=group_by_digest(dataset.digests, dataset.groups))
+    _check_finite(dataset)
+    return dataset.without(left_out) if left_out else dataset
+
+
+def _load(
+    store: Store, same: SameStore, layers: list[str], left_out: Sequence[str], memory: float | None
+) -> Dataset:
+    """Read the rows of all classes but some."""
+    rows = _usable_rows(store, left_out)
+    same.remember(store, rows)
+    X, views = _read(store, same, layers, rows, memory)
+    names = ("weights_sha256", "precision", "calibration_sha256", "source", "columns", "root")
+    return Dataset(
+        X=X,
+        y=store.labels[rows],
+        keys=[store.keys[row] for row in rows],
+        groups=None if store.groups is None else [store.groups[row] for row in rows],
+        split=store.split[rows],
+        class_names=store.class_names,
+        layer="+".join(layers),
+        trunk=store.spec,
+        dtype=store.dtype,
+        path=store.path,
+        views=views,
+        digests=store.digests()[rows],
+        store=same,
+        **{name: store.attributes.get(name, "") for name in names},
+    )
 
 
 def budget_for_layer(dataset: Dataset, layer: str, memory: float | None = None) -> MemoryBudget:
@@ -189,20 +221,35 @@ def _choose_layers(store: Store, layer: str | None) -> list[str]:
     return layers
 
 
-def _usable_rows(store: Store) -> NDArray[np.int64]:
+def _check_left_out(store: Store, given: str | Sequence[str]) -> Sequence[str]:
+    """Return the names; raise SettingError unless they are classes, and two others remain."""
+    names, known = [given] if isinstance(given, str) else given, store.class_names
+    if unknown := [name for name in names if name not in known]:
+        raise SettingError(f"leave_out: {unknown_name('class', unknown[0], known)}")
+    remaining = [name for name in known if name not in names]
+    if names and len(remaining) < 2:
+        found = quoted(remaining[0]) if remaining else "no class"
+        raise SettingError(f"leave_out: leaves {found}; expected two classes or more; name fewer")
+    return names
+
+
+def _usable_rows(store: Store, left_out: Sequence[str]) -> NDArray[np.int64]:
     """Return the increasing labelled rows with features; log the number of the others."""
     if missing := int((store.status == PENDING).sum()):
         found = f"{missing} of {len(store.keys)} images have no features yet"
         raise StoreError(f"{store.path}: {found}; run the same extract-features command again")
     done, labelled = store.status == DONE, store.labels >= 0
-    rows = np.flatnonzero(done & labelled)
+    named = np.isin(store.labels, [store.class_names.index(name) for name in left_out])
+    rows = np.flatnonzero(done & labelled & ~named)
     if not len(rows):
         found = f"none of {len(store.keys)} images has features and a label"
         raise StoreError(f"{store.path}: {found}; extract features from class folders")
     reasons = {"that could not be read": ~done, "without a label": done & ~labelled}
-    for reason, left_out in reasons.items():
-        if left_out.any():
-            log.info("left out: %d images %s", left_out.sum(), reason)
+    if left_out:
+        reasons[f"of {', '.join(map(quoted, left_out))}"] = done & named
+    for reason, unused in reasons.items():
+        if unused.any():
+            log.info("left out: %d images %s", unused.sum(), reason)
     return rows
 
 
@@ -227,6 +274,13 @@ def _read(
         needed = show_bytes((1 + views) * budget.size)
         log.info("left out: views, for %d times %s does not fit into %s", COPIES, needed, free)
     return X, None
+
+
+def _check_finite(dataset: Dataset) -> None:
+    """Raise StoreError where a feature is NaN or infinite."""
+    if bad := list(compress(dataset.keys, _are_not_finite(dataset.X))):
+        found = f"the features of {len(bad)} images are not finite numbers, first {bad[0]}"
+        raise StoreError(f"{dataset.path}: {found}; extract again with --dtype float32")
 
 
 def _are_not_finite(X: Features) -> Iterator[bool]:

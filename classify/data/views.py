@@ -69,6 +69,10 @@ class StoredViews:
         self.spec = spec
         self._store, self._layers, self._rows = store, list(layers), rows
 
+    def select(self, positions: Labels) -> "StoredViews":
+        """Return the views of a part of the rows; ``positions`` increase."""
+        return StoredViews(self._store, self._layers, self._rows[positions], self.spec)
+
     def of(self, positions: Labels) -> Views:
         """Read the views of some rows.
 

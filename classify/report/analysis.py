@@ -133,6 +133,7 @@ def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]
         "store": store,
         "fingerprint": dataset.fingerprint(),
         "metric": result.metric,
+        "left_out": list(dataset.left_out),
         # Fine-tuning uses plain images only.
         "views": asdict(views.spec) if views and not result.finetuned else None,
         "split": {

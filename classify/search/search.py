@@ -7,7 +7,7 @@ from typing import Any
 
 from classify.data.dataset import Dataset, budget_for_layer, load_dataset
 from classify.data.memory_budget import free_memory
-from classify.data.splits import Split, group_names, split_folds, split_rows, validation_rows
+from classify.data.splits import Split, choose_splits, group_names, validation_rows
 from classify.heads.registry import MOST_SUMMED, FittedHead, needs_memory
 from classify.search.bootstrap import Bootstrap
 from classify.search.checkpoint import Checkpoint
@@ -50,8 +50,7 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
         Stopped: Ctrl-C; it carries the result so far.
     """
     config = drop_infeasible(dataset, config)
-    folds = config.folds
-    splits = split_folds(dataset, folds, config.seed) if folds else [split_rows(dataset)]
+    splits = choose_splits(dataset, config)
     rows, groups = validation_rows(splits), group_names(dataset)
     bootstrap = Bootstrap(dataset.y[rows], len(dataset.class_names), groups[rows], config.seed)
     checkpoint = Checkpoint(folder, dataset, splits, config)
@@ -107,7 +106,7 @@ def _with_layer(dataset: Dataset, spec: HeadSpec, memory: float | None) -> Datas
     if layer in ("", dataset.layer) or not dataset.store:
         return dataset
     with dataset.store.unchanged():
-        other = load_dataset(dataset.store.path, layer, memory)
+        other = load_dataset(dataset.store.path, layer, memory, leave_out=dataset.left_out)
     return replace(other, groups=dataset.groups)
 
 
