@@ -6,6 +6,7 @@ Modules that need Keras are imported where they are used: other heads do without
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,8 +23,9 @@ from classify.settings.head_spec import DEFAULTS, KERAS_HEADS, HeadSettings, Hea
 from classify.settings.sweep import choose_heads, make_candidates, parse_sweeps
 from extract.core.atomic import locked, remove_leftovers
 from extract.core.console import log, quiet_mode
-from extract.core.errors import HeadError, SettingError
+from extract.core.errors import HeadError, SettingError, StoreError
 from extract.public import public
+from extract.store.shards import read_layers
 from extract.store.validate import check_there
 
 Names = str | Sequence[str]
@@ -92,7 +94,7 @@ def train_heads(  # noqa: PLR0913
         >>> train_heads("out.h5", head="logistic", C=0.1)  # doctest: +SKIP
     """
     path = Path(store)
-    config = _plan(head, sweep, trials, finetune, settings)
+    config = _plan(head, sweep, trials, finetune, settings, _layers_of(path))
     folder = Path(output) if output else path.with_name(f"{path.stem}_head")
     read = partial(load_dataset, path, groups=groups, leave_out=leave_out)
     with quiet_mode(quiet), locked(folder, HeadError, "train-head"):
@@ -143,9 +145,17 @@ def _as_names(names: Names | os.PathLike[str]) -> tuple[str, ...]:
 
 
 def _plan(
-    head: Names, sweeps: Names, trials: int | None, finetune: bool, settings: Mapping[str, Any]
+    head: Names,
+    sweeps: Names,
+    trials: int | None,
+    finetune: bool,
+    settings: Mapping[str, Any],
+    layers: Sequence[str] = (),
 ) -> TrainConfig:
-    """Turn heads, their settings, sweeps and trials into candidates, and check everything."""
+    """Turn heads, their settings, sweeps and trials into candidates, and check everything.
+
+    Of several layers each is tried, unless the settings or a sweep name some.
+    """
     names = _as_names(head)
     given = {name: value for name, value in settings.items() if value is not None}
     running = {name: given.pop(name) for name in _RUNNING if name in given}
@@ -161,9 +171,20 @@ def _plan(
     seed = running.get("seed", 0)
     if seed and any("seed" in DEFAULTS.get(name, {}) for name in heads):
         given["seed"] = seed  # it is of the run, and of the heads that have one
+    every_layer = len(layers) > 1 and not given.get("layer") and (None, "layer") not in varied
+    if every_layer:
+        varied = {**varied, (None, "layer"): [(layer,) for layer in layers]}
     candidates = make_candidates(heads, given, varied, trials, seed)
     config = FinetuneConfig(**tuning) if finetune else None
-    return TrainConfig(candidates, named=bool(names), finetune=config, **running)
+    named = bool(names) and not every_layer
+    return TrainConfig(candidates, named=named, finetune=config, **running)
+
+
+def _layers_of(store: Path) -> Sequence[str]:
+    """Return the layers of a store; none where it cannot be read, which is said later."""
+    with suppress(StoreError):
+        return read_layers(store)
+    return ()
 
 
 def _train(

@@ -22,6 +22,7 @@ from classify.predict_cli import main as predict_images
 from classify.predict_cli import predict_images_parser
 from classify.settings.config import FinetuneConfig, PredictConfig, TrainConfig
 from classify.settings.head_spec import HeadSpec
+from extract.cli import main as extract_features_command
 from extract.core.config import ExtractConfig, TrunkSpec
 from extract.pipeline.run import run_extraction as extract_features
 from tests.conftest import QUICK, MakeStore
@@ -132,8 +133,70 @@ def test_what_cannot_be_done_is_said_in_one_line(
     assert not store.with_name("made_head").exists()
 
 
+@pytest.fixture
+def two_layers(make_store: MakeStore) -> Path:
+    """A store whose second layer tells the classes apart."""
+    X = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+    high = X[:, :3] + 4 * (np.arange(40) % 2)[:, None].astype(np.float32)
+    return make_store({"low": X, "high": high}, [0, 1] * 20, [0, 0, 1, 1] * 10)
+
+
 def names_in(folder: Path) -> set[str]:
     return {c["name"] for c in json.loads((folder / "result.json").read_text())["candidates"]}
+
+
+def test_every_layer_is_tried_and_the_best_kept(
+    two_layers: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_head([str(two_layers), "--head", "lda", "--head", "knn"]) == 0
+    folder = two_layers.with_name("made_head")
+    assert names_in(folder) == {f"{h} layer={y}" for h in ("lda", "knn") for y in ("low", "high")}
+    head = load_head(folder)
+    assert (head.layer, head.shape) == ("high", (3,))
+    # What a layer names is not tried for others.
+    for words, names in (
+        (["--layer", "low"], {"lda layer=low"}),
+        (["--sweep", "layer=low,low+high"], {"lda layer=low", "lda layer=low+high"}),
+        (["--trials", "1"], {"lda layer=high"}),
+    ):
+        assert train_head([str(two_layers), "--head", "lda", *words]) == 0
+        assert names_in(folder) == names
+    capsys.readouterr()
+    assert train_head([str(two_layers), "--head", "linear", "--finetune"]) == 2
+    found = "layer: found low, high; --finetune expects one; name it with --layer"
+    assert capsys.readouterr().err.splitlines()[-1] == f"train-head: {found}"
+
+
+def test_a_sweep_of_one_heads_layer_leaves_every_layer_to_the_others(two_layers: Path) -> None:
+    words = ["--head", "lda", "--head", "knn", "--sweep", "lda.layer=high"]
+    assert train_head([str(two_layers), *words]) == 0
+    names = names_in(two_layers.with_name("made_head"))
+    assert names == {"lda layer=high", "knn layer=low", "knn layer=high"}
+
+
+def test_a_layer_that_memory_does_not_hold_is_left_out(
+    make_store: MakeStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    X = np.random.default_rng(0).normal(size=(40, 500)).astype(np.float32)
+    X[:, :2] += 4 * (np.arange(40) % 2)[:, None]
+    path = make_store({"wide": X, "narrow": X[:, :2]}, [0, 1] * 20, [0, 0, 1, 1] * 10)
+    words = [str(path), "--head", "knn", "--memory", "0.00005"]
+    assert train_head(words) == 0
+    assert names_in(path.with_name("made_head")) == {"knn layer=narrow"}
+    assert "left out, for the features of wide stay in the file: knn" in capsys.readouterr().err
+    assert train_head([*words, "--layer", "wide"]) == 1
+
+
+def test_the_command_that_extraction_prints_works(
+    images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = images.with_name("out.h5")
+    layers = [f for name in ("conv1_relu", "conv_pw_1_relu") for f in ("--layer", name)]
+    words = ["--trunk", "mobilenet", "--weights", "none", "--image-size", "32", *layers]
+    assert extract_features_command([str(images), str(out), *words]) == 0
+    command = capsys.readouterr().err.splitlines()[-1].removeprefix("next: train-head ")
+    assert train_head([command, "--head", "lda"]) == 0
+    assert len(names_in(out.with_name("out_head"))) == 2
 
 
 def test_few_images_are_compared_in_folds(
@@ -164,30 +227,19 @@ def test_classes_are_left_out_by_name_in_every_layer(
     path = make_store(
         {"low": X, "high": X}, [0, 1, 2, 3] * 20, [0, 0, 0, 1, 1, 1, 1, 1] * 10, class_names=names
     )
-    assert train_head([str(path), "--head", "lda", "--layer", "low"]) == 1
+    assert train_head([str(path), "--head", "lda"]) == 1
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.endswith("add some, or give --leave-out 'fruit bat'")
     words = ["--leave-out", "fruit bat", "--leave-out", "dog"]
-    assert train_head([str(path), "--head", "lda", "--sweep", "layer=low,high", *words]) == 0
+    assert train_head([str(path), "--head", "lda", "--head", "ridge", *words]) == 0
     assert "left out: 40 images of fruit bat, dog" in capsys.readouterr().err
     folder = path.with_name("made_head")
     result = json.loads((folder / "result.json").read_text())
     assert (result["left_out"], result["class_names"]) == (["fruit bat", "dog"], ["cat", "fox"])
-    assert len(names_in(folder)) == 2
+    assert len(names_in(folder)) == 4
     assert sum(map(sum, result["candidates"][0]["confusion"])) == 20
-    assert train_head([str(path), "--layer", "low", "--leave-out", "frog"]) == 2
+    assert train_head([str(path), "--leave-out", "frog"]) == 2
     assert "leave_out: class 'frog' is unknown; nearest: fox, dog" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("heads", [("lda", "knn"), ("knn", "lda")], ids=str)
-def test_a_head_without_a_layer_takes_none_of_another(
-    heads: tuple[str, str], make_store: MakeStore, capsys: pytest.CaptureFixture[str]
-) -> None:
-    X = np.random.default_rng(0).normal(size=(24, 5)).astype(np.float32)
-    path = make_store({"low": X, "high": X}, [0, 1] * 12, [0, 0, 1] * 8)
-    words = ["--head", heads[0], "--head", heads[1], "--sweep", "lda.layer=low,high"]
-    assert train_head([str(path), *words]) == 2
-    assert "the store holds low, high; name one with --layer" in capsys.readouterr().err
 
 
 def test_a_flag_that_argparse_does_not_know(store: Path) -> None:

@@ -213,7 +213,8 @@ def budget_for_layer(dataset: Dataset, layer: str, memory: float | None = None) 
 def _choose_layers(store: Store, layer: str | None) -> list[str]:
     known = list(store.shapes)
     if layer is None and len(known) > 1:
-        raise SettingError(f"layer: the store holds {', '.join(known)}; name one with --layer")
+        remedy = f"name one, as in load_dataset({str(store.path)!r}, {known[0]!r})"
+        raise SettingError(f"layer: the store holds {', '.join(known)}; {remedy}")
     # The name of a single layer may contain "+".
     layers = known if layer is None else [layer] if layer in known else layer.split("+")
     if unknown := [name for name in layers if name not in known]:
