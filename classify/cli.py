@@ -49,6 +49,8 @@ def train_head_parser() -> argparse.ArgumentParser:
     add_flags(parser, HeadSpec, "layer", "transform", "views")
     text = "the folder to make (default: the file's name without its ending, and _head)"
     parser.add_argument("-o", "--output", metavar="DIR", help=text)
+    text = "where the images are, for those in the report (default: where they were extracted)"
+    parser.add_argument("--source", metavar="DIR", help=text)
     _add_candidate_flags(parser.add_argument_group("candidates"))
     _add_finetune_flags(parser.add_argument_group("fine-tuning and export"))
     _add_head_flags(parser)

@@ -62,6 +62,7 @@ def train_heads(  # noqa: PLR0913
     trials: int | None = None,
     groups: str = GROUPS[0],
     leave_out: Names = (),
+    source: str | os.PathLike[str] = "",
     finetune: bool = False,
     export: Names | os.PathLike[str] = (),
     on_result: Callable[[Result], object] | None = None,
@@ -78,6 +79,7 @@ def train_heads(  # noqa: PLR0913
         trials: Number of candidates to draw at random.
         groups: ``stored`` or ``digest``, which also keeps identical images in one split.
         leave_out: Names of classes whose images are not used; the head does not know them.
+        source: The place of the images, for those in the report, if they have moved.
         finetune: Then train the trunk's blocks above the cached layer together with the head.
         export: Files or folders for the exported model: ``.keras``, ``.onnx`` or a SavedModel.
         on_result: Called with the result before the report is made, or with a part after Ctrl-C.
@@ -96,7 +98,7 @@ def train_heads(  # noqa: PLR0913
     path = Path(store)
     config = _plan(head, sweep, trials, finetune, settings, _layers_of(path))
     folder = Path(output) if output else path.with_name(f"{path.stem}_head")
-    read = partial(load_dataset, path, groups=groups, leave_out=leave_out)
+    read = partial(load_dataset, path, groups=groups, leave_out=leave_out, source=source)
     with quiet_mode(quiet), locked(folder, HeadError, "train-head"):
         if not output:  # the folder is beside the file: a wrong path is that of the file
             check_there(path)

@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -305,7 +306,7 @@ def test_every_long_flag_is_a_field_and_says_its_default(parser: Callable[[], ob
     allowed = (
         settings
         | {"help", "version", "quiet", "verbose", "output", "sweep", "trials"}
-        | {"export", "groups", "leave_out"}
+        | {"export", "groups", "leave_out", "source"}
     )
     text = parser().format_help()  # type: ignore[attr-defined]
     flags = set(re.findall(r"--([A-Za-z][a-z0-9-]*)", text))
@@ -471,6 +472,73 @@ def test_ctrl_c_while_the_report_is_drawn_costs_the_report_alone(store: Path) ->
     assert (folder / "candidates.jsonl").read_bytes() == kept
     assert (folder / "report.html").exists()
     assert json.loads((folder / "result.json").read_text())["best"]
+
+
+# The images of the report.
+
+
+@pytest.fixture
+def mistaken(images: Path) -> Path:
+    """Images of which one of the validation images is a training image of the other class."""
+    shutil.copy(images / "train" / "cat" / "0.png", images / "validation" / "dog" / "0.png")
+    return images
+
+
+KNN = ["--head", "knn", "--neighbours", "1"]
+
+
+def thumbnails(store: Path) -> int:
+    assert train_head([str(store), *KNN]) == 0
+    return (store.with_name("out_head") / "report.html").read_text().count("data:image/jpeg")
+
+
+@pytest.mark.parametrize("form", ["folder", "table", "root"])
+def test_the_report_shows_images_from_any_folder(
+    form: str, mistaken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, table, root = mistaken.parent, mistaken.parent / "images.csv", {}
+    keys = sorted(str(path.relative_to(home)) for path in mistaken.rglob("*.png"))
+    if form == "root":
+        (home / "tables").mkdir()
+        table, root = home / "tables" / "images.csv", {"root": "."}
+    rows = [",".join((key, key.split("/")[2], key.split("/")[1])) for key in keys]
+    table.write_text("\n".join(["path,label,split", *rows]))
+    monkeypatch.chdir(home)
+    source = "images" if form == "folder" else str(table.relative_to(home))
+    extract_features(source, "out.h5", **QUICK, **root)
+    (home / "elsewhere").mkdir()
+    monkeypatch.chdir(home / "elsewhere")
+    assert thumbnails(home / "out.h5") > 0
+
+
+def test_the_report_shows_images_that_have_moved(
+    mistaken: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, moved = mistaken.with_name("out.h5"), mistaken.with_name("moved")
+    extract_features(mistaken, out, **QUICK)
+    shown = thumbnails(out)
+    mistaken.rename(moved)
+    capsys.readouterr()
+    assert thumbnails(out) == 0
+    assert capsys.readouterr().err.count("in the report; say where they are with --source\n") == 1
+    report, words = out.with_name("out_head") / "report.html", [str(out), *KNN, "--source"]
+    assert train_head([*words, str(moved)]) == 0
+    assert "source" not in capsys.readouterr().err.replace("SOURCE", "")
+    assert report.read_text().count("data:image/jpeg") == shown > 0
+    for wrong in (moved / "train", moved.with_name("nowhere")):
+        assert train_head([*words, str(wrong), "-q"]) == 0
+        line = f"warning: source: {wrong} holds none of the {shown} images that the report"
+        assert capsys.readouterr().err.count(line) == 1
+        assert "data:image/jpeg" not in report.read_text()
+    # As older files have it: relative, and read from another folder.
+    with h5py.File(out, "r+") as file:
+        file.attrs["source"] = "moved"
+    elsewhere = out.with_name("elsewhere")
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert thumbnails(out) == shown
+    monkeypatch.chdir(out.parent)
+    assert thumbnails(out) == shown
 
 
 _HELD = """

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import compress
@@ -51,6 +52,7 @@ class Dataset(Described):
         root: The folder of the table's images, if it is not that of the table.
         digests: (N, 16) uint8 BLAKE2b-128 digests of the image files, or None.
         store: The store, to be opened again; None where nothing is read again.
+        moved_to: The place of the images now, if the user has named another one than ``source``.
         left_out: The classes of the store whose images are left out; they are no class here.
     """
 
@@ -73,6 +75,7 @@ class Dataset(Described):
     root: str = ""
     digests: NDArray[np.uint8] | None = None
     store: SameStore | None = None
+    moved_to: str = ""
     left_out: tuple[str, ...] = ()
 
     def without(self, names: Iterable[str]) -> "Dataset":
@@ -135,6 +138,7 @@ def load_dataset(
     memory: float | None = None,
     groups: str = "stored",
     leave_out: str | Sequence[str] = (),
+    source: str | os.PathLike[str] = "",
 ) -> Dataset:
     """Read the rows that a head can be trained on.
 
@@ -147,6 +151,7 @@ def load_dataset(
         memory: In GB (1e9 bytes); None asks the system for the free memory.
         groups: ``stored``, or ``digest``, which also keeps images of the same bytes together.
         leave_out: Names of classes whose images are not read; the dataset does not have them.
+        source: The place of the images, if they have moved.
 
     Raises:
         StoreError: The store cannot be read, is unfinished, has no labelled row, holds features
@@ -162,6 +167,7 @@ def load_dataset(
     if groups == "digest" and dataset.digests is not None:
         dataset = replace(dataset, groups=group_by_digest(dataset.digests, dataset.groups))
     _check_finite(dataset)
+    dataset = replace(dataset, moved_to=os.fspath(source))
     return dataset.without(left_out) if left_out else dataset
 
 
