@@ -20,7 +20,8 @@ examples:
 
 The heads are ranked by their scores on images that they were not trained on: the validation split
 of the file; without one, about a fifth of the images, chosen by a hash of their keys; or, with
---folds, each image once. The best head is kept. A test split is used once, for that head.
+--folds or few images, each image once. The best head is kept. A test split is used once, for that
+head.
 """
 
 
@@ -48,6 +49,8 @@ def train_head_parser() -> argparse.ArgumentParser:
     add_flags(parser, HeadSpec, "layer", "transform", "views")
     text = "the folder to make (default: the file's name without its ending, and _head)"
     parser.add_argument("-o", "--output", metavar="DIR", help=text)
+    text = "where the images are, for those in the report (default: where they were extracted)"
+    parser.add_argument("--source", metavar="DIR", help=text)
     _add_candidate_flags(parser.add_argument_group("candidates"))
     _add_finetune_flags(parser.add_argument_group("fine-tuning and export"))
     _add_head_flags(parser)
@@ -72,6 +75,12 @@ def _add_candidate_flags(group: Any) -> None:
         choices=GROUPS,
         help="images that stay in one split: the groups in the file; digest adds images that are "
         f"byte for byte the same (default: {GROUPS[0]})",
+    )
+    group.add_argument(
+        "--leave-out",
+        action="append",
+        metavar="CLASS",
+        help="do not use the images of a class, which the head then does not know; repeatable",
     )
     add_flags(group, TrainConfig)
     group.add_argument(

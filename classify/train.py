@@ -6,11 +6,14 @@ Modules that need Keras are imported where they are used: other heads do without
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
 from classify.data.dataset import Dataset, load_dataset
+from classify.data.splits import leave_out_lone
 from classify.inference.bundle import save_head, save_report
 from classify.inference.head_folder import check_target, describe_head, read_checkpoint, reject
 from classify.report.analysis import analyse
@@ -20,10 +23,11 @@ from classify.search.notes import notes_on
 from classify.settings.config import GROUPS, FinetuneConfig, TrainConfig
 from classify.settings.head_spec import DEFAULTS, KERAS_HEADS, HeadSettings, HeadSpec
 from classify.settings.sweep import choose_heads, make_candidates, parse_sweeps
-from extract.core.atomic import remove_leftovers
+from extract.core.atomic import locked, remove_leftovers
 from extract.core.console import log, quiet_mode
-from extract.core.errors import HeadError, SettingError
+from extract.core.errors import HeadError, SettingError, StoreError
 from extract.public import public
+from extract.store.shards import read_layers
 from extract.store.validate import check_there
 
 Names = str | Sequence[str]
@@ -70,6 +74,8 @@ def train_heads(  # noqa: PLR0913
     sweep: Names = (),
     trials: int | None = None,
     groups: str = GROUPS[0],
+    leave_out: Names = (),
+    source: str | os.PathLike[str] = "",
     finetune: bool = False,
     export: Names | os.PathLike[str] = (),
     asserts: Names = (),
@@ -86,6 +92,8 @@ def train_heads(  # noqa: PLR0913
         sweep: Settings to vary, such as ``"dropout=0,0.2"`` or ``"logistic.C=0.01:1:5"``.
         trials: Number of candidates to draw at random.
         groups: ``stored`` or ``digest``, which also keeps identical images in one split.
+        leave_out: Names of classes whose images are not used; the head does not know them.
+        source: The place of the images, for those in the report, if they have moved.
         finetune: Then train the trunk's blocks above the cached layer together with the head.
         export: Places for the exported model: ``.keras``, ``.onnx``, ``.tflite`` or a folder.
         asserts: Least values of metrics, such as ``"macro_f1=0.8"``; of the loss the highest one. A
@@ -98,20 +106,20 @@ def train_heads(  # noqa: PLR0913
         The ranked candidates and the best head; ``folder`` is where it was saved.
 
     Raises:
-        HeadstartError: A setting is out of range, the file cannot be read, the rows cannot be
-            divided, or a head cannot be trained or exported, or is worse than asserted.
+        HeadstartError: A setting, the file, its rows or a head cannot be used, as the message says.
 
     Example:
         >>> train_heads("out.h5", head="logistic", C=0.1)  # doctest: +SKIP
     """
-    config = _plan(head, sweep, trials, finetune, settings)
-    config = replace(config, asserts=_as_names(asserts))
     path = Path(store)
+    config = _plan(head, sweep, trials, finetune, settings, _layers_of(path))
+    config = replace(config, asserts=_as_names(asserts))
     folder = Path(output) if output else path.with_name(f"{path.stem}_head")
-    with quiet_mode(quiet):
+    read = partial(load_dataset, path, groups=groups, leave_out=leave_out, source=source)
+    with quiet_mode(quiet), locked(folder, HeadError, "train-head"):
         if not output:  # the folder is beside the file: a wrong path is that of the file
             check_there(path)
-        return _train(path, folder, config, groups, _as_names(export), on_result)
+        return _train(read, folder, config, _as_names(export), on_result)
 
 
 @public(HeadSpec, TrainConfig)
@@ -147,6 +155,7 @@ def sweep(
     """
     config = _plan(head, sweeps, trials, False, settings)
     with quiet_mode(quiet):
+        dataset = leave_out_lone(dataset, config)
         return _with_notes(search.run(dataset, config), dataset)
 
 
@@ -156,9 +165,17 @@ def _as_names(names: Names | os.PathLike[str]) -> tuple[str, ...]:
 
 
 def _plan(
-    head: Names, sweeps: Names, trials: int | None, finetune: bool, settings: Mapping[str, Any]
+    head: Names,
+    sweeps: Names,
+    trials: int | None,
+    finetune: bool,
+    settings: Mapping[str, Any],
+    layers: Sequence[str] = (),
 ) -> TrainConfig:
-    """Turn heads, their settings, sweeps and trials into candidates, and check everything."""
+    """Turn heads, their settings, sweeps and trials into candidates, and check everything.
+
+    Of several layers each is tried, unless the settings or a sweep name some.
+    """
     names = _as_names(head)
     given = {name: value for name, value in settings.items() if value is not None}
     running = {name: given.pop(name) for name in _RUNNING if name in given}
@@ -174,22 +191,32 @@ def _plan(
     seed = running.get("seed", 0)
     if seed and any("seed" in DEFAULTS.get(name, {}) for name in heads):
         given["seed"] = seed  # it is of the run, and of the heads that have one
+    every_layer = len(layers) > 1 and not given.get("layer") and (None, "layer") not in varied
+    if every_layer:
+        varied = {**varied, (None, "layer"): [(layer,) for layer in layers]}
     candidates = make_candidates(heads, given, varied, trials, seed)
     config = FinetuneConfig(**tuning) if finetune else None
-    return TrainConfig(candidates, named=bool(names), finetune=config, **running)
+    named = bool(names) and not every_layer
+    return TrainConfig(candidates, named=named, finetune=config, **running)
+
+
+def _layers_of(store: Path) -> Sequence[str]:
+    """Return the layers of a store; none where it cannot be read, which is said later."""
+    with suppress(StoreError):
+        return read_layers(store)
+    return ()
 
 
 def _train(
-    store: Path,
+    read: Callable[..., Dataset],
     folder: Path,
     config: TrainConfig,
-    groups: str,
     targets: Sequence[str],
     on_result: Callable[[Result], object] | None,
 ) -> Result:
     """Search, save, export and report."""
     began = time.perf_counter()
-    dataset, config, trunk = _prepare(store, folder, config, groups, targets)
+    dataset, config, trunk = _prepare(read, folder, config, targets)
     timing = {"read": time.perf_counter() - began}
     former = read_checkpoint(folder)
     result = _fit(dataset, config, folder, on_result)
@@ -198,7 +225,7 @@ def _train(
     if failure:
         folder = reject(folder, former)
     replaced = describe_head(folder)
-    save_head(folder, dataset, result, str(store))
+    save_head(folder, dataset, result, str(dataset.path))
     if trunk and not failure:
         from classify.inference import export
 
@@ -228,7 +255,7 @@ def _failure(result: Result, limits: Mapping[str, float]) -> str:
 
 
 def _prepare(
-    store: Path, folder: Path, config: TrainConfig, groups: str, targets: Sequence[str]
+    read: Callable[..., Dataset], folder: Path, config: TrainConfig, targets: Sequence[str]
 ) -> tuple[Dataset, TrainConfig, Any]:
     """Read the features, and refuse what cannot work before anything is built or trained."""
     from classify.inference import export
@@ -239,7 +266,8 @@ def _prepare(
     check_target(folder)
     # A candidate without a layer takes the only one of the file.
     layers = ["+".join(spec.layer) for spec in config.candidates]
-    dataset = load_dataset(store, layers[0] if all(layers) else None, config.memory, groups)
+    dataset = read(layer=layers[0] if all(layers) else None, memory=config.memory)
+    dataset = leave_out_lone(dataset, config)
     export.check_trunk(targets, dataset)
     if config.finetune:
         from classify.finetune.finetune import check_maps

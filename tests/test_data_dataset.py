@@ -72,10 +72,60 @@ def test_half_precision_is_widened(make_store: MakeStore) -> None:
 def test_one_layer_of_several(make_store: MakeStore) -> None:
     path = make_store({"conv1_relu": features(4, 3), "conv_pw_1": features(4, 5)}, [0, 1, 0, 1])
     assert load_dataset(path, "conv_pw_1").X.shape == (4, 5)
-    with pytest.raises(SettingError, match="holds conv1_relu, conv_pw_1; name one with --layer"):
+    with pytest.raises(SettingError) as raised:
         load_dataset(path)
+    assert str(raised.value) == (
+        "layer: the store holds conv1_relu, conv_pw_1; name one, as in "
+        f"load_dataset('{path}', 'conv1_relu')"
+    )
     with pytest.raises(SettingError, match="layer 'conv_pw1' is unknown; nearest: conv_pw_1"):
         load_dataset(path, "conv_pw1")
+
+
+@pytest.mark.parametrize("memory", [None, 1e-9])
+def test_classes_are_left_out_by_name(
+    memory: float | None, make_store: MakeStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    X, names = features(8, 3), ("cat", "dog", "fox")
+    views = X[:6, None]
+    labels, split = [0, 1, 2, 0, 1, 2, 0, 2], [0] * 6 + [1] * 2
+    path = make_store(X, labels, split, class_names=names, views=views, groups=list("abcdefgh"))
+    with caplog.at_level(logging.INFO, "headstart"):
+        found = load_dataset(path, memory=memory, leave_out="dog")
+    assert "left out: 2 images of dog" in caplog.text
+    rows = [0, 2, 3, 5, 6, 7]
+    assert found.class_names == ("cat", "fox")
+    assert found.y.tolist() == [0, 1, 0, 1, 0, 1]
+    assert found.keys == [f"{row:06d}.png" for row in rows]
+    assert found.groups == list("acdfgh")
+    assert found.left_out == ("dog",)
+    stored = found.X if memory is None else found.X.read(np.arange(6))
+    np.testing.assert_array_equal(stored, X[rows])
+    # The same as leaving it out later.
+    later = load_dataset(path, memory=memory).without(["dog"])
+    assert (later.keys, later.y.tolist()) == (found.keys, found.y.tolist())
+    for made in (found, later) if memory is None else ():
+        assert made.views is not None
+        of = made.views.of(np.array([1, 3, 4]))
+        assert of.owners.tolist() == [0, 1]
+        np.testing.assert_array_equal(of.features[:, 0], X[[2, 5]])
+    assert later.fingerprint() != load_dataset(path, memory=memory).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["Dog"], "leave_out: class 'Dog' is unknown; nearest: dog; known: cat, dog, fox"),
+        (["dog", "fox"], "leave_out: leaves cat; expected two classes or more; name fewer"),
+    ],
+)
+def test_classes_that_cannot_be_left_out(
+    names: list[str], message: str, make_store: MakeStore
+) -> None:
+    path = make_store(features(6, 3), [0, 1, 2] * 2, class_names=("cat", "dog", "fox"))
+    with pytest.raises(SettingError) as raised:
+        load_dataset(path, leave_out=names)
+    assert str(raised.value) == message
 
 
 def test_an_unfinished_store_is_refused(tmp_path: Path) -> None:

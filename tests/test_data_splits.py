@@ -1,23 +1,33 @@
 """No image changes sides, no group parts, and every side can do its work."""
 
+import hashlib
+import itertools
 import logging
 import re
+import warnings
 from collections.abc import Sequence
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold
 
 from classify.data.dataset import Dataset
 from classify.data.splits import (
+    choose_splits,
     development_rows,
     held_out,
+    leave_out_lone,
     split_folds,
     split_rows,
     validation_rows,
 )
+from classify.settings.config import FinetuneConfig, TrainConfig
+from classify.settings.head_spec import HeadSpec
 from extract.core.config import TrunkSpec
 from extract.core.errors import SplitError
 
@@ -116,7 +126,7 @@ def test_a_row_without_a_group_is_held_out_by_its_key() -> None:
         (
             dataset([0, 1], [1, 1]),
             "classes: no training image of cat, dog; expected one or more of each class; add "
-            "some, or leave the class out",
+            "some, or give --leave-out cat --leave-out dog",
         ),
         (dataset([0, 1, 0], [0, 1, 1]), "no training image of dog"),
         (dataset([0, 1, 0], [0, 2, 1]), "no training image of dog"),
@@ -229,3 +239,228 @@ def test_another_seed_gives_other_folds() -> None:
 def test_folds_that_cannot_be(made: Dataset, folds: int, message: str) -> None:
     with pytest.raises(SplitError, match=message):
         split_folds(made, folds)
+
+
+# Groups of several classes.
+
+
+def grouped(seed: int) -> tuple[Dataset, NDArray[np.int64], int]:
+    """A small set in which classes have few groups, the number of each row's, and folds to make."""
+    random = np.random.default_rng(seed)
+    classes, most = int(random.integers(2, 12)), int(random.integers(3, 9))
+    pairs = [
+        (label, int(group))
+        for label in range(classes)
+        for group in random.choice(most, min(most, int(random.integers(2, 4))), replace=False)
+        for _ in range(random.integers(1, 6))
+    ]
+    y, groups = np.array(pairs).T
+    names = [f"group {group}" for group in groups]
+    made = dataset(y.tolist(), groups=names, class_names=[f"class {i}" for i in range(classes)])
+    numbers = np.unique(groups, return_inverse=True)[1]
+    return made, numbers, min(int(random.integers(2, 4)), len(set(names)))
+
+
+def can_be_divided(y: NDArray[np.int64], groups: NDArray[np.int64], folds: int) -> bool:
+    """Try every way to put groups into folds."""
+    members = [set(groups[y == label].tolist()) for label in range(y.max() + 1)]
+    return any(
+        len(set(colours)) == folds
+        and all(len({colours[group] for group in own}) > 1 for own in members)
+        for colours in itertools.product(range(folds), repeat=groups.max() + 1)
+    )
+
+
+def unevenness(y: NDArray[np.int64], folds: Sequence[NDArray[np.int64]]) -> float:
+    """Return how much the share of a class varies from fold to fold, on average."""
+    counts = np.array([np.bincount(y[rows], minlength=y.max() + 1) for rows in folds])
+    return float((counts / np.bincount(y)).std(axis=0).mean())
+
+
+def test_whatever_can_be_divided_is_divided_and_as_evenly_as_scikit_learn_does() -> None:
+    divided, mine, theirs = 0, [], []
+    for seed in range(300):
+        made, groups, folds = grouped(seed)
+        try:
+            splits = split_folds(made, folds)
+        except SplitError:
+            assert not can_be_divided(made.y, groups, folds), seed
+            continue
+        divided += 1
+        for split in splits:
+            assert set(made.y[split.train]) == set(made.y)
+            assert not set(groups[split.train]) & set(groups[split.validation])
+        assert sorted(np.concatenate([split.validation for split in splits])) == [
+            *range(len(made.y))
+        ]
+        kept = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a class of fewer rows than folds
+            others = [rows for _, rows in kept.split(made.X, made.y, groups)]
+        if all(len(set(np.delete(made.y, rows))) == made.y.max() + 1 for rows in others):
+            mine.append(unevenness(made.y, [split.validation for split in splits]))
+            theirs.append(unevenness(made.y, others))
+    assert divided > 200
+    assert len(mine) > 150
+    assert np.mean(mine) < 1.05 * np.mean(theirs)
+
+
+def test_the_order_of_rows_does_not_matter_where_folds_are_searched_for() -> None:
+    found = 0
+    for seed in range(100):
+        made, groups, folds = grouped(seed)
+        order = np.random.default_rng(seed).permutation(len(made.y))
+        moved = dataset(
+            made.y[order].tolist(),
+            keys=[made.keys[row] for row in order],
+            groups=[f"group {groups[row]}" for row in order],
+            class_names=made.class_names,
+        )
+        names = [f"group {group}" for group in groups]
+        fixed = dataset(made.y.tolist(), groups=names, class_names=made.class_names)
+        try:
+            splits = split_folds(fixed, folds)
+        except SplitError:
+            continue
+        for split, again in zip(splits, split_folds(moved, folds), strict=True):
+            assert {order[row] for row in again.validation} == set(split.validation.tolist())
+        found += 1
+    assert found > 50
+
+
+def test_folds_are_what_they_were() -> None:
+    # Other folds would make checkpoints of stopped runs useless.
+    digest = hashlib.blake2b(digest_size=8)
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        y, groups = random.integers(0, 4, 200), random.integers(0, 40, 200)
+        names = [f"patient {group}" if group else "" for group in groups]
+        made = dataset(y.tolist(), groups=names, class_names="abcd")
+        for split in split_folds(made, 2 + seed % 4, seed):
+            digest.update(split.validation.tobytes())
+    assert digest.hexdigest() == "fcab7bce0f1dff35"
+
+
+def test_many_groups_are_divided() -> None:
+    random = np.random.default_rng(0)
+    # Of each class two groups: as many folds as the classes need, and no order of them is lucky.
+    pairs = [random.choice(400, 2, replace=False) for _ in range(500)]
+    y = np.repeat(np.arange(500), 2)
+    groups = [f"group {group}" for group in np.concatenate(pairs)]
+    made = dataset(y.tolist(), groups=groups, class_names=[f"class {i}" for i in range(500)])
+    assert len(split_folds(made, 4)) == 4
+
+
+# Few images.
+
+
+def config(**settings: Any) -> TrainConfig:
+    return TrainConfig(
+        (HeadSpec("lda"), HeadSpec("linear"), HeadSpec("linear", seed=1)), **settings
+    )
+
+
+@pytest.mark.parametrize(
+    ("y", "groups", "folds"),
+    [
+        ([0, 1] * 3, None, 5),  # nothing is held out
+        ([0] * 2 + [1] * 2, None, 4),
+        ([0, 1] * 3, ["a", "a", "b", "b", "c", "c"], 3),
+        ([0, 1, 2] * 6, None, 5),  # nothing of one class of three
+    ],
+    ids=str,
+)
+def test_too_few_images_for_a_hold_out_are_divided_into_folds(
+    y: list[int], groups: list[str] | None, folds: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = dataset(y, groups=groups, class_names="abc"[: max(y) + 1])
+    with caplog.at_level(logging.INFO, "headstart"):
+        splits = choose_splits(made, config())
+    assert caplog.messages == [
+        f"too few images to hold a fifth of them out: compared in {folds} folds"
+    ]
+    again = split_folds(made, folds)
+    assert [s.validation.tolist() for s in splits] == [s.validation.tolist() for s in again]
+
+
+@pytest.mark.parametrize(
+    "single", [config(halving=True), TrainConfig((HeadSpec("dense"),), finetune=FinetuneConfig())]
+)
+def test_what_needs_one_split_is_not_divided_into_folds(single: TrainConfig) -> None:
+    with pytest.raises(SplitError, match="validation: none of 6 labelled images"):
+        choose_splits(dataset([0, 1] * 3), single)
+    assert len(choose_splits(dataset([0, 1] * 50), single)) == 1
+
+
+@pytest.mark.parametrize(
+    ("y", "split"),
+    [
+        ([0, 1] * 50, None),
+        ([*range(10)] * 20, None),  # of one class of ten nothing is held out
+        ([0, 1, 2] * 40, None),
+        ([0, 1] * 2, [0, 0, 1, 1]),  # a split of its own
+        ([0, 1, 0, 1, 0], [0, 0, 1, 0, 0]),  # even if a class is not validated in it
+    ],
+    ids=str,
+)
+def test_folds_are_not_for_images_that_a_hold_out_divides(
+    y: list[int], split: list[int] | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = dataset(y, split, class_names="abcdefghij"[: max(y) + 1])
+    (found,) = choose_splits(made, config())
+    assert found.validation.tolist() == split_rows(made).validation.tolist()
+    assert leave_out_lone(made, config()) is made
+    assert "folds" not in caplog.text
+
+
+def test_a_class_with_one_image_or_group_is_left_out_of_folds(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    y = [0, 1] * 6 + [2, 3, 3]
+    groups = [*map(str, range(12)), "", "one", "one"]
+    made = dataset(y, groups=groups, class_names=["cat", "dog", "fox", "gnu"])
+    with pytest.raises(SplitError, match=r"no training image of gnu; .* give --leave-out gnu$"):
+        split_folds(made, 3)
+    smaller = leave_out_lone(made, config(folds=3))
+    assert caplog.messages == [
+        "left out: fox, gnu, with one image or group, which cannot be both trained and validated "
+        "on; add images"
+    ]
+    assert smaller.class_names == ("cat", "dog")
+    assert smaller.left_out == ("fox", "gnu")
+    assert smaller.keys == made.keys[:12]
+    assert smaller.groups == groups[:12]
+    assert smaller.X.shape == (12, 2)
+    assert smaller.y.tolist() == y[:12]
+    assert leave_out_lone(smaller, config(folds=3)) is smaller
+    assert len(choose_splits(smaller, config(folds=3))) == 3
+
+
+def test_classes_behind_one_that_is_left_out_keep_their_images() -> None:
+    made = dataset([2, 0, 1, 2, 0], class_names=["cat", "dog", "fox"])
+    smaller = made.without(["dog"])
+    assert [smaller.class_names[label] for label in smaller.y] == ["fox", "cat", "fox", "cat"]
+
+
+def test_in_a_hold_out_one_image_costs_its_class_only_if_it_is_held_out() -> None:
+    # Key 4 is held out, key 5 is not.
+    keys = [f"cats/{i}.jpg" for i in range(200)]
+    for lone, left in ((4, ("fox",)), (5, ())):
+        y = [i % 2 for i in range(200)]
+        y[lone] = 2
+        made = dataset(y, keys=keys, class_names=["cat", "dog", "fox"])
+        smaller = leave_out_lone(made, config())
+        assert smaller.left_out == left
+        assert [split.origin for split in choose_splits(smaller, config())] == ["hold-out"]
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        ([0, 0, 0, 1], "classes: found one image or group of dog, more of cat; expected more of"),
+        ([0, 1], "classes: found one image or group of cat, dog; expected more of two classes at"),
+    ],
+)
+def test_two_classes_must_remain(y: list[int], message: str) -> None:
+    with pytest.raises(SplitError, match=re.escape(message)):
+        leave_out_lone(dataset(y), config(folds=2))

@@ -225,7 +225,8 @@ def test_the_usual_choice_is_the_heads_own(make_store: MakeStore) -> None:
     result = run(dataset, TrainConfig((HeadSpec("dense", **SMALL), HeadSpec("knn"))))
     assert {e.spec.head: e.spec.views for e in result.entries} == {"dense": "random", "knn": "all"}
     again = run(dataset, TrainConfig((HeadSpec("dense", **SMALL), HeadSpec("knn"))))
-    assert [e.scores for e in result.entries] == [e.scores for e in again.entries]
+    # As text, for a metric that is not defined is NaN, which equals nothing.
+    assert repr(result.entries) == repr(again.entries)
 
 
 def test_views_can_be_swept(make_store: MakeStore) -> None:

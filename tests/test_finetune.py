@@ -178,6 +178,24 @@ def test_batch_normalisation_stays_in_inference_mode(stores: dict[int, Path]) ->
         assert moved == ("moving" not in weight.path), weight.path
 
 
+def test_limits_of_keras_do_not_end_it_early(stores: dict[int, Path]) -> None:
+    config, tuning = load_keras().config, FinetuneConfig(finetune_epochs=2)
+    curves = []
+    try:
+        for limit in (None, 1):
+            config.set_max_epochs(limit)
+            config.set_max_steps_per_epoch(limit)
+            result = run(load_dataset(stores[2]), TrainConfig((HEAD,), finetune=tuning))
+            assert result.finetuned is not None
+            curves.append(result.finetuned.history)
+    finally:
+        config.set_max_epochs(None)
+        config.set_max_steps_per_epoch(None)
+    assert len(curves[0]["loss"]) == 2
+    for name, values in curves[0].items():
+        np.testing.assert_allclose(curves[1][name], values, atol=1e-5)
+
+
 def test_the_best_epoch_is_kept_and_the_test_split_is_used_once(stores: dict[int, Path]) -> None:
     dataset = load_dataset(stores[3])
     config = TrainConfig((HEAD,), finetune=FinetuneConfig(4, 0.1))

@@ -318,3 +318,32 @@ def test_other_backends_train_the_same_heads(backend: str) -> None:
     # First weights and order are NumPy's: without dropout the backends agree.
     here = scores(fit_heads(specs_of("plain"), rows())[0])
     np.testing.assert_allclose(np.array(json.loads(found)), here, atol=1e-3)
+
+
+_LIMITED = """
+import json
+from classify.heads.keras_head import fit_heads
+from classify.heads.parallel_fit import keras
+from tests.test_heads_parallel import rows, specs_of
+curves = [head.history for head in fit_heads(specs_of("dropout", epochs=4), rows())]
+print(json.dumps([curves, keras.config.max_epochs(), keras.config.max_steps_per_epoch()]))
+"""
+
+
+def test_limits_of_keras_end_no_training_early() -> None:
+    here = [head.history for head in fit_heads(specs_of("dropout", epochs=4), rows())]
+    limits = {"KERAS_MAX_EPOCHS": "2", "KERAS_MAX_STEPS_PER_EPOCH": "1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", _LIMITED],
+        env={**os.environ, **limits},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=300,  # they made the training endless
+    )
+    # The limits stay for models that are not headstart's.
+    curves, *left = json.loads(done.stdout)
+    assert left == [2, 1]
+    for mine, other in zip(here, curves, strict=True):
+        for name, values in mine.items():
+            np.testing.assert_allclose(other[name], values, atol=1e-5)

@@ -1,7 +1,11 @@
 """Which candidate is kept, what each row is used for, and that a stopped run goes on."""
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -333,7 +337,7 @@ def test_settings_that_do_nothing_are_refused() -> None:
 def test_a_checkpoint_is_plain_json(tmp_path: Path) -> None:
     run(dataset(), TrainConfig(SEVERAL), tmp_path / "head")
     lines = (tmp_path / "head" / FILE).read_text().splitlines()
-    assert [len(json.loads(line)) for line in lines] == [4, *[2] * 4]
+    assert [len(json.loads(line)) for line in lines] == [3, *[2] * 4]
 
 
 def test_damaged_lines_of_a_checkpoint_are_skipped(tmp_path: Path) -> None:
@@ -385,18 +389,69 @@ def test_objects_with_arrays_have_a_short_repr() -> None:
 
 
 @pytest.mark.parametrize("head", sorted(path.name for path in BEFORE.iterdir()))
-def test_candidates_of_an_earlier_version_are_evaluated_again(head: str, tmp_path: Path) -> None:
+def test_a_checkpoint_of_an_earlier_version_is_kept_and_evaluated_again(
+    head: str, tmp_path: Path
+) -> None:
     shutil.copyfile(BEFORE / head / FILE, tmp_path / FILE)
     stored = json.loads((BEFORE / head / "result.json").read_text())
     made = load_dataset(BEFORE.parent / "one.h5")
     first, line = (tmp_path / FILE).read_text().splitlines()
+    # It does not say with which libraries it was evaluated.
+    stored_settings = json.loads(json.loads(line)[0])
     settings: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
-        for name, value in json.loads(json.loads(line)[0]).items()
+        for name, value in stored_settings.items()
     }
     config = TrainConfig((HeadSpec(**{**settings, "layer": ()}),))
     assert json.loads(first)["fingerprint"] == stored["fingerprint"] == made.fingerprint()
     assert not Checkpoint(tmp_path, made, [split_rows(made)], config).evaluations
-    run(made, config, tmp_path)
-    assert (tmp_path / FILE).read_text().splitlines()[0] != first
-    assert len(Checkpoint(tmp_path, made, [split_rows(made)], config).evaluations) == 1
+    (candidate,) = stored["candidates"]
+    kept = run(made, config, tmp_path)
+    assert kept.best.scores["accuracy"] == candidate["scores"]["accuracy"]
+    assert (tmp_path / FILE).read_text().splitlines()[:2] == [first, line]
+    assert Checkpoint(tmp_path, made, [split_rows(made)], config).evaluations
+
+
+@pytest.mark.parametrize(
+    ("library", "again"), [("scikit-learn", {"lda", "linear"}), ("tensorflow", {"linear"})]
+)
+def test_candidates_of_other_versions_are_evaluated_again(
+    library: str, again: set[str], tmp_path: Path
+) -> None:
+    config = TrainConfig((HeadSpec("linear", epochs=1), HeadSpec("lda")))
+    first = run(dataset(), config, tmp_path)
+    content = (tmp_path / FILE).read_text()
+    other = re.sub(rf"({library}\W+)[\d.]+", r"\g<1>0.1", content)
+    assert other != content
+    (tmp_path / FILE).write_text(other)
+    known = Checkpoint(tmp_path, dataset(), first.splits, config).evaluations
+    assert {spec.head for spec in known} == {"linear", "lda"} - again
+    run(dataset(), config, tmp_path)
+    assert len(Checkpoint(tmp_path, dataset(), first.splits, config).evaluations) == 2
+    assert (tmp_path / FILE).read_text().startswith(other)
+
+
+def test_a_checkpoint_of_heads_of_scikit_learn_names_their_libraries_alone(tmp_path: Path) -> None:
+    run(dataset(), TrainConfig(SEVERAL), tmp_path)
+    lines = (tmp_path / FILE).read_text().splitlines()[1:]
+    named = [set(json.loads(json.loads(line)[0])["versions"]) for line in lines]
+    assert named == [{"headstart", "numpy", "scikit-learn"}] * 4
+
+
+def test_the_backend_of_keras_is_known_without_keras(tmp_path: Path) -> None:
+    (tmp_path / "keras.json").write_text('{"backend": "jax"}')
+    script = (
+        "import sys; from extract.trunks.backend import backend_name;"
+        "print(backend_name(), 'keras' in sys.modules)"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "KERAS_BACKEND"}
+    environment["KERAS_HOME"] = str(tmp_path)
+    for words, expected in (({}, "jax"), ({"KERAS_BACKEND": "torch"}, "torch")):
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env={**environment, **words},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.split() == [expected, "False"]

@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -22,6 +23,7 @@ from classify.predict_cli import main as predict_images
 from classify.predict_cli import predict_images_parser
 from classify.settings.config import FinetuneConfig, PredictConfig, TrainConfig
 from classify.settings.head_spec import HeadSpec
+from extract.cli import main as extract_features_command
 from extract.core.config import ExtractConfig, TrunkSpec
 from extract.pipeline.run import run_extraction as extract_features
 from tests.conftest import QUICK, MakeStore
@@ -190,15 +192,113 @@ def test_what_cannot_be_done_is_said_in_one_line(
     assert not store.with_name("made_head").exists()
 
 
-@pytest.mark.parametrize("heads", [("lda", "knn"), ("knn", "lda")], ids=str)
-def test_a_head_without_a_layer_takes_none_of_another(
-    heads: tuple[str, str], make_store: MakeStore, capsys: pytest.CaptureFixture[str]
+@pytest.fixture
+def two_layers(make_store: MakeStore) -> Path:
+    """A store whose second layer tells the classes apart."""
+    X = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+    high = X[:, :3] + 4 * (np.arange(40) % 2)[:, None].astype(np.float32)
+    return make_store({"low": X, "high": high}, [0, 1] * 20, [0, 0, 1, 1] * 10)
+
+
+def names_in(folder: Path) -> set[str]:
+    return {c["name"] for c in json.loads((folder / "result.json").read_text())["candidates"]}
+
+
+def test_every_layer_is_tried_and_the_best_kept(
+    two_layers: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    X = np.random.default_rng(0).normal(size=(24, 5)).astype(np.float32)
-    path = make_store({"low": X, "high": X}, [0, 1] * 12, [0, 0, 1] * 8)
-    words = ["--head", heads[0], "--head", heads[1], "--sweep", "lda.layer=low,high"]
-    assert train_head([str(path), *words]) == 2
-    assert "the store holds low, high; name one with --layer" in capsys.readouterr().err
+    assert train_head([str(two_layers), "--head", "lda", "--head", "knn"]) == 0
+    folder = two_layers.with_name("made_head")
+    assert names_in(folder) == {f"{h} layer={y}" for h in ("lda", "knn") for y in ("low", "high")}
+    head = load_head(folder)
+    assert (head.layer, head.shape) == ("high", (3,))
+    # What a layer names is not tried for others.
+    for words, names in (
+        (["--layer", "low"], {"lda layer=low"}),
+        (["--sweep", "layer=low,low+high"], {"lda layer=low", "lda layer=low+high"}),
+        (["--trials", "1"], {"lda layer=high"}),
+    ):
+        assert train_head([str(two_layers), "--head", "lda", *words]) == 0
+        assert names_in(folder) == names
+    capsys.readouterr()
+    assert train_head([str(two_layers), "--head", "linear", "--finetune"]) == 2
+    found = "layer: found low, high; --finetune expects one; name it with --layer"
+    assert capsys.readouterr().err.splitlines()[-1] == f"train-head: {found}"
+
+
+def test_a_sweep_of_one_heads_layer_leaves_every_layer_to_the_others(two_layers: Path) -> None:
+    words = ["--head", "lda", "--head", "knn", "--sweep", "lda.layer=high"]
+    assert train_head([str(two_layers), *words]) == 0
+    names = names_in(two_layers.with_name("made_head"))
+    assert names == {"lda layer=high", "knn layer=low", "knn layer=high"}
+
+
+def test_a_layer_that_memory_does_not_hold_is_left_out(
+    make_store: MakeStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    X = np.random.default_rng(0).normal(size=(40, 500)).astype(np.float32)
+    X[:, :2] += 4 * (np.arange(40) % 2)[:, None]
+    path = make_store({"wide": X, "narrow": X[:, :2]}, [0, 1] * 20, [0, 0, 1, 1] * 10)
+    words = [str(path), "--head", "knn", "--memory", "0.00005"]
+    assert train_head(words) == 0
+    assert names_in(path.with_name("made_head")) == {"knn layer=narrow"}
+    assert "left out, for the features of wide stay in the file: knn" in capsys.readouterr().err
+    assert train_head([*words, "--layer", "wide"]) == 1
+
+
+def test_the_command_that_extraction_prints_works(
+    images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = images.with_name("out.h5")
+    layers = [f for name in ("conv1_relu", "conv_pw_1_relu") for f in ("--layer", name)]
+    words = ["--trunk", "mobilenet", "--weights", "none", "--image-size", "32", *layers]
+    assert extract_features_command([str(images), str(out), *words]) == 0
+    command = capsys.readouterr().err.splitlines()[-1].removeprefix("next: train-head ")
+    assert train_head([command, "--head", "lda"]) == 0
+    assert len(names_in(out.with_name("out_head"))) == 2
+
+
+def test_few_images_are_compared_in_folds(
+    make_store: MakeStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    X = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
+    # The first, the fourth and the last are held out: no dog, and all of fox.
+    path = make_store(X, [0, 0, 1, 0, 1, 1, 0, 1, 2], class_names=("cat", "dog", "fox"))
+    assert train_head([str(path), "--head", "lda"]) == 0
+    said = capsys.readouterr().err
+    assert "warning: left out: fox, with one image or group, which cannot be both trained" in said
+    assert said.count("too few images to hold a fifth of them out: compared in 5 folds") == 1
+    assert "lda, trained on 8 images, best of 1 on 8 in 5 folds" in said
+    folder = path.with_name("made_head")
+    result = json.loads((folder / "result.json").read_text())
+    assert (result["split"]["origin"], result["split"]["folds"]) == ("fold", 5)
+    assert result["left_out"] == ["fox"]
+    assert result["class_names"] == list(load_head(folder).class_names) == ["cat", "dog"]
+    assert "in 5 folds" in (folder / "report.html").read_text()
+
+
+def test_classes_are_left_out_by_name_in_every_layer(
+    make_store: MakeStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("cat", "dog", "fox", "fruit bat")
+    X = np.random.default_rng(0).normal(size=(80, 4)).astype(np.float32)
+    # Of the last class there is no training image.
+    path = make_store(
+        {"low": X, "high": X}, [0, 1, 2, 3] * 20, [0, 0, 0, 1, 1, 1, 1, 1] * 10, class_names=names
+    )
+    assert train_head([str(path), "--head", "lda"]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.endswith("add some, or give --leave-out 'fruit bat'")
+    words = ["--leave-out", "fruit bat", "--leave-out", "dog"]
+    assert train_head([str(path), "--head", "lda", "--head", "ridge", *words]) == 0
+    assert "left out: 40 images of fruit bat, dog" in capsys.readouterr().err
+    folder = path.with_name("made_head")
+    result = json.loads((folder / "result.json").read_text())
+    assert (result["left_out"], result["class_names"]) == (["fruit bat", "dog"], ["cat", "fox"])
+    assert len(names_in(folder)) == 4
+    assert sum(map(sum, result["candidates"][0]["confusion"])) == 20
+    assert train_head([str(path), "--leave-out", "frog"]) == 2
+    assert "leave_out: class 'frog' is unknown; nearest: fox, dog" in capsys.readouterr().err
 
 
 def test_a_flag_that_argparse_does_not_know(store: Path) -> None:
@@ -264,7 +364,7 @@ def test_every_long_flag_is_a_field_and_says_its_default(parser: Callable[[], ob
     allowed = (
         settings
         | {"help", "version", "quiet", "verbose", "output", "sweep", "trials"}
-        | {"export", "groups", "assert"}
+        | {"export", "groups", "assert", "leave_out", "source"}
     )
     text = parser().format_help()  # type: ignore[attr-defined]
     flags = set(re.findall(r"--([A-Za-z][a-z0-9-]*)", text))
@@ -431,6 +531,110 @@ def test_ctrl_c_while_the_report_is_drawn_costs_the_report_alone(store: Path) ->
     assert (folder / "candidates.jsonl").read_bytes() == kept
     assert (folder / "report.html").exists()
     assert json.loads((folder / "result.json").read_text())["best"]
+
+
+# The images of the report.
+
+
+@pytest.fixture
+def mistaken(images: Path) -> Path:
+    """Images of which one of the validation images is a training image of the other class."""
+    shutil.copy(images / "train" / "cat" / "0.png", images / "validation" / "dog" / "0.png")
+    return images
+
+
+KNN = ["--head", "knn", "--neighbours", "1"]
+
+
+def thumbnails(store: Path) -> int:
+    assert train_head([str(store), *KNN]) == 0
+    return (store.with_name("out_head") / "report.html").read_text().count("data:image/jpeg")
+
+
+@pytest.mark.parametrize("form", ["folder", "table", "root"])
+def test_the_report_shows_images_from_any_folder(
+    form: str, mistaken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, table, root = mistaken.parent, mistaken.parent / "images.csv", {}
+    keys = sorted(str(path.relative_to(home)) for path in mistaken.rglob("*.png"))
+    if form == "root":
+        (home / "tables").mkdir()
+        table, root = home / "tables" / "images.csv", {"root": "."}
+    rows = [",".join((key, key.split("/")[2], key.split("/")[1])) for key in keys]
+    table.write_text("\n".join(["path,label,split", *rows]))
+    monkeypatch.chdir(home)
+    source = "images" if form == "folder" else str(table.relative_to(home))
+    extract_features(source, "out.h5", **QUICK, **root)
+    (home / "elsewhere").mkdir()
+    monkeypatch.chdir(home / "elsewhere")
+    assert thumbnails(home / "out.h5") > 0
+
+
+def test_the_report_shows_images_that_have_moved(
+    mistaken: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, moved = mistaken.with_name("out.h5"), mistaken.with_name("moved")
+    extract_features(mistaken, out, **QUICK)
+    shown = thumbnails(out)
+    mistaken.rename(moved)
+    capsys.readouterr()
+    assert thumbnails(out) == 0
+    assert capsys.readouterr().err.count("in the report; say where they are with --source\n") == 1
+    report, words = out.with_name("out_head") / "report.html", [str(out), *KNN, "--source"]
+    assert train_head([*words, str(moved)]) == 0
+    assert "source" not in capsys.readouterr().err.replace("SOURCE", "")
+    assert report.read_text().count("data:image/jpeg") == shown > 0
+    for wrong in (moved / "train", moved.with_name("nowhere")):
+        assert train_head([*words, str(wrong), "-q"]) == 0
+        line = f"warning: source: {wrong} holds none of the {shown} images that the report"
+        assert capsys.readouterr().err.count(line) == 1
+        assert "data:image/jpeg" not in report.read_text()
+    # As older files have it: relative, and read from another folder.
+    with h5py.File(out, "r+") as file:
+        file.attrs["source"] = "moved"
+    elsewhere = out.with_name("elsewhere")
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert thumbnails(out) == shown
+    monkeypatch.chdir(out.parent)
+    assert thumbnails(out) == shown
+
+
+_HELD = """
+import sys
+from classify import train_heads
+def wait(result):
+    print("ranked", flush=True)
+    sys.stdin.readline()
+train_heads(sys.argv[1], output=sys.argv[2], head="lda", on_result=wait)
+"""
+
+
+def test_two_runs_into_one_folder_do_not_mix(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = store.with_name("new")
+    words = [str(store), "-o", str(folder), "--head", "knn"]
+    command = [sys.executable, "-c", _HELD, str(store), str(folder)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    for killed in (True, False):
+        with subprocess.Popen(command, **pipes) as first:
+            assert first.stdout is not None
+            assert first.stdout.readline() == "ranked\n"
+            before = (folder / "candidates.jsonl").read_bytes()
+            capsys.readouterr()
+            assert train_head(words) == 1
+            found = "another train-head is writing to it; expected one at a time"
+            remedy = "wait for it, or name another place with -o"
+            line = capsys.readouterr().err.splitlines()[-1]
+            assert line == f"train-head: {folder}: {found}; {remedy}"
+            assert (folder / "candidates.jsonl").read_bytes() == before
+            first.kill() if killed else first.communicate("\n")
+        if not killed:
+            assert load_head(folder).name == "lda"
+        assert train_head(words) == 0
+        assert load_head(folder).name == "knn"
+    assert sorted(path.name for path in store.parent.iterdir()) == ["made.h5", "new"]
 
 
 def test_help_says_what_an_unset_gamma_is() -> None:

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import compress
 from pathlib import Path
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from classify.data.memory_budget import COPIES, MemoryBudget, plan_memory
 from classify.data.out_of_core import Features, StoredRows, all_finite, iter_chunks, join_layers
+from classify.data.same_store import SameStore
 from classify.data.views import StoredViews
 from classify.settings.config import GROUPS
 from extract.core.config import TrunkSpec
@@ -50,6 +52,9 @@ class Dataset(Described):
         root: The folder of the table's images, if it is not that of the table.
         digests: (N, 16) uint8 BLAKE2b-128 digests of the image files, or None.
         positive: The positive class of two; empty for the rarer one.
+        store: The store, to be opened again; None where nothing is read again.
+        moved_to: The place of the images now, if the user has named another one than ``source``.
+        left_out: The classes of the store whose images are left out; they are no class here.
     """
 
     X: Any
@@ -71,6 +76,9 @@ class Dataset(Described):
     root: str = ""
     digests: NDArray[np.uint8] | None = None
     positive: str = ""
+    store: SameStore | None = None
+    moved_to: str = ""
+    left_out: tuple[str, ...] = ()
 
     @property
     def positive_label(self) -> int | None:
@@ -95,6 +103,25 @@ class Dataset(Described):
             raise SettingError(f"positive: has no effect on {count} classes; it belongs to two")
         check_choice("positive", name, self.class_names)
         return replace(self, positive=name)
+
+    def without(self, names: Iterable[str]) -> "Dataset":
+        """Return the dataset without some classes and their images."""
+        left_out = tuple(dict.fromkeys(names))
+        kept = [label for label, name in enumerate(self.class_names) if name not in left_out]
+        rows = np.flatnonzero(np.isin(self.y, kept))
+        changed = len(rows) < len(self.y)
+        return replace(
+            self,
+            X=self.X[rows] if changed else self.X,
+            y=np.searchsorted(kept, self.y[rows]),
+            keys=[self.keys[row] for row in rows],
+            groups=self.groups and [self.groups[row] for row in rows],
+            split=self.split[rows],
+            class_names=tuple(self.class_names[label] for label in kept),
+            views=self.views and self.views.select(rows),
+            digests=None if self.digests is None else self.digests[rows],
+            left_out=(*self.left_out, *left_out),
+        )
 
     def fingerprint(self) -> str:
         """Return a digest of everything that decides a head's numbers.
@@ -132,7 +159,12 @@ class Dataset(Described):
 
 
 def load_dataset(
-    path: Path | str, layer: str | None = None, memory: float | None = None, groups: str = "stored"
+    path: Path | str,
+    layer: str | None = None,
+    memory: float | None = None,
+    groups: str = "stored",
+    leave_out: str | Sequence[str] = (),
+    source: str | os.PathLike[str] = "",
 ) -> Dataset:
     """Read the rows that a head can be trained on.
 
@@ -144,39 +176,51 @@ def load_dataset(
         layer: The layer of the features, or several joined by ``+``; None for the only one.
         memory: In GB (1e9 bytes); None asks the system for the free memory.
         groups: ``stored``, or ``digest``, which also keeps images of the same bytes together.
+        leave_out: Names of classes whose images are not read; the dataset does not have them.
+        source: The place of the images, if they have moved.
 
     Raises:
-        StoreError: The store cannot be read, is unfinished, has no labelled row, or holds features
-            that are not finite numbers.
-        SettingError: The layer or ``groups`` is unknown, or none of several layers was named.
+        StoreError: The store cannot be read, is unfinished, has no labelled row, holds features
+            that are not finite numbers, or changes meanwhile.
+        SettingError: The layer, ``groups`` or a class is unknown, none of several layers was named,
+            or fewer than two classes remain.
     """
     check_choice("groups", groups, GROUPS)
-    with open_store(path) as store:
-        layers = _choose_layers(store, layer)
-        rows = _usable_rows(store)
-        X, views = _read(store, layers, rows, memory)
-        stored_groups = None if store.groups is None else [store.groups[row] for row in rows]
-        digests = store.digests()[rows]
-        names = ("weights_sha256", "precision", "calibration_sha256", "source", "columns", "root")
-        dataset = Dataset(
-            X=X,
-            y=store.labels[rows],
-            keys=[store.keys[row] for row in rows],
-            groups=stored_groups if groups == "stored" else group_by_digest(digests, stored_groups),
-            split=store.split[rows],
-            class_names=store.class_names,
-            layer="+".join(layers),
-            trunk=store.spec,
-            dtype=store.dtype,
-            path=Path(path),
-            views=views,
-            digests=digests,
-            **{name: store.attributes.get(name, "") for name in names},
-        )
-    if bad := list(compress(dataset.keys, _are_not_finite(X))):
-        found = f"the features of {len(bad)} images are not finite numbers, first {bad[0]}"
-        raise StoreError(f"{path}: {found}; extract again with --dtype float32")
-    return dataset
+    same = SameStore(Path(path))
+    with same.unchanged(), open_store(path) as store:
+        left_out = _check_left_out(store, leave_out)
+        dataset = _load(store, same, _choose_layers(store, layer), left_out, memory)
+    if groups == "digest" and dataset.digests is not None:
+        dataset = replace(dataset, groups=group_by_digest(dataset.digests, dataset.groups))
+    _check_finite(dataset)
+    dataset = replace(dataset, moved_to=os.fspath(source))
+    return dataset.without(left_out) if left_out else dataset
+
+
+def _load(
+    store: Store, same: SameStore, layers: list[str], left_out: Sequence[str], memory: float | None
+) -> Dataset:
+    """Read the rows of all classes but some."""
+    rows = _usable_rows(store, left_out)
+    same.remember(store, rows)
+    X, views = _read(store, same, layers, rows, memory)
+    names = ("weights_sha256", "precision", "calibration_sha256", "source", "columns", "root")
+    return Dataset(
+        X=X,
+        y=store.labels[rows],
+        keys=[store.keys[row] for row in rows],
+        groups=None if store.groups is None else [store.groups[row] for row in rows],
+        split=store.split[rows],
+        class_names=store.class_names,
+        layer="+".join(layers),
+        trunk=store.spec,
+        dtype=store.dtype,
+        path=store.path,
+        views=views,
+        digests=store.digests()[rows],
+        store=same,
+        **{name: store.attributes.get(name, "") for name in names},
+    )
 
 
 def budget_for_layer(dataset: Dataset, layer: str, memory: float | None = None) -> MemoryBudget:
@@ -189,19 +233,20 @@ def budget_for_layer(dataset: Dataset, layer: str, memory: float | None = None) 
 
     Raises:
         SettingError: The layer is unknown.
-        StoreError: The store cannot be read.
+        StoreError: The store cannot be read, or has changed.
     """
-    if layer in ("", dataset.layer) or dataset.path is None:
+    if layer in ("", dataset.layer) or dataset.store is None:
         in_memory, has_views = not isinstance(dataset.X, StoredRows), dataset.views is not None
         return MemoryBudget(dataset.layer, dataset.X.shape[1:], in_memory, has_views)
-    with open_store(dataset.path) as store:
+    with dataset.store.unchanged(), open_store(dataset.store.path) as store:
         return plan_memory(store, _choose_layers(store, layer), len(dataset.y), memory)
 
 
 def _choose_layers(store: Store, layer: str | None) -> list[str]:
     known = list(store.shapes)
     if layer is None and len(known) > 1:
-        raise SettingError(f"layer: the store holds {', '.join(known)}; name one with --layer")
+        remedy = f"name one, as in load_dataset({str(store.path)!r}, {known[0]!r})"
+        raise SettingError(f"layer: the store holds {', '.join(known)}; {remedy}")
     # The name of a single layer may contain "+".
     layers = known if layer is None else [layer] if layer in known else layer.split("+")
     if unknown := [name for name in layers if name not in known]:
@@ -209,25 +254,40 @@ def _choose_layers(store: Store, layer: str | None) -> list[str]:
     return layers
 
 
-def _usable_rows(store: Store) -> NDArray[np.int64]:
+def _check_left_out(store: Store, given: str | Sequence[str]) -> Sequence[str]:
+    """Return the names; raise SettingError unless they are classes, and two others remain."""
+    names, known = [given] if isinstance(given, str) else given, store.class_names
+    if unknown := [name for name in names if name not in known]:
+        raise SettingError(f"leave_out: {unknown_name('class', unknown[0], known)}")
+    remaining = [name for name in known if name not in names]
+    if names and len(remaining) < 2:
+        found = quoted(remaining[0]) if remaining else "no class"
+        raise SettingError(f"leave_out: leaves {found}; expected two classes or more; name fewer")
+    return names
+
+
+def _usable_rows(store: Store, left_out: Sequence[str]) -> NDArray[np.int64]:
     """Return the increasing labelled rows with features; log the number of the others."""
     if missing := int((store.status == PENDING).sum()):
         found = f"{missing} of {len(store.keys)} images have no features yet"
         raise StoreError(f"{store.path}: {found}; run the same extract-features command again")
     done, labelled = store.status == DONE, store.labels >= 0
-    rows = np.flatnonzero(done & labelled)
+    named = np.isin(store.labels, [store.class_names.index(name) for name in left_out])
+    rows = np.flatnonzero(done & labelled & ~named)
     if not len(rows):
         found = f"none of {len(store.keys)} images has features and a label"
         raise StoreError(f"{store.path}: {found}; extract features from class folders")
     reasons = {"that could not be read": ~done, "without a label": done & ~labelled}
-    for reason, left_out in reasons.items():
-        if left_out.any():
-            log.info("left out: %d images %s", left_out.sum(), reason)
+    if left_out:
+        reasons[f"of {', '.join(map(quoted, left_out))}"] = done & named
+    for reason, unused in reasons.items():
+        if unused.any():
+            log.info("left out: %d images %s", unused.sum(), reason)
     return rows
 
 
 def _read(
-    store: Store, layers: list[str], rows: NDArray[np.int64], memory: float | None
+    store: Store, same: SameStore, layers: list[str], rows: NDArray[np.int64], memory: float | None
 ) -> tuple[Features, StoredViews | None]:
     """Read the features if they fit into memory, and open the views if they fit as well."""
     budget = plan_memory(store, layers, len(rows), memory)
@@ -240,13 +300,20 @@ def _read(
         text += ", read from the file while training"
         log.info("%s: %d times as much does not fit into %s", text, COPIES, free)
         identity = hashlib.blake2b(store.digests()[rows].tobytes(), digest_size=16).hexdigest()
-        X = StoredRows(store.path, layers, rows, budget.shape, identity)
+        X = StoredRows(same, layers, rows, budget.shape, identity)
     if budget.holds_views:
-        return X, StoredViews(store.path, layers, rows, store.view_spec)
+        return X, StoredViews(same, layers, rows, store.view_spec)
     if views := store.view_spec.views:
         needed = show_bytes((1 + views) * budget.size)
         log.info("left out: views, for %d times %s does not fit into %s", COPIES, needed, free)
     return X, None
+
+
+def _check_finite(dataset: Dataset) -> None:
+    """Raise StoreError where a feature is NaN or infinite."""
+    if bad := list(compress(dataset.keys, _are_not_finite(dataset.X))):
+        found = f"the features of {len(bad)} images are not finite numbers, first {bad[0]}"
+        raise StoreError(f"{dataset.path}: {found}; extract again with --dtype float32")
 
 
 def _are_not_finite(X: Features) -> Iterator[bool]:

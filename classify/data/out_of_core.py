@@ -12,12 +12,12 @@ import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from classify.data.same_store import SameStore
 from extract.store.open import read_features
 
 # One read from the file, as long as a chunk. Blocks of a quarter took 1.6 times as long.
@@ -41,11 +41,16 @@ class StoredRows:
     """
 
     def __init__(
-        self, path: Path, layers: Sequence[str], rows: Labels, shape: tuple[int, ...], identity: str
+        self,
+        store: SameStore,
+        layers: Sequence[str],
+        rows: Labels,
+        shape: tuple[int, ...],
+        identity: str,
     ) -> None:
         self.shape = (len(rows), *shape)
         self.identity = identity
-        self._path, self._layers, self._rows = path, list(layers), rows
+        self._store, self._layers, self._rows = store, list(layers), rows
         self._row_bytes = 4 * math.prod(shape)
         self._steps: list[Callable[[Rows], Rows]] = []
 
@@ -74,12 +79,19 @@ class StoredRows:
 
         Returns:
             (len(positions), *shape) float32.
+
+        Raises:
+            StoreError: The store cannot be read, or has changed.
         """
+        with self._store.unchanged():
+            return self._read(positions)
+
+    def _read(self, positions: Labels) -> Rows:
         rows, done = self._rows[positions], 0
         out = np.empty((len(rows), *self.shape[1:]), np.float32)
         blocks = np.split(rows, self._edges(rows))
         ranges = [slice(int(block[0]), int(block[-1]) + 1) for block in blocks if len(block)]
-        values = read_features(self._path, self._layers, ranges)
+        values = read_features(self._store.path, self._layers, ranges)
         for block, parts in zip(blocks, values, strict=bool(ranges)):
             if len(block) < len(parts[0]):
                 parts = [part[block - block[0]] for part in parts]  # noqa: PLW2901

@@ -1,21 +1,26 @@
 """Division of the rows into training, validation and test rows."""
 
 import hashlib
+import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset
+from classify.data.folds import place_groups
 from classify.data.out_of_core import Labels
+from classify.settings.config import TrainConfig
 from extract.core.console import log
-from extract.core.errors import SplitError, quoted
+from extract.core.errors import MOST_LISTED, SplitError, quoted
 from extract.images.digests import describe_leaks
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 HOLD_OUT = 0.2
+# Folds of data that is too small for a hold-out.
+FOLDS = 5
 _GROUP_COPIES = "give --groups digest, or "
 
 _Sides = NDArray[np.signedinteger]  # (N,) TRAIN, VALIDATION or TEST
@@ -47,6 +52,105 @@ class Split:
         return np.sort(np.concatenate([self.train, self.validation]))
 
 
+def choose_splits(dataset: Dataset, config: TrainConfig) -> list[Split]:
+    """Divide a dataset in the way that fits it.
+
+    By its own splits; without validation rows, by holding rows out; and by folds if the settings
+    say so, or if too little would be held out to compare heads on.
+
+    Args:
+        dataset: The labelled rows.
+        config: Its folds and seed. With halving or fine-tuning, which need one split, there are no
+            folds that it does not name.
+
+    Returns:
+        One split, or one per fold.
+
+    Raises:
+        SplitError: See ``split_rows`` and ``split_folds``.
+    """
+    folds = config.folds
+    if not folds and _can_fold(config) and not _holds_out(dataset):
+        folds = min(FOLDS, len(set(group_names(dataset)[development_rows(dataset)])))
+        log.info("too few images to hold a fifth of them out: compared in %d folds", folds)
+    if not folds:
+        return [split_rows(dataset)]
+    return [
+        replace(split, repeat=repeat)
+        for repeat in range(config.repeats or 1)
+        for split in split_folds(dataset, folds, config.seed + repeat)
+    ]
+
+
+def leave_out_lone(dataset: Dataset, config: TrainConfig) -> Dataset:
+    """Leave out, with a warning, the classes that cannot be both trained and validated.
+
+    Those are classes whose images are in one group, or that have one image, if the rows are divided
+    into folds, or if that group is held out. A second call changes nothing.
+
+    Args:
+        dataset: The labelled rows.
+        config: See ``choose_splits``.
+
+    Raises:
+        SplitError: Fewer than two classes remain.
+    """
+    if not config.folds and (dataset.split == VALIDATION).any():
+        return dataset
+    lone = _groups_of_classes(dataset) == 1
+    names = np.array(dataset.class_names, dtype=object)
+    if not config.folds:
+        untrained = ~np.isin(np.arange(len(names)), dataset.y[_hold_out(dataset) == TRAIN])
+        smaller = dataset.without(names[lone & untrained])
+        if not _can_fold(config) or _holds_out(smaller):
+            lone &= untrained
+    if not lone.any():
+        return dataset
+    shown, other = (", ".join(map(quoted, names[side])) for side in (lone, ~lone))
+    if (~lone).sum() < 2:
+        found = f"found one image or group of {shown}" + (f", more of {other}" if other else "")
+        raise SplitError(f"classes: {found}; expected more of two classes at least; add images")
+    reason = "with one image or group, which cannot be both trained and validated on; add images"
+    log.warning("left out: %s, %s", shown, reason)
+    return dataset.without(names[lone])
+
+
+def _can_fold(config: TrainConfig) -> bool:
+    return not (config.halving or config.finetune)
+
+
+def _hold_out(dataset: Dataset) -> _Sides:
+    """Return the side of each row, with a part of the training rows held out."""
+    held = (dataset.split == TRAIN) & held_out(group_names(dataset))
+    return np.where(held, VALIDATION, dataset.split)
+
+
+def _holds_out(dataset: Dataset) -> bool:
+    """Return whether there is a validation split, or enough is held out to compare heads on.
+
+    Each class needs training rows, and more than three quarters of those with two groups or more
+    need validation rows.
+    """
+    if (dataset.split == VALIDATION).any():
+        return True
+    sides, groups = _hold_out(dataset), _groups_of_classes(dataset)
+    trained, validated = (
+        np.bincount(dataset.y[sides == side], minlength=len(groups)) > 0
+        for side in (TRAIN, VALIDATION)
+    )
+    several = groups > 1
+    missing = int((several & ~validated).sum())
+    return bool(trained[groups > 0].all() and 4 * missing < several.sum())
+
+
+def _groups_of_classes(dataset: Dataset) -> Labels:
+    """Return the number of groups of each class outside the test split; a row may be one alone."""
+    rows = development_rows(dataset)
+    pairs = set(zip(dataset.y[rows].tolist(), group_names(dataset)[rows], strict=True))
+    labels = np.array([label for label, _ in pairs], np.int64)
+    return np.bincount(labels, minlength=len(dataset.class_names))
+
+
 def split_rows(dataset: Dataset) -> Split:
     """Divide a dataset by the store's splits; without validation rows, hold some out.
 
@@ -63,7 +167,7 @@ def split_rows(dataset: Dataset) -> Split:
     sides, origin = dataset.split, "store"
     if not (sides == VALIDATION).any():
         origin = "hold-out"
-        sides = np.where((sides == TRAIN) & held_out(group_names(dataset)), VALIDATION, sides)
+        sides = _hold_out(dataset)
     _check_classes(dataset, sides)
     _check_groups(dataset, sides)
     _warn_of_leaks(dataset, sides, "splits", "" if origin == "store" else _GROUP_COPIES)
@@ -75,6 +179,7 @@ def split_folds(dataset: Dataset, folds: int, seed: int = 0) -> list[Split]:
 
     Groups stay together and classes are spread evenly. The order of the rows has no effect: groups
     are taken by size, then by hash, and each goes to the fold with the fewest rows of its classes.
+    If a class is in one fold alone then, other folds are searched for; see ``place_groups``.
 
     Args:
         dataset: The labelled rows.
@@ -90,19 +195,17 @@ def split_folds(dataset: Dataset, folds: int, seed: int = 0) -> list[Split]:
     """
     rows = development_rows(dataset)
     _check_groups(dataset, np.where(dataset.split == TEST, TEST, TRAIN))
-    names, K = group_names(dataset), len(dataset.class_names)
+    names = group_names(dataset)
     members = defaultdict(list)
     for row in rows.tolist():
         members[names[row]].append(row)
     if folds > (most := len(members)):
         found = f"found {folds} for {most} images or groups; expected at most {most}"
         raise SplitError(f"folds: {found}; choose fewer folds")
-    counts = np.zeros((folds, K))
+    order = sorted(members, key=lambda name: (-len(members[name]), _hash(f"{seed} {name}")))
     fold_of_row = np.full(len(dataset.y), -1)
-    for name in sorted(members, key=lambda name: (-len(members[name]), _hash(f"{seed} {name}"))):
-        added = np.bincount(dataset.y[members[name]], minlength=K)
-        fold = min(range(folds), key=lambda f: (counts[f] @ added, counts[f].sum()))
-        counts[fold] += added
+    placed = place_groups(dataset.y, [members[name] for name in order], folds)
+    for name, fold in zip(order, placed, strict=True):
         fold_of_row[members[name]] = fold
     rest = np.where(fold_of_row < 0, TEST, TRAIN)
     folded = [np.where(fold_of_row == fold, VALIDATION, rest) for fold in range(folds)]
@@ -177,7 +280,8 @@ def _check_classes(dataset: Dataset, sides: _Sides, warn: bool = True) -> None:
         )
         raise SplitError(f"validation: none of {len(dataset.y)} labelled images; {expected}")
     if missing_train:
-        expected = "expected one or more of each class; add some, or leave the class out"
+        flags = " ".join(f"--leave-out {shlex.quote(name)}" for name in missing_train[:MOST_LISTED])
+        expected = f"expected one or more of each class; add some, or give {flags}"
         raise SplitError(f"classes: no training image of {', '.join(missing_train)}; {expected}")
     if missing and warn:
         log.warning("no validation image of %s: not validated", ", ".join(missing))

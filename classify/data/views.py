@@ -5,12 +5,12 @@ split or fold separates views from their image.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from classify.data.out_of_core import Labels, Rows, all_finite, join_layers
+from classify.data.same_store import SameStore
 from extract.core.config import ViewSpec
 from extract.core.errors import StoreError
 from extract.store.open import open_store
@@ -63,9 +63,15 @@ class StoredViews:
         spec: How the views were made.
     """
 
-    def __init__(self, path: Path, layers: Sequence[str], rows: Labels, spec: ViewSpec) -> None:
+    def __init__(
+        self, store: SameStore, layers: Sequence[str], rows: Labels, spec: ViewSpec
+    ) -> None:
         self.spec = spec
-        self._path, self._layers, self._rows = path, list(layers), rows
+        self._store, self._layers, self._rows = store, list(layers), rows
+
+    def select(self, positions: Labels) -> "StoredViews":
+        """Return the views of a part of the rows; ``positions`` increase."""
+        return StoredViews(self._store, self._layers, self._rows[positions], self.spec)
 
     def of(self, positions: Labels) -> Views:
         """Read the views of some rows.
@@ -77,16 +83,16 @@ class StoredViews:
             Their views; an owner is an index into ``positions``.
 
         Raises:
-            StoreError: The store cannot be read, or a feature is not a finite number.
+            StoreError: The store cannot be read, has changed, or a feature is not a finite number.
         """
         rows = self._rows[positions]
-        with open_store(self._path) as store:
+        with self._store.unchanged(), open_store(self._store.path) as store:
             has_views = np.isin(rows, store.view_rows)
             parts = [store.read_views(layer, rows[has_views]) for layer in self._layers]
         joined = join_layers([part.reshape(-1, *part.shape[2:]) for part in parts])
         if joined.size and not all_finite(joined):
             found = "found views with numbers that are not finite"
-            raise StoreError(f"{self._path}: {found}; extract again with --dtype float32")
+            raise StoreError(f"{self._store.path}: {found}; extract again with --dtype float32")
         features = joined.reshape(*parts[0].shape[:2], *joined.shape[1:])
         return Views(features, np.flatnonzero(has_views))
 

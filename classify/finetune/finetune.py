@@ -98,6 +98,7 @@ def _select(dataset: Dataset, X: Rows, rows: Labels) -> Dataset:
         groups=groups and [groups[row] for row in rows],
         digests=None if digests is None else digests[rows],
         path=None,
+        store=None,
         views=None,
     )
 

@@ -9,7 +9,7 @@ from classify.data.dataset import Dataset
 from classify.data.out_of_core import Labels, Rows
 from classify.data.splits import Split
 from classify.heads.keras_head import DenseHead
-from classify.heads.parallel_fit import Batches, HeadFit, read_curves
+from classify.heads.parallel_fit import Batches, HeadFit, read_curves, without_limits
 from classify.heads.parallel_heads import CURVES, class_weights
 from classify.settings.config import FinetuneConfig
 from classify.settings.head_spec import HeadSpec
@@ -54,7 +54,7 @@ def train_together(
     spec, epochs = head.spec, tuning.finetune_epochs
     model = compiled(blocks, head.model, spec, len(dataset.class_names), tuning)
     fit = HeadFit(spec, weights=model.get_weights(), best_loss=loss)
-    with progress(epochs, "epoch", label="fine-tuning") as bar:
+    with progress(epochs, "epoch", label="fine-tuning") as bar, without_limits():
 
         def add_epoch(epoch: int, logs: dict[str, Any]) -> None:
             (curves,) = read_curves(logs)

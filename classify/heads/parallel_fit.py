@@ -7,7 +7,8 @@ trains on without effect, until a smaller model of the other heads saves more th
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,15 +112,16 @@ def fit_group(
     while active := [fit for fit in fits if not fit.stopped]:
         stack = build_stack([fit.spec for fit in active], rows, state)
         try:
-            stack.fit(
-                batches,
-                epochs=epochs,
-                initial_epoch=epoch,
-                validation_data=validation,
-                callbacks=[_Callback(active, batches, order_seed, rungs, bar)],
-                shuffle=False,  # the batches shuffle themselves
-                verbose=0,
-            )
+            with without_limits():
+                stack.fit(
+                    batches,
+                    epochs=epochs,
+                    initial_epoch=epoch,
+                    validation_data=validation,
+                    callbacks=[_Callback(active, batches, order_seed, rungs, bar)],
+                    shuffle=False,  # the batches shuffle themselves
+                    verbose=0,
+                )
         except Exception as error:
             # TensorFlow raises an error of its own for an error in reading.
             raise batches.failed or validation.failed or error from None
@@ -127,6 +129,23 @@ def fit_group(
         if remaining := [k for k, fit in enumerate(active) if not fit.stopped]:
             state = stack.head_state(remaining)
     return fits
+
+
+@contextmanager
+def without_limits() -> Iterator[None]:
+    """Let ``fit`` run all epochs and steps, whatever ``KERAS_MAX_EPOCHS`` and the like say.
+
+    Keras' limits would end a training early, and its numbers would be those of other settings.
+    """
+    config = keras.config
+    limits = config.max_epochs(), config.max_steps_per_epoch()
+    config.set_max_epochs(None)
+    config.set_max_steps_per_epoch(None)
+    try:
+        yield
+    finally:
+        config.set_max_epochs(limits[0])
+        config.set_max_steps_per_epoch(limits[1])
 
 
 class Batches(keras.utils.PyDataset):

@@ -1,7 +1,6 @@
 """The numbers of a run and the analysis of its best head, for ``result.json`` and the report."""
 
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ from classify.data.splits import TEST, group_names
 from classify.heads.registry import needs_memory
 from classify.report import diagnostics
 from classify.report.projection import FeatureMap, map_features
+from classify.search.checkpoint import library_versions
 from classify.search.evaluate import evaluate
 from classify.search.intervals import Comparison, units_of
 from classify.search.leaderboard import Result
@@ -21,7 +21,6 @@ from classify.settings.head_spec import KERAS_HEADS, HeadSpec
 from classify.settings.sweep import label
 from extract.core.console import log, muted, progress
 from extract.core.errors import HeadError
-from extract.trunks.backend import backend_name
 
 MISTAKES, PAIRS = 100, 12
 _TRAINING_SHARES = (1 / 8, 1 / 4, 1 / 2)
@@ -140,14 +139,12 @@ def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]
     first, rows, views = result.splits[0], result.validation_rows, dataset.views
     y, K = dataset.y[rows], len(dataset.class_names)
     repeats, baseline = result.splits[-1].repeat + 1, result.baseline
-    with_keras = any(entry.spec.head in KERAS_HEADS for entry in result.entries)
-    libraries = ["headstart", "numpy", "scikit-learn"]
-    libraries += ["keras", backend_name()] if with_keras else []
     return {
         "store": store,
         "fingerprint": dataset.fingerprint(),
         "metric": result.metric,
         "notes": result.notes,
+        "left_out": list(dataset.left_out),
         # Fine-tuning uses plain images only.
         "views": asdict(views.spec) if views and not result.finetuned else None,
         "split": {
@@ -177,7 +174,7 @@ def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]
         "finetuned": result.finetuned and result.finetuned.to_dict(),
         "best": None,
         "test": result.test and result.test._asdict(),
-        "versions": {name: version(name) for name in libraries},
+        "versions": library_versions(entry.spec.head for entry in result.entries),
     }
 
 

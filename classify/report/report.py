@@ -22,9 +22,11 @@ from classify.search.intervals import FEWEST_GROUPS
 from classify.search.leaderboard import Entry, Result
 from classify.settings.config import METRICS
 from classify.settings.sweep import label
-from extract.core.errors import ImageError, SourceError
+from extract.core.console import log
+from extract.core.errors import ImageError, SourceError, count_of, quoted
 from extract.images.digests import digest_bytes
 from extract.images.item import Read
+from extract.images.remote import is_url
 from extract.pixels.decode import decode
 from extract.sources.listing import open_reader
 
@@ -156,9 +158,47 @@ def _map_styles(dataset: Dataset, analysis: Analysis) -> dict[int, int]:
 
 def _thumbnails(dataset: Dataset, mistakes: Sequence[Mistake]) -> list[dict[str, Any]]:
     """Return mistakes with their images as data URIs, or with the reason why there is none."""
+    tried = []
+    for place in _places(dataset):
+        tried.append(_read_images(dataset, place, mistakes))
+        if any(shown["image"] for shown in tried[-1]):
+            return tried[-1]
+    if mistakes:
+        _explain_missing(dataset, len(mistakes))
+    return tried[0]
+
+
+def _places(dataset: Dataset) -> list[tuple[str, str]]:
+    """Return where the images may be, each with the folder of a table's images."""
+    if dataset.moved_to:
+        return [(dataset.moved_to, "")]
+    places = [(dataset.source, dataset.root)]
+    if dataset.source and dataset.path and not is_url(dataset.source):
+        # Older files have paths as they were named, perhaps from the folder of the file.
+        home = dataset.path.absolute().parent
+        root = str(home / dataset.root) if dataset.root else ""
+        places.append((str(home / dataset.source), root))
+    return list(dict.fromkeys(places))
+
+
+def _explain_missing(dataset: Dataset, count: int) -> None:
+    """Say why the report shows no image."""
+    if dataset.moved_to:
+        found = f"holds none of the {count_of(count, 'image')} that the report would show"
+        expected = "expected what extract-features read, where it is now"
+        log.warning("source: %s %s; %s", quoted(dataset.moved_to), found, expected)
+    elif dataset.source and not is_url(dataset.source):
+        found = f"no longer holds the images of the {count_of(count, 'mistake')} in the report"
+        log.info("%s %s; say where they are with --source", quoted(dataset.source), found)
+
+
+def _read_images(
+    dataset: Dataset, place: tuple[str, str], mistakes: Sequence[Mistake]
+) -> list[dict[str, Any]]:
+    """Return mistakes with their images in one place, or with the reason why there is none."""
     shown, read = [], None
     with suppress(SourceError):  # the archive may be gone, or on another machine
-        read = open_reader(dataset.source, dataset.columns, dataset.root)
+        read = open_reader(place[0], dataset.columns, place[1])
     for mistake in mistakes:
         try:
             image, reason = _thumbnail(dataset, read, mistake), ""
@@ -176,14 +216,14 @@ def _thumbnail(dataset: Dataset, read: Read | None, mistake: Mistake) -> str:
     """
     from PIL import Image
 
-    if read is None:
+    if read is None or not (dataset.source or dataset.moved_to):
         raise ImageError("source not available")
     try:
         content = read(mistake.key)
     except ImageError as error:
         raise ImageError("image not found") from error
     known = None if dataset.digests is None else dataset.digests[mistake.row].tobytes()
-    if not dataset.source or digest_bytes(content) != known:
+    if digest_bytes(content) != known:
         raise ImageError("image changed since extraction")
     out = BytesIO()
     Image.fromarray(decode(content, _IMAGE_SIZE, "pad")).save(out, "JPEG", quality=82)

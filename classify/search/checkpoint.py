@@ -3,10 +3,10 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +14,8 @@ from classify.data.dataset import Dataset
 from classify.data.splits import Split
 from classify.search.evaluate import Evaluation
 from classify.settings.config import TrainConfig
-from classify.settings.head_spec import HeadSpec, groups_of
+from classify.settings.head_spec import KERAS_HEADS, HeadSpec, groups_of
+from extract.trunks.backend import backend_name
 
 FILE = "candidates.jsonl"
 # The fields of a line beside the arrays.
@@ -24,7 +25,8 @@ _FIELDS = ("train_accuracy", "seconds", "history", "epochs", "failed")
 class Checkpoint:
     """A file with one line of JSON per evaluated candidate, after a line that names the rows.
 
-    Damaged and incomplete lines are skipped. A file for other rows or splits is ignored.
+    Damaged and incomplete lines are skipped, and so are candidates of other versions of the
+    libraries that train them. A file for other rows or splits is ignored.
 
     Args:
         folder: Folder of the file; None keeps no file.
@@ -44,12 +46,14 @@ class Checkpoint:
         rows = b"".join(s.train.tobytes() + b"|" + s.validation.tobytes() for s in splits)
         digest = hashlib.blake2b(rows, digest_size=16).hexdigest()
         halved = [spec.to_dict() for spec in config.candidates if config.halving]
-        header: dict[str, Any] = {"fingerprint": dataset.fingerprint(), "splits": digest}
-        header |= {"halving": halved, "positive": dataset.positive_label}
+        header = {"fingerprint": dataset.fingerprint(), "splits": digest, "halving": halved}
         self._header, self._layer = json.dumps(header), dataset.layer
+        self._positive = dataset.positive_label
         self._path = folder / FILE if folder else None
+        heads = {spec.head for spec in config.candidates}
+        self._versions = {head: library_versions([head]) for head in heads}
+        self._started = False  # whether the file is one of these rows
         stored = self._read()
-        self._started = bool(stored)
         known = {spec: stored.get(self._key(spec)) for spec in config.candidates}
         for group in groups_of(config.candidates) if config.halving else []:
             rivals = [config.candidates[position] for position in group]
@@ -65,13 +69,15 @@ class Checkpoint:
         header, *lines = content.split(b"\n")
         if header != self._header.encode() or not lines:
             return {}
+        self._started = True
         if incomplete := lines.pop():  # in place: a kill while rewriting would lose the file
             os.truncate(self._path, len(content) - len(incomplete))
         return dict(filter(None, map(_parse, lines)))
 
     def _key(self, spec: HeadSpec) -> str:
         layer = "+".join(spec.layer) or self._layer
-        return json.dumps({**spec.to_dict(), "layer": layer}, sort_keys=True)
+        decided_by = {"versions": self._versions[spec.head], "positive": self._positive}
+        return json.dumps({**spec.to_dict(), "layer": layer, **decided_by}, sort_keys=True)
 
     def add(self, spec: HeadSpec, evaluation: Evaluation) -> None:
         """Write an evaluation; a failed one alone creates no file."""
@@ -88,6 +94,13 @@ class Checkpoint:
             file.write("" if self._started else self._header + "\n")
             file.write(json.dumps([self._key(spec), values]) + "\n")
         self._started = True
+
+
+def library_versions(heads: Iterable[str]) -> dict[str, str]:
+    """Return the versions that decide the numbers of heads, without loading a library."""
+    libraries = ["headstart", "numpy", "scikit-learn"]
+    libraries += ["keras", backend_name()] if set(heads) & set(KERAS_HEADS) else []
+    return {name: version(name) for name in libraries}
 
 
 def _parse(line: bytes) -> tuple[str, Evaluation] | None:

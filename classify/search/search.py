@@ -9,7 +9,7 @@ from typing import Any
 from classify.data.dataset import Dataset, budget_for_layer, load_dataset
 from classify.data.memory_budget import free_memory
 from classify.data.out_of_core import Labels
-from classify.data.splits import Split, group_names, split_folds, split_rows, validation_rows
+from classify.data.splits import Split, choose_splits, group_names, validation_rows
 from classify.heads.registry import MOST_SUMMED, FittedHead, needs_memory
 from classify.search.checkpoint import Checkpoint
 from classify.search.evaluate import evaluate, evaluate_baseline
@@ -48,11 +48,12 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
             features in memory.
         SettingError: A layer is unknown, or views do not exist or do not fit into memory.
         SplitError: The rows cannot be split.
+        StoreError: The store cannot be read, or has changed.
         Stopped: Ctrl-C; it carries the result so far.
     """
     dataset = dataset.with_positive(config.positive)
     config = drop_infeasible(dataset, config)
-    splits = _split(dataset, config)
+    splits = choose_splits(dataset, config)
     comparison = compare_on(dataset, validation_rows(splits), config)
     checkpoint = Checkpoint(folder, dataset, splits, config)
     try:
@@ -83,17 +84,6 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
     measured = None if test_scores is None else measure(own.y[test], test_scores)
     result = replace(result, head=head, dataset=own, scores=scores)
     return replace(result, test=measured, test_scores=test_scores)
-
-
-def _split(dataset: Dataset, config: TrainConfig) -> list[Split]:
-    """Divide the rows once or, with folds, into folds, several times if that is asked for."""
-    if not config.folds:
-        return [split_rows(dataset)]
-    return [
-        replace(split, repeat=repeat)
-        for repeat in range(config.repeats or 1)
-        for split in split_folds(dataset, config.folds, config.seed + repeat)
-    ]
 
 
 def compare_on(dataset: Dataset, rows: Labels, config: TrainConfig) -> Comparison:
@@ -148,10 +138,11 @@ def _first(scores: Mapping[HeadSpec, Mapping[str, float]], metric: str) -> HeadS
 def _with_layer(dataset: Dataset, spec: HeadSpec, memory: float | None) -> Dataset:
     """Return the dataset with the features of a candidate's layers."""
     layer = "+".join(spec.layer)
-    if layer in ("", dataset.layer) or not dataset.path:
+    if layer in ("", dataset.layer) or not dataset.store:
         return dataset
-    own = load_dataset(dataset.path, layer, memory)
-    return replace(own, groups=dataset.groups, positive=dataset.positive)
+    with dataset.store.unchanged():
+        other = load_dataset(dataset.store.path, layer, memory, leave_out=dataset.left_out)
+    return replace(other, groups=dataset.groups, positive=dataset.positive)
 
 
 def _refit(dataset: Dataset, best: Entry, split: Split) -> FittedHead:

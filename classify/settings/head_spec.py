@@ -171,6 +171,7 @@ class HeadSpec(Settings):
         "layer whose features to use, where the file holds several; NAME+NAME joins them",
         parse=parse_names,
         metavar="NAME",
+        shown="each of them",
     )
 
     def __post_init__(self) -> None:

@@ -40,6 +40,7 @@ class Store(Described):
         split: (N,) int8, an index into ``SPLITS``.
         groups: N names of groups, or None.
         status: (N,) uint8: 0 pending, 1 done, 2 failed.
+        checksums: (N,) uint32, of each row's features when the store was opened; 0 in old files.
         shapes: Shape of one row's features, by layer.
         dtype: Type of the stored features.
     """
@@ -65,6 +66,7 @@ class Store(Described):
         self.split = _join([part.split for part in files])
         self.status = _join([part.status for part in files])
         self._digests = _join([part.digests for part in files])
+        self.checksums = _join([part.checksums for part in files])
         self._has_views = (self.split == 0) & (self.view_spec.views > 0)
         self.view_rows = np.flatnonzero(self._has_views)
         if len(shards) > 1 and len(set(self.keys)) < len(self.keys):

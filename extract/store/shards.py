@@ -91,6 +91,17 @@ def find_shards(path: Path) -> list[Shard]:
         return read_index(path, file)
 
 
+def read_layers(path: Path) -> list[str]:
+    """Return the layers of a store without reading its columns.
+
+    Raises:
+        StoreError: It cannot be opened, or is damaged.
+    """
+    shards = find_shards(path)
+    with open_file(shards[0].path if shards else path) as file, wrap_read_errors(path):
+        return [str(name) for name in to_plain(file.attrs["layer"])]
+
+
 def _follow(path: Path) -> Path:
     """Return the index that a link leads to; its shards lie below that folder."""
     return path.resolve() if path.is_symlink() else path

@@ -52,6 +52,8 @@ class StoreFile:
         self.split: np.ndarray = file["split"][:]
         self.status: np.ndarray = file["status"][:]
         self.digests: np.ndarray = file["digest"][:]
+        summed = "checksum" in file
+        self.checksums = file["checksum"][:] if summed else np.zeros(len(self.keys), np.uint32)
         views = self.spec.layer if self.view_spec.views else ()
         self._has_views = (self.split == 0) & bool(views)
         self._view_rows = np.flatnonzero(self._has_views)

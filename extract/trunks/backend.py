@@ -5,6 +5,7 @@ Importing this module loads none of them.
 
 import contextlib
 import ctypes
+import json
 import logging
 import os
 import re
@@ -208,7 +209,14 @@ def backend_name() -> str:
         import keras
 
         return str(keras.backend.backend())
-    return os.environ.get("KERAS_BACKEND") or "tensorflow"
+    if named := os.environ.get("KERAS_BACKEND"):
+        return named
+    home = os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")
+    try:
+        with open(os.path.join(home, "keras.json"), encoding="utf-8") as file:
+            return str(json.load(file)["backend"])
+    except (OSError, ValueError, LookupError, TypeError):  # Keras then takes its default
+        return "tensorflow"
 
 
 def has_gpu() -> bool:
