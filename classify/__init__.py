@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from classify.inference.predict import predict_images as predict_images
     from classify.inference.predictions import Prediction as Prediction
     from classify.inference.predictions import Predictions as Predictions
-    from classify.search.leaderboard import Entry as Entry
     from classify.search.leaderboard import Result as Result
+    from classify.search.ranking import Entry as Entry
     from classify.settings.head_spec import HeadSpec as HeadSpec
     from classify.train import sweep as sweep
     from classify.train import train_heads as train_heads
@@ -28,7 +28,8 @@ _PUBLIC = {
     "classify.inference.export": ("export_head",),
     "classify.inference.predict": ("predict_images",),
     "classify.inference.predictions": ("Prediction", "Predictions"),
-    "classify.search.leaderboard": ("Entry", "Result"),
+    "classify.search.leaderboard": ("Result",),
+    "classify.search.ranking": ("Entry",),
     "classify.settings.head_spec": ("HeadSpec",),
     "classify.train": ("sweep", "train_heads"),
 }

@@ -19,9 +19,15 @@ from classify.inference.head_folder import check_target, describe_head, read_che
 from classify.report.analysis import analyse
 from classify.search import search
 from classify.search.leaderboard import Result
-from classify.search.notes import notes_on
-from classify.settings.config import GROUPS, FinetuneConfig, TrainConfig
-from classify.settings.head_spec import DEFAULTS, KERAS_HEADS, HeadSettings, HeadSpec
+from classify.search.notes import with_notes
+from classify.settings.config import (
+    GROUPS,
+    FinetuneConfig,
+    SearchSettings,
+    TrainConfig,
+    TrainSettings,
+)
+from classify.settings.head_spec import DEFAULTS, KERAS_HEADS, HeadSpec
 from classify.settings.sweep import choose_heads, make_candidates, parse_sweeps
 from extract.core.atomic import locked, remove_leftovers
 from extract.core.console import log, quiet_mode
@@ -43,26 +49,6 @@ _RUNNING = (
     "assert_accuracy",
 )
 _TUNING = ("finetune_epochs", "finetune_learning_rate")
-
-
-class SearchSettings(HeadSettings, total=False):
-    """The settings of heads and of a search as keyword arguments."""
-
-    folds: int | None
-    repeats: int | None
-    halving: bool | None
-    metric: str | None
-    positive: str | None
-    seed: int | None
-    memory: float | None
-
-
-class TrainSettings(SearchSettings, total=False):
-    """The settings of ``train_heads`` as keyword arguments."""
-
-    assert_accuracy: float | None
-    finetune_epochs: int | None
-    finetune_learning_rate: float | None
 
 
 @public(HeadSpec, TrainConfig, FinetuneConfig)
@@ -92,12 +78,11 @@ def train_heads(  # noqa: PLR0913
         sweep: Settings to vary, such as ``"dropout=0,0.2"`` or ``"logistic.C=0.01:1:5"``.
         trials: Number of candidates to draw at random.
         groups: ``stored`` or ``digest``, which also keeps identical images in one split.
-        leave_out: Names of classes whose images are not used; the head does not know them.
-        source: The place of the images, for those in the report, if they have moved.
+        leave_out: Names of classes whose images are not used.
+        source: The place of the images, for the report, if they have moved.
         finetune: Then train the trunk's blocks above the cached layer together with the head.
         export: Places for the exported model: ``.keras``, ``.onnx``, ``.tflite`` or a folder.
-        asserts: Least values of metrics, such as ``"macro_f1=0.8"``; of the loss the highest one. A
-            head that is worse is saved beside ``output``, with ``.rejected`` after its name.
+        asserts: Least metrics, as in ``"macro_f1=0.8"``; a worse head goes to ``output.rejected``.
         on_result: Called with the result before the report is made, or with a part after Ctrl-C.
         quiet: Show no progress bar and log no notes.
         **settings: See below.
@@ -111,14 +96,11 @@ def train_heads(  # noqa: PLR0913
     Example:
         >>> train_heads("out.h5", head="logistic", C=0.1)  # doctest: +SKIP
     """
-    path = Path(store)
-    config = _plan(head, sweep, trials, finetune, settings, _layers_of(path))
+    config = _plan(head, sweep, trials, finetune, settings, _layers_of(Path(store)))
     config = replace(config, asserts=_as_names(asserts))
-    folder = Path(output) if output else path.with_name(f"{path.stem}_head")
+    path, folder = _places(store, output)
     read = partial(load_dataset, path, groups=groups, leave_out=leave_out, source=source)
     with quiet_mode(quiet), locked(folder, HeadError, "train-head"):
-        if not output:  # the folder is beside the file: a wrong path is that of the file
-            check_there(path)
         return _train(read, folder, config, _as_names(export), on_result)
 
 
@@ -156,7 +138,18 @@ def sweep(
     config = _plan(head, sweeps, trials, False, settings)
     with quiet_mode(quiet):
         dataset = leave_out_lone(dataset, config)
-        return _with_notes(search.run(dataset, config), dataset)
+        return with_notes(search.run(dataset, config), dataset)
+
+
+def _places(
+    store: str | os.PathLike[str], output: str | os.PathLike[str] | None
+) -> tuple[Path, Path]:
+    """Return the file of features and the folder to make, which is beside the file by default."""
+    path = Path(store)
+    if output:
+        return path, Path(output)
+    check_there(path)  # a wrong path is that of the file, not of the folder
+    return path, path.with_name(f"{path.stem}_head")
 
 
 def _as_names(names: Names | os.PathLike[str]) -> tuple[str, ...]:
@@ -221,7 +214,7 @@ def _train(
     former = read_checkpoint(folder)
     result = _fit(dataset, config, folder, on_result)
     timing["train"] = time.perf_counter() - began - timing["read"]
-    failure = _failure(result, config.limits())
+    failure = result.missed(config.limits())
     if failure:
         folder = reject(folder, former)
     replaced = describe_head(folder)
@@ -241,17 +234,6 @@ def _train(
     if trunk:
         export.check_head(result)
     return replace(result, folder=folder)
-
-
-def _failure(result: Result, limits: Mapping[str, float]) -> str:
-    """Describe the asserted metrics that the best head misses; empty where there are none."""
-    missed = []
-    for metric, limit in limits.items():
-        value, sign = result.score(metric), -1 if metric == "loss" else 1
-        if not sign * value >= sign * limit:  # NaN misses as well
-            expected = f"{limit:g} or {'less' if metric == 'loss' else 'more'}"
-            missed.append(f"{metric}: found {value:.4f}; expected {expected}")
-    return "; ".join(missed)
 
 
 def _prepare(
@@ -294,17 +276,9 @@ def _fit(
         if stopped.result and on_result:
             on_result(stopped.result)
         raise
-    result = _with_notes(result, dataset)
+    result = with_notes(result, dataset)
     if on_result:
         on_result(result)
-    return result
-
-
-def _with_notes(result: Result, dataset: Dataset) -> Result:
-    """Add notes to a result, and warn of each."""
-    result = replace(result, notes=notes_on(result, dataset))
-    for note in result.notes:
-        log.warning("%s", note)
     return result
 
 

@@ -78,4 +78,4 @@ def test_a_head_trained_again_has_the_numbers_that_it_had(
     assert now["candidates"][0]["confusion"] == former["candidates"][0]["confusion"]
     for name, value in former["candidates"][0]["scores"].items():
         assert now["candidates"][0]["scores"][name] == pytest.approx(value, abs=1e-5)
-    assert now.keys() == former.keys() | {"best", "left_out"}
+    assert now.keys() == former.keys() | {"baseline", "best", "left_out", "notes"}

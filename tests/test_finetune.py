@@ -265,9 +265,10 @@ def test_the_command(stores: dict[int, Path], capsys: pytest.CaptureFixture[str]
     assert record["split"]["test"] == record["test"]["rows"] == 24
     page = (folder / "report.html").read_text(encoding="utf-8")
     found = record["finetuned"]
-    assert found["low"] <= found["score"] <= found["high"]
-    assert found["score"] == pytest.approx(found["after"]["accuracy"])
-    assert f"<strong>{_percent(found['score'])}</strong> accuracy" in page
+    score = found["scores"]["accuracy"]
+    assert found["low"] <= score <= found["high"]
+    assert score == pytest.approx(found["after"]["accuracy"])
+    assert f"<strong>{_percent(score)}</strong> accuracy" in page
     if found["best_epoch"]:
         assert f"loss {found['before']['loss']:.3f}, then {found['after']['loss']:.3f}" in page
     else:

@@ -6,16 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from classify.report.curves import class_curves, precision_recall, roc
 from classify.report.diagnostics import (
     ConfusedPair,
     calibration,
-    class_curves,
     class_metrics,
     confident_mistakes,
     confused_pairs,
-    precision_recall,
     proportion,
-    roc,
 )
 from classify.search.metrics import confusion_matrix
 

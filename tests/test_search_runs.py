@@ -22,8 +22,8 @@ from classify.report.analysis import analyse
 from classify.search import evaluate as module
 from classify.search.checkpoint import FILE, Checkpoint
 from classify.search.evaluate import fit_batch
-from classify.search.leaderboard import Finetuned
 from classify.search.metrics import measure
+from classify.search.ranking import Finetuned
 from classify.search.search import Stopped, run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec

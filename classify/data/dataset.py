@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import compress
 from pathlib import Path
@@ -14,7 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.memory_budget import COPIES, MemoryBudget, plan_memory
-from classify.data.out_of_core import Features, StoredRows, all_finite, iter_chunks, join_layers
+from classify.data.out_of_core import (
+    Features,
+    StoredRows,
+    are_not_finite,
+    choose_layers,
+    join_layers,
+)
 from classify.data.same_store import SameStore
 from classify.data.views import StoredViews
 from classify.settings.config import GROUPS
@@ -91,18 +97,13 @@ class Dataset(Described):
         return int(second <= first)
 
     def with_positive(self, name: str | None) -> "Dataset":
-        """Return the dataset with another positive class.
-
-        Raises:
-            SettingError: There are more than two classes, or the name is none of them.
-        """
-        if name is None:
-            return self
-        if len(self.class_names) != 2:
+        """Return the dataset with a positive class; raise SettingError unless it is one of two."""
+        if name and len(self.class_names) != 2:
             count = len(self.class_names)
             raise SettingError(f"positive: has no effect on {count} classes; it belongs to two")
-        check_choice("positive", name, self.class_names)
-        return replace(self, positive=name)
+        if name:
+            check_choice("positive", name, self.class_names)
+        return replace(self, positive=name or self.positive)
 
     def without(self, names: Iterable[str]) -> "Dataset":
         """Return the dataset without some classes and their images."""
@@ -189,7 +190,7 @@ def load_dataset(
     same = SameStore(Path(path))
     with same.unchanged(), open_store(path) as store:
         left_out = _check_left_out(store, leave_out)
-        dataset = _load(store, same, _choose_layers(store, layer), left_out, memory)
+        dataset = _load(store, same, choose_layers(store, layer), left_out, memory)
     if groups == "digest" and dataset.digests is not None:
         dataset = replace(dataset, groups=group_by_digest(dataset.digests, dataset.groups))
     _check_finite(dataset)
@@ -224,34 +225,12 @@ def _load(
 
 
 def budget_for_layer(dataset: Dataset, layer: str, memory: float | None = None) -> MemoryBudget:
-    """Return the parts of a layer that are in memory, or that would be if it were loaded.
-
-    Args:
-        dataset: Rows of a store.
-        layer: The layer, or several joined by ``+``; empty for the dataset's own.
-        memory: As in ``load_dataset``, which decides in the same way.
-
-    Raises:
-        SettingError: The layer is unknown.
-        StoreError: The store cannot be read, or has changed.
-    """
+    """Return the parts of a layer, empty for the own one, that ``load_dataset`` would load."""
     if layer in ("", dataset.layer) or dataset.store is None:
         in_memory, has_views = not isinstance(dataset.X, StoredRows), dataset.views is not None
         return MemoryBudget(dataset.layer, dataset.X.shape[1:], in_memory, has_views)
     with dataset.store.unchanged(), open_store(dataset.store.path) as store:
-        return plan_memory(store, _choose_layers(store, layer), len(dataset.y), memory)
-
-
-def _choose_layers(store: Store, layer: str | None) -> list[str]:
-    known = list(store.shapes)
-    if layer is None and len(known) > 1:
-        remedy = f"name one, as in load_dataset({str(store.path)!r}, {known[0]!r})"
-        raise SettingError(f"layer: the store holds {', '.join(known)}; {remedy}")
-    # The name of a single layer may contain "+".
-    layers = known if layer is None else [layer] if layer in known else layer.split("+")
-    if unknown := [name for name in layers if name not in known]:
-        raise SettingError(unknown_name("layer", unknown[0], known))
-    return layers
+        return plan_memory(store, choose_layers(store, layer), len(dataset.y), memory)
 
 
 def _check_left_out(store: Store, given: str | Sequence[str]) -> Sequence[str]:
@@ -311,13 +290,6 @@ def _read(
 
 def _check_finite(dataset: Dataset) -> None:
     """Raise StoreError where a feature is NaN or infinite."""
-    if bad := list(compress(dataset.keys, _are_not_finite(dataset.X))):
+    if bad := list(compress(dataset.keys, are_not_finite(dataset.X))):
         found = f"the features of {len(bad)} images are not finite numbers, first {bad[0]}"
         raise StoreError(f"{dataset.path}: {found}; extract again with --dtype float32")
-
-
-def _are_not_finite(X: Features) -> Iterator[bool]:
-    """Yield for each row whether a feature is NaN or infinite."""
-    for _, rows in iter_chunks(X):
-        chunk_is_finite = all_finite(rows)
-        yield from (not (chunk_is_finite or all_finite(row)) for row in rows)

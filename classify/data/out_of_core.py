@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.same_store import SameStore
-from extract.store.open import read_features
+from extract.core.errors import SettingError, unknown_name
+from extract.store.open import Store, read_features
 
 # One read from the file, as long as a chunk. Blocks of a quarter took 1.6 times as long.
 BLOCK_BYTES = 2**20
@@ -234,3 +235,23 @@ def join_layers(features: Sequence[NDArray[np.floating]]) -> Rows:
         return features[0].astype(np.float32, copy=False)
     flattened = [part.reshape(len(part), -1) for part in features]
     return np.concatenate(flattened, axis=1, dtype=np.float32)
+
+
+def choose_layers(store: Store, layer: str | None) -> list[str]:
+    """Return the names of one layer, or of several joined by ``+``; None is the only one."""
+    known = list(store.shapes)
+    if layer is None and len(known) > 1:
+        remedy = f"name one, as in load_dataset({str(store.path)!r}, {known[0]!r})"
+        raise SettingError(f"layer: the store holds {', '.join(known)}; {remedy}")
+    # The name of a single layer may contain "+".
+    layers = known if layer is None else [layer] if layer in known else layer.split("+")
+    if unknown := [name for name in layers if name not in known]:
+        raise SettingError(unknown_name("layer", unknown[0], known))
+    return layers
+
+
+def are_not_finite(X: Features) -> Iterator[bool]:
+    """Yield for each row whether a feature is NaN or infinite."""
+    for _, rows in iter_chunks(X):
+        chunk_is_finite = all_finite(rows)
+        yield from (not (chunk_is_finite or all_finite(row)) for row in rows)

@@ -53,18 +53,10 @@ class Split:
 
 
 def choose_splits(dataset: Dataset, config: TrainConfig) -> list[Split]:
-    """Divide a dataset in the way that fits it.
+    """Divide a dataset by its own splits, else by holding rows out or, with folds, into folds.
 
-    By its own splits; without validation rows, by holding rows out; and by folds if the settings
-    say so, or if too little would be held out to compare heads on.
-
-    Args:
-        dataset: The labelled rows.
-        config: Its folds and seed. With halving or fine-tuning, which need one split, there are no
-            folds that it does not name.
-
-    Returns:
-        One split, or one per fold.
+    Folds are also made where too little would be held out to compare heads on, but not for halving
+    or fine-tuning, which need one split.
 
     Raises:
         SplitError: See ``split_rows`` and ``split_folds``.

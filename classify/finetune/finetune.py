@@ -17,8 +17,9 @@ from classify.data.preprocessing import Transform
 from classify.data.splits import TEST, Split, development_rows
 from classify.heads.registry import FittedHead
 from classify.search import search
-from classify.search.leaderboard import Finetuned, Result
+from classify.search.leaderboard import Result
 from classify.search.metrics import measure
+from classify.search.ranking import Finetuned
 from classify.settings.config import METRICS, FinetuneConfig, TrainConfig
 from extract.core.console import log, progress
 from extract.core.errors import HeadError

@@ -11,12 +11,14 @@ from classify.data.out_of_core import StoredRows
 from classify.data.splits import TEST, group_names
 from classify.heads.registry import needs_memory
 from classify.report import diagnostics
+from classify.report.curves import Curve, class_curves
 from classify.report.projection import FeatureMap, map_features
 from classify.search.checkpoint import library_versions
 from classify.search.evaluate import evaluate
 from classify.search.intervals import Comparison, units_of
 from classify.search.leaderboard import Result
 from classify.search.metrics import confusion_matrix
+from classify.search.ranking import Entry, known_scores
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec
 from classify.settings.sweep import label
 from extract.core.console import log, muted, progress
@@ -61,7 +63,7 @@ class Analysis:
         pairs: The pairs of classes that are confused most often.
         positive: The positive class of two; None of more.
         groups: Scores of each group of images; empty without groups.
-        roc: Curves of true against false positive rate; see ``diagnostics.class_curves``.
+        roc: Curves of true against false positive rate; see ``curves.class_curves``.
         precision_recall: Curves of precision against recall.
         calibration: Accuracy by score.
         calibration_error: Expected calibration error, 0 to 1.
@@ -79,8 +81,8 @@ class Analysis:
     pairs: list[diagnostics.ConfusedPair]
     positive: diagnostics.Positive | None
     groups: list[diagnostics.GroupScore]
-    roc: list[diagnostics.Curve]
-    precision_recall: list[diagnostics.Curve]
+    roc: list[Curve]
+    precision_recall: list[Curve]
     calibration: list[diagnostics.CalibrationBin]
     calibration_error: float
     mistakes: list[Mistake]
@@ -119,9 +121,19 @@ def _to_json(value: Any) -> Any:
     return [_to_json(part) for part in value] if isinstance(value, list) else value
 
 
-def _known(scores: dict[str, float]) -> dict[str, float | None]:
-    """Return scores for JSON, which has no NaN."""
-    return {name: None if np.isnan(value) else value for name, value in scores.items()}
+def _describe(entry: Entry, y: NDArray[np.int64], classes: int) -> dict[str, Any]:
+    """Return every number of a candidate as JSON values."""
+    return {
+        "name": label(entry.spec),
+        "settings": entry.spec.to_dict(),
+        "scores": known_scores(entry.scores),
+        "interval": [entry.low, entry.high],
+        "as_good": entry.as_good,
+        "train_accuracy": entry.evaluation.train_accuracy,
+        "epochs": entry.evaluation.epochs,
+        "confusion": confusion_matrix(y, entry.evaluation.answers[: len(y)], classes).tolist(),
+        "history": entry.evaluation.history,
+    }
 
 
 def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]:
@@ -156,21 +168,8 @@ def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]
             "test": len(first.test),
             "groups": dataset.groups and len(set(group_names(dataset))),
         },
-        "candidates": [
-            {
-                "name": label(entry.spec),
-                "settings": entry.spec.to_dict(),
-                "scores": _known(entry.scores),
-                "interval": [entry.low, entry.high],
-                "as_good": entry.as_good,
-                "train_accuracy": entry.evaluation.train_accuracy,
-                "epochs": entry.evaluation.epochs,
-                "confusion": confusion_matrix(y, entry.evaluation.answers[: len(y)], K).tolist(),
-                "history": entry.evaluation.history,
-            }
-            for entry in result.entries
-        ],
-        "baseline": baseline and baseline._asdict() | {"scores": _known(baseline.scores)},
+        "candidates": [_describe(entry, y, K) for entry in result.entries],
+        "baseline": baseline and baseline._asdict() | {"scores": known_scores(baseline.scores)},
         "finetuned": result.finetuned and result.finetuned.to_dict(),
         "best": None,
         "test": result.test and result.test._asdict(),
@@ -212,10 +211,8 @@ def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
         pairs=diagnostics.confused_pairs(confusion, names, PAIRS) if len(names) > 2 else [],
         positive=diagnostics.positive_metrics(classes, positive),
         groups=diagnostics.group_scores(y, scores, groups) if dataset.groups else [],
-        roc=diagnostics.class_curves(y, scores, classes, "roc_area", positive),
-        precision_recall=diagnostics.class_curves(
-            y, scores, classes, "average_precision", positive
-        ),
+        roc=class_curves(y, scores, classes, "roc_area", positive),
+        precision_recall=class_curves(y, scores, classes, "average_precision", positive),
         calibration=bins,
         calibration_error=error,
         mistakes=mistakes,

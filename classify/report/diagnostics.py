@@ -8,14 +8,8 @@ from numpy.typing import NDArray
 from classify.search.intervals import share_interval, units_of
 from classify.search.metrics import calibration_bins, calibration_error, class_areas, reduce_scores
 
-# A drawn curve has at most this many points; more cannot be seen.
-_MOST_POINTS = 101
-# More curves would make the figure harder to read.
-_WORST_CLASSES = 3
-
 Labels = NDArray[np.int64]
 Scores = NDArray[np.floating]
-Line = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 
 class Proportion(NamedTuple):
@@ -52,18 +46,6 @@ class ClassMetrics(NamedTuple):
     f1: Proportion
     roc_area: float | None
     average_precision: float | None
-
-
-class Curve(NamedTuple):
-    """A named curve: equally long lists of x, y and the least score that counts as the class.
-
-    A mean over classes has no thresholds; the first point of a ROC curve has none either.
-    """
-
-    name: str
-    x: list[float]
-    y: list[float]
-    thresholds: list[float | None]
 
 
 class CalibrationBin(NamedTuple):
@@ -164,84 +146,6 @@ def positive_metrics(classes: list[ClassMetrics], positive: int | None) -> Posit
     if positive is None:
         return None
     return Positive(classes[positive].name, classes[positive].recall, classes[1 - positive].recall)
-
-
-def roc(truth: NDArray[np.bool_], score: Scores) -> Line:
-    """Return false positive rates, true positive rates and thresholds, from (0, 0) to (1, 1).
-
-    Args:
-        truth: (N,) whether a row is of the class; both values occur.
-        score: (N,) scores of the class.
-    """
-    from sklearn.metrics import roc_curve
-
-    false_rate, true_rate, thresholds = roc_curve(truth, score, drop_intermediate=False)
-    return false_rate, true_rate, thresholds
-
-
-def precision_recall(truth: NDArray[np.bool_], score: Scores) -> Line:
-    """Return recall (increasing), precision and thresholds, a point per distinct score.
-
-    Args:
-        truth: (N,) whether a row is of the class; True occurs.
-        score: (N,) scores of the class.
-    """
-    from sklearn.metrics import precision_recall_curve
-
-    precision, recall, thresholds = precision_recall_curve(truth, score)
-    # Without scikit-learn's added last point.
-    return recall[-2::-1], precision[-2::-1], thresholds[::-1]
-
-
-def class_curves(
-    y: Labels, scores: Scores, classes: list[ClassMetrics], kind: str, shown: int | None
-) -> list[Curve]:
-    """Return the curves to draw: of two classes the positive one, of more their mean and the worst.
-
-    Args:
-        y: (N,) true classes.
-        scores: (N, K) scores.
-        classes: From ``class_metrics``.
-        kind: ``roc_area`` or ``average_precision``, the area under the curves.
-        shown: The positive class of two; None of more.
-
-    Returns:
-        The curves; the mean has no name. Empty where no class has a curve. The mean precision at a
-        recall is that of the best precisions at this recall or a higher one.
-    """
-    line, on_grid = (
-        (roc, np.interp) if kind == "roc_area" else (precision_recall, _interpolated_precision)
-    )
-    areas = {label: getattr(metrics, kind) for label, metrics in enumerate(classes)}
-    known = [label for label, area in areas.items() if area is not None]
-    lines = {label: line(y == label, scores[:, label]) for label in known}
-    if shown is not None or not known:
-        return [_curve(classes[label].name, lines[label]) for label in known if label == shown]
-    grid = np.linspace(0, 1, _MOST_POINTS)
-    mean = np.mean([on_grid(grid, *points[:2]) for points in lines.values()], axis=0)
-    worst = sorted(known, key=lambda label: areas[label])[:_WORST_CLASSES]
-    named = [_curve(classes[label].name, lines[label]) for label in worst]
-    return [Curve("", _rounded(grid), _rounded(mean), []), *named]
-
-
-def _interpolated_precision(
-    grid: NDArray[np.float64], recall: NDArray[np.float64], precision: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    best = np.maximum.accumulate(precision[::-1])[::-1]
-    # The last recall and the last grid point are both 1, up to rounding.
-    return np.asarray(best[np.minimum(np.searchsorted(recall, grid), len(best) - 1)])
-
-
-def _curve(name: str, line: Line) -> Curve:
-    """Keep at most ``_MOST_POINTS`` points of a line, the ends among them."""
-    kept = np.unique(np.linspace(0, len(line[0]) - 1, _MOST_POINTS).round().astype(int))
-    x, y, thresholds = (_rounded(values[kept]) for values in line)
-    return Curve(name, x, y, [score if np.isfinite(score) else None for score in thresholds])
-
-
-def _rounded(values: NDArray[np.float64]) -> list[float]:
-    rounded: list[float] = values.round(6).tolist()
-    return rounded
 
 
 def calibration(y: Labels, scores: Scores, units: Labels) -> tuple[list[CalibrationBin], float]:

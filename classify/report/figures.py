@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.report.analysis import TrainingSize
-from classify.report.diagnostics import CalibrationBin, Curve
+from classify.report.curves import Curve
+from classify.report.diagnostics import CalibrationBin
 from classify.report.projection import FeatureMap
 
 # Placeholder colours, also in the style sheet, and the custom properties that replace them.

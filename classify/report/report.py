@@ -19,7 +19,8 @@ from classify.data.dataset import Dataset
 from classify.report import figures
 from classify.report.analysis import Analysis, Mistake
 from classify.search.intervals import FEWEST_GROUPS
-from classify.search.leaderboard import Entry, Result
+from classify.search.leaderboard import Result
+from classify.search.ranking import Entry
 from classify.settings.config import METRICS
 from classify.settings.sweep import label
 from extract.core.console import log

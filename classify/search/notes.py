@@ -1,6 +1,7 @@
 """Notes on a result: what its best score does not say."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from classify.search.intervals import Comparison
 from classify.search.leaderboard import Result
 from classify.search.metrics import calibration_error
 from classify.settings.sweep import label
+from extract.core.console import log
 from extract.core.errors import quoted
 
 # One class with more of the validation images than this decides the accuracy.
@@ -18,14 +20,17 @@ _MOST = 2 / 3
 _BADLY_CALIBRATED = 0.1
 
 
-def notes_on(result: Result, dataset: Dataset) -> tuple[str, ...]:
-    """Return what should be known of the best head's score, a sentence each.
+def with_notes(result: Result, dataset: Dataset) -> Result:
+    """Add notes to a result, and warn of each.
 
     Args:
         result: A result with scores.
         dataset: The rows that it is about.
     """
-    return (*_on_baseline(result), *_on_classes(result, dataset), *_on_scores(result, dataset))
+    notes = (*_on_baseline(result), *_on_classes(result, dataset), *_on_scores(result, dataset))
+    for note in notes:
+        log.warning("%s", note)
+    return replace(result, notes=notes)
 
 
 def _on_baseline(result: Result) -> Iterator[str]:

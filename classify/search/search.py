@@ -14,8 +14,9 @@ from classify.heads.registry import MOST_SUMMED, FittedHead, needs_memory
 from classify.search.checkpoint import Checkpoint
 from classify.search.evaluate import evaluate, evaluate_baseline
 from classify.search.intervals import Comparison
-from classify.search.leaderboard import Entry, Result, metric_scores, rank, rank_key
+from classify.search.leaderboard import Result
 from classify.search.metrics import AREAS, measure
+from classify.search.ranking import Entry, metric_scores, rank, rank_key
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec
 from classify.settings.sweep import label
@@ -65,13 +66,13 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
     ranked = rank(known, config.metric, comparison, baseline, dataset.class_names)
     result = Result(ranked[0], config.metric, splits, ranked[1], comparison.units)
     failures = [evaluation.failed for evaluation in known.values() if evaluation.failed]
+    for failure in failures if result.entries else ():
+        log.warning("%s; left out of the ranking", failure)
     if leading is not None and not result.entries:
         raise HeadError(failures[0])
-    for failure in failures:
-        log.warning("%s; left out of the ranking", failure)
     if leading is None:
         raise Stopped(result if result.entries else None, len(config.candidates))
-    best, test = result.best, splits[0].test
+    best = result.best
     own = _with_layer(dataset, best.spec, config.memory)
     head = best.evaluation.head or _refit(own, best, splits[0])
     scores = leading.get(best.spec)
@@ -80,9 +81,14 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
     elif scores is None:  # restored from the checkpoint
         scores = next(evaluate(own, [best.spec], splits))[1].scores
     assert scores is not None
-    test_scores = head.predict_proba(own.X[test]) if len(test) else None
-    measured = None if test_scores is None else measure(own.y[test], test_scores)
-    result = replace(result, head=head, dataset=own, scores=scores)
+    return _tested(replace(result, head=head, dataset=own, scores=scores), head, own)
+
+
+def _tested(result: Result, head: FittedHead, dataset: Dataset) -> Result:
+    """Score the chosen head on the test rows, once."""
+    test = result.splits[0].test
+    test_scores = head.predict_proba(dataset.X[test]) if len(test) else None
+    measured = None if test_scores is None else measure(dataset.y[test], test_scores)
     return replace(result, test=measured, test_scores=test_scores)
 
 

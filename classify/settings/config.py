@@ -6,7 +6,7 @@ A field here and the long flag on the command line have one name.
 import math
 from dataclasses import dataclass
 
-from classify.settings.head_spec import KERAS_HEADS, STACKED, HeadSpec, groups_of
+from classify.settings.head_spec import KERAS_HEADS, STACKED, HeadSettings, HeadSpec, groups_of
 from extract.core.errors import SettingError
 from extract.core.flags import check_choice, check_fields, documented, flag
 
@@ -167,3 +167,23 @@ class PredictConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+class SearchSettings(HeadSettings, total=False):
+    """The settings of heads and of a search as keyword arguments."""
+
+    folds: int | None
+    repeats: int | None
+    halving: bool | None
+    metric: str | None
+    positive: str | None
+    seed: int | None
+    memory: float | None
+
+
+class TrainSettings(SearchSettings, total=False):
+    """The settings of ``train_heads`` as keyword arguments."""
+
+    assert_accuracy: float | None
+    finetune_epochs: int | None
+    finetune_learning_rate: float | None
