@@ -3,17 +3,27 @@
 import os
 import subprocess
 import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.svm import SVC
 
+from classify.data.preprocessing import Transform
 from classify.data.views import FoldData
 from classify.heads.keras_head import PREDICT_ROWS, DenseHead, build_model
 from classify.heads.parallel_heads import build_stack
 from classify.heads.registry import FILES, Head, head_class
-from classify.search.metrics import measure
+from classify.search.metrics import log_loss, measure
 from classify.settings.head_spec import DEFAULTS, HeadSpec
 from extract.core.errors import HeadError
 
@@ -151,6 +161,157 @@ def test_a_loss_that_is_no_number_is_an_error_at_once() -> None:
         HeadError, match=r"dense .*: the loss is nan in epoch \d; .*--learning-rate"
     ):
         fit("dense", 3, (8,), optimizer="sgd", learning_rate=1e30, epochs=50)
+
+
+# Every head against scikit-learn or Keras, straight on the same transformed rows.
+
+AGAINST: dict[str, dict[str, Any]] = {
+    # All rows in each batch: the order of the rows has no effect.
+    "dense": {"units": (16,), "dropout": 0.0, "epochs": 20, "batch_size": 1000},
+    "linear": {"epochs": 20, "batch_size": 1000},
+    "logistic": {"C": 0.3},
+    "forest": {"trees": 60},
+    "boosting": {"trees": 2},
+}
+for keras_head in ("dense", "linear"):
+    AGAINST[keras_head] |= {"optimizer": "adam", "learning_rate": 0.02}
+# Rows and features of each number of classes.
+FORMS = {
+    (2, "narrow"): (120, 12),
+    (2, "wide"): (60, 150),
+    (20, "narrow"): (200, 40),
+    (20, "wide"): (100, 300),
+    (300, "narrow"): (900, 60),
+    (300, "wide"): (620, 700),
+}
+Reference = Callable[[HeadSpec, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
+def activations(classes: int, count: int, width: int, seed: int) -> Pair:
+    """Rows like pooled activations; the first classes have more rows than the others."""
+    generator = np.random.default_rng(seed)
+    y = np.sort(np.arange(count) % classes)
+    y[np.unique(y, return_index=True)[1][1:4:2] + 1] = 0  # from others that keep a row
+    means = np.random.default_rng(9).normal(size=(classes, width))
+    X = np.maximum(means[y] + generator.normal(size=(count, width)), 0)
+    return X.astype(np.float32), y
+
+
+def trained(kind: str, classes: int, form: str) -> tuple[Head, HeadSpec, Pair, Pair]:
+    """Fit a head on transformed rows, and return it with them and with others."""
+    count, width = FORMS[classes, form]
+    (X, y), (new, truth) = (activations(classes, count, width, seed) for seed in (0, 1))
+    spec = HeadSpec(kind, **AGAINST.get(kind, {}))
+    transform = Transform(spec.transform or ())
+    X, new = transform.fit_apply(X), transform.apply(new)
+    head = head_class(kind)(spec).fit(FoldData(X, y, new, truth))
+    return head, spec, (X, y), (new, truth)
+
+
+def by_keras(spec: HeadSpec, X: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """The scores of a plain Keras model that ``fit`` trains from the same first weights."""
+    model = build_model(spec, X.shape[1:], int(y.max()) + 1)
+    model.set_weights(build_stack([spec], FoldData(X, y, X, y)).head_weights([0])[0])
+    loss = "binary_crossentropy" if y.max() == 1 else "sparse_categorical_crossentropy"
+    model.compile(keras.optimizers.Adam(spec.learning_rate), loss)
+    model.fit(X, y, batch_size=spec.batch_size, epochs=spec.epochs, shuffle=False, verbose=0)
+    scores = np.asarray(model(new), np.float64)
+    return np.hstack([1 - scores, scores]) if y.max() == 1 else scores
+
+
+def by_logistic(spec: HeadSpec, X: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
+    # The solution lies in the row space; there and without a mean the direct fit is fast.
+    mean = X.mean(axis=0, dtype=np.float64)
+    basis = np.linalg.svd(X - mean, full_matrices=False)[2].T
+    direct = LogisticRegression(C=spec.C, tol=1e-10, solver="newton-cg", max_iter=1000)
+    scores: np.ndarray = direct.fit((X - mean) @ basis, y).predict_proba((new - mean) @ basis)
+    return scores
+
+
+def by_votes(spec: HeadSpec, X: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
+    classes = int(y.max()) + 1
+    direct, votes = RandomForestClassifier(spec.trees, random_state=spec.seed), spec.trees or 0
+    if spec.head == "knn":
+        direct, votes = KNeighborsClassifier(weights="distance", algorithm="brute"), 5
+    return np.asarray((votes * direct.fit(X, y).predict_proba(new) + 1 / classes) / (votes + 1))
+
+
+def by_boosting(spec: HeadSpec, X: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
+    direct = HistGradientBoostingClassifier(max_iter=spec.trees, early_stopping=False)
+    return np.asarray(direct.fit(X, y).predict_proba(new))
+
+
+def by_logits(spec: HeadSpec, X: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Return the logits of heads whose scale is fitted."""
+    X, new = X.astype(np.float64), new.astype(np.float64)
+    if spec.head == "naive_bayes":
+        bayes = GaussianNB(var_smoothing=spec.var_smoothing).fit(X, y)
+        return np.asarray(bayes.predict_joint_log_proba(new))
+    direct = {
+        "svm": SVC(C=spec.C, gamma=1 / X.var(axis=0).sum()),
+        "ridge": RidgeClassifier(alpha=spec.alpha),
+        "lda": LinearDiscriminantAnalysis(solver="lsqr", shrinkage=spec.shrinkage),
+    }[spec.head]
+    return np.asarray(direct.fit(X, y).decision_function(new))
+
+
+REFERENCES: dict[str, Reference] = {
+    **{"dense": by_keras, "linear": by_keras, "logistic": by_logistic, "knn": by_votes},
+    **{"forest": by_votes, "boosting": by_boosting, "svm": by_logits, "ridge": by_logits},
+    **{"lda": by_logits, "naive_bayes": by_logits},
+}
+
+
+def in_proportion(scores: np.ndarray, logits: np.ndarray) -> Pair:
+    """Return the logits of scores, and reference logits times the factor nearest to them."""
+    if logits.ndim == 1:
+        logits = np.stack([0 * logits, logits], axis=1)
+    ours = np.log(np.maximum(scores, 1e-300))
+    ours, logits = (z - z.mean(axis=1, keepdims=True) for z in (ours, logits))
+    return ours, logits * (ours * logits).sum() / (logits**2).sum()
+
+
+def compare(kind: str, classes: int, form: str) -> tuple[float, int, float, float]:
+    """Return the greatest difference from the reference, the number of answers that differ, the
+    loss of the other rows, and that of the shares of the classes.
+
+    The difference is that of scores or, of heads whose scale is fitted, of logits in units of
+    their standard deviation.
+    """
+    head, spec, (X, y), (new, truth) = trained(kind, classes, form)
+    scores = head.predict_proba(new)
+    np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)
+    assert scores.min() >= 0
+    assert scores.max() <= 1
+    with warnings.catch_warnings():  # there are many classes for so few rows
+        warnings.filterwarnings("ignore", "The number of unique classes")
+        wanted = REFERENCES[kind](spec, X, y, new)
+    found, unit = scores, 1.0
+    if REFERENCES[kind] is by_logits:
+        found, wanted = in_proportion(scores, wanted)
+        unit = float(wanted.std())
+    # Equal scores have no single answer.
+    nearest = (
+        wanted.max(axis=1) - np.take_along_axis(wanted, scores.argmax(axis=1)[:, None], 1)[:, 0]
+    )
+    shares = np.bincount(y) / len(y)
+    losses = log_loss(truth, scores), log_loss(truth, np.tile(shares, (len(new), 1)))
+    return float(np.abs(found - wanted).max() / unit), int((nearest > 1e-6 * unit).sum()), *losses
+
+
+@pytest.mark.parametrize(
+    ("classes", "form"),
+    [pytest.param(*case, marks=[pytest.mark.slow] if 300 in case else []) for case in FORMS],
+)
+@pytest.mark.parametrize("kind", DEFAULTS)
+def test_answers_and_scores_are_those_of_scikit_learn_or_keras(
+    kind: str, classes: int, form: str
+) -> None:
+    difference, other_answers, loss, loss_of_shares = compare(kind, classes, form)
+    # libsvm's solutions of many classes differ by their tolerance.
+    assert difference < (0.05 if kind == "svm" else 1e-3)
+    assert other_answers == 0
+    assert loss < loss_of_shares
 
 
 _OTHER_BACKEND = """

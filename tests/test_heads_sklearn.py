@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -216,4 +217,94 @@ def test_indices_that_lead_outside_are_refused(
     damage(head._parts)
     head.save(tmp_path)
     with pytest.raises(ValueError, match=f"{name} with indices outside"):
+        SklearnHead.load(tmp_path, name)
+
+
+def rare_rows(classes: int, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Standardised features, of which nearly all are zero in nearly all rows."""
+    generator = np.random.default_rng(seed)
+    y = np.arange(count) % classes
+    X = np.maximum(generator.normal(size=(count, 300)) - 2.5, 0)
+    X[:, :40] += np.random.default_rng(9).normal(size=(classes, 40))[y]
+    X[:, :40] += generator.normal(size=(count, 40))
+    return X, y
+
+
+@pytest.mark.parametrize("smoothing", [1e-9, 0.1])
+@pytest.mark.parametrize("classes", [2, 300])
+def test_naive_bayes_answers_as_in_float64(classes: int, smoothing: float) -> None:
+    from sklearn.naive_bayes import GaussianNB
+
+    X, y = rare_rows(classes, 4 * classes + 40)
+    new, _ = rare_rows(classes, 200, seed=1)
+    mean, spread = X.mean(axis=0), np.maximum(X.std(axis=0), 1e-3)
+    X, new = (((rows - mean) / spread).astype(np.float32) for rows in (X, new))
+    spec = HeadSpec("naive_bayes", var_smoothing=smoothing)
+    head = SklearnHead(spec).fit(FoldData(X, y, new, y))
+    direct = GaussianNB(var_smoothing=smoothing).fit(X.astype(np.float64), y)
+    wanted = direct.predict_joint_log_proba(new.astype(np.float64))
+    np.testing.assert_array_equal(head.predict_proba(new).argmax(axis=1), wanted.argmax(axis=1))
+    np.testing.assert_allclose(head._parts["estimator"].theta_, direct.theta_)
+    np.testing.assert_allclose(head._parts["estimator"].var_, direct.var_)
+
+
+def test_wide_rows_of_naive_bayes_are_fitted_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = rows_of(3, (300,))
+    spec = HeadSpec("naive_bayes")
+    wanted = SklearnHead(spec).fit(FoldData(X, y, X, y)).predict_proba(X)
+    monkeypatch.setattr("classify.heads.sklearn_head._COLUMNS", 7)
+    monkeypatch.setattr("classify.heads.sklearn_head._VALUES", 1000)
+    found = SklearnHead(spec).fit(FoldData(X, y, X, y)).predict_proba(X)
+    np.testing.assert_allclose(found, wanted)
+
+
+@pytest.mark.parametrize("images", [1, 2, 3])
+def test_neighbours_of_few_images_vote_by_their_distance(images: int) -> None:
+    from sklearn.neighbors import KNeighborsClassifier
+
+    # The first class has ten times the images of the others.
+    y = np.concatenate([np.zeros(10 * images, int), np.repeat(np.arange(1, 20), images)])
+    generator = np.random.default_rng(0)
+    centres = 0.5 * generator.normal(size=(20, 30))
+    X, new = ((centres[y] + generator.normal(size=(len(y), 30))).astype("f4") for _ in "ab")
+    new = np.concatenate([new, X[::3]])  # some at a distance of zero
+    head = SklearnHead(HeadSpec("knn")).fit(FoldData(X, y, new, y))
+    scores = head.predict_proba(new)
+    with warnings.catch_warnings(action="ignore"):  # there are many classes for so few rows
+        direct = KNeighborsClassifier(weights="distance", algorithm="brute").fit(X, y)
+    wanted = direct.predict_proba(new)
+    np.testing.assert_array_equal(scores.argmax(axis=1), wanted.argmax(axis=1))
+    np.testing.assert_allclose(scores, (5 * wanted + 1 / 20) / 6)
+    np.testing.assert_allclose(scores.sum(axis=1), 1)
+    assert scores.min() > 0
+    np.testing.assert_array_equal(scores[len(y) :].argmax(axis=1), y[::3])
+    assert scores[len(y) :].max(axis=1) == pytest.approx(5.05 / 6)
+
+
+def test_a_class_with_one_image_does_not_stop_the_others_from_scaling() -> None:
+    X, y = rows_of(3, (8,), apart=2)
+    new, truth = rows_of(3, (8,), seed=1, apart=2)
+    y = np.where(np.arange(90) == 7, 3, y)
+    for name in ("svm", "naive_bayes", "lda"):
+        scores = head_class(name)(HeadSpec(name)).fit(FoldData(X, y, new, truth)).predict_proba(new)
+        assert log_loss(truth, scores) < 0.8, name
+
+
+@pytest.mark.parametrize("name", ["svm", "knn", "forest", "boosting", "naive_bayes"])
+def test_a_head_of_another_scikit_learn_predicts_the_same_or_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, y = rows_of(3, (8,))
+    head = SklearnHead(HeadSpec(name, **QUICK.get(name, {}))).fit(FoldData(X, y, X, y))
+    with monkeypatch.context() as patch:
+        patch.setattr("sklearn.base.__version__", "1.0")
+        head.save(tmp_path)
+        # No warning of scikit-learn comes through: here it would be an error.
+        with patch.context() as inner:
+            inner.setattr("sklearn.base.__version__", "2.0")
+            loaded = SklearnHead.load(tmp_path, name)
+        np.testing.assert_array_equal(loaded.predict_proba(X), head.predict_proba(X))
+        head._parts["example_scores"] = head._parts["example_scores"][::-1]
+        head.save(tmp_path)
+    with pytest.raises(ValueError, match="found other scores than those of the version"):
         SklearnHead.load(tmp_path, name)

@@ -2,13 +2,16 @@
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import skops.io
 
 from classify.data.dataset import Dataset
 from classify.inference.bundle import TrainedHead, load_head, save_head, save_report
@@ -326,6 +329,25 @@ def test_a_damaged_scikit_learn_head_is_refused(knn: Path, damage: Callable[[Pat
         damage(knn / name)
         with pytest.raises(HeadError, match="cannot be read"):
             load_head(knn)
+
+
+@pytest.mark.parametrize("recorded", ["bundle.json", "result.json"])
+def test_a_head_that_this_scikit_learn_cannot_read_is_told_by_its_version(
+    knn: Path, recorded: str
+) -> None:
+    _truncate(knn / "head.skops")
+    described = json.loads((knn / "bundle.json").read_text())
+    assert described["versions"] == {"scikit-learn": version("scikit-learn")}
+    _change(knn, versions={"scikit-learn": "1.7.0"})
+    if recorded == "result.json":  # as an earlier headstart wrote it
+        (knn / "result.json").write_bytes((knn / "bundle.json").read_bytes())
+        _without(knn, "versions")
+    with pytest.raises(HeadError, match="damaged"):
+        load_head(knn)  # a truncated file is damaged, whoever wrote it
+    skops.io.dump(subprocess.Popen, knn / "head.skops")
+    expected = f"trained with scikit-learn 1.7.0, which {version('scikit-learn')} cannot read"
+    with pytest.raises(HeadError, match=f"^{knn}: {expected}; train the head again$"):
+        load_head(knn)
 
 
 def test_a_head_that_would_run_code_is_refused(dense: Path) -> None:

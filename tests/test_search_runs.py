@@ -142,7 +142,7 @@ def test_scores_are_no_surer_for_images_of_one_group(folds: int | None) -> None:
         groups=[f"scene {row // 5}" for row in range(750)],
         split=np.repeat([0, 1], [300, 450]).astype(np.int8),
     )
-    heads = tuple(HeadSpec(name) for name in ("ridge", "svm", "naive_bayes"))
+    heads = tuple(HeadSpec(name) for name in ("ridge", "lda", "svm", "naive_bayes"))
     losses = {e.spec.head: e.scores["loss"] for e in run(made, TrainConfig(heads, folds)).entries}
     assert max(losses.values()) < np.log(3), losses
 

@@ -1,23 +1,32 @@
 """Linear heads as plain arrays: logistic, ridge and lda."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.out_of_core import Features, Labels, Rows, StoredRows, flatten
+from classify.data.out_of_core import PIECE_BYTES, Features, Labels, Rows, StoredRows, flatten
 from classify.data.views import FoldData
-from classify.heads.linear_solvers import LinearModel, RowSpace, fit_logit_scale, probabilities
-from classify.heads.streaming_solvers import RowStatistics
+from classify.heads.linear_solvers import (
+    FOLDS,
+    LinearModel,
+    RowSpace,
+    deal_folds,
+    fit_logit_scale,
+    probabilities,
+)
+from classify.heads.row_statistics import RowStatistics
 from classify.settings.head_spec import HeadSpec
 
 FILE = "head.npz"
 
-# The scale of a ridge on more rows than this is fitted on an evenly spaced sample of this size.
+# Out of core, the scale is fitted on a sample of the rows: for ridge evenly spaced ones, this many;
+# for lda one fold of about ``PIECE_BYTES``, which is read into memory.
 _SCALE_ROWS = 50_000
+_Fold: TypeAlias = tuple[NDArray[Any], Labels]  # rows that are left out, and their classes
 
 
 class LinearHead:
@@ -105,21 +114,46 @@ def fit_linear(
     """
     X = flatten(X)
     ridge, lda = ([spec for spec in specs if spec.head == name] for name in ("ridge", "lda"))
-    models: dict[HeadSpec, LinearModel] = {}
+    heads: dict[HeadSpec, LinearHead] = {}
     ridge_fits: Any
     if isinstance(X, StoredRows):
         statistics, sample = RowStatistics(X, y), slice(0, None, math.ceil(len(X) / _SCALE_ROWS))
-        models |= {spec: statistics.discriminant(spec) for spec in lda}
+        if lda:
+            heads |= _fit_lda(lda, statistics, _left_out(X, y, groups), X.shape[1])
         y = y[sample]
         ridge_fits = statistics.ridge_path(ridge, X[sample], y)
     else:
         space = RowSpace(X)
         for weight in {spec.class_weight for spec in specs}:
             path = [s for s in specs if s.head == "logistic" and s.class_weight == weight]
-            models |= zip(path, space.logistic_path(y, path) if path else (), strict=True)
-        models |= {spec: space.discriminant(y, spec) for spec in lda}
+            models = space.logistic_path(y, path) if path else ()
+            heads |= {s: LinearHead(s, model) for s, model in zip(path, models, strict=True)}
+        if lda:
+            statistics, folds = RowStatistics(space.T, y), _left_out(space.T, y, groups)
+            for spec, head in _fit_lda(lda, statistics, folds, X.shape[1]).items():
+                heads[spec] = LinearHead(spec, space.to_features([head._model])[0], head._scale)
         ridge_fits = space.ridge_path(y, ridge, groups)
-    heads = {spec: LinearHead(spec, model) for spec, model in models.items()}
     for spec, (model, left_out) in zip(ridge, ridge_fits if ridge else (), strict=True):
         heads[spec] = LinearHead(spec, model, fit_logit_scale(left_out, y))
     return [heads[spec] for spec in specs]
+
+
+def _fit_lda(
+    specs: Sequence[HeadSpec], statistics: RowStatistics, folds: Iterator[_Fold], width: int
+) -> dict[HeadSpec, LinearHead]:
+    """Fit lda heads, whose scale is fitted on folds that are left out in turn."""
+    fits = statistics.discriminant_path(specs, folds, width)
+    return {
+        spec: LinearHead(spec, model, fit_logit_scale(left_out, y))
+        for spec, (model, left_out, y) in zip(specs, fits, strict=True)
+    }
+
+
+def _left_out(X: Any, y: Labels, groups: Labels | None) -> Iterator[_Fold]:
+    """Yield the rows of each fold, or of one small fold where rows are read from a file."""
+    stored = isinstance(X, StoredRows)
+    count = max(FOLDS, math.ceil(4 * math.prod(X.shape) / PIECE_BYTES)) if stored else FOLDS
+    fold = deal_folds(y, groups, count)
+    for k in range(1 if stored else FOLDS):
+        if len(rows := np.flatnonzero(fold == k)):
+            yield X.read(rows) if stored else X[rows], y[rows]

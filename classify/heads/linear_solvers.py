@@ -20,18 +20,24 @@ from classify.settings.head_spec import HeadSpec
 from extract.core.console import log
 
 MAX_ITERATIONS = 1000
-# With scikit-learn's default of 1e-4 scores are off by 1e-3; the path is fast enough for this.
+# Largest gradient of a logistic fit. lbfgs is fast down to here; scikit-learn's default of 1e-4
+# leaves scores off by 1e-3.
 _TOLERANCE = 1e-7
+# The same as a share of the penalty's curvature, 1 / (C n). With a weak penalty the loss is as flat
+# as the penalty alone, and a gradient of 1e-7 is far from the solution: Newton steps get there.
+_FLAT_TOLERANCE = 1e-4
 # Columns converted to float64 at a time; wider rows are multiplied in float32.
 _COLUMNS = 4096
 # Eigenvalues below this share of the largest are rounding errors of float32 products.
 _WIDE_ROUNDING = 1e-6
-# A variance within classes below this share of the variance between them is a rounding error.
-_NO_SPREAD = 1e-10
 # Least value of 1 - leverage: far above float64's rounding errors, and far below the values of
 # weak penalties on wide features, for which 1e-6 gave scores close to 0 and 1.
 _MARGIN = 1e-9
-_TINY = np.finfo(np.float64).tiny
+# A standard deviation of logits below this is a rounding error.
+_NO_LOGITS = 1e-10
+# Folds of training rows to fit the scale of the logits.
+FOLDS = 3
+TINY = np.finfo(np.float64).tiny
 
 Double = NDArray[np.float64]
 
@@ -98,21 +104,23 @@ class RowSpace:
         Returns:
             A model per spec. Warns about a fit that did not converge.
         """
-        from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
         from threadpoolctl import threadpool_limits
 
-        solver = LogisticRegression(max_iter=MAX_ITERATIONS, tol=_TOLERANCE, warm_start=True)
+        solver = LogisticRegression(max_iter=MAX_ITERATIONS, warm_start=True)
         solver.set_params(class_weight=specs[0].class_weight)
         solutions: dict[float | None, tuple[Double, Double]] = {}
         rank = self.T.shape[1]
         # Identical rows have rank 0, but scikit-learn needs a feature.
         rows = self.T if rank else np.zeros((len(y), 1))
         for C in sorted({spec.C or 1.0 for spec in specs}):
-            # One BLAS thread was 25 times as fast as two on two busy cores: the products are small.
-            with warnings.catch_warnings(), threadpool_limits(1, "blas"):
-                warnings.simplefilter("ignore", ConvergenceWarning)  # replaced by the line below
-                solver.set_params(C=C).fit(rows, y)
+            newton = min(10 * _TOLERANCE, _FLAT_TOLERANCE / (C * len(y)))
+            for name, tolerance in (("lbfgs", _TOLERANCE), ("newton-cg", newton)):
+                # One BLAS thread was 25 times as fast as two on two busy cores: the products are
+                # small.
+                with warnings.catch_warnings(), threadpool_limits(1, "blas"):
+                    warnings.simplefilter("ignore")  # replaced by the line below
+                    solver.set_params(C=C, solver=name, tol=tolerance).fit(rows, y)
             if solver.n_iter_.max() >= MAX_ITERATIONS:
                 log.warning("logistic: C=%g not converged in %d steps; reduce C", C, MAX_ITERATIONS)
             solutions[C] = solver.coef_[:, :rank].copy(), solver.intercept_.copy()
@@ -143,23 +151,9 @@ class RowSpace:
         for spec in specs:
             shrunk = s**2 / (s**2 + (spec.alpha or 0.0))
             residuals = targets - (bias + left @ (shrunk[:, None] * projected))
-            weights = (right.T @ ((shrunk / np.maximum(s, _TINY))[:, None] * projected)).T
+            weights = (right.T @ ((shrunk / np.maximum(s, TINY))[:, None] * projected)).T
             (model,) = self.to_features([(weights, bias)])
             yield model, targets - _leave_groups_out(left, shrunk, residuals, groups)
-
-    def discriminant(self, y: Labels, spec: HeadSpec) -> LinearModel:
-        """Solve linear discriminant analysis with a shrunk covariance, as scikit-learn's ``lsqr``.
-
-        Args:
-            y: (n,) classes 0 to K - 1, each with a row.
-            spec: Its ``shrinkage``, above 0, is the share of the mean variance of all D features.
-        """
-        counts = np.bincount(y)
-        means = np.stack([self.T[y == label].mean(axis=0) for label in range(len(counts))])
-        within = self.T - means[y]
-        covariance = within.T @ within / len(y)
-        solution = solve_discriminant(means, covariance, counts, self.width, spec.shrinkage or 0.0)
-        return self.to_features([solution])[0]
 
 
 def _is_wide(rows: NDArray[Any]) -> bool:
@@ -233,35 +227,6 @@ def _solve(half: Double, right: Double) -> Double:
     return np.asarray((right + half @ np.linalg.solve(inner, half.T @ right)) / ridge)
 
 
-def solve_discriminant(
-    means: Double, covariance: Double, counts: Labels, width: int, shrinkage: float
-) -> tuple[Double, Double]:
-    """Solve a discriminant from its sufficient statistics.
-
-    Args:
-        means: (K, r) class means minus the mean of all rows.
-        covariance: (r, r) covariance within the classes; it is overwritten.
-        counts: (K,) rows of each class.
-        width: D, the number of features.
-        shrinkage: Share of the mean variance.
-
-    Returns:
-        Weights, (K or 1, r), and bias, (K or 1,).
-    """
-    within = np.trace(covariance)
-    between = counts @ (means**2).sum(axis=1) / counts.sum()
-    if within <= _NO_SPREAD * between:
-        # All rows equal their class mean: use the spread of the means instead.
-        within, covariance[:] = between, 0
-    covariance *= 1 - shrinkage
-    covariance[np.diag_indices_from(covariance)] += shrinkage * within / width + _TINY
-    weights = np.linalg.solve(covariance, means.T).T
-    bias = np.log(counts / counts.sum()) - (means * weights).sum(axis=1) / 2
-    if len(counts) == 2:
-        weights, bias = weights[1:] - weights[:1], bias[1:] - bias[:1]
-    return np.asarray(weights), np.asarray(bias)
-
-
 def probabilities(z: Double, scale: float = 1.0) -> Double:
     """Return the softmax, (N, K), of scaled logits (N, K), or (N, 1) for class 1 of 2."""
     z = np.hstack([np.zeros_like(z), z]) if z.shape[1] == 1 else z
@@ -269,21 +234,53 @@ def probabilities(z: Double, scale: float = 1.0) -> Double:
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
+def deal_folds(y: Labels, groups: Labels | None = None, folds: int = FOLDS) -> Labels:
+    """Deal training rows to folds that are left out in turn, to fit the scale of the logits.
+
+    A fold holds all rows of an image, and all rows of a group that have one class. A class with
+    one group is never left out: each fit needs every class.
+
+    Args:
+        y: (n,) classes 0 to K - 1.
+        groups: (n,) the image, or the group of images, of each row; None if all differ.
+        folds: Their number.
+
+    Returns:
+        (n,) 0 to ``folds`` - 1, or -1.
+    """
+    fold = np.full(len(y), -1)
+    for label in range(int(y.max()) + 1):
+        members = np.flatnonzero(y == label)
+        own = members if groups is None else groups[members]
+        numbers = np.unique(own, return_inverse=True)[1]
+        if numbers.max() > 0:
+            fold[members] = numbers % folds
+    return fold
+
+
 def fit_logit_scale(z: Double, y: Labels) -> float:
     """Fit the factor of the logits with the highest likelihood (temperature scaling).
 
-    It is one over the temperature. It changes the confidence of the answers, not the answers.
+    It is one over the temperature. It changes the confidence of the answers, not the answers. One
+    row more, which is of every class alike, keeps it finite where all answers are right.
 
     Args:
-        z: (N, K) or (N, 1) logits of rows that the head was not fitted on.
-        y: (N,) their classes.
+        z: (N, K) or (N, 1) logits of rows that the head was not fitted on. Where there are none,
+            those of training rows: nothing is known about errors, and scores become nearly even.
+        y: (N,) their classes; empty where there are none.
     """
     from scipy.optimize import minimize_scalar
 
-    def loss(log_scale: float) -> float:
-        true = probabilities(z, float(np.exp(log_scale)))[np.arange(len(y)), y]
-        return float(-np.log(np.maximum(true, _TINY)).mean())
+    spread = max(float(z.std()), _NO_LOGITS)
+    if not len(y):
+        return 0.1 / spread
+    z = np.hstack([np.zeros_like(z), z]) if z.shape[1] == 1 else z
+    z = (z - z.max(axis=1, keepdims=True)) / spread
 
-    spread = np.log(max(float(z.std()), 1e-12))
-    # From nearly even scores to scores of nearly 0 and 1.
-    return float(np.exp(minimize_scalar(loss, bounds=(-6 - spread, 6 - spread)).x))
+    def loss(log_scale: float) -> float:
+        scaled = np.exp(log_scale) * z
+        log_scores = scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
+        return -float(log_scores[np.arange(len(y)), y].sum() + log_scores.mean())
+
+    # From nearly even scores to scores of nearly 0 and 1, even if a few logits are far out.
+    return float(np.exp(minimize_scalar(loss, bounds=(-8, 10)).x) / spread)

@@ -2,12 +2,13 @@
 
 Scores are probabilities. ``svm`` and ``naive_bayes`` give logits of an unknown scale: temperature
 scaling fits it on training rows that the fit did not see, and changes no answer. ``knn`` and
-``forest`` count votes: one more vote, divided as the classes are in training, keeps the score of a
-class without votes above zero.
+``forest`` count votes: one more vote, divided evenly, keeps the score of a class without votes
+above zero, and changes no answer either.
 """
 
 import json
 import math
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,18 +19,23 @@ from numpy.typing import NDArray
 
 from classify.data.out_of_core import Labels, Rows, flatten
 from classify.data.views import FoldData
-from classify.heads.linear_solvers import fit_logit_scale, probabilities
+from classify.heads.linear_solvers import FOLDS, deal_folds, fit_logit_scale, probabilities
 from classify.settings.head_spec import HeadSpec
 
 FILE = "head.skops"
-# Types of scikit-learn's trees, which skops does not trust by default.
+# Types of scikit-learn's trees, which not every skops trusts by default.
 _TREES = {
     "forest": ["sklearn.tree._tree.Tree"],
-    "boosting": ["sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"],
+    "boosting": [
+        "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+        "sklearn.ensemble._hist_gradient_boosting.binning._BinMapper",
+    ],
 }
-# Folds of the training rows for the temperature.
-_FOLDS = 3
 _SCALED = ("svm", "naive_bayes")
+# Training rows whose scores are saved with the head.
+_EXAMPLES = 3
+# Columns or values of naive_bayes in float64 at a time.
+_COLUMNS, _VALUES = 4096, 1 << 22
 
 
 class SklearnHead:
@@ -51,40 +57,38 @@ class SklearnHead:
     def fit(self, rows: FoldData) -> "SklearnHead":
         """Fit on the training rows, and return the head itself."""
         X, y = flatten(rows.X), rows.y
-        self._parts = {"width": X.shape[1], "scale": 1.0, "prior": np.bincount(y) / len(y)}
+        even = np.full(rows.classes, 1 / rows.classes)
+        self._parts = {"width": X.shape[1], "scale": 1.0, "prior": even}
         if self.spec.head == "svm":
             # One BLAS product serves every fit; libsvm's own are 20 times slower on wide rows.
             gamma = self.spec.gamma or 1 / max(float(X.var(axis=0).sum()), 1e-12)
             self._parts |= {"rows": X, "gamma": gamma if self.spec.kernel == "rbf" else 0.0}
             X = _kernel(X, X, self._parts["gamma"])
-        if self.spec.head in _SCALED:
-            groups = np.arange(len(y)) if rows.groups is None else rows.groups
-            self._parts["scale"] = self._fit_scale(X, y, groups)
         self._parts["estimator"] = _fit(self.spec, X, y)
-        vars(self._parts["estimator"]).pop("_feature_subsample_rng", None)  # see ``load``
+        if self.spec.head in _SCALED:
+            self._parts["scale"] = self._fit_scale(X, y, rows.groups)
+        # A file holds no random number generator, see ``load``, and no loss, whose type has another
+        # name in each version of scikit-learn.
+        for name in ("_feature_subsample_rng", "_loss"):
+            vars(self._parts["estimator"]).pop(name, None)
+        # What another version of scikit-learn must predict.
+        example = flatten(rows.X)[:_EXAMPLES]
+        self._parts |= {"example": example, "example_scores": self.predict_proba(example)}
         return self
 
-    def _fit_scale(self, rows: NDArray[Any], y: Labels, groups: Labels) -> float:
-        """Fit the scale of the logits by cross-validation on the training rows.
-
-        A fold holds all rows of an image, and all rows of a group that have one class.
-        """
-        members = [np.flatnonzero(y == label) for label in range(y.max() + 1)]
-        folds = min(_FOLDS, *(len(np.unique(groups[m])) for m in members))
-        if folds < 2:
-            return 1.0
-        fold = np.empty(len(y), np.int64)
-        for m in members:
-            fold[m] = np.unique(groups[m], return_inverse=True)[1] % folds
-        left_out = []
-        for k in range(folds):
-            train = np.flatnonzero(fold != k)
-            columns = train if self.spec.head == "svm" else slice(None)
-            estimator = _fit(self.spec, rows[train][:, columns], y[train])
-            left_out.append(_logits(estimator, rows[fold == k][:, columns]))
-        # Back into the order of the rows.
-        order = np.argsort(np.argsort(fold, kind="stable"))
-        return fit_logit_scale(np.concatenate(left_out)[order], y)
+    def _fit_scale(self, rows: NDArray[Any], y: Labels, groups: Labels | None) -> float:
+        """Fit the scale of the logits by cross-validation on the training rows."""
+        fold, left_out, labels = deal_folds(y, groups), [], []
+        for k in range(FOLDS):
+            if len(out := np.flatnonzero(fold == k)):
+                train = np.flatnonzero(fold != k)
+                columns = train if self.spec.head == "svm" else slice(None)
+                estimator = _fit(self.spec, rows[train][:, columns], y[train])
+                left_out.append(_logits(estimator, rows[out][:, columns]))
+                labels.append(y[out])
+        if not left_out:
+            return fit_logit_scale(_logits(self._parts["estimator"], rows), np.array([], np.int64))
+        return fit_logit_scale(np.concatenate(left_out), np.concatenate(labels))
 
     def predict_proba(self, X: Rows) -> NDArray[np.floating]:
         """Score each class for each row.
@@ -96,12 +100,10 @@ class SklearnHead:
             (N, K) scores, 0 to 1; each row sums to 1.
         """
         parts, rows, estimator = self._parts, flatten(X), self._parts["estimator"]
-        if self.spec.head in _SCALED:
+        if self.spec.head in (*_SCALED, "boosting"):
             rows = _kernel(rows, parts["rows"], parts["gamma"]) if "rows" in parts else rows
             return probabilities(_logits(estimator, rows), parts["scale"])
         scores = np.asarray(estimator.predict_proba(rows), np.float64)
-        if self.spec.head == "boosting":
-            return scores
         votes = estimator.n_neighbors if self.spec.head == "knn" else len(estimator.estimators_)
         return np.asarray((votes * scores + parts["prior"]) / (votes + 1))
 
@@ -125,19 +127,36 @@ class SklearnHead:
             head: Its name.
         """
         import skops.io
+        from sklearn.exceptions import InconsistentVersionWarning
 
         with zipfile.ZipFile(folder / FILE) as file:
             schema = json.dumps(json.loads(file.read("schema.json")))
         # NumPy would mix a pool of any size that it names, each number with each other.
         if "RandomGenerator" in schema:
             raise ValueError("found a random number generator; expected a head without one")
-        parts = skops.io.load(folder / FILE, trusted=_TREES.get(head, []))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            parts = skops.io.load(folder / FILE, trusted=_TREES.get(head, []))
         check_indices(head, parts)
-        return cls(HeadSpec(head), parts)
+        loaded = cls(HeadSpec(head), parts)
+        other = any(issubclass(one.category, InconsistentVersionWarning) for one in caught)
+        if other and "example" in parts:
+            scores = loaded.predict_proba(parts["example"])
+            if not np.allclose(scores, parts["example_scores"], atol=1e-3):
+                raise ValueError("found other scores than those of the version that trained it")
+        return loaded
 
 
 def _fit(spec: HeadSpec, X: NDArray[Any], y: Labels) -> Any:
-    """Fit scikit-learn's classifier, importing only its module."""
+    """Fit scikit-learn's classifier."""
+    with warnings.catch_warnings():
+        # Of a few images per class it says that they look like numbers to be predicted.
+        warnings.filterwarnings("ignore", "The number of unique classes")
+        return _create(spec, X, y)
+
+
+def _create(spec: HeadSpec, X: NDArray[Any], y: Labels) -> Any:
+    """Import only the module of the classifier, and fit it."""
     weight, seed = spec.class_weight, spec.seed
     if spec.head == "svm":
         from sklearn.svm import SVC
@@ -146,13 +165,11 @@ def _fit(spec: HeadSpec, X: NDArray[Any], y: Labels) -> Any:
     if spec.head == "knn":
         from sklearn.neighbors import KNeighborsClassifier
 
-        return KNeighborsClassifier(min(spec.neighbours or 1, len(y)), algorithm="brute").fit(X, y)
+        knn = KNeighborsClassifier(min(spec.neighbours or 1, len(y)), algorithm="brute")
+        # Plain votes of a few images are ties, of which the lowest class would be the answer.
+        return knn.set_params(weights="distance").fit(X, y)
     if spec.head == "naive_bayes":
-        from sklearn.naive_bayes import GaussianNB
-
-        bayes = GaussianNB().fit(X, y)
-        bayes.var_ += not bayes.var_.any()  # all features are constant: no division by zero
-        return bayes
+        return _fit_bayes(X, y, spec.var_smoothing or 0.0)
     from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 
     if spec.head == "forest":
@@ -163,11 +180,41 @@ def _fit(spec: HeadSpec, X: NDArray[Any], y: Labels) -> Any:
     return boosting.fit(X, y)
 
 
+def _fit_bayes(X: NDArray[Any], y: Labels, smoothing: float) -> Any:
+    """Fit Gaussian naive Bayes in float64.
+
+    A feature that is constant in the images of a class has no variance there. With scikit-learn's
+    own smoothing of 1e-9 it then outweighs all others: its log-likelihoods of -1e10 have no digit
+    left for them in float32.
+
+    Args:
+        X: (N, D) rows.
+        y: (N,) classes.
+        smoothing: Share of the largest variance of a feature that is added to every variance.
+    """
+    from sklearn.naive_bayes import GaussianNB
+
+    means, variances, largest = [], [], 0.0
+    for start in range(0, X.shape[1], _COLUMNS):
+        block = X[:, start : start + _COLUMNS].astype(np.float64)
+        bayes = GaussianNB(var_smoothing=0.0).fit(block, y)
+        means.append(bayes.theta_)
+        variances.append(bayes.var_)
+        largest = max(largest, float(block.var(axis=0).max()))
+    # Where all features are constant: no division by zero.
+    bayes.theta_, bayes.var_ = np.hstack(means), np.hstack(variances) + (smoothing * largest or 1)
+    bayes.n_features_in_ = X.shape[1]
+    return bayes
+
+
 def _logits(estimator: Any, rows: NDArray[Any]) -> NDArray[np.float64]:
     """Return (N, K) logits, or (N, 1) for class 1 of 2."""
     if hasattr(estimator, "decision_function"):
         return np.asarray(estimator.decision_function(rows)).reshape(len(rows), -1)
-    return np.asarray(estimator.predict_joint_log_proba(rows))
+    step = max(1, _VALUES // rows.shape[1])
+    chunks = (rows[start : start + step] for start in range(0, len(rows), step))
+    logits = [estimator.predict_joint_log_proba(chunk.astype(np.float64)) for chunk in chunks]
+    return np.concatenate(logits)
 
 
 def _kernel(X: Rows, fitted: Rows, gamma: float) -> NDArray[np.float64]:

@@ -12,8 +12,10 @@ import errno
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from numpy.typing import NDArray
 from classify.data.dataset import Dataset
 from classify.data.out_of_core import join_layers
 from classify.heads.registry import FittedHead
+from classify.heads.sklearn_head import FILE as SKLEARN_FILE
 from classify.inference.head_folder import (
     BUNDLE,
     PREDICTIONS,
@@ -199,6 +202,11 @@ def load_head(folder: PathLike) -> TrainedHead:
     except Exception as error:  # Keras and skops can raise anything for a damaged file
         if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
             raise  # a limit of the machine, not a damaged head
+        if other := _other_version(folder, described):
+            found = (
+                f"trained with scikit-learn {other}, which {version('scikit-learn')} cannot read"
+            )
+            raise HeadError(f"{folder}: {found}; train the head again") from error
         problem = f"damaged, the head cannot be read: {type(error).__name__}: {reason_of(error)}"
         raise HeadError(f"{folder}: {problem}; {_EXPECTED}") from error
     if not fits:
@@ -224,13 +232,27 @@ def _read_identity(folder: Path) -> dict[str, Any]:
     return described
 
 
+def _other_version(folder: Path, described: Mapping[str, Any]) -> str:
+    """Return the scikit-learn that trained a head of its, if another is installed; else ``""``."""
+    try:
+        with zipfile.ZipFile(folder / SKLEARN_FILE):
+            # Folders of an earlier headstart have it in ``result.json`` only.
+            versions = (
+                described.get("versions") or json.loads((folder / RESULT).read_bytes())["versions"]
+            )
+            found = versions["scikit-learn"]
+    except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile):
+        return ""
+    return found if isinstance(found, str) and found != version("scikit-learn") else ""
+
+
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 
 def _identity(dataset: Dataset, result: Result) -> dict[str, Any]:
-    """Return the content of ``bundle.json``: the fields of ``TrainedHead``."""
+    """Return the content of ``bundle.json``: the fields of ``TrainedHead``, and who can read it."""
     own = result.dataset
     assert own is not None
     return {
@@ -242,4 +264,5 @@ def _identity(dataset: Dataset, result: Result) -> dict[str, Any]:
         **{field: getattr(dataset, field) for field in _RECORDED},
         "layer": own.layer,
         "shape": list(own.X.shape[1:]),
+        "versions": {"scikit-learn": version("scikit-learn")},
     }

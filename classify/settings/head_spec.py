@@ -54,7 +54,9 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "knn": {"neighbours": 5, "transform": ("sqrt", "l2")},
     "forest": {"trees": 300, "class_weight": None, "seed": 0, "transform": ()},
     "boosting": {"trees": 100, "step": 0.1, "class_weight": None, "seed": 0, "transform": ()},
-    "naive_bayes": {"transform": _STANDARDISE},
+    # Scikit-learn's 1e-9 only prevents divisions by zero. From 3 to 30 images a class of two sets,
+    # 0.1 answered 0.5 to 14 % more images of others correctly.
+    "naive_bayes": {"var_smoothing": 0.1, "transform": _STANDARDISE},
 }
 KERAS_HEADS = ("dense", "linear")
 # Keras heads that agree in these settings train as one model; the others are per head. Epochs and
@@ -152,6 +154,9 @@ class HeadSpec(Settings):
     neighbours: int | None = flag(None, "nearest images that vote", low=1)
     trees: int | None = flag(None, "trees, or rounds of boosting", low=1)
     step: float | None = flag(None, "learning rate of boosting", above=0)
+    var_smoothing: float | None = flag(
+        None, "share of the largest variance of a feature that is added to every variance", above=0
+    )
     transform: tuple[str, ...] | None = flag(
         None,
         "steps applied to the features before each head: standardise, sqrt, l2, pca=N; or none",
@@ -244,6 +249,7 @@ class HeadSettings(TypedDict, total=False):
     neighbours: int | None
     trees: int | None
     step: float | None
+    var_smoothing: float | None
 
 
 # The settings of heads, by name.
