@@ -119,7 +119,11 @@ class RowSpace:
         return self.to_features([solutions[spec.C or 1.0] for spec in specs])
 
     def ridge_path(
-        self, y: Labels, specs: Sequence[HeadSpec], groups: Labels | None = None
+        self,
+        y: Labels,
+        specs: Sequence[HeadSpec],
+        groups: Labels | None = None,
+        kept: Labels | slice = slice(None),
     ) -> Iterator[tuple[LinearModel, Double]]:
         """Solve ridge regression onto -1 and 1 for every penalty, from one decomposition.
 
@@ -127,25 +131,33 @@ class RowSpace:
             y: (n,) classes 0 to K - 1.
             specs: Ridge heads that differ only in ``alpha``.
             groups: (n,) the image, or the group of images, of each row; None if all differ.
+            kept: The rows whose logits are needed: complete groups.
 
         Yields:
             For each spec the model and the leave-one-out logits, (n, K) or (n, 1): those of each
-            row from a fit without its group.
+            kept row from a fit without its group.
         """
-        targets = ridge_targets(y, int(y.max()) + 1)
-        bias = targets.mean(axis=0)
+        from scipy.sparse import csr_array
+
+        counts = np.bincount(y)
+        member = csr_array((np.ones(len(y)), (y, np.arange(len(y)))), shape=(len(counts), len(y)))
+        labels = slice(1 if len(counts) == 2 else 0, None)  # as in ``ridge_targets``
+        bias = 2 * counts[labels] / len(y) - 1
         # The singular vectors and values of T: (n, r), (r,), (r, r).
         if self._Q is None:
             left, s, right = np.linalg.svd(self.T, full_matrices=False)
         else:
             left, s, right = self._Q, self._s, np.eye(len(self._s))
-        projected = left.T @ (targets - bias)
+        # left.T @ (targets - bias), without the (n, K) targets.
+        projected = 2 * (member @ left - counts[:, None] * left.mean(axis=0))[labels].T
+        targets = ridge_targets(y[kept], len(counts))
+        groups = None if groups is None else groups[kept]
         for spec in specs:
             shrunk = s**2 / (s**2 + (spec.alpha or 0.0))
-            residuals = targets - (bias + left @ (shrunk[:, None] * projected))
+            residuals = targets - (bias + left[kept] @ (shrunk[:, None] * projected))
             weights = (right.T @ ((shrunk / np.maximum(s, _TINY))[:, None] * projected)).T
             (model,) = self.to_features([(weights, bias)])
-            yield model, targets - _leave_groups_out(left, shrunk, residuals, groups)
+            yield model, targets - _leave_groups_out(left[kept], shrunk, residuals, groups, len(y))
 
     def discriminant(self, y: Labels, spec: HeadSpec) -> LinearModel:
         """Solve linear discriminant analysis with a shrunk covariance, as scikit-learn's ``lsqr``.
@@ -207,11 +219,10 @@ def leave_one_out(residuals: Double, leverage: Double) -> Double:
 
 
 def _leave_groups_out(
-    left: Double, shrunk: Double, residuals: Double, groups: Labels | None
+    left: Double, shrunk: Double, residuals: Double, groups: Labels | None, count: int
 ) -> Double:
     """Return the residuals of rows in a fit without their group: (I - H_gg)^-1 residuals_g."""
-    mean = 1 / len(left)  # the part of the intercept in the hat matrix
-    leverage = (left**2) @ shrunk
+    mean, leverage = 1 / count, (left**2) @ shrunk  # 1 / n is the part of the intercept
     if groups is None:
         return leave_one_out(residuals, leverage + mean)
     left_out = np.asarray(residuals / (1 + _MARGIN - leverage - mean)[:, None])

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.out_of_core import Labels, Rows, flatten
+from classify.data.out_of_core import SCORE_BYTES, Labels, Rows, flatten
 from classify.data.views import FoldData
+from classify.heads.linear_head import scale_sample
 from classify.heads.linear_solvers import fit_logit_scale, probabilities
 from classify.settings.head_spec import HeadSpec
 
@@ -76,15 +77,14 @@ class SklearnHead:
         fold = np.empty(len(y), np.int64)
         for m in members:
             fold[m] = np.unique(groups[m], return_inverse=True)[1] % folds
-        left_out = []
+        left_out, kept = [], scale_sample(np.arange(len(y)), len(members))
+        kept = kept[np.argsort(fold[kept], kind="stable")]
         for k in range(folds):
-            train = np.flatnonzero(fold != k)
+            train, held_out = np.flatnonzero(fold != k), kept[fold[kept] == k]
             columns = train if self.spec.head == "svm" else slice(None)
             estimator = _fit(self.spec, rows[train][:, columns], y[train])
-            left_out.append(_logits(estimator, rows[fold == k][:, columns]))
-        # Back into the order of the rows.
-        order = np.argsort(np.argsort(fold, kind="stable"))
-        return fit_logit_scale(np.concatenate(left_out)[order], y)
+            left_out.append(_logits(estimator, rows[held_out][:, columns]))
+        return fit_logit_scale(np.concatenate(left_out), y[kept])
 
     def predict_proba(self, X: Rows) -> NDArray[np.floating]:
         """Score each class for each row.
@@ -166,7 +166,12 @@ def _fit(spec: HeadSpec, X: NDArray[Any], y: Labels) -> Any:
 def _logits(estimator: Any, rows: NDArray[Any]) -> NDArray[np.float64]:
     """Return (N, K) logits, or (N, 1) for class 1 of 2."""
     if hasattr(estimator, "decision_function"):
-        return np.asarray(estimator.decision_function(rows)).reshape(len(rows), -1)
+        # It has a value for each pair of classes in memory.
+        step = max(1, SCORE_BYTES // (8 * math.comb(len(estimator.classes_), 2)))
+        parts = [rows[start : start + step] for start in range(0, len(rows), step)]
+        return np.concatenate([estimator.decision_function(part) for part in parts]).reshape(
+            len(rows), -1
+        )
     return np.asarray(estimator.predict_joint_log_proba(rows))
 
 

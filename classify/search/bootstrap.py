@@ -82,10 +82,13 @@ class Bootstrap:
 
     def _sum_by_class(self, weights: Floats, labels: Labels, values: Any = None) -> Floats:
         """Sum the weights, or the weighted values, of each class: (resamples, K)."""
-        cells = self._unit_of_row * self._classes + labels
-        sums = np.bincount(cells, values, weights.shape[1] * self._classes)
-        sums = sums.reshape(-1, self._classes).astype(np.float32)  # exact, as they are counts
-        return np.asarray(weights @ sums, np.float64)
+        from scipy.sparse import csr_array
+
+        counts = np.ones(len(labels)) if values is None else values.astype(np.float64)
+        # Sparse, for of many classes nearly all have no row in a unit.
+        shape = self._classes, weights.shape[1]
+        sums = csr_array((counts, (labels, self._unit_of_row)), shape=shape)
+        return np.asarray((sums @ weights.T).T)
 
 
 def _mean_ratio(part: Floats, total: Floats) -> Floats:

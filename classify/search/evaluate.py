@@ -84,8 +84,9 @@ def _evaluate_fold(
     fitted = fit_batch(specs, rows, transform, halving)
     seconds = (time.perf_counter() - start) / len(specs)
     heads = [one.head for one in fitted]
-    trained = _reduced_scores(heads, rows.X, rows.y, keep=False)
-    validated = _reduced_scores(heads, rows.X_validation, rows.y_validation, keep)
+    trained = _reduced_scores(heads, rows.X, rows.y, rows.classes, keep=False)
+    held_out = rows.X_validation, rows.y_validation
+    validated = _reduced_scores(heads, *held_out, rows.classes, keep)
     for spec, one, train, validation in zip(specs, fitted, trained, validated, strict=True):
         accuracy, history = float((train[0] == rows.y).mean()), one.head.history
         losses = history.get("val_loss", [])
@@ -95,14 +96,16 @@ def _evaluate_fold(
         yield Evaluation(*results, scores, one)
 
 
-def _reduced_scores(heads: Sequence[Head], X: Features, y: Labels, keep: bool) -> list[Any]:
+def _reduced_scores(
+    heads: Sequence[Head], X: Features, y: Labels, classes: int, keep: bool
+) -> list[Any]:
     """Score rows chunk by chunk: answers, true scores and, to keep, scores of each head."""
     linear, chunks = [h for h in heads if isinstance(h, linear_head.LinearHead)], []
-    for rows, features in iter_chunks(X):
+    for rows, features in iter_chunks(X, classes * max(1, len(linear))):
         # Linear heads that were trained together need one pass over the rows.
         scores: Any = linear_head.score_linear(linear, features) if linear else ()
         scores = scores or (head.predict_proba(features) for head in heads)
-        chunks.append([(*reduce_scores(y[rows], s), s if keep else s[:0]) for s in scores])
+        chunks.append([(*reduce_scores(y[rows], s), s if keep else s[:0].copy()) for s in scores])
     by_head = zip(*chunks, strict=True)
     return [[np.concatenate(arrays) for arrays in zip(*parts, strict=True)] for parts in by_head]
 
