@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from classify.data.dataset import Dataset
 from classify.data.out_of_core import StoredRows
 from classify.data.splits import TEST, group_names
-from classify.heads.registry import needs_memory
+from classify.heads.registry import has_too_many_classes, needs_memory
 from classify.report import diagnostics
 from classify.report.projection import FeatureMap, map_features
 from classify.search.evaluate import evaluate
-from classify.search.leaderboard import Result
-from classify.search.metrics import confusion_matrix
+from classify.search.leaderboard import Entry, Result
+from classify.search.metrics import MATRIX_CLASSES, confusion_matrix, list_confusion
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec
 from classify.settings.sweep import label
 from extract.core.console import log, muted, progress
@@ -58,7 +58,7 @@ class Analysis:
     """Diagnostics of the best head on the validation images.
 
     Attributes:
-        confusion: (K, K) int64 counts, truth on the first axis.
+        confusion: (K, K) int64 counts, truth on the first axis; a sparse array.
         classes: Metrics of each class.
         pairs: The pairs of classes that are confused most often.
         roc: Curves of true against false positive rate; see ``diagnostics.class_curves``.
@@ -68,13 +68,14 @@ class Analysis:
         mistakes: The mistakes with the highest scores.
         wrong_rows: (E,) int64 rows of the dataset that are classified wrongly.
         size_head: The head that ``sizes`` is about: the best one without epochs, else logistic
-            regression; None of a fine-tuned head, and where the head needs features in memory.
+            regression; None of a fine-tuned head, and where the head needs features in memory or
+            takes fewer classes.
         sizes: Accuracy of that head by number of training images, fewest first; without the sizes
             at which it cannot be trained.
         maps: The features in two dimensions; empty where they have fewer.
     """
 
-    confusion: NDArray[np.int64]
+    confusion: Any
     classes: list[diagnostics.ClassMetrics]
     pairs: list[diagnostics.ConfusedPair]
     roc: list[diagnostics.Curve]
@@ -110,10 +111,12 @@ class Analysis:
 
 
 def _to_json(value: Any) -> Any:
-    """Return named tuples as dictionaries, at every depth."""
+    """Return named tuples as dictionaries and numbers with six decimals, at every depth."""
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return {name: _to_json(part) for name, part in value._asdict().items()}
-    return [_to_json(part) for part in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [_to_json(part) for part in value]
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]:
@@ -148,23 +151,30 @@ def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]
             "groups": dataset.groups and len(set(group_names(dataset))),
         },
         "candidates": [
-            {
-                "name": label(entry.spec),
-                "settings": entry.spec.to_dict(),
-                "scores": entry.scores,
-                "interval": [entry.low, entry.high],
-                "as_good": entry.as_good,
-                "train_accuracy": entry.evaluation.train_accuracy,
-                "epochs": entry.evaluation.epochs,
-                "confusion": confusion_matrix(y, entry.evaluation.answers, K).tolist(),
-                "history": entry.evaluation.history,
-            }
-            for entry in result.entries
+            _describe(entry, y, K, with_confusion=K <= MATRIX_CLASSES or not place)
+            for place, entry in enumerate(result.entries)
         ],
         "finetuned": result.finetuned and result.finetuned.to_dict(),
         "best": None,
         "test": result.test and result.test._asdict(),
         "versions": {name: version(name) for name in libraries},
+    }
+
+
+def _describe(entry: Entry, y: NDArray[np.int64], K: int, with_confusion: bool) -> dict[str, Any]:
+    """Return the settings and numbers of a candidate; of many classes only one has confusions."""
+    own = entry.evaluation
+    confusion = list_confusion(confusion_matrix(y, own.answers, K)) if with_confusion else None
+    return {
+        "name": label(entry.spec),
+        "settings": entry.spec.to_dict(),
+        "scores": entry.scores,
+        "interval": [entry.low, entry.high],
+        "as_good": entry.as_good,
+        "train_accuracy": own.train_accuracy,
+        "epochs": own.epochs,
+        "confusion": confusion,
+        "history": own.history,
     }
 
 
@@ -219,7 +229,8 @@ def _size_head(result: Result, dataset: Dataset) -> HeadSpec | None:
     fast = (spec for spec in specs if spec.head not in KERAS_HEADS)
     spec = next(fast, HeadSpec("logistic", layer=layer))
     too_large = isinstance(dataset.X, StoredRows) and needs_memory(spec, dataset.X.shape[1:])
-    return None if result.finetuned or too_large else spec
+    crowded = has_too_many_classes(spec, len(dataset.y), len(dataset.class_names))
+    return None if result.finetuned or too_large or crowded else spec
 
 
 def _training_sizes(

@@ -1,11 +1,12 @@
 """Diagnostics of one head, computed from its scores and the true classes."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from classify.report.ranks import Labels, Line, Scores, iter_classes, rank_class
 from classify.search.metrics import confusion_matrix
 
 # Half the width, in standard deviations, of a 95 % interval of the normal distribution.
@@ -13,10 +14,6 @@ _QUANTILE = 1.959964
 BINS = 10
 # A drawn curve has at most this many points; more cannot be seen.
 _MOST_POINTS = 101
-
-Labels = NDArray[np.int64]
-Scores = NDArray[np.floating]
-Line = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 class Proportion(NamedTuple):
@@ -122,21 +119,19 @@ def class_metrics(
     Returns:
         One per class, in the order of ``names``.
     """
-    from sklearn.metrics import auc, average_precision_score
-
     # Precision, recall and F1 come from counts, which their intervals need.
     confusion = confusion_matrix(y, scores.argmax(axis=1), len(names))
     counts = np.stack([confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)], axis=1)
     classes = []
-    for label, (hits, rows, answered) in enumerate(counts.tolist()):
-        truth, score = y == label, scores[:, label]
+    columns = zip(counts.tolist(), iter_classes(y, scores), strict=True)
+    for (hits, rows, answered), (label, truth, score) in columns:
         share = partial(proportion, hits, independent=independent)
         # F1 = 2 J / (1 + J), where J = hits / (true or predicted) is a proportion.
         jaccard = share(rows + answered - hits)
         f1 = Proportion(*(part and 2 * part / (1 + part) for part in jaccard))
         areas: tuple[float | None, ...] = (None, None)
         if 0 < rows < len(y):
-            areas = float(auc(*roc(truth, score))), float(average_precision_score(truth, score))
+            areas = rank_class(truth, score).areas()
         shares = share(answered), share(rows), f1
         classes.append(ClassMetrics(names[label], rows, answered, *shares, *areas))
     return classes
@@ -184,18 +179,22 @@ def class_curves(
         The curves; the mean has no name. Empty where no class has a curve. The mean precision at a
         recall is that of the best precisions at this recall or a higher one.
     """
-    line, on_grid = (
-        (roc, np.interp) if kind == "roc_area" else (precision_recall, _interpolated_precision)
-    )
+    line = roc if kind == "roc_area" else precision_recall
     areas = {label: getattr(metrics, kind) for label, metrics in enumerate(classes)}
     known = [label for label, area in areas.items() if area is not None]
-    lines = {label: line(y == label, scores[:, label]) for label in known}
+    worst = known[1:] if len(classes) == 2 else sorted(known, key=areas.__getitem__)[:most]
+    drawn = [_curve(classes[i].name, line(y == i, scores[:, i])) for i in worst]
     if len(classes) == 2 or not known:
-        return [_curve(classes[label].name, lines[label]) for label in known[1:]]
-    grid = np.linspace(0, 1, _MOST_POINTS)
-    mean = np.mean([on_grid(grid, *points) for points in lines.values()], axis=0)
-    worst = sorted(known, key=lambda label: areas[label])[:most]
-    return [_curve("", (grid, mean)), *(_curve(classes[i].name, lines[i]) for i in worst)]
+        return drawn
+    grid, total = np.linspace(0, 1, _MOST_POINTS), np.zeros(_MOST_POINTS)
+    for label, truth, score in iter_classes(y, scores):
+        if areas[label] is not None:
+            ranked = rank_class(truth, score)
+            if kind == "roc_area":
+                total += np.interp(grid, *ranked.roc())
+            else:
+                total += _interpolated_precision(grid, *ranked.precision_recall())
+    return [_curve("", (grid, total / len(known))), *drawn]
 
 
 def _interpolated_precision(
@@ -240,26 +239,23 @@ def calibration(
     return bins, sum(distances) / len(y)
 
 
-def confused_pairs(
-    confusion: NDArray[np.int64], names: tuple[str, ...], most: int
-) -> list[ConfusedPair]:
+def confused_pairs(confusion: Any, names: tuple[str, ...], most: int) -> list[ConfusedPair]:
     """Return the pairs of classes that are confused most often.
 
     Args:
-        confusion: (K, K) counts, truth on the first axis.
+        confusion: (K, K) counts, truth on the first axis; a sparse array.
         names: K names.
         most: Largest number of pairs.
 
     Returns:
         The pairs that occur, most rows first.
     """
-    wrong = confusion - np.diag(confusion.diagonal())
-    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
-    rows = confusion.sum(axis=1).tolist()
+    cells, rows = confusion.tocoo(), confusion.sum(axis=1).tolist()
+    pairs = np.stack([cells.row, cells.col, cells.data], axis=1)[cells.row != cells.col]
+    order = np.argsort(-pairs[:, 2], kind="stable")[:most]
     return [
-        ConfusedPair(names[truth], names[answer], int(wrong[truth, answer]), rows[truth])
-        for truth, answer in zip(*np.unravel_index(order, wrong.shape), strict=True)
-        if wrong[truth, answer]
+        ConfusedPair(names[truth], names[answer], count, rows[truth])
+        for truth, answer, count in pairs[order].tolist()
     ]
 
 
