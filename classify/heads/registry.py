@@ -18,7 +18,7 @@ SUMMED_HEADS, MOST_SUMMED = ("ridge", "lda"), 4096
 # svm trains a machine for each pair of classes, boosting a tree for each class in each step, and a
 # forest has a number for each class in each node.
 _MOST_CLASSES = {"svm": 300, "boosting": 300, "forest": 1000}
-# Scores of the training rows in each step of logistic: 4 GB, and minutes.
+# Scores of the rows, which logistic computes in each step: 4 GB, and minutes.
 _MOST_LOGITS = 10**8
 # Fewer rows are scored at once, however many classes there are.
 _FEW_ROWS = 1024
@@ -112,8 +112,8 @@ def has_too_many_classes(spec: HeadSpec, rows: int, classes: int) -> str:
     """Say why a head takes hours, or more memory than there is; empty if it does not."""
     if classes > (most := _MOST_CLASSES.get(spec.head, classes)):
         return f"{spec.head} takes at most {most:,} classes"
-    if spec.head == "logistic" and rows * classes > _MOST_LOGITS:
-        return "logistic takes at most 100 million rows times classes"
+    if spec.head == "logistic" and classes > 1000 and rows * classes > _MOST_LOGITS:
+        return "logistic of more than 1,000 classes takes at most 100 million rows times classes"
     return ""
 
 
