@@ -112,7 +112,6 @@ def _reduced_scores(
 
 def _join_folds(parts: Sequence[Evaluation], order: Labels) -> Evaluation:
     """Join the evaluations of one candidate in each fold; ``order`` sorts the validation rows."""
-    scores = np.concatenate([part.scores for part in parts if part.scores is not None])
     return replace(
         parts[0],
         answers=np.concatenate([part.answers for part in parts])[order],
@@ -121,8 +120,19 @@ def _join_folds(parts: Sequence[Evaluation], order: Labels) -> Evaluation:
         seconds=sum(part.seconds for part in parts),
         epochs=sorted(part.epochs for part in parts)[len(parts) // 2],
         failed=next((part.failed for part in parts if part.failed), ""),
-        scores=scores[order] if len(scores) else None,
+        scores=_join_scores([part.scores for part in parts if part.scores is not None], order),
     )
+
+
+def _join_scores(parts: Sequence[Floats], order: Labels) -> Floats | None:
+    """Join the scores of the folds, if they were kept, without another copy of them all."""
+    if not sum(map(len, parts)):
+        return None
+    scores = np.empty((len(order), parts[0].shape[1]), parts[0].dtype)
+    ends = np.cumsum([len(part) for part in parts])
+    for part, places in zip(parts, np.split(np.argsort(order), ends[:-1]), strict=True):
+        scores[places] = part
+    return scores
 
 
 def batches(specs: Sequence[HeadSpec]) -> list[list[int]]:
