@@ -193,7 +193,7 @@ def test_the_analysis_agrees_with_the_leaderboard_and_leaves_the_test_alone() ->
     found, other = (analyse(d, run(d, TrainConfig((STRONG,)))) for d in (made, garbled))
     assert found.to_dict(made.keys) == other.to_dict(made.keys)
     scores = run(made, TrainConfig((STRONG,))).best.scores
-    assert np.trace(found.confusion) / found.confusion.sum() == pytest.approx(scores["accuracy"])
+    assert found.confusion.trace() / found.confusion.sum() == pytest.approx(scores["accuracy"])
     recalls = [of.recall.value for of in found.classes]
     assert np.mean([r for r in recalls if r is not None]) == pytest.approx(
         scores["balanced_accuracy"]

@@ -228,7 +228,7 @@ def damage_foreign(path: Path) -> None:
 
 def damage_newer(path: Path) -> None:
     with h5py.File(path, "r+") as file:
-        file.attrs["format_version"] = 2
+        file.attrs["format_version"] = 3
 
 
 def damage_missing(path: Path) -> None:
@@ -248,7 +248,7 @@ def damage_views(path: Path) -> None:
         (damage_text, "not an HDF5 file; expected a store of extract-features; name another"),
         (damage_superblock, "not a readable HDF5 file; .* remove it and run"),
         (damage_foreign, "of another program"),
-        (damage_newer, "format 2; expected 1 or lower; upgrade"),
+        (damage_newer, "format 3; expected 2 or lower; upgrade"),
         (damage_missing, "lacks digest"),
         (damage_views, "lacks views/row, views/conv1_relu"),
         (Path.unlink, "no such file"),

@@ -26,6 +26,8 @@ BLOCK_BYTES = 2**20
 # Rows that are shuffled together, and rows that are read at once in order, as float32.
 WINDOW_BYTES = 2**27
 PIECE_BYTES = 2**24
+# Scores that are computed at once, as float64; most heads need a few times as much for them.
+SCORE_BYTES = 2**26
 # Rows in ``rough_mean``.
 _FIRST_ROWS = 256
 
@@ -188,19 +190,22 @@ def read_ahead(X: StoredRows, parts: Sequence[Labels]) -> Generator[Rows, None, 
         yield pending.result()
 
 
-def iter_chunks(X: Features) -> Iterator[tuple[slice, Rows]]:
+def iter_chunks(X: Features, classes: int = 0) -> Iterator[tuple[slice, Rows]]:
     """Iterate over rows in order: in one chunk if they are in memory, else in bounded chunks.
 
     Args:
         X: (N, *shape), N above 0.
+        classes: Scores of each row that will be computed; they bound the chunks, too.
 
     Yields:
         The positions and the rows of each chunk.
     """
-    start = 0
+    start, most = 0, max(1, SCORE_BYTES // (8 * classes)) if classes else len(X)
     for rows in read_ahead(X, X.windows(PIECE_BYTES)) if isinstance(X, StoredRows) else [X]:
-        yield slice(start, start + len(rows)), rows
-        start += len(rows)
+        for begin in range(0, len(rows), most):
+            part = rows[begin : begin + most]
+            yield slice(start, start + len(part)), part
+            start += len(part)
 
 
 def flatten(X: Features) -> Any:

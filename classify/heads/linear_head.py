@@ -26,6 +26,8 @@ FILE = "head.npz"
 # Out of core, the scale is fitted on a sample of the rows: for ridge evenly spaced ones, this many;
 # for lda one fold of about ``PIECE_BYTES``, which is read into memory.
 _SCALE_ROWS = 50_000
+# It is fitted on at most so many logits, 134 MB; more of them hardly change it.
+_SCALE_VALUES = 2**24
 _Fold: TypeAlias = tuple[NDArray[Any], Labels]  # rows that are left out, and their classes
 
 
@@ -115,13 +117,16 @@ def fit_linear(
     X = flatten(X)
     ridge, lda = ([spec for spec in specs if spec.head == name] for name in ("ridge", "lda"))
     heads: dict[HeadSpec, LinearHead] = {}
+    kept: Any
     ridge_fits: Any
     if isinstance(X, StoredRows):
-        statistics, sample = RowStatistics(X, y), slice(0, None, math.ceil(len(X) / _SCALE_ROWS))
+        statistics = RowStatistics(X, y)
         if lda:
             heads |= _fit_lda(lda, statistics, _left_out(X, y, groups), X.shape[1])
+        sample = scale_sample(np.arange(len(X)), len(statistics.counts))
+        sample = sample[:: math.ceil(len(sample) / _SCALE_ROWS)]
         y = y[sample]
-        ridge_fits = statistics.ridge_path(ridge, X[sample], y)
+        kept, ridge_fits = slice(None), statistics.ridge_path(ridge, X[sample], y)
     else:
         space = RowSpace(X)
         for weight in {spec.class_weight for spec in specs}:
@@ -132,10 +137,21 @@ def fit_linear(
             statistics, folds = RowStatistics(space.T, y), _left_out(space.T, y, groups)
             for spec, head in _fit_lda(lda, statistics, folds, X.shape[1]).items():
                 heads[spec] = LinearHead(spec, space.to_features([head._model])[0], head._scale)
-        ridge_fits = space.ridge_path(y, ridge, groups)
+        kept = scale_sample(np.arange(len(y)) if groups is None else groups, int(y.max()) + 1)
+        ridge_fits = space.ridge_path(y, ridge, groups, kept)
     for spec, (model, left_out) in zip(ridge, ridge_fits if ridge else (), strict=True):
-        heads[spec] = LinearHead(spec, model, fit_logit_scale(left_out, y))
+        heads[spec] = LinearHead(spec, model, fit_logit_scale(left_out, y[kept]))
     return [heads[spec] for spec in specs]
+
+
+def scale_sample(groups: Labels, classes: int) -> Labels:
+    """Return the rows that the scale of the scores is fitted on: of thousands of classes fewer.
+
+    Args:
+        groups: (N,) whole numbers; all rows of a group are taken, or none.
+        classes: K.
+    """
+    return np.flatnonzero(groups % math.ceil(len(groups) * classes / _SCALE_VALUES) == 0)
 
 
 def _fit_lda(
@@ -154,6 +170,7 @@ def _left_out(X: Any, y: Labels, groups: Labels | None) -> Iterator[_Fold]:
     stored = isinstance(X, StoredRows)
     count = max(FOLDS, math.ceil(4 * math.prod(X.shape) / PIECE_BYTES)) if stored else FOLDS
     fold = deal_folds(y, groups, count)
+    kept = scale_sample(np.arange(len(y)) if groups is None else groups, int(y.max()) + 1)
     for k in range(1 if stored else FOLDS):
-        if len(rows := np.flatnonzero(fold == k)):
+        if len(rows := kept[fold[kept] == k]):
             yield X.read(rows) if stored else X[rows], y[rows]

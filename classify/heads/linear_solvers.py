@@ -127,7 +127,11 @@ class RowSpace:
         return self.to_features([solutions[spec.C or 1.0] for spec in specs])
 
     def ridge_path(
-        self, y: Labels, specs: Sequence[HeadSpec], groups: Labels | None = None
+        self,
+        y: Labels,
+        specs: Sequence[HeadSpec],
+        groups: Labels | None = None,
+        kept: Labels | slice = slice(None),
     ) -> Iterator[tuple[LinearModel, Double]]:
         """Solve ridge regression onto -1 and 1 for every penalty, from one decomposition.
 
@@ -135,25 +139,33 @@ class RowSpace:
             y: (n,) classes 0 to K - 1.
             specs: Ridge heads that differ only in ``alpha``.
             groups: (n,) the image, or the group of images, of each row; None if all differ.
+            kept: The rows whose logits are needed: complete groups.
 
         Yields:
             For each spec the model and the leave-one-out logits, (n, K) or (n, 1): those of each
-            row from a fit without its group.
+            kept row from a fit without its group.
         """
-        targets = ridge_targets(y, int(y.max()) + 1)
-        bias = targets.mean(axis=0)
+        counts = np.bincount(y)
+        labels = slice(1 if len(counts) == 2 else 0, None)  # as in ``ridge_targets``
+        bias = 2 * counts[labels] / len(y) - 1
         # The singular vectors and values of T: (n, r), (r,), (r, r).
         if self._Q is None:
             left, s, right = np.linalg.svd(self.T, full_matrices=False)
         else:
             left, s, right = self._Q, self._s, np.eye(len(self._s))
-        projected = left.T @ (targets - bias)
+        # left.T @ (targets - bias), without the (n, K) targets.
+        projected = (
+            2
+            * (class_members(y, len(counts)) @ left - counts[:, None] * left.mean(axis=0))[labels].T
+        )
+        targets = ridge_targets(y[kept], len(counts))
+        groups = None if groups is None else groups[kept]
         for spec in specs:
             shrunk = s**2 / (s**2 + (spec.alpha or 0.0))
-            residuals = targets - (bias + left @ (shrunk[:, None] * projected))
+            residuals = targets - (bias + left[kept] @ (shrunk[:, None] * projected))
             weights = (right.T @ ((shrunk / np.maximum(s, TINY))[:, None] * projected)).T
             (model,) = self.to_features([(weights, bias)])
-            yield model, targets - _leave_groups_out(left, shrunk, residuals, groups)
+            yield model, targets - _leave_groups_out(left[kept], shrunk, residuals, groups, len(y))
 
 
 def _is_wide(rows: NDArray[Any]) -> bool:
@@ -186,6 +198,13 @@ def _gram(X: Rows, mean: Double) -> Double:
     return gram
 
 
+def class_members(y: Labels, classes: int) -> Any:
+    """Return (K, n): 1 where a row is of a class; sparse, for thousands of classes."""
+    from scipy.sparse import csr_array
+
+    return csr_array((np.ones(len(y)), (y, np.arange(len(y)))), shape=(classes, len(y)))
+
+
 def ridge_targets(y: Labels, classes: int) -> Double:
     """Return 1 for the class of each row and -1 for others, (n, K), or (n, 1) for class 1 of 2."""
     labels = np.arange(classes)[1 if classes == 2 else 0 :]
@@ -201,11 +220,10 @@ def leave_one_out(residuals: Double, leverage: Double) -> Double:
 
 
 def _leave_groups_out(
-    left: Double, shrunk: Double, residuals: Double, groups: Labels | None
+    left: Double, shrunk: Double, residuals: Double, groups: Labels | None, count: int
 ) -> Double:
     """Return the residuals of rows in a fit without their group: (I - H_gg)^-1 residuals_g."""
-    mean = 1 / len(left)  # the part of the intercept in the hat matrix
-    leverage = (left**2) @ shrunk
+    mean, leverage = 1 / count, (left**2) @ shrunk  # 1 / n is the part of the intercept
     if groups is None:
         return leave_one_out(residuals, leverage + mean)
     left_out = np.asarray(residuals / (1 + _MARGIN - leverage - mean)[:, None])

@@ -15,6 +15,13 @@ from classify.settings.head_spec import KERAS_HEADS, HeadSpec
 LINEAR_HEADS = ("logistic", "ridge", "lda")
 # These can be fitted out-of-core, from a matrix of products of this many features at most (134 MB).
 SUMMED_HEADS, MOST_SUMMED = ("ridge", "lda"), 4096
+# svm trains a machine for each pair of classes, boosting a tree for each class in each step, and a
+# forest has a number for each class in each node.
+_MOST_CLASSES = {"svm": 300, "boosting": 300, "forest": 1000}
+# Scores of the rows, which logistic computes in each step: 4 GB, and minutes.
+_MOST_LOGITS = 10**8
+# Fewer rows are scored at once, however many classes there are.
+_FEW_ROWS = 1024
 # The file of a saved head; which one depends on its kind.
 FILES = {linear_head.FILE, sklearn_head.FILE, "head.keras"}
 
@@ -72,8 +79,15 @@ class FittedHead(NamedTuple):
 
     def predict_proba(self, X: Features) -> Floats:
         """Score each class for each row of features as they are stored, (N, K)."""
-        rows = iter_chunks(self.transform.apply(X))
-        return np.concatenate([self.head.predict_proba(chunk) for _, chunk in rows])
+        rows, score = self.transform.apply(X), self.head.predict_proba
+        if len(rows) <= _FEW_ROWS:
+            return np.concatenate([score(chunk) for _, chunk in iter_chunks(rows)])
+        _, first = next(iter_chunks(rows[:1]))
+        row = score(first)
+        scores = np.empty((len(rows), row.shape[1]), row.dtype)
+        for part, chunk in iter_chunks(rows, row.shape[1]):
+            scores[part] = score(chunk)
+        return scores
 
     def fits(self, shape: tuple[int, ...], classes: int) -> bool:
         """Return whether it takes rows of this shape and scores this many classes."""
@@ -92,6 +106,15 @@ class FittedHead(NamedTuple):
     def load(cls, folder: Path, name: str) -> "FittedHead":
         """Read a saved head of this name and its transform."""
         return cls(Transform.load(folder), head_class(name).load(folder, name))
+
+
+def has_too_many_classes(spec: HeadSpec, rows: int, classes: int) -> str:
+    """Say why a head takes hours, or more memory than there is; empty if it does not."""
+    if classes > (most := _MOST_CLASSES.get(spec.head, classes)):
+        return f"{spec.head} takes at most {most:,} classes"
+    if spec.head == "logistic" and classes > 1000 and rows * classes > _MOST_LOGITS:
+        return "logistic of more than 1,000 classes takes at most 100 million rows times classes"
+    return ""
 
 
 def needs_memory(spec: HeadSpec, shape: tuple[int, ...]) -> str:

@@ -37,7 +37,7 @@ class RowStatistics:
         for positions, rows in iter_chunks(X):
             centred = rows - origin
             products += centred.T @ centred
-            sums += _members(y[positions], len(counts)) @ centred
+            sums += linear_solvers.class_members(y[positions], len(counts)) @ centred
         self._set(origin, counts, sums, products)
 
     def _set(self, origin: Double, counts: Labels, sums: Double, products: Double) -> None:
@@ -49,9 +49,9 @@ class RowStatistics:
 
     def without(self, rows: Rows | Double, y: Labels) -> "RowStatistics":
         """Return the statistics of the other rows, of which each class has one."""
-        rest, centred, members = copy.copy(self), rows - self.mean, _members(y, len(self.counts))
-        sums = self.means * self.counts[:, None] - members @ centred
-        counts = self.counts - members.sum(axis=1).astype(np.int64)
+        rest, centred, K = copy.copy(self), rows - self.mean, len(self.counts)
+        sums = self.means * self.counts[:, None] - linear_solvers.class_members(y, K) @ centred
+        counts = self.counts - np.bincount(y, minlength=K)
         rest._set(self.mean, counts, sums, self.products - centred.T @ centred)
         return rest
 
@@ -140,8 +140,3 @@ class RowStatistics:
         for inverse, parts in zip(inverses, left_out, strict=True):
             coef = (vectors @ (inverse[:, None] * projected)).T
             yield LinearModel(coef, bias - coef @ self.mean), np.concatenate(parts)
-
-
-def _members(y: Labels, classes: int) -> Double:
-    """Return (K, N): 1 where a row is of a class."""
-    return np.asarray(y == np.arange(classes)[:, None], np.float64)

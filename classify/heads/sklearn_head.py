@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.out_of_core import Labels, Rows, flatten
+from classify.data.out_of_core import SCORE_BYTES, Labels, Rows, flatten
 from classify.data.views import FoldData
+from classify.heads.linear_head import scale_sample
 from classify.heads.linear_solvers import FOLDS, deal_folds, fit_logit_scale, probabilities
 from classify.settings.head_spec import HeadSpec
 
@@ -79,8 +80,9 @@ class SklearnHead:
     def _fit_scale(self, rows: NDArray[Any], y: Labels, groups: Labels | None) -> float:
         """Fit the scale of the logits by cross-validation on the training rows."""
         fold, left_out, labels = deal_folds(y, groups), [], []
+        kept = scale_sample(np.arange(len(y)), int(y.max()) + 1)
         for k in range(FOLDS):
-            if len(out := np.flatnonzero(fold == k)):
+            if len(out := kept[fold[kept] == k]):
                 train = np.flatnonzero(fold != k)
                 columns = train if self.spec.head == "svm" else slice(None)
                 estimator = _fit(self.spec, rows[train][:, columns], y[train])
@@ -210,11 +212,15 @@ def _fit_bayes(X: NDArray[Any], y: Labels, smoothing: float) -> Any:
 def _logits(estimator: Any, rows: NDArray[Any]) -> NDArray[np.float64]:
     """Return (N, K) logits, or (N, 1) for class 1 of 2."""
     if hasattr(estimator, "decision_function"):
-        return np.asarray(estimator.decision_function(rows)).reshape(len(rows), -1)
+        # It has a value for each pair of classes in memory.
+        step = max(1, SCORE_BYTES // (8 * math.comb(len(estimator.classes_), 2)))
+        parts = [rows[start : start + step] for start in range(0, len(rows), step)]
+        logits = np.concatenate([estimator.decision_function(part) for part in parts])
+        return logits.reshape(len(rows), -1)
     step = max(1, _VALUES // rows.shape[1])
     chunks = (rows[start : start + step] for start in range(0, len(rows), step))
-    logits = [estimator.predict_joint_log_proba(chunk.astype(np.float64)) for chunk in chunks]
-    return np.concatenate(logits)
+    joint = [estimator.predict_joint_log_proba(chunk.astype(np.float64)) for chunk in chunks]
+    return np.concatenate(joint)
 
 
 def _kernel(X: Rows, fitted: Rows, gamma: float) -> NDArray[np.float64]:

@@ -49,6 +49,8 @@ from extract.images.item import reason_of
 FORMAT = "headstart head"
 FORMAT_VERSION = 1
 _EXPECTED = "expected a folder that train-head wrote; train the head again"
+# A longer object of a JSON file has a line for each of its entries.
+_LONGEST_LINE = 400
 # Fields of a dataset that are recorded for its heads as they are.
 _RECORDED = ("weights_sha256", "dtype", "precision", "calibration_sha256")
 
@@ -247,8 +249,20 @@ def _other_version(folder: Path, described: Mapping[str, Any]) -> str:
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    path.write_text(_format_json(values) + "\n", encoding="utf-8")
+
+
+def _format_json(value: Any, indent: str = "\n") -> str:
+    """Return JSON text, with one line for each list of plain values and for what is short."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    inner = indent + "  "
+    if isinstance(value, dict) and len(text) > _LONGEST_LINE:
+        parts = [f"{json.dumps(name)}: {_format_json(part, inner)}" for name, part in value.items()]
+    elif isinstance(value, list | tuple) and any(isinstance(part, dict | list) for part in value):
+        parts = [_format_json(part, inner) for part in value]
+    else:
+        return text
+    return text[0] + inner + f",{inner}".join(parts) + indent + text[-1]
 
 
 def _identity(dataset: Dataset, result: Result) -> dict[str, Any]:

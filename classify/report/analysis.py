@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from classify.data.dataset import Dataset
 from classify.data.out_of_core import StoredRows
 from classify.data.splits import TEST, group_names
-from classify.heads.registry import needs_memory
+from classify.heads.registry import has_too_many_classes, needs_memory
 from classify.report import diagnostics
 from classify.report.curves import Curve, class_curves
 from classify.report.projection import FeatureMap, map_features
@@ -17,7 +17,7 @@ from classify.search.checkpoint import library_versions
 from classify.search.evaluate import evaluate
 from classify.search.intervals import Comparison, units_of
 from classify.search.leaderboard import Result
-from classify.search.metrics import confusion_matrix
+from classify.search.metrics import MATRIX_CLASSES, confusion_matrix, list_confusion
 from classify.search.ranking import Entry, known_scores
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec
 from classify.settings.sweep import label
@@ -58,7 +58,7 @@ class Analysis:
     """Diagnostics of the best head on the validation images.
 
     Attributes:
-        confusion: (K, K) int64 counts, truth on the first axis.
+        confusion: (K, K) int64 counts, truth on the first axis; a sparse array.
         classes: Metrics of each class.
         pairs: The pairs of classes that are confused most often.
         positive: The positive class of two; None of more.
@@ -70,13 +70,14 @@ class Analysis:
         mistakes: The mistakes with the highest scores.
         wrong_rows: (E,) int64 rows of the dataset that are classified wrongly.
         size_head: The head that ``sizes`` is about: the best one without epochs, else logistic
-            regression; None of a fine-tuned head, and where the head needs features in memory.
+            regression; None of a fine-tuned head, and where the head needs features in memory or
+            takes fewer classes.
         sizes: Scores of that head by number of training images, fewest first; without the sizes at
             which it cannot be trained.
         maps: The features in two dimensions; empty where they have fewer.
     """
 
-    confusion: NDArray[np.int64]
+    confusion: Any
     classes: list[diagnostics.ClassMetrics]
     pairs: list[diagnostics.ConfusedPair]
     positive: diagnostics.Positive | None
@@ -115,25 +116,12 @@ class Analysis:
 
 
 def _to_json(value: Any) -> Any:
-    """Return named tuples as dictionaries, at every depth."""
+    """Return named tuples as dictionaries and numbers with six decimals, at every depth."""
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return {name: _to_json(part) for name, part in value._asdict().items()}
-    return [_to_json(part) for part in value] if isinstance(value, list) else value
-
-
-def _describe(entry: Entry, y: NDArray[np.int64], classes: int) -> dict[str, Any]:
-    """Return every number of a candidate as JSON values."""
-    return {
-        "name": label(entry.spec),
-        "settings": entry.spec.to_dict(),
-        "scores": known_scores(entry.scores),
-        "interval": [entry.low, entry.high],
-        "as_good": entry.as_good,
-        "train_accuracy": entry.evaluation.train_accuracy,
-        "epochs": entry.evaluation.epochs,
-        "confusion": confusion_matrix(y, entry.evaluation.answers[: len(y)], classes).tolist(),
-        "history": entry.evaluation.history,
-    }
+    if isinstance(value, list):
+        return [_to_json(part) for part in value]
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]:
@@ -168,12 +156,32 @@ def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]
             "test": len(first.test),
             "groups": dataset.groups and len(set(group_names(dataset))),
         },
-        "candidates": [_describe(entry, y, K) for entry in result.entries],
+        "candidates": [
+            _describe(entry, y, K, with_confusion=K <= MATRIX_CLASSES or not place)
+            for place, entry in enumerate(result.entries)
+        ],
         "baseline": baseline and baseline._asdict() | {"scores": known_scores(baseline.scores)},
         "finetuned": result.finetuned and result.finetuned.to_dict(),
         "best": None,
         "test": result.test and result.test._asdict(),
         "versions": library_versions(entry.spec.head for entry in result.entries),
+    }
+
+
+def _describe(entry: Entry, y: NDArray[np.int64], K: int, with_confusion: bool) -> dict[str, Any]:
+    """Return the settings and numbers of a candidate; of many classes only one has confusions."""
+    own = entry.evaluation
+    confusion = confusion_matrix(y, own.answers[: len(y)], K) if with_confusion else None
+    return {
+        "name": label(entry.spec),
+        "settings": entry.spec.to_dict(),
+        "scores": known_scores(entry.scores),
+        "interval": [entry.low, entry.high],
+        "as_good": entry.as_good,
+        "train_accuracy": own.train_accuracy,
+        "epochs": own.epochs,
+        "confusion": None if confusion is None else list_confusion(confusion),
+        "history": own.history,
     }
 
 
@@ -230,7 +238,8 @@ def _size_head(result: Result, dataset: Dataset) -> HeadSpec | None:
     fast = (spec for spec in specs if spec.head not in KERAS_HEADS)
     spec = next(fast, HeadSpec("logistic", layer=layer))
     too_large = isinstance(dataset.X, StoredRows) and needs_memory(spec, dataset.X.shape[1:])
-    return None if result.finetuned or too_large else spec
+    crowded = has_too_many_classes(spec, len(dataset.y), len(dataset.class_names))
+    return None if result.finetuned or too_large or crowded else spec
 
 
 def _training_sizes(

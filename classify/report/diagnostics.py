@@ -1,6 +1,6 @@
 """Diagnostics of one head, computed from its scores and the true classes."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -186,26 +186,23 @@ def group_scores(y: Labels, scores: Scores, groups: NDArray[np.object_]) -> list
     return sorted((GroupScore(*line) for line in lines), key=lambda g: (g.accuracy, -g.loss))
 
 
-def confused_pairs(
-    confusion: NDArray[np.int64], names: tuple[str, ...], most: int
-) -> list[ConfusedPair]:
+def confused_pairs(confusion: Any, names: tuple[str, ...], most: int) -> list[ConfusedPair]:
     """Return the pairs of classes that are confused most often.
 
     Args:
-        confusion: (K, K) counts, truth on the first axis.
+        confusion: (K, K) counts, truth on the first axis; a sparse array.
         names: K names.
         most: Largest number of pairs.
 
     Returns:
         The pairs that occur, most rows first.
     """
-    wrong = confusion - np.diag(confusion.diagonal())
-    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
-    rows = confusion.sum(axis=1).tolist()
+    cells, rows = confusion.tocoo(), confusion.sum(axis=1).tolist()
+    pairs = np.stack([cells.row, cells.col, cells.data], axis=1)[cells.row != cells.col]
+    order = np.argsort(-pairs[:, 2], kind="stable")[:most]
     return [
-        ConfusedPair(names[truth], names[answer], int(wrong[truth, answer]), rows[truth])
-        for truth, answer in zip(*np.unravel_index(order, wrong.shape), strict=True)
-        if wrong[truth, answer]
+        ConfusedPair(names[truth], names[answer], count, rows[truth])
+        for truth, answer, count in pairs[order].tolist()
     ]
 
 

@@ -28,8 +28,9 @@ SERIES = tuple(f"#0a0a{i:02x}" for i in range(10))
 _NAMES = ("ink", "muted", "grid", "train", "held", "bad", *(f"s{i}" for i in range(10)))
 _COLOURS = dict(zip((INK, MUTED, GRID, TRAIN, HELD, BAD, *SERIES), _NAMES, strict=True))
 _STYLE = Path(__file__).with_name("page") / "figures.mplstyle"
-# A confusion matrix of more classes has no numbers in its cells, or no class names.
-_MOST_NUMBERS, _MOST_NAMES = 15, 60
+# A confusion matrix of more classes has no numbers in its cells, no class names, or one cell for
+# several classes.
+_MOST_NUMBERS, _MOST_NAMES, MOST_CELLS = 15, 60, 500
 _RIGHT, _WRONG = (37, 99, 235), (214, 60, 40)
 MARKERS = ("o", "^")
 # More mistakes than this have lighter rings, so that the points stay visible.
@@ -67,15 +68,17 @@ def draw_learning(name: str, history: dict[str, list[float]], limits: tuple[floa
     return draw_svg(name, "training and validation accuracy and loss by epoch", (4.4, 3.9), draw)
 
 
-def draw_confusion(name: str, confusion: NDArray[np.int64], class_names: Sequence[str]) -> str:
+def draw_confusion(name: str, confusion: Any, class_names: Sequence[str]) -> str:
     """Draw a confusion matrix: correct cells blue, wrong ones red, by their share of the class.
 
     Args:
         name: The name of the figure.
-        confusion: (K, K) counts, truth on the first axis.
-        class_names: K names.
+        confusion: (K, K) counts, truth on the first axis; a sparse array.
+        class_names: K names. Of more than ``MOST_CELLS`` a cell stands for as many neighbours as
+            ``cell_width`` returns, and one on the diagonal for their correct predictions.
     """
-    K = len(class_names)
+    confusion = _merge_cells(confusion.tocoo(), cell_width(len(class_names)))
+    K = len(confusion)
     numbered, named = K <= _MOST_NUMBERS, K <= _MOST_NAMES
     font = 9.5 if numbered else 8.0 if K <= 30 else 6.5
     cell = (0.6 if K <= 4 else 0.45) if numbered else 0.2 if K <= 30 else 0.14
@@ -109,6 +112,21 @@ def draw_confusion(name: str, confusion: NDArray[np.int64], class_names: Sequenc
             axes.text(column, row, count, ha="center", va="center", fontsize=font)
 
     return draw_svg(name, "confusion matrix, true classes by predictions", (side, side), draw)
+
+
+def cell_width(classes: int) -> int:
+    """Return how many neighbouring classes a cell of a confusion matrix stands for."""
+    return math.ceil(classes / MOST_CELLS)
+
+
+def _merge_cells(cells: Any, width: int) -> NDArray[np.int64]:
+    """Add up squares of a confusion matrix; mistakes between neighbours are left out."""
+    side = math.ceil(cells.shape[0] / width)
+    row, column = cells.row // width, cells.col // width
+    kept = (row != column) | (cells.row == cells.col)
+    merged = np.zeros((side, side), np.int64)
+    np.add.at(merged, (row[kept], column[kept]), cells.data[kept])
+    return merged
 
 
 def _shorten(name: str) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 from classify.data.dataset import Dataset
 from classify.report import figures
 from classify.report.analysis import Analysis, Mistake
+from classify.report.diagnostics import ClassMetrics
 from classify.search.intervals import FEWEST_GROUPS
 from classify.search.leaderboard import Result
 from classify.search.ranking import Entry
@@ -32,8 +33,8 @@ from extract.pixels.decode import decode
 from extract.sources.listing import open_reader
 
 _PAGE = Path(__file__).with_name("page")
-# More curves and thumbnails would make the page harder to read.
-_MOST_CURVES, _MOST_IMAGES = 8, 24
+# More curves, thumbnails and lines of a table would make the page harder to read.
+_MOST_CURVES, _MOST_IMAGES, _MOST_CLASSES = 8, 24, 200
 _IMAGE_SIZE = (144, 144)
 # More classes than fit have no style of their own on the map, except those with most mistakes.
 _MOST_STYLES, _FEW_STYLES = 20, 10
@@ -84,6 +85,7 @@ def write_report(
         fewest_groups=FEWEST_GROUPS,
         learning=_learning(result),
         figures=figures,
+        worst_classes=_worst_classes(analysis.classes),
         styles=_map_styles(dataset, analysis),
         mistakes=_thumbnails(dataset, analysis.mistakes[:_MOST_IMAGES]),
     )
@@ -146,6 +148,14 @@ def _dropout_sweep(entries: Sequence[Entry]) -> list[Entry]:
             families.setdefault(replace(entry.spec, dropout=0.0), []).append(entry)
     sweep = next((family for family in families.values() if len(family) > 1), [])
     return sorted(sweep[:_MOST_CURVES], key=lambda entry: entry.spec.dropout or 0.0)
+
+
+def _worst_classes(classes: Sequence[ClassMetrics]) -> Sequence[ClassMetrics]:
+    """Return all classes in order or, of many, those with the lowest F1, lowest first."""
+    if len(classes) <= _MOST_CLASSES:
+        return classes
+    known = [metrics for metrics in classes if metrics.f1.value is not None]
+    return sorted(known, key=lambda of: (of.f1.value, -of.rows))[:_MOST_CLASSES]
 
 
 def _map_styles(dataset: Dataset, analysis: Analysis) -> dict[int, int]:

@@ -87,8 +87,9 @@ def _evaluate_fold(
     fitted = fit_batch(specs, rows, transform, halving)
     seconds = (time.perf_counter() - start) / len(specs)
     heads = [one.head for one in fitted]
-    trained = _reduced_scores(heads, rows.X, rows.y, keep=False)
-    validated = _reduced_scores(heads, rows.X_validation, rows.y_validation, keep=True)
+    trained = _reduced_scores(heads, rows.X, rows.y, rows.classes, keep=False)
+    held_out = rows.X_validation, rows.y_validation
+    validated = _reduced_scores(heads, *held_out, rows.classes, keep=True)
     for spec, one, train, validation in zip(specs, fitted, trained, validated, strict=True):
         accuracy, history = float((train[0] == rows.y).mean()), one.head.history
         losses = history.get("val_loss", [])
@@ -99,14 +100,16 @@ def _evaluate_fold(
         yield Evaluation(answers, true_scores, *results, scores, one)
 
 
-def _reduced_scores(heads: Sequence[Head], X: Features, y: Labels, keep: bool) -> list[Any]:
+def _reduced_scores(
+    heads: Sequence[Head], X: Features, y: Labels, classes: int, keep: bool
+) -> list[Any]:
     """Score rows chunk by chunk: answers, true scores and, to keep, scores of each head."""
     linear, chunks = [h for h in heads if isinstance(h, linear_head.LinearHead)], []
-    for rows, features in iter_chunks(X):
+    for rows, features in iter_chunks(X, classes * max(1, len(linear))):
         # Linear heads that were trained together need one pass over the rows.
         scores: Any = linear_head.score_linear(linear, features) if linear else ()
         scores = scores or (head.predict_proba(features) for head in heads)
-        chunks.append([(*reduce_scores(y[rows], s), s if keep else s[:0]) for s in scores])
+        chunks.append([(*reduce_scores(y[rows], s), s if keep else s[:0].copy()) for s in scores])
     by_head = zip(*chunks, strict=True)
     return [[np.concatenate(arrays) for arrays in zip(*parts, strict=True)] for parts in by_head]
 
@@ -115,7 +118,7 @@ def _join_folds(
     dataset: Dataset, rows: Labels, parts: Sequence[Evaluation], order: Labels
 ) -> Evaluation:
     """Join the evaluations of one candidate in each fold; ``order`` sorts the validation rows."""
-    scores = np.concatenate([part.scores for part in parts if part.scores is not None])[order]
+    scores = _join_scores([part.scores for part in parts if part.scores is not None], order)
     return replace(
         parts[0],
         answers=np.concatenate([part.answers for part in parts])[order],
@@ -129,17 +132,26 @@ def _join_folds(
     )
 
 
+def _join_scores(parts: Sequence[Floats], order: Labels) -> Floats:
+    """Join the scores of the folds without another copy of them all."""
+    scores = np.empty((len(order), parts[0].shape[1]), parts[0].dtype)
+    ends = np.cumsum([len(part) for part in parts])
+    for part, places in zip(parts, np.split(np.argsort(order), ends[:-1]), strict=True):
+        scores[places] = part
+    return scores
+
+
 def evaluate_baseline(dataset: Dataset, splits: Sequence[Split]) -> Evaluation:
     """Evaluate the most frequent class of the training rows, with the classes' shares as scores."""
     rows, order = validation_rows(splits), validation_order(splits)
     classes, parts = len(dataset.class_names), []
     for split in splits:
         shares = np.bincount(dataset.y[split.train], minlength=classes) / len(split.train)
-        scores = np.tile(shares, (len(split.validation), 1))
+        scores = np.broadcast_to(shares, (len(split.validation), classes))
         parts.append(reduce_scores(dataset.y[split.validation], scores))
     answers, true_scores = (np.concatenate(part)[order] for part in zip(*parts, strict=True))
     # Equal scores for all rows: the shares of one fold are not to be told from those of another.
-    flat = np.full((len(rows), classes), 1 / classes)
+    flat = np.broadcast_to(1 / classes, (len(rows), classes))
     areas = area_values(dataset.y[rows], flat, dataset.positive_label)
     return Evaluation(answers, true_scores, areas, 0.0, 0.0, {})
 

@@ -20,6 +20,8 @@ LOWEST = 1e-7
 BINS = 10
 # Areas under curves, which need the scores of all classes.
 AREAS = ("roc_auc", "average_precision")
+# A confusion matrix of more classes is listed cell by cell: nearly all of them are zero.
+MATRIX_CLASSES = 200
 
 
 class Metrics(NamedTuple):
@@ -30,7 +32,7 @@ class Metrics(NamedTuple):
         accuracy: Share of rows whose true class has the highest score, 0 to 1.
         loss: Mean negative natural logarithm of the score of the true class; 0 is best.
         macro_f1: Mean F1 of the classes that occur as true class or as answer, 0 to 1.
-        confusion: (K, K) counts; ``confusion[t][p]`` rows of class t are answered as class p.
+        confusion: Rows by class and answer, as ``list_confusion`` returns them.
     """
 
     rows: int
@@ -56,11 +58,12 @@ def measure(y: Labels, scores: NDArray[np.floating]) -> Metrics:
         The metrics. Of equal scores the lower class is the answer, as in ``argmax``.
     """
     confusion = confusion_matrix(y, scores.argmax(axis=1), scores.shape[1])
-    accuracy = float(np.trace(confusion) / len(y))
-    return Metrics(len(y), accuracy, log_loss(y, scores), macro_f1(confusion), confusion.tolist())
+    accuracy = float(confusion.trace() / len(y))
+    counts = list_confusion(confusion)
+    return Metrics(len(y), accuracy, log_loss(y, scores), macro_f1(confusion), counts)
 
 
-def confusion_matrix(y: Labels, answers: Labels, classes: int) -> NDArray[np.int64]:
+def confusion_matrix(y: Labels, answers: Labels, classes: int) -> Any:
     """Count the rows by true class (first axis) and answer (second axis).
 
     Args:
@@ -69,10 +72,28 @@ def confusion_matrix(y: Labels, answers: Labels, classes: int) -> NDArray[np.int
         classes: K.
 
     Returns:
-        (K, K) int64 counts.
+        (K, K) int64 counts, a sparse array: of 10,000 classes a dense one has 800 MB.
     """
-    counts = np.bincount(y * classes + answers, minlength=classes * classes)
-    return counts.reshape(classes, classes).astype(np.int64)
+    from scipy.sparse import coo_array
+
+    counts = coo_array((np.ones(len(y), np.int64), (y, answers)), shape=(classes, classes))
+    return counts.tocsr()
+
+
+def list_confusion(confusion: Any) -> list[list[int]]:
+    """Return a confusion matrix for JSON.
+
+    Args:
+        confusion: From ``confusion_matrix``.
+
+    Returns:
+        K rows of K counts; of more than ``MATRIX_CLASSES`` classes the cells that are not zero,
+        each as [true class, answer, count].
+    """
+    if confusion.shape[0] <= MATRIX_CLASSES:
+        return list(confusion.toarray().tolist())
+    cells = confusion.tocoo()
+    return list(np.stack([cells.row, cells.col, cells.data], axis=1).tolist())
 
 
 def log_loss(y: Labels, scores: NDArray[np.floating]) -> float:
@@ -91,11 +112,11 @@ def log_loss(y: Labels, scores: NDArray[np.floating]) -> float:
     return float(-np.log(true, dtype=np.float64).mean())
 
 
-def macro_f1(confusion: NDArray[np.int64]) -> float:
+def macro_f1(confusion: Any) -> float:
     """Return the mean F1 of the classes that occur as true class or as answer.
 
     Args:
-        confusion: (K, K) counts, true classes on the first axis.
+        confusion: From ``confusion_matrix``.
 
     Returns:
         0 to 1.
@@ -103,7 +124,7 @@ def macro_f1(confusion: NDArray[np.int64]) -> float:
     # F1 = 2 TP / (2 TP + FP + FN); a row and a column of a class sum to the denominator.
     occurs = confusion.sum(axis=0) + confusion.sum(axis=1)
     seen = occurs > 0
-    return float((2 * np.diag(confusion)[seen] / occurs[seen]).mean())
+    return float((2 * confusion.diagonal()[seen] / occurs[seen]).mean())
 
 
 def calibration_bins(y: Labels, scores: Floats) -> tuple[Labels, Labels, Floats, Floats]:

@@ -10,7 +10,7 @@ from classify.data.dataset import Dataset, budget_for_layer, load_dataset
 from classify.data.memory_budget import free_memory
 from classify.data.out_of_core import Labels
 from classify.data.splits import Split, choose_splits, group_names, validation_rows
-from classify.heads.registry import MOST_SUMMED, FittedHead, needs_memory
+from classify.heads.registry import MOST_SUMMED, FittedHead, has_too_many_classes, needs_memory
 from classify.search.checkpoint import Checkpoint
 from classify.search.evaluate import evaluate, evaluate_baseline
 from classify.search.intervals import Comparison
@@ -167,7 +167,7 @@ def _refit(dataset: Dataset, best: Entry, split: Split) -> FittedHead:
 
 
 def drop_infeasible(dataset: Dataset, config: TrainConfig) -> TrainConfig:
-    """Drop the candidates that do not fit into memory, and set ``views`` of the others.
+    """Drop the candidates that do not fit into memory or time, and set ``views`` of the others.
 
     A second call changes nothing.
 
@@ -179,11 +179,12 @@ def drop_infeasible(dataset: Dataset, config: TrainConfig) -> TrainConfig:
         The configuration with the remaining candidates and a fixed ``memory``.
 
     Raises:
-        HeadError: A head that was asked for by name needs its features in memory, and they stay in
-            the file; or no head remains.
+        HeadError: A head that was asked for by name cannot be trained on so many classes, or needs
+            its features in memory, and they stay in the file; or no head remains.
         SettingError: A layer is unknown, or a candidate uses views that do not exist or do not fit
             into memory.
     """
+    config = _drop_crowded(dataset, config)
     # Fixed, so that the layers are read later with the memory that is checked here.
     memory = config.memory or max(1, free_memory()) / 1e9
     layers = dict.fromkeys(spec.layer for spec in config.candidates)
@@ -212,3 +213,19 @@ def drop_infeasible(dataset: Dataset, config: TrainConfig) -> TrainConfig:
             raise HeadError(f"{found}; expected {expected}, without pca; {remedy}")
         log.info("left out, for the features of %s stay in the file: %s", layer, shown)
     return replace(config, candidates=tuple(kept), memory=memory)
+
+
+def _drop_crowded(dataset: Dataset, config: TrainConfig) -> TrainConfig:
+    """Drop the candidates that cannot be trained on as many classes as the dataset has."""
+    rows, K = len(dataset.y), len(dataset.class_names)
+    reasons = {spec: has_too_many_classes(spec, rows, K) for spec in config.candidates}
+    if not any(reasons.values()):
+        return config
+    kept = tuple(spec for spec, reason in reasons.items() if not reason)
+    shown = ", ".join(dict.fromkeys(filter(None, reasons.values())))
+    found = f"{rows:,} rows of {K:,}"
+    if config.named or not kept:
+        remedy = "use lda, ridge, knn or dense, or linear, which is logistic trained in epochs"
+        raise HeadError(f"{shown}; found {found} classes; {remedy}")
+    log.info("left out, for %s; found %s classes", shown, found)
+    return replace(config, candidates=kept)

@@ -1,6 +1,6 @@
 """Compare what a run needs with what a store holds: one recipe with one recipe, image by image."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import repeat
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from extract.core.config import MODEL_ENDING, TrunkSpec, ViewSpec
-from extract.core.errors import listed
+from extract.core.errors import MOST_LISTED, listed
 from extract.core.row_block import DONE
 from extract.images.item import Source
 from extract.store.open import Store
@@ -106,6 +106,11 @@ def find_other_images(store: Store, source: Source, content: bool = True) -> str
     parts = [f"{listed(keys, 'image')} {what}" for what, keys in differences.items() if keys]
     # Stores of before have whole numbers as names in the order of text.
     if stored == now and {*source.class_names} != {*store.class_names}:
-        wanted, found = ", ".join(source.class_names), ", ".join(store.class_names)
-        parts.append(f"classes {wanted or 'none'}, stored {found or 'none'}")
+        wanted, found = map(_name_classes, (source.class_names, store.class_names))
+        parts.append(f"classes {wanted}, stored {found}")
     return f"the source has changed: {', '.join(parts)}" if parts else ""
+
+
+def _name_classes(names: Sequence[str]) -> str:
+    """Return all names of classes, or the number of many and the first of them."""
+    return listed(names, "name") if len(names) > MOST_LISTED else ", ".join(names) or "none"

@@ -9,6 +9,9 @@ from extract.core.row_block import DONE, FAILED, PENDING
 from extract.layouts.overview import count_images, format_counts
 from extract.store.open import Store
 
+# More lines would hide those above them; JSON has all classes.
+_MOST_CLASSES = 200
+
 
 def describe(store: Store) -> dict[str, Any]:
     """Return the content of a store as a dict that JSON can hold.
@@ -63,7 +66,7 @@ def format_description(description: dict[str, Any]) -> str:
         recipe = asdict(ViewSpec.from_dict(values))
         text = f"{recipe.pop('views')} of each of {description['viewed']} training images: "
         lines.append("views      " + text + ", ".join(f"{k} {v}" for k, v in recipe.items()))
-    lines += ["", *format_counts(description["counts"], values["class_names"])]
+    lines += ["", *format_counts(description["counts"], values["class_names"], _MOST_CLASSES)]
     if failed := description["failed"]:
         lines += ["", f"{len(failed)} images could not be read:"]
         lines += [f"  {quoted(key)}: {reason}" for key, reason in failed.items()]

@@ -23,14 +23,18 @@ from extract.images.digests import DIGEST_BYTES
 from extract.images.item import SPLITS, Item
 
 FORMAT = "headstart"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # Attributes of the file itself; all others say how its rows were computed.
 OWN_ATTRIBUTES = ("format", "format_version", "complete")
+# A list of more texts is a dataset instead of an attribute, which makes the file one of format 2.
+# HDF5 gives an attribute 64 kB, and a text takes 16 bytes of them, whatever its length.
+MOST_TEXTS = 4090
 REASON_BYTES = 120
 CHUNK_BYTES = 2**20
-# Room for a file, and for each row, on top of features and keys: 13 kB and 189 bytes were measured.
+# Room for a file, each row and each text of an attribute, on top of features and texts: 13 kB, 189
+# and 36 bytes were measured.
 # HDF5 crashes at the end of the process if the disk is full while a file is created.
-_FILE_BYTES, _ROW_BYTES = 2**16, 240
+_FILE_BYTES, _ROW_BYTES, _TEXT_BYTES = 2**16, 240, 40
 
 _TEXT = h5py.string_dtype("utf-8")
 # Datasets with one entry a row.
@@ -85,8 +89,10 @@ class Layout(NamedTuple):
         folder = path.absolute().parent
         if not folder.is_dir():
             raise StoreError(f"{folder}: no such folder; expected one to write {path.name} into")
-        texts = sum(len(f"{i.key}{i.group}".encode("utf-8", "replace")) for i in self.items)
-        needed = self.size + texts + files * _FILE_BYTES + len(self.items) * _ROW_BYTES
+        texts = sum(_size(f"{i.key}{i.group}") for i in self.items)
+        listed = [text for value in self.attributes.values() if _are_texts(value) for text in value]
+        file_bytes = _FILE_BYTES + sum(_size(text) + _TEXT_BYTES for text in listed)
+        needed = self.size + texts + files * file_bytes + len(self.items) * _ROW_BYTES
         free = shutil.disk_usage(folder).free
         if needed > free:
             found = f"{show_bytes(needed)} needed, {show_bytes(free)} free"
@@ -115,12 +121,24 @@ class Layout(NamedTuple):
                     _allocate(file, f"views/{layer}", (len(rows), views, *shape), dtype)
             if views:
                 file.create_dataset("views/row", data=rows)
-            file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, complete=np.uint8(0))
+            file.attrs.update(format=FORMAT, format_version=1, complete=np.uint8(0))
             for name, value in attributes.items():
-                if isinstance(value, list | tuple) and not (value and isinstance(value[0], int)):
+                if _are_texts(value) and len(value) > MOST_TEXTS:
+                    file.attrs["format_version"] = 2
+                    file.create_dataset(name, data=list(value), dtype=_TEXT)
+                elif _are_texts(value):
                     file.attrs.create(name, list(value), shape=(len(value),), dtype=_TEXT)
                 elif value is not None:
                     file.attrs[name] = value
+
+
+def _are_texts(value: Any) -> bool:
+    """Return whether the value of an attribute is a list of texts."""
+    return isinstance(value, list | tuple) and not (value and isinstance(value[0], int))
+
+
+def _size(text: str) -> int:
+    return len(text.encode("utf-8", "replace"))
 
 
 def create_store(path: Path, layout: Layout, replace: bool = False) -> None:

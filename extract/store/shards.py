@@ -20,7 +20,7 @@ from extract.core.errors import StoreError, quoted
 from extract.core.row_block import PENDING
 from extract.images.digests import DIGEST_BYTES, digest_bytes
 from extract.images.item import Item
-from extract.store.format import FORMAT_VERSION, OWN_ATTRIBUTES, Layout, to_plain, wrap_write_errors
+from extract.store.format import OWN_ATTRIBUTES, Layout, to_plain, wrap_write_errors
 from extract.store.single_file import StoreFile, open_store_file
 from extract.store.validate import check_version, open_file, refuse, wrap_read_errors
 
@@ -129,7 +129,7 @@ def _write_index(path: Path, folder: str, parts: Mapping[str, Sequence[Item]], n
         attributes = first.attributes
     identities = [identify([item.key for item in part], attributes) for part in parts.values()]
     with h5py.File(path, "w") as file:
-        file.attrs.update(format=INDEX_FORMAT, format_version=FORMAT_VERSION)
+        file.attrs.update(format=INDEX_FORMAT, format_version=1)
         names = [f"{folder}/{name}" for name in parts]
         file.create_dataset("shards", data=names, dtype=h5py.string_dtype("utf-8"))
         file.create_dataset("rows", data=[len(part) for part in parts.values()], dtype=np.int64)

@@ -37,6 +37,8 @@ _REQUIRED = ("class_names", "trunk", "layer", "dtype", "precision", "weights_sha
 # Absent without groups, and in files that are older than checksums.
 _OPTIONAL = ("groups", "checksum")
 _LISTS = ("class_names", "layer", "versions", "calibration_keys")
+# Texts that are read at once: a stranger's may all be the same one, which is as large as the file.
+_PIECE = 64
 # One chunk is about 1 MB, more than HDF5's default cache of 1 MB holds.
 READ_CACHE = 16 * CHUNK_BYTES
 _EXPECTED = "expected a store of extract-features"
@@ -163,6 +165,8 @@ def check_layout(path: Path, file: h5py.File) -> dict[str, Any]:
     if attributes.get("format") != FORMAT:
         raise StoreError(f"{path}: an HDF5 file of another program; {_EXPECTED}")
     check_version(path, file)
+    long = [name for name in _LISTS if name not in attributes and name in file]
+    attributes |= {name: _read_texts(path, name, file[name]) for name in long}
     wanted = [name for name in (*COLUMN_TYPES, "features") if name not in _OPTIONAL]
     if attributes.get("views", 0):
         wanted += ["views/row", *(f"views/{layer}" for layer in attributes["layer"])]
@@ -173,6 +177,21 @@ def check_layout(path: Path, file: h5py.File) -> dict[str, Any]:
     _check_attributes(path, attributes)
     _check_objects(path, file, attributes)
     return attributes
+
+
+def _read_texts(path: Path, name: str, dataset: Any) -> list[str]:
+    """Read a list that is too long for an attribute."""
+    kind = getattr(dataset, "dtype", None)
+    if getattr(dataset, "ndim", None) != 1 or not h5py.check_string_dtype(kind):
+        refuse(path, f"{name} is {kind} {getattr(dataset, 'shape', '')}, expected a list of texts")
+    texts: list[str] = []
+    size, most = 0, path.stat().st_size
+    for start in range(0, len(dataset), _PIECE):
+        texts += dataset.asstr()[start : start + _PIECE].tolist()
+        size += sum(len(text) for text in texts[start:])
+        if size > most:
+            refuse(path, f"{name} has more text than the file has bytes")
+    return texts
 
 
 def _check_attributes(path: Path, attributes: Mapping[str, Any]) -> None:
