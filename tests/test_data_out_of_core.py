@@ -21,7 +21,7 @@ from classify.data.preprocessing import Transform
 from classify.data.views import FoldData
 from classify.heads.keras_head import fit_heads
 from classify.heads.linear_head import fit_linear
-from classify.heads.linear_solvers import deal_folds, fit_logit_scale
+from classify.scores.calibration import deal_folds, fit_logit_scale
 from classify.search.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec

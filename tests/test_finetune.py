@@ -22,7 +22,7 @@ from classify.heads.keras_head import DenseHead
 from classify.inference.bundle import load_head
 from classify.predict_cli import main as predict_images
 from classify.report.report import _percent
-from classify.search.metrics import measure
+from classify.scores.metrics import measure
 from classify.search.search import Stopped
 from classify.settings.config import FinetuneConfig, TrainConfig
 from classify.settings.head_spec import HeadSpec

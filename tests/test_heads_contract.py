@@ -23,7 +23,7 @@ from classify.data.views import FoldData
 from classify.heads.keras_head import PREDICT_ROWS, DenseHead, build_model
 from classify.heads.parallel_heads import build_stack
 from classify.heads.registry import FILES, Head, head_class
-from classify.search.metrics import log_loss, measure
+from classify.scores.metrics import log_loss, measure
 from classify.settings.head_spec import DEFAULTS, HeadSpec
 from extract.core.errors import HeadError
 

@@ -15,14 +15,9 @@ from sklearn.model_selection import (
 
 from classify.heads import linear_solvers
 from classify.heads.linear_head import fit_linear
-from classify.heads.linear_solvers import (
-    LinearModel,
-    RowSpace,
-    deal_folds,
-    fit_logit_scale,
-    probabilities,
-)
-from classify.search.metrics import log_loss
+from classify.heads.linear_solvers import LinearModel, RowSpace
+from classify.scores.calibration import deal_folds, fit_logit_scale, probabilities
+from classify.scores.metrics import log_loss
 from classify.settings.head_spec import HeadSpec
 
 Pair = tuple[np.ndarray, np.ndarray]

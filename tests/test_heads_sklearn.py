@@ -15,7 +15,7 @@ from classify.data.views import FoldData
 from classify.heads.linear_head import fit_linear, score_linear
 from classify.heads.registry import head_class
 from classify.heads.sklearn_head import FILE, SklearnHead
-from classify.search.metrics import log_loss, measure
+from classify.scores.metrics import log_loss, measure
 from classify.settings.head_spec import DEFAULTS, KERAS_HEADS, HeadSpec
 
 QUICK: dict[str, dict[str, Any]] = {"forest": {"trees": 20}, "boosting": {"trees": 10}}

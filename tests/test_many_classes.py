@@ -12,13 +12,13 @@ import pytest
 
 from classify.cli import main as train_head
 from classify.data.dataset import Dataset
-from classify.heads.linear_head import scale_sample
 from classify.heads.registry import FittedHead
 from classify.inference.bundle import save_head, save_report
 from classify.predict_cli import main as predict_images
 from classify.report.analysis import analyse
 from classify.report.figures import MOST_CELLS, draw_confusion
-from classify.search.metrics import confusion_matrix, list_confusion
+from classify.scores.calibration import scale_sample
+from classify.scores.metrics import confusion_matrix, list_confusion
 from classify.search.search import drop_infeasible, run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
@@ -107,7 +107,7 @@ def test_the_scale_of_scores_needs_few_rows(monkeypatch: pytest.MonkeyPatch) -> 
         own = replace(made, groups=grouped)
         monkeypatch.undo()
         before = {entry.spec: entry.scores for entry in run(own, TrainConfig(heads)).entries}
-        monkeypatch.setattr("classify.heads.linear_head._SCALE_VALUES", 60 * 300)
+        monkeypatch.setattr("classify.scores.calibration._MOST_LOGITS", 60 * 300)
         for entry in run(own, TrainConfig(heads)).entries:
             assert entry.scores["accuracy"] == before[entry.spec]["accuracy"]
             assert entry.scores["loss"] == pytest.approx(before[entry.spec]["loss"], abs=0.05)

@@ -35,7 +35,16 @@ ROOMS = {
         "store",
         "pipeline",
     ),
-    "classify": ("settings", "data", "heads", "search", "finetune", "report", "inference"),
+    "classify": (
+        "settings",
+        "data",
+        "scores",
+        "heads",
+        "search",
+        "finetune",
+        "report",
+        "inference",
+    ),
 }
 
 

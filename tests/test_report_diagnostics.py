@@ -15,7 +15,7 @@ from classify.report.diagnostics import (
     confused_pairs,
     proportion,
 )
-from classify.search.metrics import confusion_matrix
+from classify.scores.metrics import confusion_matrix
 
 Rows = tuple[NDArray[np.int64], NDArray[np.float64]]
 NAMES = ("a", "b", "c", "d", "e")

@@ -19,10 +19,10 @@ from classify.data.splits import split_rows
 from classify.data.views import FoldData
 from classify.heads.keras_head import DenseHead
 from classify.report.analysis import analyse
+from classify.scores.metrics import measure
 from classify.search import evaluate as module
 from classify.search.checkpoint import FILE, Checkpoint
 from classify.search.evaluate import fit_batch
-from classify.search.metrics import measure
 from classify.search.ranking import Finetuned
 from classify.search.search import Stopped, run
 from classify.settings.config import TrainConfig

@@ -16,9 +16,9 @@ from classify.data.out_of_core import Labels, Rows, StoredRows
 from classify.data.preprocessing import Transform
 from classify.data.splits import TEST, Split, development_rows
 from classify.heads.registry import FittedHead
+from classify.scores.metrics import measure
 from classify.search import search
 from classify.search.leaderboard import Result
-from classify.search.metrics import measure
 from classify.search.ranking import Finetuned
 from classify.settings.config import METRICS, FinetuneConfig, TrainConfig
 from extract.core.console import log, progress

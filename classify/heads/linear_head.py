@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -10,15 +11,15 @@ from numpy.typing import NDArray
 
 from classify.data.out_of_core import PIECE_BYTES, Features, Labels, Rows, StoredRows, flatten
 from classify.data.views import FoldData
-from classify.heads.linear_solvers import (
-    FOLDS,
-    LinearModel,
-    RowSpace,
-    deal_folds,
-    fit_logit_scale,
-    probabilities,
-)
+from classify.heads.linear_solvers import LinearModel, RowSpace
 from classify.heads.row_statistics import RowStatistics
+from classify.scores.calibration import (
+    FOLDS,
+    fit_logit_scale,
+    left_out_folds,
+    probabilities,
+    scale_sample,
+)
 from classify.settings.head_spec import HeadSpec
 
 FILE = "head.npz"
@@ -26,8 +27,6 @@ FILE = "head.npz"
 # Out of core, the scale is fitted on a sample of the rows: for ridge evenly spaced ones, this many;
 # for lda one fold of about ``PIECE_BYTES``, which is read into memory.
 _SCALE_ROWS = 50_000
-# It is fitted on at most so many logits, 134 MB; more of them hardly change it.
-_SCALE_VALUES = 2**24
 _Fold: TypeAlias = tuple[NDArray[Any], Labels]  # rows that are left out, and their classes
 
 
@@ -144,16 +143,6 @@ def fit_linear(
     return [heads[spec] for spec in specs]
 
 
-def scale_sample(groups: Labels, classes: int) -> Labels:
-    """Return the rows that the scale of the scores is fitted on: of thousands of classes fewer.
-
-    Args:
-        groups: (N,) whole numbers; all rows of a group are taken, or none.
-        classes: K.
-    """
-    return np.flatnonzero(groups % math.ceil(len(groups) * classes / _SCALE_VALUES) == 0)
-
-
 def _fit_lda(
     specs: Sequence[HeadSpec], statistics: RowStatistics, folds: Iterator[_Fold], width: int
 ) -> dict[HeadSpec, LinearHead]:
@@ -167,10 +156,9 @@ def _fit_lda(
 
 def _left_out(X: Any, y: Labels, groups: Labels | None) -> Iterator[_Fold]:
     """Yield the rows of each fold, or of one small fold where rows are read from a file."""
-    stored = isinstance(X, StoredRows)
-    count = max(FOLDS, math.ceil(4 * math.prod(X.shape) / PIECE_BYTES)) if stored else FOLDS
-    fold = deal_folds(y, groups, count)
-    kept = scale_sample(np.arange(len(y)) if groups is None else groups, int(y.max()) + 1)
-    for k in range(1 if stored else FOLDS):
-        if len(rows := kept[fold[kept] == k]):
-            yield X.read(rows) if stored else X[rows], y[rows]
+    if not isinstance(X, StoredRows):
+        yield from ((X[rows], y[rows]) for _, rows in left_out_folds(y, groups))
+        return
+    count = max(FOLDS, math.ceil(4 * math.prod(X.shape) / PIECE_BYTES))
+    for _, rows in islice(left_out_folds(y, groups, count), 1):
+        yield X.read(rows), y[rows]

@@ -33,10 +33,6 @@ _WIDE_ROUNDING = 1e-6
 # Least value of 1 - leverage: far above float64's rounding errors, and far below the values of
 # weak penalties on wide features, for which 1e-6 gave scores close to 0 and 1.
 _MARGIN = 1e-9
-# A standard deviation of logits below this is a rounding error.
-_NO_LOGITS = 1e-10
-# Folds of training rows to fit the scale of the logits.
-FOLDS = 3
 TINY = np.finfo(np.float64).tiny
 
 Double = NDArray[np.float64]
@@ -243,62 +239,3 @@ def _solve(half: Double, right: Double) -> Double:
         return np.asarray(np.linalg.solve(ridge * np.eye(len(half)) - half @ half.T, right))
     inner = ridge * np.eye(half.shape[1]) - half.T @ half
     return np.asarray((right + half @ np.linalg.solve(inner, half.T @ right)) / ridge)
-
-
-def probabilities(z: Double, scale: float = 1.0) -> Double:
-    """Return the softmax, (N, K), of scaled logits (N, K), or (N, 1) for class 1 of 2."""
-    z = np.hstack([np.zeros_like(z), z]) if z.shape[1] == 1 else z
-    powers = np.exp(scale * (z - z.max(axis=1, keepdims=True)))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
-
-
-def deal_folds(y: Labels, groups: Labels | None = None, folds: int = FOLDS) -> Labels:
-    """Deal training rows to folds that are left out in turn, to fit the scale of the logits.
-
-    A fold holds all rows of an image, and all rows of a group that have one class. A class with
-    one group is never left out: each fit needs every class.
-
-    Args:
-        y: (n,) classes 0 to K - 1.
-        groups: (n,) the image, or the group of images, of each row; None if all differ.
-        folds: Their number.
-
-    Returns:
-        (n,) 0 to ``folds`` - 1, or -1.
-    """
-    fold = np.full(len(y), -1)
-    for label in range(int(y.max()) + 1):
-        members = np.flatnonzero(y == label)
-        own = members if groups is None else groups[members]
-        numbers = np.unique(own, return_inverse=True)[1]
-        if numbers.max() > 0:
-            fold[members] = numbers % folds
-    return fold
-
-
-def fit_logit_scale(z: Double, y: Labels) -> float:
-    """Fit the factor of the logits with the highest likelihood (temperature scaling).
-
-    It is one over the temperature. It changes the confidence of the answers, not the answers. One
-    row more, which is of every class alike, keeps it finite where all answers are right.
-
-    Args:
-        z: (N, K) or (N, 1) logits of rows that the head was not fitted on. Where there are none,
-            those of training rows: nothing is known about errors, and scores become nearly even.
-        y: (N,) their classes; empty where there are none.
-    """
-    from scipy.optimize import minimize_scalar
-
-    spread = max(float(z.std()), _NO_LOGITS)
-    if not len(y):
-        return 0.1 / spread
-    z = np.hstack([np.zeros_like(z), z]) if z.shape[1] == 1 else z
-    z = (z - z.max(axis=1, keepdims=True)) / spread
-
-    def loss(log_scale: float) -> float:
-        scaled = np.exp(log_scale) * z
-        log_scores = scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
-        return -float(log_scores[np.arange(len(y)), y].sum() + log_scores.mean())
-
-    # From nearly even scores to scores of nearly 0 and 1, even if a few logits are far out.
-    return float(np.exp(minimize_scalar(loss, bounds=(-8, 10)).x) / spread)

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from classify.data.out_of_core import SCORE_BYTES, Labels, Rows, flatten
 from classify.data.views import FoldData
-from classify.heads.linear_head import scale_sample
-from classify.heads.linear_solvers import FOLDS, deal_folds, fit_logit_scale, probabilities
+from classify.scores.calibration import fit_logit_scale, left_out_folds, probabilities
 from classify.settings.head_spec import HeadSpec
 
 FILE = "head.skops"
@@ -79,15 +78,12 @@ class SklearnHead:
 
     def _fit_scale(self, rows: NDArray[Any], y: Labels, groups: Labels | None) -> float:
         """Fit the scale of the logits by cross-validation on the training rows."""
-        fold, left_out, labels = deal_folds(y, groups), [], []
-        kept = scale_sample(np.arange(len(y)), int(y.max()) + 1)
-        for k in range(FOLDS):
-            if len(out := kept[fold[kept] == k]):
-                train = np.flatnonzero(fold != k)
-                columns = train if self.spec.head == "svm" else slice(None)
-                estimator = _fit(self.spec, rows[train][:, columns], y[train])
-                left_out.append(_logits(estimator, rows[out][:, columns]))
-                labels.append(y[out])
+        left_out, labels = [], []
+        for train, out in left_out_folds(y, groups):
+            columns = train if self.spec.head == "svm" else slice(None)
+            estimator = _fit(self.spec, rows[train][:, columns], y[train])
+            left_out.append(_logits(estimator, rows[out][:, columns]))
+            labels.append(y[out])
         if not left_out:
             return fit_logit_scale(_logits(self._parts["estimator"], rows), np.array([], np.int64))
         return fit_logit_scale(np.concatenate(left_out), np.concatenate(labels))

@@ -13,11 +13,11 @@ from classify.heads.registry import has_too_many_classes, needs_memory
 from classify.report import diagnostics
 from classify.report.curves import Curve, class_curves
 from classify.report.projection import FeatureMap, map_features
+from classify.scores.intervals import Comparison, units_of
+from classify.scores.metrics import MATRIX_CLASSES, confusion_matrix, list_confusion
 from classify.search.checkpoint import library_versions
 from classify.search.evaluate import evaluate
-from classify.search.intervals import Comparison, units_of
 from classify.search.leaderboard import Result
-from classify.search.metrics import MATRIX_CLASSES, confusion_matrix, list_confusion
 from classify.search.ranking import Entry, known_scores
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec
 from classify.settings.sweep import label

@@ -5,8 +5,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.search.intervals import share_interval, units_of
-from classify.search.metrics import calibration_bins, calibration_error, class_areas, reduce_scores
+from classify.scores.areas import class_areas
+from classify.scores.calibration import calibration_bins, calibration_error
+from classify.scores.intervals import share_interval, units_of
+from classify.scores.pseudo_values import reduce_scores
 
 Labels = NDArray[np.int64]
 Scores = NDArray[np.floating]

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.report.diagnostics import confused_pairs
-from classify.search.intervals import Comparison, Interval
-from classify.search.metrics import confusion_matrix
+from classify.scores.intervals import Comparison, Interval
+from classify.scores.metrics import confusion_matrix
 from extract.core.console import log
 from extract.core.errors import count_of, listed
 from extract.images.item import Item

@@ -19,7 +19,7 @@ from classify.data.dataset import Dataset
 from classify.report import figures
 from classify.report.analysis import Analysis, Mistake
 from classify.report.diagnostics import ClassMetrics
-from classify.search.intervals import FEWEST_GROUPS
+from classify.scores.intervals import FEWEST_GROUPS
 from classify.search.leaderboard import Result
 from classify.search.ranking import Entry
 from classify.settings.config import METRICS

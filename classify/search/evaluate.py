@@ -17,7 +17,8 @@ from classify.data.views import FoldData, RandomViews, all_views
 from classify.heads import linear_head
 from classify.heads.registry import LINEAR_HEADS, FittedHead, Head
 from classify.heads.sklearn_head import SklearnHead
-from classify.search.metrics import area_values, reduce_scores
+from classify.scores.areas import area_values
+from classify.scores.pseudo_values import reduce_scores
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec, groups_of
 
 # Transformed rows of all folds, and scores of a batch of heads, are kept up to this size.
@@ -31,7 +32,7 @@ class Evaluation:
     Attributes:
         answers: (V,) int64 classes with the highest score, of the validation rows in their order.
         true_scores: (V,) float64 scores of the true classes, 0 to 1.
-        areas: (2, V) float64 pseudo-values of the areas, see ``metrics.area_values``.
+        areas: (2, V) float64 pseudo-values of the areas, see ``areas.area_values``.
         train_accuracy: Accuracy on the training rows, the mean of the folds.
         seconds: Its share of the training time, the sum of the folds.
         history: Its learning curves in the first fold; empty for heads without epochs.

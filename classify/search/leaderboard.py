@@ -12,8 +12,8 @@ from classify.data.out_of_core import Labels
 from classify.data.preprocessing import Floats
 from classify.data.splits import Split, validation_rows
 from classify.heads.registry import FittedHead
-from classify.search.intervals import FEWEST_GROUPS
-from classify.search.metrics import Metrics
+from classify.scores.intervals import FEWEST_GROUPS
+from classify.scores.metrics import Metrics
 from classify.search.ranking import Baseline, Entry, Finetuned, rank_key
 from classify.settings.config import METRICS
 from classify.settings.sweep import label

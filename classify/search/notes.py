@@ -7,9 +7,9 @@ import numpy as np
 
 from classify.data.dataset import Dataset
 from classify.data.splits import group_names
-from classify.search.intervals import Comparison
+from classify.scores.calibration import calibration_error
+from classify.scores.intervals import Comparison
 from classify.search.leaderboard import Result
-from classify.search.metrics import calibration_error
 from classify.settings.sweep import label
 from extract.core.console import log
 from extract.core.errors import quoted

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from classify.scores.intervals import Comparison
+from classify.scores.metrics import Metrics
 from classify.search.evaluate import Evaluation
-from classify.search.intervals import Comparison
-from classify.search.metrics import Metrics
 from classify.settings.config import METRICS
 from classify.settings.head_spec import HeadSpec
 from classify.settings.sweep import label

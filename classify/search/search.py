@@ -11,11 +11,12 @@ from classify.data.memory_budget import free_memory
 from classify.data.out_of_core import Labels
 from classify.data.splits import Split, choose_splits, group_names, validation_rows
 from classify.heads.registry import MOST_SUMMED, FittedHead, has_too_many_classes, needs_memory
+from classify.scores.areas import AREAS
+from classify.scores.intervals import Comparison
+from classify.scores.metrics import measure
 from classify.search.checkpoint import Checkpoint
 from classify.search.evaluate import evaluate, evaluate_baseline
-from classify.search.intervals import Comparison
 from classify.search.leaderboard import Result
-from classify.search.metrics import AREAS, measure
 from classify.search.ranking import Entry, metric_scores, rank, rank_key
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec

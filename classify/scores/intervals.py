@@ -1,6 +1,6 @@
 """Confidence intervals and comparisons of heads on the same rows, for every metric.
 
-A metric is the mean of pseudo-values, one per row (``metrics.pseudo_values``). So the variance of
+A metric is the mean of pseudo-values, one per row (``pseudo_values``). So the variance of
 every metric, also with groups, is that of a mean over independent units: rows, or groups of rows.
 
 Intervals are those of Korn and Graubard: the exact binomial interval (Clopper and Pearson) of the
@@ -26,14 +26,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from classify.data.out_of_core import Labels
 from classify.data.preprocessing import Floats
-from classify.search.metrics import (
-    AREAS,
-    LOWEST,
-    area_values,
-    design_weights,
-    pseudo_values,
-    reduce_scores,
-)
+from classify.scores.areas import AREAS, area_values
+from classify.scores.metrics import LOWEST
+from classify.scores.pseudo_values import design_weights, pseudo_values, reduce_scores
 
 LEVEL = 0.95
 # Random signs of all units; with the signs that were seen, 1,000 values of the yardstick.
@@ -204,7 +199,7 @@ class Comparison:
             metric: One of ``config.METRICS``.
             answers: (N,) classes with the highest score.
             true_scores: (N,) scores of the true classes, above 0.
-            areas: From ``metrics.area_values``.
+            areas: From ``areas.area_values``.
         """
         if metric in AREAS:
             return np.asarray(areas[AREAS.index(metric)])

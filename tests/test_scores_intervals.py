@@ -8,8 +8,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from classify.search.intervals import Comparison, Interval, share_interval, units_of
-from classify.search.metrics import area_values, pseudo_values
+from classify.scores.areas import area_values
+from classify.scores.intervals import Comparison, Interval, share_interval, units_of
+from classify.scores.pseudo_values import pseudo_values
 
 RUNS = 1000
 Draw = tuple[NDArray[np.int64], NDArray[np.int64]]

@@ -9,17 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from classify.search.metrics import (
-    area_values,
-    calibration_error,
-    class_areas,
-    confusion_matrix,
-    log_loss,
-    macro_f1,
-    measure,
-    pseudo_values,
-    reduce_scores,
-)
+from classify.scores.areas import area_values, class_areas
+from classify.scores.calibration import calibration_error
+from classify.scores.metrics import confusion_matrix, log_loss, macro_f1, measure
+from classify.scores.pseudo_values import pseudo_values, reduce_scores
 
 Y = np.array([0, 0, 1, 1, 2])
 # Answers 0, 1, 1, 1, 0: three of five right.

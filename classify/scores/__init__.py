@@ -1,0 +1,1 @@
+"""Scores of heads to numbers: metrics, areas under curves, intervals, calibration."""
