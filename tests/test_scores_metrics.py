@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from classify.scores.areas import area_values, class_areas
 from classify.scores.calibration import calibration_error
 from classify.scores.metrics import confusion_matrix, log_loss, macro_f1, measure
 from classify.scores.pseudo_values import pseudo_values, reduce_scores
@@ -131,53 +130,6 @@ def test_pseudo_values_have_the_metric_as_their_mean_and_the_jackknifes_variance
     ]
     jackknife = 399 / 400 * np.sum((np.array(without) - np.mean(without)) ** 2)
     assert values.var(ddof=1) / 400 == pytest.approx(jackknife, rel=0.1)
-
-
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("K", [2, 4])
-def test_areas_as_scikit_learn(K: int, seed: int) -> None:
-    from sklearn import metrics
-
-    y, scores = scored(K, 60, seed)
-    positive = seed % 2 if K == 2 else None
-    roc, precision = area_values(y, scores, positive)
-    labels = range(K) if positive is None else [positive]
-    wanted = [metrics.roc_auc_score(y == k, scores[:, k]) for k in labels]
-    assert roc.mean() == pytest.approx(np.mean(wanted), abs=1e-9)
-    wanted = [metrics.average_precision_score(y == k, scores[:, k]) for k in labels]
-    assert precision.mean() == pytest.approx(np.mean(wanted), abs=1e-9)
-    if K == 4:
-        macro = metrics.roc_auc_score(y, scores, multi_class="ovr", average="macro")
-        assert roc.mean() == pytest.approx(macro, abs=1e-9)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_the_influence_on_the_average_precision_is_that_of_leaving_a_row_out(seed: int) -> None:
-    from sklearn.metrics import average_precision_score
-
-    y, scores = scored(2, 30, seed)
-    truth, score = y == 1, scores[:, 1]
-    value = average_precision_score(truth, score)
-    without = [
-        average_precision_score(np.delete(truth, row), np.delete(score, row)) for row in range(30)
-    ]
-    influence = 29 * (value - np.array(without))
-    found = class_areas(truth, score)[1]
-    np.testing.assert_allclose(found - value, influence - influence.mean(), atol=1e-12)
-
-
-def test_the_influence_on_the_roc_area_is_delongs() -> None:
-    y, scores = scored(2, 50)
-    truth, score = y == 1, scores[:, 1]
-    wins = (score[truth][:, None] > score[~truth]) + 0.5 * (score[truth][:, None] == score[~truth])
-    variance = wins.mean(1).var(ddof=1) / truth.sum() + wins.mean(0).var(ddof=1) / (~truth).sum()
-    found = class_areas(truth, score)[0]
-    assert found.mean() == pytest.approx(wins.mean())
-    assert found.var() / 50 == pytest.approx(variance, rel=0.1)
-
-
-def test_of_one_class_no_area_is_defined() -> None:
-    assert np.isnan(area_values(np.zeros(4, np.int64), np.full((4, 2), 0.5), 1)).all()
 
 
 def test_the_calibration_error_by_hand() -> None:

@@ -5,7 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from classify.data.preprocessing import Floats
 from classify.report.diagnostics import ClassMetrics, Labels, Scores
+from classify.scores.areas import Ranks, iter_classes, rank_class
 
 # A drawn curve has at most this many points; more cannot be seen.
 _MOST_POINTS = 101
@@ -70,27 +72,31 @@ def class_curves(
         The curves; the mean has no name. Empty where no class has a curve. The mean precision at a
         recall is that of the best precisions at this recall or a higher one.
     """
-    line, on_grid = (
-        (roc, np.interp) if kind == "roc_area" else (precision_recall, _interpolated_precision)
-    )
+    line = roc if kind == "roc_area" else precision_recall
     areas = {label: getattr(metrics, kind) for label, metrics in enumerate(classes)}
     known = [label for label, area in areas.items() if area is not None]
-    lines = {label: line(y == label, scores[:, label]) for label in known}
-    if shown is not None or not known:
-        return [_curve(classes[label].name, lines[label]) for label in known if label == shown]
-    grid = np.linspace(0, 1, _MOST_POINTS)
-    mean = np.mean([on_grid(grid, *points[:2]) for points in lines.values()], axis=0)
     worst = sorted(known, key=lambda label: areas[label])[:_WORST_CLASSES]
-    named = [_curve(classes[label].name, lines[label]) for label in worst]
-    return [Curve("", _rounded(grid), _rounded(mean), []), *named]
+    drawn = worst if shown is None else [label for label in known if label == shown]
+    named = [_curve(classes[i].name, line(y == i, scores[:, i])) for i in drawn]
+    if shown is not None or not known:
+        return named
+    grid, total = np.linspace(0, 1, _MOST_POINTS), np.zeros(_MOST_POINTS)
+    for label, truth, score in iter_classes(y, scores):
+        if areas[label] is not None:
+            ranks = rank_class(truth, score)
+            total += _roc_at(grid, ranks) if kind == "roc_area" else _precision_at(grid, ranks)
+    return [Curve("", _rounded(grid), _rounded(total / len(known)), []), *named]
 
 
-def _interpolated_precision(
-    grid: NDArray[np.float64], recall: NDArray[np.float64], precision: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _roc_at(false_rates: Floats, ranks: Ranks) -> Floats:
+    return np.asarray(np.interp(false_rates, *ranks.roc()))
+
+
+def _precision_at(recalls: Floats, ranks: Ranks) -> Floats:
+    recall, precision = ranks.precision_recall()
     best = np.maximum.accumulate(precision[::-1])[::-1]
-    # The last recall and the last grid point are both 1, up to rounding.
-    return np.asarray(best[np.minimum(np.searchsorted(recall, grid), len(best) - 1)])
+    # The last recalls are both 1, up to rounding.
+    return np.asarray(best[np.minimum(np.searchsorted(recall, recalls), len(best) - 1)])
 
 
 def _curve(name: str, line: Line) -> Curve:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.scores.areas import class_areas
+from classify.scores.areas import iter_classes, rank_class
 from classify.scores.calibration import calibration_bins, calibration_error
 from classify.scores.intervals import share_interval, units_of
 from classify.scores.pseudo_values import reduce_scores
@@ -128,18 +128,18 @@ def class_metrics(
         One per class, in the order of ``names``.
     """
     answers, classes = scores.argmax(axis=1), []
-    for label, name in enumerate(names):
-        truth, answered = y == label, answers == label
+    for label, truth, score in iter_classes(y, scores):
+        answered = answers == label
         rows, hits = truth | answered, truth & answered
         # F1 = 2 J / (1 + J), where J = hits / (true or predicted) is a proportion.
         jaccard = proportion(hits[rows], units[rows])
         f1 = Proportion(*(part and 2 * part / (1 + part) for part in jaccard))
         areas: tuple[float | None, ...] = (None, None)
         if 0 < truth.sum() < len(y):
-            areas = tuple(class_areas(truth, scores[:, label]).mean(axis=1).tolist())
+            areas = tuple(rank_class(truth, score).areas().mean(axis=1).tolist())
         precision, recall = (proportion(hits[part], units[part]) for part in (answered, truth))
         counts = int(truth.sum()), int(answered.sum())
-        classes.append(ClassMetrics(name, *counts, precision, recall, f1, *areas))
+        classes.append(ClassMetrics(names[label], *counts, precision, recall, f1, *areas))
     return classes
 
 

@@ -58,7 +58,9 @@ class Evaluation(NamedTuple):
         return lines
 
     def _pairs(self) -> list[str]:
-        pairs = confused_pairs(self.confusion, self.class_names, _MOST_PAIRS)
+        from scipy.sparse import csr_array
+
+        pairs = confused_pairs(csr_array(self.confusion), self.class_names, _MOST_PAIRS)
         return [f"{p.rows} of {p.of} {p.truth} are predicted as {p.answer}" for p in pairs]
 
 
@@ -84,14 +86,15 @@ def evaluate_labels(
         for item, answer in zip(items, answers, strict=True)
         if item.label >= 0 and answer is not None
     ]
-    judged = [entry for entry in labelled if entry[1] in known]
-    if strange := sorted({truth for _, truth, _ in labelled} - set(known)):
+    order = {name: label for label, name in enumerate(known)}
+    judged = [entry for entry in labelled if entry[1] in order]
+    if strange := sorted({truth for _, truth, _ in labelled} - set(order)):
         found = count_of(len(labelled) - len(judged), "image")
         classes = listed(strange, "class")
         log.info("not compared: %s of %s that the head does not know", found, classes)
     if not judged:
         return None
-    names = sorted({name for _, *pair in judged for name in pair}, key=list(known).index)
+    names = sorted({name for _, *pair in judged for name in pair}, key=order.__getitem__)
     place = {name: number for number, name in enumerate(names)}
     y = np.array([place[truth] for _, truth, _ in judged])
     given = np.array([place[answer] for *_, answer in judged])
@@ -103,5 +106,5 @@ def evaluate_labels(
         {metric: float(own.mean()) for metric, own in values.items()},
         {metric: comparison.interval(metric, own) for metric, own in values.items()},
         tuple(names),
-        confusion_matrix(y, given, len(names)),
+        confusion_matrix(y, given, len(names)).toarray(),
     )
