@@ -54,6 +54,17 @@ def test_a_head_that_finds_them_is() -> None:
     assert not any(note.startswith(("no head", "97.6%")) for note in result.notes)
 
 
+def test_the_baseline_is_one_class_in_all_folds() -> None:
+    # With one image left out, the other class is the most frequent one.
+    own = dataset(np.arange(4) % 2, np.eye(4, dtype=np.float32))
+    result = classify.sweep(own, head="lda")
+    assert len(result.splits) == 4
+    assert result.baseline is not None
+    assert result.baseline.answer == "good"
+    assert result.baseline.scores["accuracy"] == 0.5
+    assert result.baseline.scores["loss"] == pytest.approx(np.log(2))
+
+
 def test_bad_scores_are_told_and_good_ones_are_not() -> None:
     random = np.random.default_rng(1)
     y = np.arange(400) % 2

@@ -143,18 +143,16 @@ def _join_scores(parts: Sequence[Floats], order: Labels) -> Floats:
 
 
 def evaluate_baseline(dataset: Dataset, splits: Sequence[Split]) -> Evaluation:
-    """Evaluate the most frequent class of the training rows, with the classes' shares as scores."""
-    rows, order = validation_rows(splits), validation_order(splits)
-    classes, parts = len(dataset.class_names), []
-    for split in splits:
-        shares = np.bincount(dataset.y[split.train], minlength=classes) / len(split.train)
-        scores = np.broadcast_to(shares, (len(split.validation), classes))
-        parts.append(reduce_scores(dataset.y[split.validation], scores))
-    answers, true_scores = (np.concatenate(part)[order] for part in zip(*parts, strict=True))
-    # Equal scores for all rows: the shares of one fold are not to be told from those of another.
-    flat = np.broadcast_to(1 / classes, (len(rows), classes))
-    areas = area_values(dataset.y[rows], flat, dataset.positive_label)
-    return Evaluation(answers, true_scores, areas, 0.0, 0.0, {})
+    """Evaluate the most frequent class of the training rows, with the classes' shares as scores.
+
+    With folds these are all rows, so that one class is the answer in every fold.
+    """
+    rows, classes = validation_rows(splits), len(dataset.class_names)
+    trained = np.unique(np.concatenate([split.train for split in splits]))
+    shares = np.bincount(dataset.y[trained], minlength=classes) / len(trained)
+    y, scores = dataset.y[rows], np.broadcast_to(shares, (len(rows), classes))
+    areas = area_values(y, scores, dataset.positive_label)
+    return Evaluation(*reduce_scores(y, scores), areas, 0.0, 0.0, {})
 
 
 def batches(specs: Sequence[HeadSpec], most: int) -> list[list[int]]:
