@@ -138,6 +138,18 @@ def test_heads_that_would_take_hours_are_left_out_or_refused(
             drop_infeasible(made, config)
 
 
+def test_dense_of_thousands_of_classes_is_trained_only_if_it_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    made, dense = dataset(5001, width=2), HeadSpec("dense")
+    with caplog.at_level(logging.INFO, "headstart"):
+        kept = drop_infeasible(made, TrainConfig((LDA, dense), named=False)).candidates
+    assert kept == (LDA,)
+    assert "left out, for dense of more than 1,000 classes" in caplog.text
+    assert "unless it is named; found 20,004 rows of 5,001 classes" in caplog.text
+    assert dense in drop_infeasible(made, TrainConfig((LDA, dense))).candidates
+
+
 def write_arrays(path: Path, K: int) -> None:
     """Write images of 4 x 4 pixels: of each class two that train and two that validate."""
     generator = np.random.default_rng(0)

@@ -229,7 +229,7 @@ class _Callback(keras.callbacks.Callback):
         if epoch + 1 in self.rungs:
             _stop_worse_half(self.fits, self.model)
         accuracies = [max(fit.history["val_accuracy"], default=0.0) for fit in self.fits]
-        self.bar.set_postfix_str(f"validation accuracy {max(accuracies):.3f}")
+        self.bar.set_postfix_str(f"highest validation accuracy {max(accuracies):.3f}")
         ends = [fit.spec.epochs or 0 for fit in self.fits if not fit.stopped]
         # End ``fit`` if all heads have stopped, or if a smaller model pays.
         steps = (max(ends, default=0) - epoch - 1) * len(self.batches)

@@ -108,13 +108,23 @@ class FittedHead(NamedTuple):
         return cls(Transform.load(folder), head_class(name).load(folder, name))
 
 
-def has_too_many_classes(spec: HeadSpec, rows: int, classes: int) -> str:
-    """Say why a head takes hours, or more memory than there is; empty if it does not."""
+def has_too_many_classes(spec: HeadSpec, rows: int, classes: int, named: bool = True) -> str:
+    """Say why a head takes hours, or more memory than there is; empty if it does not.
+
+    Args:
+        spec: The head.
+        rows: Training rows.
+        classes: K.
+        named: Whether the head was asked for by name.
+    """
     if classes > (most := _MOST_CLASSES.get(spec.head, classes)):
         return f"{spec.head} takes at most {most:,} classes"
-    if spec.head == "logistic" and classes > 1000 and rows * classes > _MOST_LOGITS:
-        return "logistic of more than 1,000 classes takes at most 100 million rows times classes"
-    return ""
+    if spec.head not in ("logistic", "dense") or classes <= 1000 or rows * classes <= _MOST_LOGITS:
+        return ""
+    limit = f"{spec.head} of more than 1,000 classes takes at most 100 million rows times classes"
+    if spec.head == "dense":
+        return "" if named else f"{limit} unless it is named"
+    return limit
 
 
 def needs_memory(spec: HeadSpec, shape: tuple[int, ...]) -> str:
