@@ -229,7 +229,7 @@ def test_frozen_it_stays_when_it_is_trained_further(stores: dict[int, Path]) -> 
 
 # What may stand where a model is to be written.
 
-OTHER = r"holds something else than a \.\w+ model; expected one, or none"
+OTHER = "holds something else than a model of train-head; expected one, or none"
 
 
 def _file(place: Path) -> None:
@@ -245,9 +245,22 @@ def _foreign(place: Path) -> None:
     (place / "thesis.tex").write_text("mine")
 
 
-def _saved_model(place: Path) -> None:
+def _foreign_saved_model(place: Path) -> None:
     place.mkdir()
-    (place / "saved_model.pb").write_text("old")
+    (place / "saved_model.pb").write_text("mine")
+
+
+def _saved_model(place: Path) -> None:
+    _foreign_saved_model(place)
+    (place / "assets.extra").mkdir()
+    (place / "assets.extra" / "metadata.json").write_text('{"headstart_version": "0.1.0"}')
+
+
+def _foreign_model(place: Path) -> None:
+    import keras
+
+    image = keras.Input((8, 8, 3))
+    keras.Model(image, keras.layers.Flatten()(image)).save(place)
 
 
 def _saved_model_and_more(place: Path) -> None:
@@ -285,9 +298,11 @@ def _link_to_hdf5(place: Path) -> None:
         ("model.v2", None, "or / at its end"),
         ("none/model.keras", None, "no folder"),
         ("model.keras", _folder, "not a regular file"),
-        ("model", _file, "holds something else than a SavedModel"),
-        ("model/", _foreign, "holds something else than a SavedModel"),
-        ("model", _saved_model_and_more, "holds something else than a SavedModel"),
+        ("model", _file, OTHER),
+        ("model/", _foreign, OTHER),
+        ("model", _foreign_saved_model, OTHER),
+        ("model", _saved_model_and_more, OTHER),
+        ("model.keras", _foreign_model, OTHER),
         ("out.h5", _hdf5, r"found the ending '\.h5'"),
         *((f"model{ending}", _link_to_hdf5, OTHER) for ending in (".keras", ".onnx", ".tflite")),
         *((f"model{ending}", _jpeg, OTHER) for ending in (".keras", ".onnx", ".tflite")),

@@ -247,7 +247,9 @@ def test_a_head_says_in_a_line_what_it_is(made: Made) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["table.csv", "store.h5", "photo.jpg", "notes.jsonl", "photo.png"])
+@pytest.mark.parametrize(
+    "name", ["table.csv", "store.h5", "photo.jpg", "notes.jsonl", "photo.png", "other.png"]
+)
 def test_an_input_is_never_an_output(made: Made, tmp_path: Path, name: str) -> None:
     images, store, head = made
     first = next(images.rglob("*.png"))
@@ -256,12 +258,16 @@ def test_an_input_is_never_an_output(made: Made, tmp_path: Path, name: str) -> N
     shutil.copy(store, tmp_path / "store.h5")
     (tmp_path / "table.csv").write_text("path,label\nphoto.png,dark\n")
     (tmp_path / "notes.jsonl").write_text('{"path": "photo.png"}\n')
+    shutil.copy(next(images.rglob("1.png")), tmp_path / "other.png")
     before = (tmp_path / name).read_bytes()
-    source = tmp_path / ("photo.png" if name == "photo.png" else "table.csv")
+    source = tmp_path / {"photo.png": name, "other.png": "photo.jpg"}.get(name, "table.csv")
     with pytest.raises(HeadError, match=r"is read by this command|holds something else"):
         label_source(source, head, output=tmp_path / name)
     assert (tmp_path / name).read_bytes() == before
-    # Predictions, and an empty file, are replaced.
+    # Predictions, charts and an empty file are replaced.
+    for ending in ("png", "svg", "pdf"):
+        for _ in range(2):
+            label_source(tmp_path / "photo.jpg", head, output=tmp_path / f"chart.{ending}")
     (tmp_path / "found.csv").touch()
     for form in ("csv", "csv", "json", "csv"):
         label_source(source, head, output=tmp_path / "found.csv", format=form)

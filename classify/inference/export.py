@@ -1,11 +1,11 @@
 """Export of a trained head and its trunk as one model, for programs without headstart."""
 
 import os
-import re
 from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import permutations
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
@@ -14,6 +14,7 @@ from classify.data.dataset import Dataset
 from classify.heads.registry import LINEAR_HEADS
 from classify.inference.bundle import TrainedHead, load_head
 from classify.inference.head_folder import PathLike, check_file
+from classify.inference.model_formats import EXTRA, METADATA
 from classify.inference.trunk import reopen
 from classify.search.leaderboard import Result
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec
@@ -25,12 +26,9 @@ from extract.trunks.backend import backend_name
 
 EXPORTABLE = (*KERAS_HEADS, *LINEAR_HEADS)
 _ENDINGS = (".keras", ".onnx", ".tflite", "")
-# The first bytes of models: of ONNX a version and the tag of the next field; of LiteRT its name.
-_BEGINNINGS = {
-    ".onnx": re.compile(rb"\x08[\x01-\x7f][\x12\x1a\x3a\x42]"),
-    ".tflite": re.compile(rb".{4}TFL3", re.DOTALL),
-}
-_SAVED_MODEL = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
+_MARK = b"headstart_version"  # in the metadata of every model
+_OTHER = "holds something else than a model of train-head; expected one, or none; name another"
+_SAVED_MODEL = {"saved_model.pb", "fingerprint.pb", "variables", "assets", EXTRA}
 
 
 @public()
@@ -139,34 +137,31 @@ def _check_libraries(target: str, ending: str) -> None:
 
 
 def _check_model_file(place: Path, ending: str) -> None:
-    """Raise HeadError unless a model would replace nothing but a model of its format."""
+    """Raise HeadError unless a model would replace nothing but a model that was exported."""
     check_file(place)
-    if place.exists() and place.stat().st_size and not _is_model(place, ending):
-        problem = f"holds something else than a {ending} model"
-        raise HeadError(f"{place}: {problem}; expected one, or none; name another")
+    if place.exists() and place.stat().st_size and not _is_export(place, ending):
+        raise HeadError(f"{place}: {_OTHER}")
 
 
-def _is_model(path: Path, ending: str) -> bool:
-    """Say whether a file begins as the models of a format do."""
+def _is_export(path: Path, ending: str) -> bool:
+    """Say whether a file is a model that was exported, by its metadata."""
     try:
-        if ending == ".keras":
-            with ZipFile(path) as archive:
-                return {"config.json", "metadata.json"} <= set(archive.namelist())
-        with path.open("rb") as file:
-            return bool(_BEGINNINGS[ending].match(file.read(8)))
-    except (OSError, BadZipFile):
+        if ending == ".onnx":
+            with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+                return content.find(_MARK) >= 0
+        with ZipFile(path) as archive:
+            return _MARK in archive.read("config.json" if ending == ".keras" else METADATA)
+    except (OSError, BadZipFile, KeyError):
         return False
 
 
 def _check_folder(place: Path) -> None:
-    """Raise HeadError unless a SavedModel would replace nothing but a SavedModel."""
+    """Raise HeadError unless a SavedModel would replace nothing but one that was exported."""
     check_writable(place, HeadError)
-    names = {entry.name for entry in place.glob("*")}
-    other = names - _SAVED_MODEL or (names and "saved_model.pb" not in names)
-    if place.is_file() or other:
-        raise HeadError(
-            f"{place}: holds something else than a SavedModel; expected one, or none; name another"
-        )
+    names, metadata = {entry.name for entry in place.glob("*")}, place / EXTRA / METADATA
+    exported = metadata.is_file() and _MARK in metadata.read_bytes()
+    if place.is_file() or names - _SAVED_MODEL or (names and not exported):
+        raise HeadError(f"{place}: {_OTHER}")
 
 
 def _ending(target: str) -> str:

@@ -24,6 +24,7 @@ from extract.trunks.trunk import Trunk
 # The layer, the file or the metadata entry that holds the class names.
 NAMES = "class_names"
 METADATA = "metadata.json"
+EXTRA = "assets.extra"  # TensorFlow reserves this folder of a SavedModel for other programs
 # The formats whose files cannot be larger, because of the 32-bit offsets in them.
 _MOST_BYTES = 2**31 - 2**20
 
@@ -126,7 +127,7 @@ def _write_keras(model: Any, metadata: Mapping[str, Any], path: Path) -> None:
 
 def _write_saved_model(model: Any, metadata: Mapping[str, Any], folder: Path) -> None:
     model.export(folder, format="tf_saved_model", verbose=False)
-    extra = folder / "assets.extra"  # TensorFlow reserves this folder for other programs
+    extra = folder / EXTRA
     extra.mkdir()
     for name, value in ((f"{NAMES}.json", metadata[NAMES]), (METADATA, metadata)):
         (extra / name).write_text(_to_json(value) + "\n", encoding="utf-8")

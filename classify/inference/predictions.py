@@ -14,6 +14,7 @@ from extract.core.errors import HeadError
 from extract.pipeline.stream import Timings
 
 _MOST_SHOWN = 10
+_CREATOR = "headstart predict-images"  # in the metadata of a chart
 
 
 class Prediction(NamedTuple):
@@ -96,14 +97,19 @@ class Predictions(list[Prediction]):
 
 def check_replaced(path: Path) -> None:
     """Raise HeadError where predictions would replace a file that holds something else."""
-    if not path.is_file() or is_chart(path) or not path.stat().st_size:
-        return
+    if path.is_file() and path.stat().st_size:
+        chart = is_chart(path)
+        if not (_CREATOR.encode() in path.read_bytes() if chart else _has_predictions(path)):
+            expected = f"expected {'a chart' if chart else 'predictions'}, or a new file"
+            raise HeadError(f"{path}: holds something else; {expected}; name another")
+
+
+def _has_predictions(path: Path) -> bool:
+    """Say whether a file begins as CSV or JSON lines of predictions do."""
     with path.open("rb") as file:
         first = file.readline(2**16).decode("utf-8", "replace").rstrip()
     is_json = first.startswith('{"key": ') and first.endswith("}")
-    if first != ",".join(Prediction._fields) and not is_json:
-        expected = "expected predictions, or a new file"
-        raise HeadError(f"{path}: holds something else; {expected}; name another")
+    return is_json or first == ",".join(Prediction._fields)
 
 
 def is_chart(path: Path | None) -> bool:
@@ -151,4 +157,6 @@ def draw_chart(path: Path, labels: Sequence[Prediction]) -> None:
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
-    figure.savefig(path, dpi=120, format=path.suffix[1:].lower())
+    form = path.suffix[1:].lower()
+    creator = {"Software" if form == "png" else "Creator": _CREATOR}
+    figure.savefig(path, dpi=120, format=form, metadata=creator)
