@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import signal
 import socketserver
 import subprocess
 import sys
@@ -29,6 +30,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["HEADSTART_CACHE"] = tempfile.mkdtemp(prefix="headstart-tests-")
     atexit.register(shutil.rmtree, os.environ["HEADSTART_CACHE"], ignore_errors=True)
+
+# A shell ignores SIGINT in what it starts in the background, and so would all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
