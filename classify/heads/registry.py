@@ -15,8 +15,9 @@ from classify.settings.head_spec import KERAS_HEADS, HeadSpec
 LINEAR_HEADS = ("logistic", "ridge", "lda")
 # These can be fitted out-of-core, from a matrix of products of this many features at most (134 MB).
 SUMMED_HEADS, MOST_SUMMED = ("ridge", "lda"), 4096
-# The file of a saved head; which one depends on its kind.
-FILES = {linear_head.FILE, sklearn_head.FILE, "head.keras"}
+# The file of a saved head; which one depends on its kind. ``keras_head`` would load Keras.
+KERAS_FILE = "head.keras"
+FILES = {linear_head.FILE, sklearn_head.FILE, KERAS_FILE}
 
 
 class Head(Protocol):
