@@ -236,11 +236,9 @@ def _other_version(folder: Path, described: Mapping[str, Any]) -> str:
         library, file = _library(described["settings"]["head"])
         with zipfile.ZipFile(folder / file):
             # Folders of an earlier headstart have it in ``result.json`` only.
-            versions = (
-                described.get("versions") or json.loads((folder / RESULT).read_bytes())["versions"]
-            )
-            found = versions[library]
-    except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile):
+            if not (found := described.get("versions", {}).get(library)):
+                found = json.loads((folder / RESULT).read_bytes())["versions"][library]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile):
         return ""
     if not isinstance(found, str) or found == version(library):
         return ""
