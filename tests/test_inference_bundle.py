@@ -2,7 +2,7 @@
 
 import json
 import shutil
-import subprocess
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import skops.io
 
 from classify.data.dataset import Dataset
 from classify.inference.bundle import TrainedHead, load_head, save_head, save_report
@@ -332,22 +331,46 @@ def test_a_damaged_scikit_learn_head_is_refused(knn: Path, damage: Callable[[Pat
 
 
 @pytest.mark.parametrize("recorded", ["bundle.json", "result.json"])
-def test_a_head_that_this_scikit_learn_cannot_read_is_told_by_its_version(
-    knn: Path, recorded: str
+@pytest.mark.parametrize(
+    ("spec", "library", "file"),
+    [(KNN, "scikit-learn", "head.skops"), (DENSE, "keras", "head.keras")],
+    ids=lambda value: str(getattr(value, "head", value)),
+)
+def test_a_head_that_another_version_cannot_read_is_told_by_its_version(
+    spec: HeadSpec, library: str, file: str, recorded: str, tmp_path: Path
 ) -> None:
-    _truncate(knn / "head.skops")
-    described = json.loads((knn / "bundle.json").read_text())
-    assert described["versions"] == {"scikit-learn": version("scikit-learn")}
-    _change(knn, versions={"scikit-learn": "1.7.0"})
+    folder = tmp_path / "head"
+    save(folder, dataset(), run_of(spec), "out.h5", {})
+    whole = (folder / file).read_bytes()
+    _truncate(folder / file)
+    described = json.loads((folder / "bundle.json").read_text())
+    assert described["versions"] == {library: version(library)}
+    _change(folder, versions={library: "0.1"})
     if recorded == "result.json":  # as an earlier headstart wrote it
-        (knn / "result.json").write_bytes((knn / "bundle.json").read_bytes())
-        _without(knn, "versions")
+        (folder / "result.json").write_bytes((folder / "bundle.json").read_bytes())
+        _without(folder, "versions")
     with pytest.raises(HeadError, match="damaged"):
-        load_head(knn)  # a truncated file is damaged, whoever wrote it
-    skops.io.dump(subprocess.Popen, knn / "head.skops")
-    expected = f"trained with scikit-learn 1.7.0, which {version('scikit-learn')} cannot read"
-    with pytest.raises(HeadError, match=f"^{knn}: {expected}; train the head again$"):
-        load_head(knn)
+        load_head(folder)  # a truncated file is damaged, whoever wrote it
+    (folder / file).write_bytes(whole)
+    _add_setting(folder / file)
+    expected = f"trained with {library} 0.1, which {version(library)} cannot read"
+    with pytest.raises(HeadError, match=f"^{folder}: {expected}; train the head again$"):
+        load_head(folder)
+
+
+def _add_setting(file: Path) -> None:
+    """Give the saved head a part that only another version knows."""
+    with zipfile.ZipFile(file) as saved:
+        parts = {name: saved.read(name) for name in saved.namelist()}
+    if "config.json" in parts:
+        config = json.loads(parts["config.json"])
+        config["config"]["layers"][-1]["config"]["another"] = 1
+        parts["config.json"] = json.dumps(config).encode()
+    else:
+        parts["schema.json"] = parts["schema.json"].replace(b"KNeighbors", b"Another")
+    with zipfile.ZipFile(file, "w") as saved:
+        for name, content in parts.items():
+            saved.writestr(name, content)
 
 
 def test_a_head_that_would_run_code_is_refused(dense: Path) -> None:

@@ -22,8 +22,9 @@ _MOST_CLASSES = {"svm": 300, "boosting": 300, "forest": 1000}
 _MOST_LOGITS = 10**8
 # Fewer rows are scored at once, however many classes there are.
 _FEW_ROWS = 1024
-# The file of a saved head; which one depends on its kind.
-FILES = {linear_head.FILE, sklearn_head.FILE, "head.keras"}
+# The file of a saved head; which one depends on its kind. ``keras_head`` would load Keras.
+KERAS_FILE = "head.keras"
+FILES = {linear_head.FILE, sklearn_head.FILE, KERAS_FILE}
 
 
 class Head(Protocol):

@@ -32,6 +32,9 @@ _TREES = {
     ],
 }
 _SCALED = ("svm", "naive_bayes")
+# Each pair of classes has a vote. With scikit-learn's default of 1e-3, rounding decided one vote in
+# a hundred where 300 classes had two or three rows each.
+_SVM_TOLERANCE = 1e-6
 # Training rows whose scores are saved with the head.
 _EXAMPLES = 3
 # Columns or values of naive_bayes in float64 at a time.
@@ -159,7 +162,8 @@ def _create(spec: HeadSpec, X: NDArray[Any], y: Labels) -> Any:
     if spec.head == "svm":
         from sklearn.svm import SVC
 
-        return SVC(kernel="precomputed", C=spec.C, class_weight=weight, cache_size=1).fit(X, y)
+        svm = SVC(kernel="precomputed", C=spec.C, class_weight=weight, cache_size=1)
+        return svm.set_params(tol=_SVM_TOLERANCE).fit(X, y)
     if spec.head == "knn":
         from sklearn.neighbors import KNeighborsClassifier
 

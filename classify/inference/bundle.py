@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset
 from classify.data.out_of_core import join_layers
-from classify.heads.registry import FittedHead
+from classify.heads.registry import KERAS_FILE, FittedHead
 from classify.heads.sklearn_head import FILE as SKLEARN_FILE
 from classify.inference.head_folder import (
     BUNDLE,
@@ -41,6 +41,7 @@ from classify.report.report import write_report
 from classify.report.scored_images import write_scored_images
 from classify.search import checkpoint
 from classify.search.leaderboard import Result
+from classify.settings.head_spec import KERAS_HEADS
 from extract.core.atomic import atomic_write
 from extract.core.config import TrunkSpec
 from extract.core.errors import HeadError, quoted
@@ -204,10 +205,7 @@ def load_head(folder: PathLike) -> TrainedHead:
     except Exception as error:  # Keras and skops can raise anything for a damaged file
         if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
             raise  # a limit of the machine, not a damaged head
-        if other := _other_version(folder, described):
-            found = (
-                f"trained with scikit-learn {other}, which {version('scikit-learn')} cannot read"
-            )
+        if found := _other_version(folder, described):
             raise HeadError(f"{folder}: {found}; train the head again") from error
         problem = f"damaged, the head cannot be read: {type(error).__name__}: {reason_of(error)}"
         raise HeadError(f"{folder}: {problem}; {_EXPECTED}") from error
@@ -235,17 +233,23 @@ def _read_identity(folder: Path) -> dict[str, Any]:
 
 
 def _other_version(folder: Path, described: Mapping[str, Any]) -> str:
-    """Return the scikit-learn that trained a head of its, if another is installed; else ``""``."""
+    """Say which version of its library trained a head, if another is installed; else ``""``."""
     try:
-        with zipfile.ZipFile(folder / SKLEARN_FILE):
+        library, file = _library(described["settings"]["head"])
+        with zipfile.ZipFile(folder / file):
             # Folders of an earlier headstart have it in ``result.json`` only.
-            versions = (
-                described.get("versions") or json.loads((folder / RESULT).read_bytes())["versions"]
-            )
-            found = versions["scikit-learn"]
-    except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile):
+            if not (found := described.get("versions", {}).get(library)):
+                found = json.loads((folder / RESULT).read_bytes())["versions"][library]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile):
         return ""
-    return found if isinstance(found, str) and found != version("scikit-learn") else ""
+    if not isinstance(found, str) or found == version(library):
+        return ""
+    return f"trained with {library} {found}, which {version(library)} cannot read"
+
+
+def _library(head: str) -> tuple[str, str]:
+    """Return the library that trains a head of this name, and the file that only it can read."""
+    return ("keras", KERAS_FILE) if head in KERAS_HEADS else ("scikit-learn", SKLEARN_FILE)
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -269,6 +273,7 @@ def _identity(dataset: Dataset, result: Result) -> dict[str, Any]:
     """Return the content of ``bundle.json``: the fields of ``TrainedHead``, and who can read it."""
     own = result.dataset
     assert own is not None
+    library, _ = _library(result.best.spec.head)
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -278,5 +283,5 @@ def _identity(dataset: Dataset, result: Result) -> dict[str, Any]:
         **{field: getattr(dataset, field) for field in _RECORDED},
         "layer": own.layer,
         "shape": list(own.X.shape[1:]),
-        "versions": {"scikit-learn": version("scikit-learn")},
+        "versions": {library: version(library)},
     }
