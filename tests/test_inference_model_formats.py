@@ -303,8 +303,8 @@ def serve(folder: Path, paths: list[Path]) -> dict[str, tuple[str, float]]:
 
 
 def vary(image: Image.Image, number: int, path: Path) -> None:
-    """Write an image in one of fourteen ways; most numbers leave it as it is."""
-    path = path.with_suffix(".jpg")
+    """Write an image in one of fourteen ways, or as it is: 16 of 30 numbers in a row."""
+    path, number = path.with_suffix(".jpg"), number % 30
     exif = Image.Exif()
     if number < 7:
         exif[0x0112] = number + 2
