@@ -3,8 +3,10 @@
 Everything in the model is a layer or an operation of Keras itself, so that it loads in safe mode.
 """
 
+import gc
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -135,12 +137,9 @@ def _write_saved_model(model: Any, metadata: Mapping[str, Any], folder: Path) ->
 
 def _write_onnx(model: Any, metadata: Mapping[str, Any], path: Path) -> None:
     import onnx
-    import tf2onnx
 
     _check_size(model, path)
-    # Keras' own export does not freeze: it takes constants of the preprocessing for inputs.
-    handlers: dict[str, Any] = {"Erfc": (_erfc, [])}
-    written, _ = tf2onnx.convert.from_function(*freeze(model), custom_op_handlers=handlers)
+    written = _to_onnx(model)
     for node in written.graph.node:
         # Else ONNX Runtime takes zeros in front of it (ResNetV2) for padding, which is -infinity.
         if node.op_type == "MaxPool" and not {"pads", "auto_pad"} & {
@@ -156,6 +155,52 @@ def _write_onnx(model: Any, metadata: Mapping[str, Any], path: Path) -> None:
     except onnx.checker.ValidationError as error:  # tf2onnx leaves in what it does not know
         raise HeadError(f"export: {reason_of(error)}; export to .keras or a folder") from error
     onnx.save(written, path)
+
+
+def _to_onnx(model: Any) -> Any:
+    """Convert a model as ``tf2onnx.convert`` does, which holds four times as many copies of it."""
+    from tf2onnx import optimizer
+
+    steps = optimizer._get_optimizers().items()
+    collected = {name: partial(_collected, step) for name, step in steps}
+    gc.collect()
+    gc.freeze()  # what is there already is not looked at again, so that collecting is quick
+    try:
+        # No variable here holds the first graph, so that its memory is free for later ones.
+        optimized = optimizer.optimize_graph(_to_graph(model), optimizers=collected)
+    finally:
+        gc.unfreeze()
+    return optimized.make_model("headstart")
+
+
+def _to_graph(model: Any) -> Any:
+    """Convert a model to a graph of tf2onnx."""
+    import tensorflow as tf
+    from tf2onnx import tf_loader, tfonnx
+
+    # Keras' own export does not freeze: it takes constants of the preprocessing for inputs.
+    frozen = freeze(model)
+    pixels, scores = frozen.inputs[0].name, frozen.outputs[0].name
+    definition = frozen.graph.as_graph_def(add_shapes=True)
+    del frozen
+    gc.collect()
+    with tf.Graph().as_default() as graph:
+        definition = tf_loader.tf_optimize([pixels], [scores], definition)
+        tf.import_graph_def(definition, name="")
+        del definition
+        return tfonnx.process_tf_graph(
+            graph,
+            input_names=[pixels],
+            output_names=[scores],
+            tensors_to_rename={pixels: "pixels", scores: "scores"},
+            custom_op_handlers={"Erfc": (_erfc, [])},
+        )
+
+
+def _collected(step: Callable[[], Any]) -> Any:
+    """Begin a step of optimisation without the copies of all weights that are left in cycles."""
+    gc.collect()
+    return step()
 
 
 def _erfc(graph: Any, node: Any, *_: Any) -> None:

@@ -150,14 +150,14 @@ def compile_model(model: Any, dtype: str, batch_size: int) -> Callable[[Any], li
     return torch_call
 
 
-def freeze(model: Any) -> tuple[Any, list[Any]]:
+def freeze(model: Any) -> Any:
     """Make a function of a model in which weights and other tensors are constants.
 
     Args:
         model: A Keras model from pixels to scores, on TensorFlow.
 
     Returns:
-        A ``tf.function`` from ``pixels`` to a dict of ``scores``, and its input signature.
+        A concrete ``tf.function``, whose graph has one input and one output.
     """
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
@@ -168,10 +168,9 @@ def freeze(model: Any) -> tuple[Any, list[Any]]:
     # Functions that XLA compiles, such as Keras' convolution in groups, become parts of the graph.
     tf.config.run_functions_eagerly(True)
     try:
-        frozen = convert_variables_to_constants_v2(call.get_concrete_function())
+        return convert_variables_to_constants_v2(call.get_concrete_function())
     finally:
         tf.config.run_functions_eagerly(former)
-    return tf.function(lambda pixels: {"scores": frozen(pixels)[0]}, signature), signature
 
 
 def fetch(output: Any) -> np.ndarray:
