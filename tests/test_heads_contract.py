@@ -309,6 +309,7 @@ def compare(kind: str, classes: int, form: str, **settings: Any) -> tuple[float,
     assert scores.max() <= 1
     with warnings.catch_warnings():  # there are many classes for so few rows
         warnings.filterwarnings("ignore", "The number of unique classes")
+        warnings.filterwarnings("ignore", "Only one sample available")
         wanted = REFERENCES[kind](spec, X.astype(np.float64), y, new.astype(np.float64))
     # Equal scores have no single answer.
     answers = np.take_along_axis(wanted, scores.argmax(axis=1)[:, None], axis=1)[:, 0]

@@ -208,7 +208,7 @@ def test_a_dry_run_counts_the_rows_that_an_update_keeps(
     out = tmp_path / "out.h5"
     extract(images, out)
     draw(images / "train" / "cat" / "2.png", 5)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", "headstart"):
         extract(images, out, update=True, dry_run=True)
     assert "9 images of 2 classes, 8 done before" in caplog.text
 

@@ -13,8 +13,7 @@ from zipfile import BadZipFile, ZipFile
 from classify.data.dataset import Dataset
 from classify.heads.registry import LINEAR_HEADS
 from classify.inference.bundle import TrainedHead, load_head
-from classify.inference.head_folder import PathLike, check_file
-from classify.inference.model_formats import EXTRA, METADATA
+from classify.inference.head_folder import EXTRA, METADATA, PathLike, check_file
 from classify.inference.trunk import reopen
 from classify.search.leaderboard import Result
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec

@@ -15,6 +15,8 @@ BUNDLE, RESULT, TIMING = "bundle.json", "result.json", "timing.json"
 TABLE, PREDICTIONS, REPORT = "result.csv", "predictions.csv", "report.html"
 FILES = {BUNDLE, RESULT, TIMING, TABLE, PREDICTIONS, REPORT, TRANSFORM, checkpoint.FILE}
 FILES |= HEAD_FILES
+# The metadata of an exported model; the folder of a SavedModel that is reserved for such files.
+METADATA, EXTRA = "metadata.json", "assets.extra"
 PathLike = str | os.PathLike[str]
 
 

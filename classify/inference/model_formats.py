@@ -17,16 +17,15 @@ import numpy as np
 from classify.data.preprocessing import Transform
 from classify.heads.keras_head import DenseHead
 from classify.inference.bundle import TrainedHead
+from classify.inference.head_folder import EXTRA, METADATA
 from extract.core.errors import HeadError
 from extract.images.item import reason_of
-from extract.trunks.backend import freeze
+from extract.trunks.backend import freeze, graph_of
 from extract.trunks.keras_import import keras
 from extract.trunks.trunk import Trunk
 
 # The layer, the file or the metadata entry that holds the class names.
 NAMES = "class_names"
-METADATA = "metadata.json"
-EXTRA = "assets.extra"  # TensorFlow reserves this folder of a SavedModel for other programs
 # The formats whose files cannot be larger, because of the 32-bit offsets in them.
 _MOST_BYTES = 2**31 - 2**20
 
@@ -175,19 +174,14 @@ def _to_onnx(model: Any) -> Any:
 
 def _to_graph(model: Any) -> Any:
     """Convert a model to a graph of tf2onnx."""
-    import tensorflow as tf
     from tf2onnx import tf_loader, tfonnx
 
     # Keras' own export does not freeze: it takes constants of the preprocessing for inputs.
-    frozen = freeze(model)
-    pixels, scores = frozen.inputs[0].name, frozen.outputs[0].name
-    definition = frozen.graph.as_graph_def(add_shapes=True)
-    del frozen
+    definition, pixels, scores = freeze(model)
     gc.collect()
-    with tf.Graph().as_default() as graph:
-        definition = tf_loader.tf_optimize([pixels], [scores], definition)
-        tf.import_graph_def(definition, name="")
-        del definition
+    optimize = partial(tf_loader.tf_optimize, [pixels], [scores])
+    with graph_of(definition, optimize) as graph:
+        del definition  # it has a copy of all weights
         return tfonnx.process_tf_graph(
             graph,
             input_names=[pixels],

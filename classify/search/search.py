@@ -219,7 +219,7 @@ def drop_infeasible(dataset: Dataset, config: TrainConfig) -> TrainConfig:
 def _drop_crowded(dataset: Dataset, config: TrainConfig) -> TrainConfig:
     """Drop the candidates that cannot be trained on as many classes as the dataset has."""
     rows, K = len(dataset.y), len(dataset.class_names)
-    reasons = {spec: has_too_many_classes(spec, rows, K, config.named) for spec in config.candidates}
+    reasons = {s: has_too_many_classes(s, rows, K, config.named) for s in config.candidates}
     if not any(reasons.values()):
         return config
     kept = tuple(spec for spec, reason in reasons.items() if not reason)

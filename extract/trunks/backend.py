@@ -150,14 +150,14 @@ def compile_model(model: Any, dtype: str, batch_size: int) -> Callable[[Any], li
     return torch_call
 
 
-def freeze(model: Any) -> Any:
-    """Make a function of a model in which weights and other tensors are constants.
+def freeze(model: Any) -> tuple[Any, str, str]:
+    """Make a graph of a model in which weights and other tensors are constants.
 
     Args:
         model: A Keras model from pixels to scores, on TensorFlow.
 
     Returns:
-        A concrete ``tf.function``, whose graph has one input and one output.
+        The ``GraphDef``, and the names of its input and of its output.
     """
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
@@ -168,9 +168,23 @@ def freeze(model: Any) -> Any:
     # Functions that XLA compiles, such as Keras' convolution in groups, become parts of the graph.
     tf.config.run_functions_eagerly(True)
     try:
-        return convert_variables_to_constants_v2(call.get_concrete_function())
+        frozen = convert_variables_to_constants_v2(call.get_concrete_function())
     finally:
         tf.config.run_functions_eagerly(former)
+    definition = frozen.graph.as_graph_def(add_shapes=True)
+    return definition, frozen.inputs[0].name, frozen.outputs[0].name
+
+
+@contextlib.contextmanager
+def graph_of(definition: Any, optimize: Callable[[Any], Any]) -> Iterator[Any]:
+    """Make the graph of an optimized ``GraphDef`` the one that operations are added to."""
+    import tensorflow as tf
+
+    with tf.Graph().as_default() as graph:
+        definition = optimize(definition)
+        tf.import_graph_def(definition, name="")
+        del definition  # it has a copy of all weights
+        yield graph
 
 
 def fetch(output: Any) -> np.ndarray:
