@@ -1,6 +1,7 @@
 """The commands of stage one: what they print where, and the exit code they end with."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from extract import cli, show_cli
 from extract.store.open import open_store
-from tests.conftest import MakeStore
+from tests.conftest import ROOT, MakeStore
 
 QUICK_FLAGS = [
     "--trunk",
@@ -299,3 +300,48 @@ def test_start_up_is_quiet(images: Path, tmp_path: Path) -> None:
         check=True,
     )
     assert len(child.stderr.splitlines()) == 9, child.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs pipes and links")
+def test_a_place_that_is_no_file_is_named(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link.h5").symlink_to("nowhere/x.h5")
+    for out, found in (
+        (tmp_path / "pipe", "found a pipe or a device; expected a file"),
+        (Path(os.devnull), "found a pipe or a device; expected a file"),
+        (tmp_path / "link.h5", "a link to nowhere/x.h5, which does not exist; expected a file"),
+        (tmp_path / ("x" * 300), "File name too long; expected the path of a file; use a shorter"),
+    ):
+        assert cli.main([str(images), str(out), *QUICK_FLAGS]) == 1
+        assert f"{out}: {found}" in capsys.readouterr().err
+    assert cli.main([str(images), str(tmp_path / "a.h5"), "--workers", "100000"]) == 2
+    assert "workers: found 100000; expected at most 1024" in capsys.readouterr().err
+
+
+def test_a_backend_that_is_not_installed_is_named(images: Path, tmp_path: Path) -> None:
+    code = "import sys; from extract.cli import main; sys.exit(main())"
+    words = [sys.executable, "-c", code, str(images), str(tmp_path / "a.h5"), *QUICK_FLAGS]
+    environment = {**os.environ, "KERAS_BACKEND": "nonesuch"}
+    child = subprocess.run(
+        words, env=environment, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert child.returncode == 1, child.stderr
+    assert "Keras: found KERAS_BACKEND=nonesuch" in child.stderr
+    assert "unset KERAS_BACKEND" in child.stderr
+
+
+def test_output_that_is_not_utf_8_is_escaped(make_store: MakeStore) -> None:
+    store = make_store(np.ones((4, 3), "f4"), [0, 1] * 2, class_names=("cat", "Bär"))
+    code = "import sys; from extract.show_cli import main; sys.exit(main())"
+    child = subprocess.run(
+        [sys.executable, "-c", code, str(store)],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr
+    assert "B\\xe4r" in child.stdout

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -62,17 +63,50 @@ def test_killed_at_a_step_a_folder_is_the_former_or_the_new_one(
 
 def test_what_this_process_left_is_cleared_and_what_others_make_is_not(tmp_path: Path) -> None:
     place = tmp_path / "out.h5"
-    mine, others = (f".out.{number}.new.h5" for number in (os.getpid(), os.getppid()))
-    for name in (mine, others, ".out.new.h5", ".other.1.new.h5"):
+    with temporary_path(place) as made:
+        mine = made.name
+    others = mine.replace(str(os.getpid()), str(os.getppid()))
+    dead = mine.replace(str(os.getpid()), "99999999")
+    elsewhere, day_ago = (f".out.00000000-{number}.new.h5" for number in (1, 99999999))
+    for name in (mine, others, dead, elsewhere, day_ago, ".out.new.h5", ".other.1.new.h5"):
         (tmp_path / name).write_text("half")
+    os.utime(tmp_path / day_ago, (time.time() - 100_000,) * 2)
     with temporary_path(place) as made:
         assert not made.exists()
         made.write_text("whole")
         move_into_place(made, place)
     assert tree(tmp_path) == {
         "out.h5": "whole",
-        **dict.fromkeys((others, ".out.new.h5", ".other.1.new.h5"), "half"),
+        **dict.fromkeys((others, elsewhere, ".out.new.h5", ".other.1.new.h5"), "half"),
     }
+
+
+RUN = (
+    "import sys; from extract.core import atomic; atomic.remove_leftovers(atomic.Path(sys.argv[1]))"
+)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs containers")
+def test_another_container_leaves_what_this_one_makes(tmp_path: Path) -> None:
+    container = ["unshare", "-rpf", "--mount-proc", sys.executable, "-c", RUN]
+    if subprocess.run(
+        [*container, tmp_path / "nothing"], check=False, capture_output=True
+    ).returncode:
+        pytest.skip("no container can be made here")
+    place = tmp_path / "out.h5"
+    with temporary_path(place) as made:
+        made.write_text("half")
+        subprocess.run([*container, place], check=True)
+        assert made.read_text() == "half"
+
+
+def test_a_long_name_leaves_room_for_a_temporary_one(tmp_path: Path) -> None:
+    place = tmp_path / ("n" * 252 + ".h5")
+    for text in ("one", "two"):
+        with atomic_write(place, StoreError) as made:
+            made.write_text(text)
+        assert place.read_text() == text
+    assert list(tmp_path.iterdir()) == [place]
 
 
 def test_what_fails_leaves_the_former(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """Converted trunks on disk: used without Keras, made anew when anything about them is wrong."""
 
+import hashlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +18,7 @@ import pytest
 
 from extract.core.applications import TRUNKS
 from extract.core.config import TrunkSpec
+from extract.core.console import log
 from extract.core.errors import EngineError
 from extract.engines import openvino_cache as compiled
 from extract.engines.keras_engine import KerasEngine
@@ -50,6 +53,9 @@ def kept(
 ) -> CompiledTrunk:
     """A cache that holds one converted trunk, to be damaged."""
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     folder = tmp_path / "cache" / converted.folder.name
     shutil.copytree(converted.folder, folder)
     return replace(converted, folder=folder)
@@ -148,13 +154,92 @@ def test_what_an_open_spec_was_settled_to_is_remembered(
     assert find_compiled(asked) == kept
 
 
-def test_a_cache_that_cannot_be_written_costs_only_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache and a home that cannot be written; returns the folder for temporary files."""
     (tmp_path / "file").touch()
-    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "file"))
+    (tmp_path / "temporary").mkdir()
+    for name in ("HEADSTART_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "file"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    return tmp_path / "temporary"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the cache is elsewhere")
+def test_without_a_cache_the_temporary_folder_is_one(no_cache: Path) -> None:
     asked = replace(SPEC, pooling="")
-    assert open_engine(asked, engine="openvino").shapes == {"conv1_relu": (32,)}
+    for _ in range(2):
+        assert open_engine(asked, engine="openvino").shapes == {"conv1_relu": (32,)}
+        found = find_compiled(asked)
+        assert found
+        (folder,) = no_cache.iterdir()
+        assert found.folder.parent == folder
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert len(list(folder.iterdir())) == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs rights of users")
+def test_a_temporary_folder_that_others_can_write_is_not_used(no_cache: Path) -> None:
+    for name in (f"headstart-{os.getuid()}", "other"):
+        (no_cache / name).mkdir()
+        (no_cache / name).chmod(0o777)
+    with pytest.raises(EngineError, match=r"cannot be saved .*HEADSTART_CACHE, or use --engine"):
+        open_engine(SPEC, engine="openvino")
+    assert not list(no_cache.glob("*/*"))
+
+
+def open_to_all(path: Path) -> None:
+    path.chmod(0o777)
+
+
+def of_another(path: Path) -> None:
+    if os.getuid():
+        pytest.skip("only root can give a file away")
+    os.chown(path, 12345, 12345)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs rights of users")
+@pytest.mark.parametrize("name", [".", "model.bin", "model.xml", "trunk.json"])
+@pytest.mark.parametrize("change", [open_to_all, of_another])
+def test_what_another_user_can_have_written_is_not_believed(
+    kept: CompiledTrunk,
+    name: str,
+    change: Callable[[Path], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(log, "propagate", True)
+    change(kept.folder / name)
+    assert find_compiled(SPEC) is None
+    digest = hashlib.sha256((kept.folder / "trunk.json").read_bytes()).hexdigest()
+    assert f"not used; if you trust it, set HEADSTART_TRUST={digest}" in caplog.text
+    monkeypatch.setenv("HEADSTART_TRUST", digest)
+    assert find_compiled(SPEC) == kept
+    (kept.folder / "model.bin").write_bytes(b"planted")
+    assert find_compiled(SPEC) is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs rights of users")
+def test_settings_that_another_user_can_have_written_are_not_believed(kept: CompiledTrunk) -> None:
+    asked = replace(SPEC, pooling="")
+    compiled._remember(asked, SPEC)
+    assert find_compiled(asked) == kept
+    (remembered,) = compiled.cache_folder().glob("*.json")
+    remembered.chmod(0o666)
+    assert find_compiled(asked) is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs rights of users")
+def test_no_umask_opens_the_cache_to_others(kept: CompiledTrunk) -> None:
+    shutil.rmtree(kept.folder)
+    former = os.umask(0)
+    try:
+        convert(build_trunk(SPEC), replace(SPEC, pooling=""))
+    finally:
+        os.umask(former)
+    assert find_compiled(SPEC)
+    for path in (kept.folder.parent, *kept.folder.parent.rglob("*")):
+        assert not path.stat().st_mode & 0o022, path
 
 
 KILLED = """

@@ -270,3 +270,27 @@ def test_a_machine_that_is_another_is_refused(tmp_path: Path) -> None:
     (tmp_path / "one.png").unlink()
     with pytest.raises(EngineError, match=r"one.png differs from the image on the machine"):
         open_snapshot(parcel, threads=1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs rights of users")
+def test_only_this_user_can_open_the_folder_of_a_local_cluster() -> None:
+    code = (
+        "from extract.pipeline.cluster import _connected\n"
+        "with _connected('local') as ray:\n"
+        "    print(ray._private.worker._global_node.get_session_dir_path())\n"
+        "    input()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdin
+    assert process.stderr
+    for line in process.stderr:
+        if "/session_" in line:
+            break
+    folder = Path(line.strip()).parents[1]
+    assert folder.stat().st_mode & 0o077 == 0
+    process.communicate("\n")
+    assert process.returncode == 0
+    assert not folder.exists()

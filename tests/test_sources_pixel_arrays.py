@@ -1,6 +1,7 @@
 """Arrays of pixels in NumPy and HDF5 files: splits, labels, and forms that are refused."""
 
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -213,3 +214,54 @@ def test_files_of_features_and_weights_are_named(tmp_path: Path) -> None:
         file.create_group("model_weights")
     with pytest.raises(SourceError, match=r"found the weights of a Keras model"):
         list_source(tmp_path / "b.h5")
+
+
+def many(file: h5py.File) -> None:
+    file.create_dataset("x", (10**12, 8, 8, 3), np.uint8, chunks=(1, 8, 8, 3))
+
+
+def large(file: h5py.File) -> None:
+    shape = (4, 10**6, 10**6, 3)
+    file.create_dataset("x", shape, np.float32, chunks=(1, 100, 100, 3), compression="gzip")
+
+
+def large_chunks(file: h5py.File) -> None:
+    shape = (1024, 1024, 1024, 3)
+    images = file.create_dataset("x", shape, np.uint8, chunks=shape, compression="gzip")
+    plain = zlib.compress(bytes(2**20), 9)
+    images.id.write_direct_chunk((0, 0, 0, 0), plain)
+
+
+def long_labels(file: h5py.File) -> None:
+    file["x"] = np.zeros((4, 8, 8, 3), np.uint8)
+    file.create_dataset("y", (4,), "S1000000000", chunks=(1,), compression="gzip")
+
+
+def repeated_labels(file: h5py.File) -> None:
+    file["x"] = np.zeros((20_000, 2, 2, 3), np.uint8)
+    file["y"] = ["a" * 10**6, *["b"] * 19_999]
+
+
+@pytest.mark.parametrize(
+    ("write", "problem"),
+    [
+        (many, "x with 1,000,000,000,000 images in 0 bytes"),
+        (large, "x has images of 1,000,000,000,000 pixels"),
+        (large_chunks, "x with chunks of 3.2 GB; expected at most 1 GB"),
+        (long_labels, r"array y of \(4,\) .*expected at most 1 GB"),
+        (repeated_labels, "y has more text than the file has bytes"),
+    ],
+)
+def test_few_bytes_cannot_become_terabytes(
+    write: Callable[[h5py.File], None], problem: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        write(file)
+        place = file["y"].id.get_offset() if write is repeated_labels else None
+    if place:
+        content = bytearray(path.read_bytes())
+        content[place : place + 320_000] = content[place : place + 16] * 20_000
+        path.write_bytes(content)
+    with pytest.raises(SourceError, match=problem):
+        list_source(path)

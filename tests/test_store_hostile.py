@@ -3,7 +3,9 @@
 import contextlib
 import json
 import multiprocessing
+import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -21,7 +23,7 @@ from extract import cli, show_cli
 from extract.core.errors import StoreError
 from extract.store.open import open_store, read_features
 from extract.store.verify import verify
-from tests.conftest import MakeStore
+from tests.conftest import ROOT, MakeStore
 
 Change = Callable[[h5py.File], None]
 
@@ -250,26 +252,92 @@ def let_hdf5_loop(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGSEGV")
-def test_a_file_over_which_hdf5_loops_or_crashes_is_named(
-    store: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    def crash() -> None:
-        reads: list[psutil.Process] = []
-        while not reads:
-            time.sleep(0.05)
-            with contextlib.suppress(psutil.Error):
-                reads = [c for c in psutil.Process().children() if str(store) in c.cmdline()]
-        reads[0].send_signal(signal.SIGSEGV)
+def repeat_a_text(path: Path, name: str, size: int) -> None:
+    """Let every text of a dataset be the first one, which gets a size."""
+    with h5py.File(path, "r+") as file:
+        file[name][0] = "x" * size
+        place, count = file[name].id.get_offset(), len(file[name])
+    content = bytearray(path.read_bytes())
+    content[place : place + 16 * count] = content[place : place + 16] * count
+    path.write_bytes(content)
 
+
+def repeat_names(path: Path) -> None:
+    """Let every name of the classes, an attribute, be one of a million characters."""
+    with h5py.File(path, "r+") as file:
+        file.attrs["class_names"] = ["x" * 10**6, *(f"{i:04d}" for i in range(4000))]
+    content = bytearray(path.read_bytes())
+    place = content.index((10**6).to_bytes(4, "little"))
+    content[place : place + 16 * 4001] = content[place : place + 16] * 4001
+    path.write_bytes(content)
+
+
+LITTLE_MEMORY = """
+import importlib, resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
+sys.exit(importlib.import_module(sys.argv.pop(1)).main())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs the limits of Linux")
+@pytest.mark.parametrize("name", ["keys", "groups", "class_names"])
+def test_few_bytes_of_text_cannot_fill_the_memory(make_store: MakeStore, name: str) -> None:
+    count = 20_000
+    path = make_store(
+        np.zeros((count, 1), "f4"), [0, 1] * (count // 2), groups=["a", "b"] * (count // 2)
+    )
+    repeat_names(path) if name == "class_names" else repeat_a_text(path, name, 10**6)
+    for module in ("extract.show_cli", "classify.cli")[: 1 + (name == "keys")]:
+        line = [sys.executable, "-c", LITTLE_MEMORY, module, str(path)]
+        child = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert child.returncode == 1, child.stderr
+        more = "needs far more memory" if name == "class_names" else "has more text"
+        assert f"made.h5: {name} {more} than the file has bytes; expected" in child.stderr
+
+
+def crash_reader() -> None:
+    """Crash the process that reads a file first, once it has worked for a second."""
+    while True:
+        time.sleep(0.02)
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                reads = any("hdf5_limits" in word for word in child.cmdline())
+                if reads and child.cpu_times().user > 1:
+                    child.send_signal(signal.SIGSEGV)
+                    return
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits and SIGSEGV")
+def test_a_file_over_which_hdf5_loops_or_crashes_is_named(
+    store: Path, images: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     let_hdf5_loop(store)
-    assert show_cli.main([str(store), "--limit", "10"]) == 1
-    assert "made.h5: not read within 10 s; expected a valid file" in capfd.readouterr().err
-    thread = threading.Thread(target=crash)
+    out = store.with_name("new.h5")
+    flags = ["--trunk", "mobilenet", "--weights", "none", "--layer", "conv1_relu"]
+    for command, words in (
+        (show_cli.main, [str(store)]),
+        (train_head, [str(store), "--head", "knn"]),
+        (cli.main, [str(images), str(store)]),
+        (cli.main, [str(store), str(out), *flags]),
+    ):
+        assert command(words) == 1
+        said = capfd.readouterr().err
+        assert "made.h5: HDF5 does not come to its end; expected" in said
+    assert not out.exists()
+    with pytest.raises(StoreError, match="HDF5 does not come to its end"):
+        list(read_features(store, ["conv1_relu"], [slice(0, 2)]))
+    os.utime(store, (0, 0))
+    thread = threading.Thread(target=crash_reader)
     thread.start()
-    assert show_cli.main([str(store), "--limit", "300"]) == 1
+    with pytest.raises(StoreError, match=r"made\.h5: HDF5 crashes on it; expected"):
+        open_store(store).__enter__()
     thread.join()
-    assert "made.h5: HDF5 crashes on it; expected a valid file" in capfd.readouterr().err
+
+
+def test_a_limit_on_time_ends_the_command(store: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    let_hdf5_loop(store)
+    assert show_cli.main([str(store), "--limit", "1"]) == 1
+    assert "made.h5: not read within 1 s; expected a valid file" in capfd.readouterr().err
 
 
 def fuzz(path: str, first: int, count: int) -> None:

@@ -5,7 +5,9 @@ path.
 """
 
 import errno
+import hashlib
 import os
+import platform
 import re
 import shutil
 import tempfile
@@ -13,6 +15,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from functools import cache
 from pathlib import Path
 
 from extract.core.errors import HeadstartError, StoreError
@@ -22,6 +25,8 @@ _NEW, _OLD = "new", "old"
 # The errors of a folder in which no file can be made.
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
 _CACHE_SECONDS = 86400.0
+# Bytes of a name that leave room for the number of a process and a state, of 255 in all.
+_MOST_NAME = 200
 
 
 @contextmanager
@@ -214,19 +219,43 @@ def publish(temporary: Path, path: Path) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what killed processes left next to ``path``; restore a folder that was moved away."""
-    import psutil
+    """Remove what killed processes left next to ``path``; restore a folder that was moved away.
 
-    pattern = rf"\.{re.escape(path.stem)}\.(\d+)\.({_NEW}|{_OLD}){re.escape(path.suffix)}"
+    Whether a process of another machine or container was killed cannot be known: its files are left
+    alone for a day.
+    """
+    stem, suffix = re.escape(_stem(path)), re.escape(path.suffix)
+    pattern = rf"\.{stem}\.([0-9a-f]{{8}})-(\d+)\.({_NEW}|{_OLD}){suffix}"
     for leftover in list(path.parent.glob(".*")):
         match = re.fullmatch(pattern, leftover.name)
-        # In a container every run may have the same number, so one with ours is not running either.
-        if not match or (int(match[1]) != os.getpid() and psutil.pid_exists(int(match[1]))):
+        if not match or not _is_left(leftover, match[1], int(match[2])):
             continue
-        if match[2] == _OLD and not path.exists():
+        if match[3] == _OLD and not path.exists():
             leftover.rename(path)
         else:
             remove(leftover)
+
+
+def _is_left(temporary: Path, machine: str, number: int) -> bool:
+    """Return whether the process that made a temporary file or folder has ended."""
+    import psutil
+
+    if machine == _machine():
+        # In a container every run may have the same number, so one with ours is not running either.
+        return number == os.getpid() or not psutil.pid_exists(number)
+    with suppress(OSError):  # it was moved into place meanwhile
+        newest = max(path.lstat().st_mtime for path in (temporary, *temporary.rglob("*")))
+        return time.time() - newest > _CACHE_SECONDS
+    return False
+
+
+@cache
+def _machine() -> str:
+    """Return a digest of the names of the machine and of the container that count processes."""
+    space = ""
+    with suppress(OSError):  # only Linux has containers
+        space = os.readlink("/proc/self/ns/pid")
+    return hashlib.blake2b(f"{platform.node()} {space}".encode(), digest_size=4).hexdigest()
 
 
 def fsync(path: Path) -> None:
@@ -246,7 +275,14 @@ def _fsync_tree(path: Path) -> None:
 
 
 def _name(path: Path, state: str) -> Path:
-    return path.with_name(f".{path.stem}.{os.getpid()}.{state}{path.suffix}")
+    return path.with_name(f".{_stem(path)}.{_machine()}-{os.getpid()}.{state}{path.suffix}")
+
+
+def _stem(path: Path) -> str:
+    """Return the stem of a name, or a digest of one that leaves no room for more."""
+    stem = path.stem
+    long = len(os.fsencode(path.name)) > _MOST_NAME
+    return hashlib.blake2b(os.fsencode(stem), digest_size=16).hexdigest() if long else stem
 
 
 def remove(path: Path) -> None:

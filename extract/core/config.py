@@ -26,6 +26,10 @@ DTYPES = ("float32", "float16")
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 
 
+# Threads; the system refuses to start ten thousands.
+MOST_WORKERS = 1024
+
+
 @documented
 @dataclass(frozen=True)
 class TrunkSpec(Settings):
@@ -211,6 +215,8 @@ class ExtractConfig(Settings):
         self.removable(0)
         if self.max_removed != type(self).max_removed and not self.update:
             raise SettingError("max_removed: has no effect without --update")
+        if self.workers > MOST_WORKERS:
+            raise SettingError(f"workers: found {self.workers}; expected at most {MOST_WORKERS}")
         if self.engine == "keras" and self.precision == "int8":
             raise SettingError("precision int8: has no effect with --engine keras; use openvino")
         if self.repair and (self.overwrite or self.dry_run):

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from html import escape
+from io import TextIOWrapper
 from typing import Any, NoReturn
 
 from extract.core.errors import ExitCode, HeadstartError
@@ -199,6 +200,9 @@ def run_command(
     """
     # Intermixed, because flags may stand between two words of which one is optional.
     arguments = parser.parse_intermixed_args(argv)
+    # A terminal that is not UTF-8 must not end a run: what it lacks is printed as an escape.
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
     log.handlers = [_Handler()]
     log.propagate = False
     log.setLevel(

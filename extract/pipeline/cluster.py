@@ -6,14 +6,17 @@ the driver is behind. Without shards only the driver writes.
 
 import logging
 import os
+import shutil
 import socket
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
 from itertools import islice, repeat
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -107,8 +110,9 @@ def _connected(address: str) -> Iterator[Any]:
     ray = _load_ray(address)
     if ray.is_initialized():
         raise EngineError(f"cluster {address}: Ray is in use in this process; ray.shutdown() first")
+    folder = Path(tempfile.mkdtemp(prefix="hs-")) if address == "local" else None
     try:
-        _join(ray, address)
+        _join(ray, address, folder)
         # Ray prints to stdout when a node dies, but stdout carries results only.
         with redirect_stdout(sys.stderr):
             yield ray
@@ -119,6 +123,8 @@ def _connected(address: str) -> Iterator[Any]:
         raise EngineError(f"cluster {address}: {problem}; the same command goes on") from error
     finally:
         ray.shutdown()
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _load_ray(address: str) -> Any:
@@ -137,9 +143,12 @@ def _load_ray(address: str) -> Any:
     return ray
 
 
-def _join(ray: Any, address: str) -> None:
+def _join(ray: Any, address: str, folder: Path | None) -> None:
     host, _, port = address.rpartition(":")
-    quiet = {"include_dashboard": False} if address == "local" else {}
+    quiet: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    # The names of its sockets have 107 bytes, and Ray adds 60.
+    if folder and len(os.fsencode(folder)) <= 40:
+        quiet["_temp_dir"] = str(folder / "r")  # Ray opens this one to everybody
     try:
         if host:
             # Ray itself tries for minutes to reach a missing server.

@@ -170,6 +170,7 @@ def _plan_layout(run: RunSettings, source: Source, engine: Engine) -> Layout:
         # The report shows images from any folder.
         "source": source.root if is_url(source.root) else os.path.abspath(source.root),
         "versions": [f"python {platform.python_version()}", *versions],
-        "command": shlex.join(map(hide_secrets, sys.argv)),
+        # A name that is not UTF-8 has characters that HDF5 does not store.
+        "command": shlex.join(map(hide_secrets, sys.argv)).encode("utf-8", "replace").decode(),
     }
     return Layout(source.items, engine.shapes, attributes)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from extract.core.config import MODEL_ENDING, ExtractConfig, TrunkSpec, ViewSpec
-from extract.core.errors import SettingError, StoreError
+from extract.core.errors import SettingError, StoreError, quoted
 from extract.images.remote import is_url
 from extract.pipeline.compare import KEPT, find_differences, read_recipe
 from extract.store.open import Store, open_store
@@ -88,6 +88,7 @@ def _as_stored(name: str, value: Any) -> Any:
 
 def _read_existing(out: Path, config: ExtractConfig) -> tuple[Store | None, str]:
     """Read the existing file once; return it, or which shard is lost if it is to be replaced."""
+    _check_place(out)
     if not out.exists():
         return None, ""
     try:
@@ -97,6 +98,20 @@ def _read_existing(out: Path, config: ExtractConfig) -> tuple[Store | None, str]
         if not config.overwrite:
             raise
         return None, error.problem
+
+
+def _check_place(out: Path) -> None:
+    """Raise StoreError unless a path is free, or of a file or folder."""
+    try:
+        is_other = out.exists() and not out.is_file() and not out.is_dir()
+    except OSError as error:
+        problem = f"{error.strerror}; expected the path of a file; use a shorter one"
+        raise StoreError(f"{out}: {problem}") from error
+    if is_other:
+        raise StoreError(f"{out}: found a pipe or a device; expected a file; name another place")
+    if out.is_symlink() and not out.exists():
+        found = f"a link to {quoted(os.readlink(out))}, which does not exist"
+        raise StoreError(f"{out}: {found}; expected a file; remove the link or name another place")
 
 
 def _below(out: Path, folder: str) -> str:

@@ -1,5 +1,6 @@
 """Images as arrays of pixels, in HDF5 and NumPy files, handed on as bitmaps."""
 
+import math
 import re
 import struct
 from collections.abc import Mapping
@@ -7,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from extract.core.errors import SourceError, quoted
+from extract.core.errors import SourceError, quoted, show_bytes
+from extract.images.hdf5_limits import find_trap
 from extract.images.item import SPLIT_OF, SPLITS, reading
 from extract.layouts.image_folder import Named
 from extract.layouts.image_table import Records, Said, choose_columns, explain_columns
+from extract.pixels.pillow import MAX_PIXELS
 
 _USUAL = {"label": ("label", "labels"), "split": ("split",), "group": ("group", "groups")}
 # The words for images and for their labels in the names of arrays, as in x_train and y_train.
@@ -24,6 +27,8 @@ _NO_PIXELS = {
     "model_weights": "the weights of a Keras model; give it to --trunk or --weights",
     "layer_names": "the weights of a Keras model; give it to --weights",
 }
+# Labels and chunks of images that are in memory at once.
+_MOST_BYTES = 2**30
 # Images whose values show the range of all.
 _SAMPLE = 64
 
@@ -49,6 +54,7 @@ def open_arrays(path: str, named: Named) -> Records:
         places = list[tuple[Any, int]]()
         images = _image_arrays(path, arrays, named)
         for name in images:
+            _check_size(path, name, arrays[name])
             pixels, split = arrays[name], _split_in(name) if len(images) > 1 else None
             usual = {**_USUAL, "label": (*_partners(name), *_USUAL["label"])}
             chosen = choose_columns(quoted(path), arrays, named, usual, "array")
@@ -81,6 +87,8 @@ def _open(path: str) -> dict[str, Any]:
             return dict(file)
     import h5py
 
+    if trap := find_trap(path):
+        raise SourceError(f"{quoted(path)}: {trap}; expected arrays of pixels; write it again")
     arrays: dict[str, Any] = {}
     file = h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE)
     for name, what in _NO_PIXELS.items():
@@ -115,6 +123,22 @@ def _image_arrays(path: str, arrays: Mapping[str, Any], named: Named) -> list[st
     raise SourceError(f"{quoted(path)}: found {known[:300] or 'no arrays'}; {expected}")
 
 
+def _check_size(path: str, name: str, images: Any) -> None:
+    """Raise SourceError if a few bytes of an HDF5 file look like terabytes of images."""
+    problem = ""
+    if (stored := getattr(images, "id", None)) and len(images) > stored.get_storage_size():
+        problem = f"{len(images):,} images in {stored.get_storage_size():,} bytes; expected more"
+    elif _chunk_bytes(images) > _MOST_BYTES:
+        size = show_bytes(_chunk_bytes(images))
+        problem = f"chunks of {size}; expected at most 1 GB; write it with smaller chunks"
+    if problem:
+        raise SourceError(f"{quoted(path)}: found {name} with {problem}")
+
+
+def _chunk_bytes(array: Any) -> int:
+    return int(math.prod(getattr(array, "chunks", None) or [0]) * array.dtype.itemsize)
+
+
 def _flaw(name: str, array: Any) -> str | None:
     """Return why an array cannot be the images and what to do, "" if it has nothing to do with it.
 
@@ -126,6 +150,8 @@ def _flaw(name: str, array: Any) -> str | None:
     if "MATLAB_class" in getattr(array, "attrs", {}):
         axes = (0, *range(len(shape) - 1, 0, -1))
         return f"{name} has MATLAB's order of axes; store {name}[()].transpose{axes}"
+    if (pixels := math.prod(shape[1:3])) > MAX_PIXELS:
+        return f"{name} has images of {pixels:,} pixels, more than {MAX_PIXELS:,}"
     return _wrong_axes(name, shape) or _wrong_values(name, array)
 
 
@@ -163,7 +189,8 @@ def _wrong_values(name: str, array: Any) -> str | None:
 
 def _range_of(array: Any) -> tuple[float, float]:
     """Return the lowest and highest value of the first images."""
-    some = np.asarray(array[:: max(1, len(array) // _SAMPLE)])
+    count = max(1, min(_SAMPLE, _MOST_BYTES * len(array) // max(1, _bytes_of(array))))
+    some = np.asarray(array[:: max(1, -(-len(array) // count))])
     return (float(some.min()), float(some.max())) if some.size else (0.0, 0.0)
 
 
@@ -190,6 +217,11 @@ def _cells(
     path: str, arrays: Mapping[str, Any], name: str | None, count: int, said: Said
 ) -> list[Any]:
     """Return the value of an array for each image, None without an array."""
+    if name and max(_bytes_of(arrays[name]), _chunk_bytes(arrays[name])) > _MOST_BYTES:
+        problem = f"found array {name} of {arrays[name].shape} {arrays[name].dtype}"
+        raise SourceError(
+            f"{quoted(path)}: {problem}; expected at most 1 GB, a value for each image"
+        )
     values = np.full(count, None) if name is None else np.asarray(arrays[name][()])
     if (
         values.ndim == 2
@@ -203,6 +235,10 @@ def _cells(
         problem = f"found array {name} of shape {values.shape} beside {count} images"
         raise SourceError(f"{quoted(path)}: {problem}; expected one value for each; see --columns")
     return list(values.reshape(-1).tolist())
+
+
+def _bytes_of(array: Any) -> int:
+    return int(math.prod(array.shape or ()) * array.dtype.itemsize)
 
 
 def _is_one_hot(values: np.ndarray) -> bool:

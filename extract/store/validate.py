@@ -20,6 +20,7 @@ from extract.core.config import DTYPES, PRECISIONS, TrunkSpec
 from extract.core.errors import StoreError
 from extract.core.flags import check_choice
 from extract.images.digests import DIGEST_BYTES
+from extract.images.hdf5_limits import find_trap
 from extract.store.format import (
     CHUNK_BYTES,
     COLUMN_TYPES,
@@ -84,9 +85,13 @@ def open_file(path: Path, write: bool = False, cache: int = READ_CACHE) -> Itera
     """
     check_there(path)
     try:
+        if trap := find_trap(path):
+            refuse(path, trap)
         # Rows are written straight to the disk: HDF5 can neither write nor drop a cache when the
         # disk is full, and crashes over it when the process ends.
         file = h5py.File(path, "r+" if write else "r", rdcc_nbytes=0 if write else cache)
+    except StoreError:
+        raise
     except Exception as error:
         raise StoreError(f"{path}: {_explain(path, error)}") from error
     try:

@@ -36,12 +36,22 @@ def load_keras() -> Any:
         The ``keras`` module.
 
     Raises:
-        TrunkError: Keras is configured for another memory layout or type than the trunks are.
+        TrunkError: Keras' backend is not installed, or Keras is configured for another memory
+            layout or type than the trunks are.
     """
     if "keras" not in sys.modules:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        with delay_interrupt(), _hold_stderr():
-            import keras.src.backend  # loads the backend here, where its messages are held back
+        try:
+            with delay_interrupt(), _hold_stderr():
+                import keras.src.backend  # loads the backend here, where its messages are held back
+        except (ImportError, ValueError) as error:
+            if "KERAS_BACKEND" not in os.environ:
+                raise
+            found = f"KERAS_BACKEND={os.environ['KERAS_BACKEND']} ({error})"
+            remedy = "install that backend, or unset KERAS_BACKEND"
+            raise TrunkError(
+                f"Keras: found {found}; expected one that is installed; {remedy}"
+            ) from error
         # TensorFlow warns that it traces each of many small models, which is intended.
         logging.getLogger("tensorflow").addFilter(lambda r: "retracing" not in r.getMessage())
     import keras
