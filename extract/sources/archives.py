@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, BinaryIO, NamedTuple
 
 from extract.core.errors import ImageError, SourceError, count_of, quoted
-from extract.images.item import read_part, reading, reason_of, to_utf8
+from extract.images.item import open_regular, read_part, reading, reason_of, to_utf8
 from extract.images.kinds import is_system_file
 from extract.images.remote import attempt, explain, hide_secrets, is_url, read_range, without_query
 from extract.images.tar_members import list_members
@@ -172,7 +172,7 @@ def _to_key(shard: str, name: str) -> str:
 
 def _list_local(shard: str) -> _Members:
     """Yield the members of a file, whose first bytes decide where its name is wrong."""
-    with open(shard, "rb") as file:
+    with open_regular(shard) as file:
         head = file.read(512)
     read_at = partial(read_part, shard)
     ending = next((e for e, pattern in _HEADS.items() if re.match(pattern, head, re.DOTALL)), "")
