@@ -30,6 +30,7 @@ from extract.core.console import log
 from extract.core.errors import ImageError, SourceError, count_of, quoted
 from extract.images.digests import digest_bytes
 from extract.images.item import Read
+from extract.images.limits import under_way
 from extract.images.remote import is_url
 from extract.pixels.decode import decode
 from extract.sources.listing import open_reader
@@ -221,7 +222,8 @@ def _read_images(
         read = open_reader(place[0], dataset.columns, place[1])
     for mistake in mistakes:
         try:
-            shown.append(_shown(mistake, _thumbnail(dataset, read, mistake), ""))
+            with under_way():
+                shown.append(_shown(mistake, _thumbnail(dataset, read, mistake), ""))
         except ImageError as error:
             shown.append(_shown(mistake, "", str(error)))
     return shown

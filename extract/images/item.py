@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import BinaryIO, NamedTuple
 
 from extract.core.errors import ImageError, SettingError, SourceError, quoted
+from extract.images.limits import claim_bytes
 
 SPLITS = ("train", "validation", "test")
 _SPLIT_WORDS = ("train training", "validation val valid", "test testing")
@@ -31,8 +32,11 @@ def read_file(path: str, folder: str = "") -> bytes:
     """
     try:
         with open_regular(os.path.join(folder, path)) as file:
-            # No more than its size, because some files of the system never end.
-            return file.read(os.fstat(file.fileno()).st_size)
+            size = os.fstat(file.fileno()).st_size
+            claim_bytes(size)
+            return file.read(size)  # no more, because some files of the system never end
+    except ImageError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: no file can have this name
         raise ImageError(f"cannot be opened: {reason_of(error)}") from error
 

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from extract.core.errors import ImageError
+from extract.images.limits import BYTES, claim_bytes
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # A URL in a text ends before a space or the next one; the marks after it belong to the text.
@@ -81,12 +82,40 @@ def read_url(url: str, path: str | None = None) -> bytes:
     A connection that breaks or hangs is tried again.
 
     Raises:
-        ImageError: The content cannot be read.
+        ImageError: The content cannot be read, or is larger than ``--max-image-bytes``.
     """
     try:
-        return bytes(attempt(url, partial(call, "cat_file", path)))
+        content = attempt(url, partial(_fetch, path))
+        claim_bytes(len(content))
+        return content  # type: ignore[no-any-return]
     except Exception as error:  # each file system has its own errors
         raise ImageError(explain(error)) from error
+
+
+def _fetch(path: str | None, file_system: Any, root: str) -> bytes:
+    """Return the content at a path, and of one that is too large a byte more than is read."""
+    end = BYTES.most + 1
+    if "http" in file_system.protocol:  # many web servers send no parts
+        from fsspec.asyn import sync
+
+        work = _fetch_http(file_system, root if path is None else path, end)
+        return sync(file_system.loop, lambda: work, timeout=_TIMEOUT_SECONDS)  # type: ignore[no-any-return]
+    # Object stores know the size of what they send, and refuse a part of an empty file.
+    part = {} if file_system.async_impl else {"start": 0, "end": end}
+    return bytes(call("cat_file", path, file_system, root, **part))
+
+
+async def _fetch_http(file_system: Any, url: str, end: int) -> bytes:
+    """Return the content at a URL, whose answer may have no end; refuse ``end`` bytes of it."""
+    session, content = await file_system.set_session(), bytearray()
+    async with session.get(file_system.encode_url(url), **file_system.kwargs) as answer:
+        file_system._raise_not_found_for_status(answer, url)
+        async for piece in answer.content.iter_any():
+            content += piece
+            if len(content) >= end:
+                answer.close()
+                claim_bytes(len(content))  # refuses it
+    return bytes(content)
 
 
 def read_range(url: str, size: int, start: int) -> bytes:

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 from extract.core.errors import ImageError, SourceError, count_of, quoted
 from extract.images.item import open_regular, read_part, reading, reason_of, to_utf8
 from extract.images.kinds import is_system_file
+from extract.images.limits import claim_bytes
 from extract.images.remote import attempt, explain, hide_secrets, is_url, read_range, without_query
 from extract.images.tar_members import list_members
 from extract.images.unpack import (
@@ -28,8 +29,6 @@ from extract.images.unpack import (
     refuse_split_zip,
 )
 
-# The most bytes of a member, packed and unpacked, because several threads hold one each.
-MOST_BYTES = 2**28
 ARCHIVE_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
 # Ending -> the first bytes of such an archive.
 _HEADS = {
@@ -121,8 +120,7 @@ class Archive:
         if member is None:
             raise ImageError("is not in the archive")
         size = max(member.size, member.info.compress_size if member.info else 0)
-        if size > MOST_BYTES:
-            raise ImageError(f"is {size:,} bytes; at most {MOST_BYTES:,} are read")
+        claim_bytes(size)
         try:
             if member.info:
                 return _unzip(member.read_at, member.info)
