@@ -47,7 +47,8 @@ def predict_images_parser() -> argparse.ArgumentParser:
     text = "the file to write (default: stdout); for one image .png, .svg or .pdf draws a chart"
     group.add_argument("-o", "--output", metavar="FILE", help=text)
     add_flags(group, ExtractConfig, "max_bad")
-    add_flags(parser.add_argument_group("running"), ExtractConfig, "batch_size", "workers")
+    running = ("batch_size", "workers", "max_image_bytes", "max_image_pixels")
+    add_flags(parser.add_argument_group("running"), ExtractConfig, *running)
     add_common_flags(parser)
     return parser
 

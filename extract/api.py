@@ -38,6 +38,8 @@ class ExtractSettings(TypedDict, total=False):
     precision: str | None
     batch_size: int | None
     workers: int | None
+    max_image_bytes: int | None
+    max_image_pixels: int | None
     cluster: str | None
     dtype: str | None
     shards: str | os.PathLike[str] | None

@@ -49,8 +49,8 @@ def extract_features_parser() -> argparse.ArgumentParser:
     add_flags(parser, ExtractConfig, "columns", "root")
     trunk = ("trunk", "weights", "layer", "pooling", "image_size", "preprocess")
     add_flags(parser.add_argument_group("trunk"), TrunkSpec, *trunk, "resize", "interpolation")
-    running = ("engine", "precision", "batch_size", "workers", "cluster")
-    add_flags(parser.add_argument_group("running"), ExtractConfig, *running)
+    running = ("engine", "precision", "batch_size", "workers", "cluster", "max_image_bytes")
+    add_flags(parser.add_argument_group("running"), ExtractConfig, *running, "max_image_pixels")
     add_flags(parser.add_argument_group("views"), ViewSpec)
     output = (
         "dtype",

@@ -1,5 +1,6 @@
 import functools
 import http.server
+import re
 import sys
 import time
 from collections import Counter
@@ -9,12 +10,14 @@ from typing import Any
 
 import fsspec
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from extract.core.errors import ImageError, SettingError, SourceError
 from extract.images import remote
 from extract.images.item import read_item
-from extract.images.remote import hide_secrets, is_url, read_url
+from extract.images.remote import explain, hide_secrets, is_url, read_url
 from extract.pipeline.run import run_extraction as extract_features
 from extract.sources.listing import list_source, open_reader
 from extract.store.open import open_store
@@ -179,18 +182,94 @@ def test_no_secret_is_stored(server: Server, images: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
+    "query",
+    [
+        "?pwd=hush",
+        "?auth=hush",
+        "?jwt=hush",
+        "?code=hush",
+        "?sv=2024&sr=c&sas=hush",  # Azure
+        "?GoogleAccessId=me&Expires=1&Signature=hush",
+        "?OSSAccessKeyId=me&Signature=hush",  # Alibaba
+        "?q-sign-algorithm=sha1&q-ak=me&q-signature=hush",  # Tencent
+        "?Policy=hush&Key-Pair-Id=me",  # CloudFront
+        "?hush",
+        "#hush",
+        "#token=hush",
+        "?a'b=hush",
+        '?a"b hush',
+    ],
+)
+@pytest.mark.parametrize(
+    "user", ["", "me:hush@", "hush@", "me:pa'hush@", "me:p?a#hush@", "me:p/hush@"]
+)
+def test_nothing_but_scheme_host_and_path_of_a_url_is_kept(user: str, query: str) -> None:
+    url = f"https://{user}host:8080/it's/a b@c.png"
+    assert hide_secrets(url + query) == "https://host:8080/it's/a b@c.png"
+    assert hide_secrets(f"--source={url}{query}") == "--source=https://host:8080/it's/a b@c.png"
+    said = f"cannot fetch 'https://{user}host/a@b.png{query}', url='https://{user}host/c{query}'"
+    assert "hush" not in explain(ValueError(said.replace("b hush", "b=hush")))
+
+
+def test_rows_that_differ_in_their_query_have_a_key_each(tmp_path: Path) -> None:
+    same = [f"https://host/a.png?id={number}&pwd=hush" for number in (5, 6)]
+    rows = ["path,label", f"{same[0]},cat", f"{same[1]},dog", "https://host/b.png?pwd=hush,cat"]
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    items = list_source(tmp_path / "table.csv").items
+    assert sorted(item.path for item in items) == sorted([*same, "https://host/b.png?pwd=hush"])
+    keys = {item.path: item.key for item in items}
+    assert keys["https://host/b.png?pwd=hush"] == "https://host/b.png"
+    assert keys[same[0]] != keys[same[1]]
+    assert all(re.fullmatch(r"https://host/a\.png#[0-9a-f]{12}", keys[path]) for path in same)
+    # The key does not depend on the other rows, or their order.
+    (tmp_path / "other.csv").write_text("\n".join([rows[0], rows[2], rows[1]]))
+    assert {item.path: item.key for item in list_source(tmp_path / "other.csv").items} == {
+        path: keys[path] for path in same
+    }
+    (tmp_path / "twice.csv").write_text("\n".join([*rows, rows[1].replace("://", "://me@")]))
+    with pytest.raises(SourceError, match="in row 1 and 4; remove one"):
+        list_source(tmp_path / "twice.csv")
+
+
+def test_a_root_and_a_path_in_a_record_keep_no_secret(
+    server: Server, images: Path, tmp_path: Path
+) -> None:
+    host = server.url.removeprefix("http://")
+    root, out = f"http://me:hush@{host}/train/", tmp_path / "out.h5"
+    (images / "table.csv").write_text("path\ncat/0.png\ncat/gone.png\n")
+    for _ in range(2):  # the second run continues the first
+        extract_features(images / "table.csv", out, **QUICK, root=root, max_bad="1")
+    assert b"hush" not in out.read_bytes()
+    with open_store(out) as store:
+        assert store.attributes["root"] == f"http://{host}/train/"
+    gone = f"http://me:hush@{host}/gone.png?pwd=hush"
+    table = pyarrow.table({"image": pyarrow.array([{"bytes": None, "path": gone}])})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(ImageError) as caught:
+        read_item(list_source(tmp_path / "a.parquet").items[0])
+    assert "gone.png" in str(caught.value)
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("text", "wanted"),
     [
         ("sftp://me:pw@host/a.png", "sftp://host/a.png"),
         ("https://h/a.png?se=1&sig=abc", "https://h/a.png"),
-        ("https://h/a.png?id=5", "https://h/a.png?id=5"),
-        ("403, url='https://me@h/a?Signature=x'", "403, url='https://h/a'"),
+        ("https://h/a.png?id=5", "https://h/a.png"),
+        ("http://[::1]:80/a@b.png", "http://[::1]:80/a@b.png"),
         ("s3://bucket/a@b.png", "s3://bucket/a@b.png"),
         ("folder/a.png", "folder/a.png"),
     ],
 )
 def test_secrets_are_hidden(text: str, wanted: str) -> None:
     assert hide_secrets(text) == wanted
+
+
+def test_the_text_around_a_url_is_kept() -> None:
+    said = "403, url='https://me@h/a?Signature=x', next='s3://b/c', (ftp://u:p@h/d#e)."
+    wanted = "403, url='https://h/a', next='s3://b/c', (ftp://h/d)."
+    assert explain(ValueError(said)) == wanted
 
 
 @pytest.mark.parametrize(

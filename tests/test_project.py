@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = {
     "extract": (
         "core",
+        "limits",
         "images",
         "pixels",
         "layouts",
@@ -115,7 +116,7 @@ def test_stage_one_knows_nothing_of_stage_two() -> None:
         (
             "h5py",
             {
-                "extract/images/hdf5_limits.py",
+                "extract/limits/hdf5.py",
                 "extract/sources/pixel_arrays.py",
                 *(
                     "extract/store/shards.py",

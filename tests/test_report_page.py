@@ -1,5 +1,6 @@
 """The report in a real browser: what is on it, that it sorts, loads nothing and runs no name."""
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from classify.search.leaderboard import Result
 from classify.search.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
+from extract.core import prefetch
 from extract.core.config import TrunkSpec
 from extract.images.digests import digest_bytes
 
@@ -287,6 +289,44 @@ def test_an_image_that_is_not_the_one_is_not_shown(
         assert page.locator("#mistakes img").count() == len(analysis.mistakes) - missing
         note = page.locator("#mistakes .note")
         assert note.count() == (change == "elsewhere")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs fifos")
+@pytest.mark.parametrize("kind", ["fifo", "device", "outside", "absolute", "linked device"])
+def test_no_key_leads_to_another_file(kind: str, tmp_path: Path) -> None:
+    made = dataset(("cat", "dog"), tmp_path / "images")
+    path, _, analysis = report(made, tmp_path / "report.html")
+    shown = path.read_text().count("data:image/jpeg")
+    first = analysis.mistakes[0]
+    image, outside = tmp_path / "images" / first.key, tmp_path / "outside.png"
+    image.rename(outside)
+    if kind == "fifo":
+        os.mkfifo(image)
+    elif kind == "linked device":
+        image.symlink_to("/dev/zero")
+    else:
+        key = {"device": "/dev/zero", "outside": "../outside.png", "absolute": str(outside)}[kind]
+        made.keys[first.row] = key
+    path, _, _ = report(made, tmp_path / "report.html")
+    assert path.read_text().count("data:image/jpeg") == shown - 1
+    assert path.read_text().count("image not found") == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs fifos")
+def test_images_that_are_not_read_in_time_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, fifo = dataset(("cat", "dog"), tmp_path / "images"), tmp_path / "fifo"
+    os.mkfifo(fifo)
+    # As on a disk that does not answer.
+    monkeypatch.setattr(
+        "classify.report.report.open_reader", lambda *_: lambda _: fifo.read_bytes()
+    )
+    monkeypatch.setattr(prefetch, "LIMIT_SECONDS", 0.2)
+    path, _, analysis = report(made, tmp_path / "report.html")
+    fifo.open("wb").close()  # ends the thread
+    assert path.read_text().count("took longer than 0.2 s to read") == len(analysis.mistakes) > 0
+    assert "data:image/jpeg" not in path.read_text()
 
 
 def test_a_head_without_a_mistake_has_no_list_of_them(browser: Any, tmp_path: Path) -> None:

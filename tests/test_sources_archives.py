@@ -18,8 +18,8 @@ import pytest
 
 from extract.core.errors import ImageError, SettingError, SourceError, StoreError
 from extract.images.item import Source, read_item
+from extract.limits import image_size as limits
 from extract.pipeline.run import run_extraction as extract_features
-from extract.sources import archives as archive
 from extract.sources.listing import list_source, open_reader
 from extract.store.open import open_store
 from tests.conftest import QUICK
@@ -258,7 +258,7 @@ def test_a_member_that_cannot_be_read_fails_alone(
     content = bytearray(path.read_bytes())
     content[content.index(b"bad.png") + len(b"bad.png") + 2] ^= 0x5A
     path.write_bytes(content)
-    monkeypatch.setattr(archive, "MOST_BYTES", 4000)
+    monkeypatch.setattr(limits.BYTES, "most", 4000)
     by_key = {item.key: item for item in list_source(path).items}
     assert read_item(by_key["good.png"]) == b"good"
     for key, reason in (("big.png", "is 5,000 bytes; at most 4,000"), ("bad.png", "archive")):

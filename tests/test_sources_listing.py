@@ -264,6 +264,48 @@ def test_links(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "key", ["../secret.jpg", "cats/../../secret.jpg", "{}/secret.jpg", "", "."]
+)
+def test_a_key_of_a_folder_leads_to_no_file_outside(tmp_path: Path, key: str) -> None:
+    plant(tmp_path, ["set/cats/a.jpg", "secret.jpg"])
+    with pytest.raises(ImageError, match="is not in the source"):
+        open_reader(tmp_path / "set")(key.format(tmp_path))
+    with pytest.raises(ImageError, match="is not in the source"):
+        open_reader(tmp_path / "set" / "cats" / "a.jpg")(key.format(tmp_path))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs fifos")
+def test_a_key_that_leads_to_a_fifo_or_a_device_is_refused(tmp_path: Path) -> None:
+    plant(tmp_path, ["set/a.jpg", "table.csv"])
+    os.mkfifo(tmp_path / "set" / "fifo.jpg")
+    (tmp_path / "set" / "linked.jpg").symlink_to("fifo.jpg")
+    (tmp_path / "set" / "device.jpg").symlink_to("/dev/null")
+    for name in ("fifo.jpg", "linked.jpg", "device.jpg"):
+        for source, key in ((tmp_path / "set", name), (tmp_path / "table.csv", f"set/{name}")):
+            with pytest.raises(ImageError, match=r"is a (named pipe|device), not a regular file"):
+                open_reader(source)(key)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs fifos")
+@pytest.mark.parametrize("name", ["a.zip", "a.tar.gz", "a.npy", "a.h5", "a.arrow", "a.csv", "b"])
+def test_a_source_that_is_a_fifo_is_never_opened(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    for read in (list_source, open_reader):
+        with pytest.raises(SourceError, match="is a named pipe, not a regular file; expected"):
+            read(tmp_path / name)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs fifos")
+def test_a_fifo_among_files_of_records_or_shards_is_never_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "train.arrow")
+    os.mkfifo(tmp_path / "a-0.tar")
+    for source in (tmp_path, tmp_path / "a-{0..0}.tar"):
+        for read in (list_source, open_reader):
+            with pytest.raises(SourceError, match="is a named pipe, not a regular file"):
+                read(source)
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs fifos")
 def test_fifos_and_sockets_are_never_opened(tmp_path: Path) -> None:
     plant(tmp_path, ["a.jpg"])
@@ -273,7 +315,7 @@ def test_fifos_and_sockets_are_never_opened(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server, suppress(OSError):  # its path may be too long
         server.bind(str(tmp_path / "s.png"))
     assert list(placed(tmp_path)) == ["a.jpg"]
-    with pytest.raises(SourceError, match="found a file that is not an image"):
+    with pytest.raises(SourceError, match="is a named pipe, not a regular file"):
         list_source(tmp_path / "fifo.jpg")
 
 

@@ -22,6 +22,7 @@ from extract.core.errors import SettingError
 from extract.engines.base import Engine
 from extract.images.item import Item
 from extract.layouts.overview import check_source
+from extract.limits.image_size import set_limits
 from extract.pipeline.stream import Notes, Timings, stream_features
 from extract.public import public
 from extract.sources.listing import list_source
@@ -41,6 +42,8 @@ class PredictSettings(TypedDict, total=False):
     root: PathLike | None
     batch_size: int | None
     workers: int | None
+    max_image_bytes: int | None
+    max_image_pixels: int | None
     max_bad: str | None
     top: int | None
     format: str | None
@@ -82,6 +85,7 @@ def _predict_images(
 ) -> Predictions:
     trunk, written = ({k: given[k] for k in names if k in given} for names in (_TRUNK, _OUTPUT))
     running, drawn = ExtractConfig.from_dict(given), is_chart(path)
+    set_limits(running.max_image_bytes, running.max_image_pixels)
     _check_model(source, head, trunk)
     if drawn and "format" in written:
         raise SettingError(f"format: has no effect on {path}, which is a chart; leave it out")

@@ -7,8 +7,9 @@ engine escapes every name that comes from the user.
 import hashlib
 from base64 import b64encode
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,13 @@ from classify.search.leaderboard import Result
 from classify.search.ranking import Entry
 from classify.settings.config import METRICS
 from classify.settings.sweep import label
+from extract.core import prefetch
 from extract.core.console import log
 from extract.core.errors import ImageError, SourceError, count_of, quoted
 from extract.images.digests import digest_bytes
 from extract.images.item import Read
 from extract.images.remote import is_url
+from extract.limits.image_size import under_way
 from extract.pixels.decode import decode
 from extract.sources.listing import open_reader
 
@@ -168,12 +171,19 @@ def _map_styles(dataset: Dataset, analysis: Analysis) -> dict[int, int]:
 
 
 def _thumbnails(dataset: Dataset, mistakes: Sequence[Mistake]) -> list[dict[str, Any]]:
-    """Return mistakes with their images as data URIs, or with the reason why there is none."""
-    tried = []
-    for place in _places(dataset):
-        tried.append(_read_images(dataset, place, mistakes))
-        if any(shown["image"] for shown in tried[-1]):
-            return tried[-1]
+    """Return mistakes with their images as data URIs, or with the reason why there is none.
+
+    A file of features from a stranger names the images, so reading those in one place, each a
+    regular file of the recorded digest, takes limited time.
+    """
+    tried = list[list[dict[str, Any]]]()
+    read = partial(_read_images, dataset, mistakes)
+    late = f"took longer than {prefetch.LIMIT_SECONDS:g} s to read"
+    with closing(prefetch.map_in_threads(read, _places(dataset), 1, 1)) as places:
+        for found in places:
+            tried.append(found or [_shown(mistake, "", late) for mistake in mistakes])
+            if any(shown["image"] for shown in tried[-1]):
+                return tried[-1]
     if mistakes:
         _explain_missing(dataset, len(mistakes))
     return tried[0]
@@ -204,7 +214,7 @@ def _explain_missing(dataset: Dataset, count: int) -> None:
 
 
 def _read_images(
-    dataset: Dataset, place: tuple[str, str], mistakes: Sequence[Mistake]
+    dataset: Dataset, mistakes: Sequence[Mistake], place: tuple[str, str]
 ) -> list[dict[str, Any]]:
     """Return mistakes with their images in one place, or with the reason why there is none."""
     shown, read = [], None
@@ -212,11 +222,15 @@ def _read_images(
         read = open_reader(place[0], dataset.columns, place[1])
     for mistake in mistakes:
         try:
-            image, reason = _thumbnail(dataset, read, mistake), ""
+            with under_way():
+                shown.append(_shown(mistake, _thumbnail(dataset, read, mistake), ""))
         except ImageError as error:
-            image, reason = "", str(error)
-        shown.append({"mistake": mistake, "image": image, "reason": reason})
+            shown.append(_shown(mistake, "", str(error)))
     return shown
+
+
+def _shown(mistake: Mistake, image: str, reason: str) -> dict[str, Any]:
+    return {"mistake": mistake, "image": image, "reason": reason}
 
 
 def _thumbnail(dataset: Dataset, read: Read | None, mistake: Mistake) -> str:

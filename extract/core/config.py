@@ -196,6 +196,12 @@ class ExtractConfig(Settings):
     max_bad: str = flag(
         "1%", "unreadable images that are tolerated; with more, the exit code is 4", metavar="N|P%"
     )
+    max_image_bytes: int = flag(
+        2**30, "bytes of an image file, and of all read at one time", low=1, metavar="N"
+    )
+    max_image_pixels: int = flag(
+        2**27, "pixels of an image, and of all decoded at one time", low=1, metavar="N"
+    )
     overwrite: bool = flag(False, "replace a file whose settings or source differ")
     update: bool = flag(
         False, "where the source has changed, keep the rows of unchanged images and run the others"

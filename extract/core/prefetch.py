@@ -121,6 +121,11 @@ def _take(task: _Task[T], queue: _Queue[T], threads: list[Thread]) -> T | None:
     return task.result()
 
 
+def is_abandoned(thread: Thread) -> bool:
+    """Whether a thread hangs, and another has taken its place."""
+    return thread in _stuck
+
+
 def _abandon(thread: Thread) -> None:
     _stuck[:] = [*filter(Thread.is_alive, _stuck), thread]
     if len(_stuck) > MOST_STUCK:

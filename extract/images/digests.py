@@ -9,6 +9,7 @@ import numpy as np
 from extract.core.errors import ImageError, listed
 from extract.core.prefetch import map_in_threads
 from extract.images.item import Item, read_item
+from extract.limits.image_size import under_way
 
 DIGEST_BYTES = 16
 # Threads that read; they wait for a disk or a network.
@@ -25,7 +26,8 @@ def read_digests(items: Iterable[Item]) -> Iterator[bytes]:
 
     def read_digest(item: Item) -> bytes:
         try:
-            return digest_bytes(read_item(item))
+            with under_way():
+                return digest_bytes(read_item(item))
         except ImageError:
             return b""
 

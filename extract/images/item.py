@@ -1,12 +1,15 @@
 """One image of a source: its key, its path, its class and split, and how its bytes are read."""
 
+import errno
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from extract.core.errors import ImageError, SettingError, SourceError, quoted
+from extract.limits.image_size import claim_bytes
 
 SPLITS = ("train", "validation", "test")
 _SPLIT_WORDS = ("train training", "validation val valid", "test testing")
@@ -28,17 +31,45 @@ def read_file(path: str, folder: str = "") -> bytes:
         ImageError: The file cannot be read.
     """
     try:
-        with open(os.path.join(folder, path), "rb") as file:
-            return file.read()
+        with open_regular(os.path.join(folder, path)) as file:
+            size = os.fstat(file.fileno()).st_size
+            claim_bytes(size)
+            return file.read(size)  # no more, because some files of the system never end
+    except ImageError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: no file can have this name
         raise ImageError(f"cannot be opened: {reason_of(error)}") from error
 
 
 def read_part(path: str, size: int, start: int) -> bytes:
     """Return up to ``size`` bytes of the file at ``path`` from the offset ``start``."""
-    with open(path, "rb", buffering=0) as file:
+    with open_regular(path, 0) as file:
         file.seek(start)
         return file.read(size)
+
+
+def open_regular(path: str, buffering: int = -1) -> BinaryIO:
+    """Open a file for reading, but no pipe, on which that may hang, and no device.
+
+    Raises:
+        OSError: The file cannot be opened, or is not a regular one.
+    """
+    if special := special_kind(path):
+        raise OSError(errno.EINVAL, f"is a {special}, not a regular file", path)
+    return open(path, "rb", buffering)
+
+
+def special_kind(path: str) -> str:
+    """Return what a file is that is neither regular nor a folder, "" of any other.
+
+    Raises:
+        OSError: There is no such file.
+    """
+    mode = os.stat(path).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return ""
+    kinds = {stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket"}
+    return kinds.get(stat.S_IFMT(mode), "device")
 
 
 class Item(NamedTuple):

@@ -1,20 +1,25 @@
 """Images that fsspec reaches: object stores, web servers, SFTP; they are kept in memory only.
 
-fsspec finds the credentials. Stored names and messages have no password and no signature.
+fsspec finds the credentials. Stored names and messages have only the scheme, the host and the path
+of a URL, because no list of words knows every kind of password and signature.
 """
 
+import hashlib
 import re
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
 from extract.core.errors import ImageError
+from extract.limits.image_size import BYTES, claim_bytes
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]*")
-_USER = re.compile(r"://[^/]*@")
-# Words in the queries of signed links; any other query is part of the name.
-_SIGNED = re.compile(r"sig|token|key|credential|secret|passw|expires|x-amz-|x-goog-", re.IGNORECASE)
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+# A URL in a text ends before a space or the next one; the marks after it belong to the text.
+_IN_TEXT = re.compile(rf"({_SCHEME.pattern}(?:(?!{_SCHEME.pattern})\S)*?)([)\]>'\".,:;]*)(?=\s|$)")
+_NO_PORT = re.compile(r"(\[[^]]*\])?+[^:]*+:(?!\d*$)")
+_DIGEST_BYTES = 6
 _ATTEMPTS, _PAUSE_SECONDS, _TIMEOUT_SECONDS = 3, 0.5, 60.0
 # These errors end every attempt; classes of libraries that may be missing go by name.
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, ImportError, ValueError)
@@ -23,7 +28,7 @@ _FINAL_NAMES = {"AuthenticationException", "BadHostKeyException", "NoCredentials
 
 def is_url(name: str) -> bool:
     """Whether a name is a URL, such as ``s3://bucket/folder``."""
-    return "://" in name and _URL.match(name) is not None
+    return "://" in name and _SCHEME.match(name) is not None
 
 
 def without_query(url: str) -> str:
@@ -31,14 +36,44 @@ def without_query(url: str) -> str:
     return url.partition("?")[0] if is_url(url) else url
 
 
-def hide_secrets(text: str) -> str:
-    """Remove user, password and signed query from every URL in a text."""
-    return _URL.sub(_hide_in_url, text) if "://" in text else text
+def hide_secrets(name: str) -> str:
+    """Return a name that is or ends with a URL, of which scheme, host and path remain."""
+    return "".join(_split(name)[:2]) if "://" in name else name
 
 
-def _hide_in_url(url: re.Match[str]) -> str:
-    path, mark, query = _USER.sub("://", url[0], count=1).partition("?")
-    return path if _SIGNED.search(query) else path + mark + query
+def name_images(paths: Collection[str]) -> dict[str, str]:
+    """Return the key of each path: the path, or of a URL what ``hide_secrets`` leaves of it.
+
+    Where that makes keys equal, a digest of all but the credentials is added.
+    """
+    keys = {path: hide_secrets(path) for path in paths}
+    sizes = Counter(keys.values())
+    if len(sizes) == len(keys):
+        return keys
+    return {path: _with_digest(path) if sizes[key] > 1 else key for path, key in keys.items()}
+
+
+def _with_digest(url: str) -> str:
+    scheme, place, query = _split(url)
+    digest = hashlib.blake2b((scheme + place + query).encode(), digest_size=_DIGEST_BYTES)
+    return scheme + place + (f"#{digest.hexdigest()}" if query else "")
+
+
+def _host(rest: str) -> str:
+    return re.split("[/?#]", rest, maxsplit=1)[0]
+
+
+def _split(name: str) -> tuple[str, str, str]:
+    """Return what a URL begins with up to its scheme, host and path, and query and fragment."""
+    scheme = _SCHEME.search(name)
+    if scheme is None:
+        return "", name, ""
+    rest = name[scheme.end() :]
+    if "@" in rest and _NO_PORT.match(_host(rest)):
+        rest = rest.partition("@")[2]  # of a password, which may have one of the characters below
+    rest = rest[_host(rest).rfind("@") + 1 :]
+    place = re.split("[?#]", rest, maxsplit=1)[0]
+    return name[: scheme.end()], place, rest[len(place) :]
 
 
 def read_url(url: str, path: str | None = None) -> bytes:
@@ -47,12 +82,40 @@ def read_url(url: str, path: str | None = None) -> bytes:
     A connection that breaks or hangs is tried again.
 
     Raises:
-        ImageError: The content cannot be read.
+        ImageError: The content cannot be read, or is larger than ``--max-image-bytes``.
     """
     try:
-        return bytes(attempt(url, partial(call, "cat_file", path)))
+        content = attempt(url, partial(_fetch, path))
+        claim_bytes(len(content))
+        return content  # type: ignore[no-any-return]
     except Exception as error:  # each file system has its own errors
         raise ImageError(explain(error)) from error
+
+
+def _fetch(path: str | None, file_system: Any, root: str) -> bytes:
+    """Return the content at a path, and of one that is too large a byte more than is read."""
+    end = BYTES.most + 1
+    if "http" in file_system.protocol:  # many web servers send no parts
+        from fsspec.asyn import sync
+
+        work = _fetch_http(file_system, root if path is None else path, end)
+        return sync(file_system.loop, lambda: work, timeout=_TIMEOUT_SECONDS)  # type: ignore[no-any-return]
+    # Object stores know the size of what they send, and refuse a part of an empty file.
+    part = {} if file_system.async_impl else {"start": 0, "end": end}
+    return bytes(call("cat_file", path, file_system, root, **part))
+
+
+async def _fetch_http(file_system: Any, url: str, end: int) -> bytes:
+    """Return the content at a URL, whose answer may have no end; refuse ``end`` bytes of it."""
+    session, content = await file_system.set_session(), bytearray()
+    async with session.get(file_system.encode_url(url), **file_system.kwargs) as answer:
+        file_system._raise_not_found_for_status(answer, url)
+        async for piece in answer.content.iter_any():
+            content += piece
+            if len(content) >= end:
+                answer.close()
+                claim_bytes(len(content))  # refuses it
+    return bytes(content)
 
 
 def read_range(url: str, size: int, start: int) -> bytes:
@@ -114,4 +177,5 @@ def explain(error: Exception) -> str:
     """Return the reason of an error in one line, without secrets."""
     if isinstance(error, FileNotFoundError):
         return "there is nothing at this address"
-    return hide_secrets(" ".join(str(error).split())) or type(error).__name__
+    text = " ".join(str(error).split())
+    return _IN_TEXT.sub(lambda url: hide_secrets(url[1]) + url[2], text) or type(error).__name__

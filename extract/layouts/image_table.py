@@ -13,7 +13,7 @@ from extract.core.flags import ROLES
 from extract.images.entries import Entry, Kind
 from extract.images.item import SPLIT_OF, SPLITS, Item, Read, Source
 from extract.images.kinds import unread_kind
-from extract.images.remote import hide_secrets
+from extract.images.remote import hide_secrets, name_images
 from extract.layouts.class_names import clean_labels, is_missing, merge_numbers
 from extract.layouts.image_folder import Named, check_classes, describe_unread, number_classes
 from extract.layouts.split_folders import split_in
@@ -185,17 +185,26 @@ def arrange_rows(
         noun = "row" if isinstance(number, int) else "member"
         with_split += cells[2] is not None
         path, label, split, group = _parse(f"{quoted(root)}: {noun} {number}", cells, named)
-        key = hide_secrets(path)
-        if key in images:
-            places = f"{noun} {images[key][0]} and {number}"
-            raise SourceError(f"{quoted(root)}: found {quoted(key)} in {places}; remove one")
-        images[key] = number, Item(key, path, -1, split, group, read), label
+        if path in images:
+            raise _twice(root, hide_secrets(path), noun, images[path][0], number)
+        images[path] = number, Item(path, path, -1, split, group, read), label
+    keyed: dict[str, tuple[int | str, Item, str]] = {}
+    for path, key in name_images(images).items():
+        number, item, label = images[path]
+        if key in keyed:
+            raise _twice(root, key, noun, keyed[key][0], number)
+        keyed[key] = number, item if key == path else item._replace(key=key), label
     if not images:
         raise SourceError(f"{quoted(root)}: found no rows; expected one for each image")
     if 0 < with_split < len(images):
         found = f"found a split for {with_split:,} of {len(images):,} images"
         raise SourceError(f"{quoted(root)}: {found}; expected one for all or none")
-    return _name_classes(root, [images[key][1:] for key in sorted(images)], said or Said([], []))
+    return _name_classes(root, [keyed[key][1:] for key in sorted(keyed)], said or Said([], []))
+
+
+def _twice(root: str, key: str, noun: str, first: int | str, second: int | str) -> SourceError:
+    places = f"{noun} {first} and {second}"
+    return SourceError(f"{quoted(root)}: found {quoted(key)} in {places}; remove one")
 
 
 def _name_classes(root: str, rows: Sequence[tuple[Item, str]], said: Said) -> Source:

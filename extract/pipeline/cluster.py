@@ -77,7 +77,8 @@ def stream_on_cluster(
     with _connected(config.cluster) as ray:
         cpus, gpus = _choose_resources(ray.nodes(), engine, config)
         snapshot = take_snapshot(engine, items[rows[0]])
-        given = ray.put(WorkerInput(snapshot, store.view_spec, reads, cpus))
+        limits = config.max_image_bytes, config.max_image_pixels
+        given = ray.put(WorkerInput(snapshot, store.view_spec, reads, cpus, limits))
         for result in _run(ray, tasks, portion, fn_args=(given,), num_cpus=cpus, num_gpus=gpus):
             if result.error:
                 raise EngineError(result.error)

@@ -15,6 +15,7 @@ from extract.core.row_block import DONE, FAILED, Failure, RowBlock
 from extract.engines.base import Engine
 from extract.engines.snapshot import Snapshot, open_snapshot
 from extract.images.item import Item, Read
+from extract.limits.image_size import set_limits
 from extract.pipeline.stream import Timings, stream_features
 from extract.store.shards import Shard, open_shard
 from extract.store.validate import is_in_use
@@ -30,6 +31,7 @@ class WorkerInput(NamedTuple):
     views: ViewSpec
     reads: Sequence[Read]
     workers: int
+    limits: tuple[int, int]
 
 
 @dataclass
@@ -57,7 +59,7 @@ def run_task(row: dict[str, Task], given: Any) -> dict[str, TaskResult]:
     result, task = TaskResult(), row["task"]
     start = task.shard.rows.start if task.shard else 0
     try:
-        (_, views, reads, workers), engine = _open(given)
+        (_, views, reads, workers, _), engine = _open(given)
         items = {
             row - start: Item(key, path, -1, split, "", reads[read])
             for row, key, path, split, read in task.images
@@ -99,4 +101,5 @@ def _open(given: Any) -> tuple[WorkerInput, Engine]:
     import ray
 
     received: WorkerInput = ray.get(given)
+    set_limits(*received.limits)
     return received, open_snapshot(received.engine, received.workers)

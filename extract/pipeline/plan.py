@@ -162,6 +162,7 @@ def _plan_layout(run: RunSettings, source: Source, engine: Engine) -> Layout:
     attributes = {
         **engine.spec.to_dict(),
         **{name: value for name, value in config if name not in _ACTIONS},
+        "root": hide_secrets(run.config.root),
         **asdict(run.views),
         "class_names": source.class_names,
         "weights_sha256": engine.weights_sha256,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from extract.core.config import MODEL_ENDING, ExtractConfig, TrunkSpec, ViewSpec
 from extract.core.errors import SettingError, StoreError, quoted
-from extract.images.remote import is_url
+from extract.images.remote import hide_secrets, is_url
 from extract.pipeline.compare import KEPT, find_differences, read_recipe
 from extract.store.open import Store, open_store
 from extract.store.shards import ShardLostError
@@ -58,6 +58,8 @@ def complete_settings(out: Path, settings: Mapping[str, Any]) -> RunSettings:
     stored = read_recipe(existing.attributes) if existing else {}
     ignored = {"engine", "columns", "root"} if config.update else {"engine"}
     compared = {name: given[name] for name in stored if name in given.keys() - ignored}
+    if "root" in compared:
+        compared["root"] = hide_secrets(compared["root"])
     differences = find_differences(stored, compared)
     if differences and not config.overwrite:
         drop = f"drop the flag{'s' * (len(differences) > 1)} to continue"

@@ -27,6 +27,7 @@ from extract.engines.select import open_engine
 from extract.images.digests import describe_leaks
 from extract.images.item import Item, Source
 from extract.layouts.overview import check_source, describe_source
+from extract.limits.image_size import set_limits
 from extract.pipeline.cluster import check_ray, stream_on_cluster
 from extract.pipeline.low_precision import choose_calibration, measure_error
 from extract.pipeline.plan import and_views, log_plan, open_prepared
@@ -100,6 +101,7 @@ def run_extraction(
     """
     began = time.monotonic()
     run = complete_settings(Path(out), settings)
+    set_limits(run.config.max_image_bytes, run.config.max_image_pixels)
     images, engine = _open_inputs(source, run)
     summary = Summary(run.out, len(images.items), 0, [], 0, images.class_names, engine.shapes)
     config = replace(run.config, batch_size=engine.batch_size, engine=engine.name)

@@ -23,6 +23,7 @@ from extract.core.row_block import Failure, Note, RowBlock
 from extract.engines.base import Engine
 from extract.images.digests import DIGEST_BYTES, digest_bytes
 from extract.images.item import Item, read_item
+from extract.limits.image_size import under_way
 from extract.pixels.augment import make_views
 from extract.pixels.decode import decode
 
@@ -209,7 +210,12 @@ def decode_ahead(
 
 
 def _load(items: Items, spec: TrunkSpec, views: ViewSpec, row: int) -> Pixels:
-    """Read and decode one image and make its views."""
+    """Read and decode one image and make its views, as soon as there is room for it."""
+    with under_way():
+        return _load_now(items, spec, views, row)
+
+
+def _load_now(items: Items, spec: TrunkSpec, views: ViewSpec, row: int) -> Pixels:
     item, reason, digest = items[row], "", _NO_DIGEST
     pixels: tuple[np.ndarray, ...] = ()
     notes: list[Note] = []

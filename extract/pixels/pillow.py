@@ -26,8 +26,8 @@ import numpy as np
 
 from extract.core.errors import ImageError
 from extract.images.kinds import IMAGE_KINDS
+from extract.limits.image_size import PIXELS
 
-MAX_PIXELS = 2**27
 # Pillow resizes the width first: 1 x 2**27 pixels would become 2**27 full rows, 80 GB at 150.
 MAX_SIDE = 2**17
 
@@ -43,6 +43,8 @@ def open_image(content: bytes, kind: str) -> Any:
     if warnings.filters[:1] != [_IGNORE_PILLOW]:
         warnings.filterwarnings("ignore", module=r"PIL\.")
     ImageFile.LOAD_TRUNCATED_IMAGES = False
+    if size := _webp_size(content) if kind == "WebP" else None:
+        check_size(*size)  # its plugin takes memory for the pixels at once
     with reasons(kind):
         image = _plugin(kind)(BytesIO(content))
     check_size(*image.size)
@@ -58,12 +60,15 @@ def load_image(content: bytes, kind: str) -> Any:
 
 
 def check_size(width: int, height: int) -> None:
-    """Refuse an image before memory is taken for its pixels, or one without pixels."""
+    """Refuse an image before memory is taken for its pixels, or wait for room for them."""
     if min(width, height) < 1:
         raise ImageError(f"is {width} x {height} pixels")
-    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        most = f"{MAX_PIXELS // 10**6} million and {MAX_SIDE} a side"
-        raise ImageError(f"is {width} x {height} pixels; at most {most} are read")
+    size = f"is {width} x {height} pixels"
+    if width * height > PIXELS.most:
+        raise ImageError(f"{size}; at most {PIXELS.most:,} are read; see {PIXELS.flag}")
+    if max(width, height) > MAX_SIDE:
+        raise ImageError(f"{size}; at most {MAX_SIDE:,} a side are read")
+    PIXELS.claim(width * height)
 
 
 def replace_pixels(image: Any, pixels: np.ndarray) -> Any:
@@ -73,6 +78,21 @@ def replace_pixels(image: Any, pixels: np.ndarray) -> Any:
     replaced = Image.fromarray(pixels)
     replaced.info = {name: image.info[name] for name in _ORIENTATION if name in image.info}
     return replaced
+
+
+def _webp_size(content: bytes) -> tuple[int, int] | None:
+    """Return width and height in the header of a WebP, None where it is damaged.
+
+    Source: the WebP container specification, RFC 9649; RFC 6386 for the frame of VP8.
+    """
+    numbers = (int.from_bytes(content[at : at + 4], "little") for at in (21, 24, 26, 27))
+    lossless, wide, lossy, high = numbers
+    sizes = {
+        b"VP8X": ((wide & 0xFFFFFF) + 1, (high & 0xFFFFFF) + 1),
+        b"VP8L": ((lossless & 0x3FFF) + 1, (lossless >> 14 & 0x3FFF) + 1),
+        b"VP8 ": (lossy & 0x3FFF, lossy >> 16 & 0x3FFF),
+    }
+    return sizes.get(content[12:16])
 
 
 @contextmanager

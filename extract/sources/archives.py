@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, BinaryIO, NamedTuple
 
 from extract.core.errors import ImageError, SourceError, count_of, quoted
-from extract.images.item import read_part, reading, reason_of, to_utf8
+from extract.images.item import open_regular, read_part, reading, reason_of, to_utf8
 from extract.images.kinds import is_system_file
 from extract.images.remote import attempt, explain, hide_secrets, is_url, read_range, without_query
 from extract.images.tar_members import list_members
@@ -27,9 +27,8 @@ from extract.images.unpack import (
     refuse_pointer,
     refuse_split_zip,
 )
+from extract.limits.image_size import claim_bytes
 
-# The most bytes of a member, packed and unpacked, because several threads hold one each.
-MOST_BYTES = 2**28
 ARCHIVE_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
 # Ending -> the first bytes of such an archive.
 _HEADS = {
@@ -121,8 +120,7 @@ class Archive:
         if member is None:
             raise ImageError("is not in the archive")
         size = max(member.size, member.info.compress_size if member.info else 0)
-        if size > MOST_BYTES:
-            raise ImageError(f"is {size:,} bytes; at most {MOST_BYTES:,} are read")
+        claim_bytes(size)
         try:
             if member.info:
                 return _unzip(member.read_at, member.info)
@@ -172,7 +170,7 @@ def _to_key(shard: str, name: str) -> str:
 
 def _list_local(shard: str) -> _Members:
     """Yield the members of a file, whose first bytes decide where its name is wrong."""
-    with open(shard, "rb") as file:
+    with open_regular(shard) as file:
         head = file.read(512)
     read_at = partial(read_part, shard)
     ending = next((e for e, pattern in _HEADS.items() if re.match(pattern, head, re.DOTALL)), "")

@@ -12,7 +12,7 @@ from typing import Any
 
 from extract.core.errors import ImageError, SourceError, quoted
 from extract.images.item import read_file, reading
-from extract.images.remote import is_url, read_url
+from extract.images.remote import hide_secrets, is_url, read_url
 from extract.layouts.image_folder import Named
 from extract.layouts.image_table import Records, choose_columns, explain_columns
 
@@ -215,4 +215,6 @@ def _content(read: Callable[[int], Any], folder: str, row: int) -> bytes:
     try:
         return read_url(path) if is_url(path) else read_file(path, folder)
     except ImageError as error:
-        raise ImageError(f"has no bytes in its row, and {quoted(path)} {error}") from error
+        raise ImageError(
+            f"has no bytes in its row, and {quoted(hide_secrets(path))} {error}"
+        ) from error

@@ -6,12 +6,13 @@ file that holds them row by row.
 """
 
 import os
+from contextlib import suppress
 from functools import partial
 
-from extract.core.errors import SettingError, SourceError, quoted
+from extract.core.errors import ImageError, SettingError, SourceError, quoted
 from extract.core.flags import parse_columns
 from extract.images.entries import Entry, Kind, kind_of_file, list_local, list_url, walk
-from extract.images.item import Read, Source, read_file, to_utf8
+from extract.images.item import Read, Source, read_file, reading, special_kind, to_utf8
 from extract.images.remote import hide_secrets, is_url, read_url, without_query
 from extract.images.unpack import fetch_command, refuse_web_page
 from extract.layouts.image_folder import Named, arrange_folder
@@ -47,6 +48,7 @@ def list_source(
         )
     if is_url(root):
         return _list_url(root, named, folder)
+    _refuse_special(root)
     refuse_web_page(root)
     if is_archive(root) and not os.path.isdir(root):
         return list_archive(root, named)
@@ -103,9 +105,35 @@ def open_reader(
     root, named, folder = os.fspath(source), parse_columns(columns), os.fspath(folder)
     if is_url(root):
         raise SourceError(f"{quoted(root)}: is remote; expected a source on this machine")
+    _refuse_special(root)
     if is_archive(root) and not os.path.isdir(root):
         return Archive(root).read
-    if os.path.exists(root) and (files := find_records(root, named)):
-        return RecordSet(files, named).read
-    folder = folder or (root if os.path.isdir(root) else os.path.dirname(root))
-    return partial(read_file, folder=folder)
+    with reading(root, "a file or folder of images"):
+        if os.path.exists(root) and (files := find_records(root, named)):
+            return RecordSet(files, named).read
+    if root.lower().endswith(TABLE_ENDINGS) and not os.path.isdir(root):
+        return partial(read_file, folder=folder or os.path.dirname(root))
+    return partial(_read_below, root)
+
+
+def _read_below(root: str, key: str) -> bytes:
+    """Return the content of an image by its key in a folder, or of the one image ``root``.
+
+    Raises:
+        ImageError: The key leads out of the folder, or the image cannot be read.
+    """
+    is_folder, parts = os.path.isdir(root), key.replace(os.sep, "/").split("/")
+    inside = not {"", ".", ".."}.intersection(parts) and not os.path.splitdrive(key)[0]
+    if not (inside if is_folder else key == to_utf8(os.path.basename(root))):
+        raise ImageError("is not in the source")
+    return read_file(key, root) if is_folder else read_file(root)
+
+
+def _refuse_special(root: str) -> None:
+    """Raise SourceError for a pipe, which would hang, a socket or a device."""
+    special = ""
+    with suppress(OSError, ValueError):  # what is not there is named later
+        special = special_kind(root)
+    if special:
+        problem = f"is a {special}, not a regular file; expected a file or folder of images"
+        raise SourceError(f"{quoted(root)}: {problem}")

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from extract.core.errors import SourceError, quoted, show_bytes
-from extract.images.hdf5_limits import find_trap
 from extract.images.item import SPLIT_OF, SPLITS, reading
 from extract.layouts.image_folder import Named
 from extract.layouts.image_table import Records, Said, choose_columns, explain_columns
+from extract.limits.hdf5 import find_trap
 from extract.pixels.pillow import MAX_PIXELS
 
 _USUAL = {"label": ("label", "labels"), "split": ("split",), "group": ("group", "groups")}

@@ -20,7 +20,7 @@ from extract.core.config import DTYPES, PRECISIONS, TrunkSpec
 from extract.core.errors import StoreError
 from extract.core.flags import check_choice
 from extract.images.digests import DIGEST_BYTES
-from extract.images.hdf5_limits import find_trap
+from extract.limits.hdf5 import find_trap
 from extract.store.format import (
     CHUNK_BYTES,
     COLUMN_TYPES,
