@@ -185,7 +185,8 @@ def licence(package: Distribution) -> str:
     """Return the licence's name: in the terms of today, else of yesterday."""
     stated = package.metadata
     classifiers = [c for c in stated.get_all("Classifier", []) if c.startswith("License")]
-    return stated["License-Expression"] or " ".join(classifiers) or (stated["License"] or "")[:80]
+    expression, text = (stated.get_all(name, [""])[0] for name in ("License-Expression", "License"))
+    return expression or " ".join(classifiers) or text[:80]
 
 
 def test_a_plain_install_brings_no_copyleft() -> None:

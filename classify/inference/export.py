@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import permutations
 from mmap import ACCESS_READ, mmap
@@ -126,9 +125,6 @@ def _check_libraries(target: str, ending: str) -> None:
     """Raise HeadError unless what writes this format is installed and in use."""
     if ending == ".onnx" and not (find_spec("tf2onnx") and find_spec("onnx")):
         raise HeadError(f'{target}: needs tf2onnx and onnx; pip install "headstart[onnx]"')
-    keras = version("keras")
-    if ending == ".tflite" and tuple(map(int, keras.split(".")[:2])) < (3, 13):
-        raise HeadError(f'{target}: needs Keras 3.13, found {keras}; pip install "keras>=3.13"')
     backend = backend_name()
     if ending in (".onnx", ".tflite") and backend != "tensorflow":
         problem = f"found Keras on {backend}; expected TensorFlow"

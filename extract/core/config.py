@@ -24,10 +24,7 @@ IN_MODEL = "model"
 OUTPUT = "output"  # the layer that is the output of the complete model
 DTYPES = ("float32", "float16")
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
-
-
-# Threads; the system refuses to start ten thousands.
-MOST_WORKERS = 1024
+MOST_WORKERS = 1024  # threads; the system refuses to start ten thousands
 
 
 @documented

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import tempfile
-import warnings
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -23,7 +22,7 @@ from extract.core.atomic import cache_write
 from extract.core.config import IN_MODEL, TrunkSpec
 from extract.core.console import log
 from extract.core.errors import EngineError, first_line
-from extract.trunks.backend import load_openvino
+from extract.trunks.backend import convert_to_openvino, load_openvino
 
 if TYPE_CHECKING:
     from extract.trunks.trunk import Trunk
@@ -101,10 +100,7 @@ def convert(trunk: "Trunk", asked: TrunkSpec | None = None) -> CompiledTrunk:
         EngineError: OpenVINO cannot convert it.
     """
     try:
-        with warnings.catch_warnings():
-            # Keras warns that OpenVINO's tracer passes a tuple for a single input.
-            warnings.filterwarnings("ignore", "The structure of `inputs`", UserWarning)
-            model = load_openvino().convert_model(trunk.model)
+        model = convert_to_openvino(trunk.model)
     except Exception as error:
         problem = f"OpenVINO cannot convert it ({first_line(error)})"
         raise EngineError(f"{trunk.spec.trunk}: {problem}; use --engine keras") from error

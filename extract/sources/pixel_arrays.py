@@ -13,7 +13,7 @@ from extract.images.item import SPLIT_OF, SPLITS, reading
 from extract.layouts.image_folder import Named
 from extract.layouts.image_table import Records, Said, choose_columns, explain_columns
 from extract.limits.hdf5 import find_trap
-from extract.pixels.pillow import MAX_PIXELS
+from extract.limits.image_size import PIXELS
 
 _USUAL = {"label": ("label", "labels"), "split": ("split",), "group": ("group", "groups")}
 # The words for images and for their labels in the names of arrays, as in x_train and y_train.
@@ -150,8 +150,8 @@ def _flaw(name: str, array: Any) -> str | None:
     if "MATLAB_class" in getattr(array, "attrs", {}):
         axes = (0, *range(len(shape) - 1, 0, -1))
         return f"{name} has MATLAB's order of axes; store {name}[()].transpose{axes}"
-    if (pixels := math.prod(shape[1:3])) > MAX_PIXELS:
-        return f"{name} has images of {pixels:,} pixels, more than {MAX_PIXELS:,}"
+    if (pixels := math.prod(shape[1:3])) > PIXELS.most:
+        return f"{name} has images of {pixels:,} pixels, more than {PIXELS.most:,}"
     return _wrong_axes(name, shape) or _wrong_values(name, array)
 
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -106,6 +107,21 @@ def load_openvino() -> Any:
     import openvino
 
     return openvino
+
+
+def convert_to_openvino(model: Any) -> Any:
+    """Convert a Keras model on TensorFlow to an ``openvino.Model``."""
+    openvino = load_openvino()
+    from openvino.frontend.tensorflow import utils
+
+    # A function of that module binds a name in one call of exec and deletes it in another. Since
+    # Python 3.13 the second call does not see the name, so the two get a namespace to share.
+    names: dict[str, Any] = {}
+    utils.exec = lambda code: exec(code, names)
+    with warnings.catch_warnings():
+        # Keras warns that OpenVINO's tracer passes a tuple for a single input.
+        warnings.filterwarnings("ignore", "The structure of `inputs`", UserWarning)
+        return openvino.convert_model(model)
 
 
 def compile_model(model: Any, dtype: str, batch_size: int) -> Callable[[Any], list[Any]]:
