@@ -88,7 +88,8 @@ class TrainedHead:
         more = ", ..." if len(self.class_names) > 10 else ""
         names = ", ".join(map(quoted, self.class_names[:10])) + more
         classes = f"{len(self.class_names)} classes ({names})"
-        return f"TrainedHead: {self.name}, {classes}, trunk {self.trunk.trunk}, layer {self.layer}"
+        made_by = f"trunk {quoted(self.trunk.trunk)}, layer {quoted(self.layer)}"
+        return f"TrainedHead: {self.name}, {classes}, {made_by}"
 
     def select(self, features: Mapping[str, Any]) -> list[Any]:
         """Return the features of the head's layers; a single layer may have ``+`` in its name."""

@@ -11,6 +11,7 @@ from classify.search.evaluate import Evaluation
 from classify.settings.config import METRICS
 from classify.settings.head_spec import HeadSpec
 from classify.settings.sweep import label
+from extract.core.errors import quoted
 
 
 def known_scores(scores: Mapping[str, float]) -> dict[str, float | None]:
@@ -100,7 +101,7 @@ class Finetuned(NamedTuple):
         kept = f"epoch {self.best_epoch} of {self.epochs}" if self.best_epoch else "the head alone"
         accuracy = f"accuracy {self.before.accuracy:.4f} -> {self.after.accuracy:.4f}"
         loss = f"loss {self.before.loss:.4f} -> {self.after.loss:.4f}"
-        return f"fine-tuned above {self.layer}: {accuracy}, {loss} ({kept})"
+        return f"fine-tuned above {quoted(self.layer)}: {accuracy}, {loss} ({kept})"
 
 
 def metric_scores(comparison: Comparison, evaluation: Evaluation) -> dict[str, float]:
