@@ -3,6 +3,9 @@
 import argparse
 import errno
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -73,6 +76,19 @@ def test_no_error_moves_the_cursor(
     stderr = capsys.readouterr().err
     assert "[31m" in stderr
     assert all(line.isprintable() for line in stderr.split("\n"))
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_pipe_gets_every_name_in_utf_8(encoding: str) -> None:
+    # Windows gives a pipe the code page of the country.
+    code = "import argparse; from extract import show_cli; from extract.core import console\n"
+    code += "def show(arguments): print('\\u65e5 \\xe4'); return 0\n"
+    code += "console.run_command(show_cli.show_features_parser(), show, ['out.h5'])"
+    variables = {**os.environ, "PYTHONIOENCODING": encoding}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=variables, capture_output=True, check=False
+    )
+    assert (ended.stdout.decode(), ended.stderr) == ("\u65e5 \xe4\n", b"")
 
 
 def test_without_a_terminal_a_line_says_how_far_it_is(

@@ -163,6 +163,25 @@ def test_the_number_of_threads_changes_nothing_that_is_written(
         assert (one / name).read_bytes() == (two / name).read_bytes(), name
 
 
+def test_lines_end_on_windows_as_elsewhere(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    former = Path.open
+
+    def open_there(path: Path, mode: str = "r", *given: Any, **named: Any) -> Any:
+        if not {"b", "r"} & set(mode) and not given:
+            named["newline"] = "\r\n" if named.get("newline") is None else named["newline"]
+        return former(path, mode, *given, **named)
+
+    monkeypatch.setattr(Path, "open", open_there)
+    words = [str(store), "--head", "logistic", "-q"]
+    folder = store.with_name("made_head")
+    assert train_head(words) == 0
+    written = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for name in ("bundle.json", "result.json", "timing.json", "result.csv", "candidates.jsonl"):
+        assert b"\r" not in written[name], name
+    assert train_head(words) == 0  # the checkpoint is of these rows, and nothing is trained again
+    assert (folder / "candidates.jsonl").read_bytes() == written["candidates.jsonl"]
+
+
 def test_quiet_says_nothing_but_the_result(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train_head([str(store), "--head", "logistic", "-q"]) == 0
     shown = capsys.readouterr()

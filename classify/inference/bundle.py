@@ -255,7 +255,7 @@ def _library(head: str) -> tuple[str, str]:
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(_format_json(values) + "\n", encoding="utf-8")
+    path.write_text(_format_json(values) + "\n", encoding="utf-8", newline="\n")
 
 
 def _format_json(value: Any, indent: str = "\n") -> str:

@@ -235,9 +235,20 @@ def fsync(path: Path) -> None:
     with suppress(OSError) if is_folder else nullcontext():
         handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
         try:
-            os.fsync(handle)
+            fsync_handle(handle)
         finally:
             os.close(handle)
+
+
+def fsync_handle(handle: int) -> None:
+    """Wait until the content of an open file is on the disk."""
+    try:
+        import fcntl
+
+        # On macOS fsync leaves the content in the cache of the disk.
+        fcntl.fcntl(handle, getattr(fcntl, "F_FULLFSYNC"))  # noqa: B009
+    except (ImportError, AttributeError, OSError):  # another system, or a disk without that
+        os.fsync(handle)
 
 
 def _fsync_tree(path: Path) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import errno
+import io
 import logging
 import os
 import re
@@ -229,6 +230,7 @@ def run_command(
     log.setLevel(
         logging.WARNING if arguments.quiet else logging.DEBUG if arguments.verbose else logging.INFO
     )
+    _write_any_name(sys.stdout)
     shown = cast(TextIO, _Terminal(sys.stdout)) if sys.stdout.isatty() else None
     try:
         with redirect_stdout(shown) if shown else nullcontext():
@@ -251,6 +253,14 @@ def run_command(
         bug = "this is a bug in headstart; please report it with the lines above"
         _say(f"{traceback.format_exc()}{parser.prog}: {bug}")
         return ExitCode.BUG
+
+
+def _write_any_name(stdout: TextIO) -> None:
+    """Let stdout take every name: a pipe as UTF-8, as files have it, a terminal with escapes."""
+    if isinstance(stdout, io.TextIOWrapper) and stdout.isatty():
+        stdout.reconfigure(errors="backslashreplace")
+    elif isinstance(stdout, io.TextIOWrapper):
+        stdout.reconfigure(encoding="utf-8", newline="\n")
 
 
 def _say(text: str) -> None:

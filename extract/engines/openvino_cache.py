@@ -126,7 +126,8 @@ def save_compiled(
 def _save(model: Any, folder: Path, stored: dict[str, Any]) -> None:
     folder.mkdir(exist_ok=True)
     load_openvino().save_model(model, folder / FILES[0], compress_to_fp16=False)
-    (folder / "trunk.json").write_text(json.dumps({**stored, "files": _digests(folder)}))
+    text = json.dumps({**stored, "files": _digests(folder)})
+    (folder / "trunk.json").write_text(text, encoding="utf-8", newline="\n")
 
 
 def cache_folder() -> Path:
@@ -169,7 +170,8 @@ def _remember(asked: TrunkSpec, settled: TrunkSpec) -> None:
     identity = _identity(asked, "")
     # If the cache is not writable, the next run builds the trunk again.
     with suppress(OSError), cache_write(_folder(identity).with_suffix(".json")) as path:
-        path.write_text(json.dumps({"identity": identity, "settled": settled.to_dict()}))
+        text = json.dumps({"identity": identity, "settled": settled.to_dict()})
+        path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def _recall(asked: TrunkSpec) -> TrunkSpec | None:
