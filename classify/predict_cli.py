@@ -5,7 +5,7 @@ import sys
 
 from classify.settings.config import PredictConfig
 from extract.core.config import ExtractConfig, TrunkSpec
-from extract.core.console import Parser, add_common_flags, log, run_command
+from extract.core.console import Parser, add_common_flags, log, log_lines, run_command
 from extract.core.errors import ExitCode
 from extract.core.flags import add_flags
 
@@ -61,6 +61,6 @@ def _predict_images(arguments: argparse.Namespace) -> int:
     if arguments.output is None:
         write_predictions(predictions, sys.stdout, arguments.format or PredictConfig.format)
     if predictions.evaluation:
-        log.info("%s", predictions.evaluation)
+        log_lines(str(predictions.evaluation))
     log.info("%s: %s", arguments.output or "stdout", predictions.summary())
     return ExitCode.TOO_MANY_BAD if predictions.unreadable > predictions.tolerated else ExitCode.OK

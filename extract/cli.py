@@ -88,7 +88,7 @@ def _extract_features(arguments: argparse.Namespace) -> int:
 
 def _report(summary: Any) -> None:
     for key, reason in summary.failed:
-        log.warning("%s: %s", quoted(key), reason)
+        log.warning("%s: %s", quoted(key), quoted(reason))
     if summary.failed:
         share = f"{len(summary.failed)} of {summary.images} images"
         log.warning(
@@ -131,5 +131,5 @@ def _print_layers(arguments: argparse.Namespace) -> int:
     trunk = arguments.trunk or TrunkSpec().trunk
     for top in (False, True):
         for number, name, shape in list_layers(trunk, image_size=arguments.image_size, top=top):
-            print(f"{number:>4} {name:<32} {shape}" + "  of the complete model" * top)
+            print(f"{number:>4} {quoted(name):<32} {shape}" + "  of the complete model" * top)
     return ExitCode.OK

@@ -330,18 +330,3 @@ def test_a_backend_that_is_not_installed_is_named(images: Path, tmp_path: Path) 
     assert child.returncode == 1, child.stderr
     assert "Keras: found KERAS_BACKEND=nonesuch" in child.stderr
     assert "unset KERAS_BACKEND" in child.stderr
-
-
-def test_output_that_is_not_utf_8_is_escaped(make_store: MakeStore) -> None:
-    store = make_store(np.ones((4, 3), "f4"), [0, 1] * 2, class_names=("cat", "Bär"))
-    code = "import sys; from extract.show_cli import main; sys.exit(main())"
-    child = subprocess.run(
-        [sys.executable, "-c", code, str(store)],
-        env={**os.environ, "PYTHONIOENCODING": "ascii"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert child.returncode == 0, child.stderr
-    assert "B\\xe4r" in child.stdout

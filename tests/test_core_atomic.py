@@ -1,5 +1,6 @@
 """What is made beside its place: there whole or not at all, cleared when its maker was killed."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -59,6 +60,32 @@ def test_killed_at_a_step_a_folder_is_the_former_or_the_new_one(
     assert len(list(tmp_path.iterdir())) == 2
     remove_leftovers(place)
     assert tree(tmp_path) == {"place.d/file": found}
+
+
+def test_on_macos_content_is_on_the_disk_and_not_in_its_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    # A number that Linux does not know is refused, as by a disk without the command.
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 9999, raising=False)
+    with atomic_write(tmp_path / "refused", StoreError) as made:
+        made.write_text("whole")
+    monkeypatch.setattr(fcntl, "fcntl", lambda handle, command: asked.append(command))
+    monkeypatch.setattr(os, "fsync", lambda handle: asked.append("fsync"))
+    with atomic_write(tmp_path / "place", StoreError) as made:
+        made.write_text("whole")
+    assert asked == [9999, 9999]  # the file, and the name in its folder
+    assert tree(tmp_path) == {"refused": "whole", "place": "whole"}
+
+
+def test_without_fcntl_what_is_written_appears_and_nothing_is_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # as on Windows
+    place = tmp_path / "place"
+    with locked(place, HeadError, "train-head"), atomic_write(place, HeadError) as made:
+        made.write_text("whole")
+    assert tree(tmp_path) == {"place": "whole"}
 
 
 def test_what_this_process_left_is_cleared_and_what_others_make_is_not(tmp_path: Path) -> None:

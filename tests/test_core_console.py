@@ -1,6 +1,11 @@
 """What people see: errors of usage, progress without a terminal, quiet mode, tables."""
 
+import argparse
+import errno
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +15,7 @@ from classify import predict_cli
 from extract import cli, show_cli
 from extract.core import console
 from extract.core.console import html_table, log, progress, quiet_mode
+from extract.core.errors import StoreError
 
 COMMANDS = [cli.main, show_cli.main, train_cli.main, predict_cli.main]
 
@@ -48,6 +54,41 @@ def test_a_wrong_word_is_one_line(
     stderr = capsys.readouterr().err
     assert message in stderr
     assert len(stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyboardInterrupt("saved in \x1b[31m\nhere"),
+        OSError(errno.ENOSPC, "full", "\x1b[31m\nhere"),
+        OSError(errno.EMFILE, "many", "\x1b[31m\nhere"),
+        StoreError("\x1b[31m\nhere"),
+        RuntimeError("\x1b[31m\nhere"),
+    ],
+)
+def test_no_error_moves_the_cursor(
+    error: BaseException, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(arguments: argparse.Namespace) -> int:
+        raise error
+
+    assert console.run_command(show_cli.show_features_parser(), fail, ["out.h5", "-v"])
+    stderr = capsys.readouterr().err
+    assert "[31m" in stderr
+    assert all(line.isprintable() for line in stderr.split("\n"))
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_pipe_gets_every_name_in_utf_8(encoding: str) -> None:
+    # Windows gives a pipe the code page of the country.
+    code = "import argparse; from extract import show_cli; from extract.core import console\n"
+    code += "def show(arguments): print('\\u65e5 \\xe4'); return 0\n"
+    code += "console.run_command(show_cli.show_features_parser(), show, ['out.h5'])"
+    variables = {**os.environ, "PYTHONIOENCODING": encoding}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=variables, capture_output=True, check=False
+    )
+    assert (ended.stdout.decode(), ended.stderr) == ("\u65e5 \xe4\n", b"")
 
 
 def test_without_a_terminal_a_line_says_how_far_it_is(

@@ -136,13 +136,15 @@ def test_the_record_holds_every_setting_and_number(tmp_path: Path) -> None:
     assert found["fingerprint"] == dataset().fingerprint()
     for candidate, entry in zip(found["candidates"], result.entries, strict=True):
         assert candidate["settings"] == entry.spec.to_dict()
-        assert candidate["scores"] == entry.scores
-        assert candidate["interval"] == [entry.low, entry.high]
-        assert candidate["history"] == entry.evaluation.history
+        assert candidate["scores"] == {k: round(v, 6) for k, v in entry.scores.items()}
+        assert candidate["interval"] == [end and round(end, 6) for end in (entry.low, entry.high)]
+        curves = entry.evaluation.history.items()
+        assert candidate["history"] == {k: [round(v, 6) for v in curve] for k, curve in curves}
         assert sum(map(sum, candidate["confusion"])) == 6
     assert found["best"] == analyse(dataset(), result).to_dict(dataset().keys)
     assert result.test is not None
-    assert found["test"] == result.test._asdict()
+    test = result.test._asdict()
+    assert found["test"] == {k: v if k == "confusion" else round(v, 6) for k, v in test.items()}
     assert {"headstart", "numpy", "scikit-learn", "keras"} <= set(found["versions"])
     timing = json.loads((tmp_path / "head" / "timing.json").read_text())
     assert timing == {"read": 0.123}

@@ -98,6 +98,22 @@ def test_a_room_has_eight_files_at_most(package: str) -> None:
         assert 0 < len(paths) <= 8, room
 
 
+def test_text_is_written_with_the_same_line_ends_on_every_system() -> None:
+    paths = [path for package in ROOMS for path in modules(package).values()]
+    calls = [
+        (path.name, node.lineno, node)
+        for path in paths
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    ]
+    assert not [
+        (name, line)
+        for name, line, call in calls
+        if call.func.attr == "write_text"  # type: ignore[attr-defined]
+        and "newline" not in {word.arg for word in call.keywords}
+    ]
+
+
 def test_files_and_functions_are_short() -> None:
     shape = measure(*PACKAGES)
     assert not shape.long_files

@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from classify.cli import main as train_head
 from classify.cli import train_head_parser
@@ -23,6 +24,7 @@ from classify.predict_cli import main as predict_images
 from classify.predict_cli import predict_images_parser
 from classify.settings.config import FinetuneConfig, PredictConfig, TrainConfig
 from classify.settings.head_spec import HeadSpec
+from classify.train import train_heads
 from extract.cli import main as extract_features_command
 from extract.core.config import ExtractConfig, TrunkSpec
 from extract.pipeline.run import run_extraction as extract_features
@@ -137,6 +139,47 @@ def test_every_scored_image_is_in_predictions_csv(store: Path) -> None:
     for line in lines:
         assert sum(float(line[name]) for name in names) == pytest.approx(1, abs=1e-6)
         assert max(names, key=lambda name: float(line[name])) == f"score_{line['answer']}"
+
+
+@pytest.mark.parametrize("head", ["ridge", "lda"])
+def test_the_number_of_threads_changes_nothing_that_is_written(
+    head: str, tmp_path: Path, make_store: MakeStore
+) -> None:
+    # Enough features for sums that differ with the threads, and images that differ by rounding.
+    generator = np.random.default_rng(3)
+    y = np.arange(480) % 6
+    centres = generator.normal(size=(6, 200)) * 0.22
+    X = np.abs(centres[y] + generator.normal(size=(480, 200))).astype(np.float32)
+    split = np.repeat([0, 1, 2], [336, 96, 48])
+    store = make_store(X, y.tolist(), split.tolist(), class_names=tuple("abcdef"))
+    out, one, two = (tmp_path / name for name in ("out", "one", "two"))
+    for threads, kept in ((1, one), (2, two)):
+        with threadpool_limits(threads):
+            train_heads(store, head=head, output=out, quiet=True)
+        out.rename(kept)
+    written = {path.name for path in one.iterdir()}
+    # The weights of the head differ in their last digits, and the others hold seconds.
+    for name in written - {"head.npz", "candidates.jsonl", "timing.json"}:
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+
+
+def test_lines_end_on_windows_as_elsewhere(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    former = Path.open
+
+    def open_there(path: Path, mode: str = "r", *given: Any, **named: Any) -> Any:
+        if not {"b", "r"} & set(mode) and not given:
+            named["newline"] = "\r\n" if named.get("newline") is None else named["newline"]
+        return former(path, mode, *given, **named)
+
+    monkeypatch.setattr(Path, "open", open_there)
+    words = [str(store), "--head", "logistic", "-q"]
+    folder = store.with_name("made_head")
+    assert train_head(words) == 0
+    written = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for name in ("bundle.json", "result.json", "timing.json", "result.csv", "candidates.jsonl"):
+        assert b"\r" not in written[name], name
+    assert train_head(words) == 0  # the checkpoint is of these rows, and nothing is trained again
+    assert (folder / "candidates.jsonl").read_bytes() == written["candidates.jsonl"]
 
 
 def test_quiet_says_nothing_but_the_result(store: Path, capsys: pytest.CaptureFixture[str]) -> None:

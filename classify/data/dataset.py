@@ -151,10 +151,10 @@ class Dataset(Described):
         training, validation, test = np.bincount(self.split, minlength=3)
         place = "read from the file" if isinstance(self.X, StoredRows) else "in memory"
         return {
-            "file": str(self.path),
+            "file": quoted(str(self.path)),
             "images": str(len(self.y)),
             "classes": ", ".join(classes) + (f" and {more} more" if more else ""),
-            "features": f"{self.layer}, {self.X.shape[1:]} float32, {place}",
+            "features": f"{quoted(self.layer)}, {self.X.shape[1:]} float32, {place}",
             "splits": f"training {training}, validation {validation}, test {test}",
         }
 
@@ -291,5 +291,5 @@ def _read(
 def _check_finite(dataset: Dataset) -> None:
     """Raise StoreError where a feature is NaN or infinite."""
     if bad := list(compress(dataset.keys, are_not_finite(dataset.X))):
-        found = f"the features of {len(bad)} images are not finite numbers, first {bad[0]}"
+        found = f"the features of {len(bad)} images are not finite numbers, first {quoted(bad[0])}"
         raise StoreError(f"{dataset.path}: {found}; extract again with --dtype float32")

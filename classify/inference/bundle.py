@@ -3,9 +3,10 @@
 Predicting needs ``bundle.json``, ``transform.npz`` and one of ``head.npz``, ``head.keras`` and
 ``head.skops``; ``report.html``, ``result.json`` (settings, versions, every number), ``result.csv``
 (the leaderboard), ``predictions.csv`` (every scored image) and ``timing.json`` are for people. Two
-runs with the same seed write the same report and ``result.json`` byte for byte; only
-``timing.json`` has seconds. The head is saved before it is analysed: an interruption then loses the
-report only.
+runs with the same seed write the same report, tables and ``result.json`` byte for byte, because
+what they measure is rounded to digits that do not depend on the threads. ``timing.json`` and
+``candidates.jsonl`` have seconds. The head is saved before it is analysed: an interruption then
+loses the report only.
 """
 
 import errno
@@ -88,7 +89,8 @@ class TrainedHead:
         more = ", ..." if len(self.class_names) > 10 else ""
         names = ", ".join(map(quoted, self.class_names[:10])) + more
         classes = f"{len(self.class_names)} classes ({names})"
-        return f"TrainedHead: {self.name}, {classes}, trunk {self.trunk.trunk}, layer {self.layer}"
+        made_by = f"trunk {quoted(self.trunk.trunk)}, layer {quoted(self.layer)}"
+        return f"TrainedHead: {self.name}, {classes}, {made_by}"
 
     def select(self, features: Mapping[str, Any]) -> list[Any]:
         """Return the features of the head's layers; a single layer may have ``+`` in its name."""
@@ -253,7 +255,7 @@ def _library(head: str) -> tuple[str, str]:
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(_format_json(values) + "\n", encoding="utf-8")
+    path.write_text(_format_json(values) + "\n", encoding="utf-8", newline="\n")
 
 
 def _format_json(value: Any, indent: str = "\n") -> str:

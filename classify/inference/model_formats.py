@@ -131,7 +131,7 @@ def _write_saved_model(model: Any, metadata: Mapping[str, Any], folder: Path) ->
     extra = folder / EXTRA
     extra.mkdir()
     for name, value in ((f"{NAMES}.json", metadata[NAMES]), (METADATA, metadata)):
-        (extra / name).write_text(_to_json(value) + "\n", encoding="utf-8")
+        (extra / name).write_text(_to_json(value) + "\n", encoding="utf-8", newline="\n")
 
 
 def _write_onnx(model: Any, metadata: Mapping[str, Any], path: Path) -> None:

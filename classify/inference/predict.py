@@ -18,7 +18,7 @@ from classify.report.evaluation import evaluate_labels
 from classify.settings.config import CHART_TOP, PredictConfig
 from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.console import log, progress, quiet_mode
-from extract.core.errors import SettingError
+from extract.core.errors import SettingError, quoted
 from extract.engines.base import Engine
 from extract.images.item import Item
 from extract.layouts.overview import check_source
@@ -120,7 +120,7 @@ def _predict_images(
         predictions.save(path, config.format)
     for prediction in predictions:
         if prediction.reason is not None:
-            log.warning("%s: %s", prediction.key, prediction.reason)
+            log.warning("%s: %s", quoted(prediction.key), quoted(prediction.reason))
     return predictions
 
 

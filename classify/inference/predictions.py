@@ -10,7 +10,7 @@ from classify.report.evaluation import Evaluation
 from classify.settings.config import CHART_ENDINGS
 from extract.core.atomic import atomic_write
 from extract.core.console import csv_text, html_table
-from extract.core.errors import HeadError
+from extract.core.errors import HeadError, quoted
 from extract.pipeline.stream import Timings
 
 _MOST_SHOWN = 10
@@ -85,7 +85,8 @@ class Predictions(list[Prediction]):
                     write_predictions(self, file, form)
 
     def __repr__(self) -> str:
-        return "\n".join([self.summary(), *map("  ".join, self._rows())])
+        rows = ("  ".join(map(quoted, cells)) for cells in self._rows())
+        return "\n".join([self.summary(), *rows])
 
     def _repr_html_(self) -> str:
         return html_table(("key", "label", "score or reason"), self._rows(), self.summary())
@@ -125,7 +126,7 @@ def write_predictions(predictions: Iterable[Prediction], file: TextIO, form: str
         file: The open file.
         form: ``csv``, with a heading and empty cells for missing values, or ``json``, an object per
             line with null for them. In CSV, text that a spreadsheet would run as a formula has an
-            apostrophe in front.
+            apostrophe in front; on a terminal, text that would move its cursor is quoted.
     """
     rounded = (p._replace(score=p.score and round(p.score, 6)) for p in predictions)
     if form == "json":
@@ -133,8 +134,9 @@ def write_predictions(predictions: Iterable[Prediction], file: TextIO, form: str
         return
     table = csv.writer(file, lineterminator="\n")
     table.writerow(Prediction._fields)
+    shown = quoted if file.isatty() else str
     for cells in rounded:
-        table.writerow(csv_text(cell) if isinstance(cell, str) else cell for cell in cells)
+        table.writerow(csv_text(shown(c)) if isinstance(c, str) else c for c in cells)
 
 
 def draw_chart(path: Path, labels: Sequence[Prediction]) -> None:

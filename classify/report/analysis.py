@@ -18,7 +18,7 @@ from classify.scores.metrics import MATRIX_CLASSES, confusion_matrix, list_confu
 from classify.search.checkpoint import library_versions
 from classify.search.evaluate import evaluate
 from classify.search.leaderboard import Result
-from classify.search.ranking import Entry, known_scores
+from classify.search.ranking import Entry, to_json
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec
 from classify.settings.sweep import label
 from extract.core.console import log, muted, progress
@@ -98,10 +98,10 @@ class Analysis:
         plain += ["calibration", "calibration_error"]
         mistakes = [{k: v for k, v in m._asdict().items() if k != "row"} for m in self.mistakes]
         return {
-            **{name: _to_json(getattr(self, name)) for name in plain},
-            "mistakes": {"count": len(self.wrong_rows), "most_confident": mistakes},
+            **{name: to_json(getattr(self, name)) for name in plain},
+            "mistakes": {"count": len(self.wrong_rows), "most_confident": to_json(mistakes)},
             "sized": self.size_head,
-            "sizes": _to_json(self.sizes),
+            "sizes": to_json(self.sizes),
             "maps": [
                 {
                     "method": method,
@@ -113,15 +113,6 @@ class Analysis:
                 for method, rows, points, explained in self.maps
             ],
         }
-
-
-def _to_json(value: Any) -> Any:
-    """Return named tuples as dictionaries and numbers with six decimals, at every depth."""
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return {name: _to_json(part) for name, part in value._asdict().items()}
-    if isinstance(value, list):
-        return [_to_json(part) for part in value]
-    return round(value, 6) if isinstance(value, float) else value
 
 
 def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]:
@@ -138,7 +129,7 @@ def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]
     """
     first, rows, views = result.splits[0], result.validation_rows, dataset.views
     y, K = dataset.y[rows], len(dataset.class_names)
-    repeats, baseline = result.splits[-1].repeat + 1, result.baseline
+    repeats = result.splits[-1].repeat + 1
     return {
         "store": store,
         "fingerprint": dataset.fingerprint(),
@@ -160,10 +151,10 @@ def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]
             _describe(entry, y, K, with_confusion=K <= MATRIX_CLASSES or not place)
             for place, entry in enumerate(result.entries)
         ],
-        "baseline": baseline and baseline._asdict() | {"scores": known_scores(baseline.scores)},
+        "baseline": to_json(result.baseline),
         "finetuned": result.finetuned and result.finetuned.to_dict(),
         "best": None,
-        "test": result.test and result.test._asdict(),
+        "test": to_json(result.test),
         "versions": library_versions(entry.spec.head for entry in result.entries),
     }
 
@@ -175,13 +166,13 @@ def _describe(entry: Entry, y: NDArray[np.int64], K: int, with_confusion: bool) 
     return {
         "name": label(entry.spec),
         "settings": entry.spec.to_dict(),
-        "scores": known_scores(entry.scores),
-        "interval": [entry.low, entry.high],
+        "scores": to_json(entry.scores),
+        "interval": to_json([entry.low, entry.high]),
         "as_good": entry.as_good,
-        "train_accuracy": own.train_accuracy,
+        "train_accuracy": to_json(own.train_accuracy),
         "epochs": own.epochs,
         "confusion": None if confusion is None else list_confusion(confusion),
-        "history": own.history,
+        "history": to_json(own.history),
     }
 
 

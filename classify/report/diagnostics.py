@@ -209,6 +209,9 @@ def confused_pairs(confusion: Any, names: tuple[str, ...], most: int) -> list[Co
 
 
 def confident_mistakes(y: Labels, scores: Scores, most: int) -> NDArray[np.int64]:
-    """Return the positions of at most ``most`` wrong predictions, the highest score first."""
+    """Return the positions of at most ``most`` wrong predictions, the highest score first.
+
+    Scores that differ after six decimals are equal: their order would depend on the threads.
+    """
     wrong = np.flatnonzero(scores.argmax(axis=1) != y)
-    return wrong[np.argsort(-scores.max(axis=1)[wrong], kind="stable")][:most]
+    return wrong[np.argsort(-scores.max(axis=1)[wrong].round(6), kind="stable")][:most]

@@ -10,7 +10,7 @@ from classify.report.diagnostics import confused_pairs
 from classify.scores.intervals import Comparison, Interval
 from classify.scores.metrics import confusion_matrix
 from extract.core.console import log
-from extract.core.errors import count_of, listed
+from extract.core.errors import count_of, listed, quoted
 from extract.images.item import Item
 
 METRICS = ("accuracy", "macro_f1")
@@ -47,7 +47,8 @@ class Evaluation(NamedTuple):
         return "\n".join([f"{', '.join(parts)} of {count_of(self.rows, 'labelled image')}", *lines])
 
     def _table(self) -> list[str]:
-        names = [n if len(n) <= _WIDTH else f"{n[: _WIDTH - 1]}…" for n in self.class_names]
+        names = [quoted(name) for name in self.class_names]
+        names = [n if len(n) <= _WIDTH else f"{n[: _WIDTH - 1]}…" for n in names]
         first = max(map(len, [*names, "true class"]))
         widths = [max(len(name), len(str(self.rows))) for name in names]
         cells = zip(names, widths, strict=True)
@@ -61,7 +62,8 @@ class Evaluation(NamedTuple):
         from scipy.sparse import csr_array
 
         pairs = confused_pairs(csr_array(self.confusion), self.class_names, _MOST_PAIRS)
-        return [f"{p.rows} of {p.of} {p.truth} are predicted as {p.answer}" for p in pairs]
+        named = ((p, quoted(p.truth), quoted(p.answer)) for p in pairs)
+        return [f"{p.rows} of {p.of} {y} are predicted as {answer}" for p, y, answer in named]
 
 
 def evaluate_labels(

@@ -22,7 +22,7 @@ def write_scored_images(path: Path, dataset: Dataset, result: Result) -> None:
     """Write the validation images, scored by heads that did not see them, and the test images.
 
     The columns are ``key``, ``split`` (``validation``, ``test`` or the fold), ``group``, ``truth``,
-    ``answer`` and a score for each class.
+    ``answer`` and a score of six decimals for each class.
 
     Args:
         path: The CSV file.
@@ -65,4 +65,4 @@ def _lines(
         group = dataset.groups[row] if dataset.groups else ""
         text = dataset.keys[row], split, group, names[truth], names[answer]
         shown = own[[truth, answer]] if many else own
-        yield [*map(csv_text, text), *(f"{score:.9g}" for score in shown.tolist())]
+        yield [*map(csv_text, text), *(f"{round(score, 6):g}" for score in shown.tolist())]

@@ -90,7 +90,8 @@ class Checkpoint:
             arrays["areas"] = [[None] * len(evaluation.answers)] * 2  # JSON has no NaN
         values = {"judged": arrays} | {name: getattr(evaluation, name) for name in _FIELDS}
         self._path.parent.mkdir(exist_ok=True)
-        with self._path.open("a" if self._started else "w", encoding="utf-8") as file:
+        mode = "a" if self._started else "w"
+        with self._path.open(mode, encoding="utf-8", newline="\n") as file:
             file.write("" if self._started else self._header + "\n")
             file.write(json.dumps([self._key(spec), values]) + "\n")
         self._started = True

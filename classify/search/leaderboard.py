@@ -18,7 +18,7 @@ from classify.search.ranking import Baseline, Entry, Finetuned, rank_key
 from classify.settings.config import METRICS
 from classify.settings.sweep import label
 from extract.core.console import html_table
-from extract.core.errors import count_of
+from extract.core.errors import count_of, quoted
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ class Result:
             ends = "=" * entry.as_good, f"{training:.4f}", f"{seconds:.2f}"
             rows.append((str(place), entry.name(), *self._numbers(entry), *ends))
         if self.baseline:
-            name, numbers = f"always {self.baseline.answer}", self._numbers(self.baseline)
+            name = f"always {quoted(self.baseline.answer)}"
+            numbers = self._numbers(self.baseline)
             rows.append(("-", name, *numbers, "" if self.baseline.beaten else "=", "", ""))
         return rows
 

@@ -11,11 +11,24 @@ from classify.search.evaluate import Evaluation
 from classify.settings.config import METRICS
 from classify.settings.head_spec import HeadSpec
 from classify.settings.sweep import label
+from extract.core.errors import quoted
 
 
-def known_scores(scores: Mapping[str, float]) -> dict[str, float | None]:
-    """Return scores for JSON, which has no NaN."""
-    return {name: None if np.isnan(value) else value for name, value in scores.items()}
+def to_json(value: Any) -> Any:
+    """Return measured numbers for JSON, at every depth.
+
+    They have six decimals, because further ones depend on the number of threads. Named tuples are
+    dictionaries, and NaN is None.
+    """
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {name: to_json(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(part) for part in value]
+    if isinstance(value, float):
+        return None if np.isnan(value) else round(value, 6)
+    return value
 
 
 class Entry(NamedTuple):
@@ -93,14 +106,13 @@ class Finetuned(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields for JSON."""
-        measured = {"before": self.before._asdict(), "after": self.after._asdict()}
-        return self._asdict() | measured | {"scores": known_scores(self.scores)}
+        return {**to_json(self), "learning_rate": self.learning_rate}
 
     def __repr__(self) -> str:
         kept = f"epoch {self.best_epoch} of {self.epochs}" if self.best_epoch else "the head alone"
         accuracy = f"accuracy {self.before.accuracy:.4f} -> {self.after.accuracy:.4f}"
         loss = f"loss {self.before.loss:.4f} -> {self.after.loss:.4f}"
-        return f"fine-tuned above {self.layer}: {accuracy}, {loss} ({kept})"
+        return f"fine-tuned above {quoted(self.layer)}: {accuracy}, {loss} ({kept})"
 
 
 def metric_scores(comparison: Comparison, evaluation: Evaluation) -> dict[str, float]:

@@ -15,7 +15,7 @@ from classify.settings.head_spec import (
     HeadSpec,
     no_effect,
 )
-from extract.core.errors import SettingError, unknown_name
+from extract.core.errors import SettingError, quoted, unknown_name
 from extract.core.flags import kind_of
 
 # Settings of every head: a sweep of them needs no name of a head.
@@ -213,5 +213,5 @@ def label(spec: HeadSpec) -> str:
 
 def _short(value: Any) -> str:
     if isinstance(value, tuple):
-        return "+".join(str(part) for part in value) or "none"
+        return "+".join(quoted(str(part)) for part in value) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,7 +1,6 @@
 """Atomic writes: a file or folder gets its name only once it is complete.
 
-Also removes the temporary files that killed processes leave, and lets one run at a time write to a
-path.
+Also removes what killed processes leave, and lets one run at a time write to a path.
 """
 
 import errno
@@ -135,8 +134,7 @@ def _lock(place: Path) -> int | None:
 def cache_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path and move it into place, unless another process was first.
 
-    Leftovers of killed processes are removed a day later, because another machine that shares the
-    folder may still be writing to them.
+    Leftovers are removed a day later, as another machine may still be writing to them.
 
     Args:
         path: The file or folder to write.
@@ -208,9 +206,8 @@ def publish(temporary: Path, path: Path) -> None:
         temporary.rename(path) if temporary.is_dir() else os.link(temporary, path)
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-            raise StoreError(
-                f"{path}: another run has just made it; run the same command again"
-            ) from None
+            problem = "another run has just made it; run the same command again"
+            raise StoreError(f"{path}: {problem}") from None
         if temporary.is_dir():
             raise
         # A file system without hard links.
@@ -221,8 +218,7 @@ def publish(temporary: Path, path: Path) -> None:
 def remove_leftovers(path: Path) -> None:
     """Remove what killed processes left next to ``path``; restore a folder that was moved away.
 
-    Whether a process of another machine or container was killed cannot be known: its files are left
-    alone for a day.
+    The files of other machines and containers are left alone for a day.
     """
     stem, suffix = re.escape(_stem(path)), re.escape(path.suffix)
     pattern = rf"\.{stem}\.([0-9a-f]{{8}})-(\d+)\.({_NEW}|{_OLD}){suffix}"
@@ -264,9 +260,20 @@ def fsync(path: Path) -> None:
     with suppress(OSError) if is_folder else nullcontext():
         handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
         try:
-            os.fsync(handle)
+            fsync_handle(handle)
         finally:
             os.close(handle)
+
+
+def fsync_handle(handle: int) -> None:
+    """Wait until the content of an open file is on the disk."""
+    try:
+        import fcntl
+
+        # On macOS fsync leaves the content in the cache of the disk.
+        fcntl.fcntl(handle, getattr(fcntl, "F_FULLFSYNC"))  # noqa: B009
+    except (ImportError, AttributeError, OSError):  # another system, or a disk without that
+        os.fsync(handle)
 
 
 def _fsync_tree(path: Path) -> None:

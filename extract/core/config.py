@@ -24,7 +24,6 @@ IN_MODEL = "model"
 OUTPUT = "output"  # the layer that is the output of the complete model
 DTYPES = ("float32", "float16")
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
-MOST_WORKERS = 1024  # threads; the system refuses to start ten thousands
 
 
 @documented
@@ -218,8 +217,8 @@ class ExtractConfig(Settings):
         self.removable(0)
         if self.max_removed != type(self).max_removed and not self.update:
             raise SettingError("max_removed: has no effect without --update")
-        if self.workers > MOST_WORKERS:
-            raise SettingError(f"workers: found {self.workers}; expected at most {MOST_WORKERS}")
+        if self.workers > 1024:  # the system refuses to start ten thousand threads
+            raise SettingError(f"workers: found {self.workers}; expected at most 1024")
         if self.engine == "keras" and self.precision == "int8":
             raise SettingError("precision int8: has no effect with --engine keras; use openvino")
         if self.repair and (self.overwrite or self.dry_run):

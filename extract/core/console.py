@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import errno
+import io
 import logging
 import os
 import re
@@ -11,12 +12,11 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from html import escape
-from io import TextIOWrapper
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO, cast
 
-from extract.core.errors import ExitCode, HeadstartError
+from extract.core.errors import ExitCode, HeadstartError, escaped
 
 log = logging.getLogger("headstart")
 
@@ -35,13 +35,31 @@ _NO_FILES = "too many open files; expected a higher limit; raise it (ulimit -n)"
 
 
 class _Handler(logging.Handler):
-    """Writes messages to stderr, above a progress bar if there is one."""
+    """Writes messages to stderr, each in one line, above a progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
         prefix = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-        tqdm.write(prefix + record.getMessage(), file=sys.stderr)
+        tqdm.write(prefix + escaped(record.getMessage()), file=sys.stderr)
+
+
+class _Terminal:
+    """A terminal as stdout, whose cursor no name can move."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write text with escapes."""
+        return self._stream.write(escaped(text, kept="\n"))
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write lines with escapes."""
+        self.write("".join(lines))
 
 
 class Parser(argparse.ArgumentParser):
@@ -66,6 +84,7 @@ class Parser(argparse.ArgumentParser):
             near = difflib.get_close_matches(word.partition("=")[0], known, n=2, cutoff=0.7)
             if near and (choice or word.startswith("-")):
                 message += f"; nearest: {', '.join(near)}"
+        message = escaped(message)
         self.exit(ExitCode.USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
@@ -77,6 +96,12 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", action="version", version=f"headstart {release}")
     parser.add_argument("-q", "--quiet", action="store_true", help="warnings and errors only")
     parser.add_argument("-v", "--verbose", action="store_true", help="print more messages")
+
+
+def log_lines(text: str, level: int = logging.INFO) -> None:
+    """Log each line of a text, in whose names line breaks are escapes already."""
+    for line in text.rstrip("\n").split("\n"):
+        log.log(level, "%s", line)
 
 
 @contextmanager
@@ -200,22 +225,22 @@ def run_command(
     """
     # Intermixed, because flags may stand between two words of which one is optional.
     arguments = parser.parse_intermixed_args(argv)
-    # A terminal that is not UTF-8 must not end a run: what it lacks is printed as an escape.
-    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="backslashreplace")
     log.handlers = [_Handler()]
     log.propagate = False
     log.setLevel(
         logging.WARNING if arguments.quiet else logging.DEBUG if arguments.verbose else logging.INFO
     )
+    _write_any_name(sys.stdout)
+    shown = cast(TextIO, _Terminal(sys.stdout)) if sys.stdout.isatty() else None
     try:
-        return command(arguments)
+        with redirect_stdout(shown) if shown else nullcontext():
+            return command(arguments)
     except HeadstartError as error:
-        log.debug("%s", traceback.format_exc())
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        log_lines(traceback.format_exc(), logging.DEBUG)
+        _say(f"{parser.prog}: {error}")
         return error.exit_code
     except KeyboardInterrupt as error:
-        print(f"\n{parser.prog}: stopped. {error}".rstrip(), file=sys.stderr)
+        _say(f"\n{parser.prog}: stopped. {escaped(str(error))}".rstrip())
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
         # The reader of stdout, such as `head`, has left: that is no failure.
@@ -223,12 +248,23 @@ def run_command(
         return ExitCode.OK
     except Exception as error:
         if lacking := _lacking(error):
-            print(f"{parser.prog}: {lacking} and run the same command again", file=sys.stderr)
+            _say(f"{parser.prog}: {escaped(lacking)} and run the same command again")
             return ExitCode.FAILED
-        traceback.print_exc()
         bug = "this is a bug in headstart; please report it with the lines above"
-        print(f"{parser.prog}: {bug}", file=sys.stderr)
+        _say(f"{traceback.format_exc()}{parser.prog}: {bug}")
         return ExitCode.BUG
+
+
+def _write_any_name(stdout: TextIO) -> None:
+    """Let stdout take every name: a pipe as UTF-8, as files have it, a terminal with escapes."""
+    if isinstance(stdout, io.TextIOWrapper) and stdout.isatty():
+        stdout.reconfigure(errors="backslashreplace")
+    elif isinstance(stdout, io.TextIOWrapper):
+        stdout.reconfigure(encoding="utf-8", newline="\n")
+
+
+def _say(text: str) -> None:
+    print(escaped(text, kept="\n"), file=sys.stderr)
 
 
 def csv_text(text: str) -> str:

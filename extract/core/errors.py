@@ -83,6 +83,11 @@ def quoted(name: str) -> str:
     return name if name.isprintable() else repr(name)
 
 
+def escaped(text: str, kept: str = "") -> str:
+    """Return text with escapes for what could move a terminal's cursor, except what is ``kept``."""
+    return "".join(c if c.isprintable() or c in kept else repr(c)[1:-1] for c in text)
+
+
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     """Return ``what 'name' is unknown; nearest: ...; known: ...``, the names only where few."""
     names = list(known)

@@ -137,7 +137,8 @@ def save_compiled(
 def _save(model: Any, folder: Path, stored: dict[str, Any]) -> None:
     folder.mkdir(exist_ok=True)
     load_openvino().save_model(model, folder / FILES[0], compress_to_fp16=False)
-    (folder / "trunk.json").write_text(json.dumps({**stored, "files": _digests(folder)}))
+    text = json.dumps({**stored, "files": _digests(folder)})
+    (folder / "trunk.json").write_text(text, encoding="utf-8", newline="\n")
     for path in (folder, *folder.iterdir()):
         _close(path)
 
@@ -237,7 +238,7 @@ def _remember(asked: TrunkSpec, settled: TrunkSpec) -> None:
     for place in _all_places(f"{_name(identity)}.json"):
         with suppress(OSError):
             with cache_write(place) as path:
-                path.write_text(text)
+                path.write_text(text, encoding="utf-8", newline="\n")
                 _close(path)
             if _is_own(place):
                 return

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from extract.core.config import ExtractConfig, TrunkSpec
-from extract.core.console import Described, log, progress
+from extract.core.console import Described, log, log_lines, progress
 from extract.core.errors import (
     SettingError,
     StoreError,
@@ -133,7 +133,7 @@ def _open_inputs(source: str | os.PathLike[str], run: RunSettings) -> tuple[Sour
     if run.config.cluster:
         check_ray()  # before a file is created
     images = list_source(source, run.config.columns, run.config.root)
-    log.info("%s", describe_source(images))
+    log_lines(describe_source(images))
     check_source(images, run.config.dry_run)
     if run.views.views and not len(training_rows(images.items)):
         raise SettingError(f"views: have no effect, for {images.root} has no training images")

@@ -50,15 +50,15 @@ def format_description(description: dict[str, Any]) -> str:
     shards = f" in {count_of(files, 'shard')}" if values.get("shards") else ""
     state = f"{description['status']['not_yet']} images still to do"
     lines = [
-        f"{description['file']}: {description['images']} images{shards}, "
+        f"{quoted(description['file'])}: {description['images']} images{shards}, "
         f"{show_bytes(description['bytes'])}, {'complete' if description['complete'] else state}",
         "",
-        f"trunk      {values['trunk']}, {width} x {height} pixels ({values['resize']}, "
+        f"trunk      {quoted(values['trunk'])}, {width} x {height} pixels ({values['resize']}, "
         f"{values['interpolation']}), preprocessing {values['preprocess']}",
-        f"weights    {values['weights']}, SHA-256 {values['weights_sha256']}",
+        f"weights    {quoted(values['weights'])}, SHA-256 {values['weights_sha256']}",
     ]
     lines += [
-        f"features   {layer}: {' x '.join(map(str, shape))} {values['dtype']}, "
+        f"features   {quoted(layer)}: {' x '.join(map(str, shape))} {values['dtype']}, "
         f"pooling {values['pooling']}"
         for layer, shape in description["layers"].items()
     ]
@@ -69,5 +69,5 @@ def format_description(description: dict[str, Any]) -> str:
     lines += ["", *format_counts(description["counts"], values["class_names"], _MOST_CLASSES)]
     if failed := description["failed"]:
         lines += ["", f"{len(failed)} images could not be read:"]
-        lines += [f"  {quoted(key)}: {reason}" for key, reason in failed.items()]
+        lines += [f"  {quoted(key)}: {quoted(reason)}" for key, reason in failed.items()]
     return "\n".join(lines)

@@ -4,7 +4,6 @@ Rows are written before the ``status`` that counts them, so that a stop at any m
 the last second and never leaves a wrong row.
 """
 
-import os
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from extract.core.atomic import fsync_handle
 from extract.core.config import TrunkSpec, ViewSpec
 from extract.core.row_block import DONE, FAILED, PENDING, RowBlock
 from extract.images.item import SPLITS
@@ -199,7 +199,7 @@ class StoreFile:
 
     def _sync(self) -> None:
         self._file.flush()
-        os.fsync(self._file.id.get_vfd_handle())
+        fsync_handle(self._file.id.get_vfd_handle())
 
 
 @contextmanager
