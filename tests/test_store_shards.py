@@ -718,7 +718,7 @@ def test_complete_is_said_of_the_whole(images: Path, tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("no/parts", r"no: no such folder; expected one to write parts into"),
-        ("x" * 250, r"out.h5: cannot be written: .*File name too long"),
+        ("x" * 256, r"cannot be written: .*File name too long"),
     ],
 )
 def test_a_folder_that_cannot_be_made_is_named(
