@@ -473,8 +473,12 @@ def test_a_saved_head_is_exported_from_python(stores: dict[int, Path], tmp_path:
     for head in ("logistic", "knn"):
         assert train_head([*words, "--head", head, "-o", str(tmp_path / head)]) == 0
     folder = tmp_path / "logistic"
-    export_head(folder, tmp_path / "model.keras", quiet=True)
-    export_head(str(folder), f"{tmp_path}/served.2/")
+    for _ in range(2):  # an exported model is replaced
+        export_head(folder, tmp_path / "model.keras", quiet=True)
+        export_head(str(folder), f"{tmp_path}/served.2/")
+    for name in ("model.onnx", "model.tflite"):
+        for _ in range(2):
+            export_head(folder, tmp_path / name, quiet=True)
     dataset = load_dataset(stores[2], "conv1_relu")
     np.save(tmp_path / "pixels.npy", pixels_of(dataset, stores[2].with_name("images")))
     found, _ = read(tmp_path, ["model.keras", "served.2"])
