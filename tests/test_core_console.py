@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -53,8 +54,6 @@ def test_a_wrong_word_is_one_line(
 def test_without_a_terminal_a_line_says_how_far_it_is(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(log, "propagate", True)
-    monkeypatch.setattr(log, "handlers", [])
     with caplog.at_level(logging.INFO, "headstart"):
         for seconds in (0.0, 3600.0):
             monkeypatch.setattr(console, "LINE_SECONDS", seconds)
@@ -64,6 +63,21 @@ def test_without_a_terminal_a_line_says_how_far_it_is(
                 bar.update(5)
     # No line for the end, which the command reports itself.
     assert [record.getMessage().split(",")[0] for record in caplog.records] == ["5 of 10 images"]
+
+
+def test_a_command_in_a_notebook_leaves_its_logging_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handlers: list[logging.Handler] = [logging.NullHandler()]
+    monkeypatch.setattr(log, "handlers", handlers)
+    log.setLevel(logging.ERROR)
+    try:
+        for words in (["--dry-run", "-q"], ["--dry-run", "-v"]):
+            assert cli.main([str(tmp_path / "none"), str(tmp_path / "out.h5"), *words]) == 1
+            assert (log.handlers, log.propagate, log.level) == (handlers, True, logging.ERROR)
+    finally:
+        log.setLevel(logging.NOTSET)
+    assert "none" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

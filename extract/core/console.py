@@ -43,6 +43,19 @@ class _Handler(logging.Handler):
         tqdm.write(prefix + record.getMessage(), file=sys.stderr)
 
 
+@contextmanager
+def _messages_on_stderr(level: int) -> Iterator[None]:
+    """Write messages to stderr during a command; a notebook's own logging is as before after it."""
+    former = log.handlers, log.propagate, log.level
+    log.handlers, log.propagate = [_Handler()], False
+    log.setLevel(level)
+    try:
+        yield
+    finally:
+        log.handlers, log.propagate = former[:2]
+        log.setLevel(former[2])
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line and name the nearest flag; flags are not abbreviated."""
 
@@ -199,11 +212,19 @@ def run_command(
     """
     # Intermixed, because flags may stand between two words of which one is optional.
     arguments = parser.parse_intermixed_args(argv)
-    log.handlers = [_Handler()]
-    log.propagate = False
-    log.setLevel(
+    level = (
         logging.WARNING if arguments.quiet else logging.DEBUG if arguments.verbose else logging.INFO
     )
+    with _messages_on_stderr(level):
+        return _outcome(parser, command, arguments)
+
+
+def _outcome(
+    parser: argparse.ArgumentParser,
+    command: Callable[[argparse.Namespace], int],
+    arguments: argparse.Namespace,
+) -> int:
+    """Run one command, print what went wrong, and return the exit code."""
     try:
         return command(arguments)
     except HeadstartError as error:
