@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -94,8 +95,6 @@ def test_a_pipe_gets_every_name_in_utf_8(encoding: str) -> None:
 def test_without_a_terminal_a_line_says_how_far_it_is(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(log, "propagate", True)
-    monkeypatch.setattr(log, "handlers", [])
     with caplog.at_level(logging.INFO, "headstart"):
         for seconds in (0.0, 3600.0):
             monkeypatch.setattr(console, "LINE_SECONDS", seconds)
@@ -105,6 +104,21 @@ def test_without_a_terminal_a_line_says_how_far_it_is(
                 bar.update(5)
     # No line for the end, which the command reports itself.
     assert [record.getMessage().split(",")[0] for record in caplog.records] == ["5 of 10 images"]
+
+
+def test_a_command_in_a_notebook_leaves_its_logging_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handlers: list[logging.Handler] = [logging.NullHandler()]
+    monkeypatch.setattr(log, "handlers", handlers)
+    log.setLevel(logging.ERROR)
+    try:
+        for words in (["--dry-run", "-q"], ["--dry-run", "-v"]):
+            assert cli.main([str(tmp_path / "none"), str(tmp_path / "out.h5"), *words]) == 1
+            assert (log.handlers, log.propagate, log.level) == (handlers, True, logging.ERROR)
+    finally:
+        log.setLevel(logging.NOTSET)
+    assert "none" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from extract.core.config import TrunkSpec
-from extract.core.console import log
 from extract.core.errors import EngineError
 from extract.engines.base import Engine
 from extract.engines.keras_engine import KerasEngine
@@ -125,9 +124,8 @@ def test_a_trunk_that_does_not_convert_runs_in_keras(
 
     monkeypatch.setattr("openvino.convert_model", refuse)
     spec = TrunkSpec(trunk="mobilenet", weights="none", layer=("conv1",), image_size=(40, 40))
-    log.propagate = True
-    log.setLevel("INFO")
-    assert open_engine(spec).name == "keras"
+    with caplog.at_level("INFO", "headstart"):
+        assert open_engine(spec).name == "keras"
     assert "OpenVINO cannot convert it (no such operation)" in caplog.text
     with pytest.raises(EngineError, match=r"cannot convert it .*use --engine keras"):
         open_engine(spec, engine="openvino")

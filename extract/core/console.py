@@ -62,6 +62,31 @@ class _Terminal:
         self.write("".join(lines))
 
 
+@contextmanager
+def _messages_on_stderr(level: int) -> Iterator[None]:
+    """Write messages to stderr during a command; a notebook's own logging is as before after it."""
+    former = log.handlers, log.propagate, log.level
+    log.handlers, log.propagate = [_Handler()], False
+    log.setLevel(level)
+    try:
+        yield
+    finally:
+        log.handlers, log.propagate = former[:2]
+        log.setLevel(former[2])
+
+
+@contextmanager
+def _any_name_on_stdout() -> Iterator[None]:
+    """Let stdout take every name: a pipe as UTF-8, as files have it, a terminal with escapes."""
+    stdout, terminal = sys.stdout, sys.stdout.isatty()
+    if isinstance(stdout, io.TextIOWrapper) and terminal:
+        stdout.reconfigure(errors="backslashreplace")
+    elif isinstance(stdout, io.TextIOWrapper):
+        stdout.reconfigure(encoding="utf-8", newline="\n")
+    with redirect_stdout(cast(TextIO, _Terminal(stdout))) if terminal else nullcontext():
+        yield
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line and name the nearest flag; flags are not abbreviated."""
 
@@ -225,16 +250,21 @@ def run_command(
     """
     # Intermixed, because flags may stand between two words of which one is optional.
     arguments = parser.parse_intermixed_args(argv)
-    log.handlers = [_Handler()]
-    log.propagate = False
-    log.setLevel(
+    level = (
         logging.WARNING if arguments.quiet else logging.DEBUG if arguments.verbose else logging.INFO
     )
-    _write_any_name(sys.stdout)
-    shown = cast(TextIO, _Terminal(sys.stdout)) if sys.stdout.isatty() else None
+    with _messages_on_stderr(level), _any_name_on_stdout():
+        return _outcome(parser, command, arguments)
+
+
+def _outcome(
+    parser: argparse.ArgumentParser,
+    command: Callable[[argparse.Namespace], int],
+    arguments: argparse.Namespace,
+) -> int:
+    """Run one command, print what went wrong, and return the exit code."""
     try:
-        with redirect_stdout(shown) if shown else nullcontext():
-            return command(arguments)
+        return command(arguments)
     except HeadstartError as error:
         log_lines(traceback.format_exc(), logging.DEBUG)
         _say(f"{parser.prog}: {error}")
@@ -253,14 +283,6 @@ def run_command(
         bug = "this is a bug in headstart; please report it with the lines above"
         _say(f"{traceback.format_exc()}{parser.prog}: {bug}")
         return ExitCode.BUG
-
-
-def _write_any_name(stdout: TextIO) -> None:
-    """Let stdout take every name: a pipe as UTF-8, as files have it, a terminal with escapes."""
-    if isinstance(stdout, io.TextIOWrapper) and stdout.isatty():
-        stdout.reconfigure(errors="backslashreplace")
-    elif isinstance(stdout, io.TextIOWrapper):
-        stdout.reconfigure(encoding="utf-8", newline="\n")
 
 
 def _say(text: str) -> None:
