@@ -25,6 +25,7 @@ class ExtractSettings(TypedDict, total=False):
     pooling: str | None
     resize: str | None
     interpolation: str | None
+    decoding: str | None
     views: int | None
     seed: int | None
     rotation: float | None

@@ -77,7 +77,7 @@ def test_a_bad_running_setting_is_named(settings: dict[str, object], message: st
         ({"views": 2, "seed": 2**32}, "seed: found 4294967296; expected 0 or more and below"),
         (
             {"views": 2, "rotation": 0, "shift": 0, "shear": 0, "zoom": 0, "flip": False},
-            "views: have no effect without rotation, shift, shear, zoom or flip",
+            "views: no effect without rotation, shift, shear, zoom or flip",
         ),
     ],
 )
@@ -96,7 +96,7 @@ def test_the_usual_views_are_those_of_the_course() -> None:
     [("0", 1000, 0), ("3", 1000, 3), ("1%", 1000, 10), ("1%", 99, 0), ("0.5%", 1000, 5)],
 )
 def test_tolerated_images(max_bad: str, total: int, tolerated: int) -> None:
-    assert ExtractConfig(max_bad=max_bad).tolerated(total) == tolerated
+    assert ExtractConfig(max_bad=max_bad).allowed("max_bad", total) == tolerated
 
 
 def test_a_spec_survives_its_dictionary() -> None:

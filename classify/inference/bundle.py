@@ -44,7 +44,7 @@ from classify.search import checkpoint
 from classify.search.leaderboard import Result
 from classify.settings.head_spec import KERAS_HEADS
 from extract.core.atomic import atomic_write
-from extract.core.config import TrunkSpec
+from extract.core.config import BEFORE, TrunkSpec
 from extract.core.errors import HeadError, quoted
 from extract.images.item import reason_of
 
@@ -199,7 +199,7 @@ def load_head(folder: PathLike) -> TrainedHead:
             name,
             FittedHead.load(folder, name),
             names,
-            trunk=TrunkSpec.from_dict(described["trunk"]),
+            trunk=TrunkSpec.from_dict(BEFORE | described["trunk"]),
             shape=tuple(described["shape"]),
             **{field: described[field] for field in ("layer", *_RECORDED)},
         )

@@ -15,14 +15,11 @@ from zipfile import BadZipFile, ZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.core.config import OUTPUT, ExtractConfig, TrunkSpec
+from extract.core.config import BEFORE, OUTPUT, PIXEL_SETTINGS, ExtractConfig, TrunkSpec
 from extract.core.console import log
 from extract.core.errors import TrunkError
 from extract.engines.base import Engine
 from extract.engines.select import open_engine
-
-# Settings that an exported model records for its images.
-_FIT = ("resize", "interpolation")
 
 
 class CompleteModel(NamedTuple):
@@ -71,7 +68,8 @@ def open_classifier(config: ExtractConfig, **settings: Any) -> CompleteModel:
     spec = TrunkSpec(layer=(OUTPUT,), pooling="none", **settings)
     if spec.is_file:
         held = read_metadata(Path(spec.trunk))
-        spec = replace(spec, **{name: held[name] for name in _FIT if name in held})
+        held = BEFORE | held if held else held
+        spec = replace(spec, **{name: held[name] for name in PIXEL_SETTINGS if name in held})
     engine = open_engine(spec, batch_size=config.batch_size)
     shape = engine.shapes[OUTPUT]
     if len(shape) != 1:

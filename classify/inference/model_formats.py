@@ -41,6 +41,7 @@ def describe(head: TrainedHead) -> dict[str, Any]:
         "image_size": list(spec.image_size),
         "resize": spec.resize,
         "interpolation": spec.interpolation,
+        "decoding": spec.decoding,
         "antialias": spec.interpolation != "nearest",
         "colour_order": "RGB",
         "value_range": [0, 255],

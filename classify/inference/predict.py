@@ -115,7 +115,7 @@ def _predict_images(
     best = {prediction.key: prediction.label for prediction in reversed(labelled)}
     answers = [best[item.key] for item in items]
     evaluation = evaluate_labels(items, answers, listed.class_names, model.class_names)
-    predictions = Predictions(labelled, running.tolerated(len(items)), timings, evaluation)
+    predictions = Predictions(labelled, running.allowed("max_bad", len(items)), timings, evaluation)
     if path:
         predictions.save(path, config.format)
     for prediction in predictions:

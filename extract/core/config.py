@@ -6,6 +6,7 @@ A field here, the long flag on the command line and the attribute in the store h
 import os
 import re
 from dataclasses import asdict, dataclass, fields
+from importlib.util import find_spec
 from typing import Any
 
 from extract.core.applications import TRUNKS
@@ -17,12 +18,16 @@ from extract.core.flags import (
     flag,
     parse_columns,
     parse_image_size,
+    share_of,
 )
 
 MODEL_ENDING = ".keras"
 IN_MODEL = "model"
 OUTPUT = "output"  # the layer that is the output of the complete model
 DTYPES = ("float32", "float16")
+# How an image becomes the pixels of the trunk's input, and how it did before there was a choice.
+PIXEL_SETTINGS, BEFORE = ("resize", "interpolation", "decoding"), {"decoding": "full"}
+HAS_SIMD = find_spec("cykooz_resizer") is not None
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 
 
@@ -76,6 +81,13 @@ class TrunkSpec(Settings):
     interpolation: str = flag(
         "bilinear", "resampling filter", choices=("nearest", "bilinear", "bicubic", "lanczos")
     )
+    decoding: str = flag(
+        "fast" if HAS_SIMD else "scaled",
+        "fast reads large JPEGs at a smaller size and resizes with SIMD; scaled has no SIMD, full "
+        "neither",
+        choices=("fast", "scaled", "full"),
+        shown="fast where cykooz.resizer is installed, otherwise scaled",
+    )
     preprocess: str = flag(
         "",
         "the model's own preprocessing, the course's 1/255, or 0..255 unchanged",
@@ -92,6 +104,8 @@ class TrunkSpec(Settings):
         else:
             self._complete_application()
         check_fields(self)
+        if self.decoding == "fast" and not HAS_SIMD:
+            raise SettingError("decoding fast: needs cykooz.resizer; install it, or use scaled")
         if len(set(self.layer)) != len(self.layer):
             raise SettingError(f"layer: found {', '.join(self.layer)}; expected each layer once")
 
@@ -213,8 +227,8 @@ class ExtractConfig(Settings):
     def __post_init__(self) -> None:
         check_fields(self)
         parse_columns(self.columns)
-        self.tolerated(0)
-        self.removable(0)
+        self.allowed("max_bad", 0)
+        self.allowed("max_removed", 0)
         if self.max_removed != type(self).max_removed and not self.update:
             raise SettingError("max_removed: has no effect without --update")
         if self.workers > 1024:  # the system refuses to start ten thousand threads
@@ -234,21 +248,9 @@ class ExtractConfig(Settings):
                 f"cluster: found {self.cluster!r}; expected local, auto or HOST:PORT"
             )
 
-    def tolerated(self, total: int) -> int:
-        """Return how many of ``total`` images may be unreadable."""
-        return _share("max_bad", self.max_bad, total)
-
-    def removable(self, total: int) -> int:
-        """Return how many of ``total`` rows an update may drop."""
-        return _share("max_removed", self.max_removed, total)
-
-
-def _share(name: str, value: str, total: int) -> int:
-    """Return a number, or the part of ``total`` that a percentage is."""
-    match = re.fullmatch(r"(\d+)|(\d+\.?\d*|\.\d+)%", str(value).replace(" ", ""))
-    if not match or float(match[2] or 0) > 100:
-        raise SettingError(f"{name}: found {value!r}; expected a number or a share such as 1%")
-    return int(match[1]) if match[1] else int(total * float(match[2]) / 100)
+    def allowed(self, name: str, total: int) -> int:
+        """Return how many of ``total`` images or rows ``max_bad`` or ``max_removed`` allows."""
+        return share_of(name, getattr(self, name), total)
 
 
 @documented
@@ -292,9 +294,7 @@ class ViewSpec(Settings):
         if not self.views and given:
             raise SettingError(f"{next(iter(given))}: has no effect without --views")
         if self.views:
-            declared = {f.name: f.metadata for f in fields(self)}
-            usual = {k: how["usual"] for k, how in declared.items() if "usual" in how}
+            usual = {f.name: f.metadata["usual"] for f in fields(self) if "usual" in f.metadata}
             self._set(**(usual | given))
             if not any((self.rotation, self.shift, self.shear, self.zoom, self.flip)):
-                effects = "rotation, shift, shear, zoom or flip"
-                raise SettingError(f"views: have no effect without {effects}; give one of them")
+                raise SettingError("views: no effect without rotation, shift, shear, zoom or flip")

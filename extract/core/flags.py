@@ -194,3 +194,11 @@ def parse_columns(text: str) -> dict[str, str]:
             raise SettingError(f"columns: found {role} twice; expected one column for it")
         columns[role] = column
     return columns
+
+
+def share_of(name: str, value: str, total: int) -> int:
+    """Return a number, or the part of ``total`` that a percentage is."""
+    match = re.fullmatch(r"(\d+)|(\d+\.?\d*|\.\d+)%", str(value).replace(" ", ""))
+    if not match or float(match[2] or 0) > 100:
+        raise SettingError(f"{name}: found {value!r}; expected a number or a share such as 1%")
+    return int(match[1]) if match[1] else int(total * float(match[2]) / 100)

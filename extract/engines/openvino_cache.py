@@ -19,7 +19,7 @@ from platformdirs import user_cache_path
 
 from extract.core.applications import TRUNKS
 from extract.core.atomic import cache_write
-from extract.core.config import IN_MODEL, TrunkSpec
+from extract.core.config import IN_MODEL, PIXEL_SETTINGS, TrunkSpec
 from extract.core.console import log
 from extract.core.errors import EngineError, first_line
 from extract.trunks.backend import convert_to_openvino, load_openvino
@@ -205,7 +205,7 @@ def cache_folder() -> Path:
 
 def _identity(spec: TrunkSpec, calibration_digest: str) -> dict[str, Any]:
     """Return everything that determines a converted trunk, as JSON can hold it."""
-    settings = {k: v for k, v in spec.to_dict().items() if k not in ("resize", "interpolation")}
+    settings = {k: v for k, v in spec.to_dict().items() if k not in PIXEL_SETTINGS}
     for name in ("trunk", "weights"):
         # A model of Keras has fixed files. Of a user's file only the content counts.
         file = Path(settings[name])

@@ -146,7 +146,7 @@ def _check_removed(run: RunSettings, source: Source) -> None:
     """Raise StoreError where an update would drop many rows: a disk may not be mounted."""
     keys = run.existing.keys if run.existing else []
     removed = set(keys) - {item.key for item in source.items}
-    if len(removed) > run.config.removable(len(keys)):
+    if len(removed) > run.config.allowed("max_removed", len(keys)):
         found = f"{quoted(source.root)} lacks {listed(removed, 'image')} of {len(keys):,}"
         expected = f"expected at most {run.config.max_removed}"
         remedy = "check that all of it is there, or add --max-removed 100%"

@@ -121,7 +121,7 @@ def run_extraction(
             summary,
             computed=computed,
             failed=[(store.keys[failure.row], failure.reason) for failure in store.failures()],
-            tolerated=config.tolerated(len(images.items)),
+            tolerated=config.allowed("max_bad", len(images.items)),
             error=measure_error(store, images.items, engine, config.workers) if low else None,
         )
 

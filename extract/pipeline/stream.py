@@ -223,7 +223,9 @@ def _load_now(items: Items, spec: TrunkSpec, views: ViewSpec, row: int) -> Pixel
     try:
         content = read_item(item)
         read, digest = time.monotonic(), digest_bytes(content)
-        plain = decode(content, spec.image_size, spec.resize, spec.interpolation, notes)
+        plain = decode(
+            content, spec.image_size, spec.resize, spec.interpolation, spec.decoding, notes
+        )
     except ImageError as error:
         reason = str(error)
     except MemoryError:

@@ -1,6 +1,7 @@
 """Turn the bytes of one image into RGB pixels of a fixed size, or give a short reason why not."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,17 @@ import numpy as np
 from extract.core.errors import ImageError
 from extract.core.row_block import Note
 from extract.images.kinds import image_kind, what_it_is
-from extract.pixels.jpeg import read_jpeg
+from extract.pixels.jpeg import Shrink, read_jpeg
 from extract.pixels.levels import note_range, to_bytes
 from extract.pixels.pillow import load_image, open_image, reasons
 from extract.pixels.png import read_png
 from extract.pixels.tiff import read_tiff
+
+Resample = Callable[[Any, tuple[int, int], tuple[float, ...]], Any]
+# EXIF's tag of the orientation; its values for swapped axes, and for mirrored columns and rows.
+_ORIENTATION = 0x0112
+_SWAPPED = (5, 6, 7, 8)
+_MIRRORED = ((2, 3, 6, 7), (3, 4, 7, 8))
 
 
 def decode(
@@ -20,6 +27,7 @@ def decode(
     size: tuple[int, int],
     resize: str = "stretch",
     interpolation: str = "bilinear",
+    decoding: str = "full",
     notes: list[Note] | None = None,
 ) -> np.ndarray:
     """Decode the first frame of an image, turn it upright, lay it on white and resize it.
@@ -29,6 +37,9 @@ def decode(
         size: Height and width of the result in pixels.
         resize: ``stretch``, ``crop`` to the middle or ``pad`` with black.
         interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``.
+        decoding: ``full``; ``scaled`` reads a JPEG at 1/2, 1/4 or 1/8 of its size if that is twice
+            ``size`` at least; ``fast`` also resizes with SIMD. Both are within a grey level of
+            ``full`` on average, and never more than a few off at an edge.
         notes: Receives what is doubtful about an image that is read.
 
     Returns:
@@ -37,30 +48,52 @@ def decode(
     Raises:
         ImageError: The image cannot be read; the message is the reason, at most 120 bytes.
     """
-    from PIL.Image import Resampling
-
-    resample = Resampling[interpolation.upper()]
     kind = image_kind(content)
     if kind is None:
         raise ImageError(what_it_is(content))
     noted = [] if notes is None else notes
-    image = _read(content, kind, noted)
-    return np.array(_resize(_to_rgb(image, kind, noted), size[::-1], resize, resample))
+    can_shrink = decoding != "full" and interpolation != "nearest"  # nearest pixels would be others
+    shrink = partial(_shrink, max(size), resize) if can_shrink else None
+    image, box = _read(content, kind, noted, shrink)
+    resample = partial(_resample, interpolation, decoding)
+    return np.array(_resize(_to_rgb(image, kind, noted), box, size[::-1], resize, resample))
 
 
-def _read(content: bytes, kind: str, notes: list[Note]) -> Any:
-    """Read the first frame and turn it upright."""
+def _read(
+    content: bytes, kind: str, notes: list[Note], shrink: Shrink | None
+) -> tuple[Any, tuple[float, ...]]:
+    """Read the first frame and turn it upright; also return the box in which its pixels are."""
     from PIL import ImageOps
 
     read = _READERS.get(kind)
-    image = read(content, notes) if read else load_image(content, kind)
+    if kind == "JPEG":
+        image, covered = read_jpeg(content, notes, shrink)
+    else:
+        image = read(content, notes) if read else load_image(content, kind)
+        covered = image.size
+    stored, orientation = image.size, 1
     with reasons(kind):
         try:
+            orientation = image.getexif().get(_ORIENTATION, 1)
             ImageOps.exif_transpose(image, in_place=True)
         except Exception as error:  # broken EXIF loses the orientation, not the image
             if isinstance(error, MemoryError):
                 raise
-    return image
+    return image, _turn_box(stored, covered, orientation)
+
+
+def _turn_box(
+    stored: tuple[int, int], covered: tuple[float, float], orientation: int
+) -> tuple[float, ...]:
+    """Return the part that pixels cover of an image that is upright now.
+
+    The last column and row of a shrunk image reach beyond it, and may be the first ones now.
+    """
+    beyond = [stored[0] - covered[0], stored[1] - covered[1]]
+    if orientation in _SWAPPED:
+        covered, beyond = covered[::-1], beyond[::-1]
+    left, top = (beyond[i] * (orientation in _MIRRORED[i]) for i in (0, 1))
+    return left, top, left + covered[0], top + covered[1]
 
 
 def _read_gif(content: bytes, notes: list[Note]) -> Any:
@@ -110,7 +143,6 @@ def _read_ppm(content: bytes, notes: list[Note]) -> Any:
 
 # Kind -> function that reads its first frame; Pillow alone reads the others.
 _READERS: Mapping[str, Callable[[bytes, list[Note]], Any]] = {
-    "JPEG": read_jpeg,
     "PNG": read_png,
     "TIFF": read_tiff,
     "PPM": _read_ppm,
@@ -134,20 +166,63 @@ def _to_rgb(image: Any, kind: str, notes: list[Note]) -> Any:
         return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _resize(image: Any, size: tuple[int, int], resize: str, resample: int) -> Any:
-    """Bring an image to (width, height)."""
-    from PIL import Image, ImageOps
+def _shrink(side: int, resize: str, width: int, height: int) -> int:
+    """Return 8, 4 or 2 if an image that much smaller is twice as large as the result, or else 1.
 
+    ``side`` is the longer one of the result, because the image may have to be turned.
+    """
+    longest = max(width, height) if resize == "pad" else min(width, height)
+    return next((n for n in (8, 4, 2) if longest >= 2 * n * side), 1)
+
+
+def _resize(
+    image: Any, box: tuple[float, ...], size: tuple[int, int], resize: str, resample: Resample
+) -> Any:
+    """Bring the part of an image in a box to (width, height)."""
+    from PIL import Image
+
+    width, height = box[2] - box[0], box[3] - box[1]
     if resize == "stretch":
-        return image if image.size == size else image.resize(size, resample)
+        return resample(image, size, box)
     if resize == "crop":
-        return ImageOps.fit(image, size, resample)
+        ratio = size[0] / size[1]
+        part = min(width, ratio * height), min(height, width / ratio)
+        left, top = box[0] + (width - part[0]) * 0.5, box[1] + (height - part[1]) * 0.5
+        return resample(image, size, (left, top, left + part[0], top + part[1]))
     if resize != "pad":
         raise ValueError(f"resize: found {resize!r}; expected stretch, crop or pad")
     # As ImageOps.pad, which rounds the short side of a thin image to 0 and returns all black.
-    scale = min(size[0] / image.width, size[1] / image.height)
-    inner = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    scale = min(size[0] / width, size[1] / height)
+    inner = max(1, round(width * scale)), max(1, round(height * scale))
     padded = Image.new("RGB", size)
     corner = round((size[0] - inner[0]) / 2), round((size[1] - inner[1]) / 2)
-    padded.paste(image.resize(inner, resample), corner)
+    padded.paste(resample(image, inner, box), corner)
     return padded
+
+
+def _resample(
+    interpolation: str, decoding: str, image: Any, size: tuple[int, int], box: tuple[float, ...]
+) -> Any:
+    """Resample the part of an RGB image in a box."""
+    from PIL.Image import Resampling
+
+    if image.size == size and box == (0, 0, *size):
+        return image
+    # The other filters overshoot, and what is clipped depends on the order of rows and columns.
+    if decoding == "fast" and interpolation == "bilinear":
+        return _resample_fast(image, size, box)
+    return image.resize(size, Resampling[interpolation.upper()], box)
+
+
+def _resample_fast(image: Any, size: tuple[int, int], box: tuple[float, ...]) -> Any:
+    """Resample the part of an RGB image in a box, bilinear and with SIMD."""
+    import cykooz_resizer as simd
+    from PIL import Image
+
+    source = simd.ImageData(*image.size, simd.PixelType.U8x3, image.tobytes())
+    target = simd.ImageData(*size, simd.PixelType.U8x3)
+    bilinear = simd.ResizeAlg.convolution(simd.FilterType.bilinear)
+    left, top, right, bottom = box
+    part = simd.CropBox(left, top, right - left, bottom - top)
+    simd.Resizer().resize(source, target, simd.ResizeOptions(bilinear, crop_box=part))
+    return Image.frombytes("RGB", size, target.get_buffer())

@@ -5,7 +5,7 @@ decodes with the same library, gives the same pixels no slower, and raises on th
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from extract.core.errors import ImageError
 from extract.core.row_block import Note
 from extract.pixels.pillow import check_size, load_image, open_image, reasons, replace_pixels
 
+Shrink = Callable[[int, int], int]
 # Warnings of libjpeg (jerror.h) that mean lost pixels.
 _HOLES = ("premature end", "bad huffman", "bad arithmetic", "instead of rst")
 _DOUBTFUL = ("extraneous bytes", "inconsistent progression")
@@ -29,12 +30,19 @@ _SEQUENTIAL = (0xC0, 0xC1)
 _TABLES, _SCAN, _JFIF, _ADOBE = 0xC4, 0xDA, 0xE0, 0xEE
 
 
-def read_jpeg(content: bytes, notes: list[Note]) -> Any:
-    """Read a JPEG as a Pillow image.
+def read_jpeg(
+    content: bytes, notes: list[Note], shrink: Shrink | None = None
+) -> tuple[Any, tuple[float, float]]:
+    """Read a JPEG as a Pillow image, at a fraction of its size if that is enough.
 
     Args:
         content: The file.
         notes: Receives a note if there are bytes that belong to no pixel.
+        shrink: Says of a width and a height by what libjpeg divides them: 1, 2, 4 or 8.
+
+    Returns:
+        The image, and the part of it that pixels cover, from its upper left corner: width and
+        height of a shrunk image are rounded up.
 
     Raises:
         ImageError: The image is damaged, or has a hole.
@@ -42,10 +50,11 @@ def read_jpeg(content: bytes, notes: list[Note]) -> Any:
     image = open_image(content, "JPEG")
     segments = _split(content)
     _refuse_zeros(content, segments)
-    pixels, warning = _decode_strictly(content, image)
+    by = shrink(*image.size) if shrink and image.mode in ("L", "RGB") else 1
+    pixels, warning = _decode_strictly(content, image, by)
     if warning and not _is_hole(warning):
         # Only the first warning is told: what is odd in the header would hide a hole.
-        pixels, warning = _decode_strictly(_without_metadata(content, segments), image)
+        pixels, warning = _decode_strictly(_without_metadata(content, segments), image, by)
     if _is_hole(warning):
         raise ImageError(
             "is truncated" if "end of JPEG file" in warning else f"has a hole ({warning})"
@@ -54,8 +63,9 @@ def read_jpeg(content: bytes, notes: list[Note]) -> Any:
         _check_restarts(content)
         notes.append(_EXTRA)
     if pixels is None or image.mode == "CMYK":
-        return load_image(content, "JPEG")
-    return replace_pixels(image, pixels)
+        image = load_image(content, "JPEG")
+        return image, image.size
+    return replace_pixels(image, pixels), (image.width / by, image.height / by)
 
 
 def find_hole(content: bytes) -> str:
@@ -82,18 +92,20 @@ def _is_hole(warning: str) -> bool:
     return any(word in warning.lower() for word in _HOLES)
 
 
-def _decode_strictly(content: bytes, image: Any) -> tuple[np.ndarray | None, str]:
-    """Return (H, W) or (H, W, C) pixels of the size that the header gives, or the first warning."""
+def _decode_strictly(content: bytes, image: Any, by: int) -> tuple[np.ndarray | None, str]:
+    """Return (H, W) or (H, W, C) pixels of the header's size divided, or the first warning."""
     from simplejpeg import decode_jpeg
 
     space = _SPACES.get(image.mode)
     if space is None:
         return None, ""
     with reasons("JPEG"):
-        pixels = np.empty((image.height, image.width, len(image.getbands())), np.uint8)
+        height, width = -(-image.height // by), -(-image.width // by)
+        pixels = np.empty((height, width, len(image.getbands())), np.uint8)
+        least = {"min_height": height, "min_width": width, "min_factor": by} if by > 1 else {}
         try:
             # A buffer, so that no other header can ask for more memory.
-            read = decode_jpeg(content, space, buffer=pixels)
+            read = decode_jpeg(content, space, buffer=pixels, **least)
         except ValueError as error:
             return None, str(error)
     if read.shape != pixels.shape:
