@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from extract.core.config import BEFORE
 from extract.core.console import Described
 from extract.core.errors import listed, quoted
 from extract.core.row_block import DONE, FAILED, PENDING, Failure, RowBlock
@@ -54,7 +55,8 @@ class Store(Described):
         self._starts = np.array([shard.rows.start for shard in shards])
         files = [file for file, _ in self._files(self._starts)]
         first = files[0]
-        self.attributes, self.spec, self.view_spec = first.attributes, first.spec, first.view_spec
+        self.attributes = BEFORE | first.attributes
+        self.spec, self.view_spec = first.spec, first.view_spec
         self.class_names = tuple(self.attributes["class_names"])
         self.shapes, self.dtype = first.shapes, first.dtype
         check_same(files)

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from extract.core.atomic import fsync_handle
-from extract.core.config import TrunkSpec, ViewSpec
+from extract.core.config import BEFORE, TrunkSpec, ViewSpec
 from extract.core.row_block import DONE, FAILED, PENDING, RowBlock
 from extract.images.item import SPLITS
 from extract.store.format import REASON_BYTES, wrap_write_errors
@@ -44,7 +44,7 @@ class StoreFile:
         self._file = file
         self.attributes = check_layout(path, file)
         self.dtype = str(self.attributes["dtype"])
-        self.spec = TrunkSpec.from_dict(self.attributes)
+        self.spec = TrunkSpec.from_dict(BEFORE | self.attributes)
         self.view_spec = ViewSpec.from_dict(self.attributes)
         self.keys: list[str] = list(file["keys"].asstr()[:])
         self.groups = list(file["groups"].asstr()[:]) if "groups" in file else None

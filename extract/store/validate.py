@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import h5py
 import numpy as np
 
-from extract.core.config import BEFORE, DTYPES, PRECISIONS, TrunkSpec
+from extract.core.config import DTYPES, PRECISIONS, TrunkSpec
 from extract.core.errors import StoreError
 from extract.core.flags import check_choice
 from extract.images.digests import DIGEST_BYTES
@@ -166,7 +166,7 @@ def check_version(path: Path, file: h5py.File) -> None:
 
 def check_layout(path: Path, file: h5py.File) -> dict[str, Any]:
     """Return the attributes; raise StoreError unless the file is a store that can be read."""
-    attributes = BEFORE | {name: to_plain(value) for name, value in file.attrs.items()}
+    attributes = {name: to_plain(value) for name, value in file.attrs.items()}
     if attributes.get("format") != FORMAT:
         raise StoreError(f"{path}: an HDF5 file of another program; {_EXPECTED}")
     check_version(path, file)
