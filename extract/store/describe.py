@@ -54,7 +54,8 @@ def format_description(description: dict[str, Any]) -> str:
         f"{show_bytes(description['bytes'])}, {'complete' if description['complete'] else state}",
         "",
         f"trunk      {quoted(values['trunk'])}, {width} x {height} pixels ({values['resize']}, "
-        f"{values['interpolation']}, {values['decoding']} decoding), preprocessing {values['preprocess']}",
+        f"{values['interpolation']}, decoding {values['decoding']}), "
+        f"preprocessing {values['preprocess']}",
         f"weights    {quoted(values['weights'])}, SHA-256 {values['weights_sha256']}",
     ]
     lines += [
