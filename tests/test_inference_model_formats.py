@@ -409,7 +409,7 @@ def serve_and_compare(
     """Train on a folder, and compare the labels of some images of another with the program's."""
     pytest.importorskip("tf2onnx")
     store, folder, photos = tmp_path / "out.h5", tmp_path / "out_head", tmp_path / "photos"
-    extract_features(training, store, **settings)
+    extract_features(training, store, **settings, decoding="full")
     words = [str(store), "--head", "logistic", "-q", "--export", f"{tmp_path}/model.keras"]
     assert train_head(words) == 0
     export_head(folder, tmp_path / "model.onnx")
