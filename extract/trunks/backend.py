@@ -1,7 +1,4 @@
-"""Keras' backend: TensorFlow, JAX or PyTorch. No other file knows these libraries.
-
-Importing this module loads none of them.
-"""
+"""Keras' backend: TensorFlow, JAX or PyTorch. Only this file knows them, and imports them late."""
 
 import contextlib
 import ctypes
@@ -211,6 +208,17 @@ def graph_of(definition: Any, optimize: Callable[[Any], Any]) -> Iterator[Any]:
         tf.import_graph_def(definition, name="")
         del definition  # it has a copy of all weights
         yield graph
+
+
+@contextlib.contextmanager
+def as_os_error() -> Iterator[None]:
+    """Raise TensorFlow's own errors of files, such as that of a full disk, as OSError."""
+    from tensorflow.errors import OpError
+
+    try:
+        yield
+    except OpError as error:
+        raise OSError(error.message.rpartition("; ")[2].partition(" [")[0]) from error
 
 
 def fetch(output: Any) -> np.ndarray:
