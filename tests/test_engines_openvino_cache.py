@@ -88,7 +88,7 @@ def test_how_images_are_resized_is_no_part_of_it(kept: CompiledTrunk) -> None:
 def test_another_version_of_a_maker_is_another_trunk(
     kept: CompiledTrunk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compiled, "version", lambda name: "0.0")
+    monkeypatch.setattr(compiled, "installed_version", lambda name: "0.0")
     assert find_compiled(SPEC) is None
 
 
