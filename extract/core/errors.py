@@ -15,6 +15,9 @@ _NO_MEMORY = (
     "--batch-size"
 )
 _NO_FILES = "too many open files; expected a higher limit; raise it (ulimit -n)"
+_NO_TEMPORARY = (
+    "no temporary folder can be written; expected one for a few megabytes; name one with TMPDIR"
+)
 
 
 class ExitCode(IntEnum):
@@ -84,6 +87,8 @@ def lacking(error: Exception) -> str:
     """Say which resource of the machine is exhausted; empty for any other error."""
     if isinstance(error, MemoryError) or "bad_alloc" in str(error):  # the latter is OpenVINO's
         return _NO_MEMORY
+    if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):
+        return _NO_TEMPORARY
     number = error.errno if isinstance(error, OSError) else None
     where = getattr(error, "filename", None) or "a file beside the results"
     if number in (errno.ENOSPC, errno.EDQUOT):
