@@ -169,6 +169,12 @@ def compile_model(model: Any, dtype: str, batch_size: int) -> Callable[[Any], li
     return torch_call
 
 
+def takes_name(name: str) -> bool:
+    """Return whether the backend runs a layer of that name; TensorFlow knows few characters."""
+    in_scope = re.fullmatch(r"[A-Za-z0-9_.\\/>-]*", name)
+    return bool(in_scope) or configuration.backend_name() != "tensorflow"
+
+
 def freeze(model: Any) -> tuple[Any, str, str]:
     """Make a graph of a model in which weights and other tensors are constants.
 

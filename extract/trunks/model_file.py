@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from extract.core.config import TrunkSpec
-from extract.core.errors import TrunkError, first_line
+from extract.core.errors import TrunkError, first_line, quoted
+from extract.trunks.backend import takes_name
 from extract.trunks.keras_import import keras
 
 
@@ -91,6 +92,18 @@ def set_precision(model: Any, precision: str) -> Any:
     converted = keras.models.clone_model(model, clone_function=copy, recursive=True)
     converted.set_weights(model.get_weights())
     return converted
+
+
+def check_names(spec: TrunkSpec, model: Any) -> None:
+    """Raise TrunkError for a layer whose name the backend does not take."""
+    for layer in model.layers:
+        if not takes_name(layer.name):
+            found = f"found the layer {quoted(layer.name)}"
+            expected = "expected names of letters, digits and . _ - as TensorFlow takes them"
+            remedy = "rename the layer, or set KERAS_BACKEND=jax"
+            raise TrunkError(f"{spec.trunk}: {found}; {expected}; {remedy}")
+        if hasattr(layer, "layers"):
+            check_names(spec, layer)
 
 
 def _resolve_size(spec: TrunkSpec, model: Any) -> tuple[int, int]:
