@@ -123,6 +123,19 @@ def test_closed_streams_cost_nothing(closed: str, images: Path, tmp_path: Path) 
     assert int((tmp_path / "opened").read_text()) > 2
 
 
+@pytest.mark.parametrize("kind", [DeprecationWarning, UserWarning])
+def test_no_warning_of_a_library_ends_a_command(kind: type[Warning]) -> None:
+    code = "import warnings; from extract import show_cli; from extract.core import console\n"
+    code += f"def warn(arguments): warnings.warn('old', {kind.__name__}); return 0\n"
+    code += "raise SystemExit(console.run_command(show_cli.show_features_parser(), warn, ['a']))"
+    variables = {**os.environ, "PYTHONWARNINGS": "error"}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=variables, capture_output=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert (b"old" in ended.stderr) == (kind is UserWarning)
+
+
 def test_without_a_terminal_a_line_says_how_far_it_is(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -90,6 +90,16 @@ def _any_name_on_stdout() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _warnings_are_no_errors() -> Iterator[None]:
+    """Let no warning of a library end a command, whatever PYTHONWARNINGS says."""
+    with warnings.catch_warnings():
+        if any(option.startswith("e") for option in sys.warnoptions):
+            warnings.simplefilter("default")
+            warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line and name the nearest flag; flags are not abbreviated."""
 
@@ -246,7 +256,7 @@ def run_command(
     level = (
         logging.WARNING if arguments.quiet else logging.DEBUG if arguments.verbose else logging.INFO
     )
-    with _messages_on_stderr(level), _any_name_on_stdout():
+    with _messages_on_stderr(level), _any_name_on_stdout(), _warnings_are_no_errors():
         return _outcome(parser, command, arguments)
 
 
