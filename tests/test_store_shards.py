@@ -605,6 +605,7 @@ def test_overwrite_makes_anew_what_lacks_a_shard(
     out = tmp_path / "out.h5"
     extract(images, out, shards=tmp_path / "parts")
     (tmp_path / "parts/shard-00001.h5").unlink()
+    caplog.set_level("INFO", "headstart")
     with pytest.raises(StoreError, match=r"shard-00001.h5: no such file; .* with --overwrite"):
         extract(images, out, shards=tmp_path / "parts")
     made = extract(images, out, shards=tmp_path / "parts", overwrite=True)
