@@ -38,7 +38,7 @@ def check_file(path: Path, *inputs: PathLike) -> None:
 def check_target(folder: Path) -> None:
     """Raise HeadError unless a head can be written there and would replace nothing but a head."""
     check_writable(folder, HeadError)
-    if folder.is_symlink() and not folder.exists():
+    if os.path.islink(folder) and not folder.exists():
         found = f"found a link to {quoted(os.readlink(folder))}, which does not exist"
         raise HeadError(f"{folder}: {found}; expected a folder or nothing; name another with -o")
     if folder.exists() and not folder.is_dir():

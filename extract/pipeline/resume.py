@@ -123,7 +123,7 @@ def _below(out: Path, folder: str) -> str:
         str(folder).encode()
     except UnicodeEncodeError:
         raise SettingError(f"shards: found {str(folder)!r}; expected a name in UTF-8") from None
-    if place.is_symlink():
+    if os.path.islink(place):
         raise SettingError(
             f"shards: found {folder}, a link to itself; expected a folder; remove it"
         )

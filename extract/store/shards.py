@@ -171,7 +171,7 @@ def _check_inside(index: Path, home: Path, paths: Sequence[Path]) -> None:
     places = {folder: Path(os.path.realpath(folder)) for folder in {path.parent for path in paths}}
     # Links in a circle lead nowhere, and remain links.
     outside = {
-        f for f, place in places.items() if place.is_symlink() or not place.is_relative_to(real)
+        f for f, place in places.items() if os.path.islink(place) or not place.is_relative_to(real)
     }
     for path in paths:
         if path.parent in outside or path.is_symlink() or path.name == "..":
