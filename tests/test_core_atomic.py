@@ -297,3 +297,11 @@ def test_a_file_system_without_locks_locks_nothing(tmp_path: Path) -> None:
     assert child.returncode == 0
     with locked(tmp_path / "no folder" / "place", HeadError, "train-head"):
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_to_itself_is_a_place_to_write(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop.name)
+    with locked(loop, HeadError, "train-head"), atomic_write(loop, HeadError) as made:
+        made.write_text("whole")
+    assert tree(tmp_path) == {"loop": "whole"}

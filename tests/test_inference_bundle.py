@@ -192,6 +192,10 @@ def _file(folder: Path) -> None:
     folder.write_text("mine")
 
 
+def _loop(folder: Path) -> None:
+    folder.symlink_to(folder.name)
+
+
 def _foreign(folder: Path) -> None:
     folder.mkdir()
     (folder / "thesis.tex").write_text("mine")
@@ -223,6 +227,7 @@ def test_a_bundle_takes_the_place_of_nothing_or_a_bundle(
     ("there", "message"),
     [
         (_file, "found a file"),
+        (_loop, "found a link to head, which does not exist"),
         (_foreign, "found thesis.tex"),
         (_bundle_and_more, "found notes.txt"),
         (_no_bundle_json, "found an unfinished head"),

@@ -106,7 +106,7 @@ def check_targets(
             f"export: found {', '.join(heads)}; expected one of {', '.join(EXPORTABLE)}"
         )
     for one, other in permutations([*targets, *([] if folder is None else [folder])], 2):
-        place, around = Path(one).resolve(), Path(other).resolve()
+        place, around = Path(os.path.realpath(one)), Path(os.path.realpath(other))
         if place == around:
             raise SettingError(f"export: found {one} twice; expected each place once")
         if around in place.parents:

@@ -9,7 +9,7 @@ from classify.data.preprocessing import FILE as TRANSFORM
 from classify.heads.registry import FILES as HEAD_FILES
 from classify.search import checkpoint
 from extract.core.atomic import check_writable
-from extract.core.errors import HeadError
+from extract.core.errors import HeadError, quoted
 
 BUNDLE, RESULT, TIMING = "bundle.json", "result.json", "timing.json"
 TABLE, PREDICTIONS, REPORT = "result.csv", "predictions.csv", "report.html"
@@ -38,6 +38,9 @@ def check_file(path: Path, *inputs: PathLike) -> None:
 def check_target(folder: Path) -> None:
     """Raise HeadError unless a head can be written there and would replace nothing but a head."""
     check_writable(folder, HeadError)
+    if os.path.islink(folder) and not folder.exists():
+        found = f"found a link to {quoted(os.readlink(folder))}, which does not exist"
+        raise HeadError(f"{folder}: {found}; expected a folder or nothing; name another with -o")
     if folder.exists() and not folder.is_dir():
         raise HeadError(f"{folder}: found a file; expected a folder or nothing; name another")
     names = {entry.name for entry in folder.glob("*")}
