@@ -29,9 +29,10 @@ from classify.settings.config import (
 )
 from classify.settings.head_spec import DEFAULTS, KERAS_HEADS, HeadSpec
 from classify.settings.sweep import choose_heads, make_candidates, parse_sweeps
-from extract.core.atomic import locked, remove_leftovers
+from extract.core.atomic import remove_leftovers
 from extract.core.console import log, quiet_mode
 from extract.core.errors import HeadError, SettingError, StoreError
+from extract.limits.locks import locked
 from extract.public import public
 from extract.store.shards import read_layers
 from extract.store.validate import check_there

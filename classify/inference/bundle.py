@@ -45,7 +45,7 @@ from classify.search.leaderboard import Result
 from classify.settings.head_spec import KERAS_HEADS
 from extract.core.atomic import atomic_write
 from extract.core.config import TrunkSpec
-from extract.core.errors import HeadError, quoted
+from extract.core.errors import HeadError, TrunkError, quoted
 from extract.images.item import reason_of
 
 FORMAT = "headstart head"
@@ -204,6 +204,8 @@ def load_head(folder: PathLike) -> TrainedHead:
             **{field: described[field] for field in ("layer", *_RECORDED)},
         )
         fits = head.head.fits(head.shape, len(names))
+    except TrunkError:  # the Keras of this machine cannot be loaded
+        raise
     except Exception as error:  # Keras and skops can raise anything for a damaged file
         if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
             raise  # a limit of the machine, not a damaged head

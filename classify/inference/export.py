@@ -20,7 +20,7 @@ from extract.core.atomic import atomic_write, check_writable
 from extract.core.console import log, quiet_mode
 from extract.core.errors import HeadError, SettingError
 from extract.public import public
-from extract.trunks.backend import backend_name
+from extract.trunks.configuration import backend_name
 
 EXPORTABLE = (*KERAS_HEADS, *LINEAR_HEADS)
 _ENDINGS = (".keras", ".onnx", ".tflite", "")

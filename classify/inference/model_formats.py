@@ -20,7 +20,7 @@ from classify.inference.bundle import TrainedHead
 from classify.inference.head_folder import EXTRA, METADATA
 from extract.core.errors import HeadError
 from extract.images.item import reason_of
-from extract.trunks.backend import freeze, graph_of
+from extract.trunks.backend import as_os_error, freeze, graph_of
 from extract.trunks.keras_import import keras
 from extract.trunks.trunk import Trunk
 
@@ -127,7 +127,8 @@ def _write_keras(model: Any, metadata: Mapping[str, Any], path: Path) -> None:
 
 
 def _write_saved_model(model: Any, metadata: Mapping[str, Any], folder: Path) -> None:
-    model.export(folder, format="tf_saved_model", verbose=False)
+    with as_os_error():
+        model.export(folder, format="tf_saved_model", verbose=False)
     extra = folder / EXTRA
     extra.mkdir()
     for name, value in ((f"{NAMES}.json", metadata[NAMES]), (METADATA, metadata)):

@@ -12,7 +12,8 @@ from extract.engines.memory import check_batch_memory
 from extract.engines.openvino_cache import CompiledTrunk, convert, find_compiled
 from extract.engines.openvino_engine import OpenVinoEngine, check_instructions
 from extract.engines.quantize import Calibration, quantize
-from extract.trunks.backend import backend_name, has_gpu, on_gpu
+from extract.trunks.backend import has_gpu, on_gpu
+from extract.trunks.configuration import backend_name
 
 Calibrate = Callable[[TrunkSpec], Calibration] | str
 

@@ -8,8 +8,9 @@ written, filters). A store has none of these, so they are refused by the name of
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +22,7 @@ from extract.core.errors import StoreError
 from extract.core.flags import check_choice
 from extract.images.digests import DIGEST_BYTES
 from extract.limits.hdf5 import find_trap
+from extract.limits.locks import locked
 from extract.store.format import (
     CHUNK_BYTES,
     COLUMN_TYPES,
@@ -84,6 +86,18 @@ def open_file(path: Path, write: bool = False, cache: int = READ_CACHE) -> Itera
         StoreError: It cannot be opened or closed, or is a stranger's trap.
     """
     check_there(path)
+    with _one_writer(path) if write else nullcontext(), _open(path, write, cache) as file:
+        yield file
+
+
+def _one_writer(path: Path) -> AbstractContextManager[None]:
+    """Lock a file where HDF5 does not: its locks do nothing on Windows."""
+    return nullcontext() if find_spec("fcntl") else locked(path, StoreError, "extract-features")
+
+
+@contextmanager
+def _open(path: Path, write: bool, cache: int) -> Iterator[h5py.File]:
+    """Open an HDF5 file, see ``open_file``."""
     try:
         if trap := find_trap(path):
             refuse(path, trap)
