@@ -250,6 +250,10 @@ def _check_objects(path: Path, file: h5py.File, attributes: Mapping[str, Any]) -
             refuse(path, f"{name} is not a dataset")
         if any(kind(dataset.dtype) != kind(dtype) for kind in kinds) or dataset.shape != shape:
             refuse(path, f"{name} is {dataset.dtype} {dataset.shape}, expected {dtype} {shape}")
+        # HDF5 reads numbers whose bits lie otherwise, and h5py gives them the same type.
+        is_number = dtype.kind in "fiu" and not h5py.check_enum_dtype(dtype)
+        if is_number and dataset.id.get_type() != h5py.h5t.py_create(dtype):
+            refuse(path, f"{name} has other bits than {dtype}")
 
 
 def refuse(path: Path, problem: str) -> NoReturn:
