@@ -84,7 +84,8 @@ def find_places(content: bytes) -> list[tuple[int, int]]:
         found = _find(content, signature)
         places += [(at, min(size, len(content) - at)) for at in found]
         if signature == b"GCOL":
-            places += [text for at in found for text in _texts_of_heap(content, at)]
+            # HDF5 loops over most of these, for seconds: a few are enough.
+            places += [text for at in found for text in [*_texts_of_heap(content, at)][::-16]]
             # A reference to a text has its length, the address of the heap and a number.
             addresses = [at.to_bytes(8, "little") for at in found]
             places += [(at - 4, 16) for each in addresses for at in _find(content, each)]

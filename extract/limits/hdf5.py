@@ -8,9 +8,12 @@ and texts first. It starts in 0.2 s and stays for the next file.
 import atexit
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
+import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -24,6 +27,8 @@ _SECONDS, _BYTES_A_SECOND = 5, 2**25
 _MEMORY, _MEMORY_TIMES = 2**30, 4
 # Texts that are read at once.
 _PIECE = 256
+# How many times its bytes in a zip a file of weights may have.
+_MOST_TIMES = 100
 
 # The signal of a process that has used up its time.
 _XCPU = 24
@@ -55,6 +60,32 @@ def find_trap(path: str | Path) -> str:
         if trap is not None:
             _checked[state] = trap
         return trap or ""
+
+
+def check_weights(path: str | Path) -> None:
+    """Find out whether HDF5 must not read a file of weights, or those in a ``.keras`` file.
+
+    Raises:
+        ValueError: It must not.
+    """
+    if not zipfile.is_zipfile(path):
+        trap = find_trap(path)
+    else:
+        with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
+            members = [each for each in archive.infolist() if each.filename.endswith(".h5")]
+            trap = "".join(_find_trap_in(archive, each, folder) for each in members)
+    if trap:
+        raise ValueError(trap)
+
+
+def _find_trap_in(archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: str) -> str:
+    # Keras stores weights as they are, and weights hardly become smaller when packed.
+    if member.file_size > _MOST_TIMES * member.compress_size:
+        return f"{member.filename} needs far more memory than the file has bytes"
+    place = Path(folder, f"{member.header_offset}.h5")
+    with archive.open(member) as packed, place.open("wb") as unpacked:
+        shutil.copyfileobj(packed, unpacked, 2**20)
+    return find_trap(place)
 
 
 class _Reader:
