@@ -13,6 +13,7 @@ from classify.heads.parallel_heads import BN_EPSILON, BN_MOMENTUM
 from classify.settings.head_spec import HeadSpec, groups_of
 from extract.core.console import progress
 from extract.core.errors import HeadError
+from extract.limits.hdf5 import check_weights
 from extract.trunks.backend import fetch
 from extract.trunks.keras_import import keras
 
@@ -79,6 +80,7 @@ class DenseHead:
     @classmethod
     def load(cls, folder: Path, head: str = "dense") -> "DenseHead":
         """Read a saved head in Keras' safe mode, which runs no code from the file."""
+        check_weights(folder / FILE)
         model = keras.saving.load_model(folder / FILE, compile=False, safe_mode=True)
         return cls(model=model)
 

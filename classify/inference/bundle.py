@@ -244,7 +244,16 @@ def _other_version(folder: Path, described: Mapping[str, Any]) -> str:
             # Folders of an earlier headstart have it in ``result.json`` only.
             if not (found := described.get("versions", {}).get(library)):
                 found = json.loads((folder / RESULT).read_bytes())["versions"][library]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile):
+    # RuntimeError: encrypted, or of a later version of zip.
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        zipfile.BadZipFile,
+    ):
         return ""
     if not isinstance(found, str) or found == version(library):
         return ""

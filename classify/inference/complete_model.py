@@ -10,7 +10,7 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,5 +114,5 @@ def _read_held(path: Path, initializer: str) -> Any:
             layers = json.loads(archive.read("config.json"))["config"]["layers"]
         configs = {layer["config"]["name"]: layer["config"] for layer in layers}
         return configs["class_names"][initializer]["config"]["value"]
-    except (OSError, BadZipFile, KeyError, TypeError, ValueError):  # a model from elsewhere
+    except Exception:  # a model from elsewhere, in a zip of any kind
         return None

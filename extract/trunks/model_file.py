@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from extract.core.config import TrunkSpec
 from extract.core.errors import TrunkError, first_line
+from extract.limits.hdf5 import check_weights
 from extract.trunks.keras_import import keras
 
 
@@ -64,6 +65,7 @@ def _load(path: Path) -> Any:
     if not path.is_file():
         raise TrunkError(f"{path}: no such file; {expected}; check --trunk")
     try:
+        check_weights(path)
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
         shapes = [tuple(tensor.shape) for tensor in model.inputs]
     except Exception as error:  # a wrong file can make Keras raise anything
