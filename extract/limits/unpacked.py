@@ -53,14 +53,18 @@ def check_zip(
     check_bytes(declared, size, most_bytes(size, times))
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: str | Path, times: int = _TIMES) -> dict[str, np.ndarray]:
     """Return the arrays of a file of ``numpy.savez``; only plain arrays are read.
+
+    Args:
+        path: The file.
+        times: How many times its size they may have.
 
     Raises:
         ValueError: They are far larger than the file, or hold values without bytes.
     """
-    check_zip(path)
-    with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+    check_zip(path, times=times)
+    with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
         arrays = dict(file)
     if empty := [name for name, array in arrays.items() if array.size > array.nbytes]:
         raise ValueError(f"found {empty[0]} of {arrays[empty[0]].size:,} empty texts")
