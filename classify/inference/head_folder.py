@@ -1,6 +1,5 @@
 """The files in the folder of a trained head, and checks before something is written."""
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -10,6 +9,7 @@ from classify.heads.registry import FILES as HEAD_FILES
 from classify.search import checkpoint
 from extract.core.atomic import check_writable
 from extract.core.errors import HeadError, quoted
+from extract.limits.unpacked import read_json
 
 BUNDLE, RESULT, TIMING = "bundle.json", "result.json", "timing.json"
 TABLE, PREDICTIONS, REPORT = "result.csv", "predictions.csv", "report.html"
@@ -53,7 +53,7 @@ def check_target(folder: Path) -> None:
 def describe_head(folder: Path) -> str:
     """Name the head in a folder and its score; empty where there is none."""
     try:
-        described = json.loads((folder / RESULT).read_bytes())
+        described = read_json(folder / RESULT)
         best, metric = described["candidates"][0], described["metric"]
         return f"{best['name']}, {metric} {best['scores'][metric]:.3f}"
     except (OSError, ValueError, TypeError, KeyError, IndexError):

@@ -15,7 +15,7 @@ import numpy as np
 from extract.core.applications import TRUNKS
 from extract.core.config import TrunkSpec
 from extract.core.errors import TrunkError, WeightsUnavailableError, first_line
-from extract.limits.hdf5 import check_weights
+from extract.limits.unpacked import check_weights
 from extract.trunks.keras_import import keras
 
 # A firewall that drops packets instead of refusing them would block a connection for two minutes.
