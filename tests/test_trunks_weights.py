@@ -136,15 +136,3 @@ def test_weights_over_which_hdf5_loops_are_named(
     change_weights(saved / name, loop, tmp_path / name)
     with pytest.raises(TrunkError, match=f"{name}: HDF5 does not come to its end; expected"):
         build_trunk(spec_of(use, tmp_path / name))
-
-
-def test_weights_that_grow_when_they_are_unpacked_are_refused(saved: Path, tmp_path: Path) -> None:
-    path = tmp_path / "file.keras"
-    with (
-        zipfile.ZipFile(saved / "file.keras") as old,
-        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new,
-    ):
-        new.writestr("config.json", old.read("config.json"))
-        new.writestr("model.weights.h5", bytes(10**8))
-    with pytest.raises(TrunkError, match="needs far more memory than the file has"):
-        build_trunk(spec_of("weights", path))
