@@ -245,7 +245,7 @@ def _prepare(
 
     if targets:
         export.check_targets(targets, config.candidates, folder)
-    remove_leftovers(folder.resolve())
+    remove_leftovers(Path(os.path.realpath(folder)))
     check_target(folder)
     # A candidate without a layer takes the only one of the file.
     layers = ["+".join(spec.layer) for spec in config.candidates]

@@ -18,6 +18,7 @@ from extract.core.atomic import (
     temporary_path,
 )
 from extract.core.errors import HeadError, StoreError
+from extract.limits.locks import locked
 
 CODE = """
 import os, signal, sys
@@ -241,3 +242,11 @@ def test_a_cache_removes_only_what_writers_of_a_cache_have_left(tmp_path: Path) 
     with cache_write(tmp_path / "entry") as temporary:
         write(temporary, False, "new")
     assert tree(tmp_path) == {"entry": "new", ".ssh/part": "old"}
+
+
+def test_a_link_to_itself_is_a_place_to_write(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop.name)
+    with locked(loop, HeadError, "train-head"), atomic_write(loop, HeadError) as made:
+        made.write_text("whole")
+    assert tree(tmp_path) == {"loop": "whole"}

@@ -9,12 +9,14 @@ import pytest
 from classify.inference.bundle import load_head
 from classify.settings.head_spec import HeadSpec
 from extract.core.errors import HeadError, SourceError
-from tests.fuzz import TARGETS, fuzz, write_head
+from tests.fuzz import fuzz
+from tests.fuzz_targets import TARGETS, write_head
 from tests.test_inference_bundle import dataset, run_of
 
 TRIES = {
     **{"decode": 600, "manifest": 300, "archive": 300, "records": 300},
     **{"bundle": 120, "weights": 120, "trunk": 60},
+    **{"store": 60, "shards": 40, "pixels": 200},
 }
 
 

@@ -263,6 +263,26 @@ def test_links(tmp_path: Path) -> None:
         read_item(source.items[2])
 
 
+@pytest.mark.timeout(60)
+def test_links_that_fan_out_are_refused(tmp_path: Path) -> None:
+    plant(tmp_path, ["source/19/a.jpg", "folds/cat/a.jpg", "folds/dog/b.jpg"])
+    root = tmp_path / "source"
+    for level in range(19):
+        (root / str(level)).mkdir()
+        for link in "xyz":
+            (root / str(level) / link).symlink_to(f"../{level + 1}")
+    with pytest.raises(
+        SourceError, match=r"/\d+: found more than 32 links to it; expected .* SOURCE"
+    ):
+        list_source(root)
+    # The folds of a cross-validation, all of the same folders.
+    for fold in range(10):
+        (tmp_path / "linked" / f"fold{fold}").mkdir(parents=True)
+        for name in ("cat", "dog"):
+            (tmp_path / "linked" / f"fold{fold}" / name).symlink_to(tmp_path / "folds" / name)
+    assert len(list_source(tmp_path / "linked", "group=1,label=2").items) == 20
+
+
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize(
     "key", ["../secret.jpg", "cats/../../secret.jpg", "{}/secret.jpg", "", "."]

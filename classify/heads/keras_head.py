@@ -13,12 +13,16 @@ from classify.heads.parallel_heads import BN_EPSILON, BN_MOMENTUM
 from classify.settings.head_spec import HeadSpec, groups_of
 from extract.core.console import progress
 from extract.core.errors import HeadError
+from extract.limits.unpacked import read_json
 from extract.trunks.backend import fetch
 from extract.trunks.keras_import import keras
+from extract.trunks.model_file import load_model
 
 # Rows in one call of a trained head: bounds the memory of the hidden layers of a feature map.
 PREDICT_ROWS = 256
 FILE = "head.keras"
+# A trained head has no other layers; one that repeats its input would fill the memory.
+_LAYERS = {"InputLayer", "Flatten", "Dense", "BatchNormalization", "Activation", "Dropout"}
 
 
 class DenseHead:
@@ -79,8 +83,11 @@ class DenseHead:
     @classmethod
     def load(cls, folder: Path, head: str = "dense") -> "DenseHead":
         """Read a saved head in Keras' safe mode, which runs no code from the file."""
-        model = keras.saving.load_model(folder / FILE, compile=False, safe_mode=True)
-        return cls(model=model)
+        path = folder / FILE
+        layers = read_json(path, "config.json")["config"]["layers"]
+        if others := {layer["class_name"] for layer in layers} - _LAYERS:
+            raise ValueError(f"found the layer {min(others)}; expected those of a dense head")
+        return cls(model=load_model(path, path.stat().st_size))
 
 
 def fit_heads(

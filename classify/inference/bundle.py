@@ -47,6 +47,7 @@ from extract.core.atomic import atomic_write
 from extract.core.config import TrunkSpec
 from extract.core.errors import HeadError, TrunkError, quoted
 from extract.images.item import reason_of
+from extract.limits.unpacked import read_json
 
 FORMAT = "headstart head"
 FORMAT_VERSION = 1
@@ -223,10 +224,12 @@ def _read_identity(folder: Path) -> dict[str, Any]:
     """Read ``bundle.json`` and check its format."""
     path = folder / BUNDLE
     try:
-        described = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        problem = "no readable" if isinstance(error, OSError) else "not JSON in"
-        raise HeadError(f"{folder}: {problem} {BUNDLE}; {_EXPECTED}") from error
+        described = read_json(path)
+    except (OSError, ValueError) as error:
+        problem = f"no readable {BUNDLE}" if isinstance(error, OSError) else f"{BUNDLE}: {error}"
+        if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+            problem = f"not JSON in {BUNDLE}"
+        raise HeadError(f"{folder}: {problem}; {_EXPECTED}") from error
     if not isinstance(described, dict) or described.get("format") != FORMAT:
         raise HeadError(f"{path}: from another program; {_EXPECTED}")
     if (found := described.get("format_version")) != FORMAT_VERSION:
@@ -243,8 +246,8 @@ def _other_version(folder: Path, described: Mapping[str, Any]) -> str:
         with zipfile.ZipFile(folder / file):
             # Folders of an earlier headstart have it in ``result.json`` only.
             if not (found := described.get("versions", {}).get(library)):
-                found = json.loads((folder / RESULT).read_bytes())["versions"][library]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile):
+                found = read_json(folder / RESULT)["versions"][library]
+    except Exception:  # zipfile raises a dozen kinds over an odd zip
         return ""
     if not isinstance(found, str) or found == version(library):
         return ""

@@ -7,7 +7,7 @@ from itertools import permutations
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 from classify.data.dataset import Dataset
 from classify.heads.registry import LINEAR_HEADS
@@ -106,7 +106,7 @@ def check_targets(
             f"export: found {', '.join(heads)}; expected one of {', '.join(EXPORTABLE)}"
         )
     for one, other in permutations([*targets, *([] if folder is None else [folder])], 2):
-        place, around = Path(one).resolve(), Path(other).resolve()
+        place, around = Path(os.path.realpath(one)), Path(os.path.realpath(other))
         if place == around:
             raise SettingError(f"export: found {one} twice; expected each place once")
         if around in place.parents:
@@ -146,7 +146,7 @@ def _is_export(path: Path, ending: str) -> bool:
                 return content.find(_MARK) >= 0
         with ZipFile(path) as archive:
             return _MARK in archive.read("config.json" if ending == ".keras" else METADATA)
-    except (OSError, BadZipFile, KeyError):
+    except Exception:  # no model, or a zip that is damaged, encrypted or of a later version
         return False
 
 

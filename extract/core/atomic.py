@@ -62,7 +62,7 @@ def atomic_write(path: Path, error: type[HeadstartError]) -> Iterator[Path]:
     Raises:
         HeadstartError: Of the type ``error``; the file or folder cannot be written.
     """
-    target = path.resolve()
+    target = Path(os.path.realpath(path))
     try:
         with temporary_path(target) as temporary:
             yield temporary
@@ -110,7 +110,7 @@ def check_writable(path: Path, error: type[HeadstartError]) -> None:
         raise error(f"{path}: no folder {path.absolute().parent}; expected one; make it")
     try:
         # Permissions do not tell: a disk can be read-only, and root may write everywhere else.
-        with tempfile.TemporaryFile(dir=path.resolve().parent):
+        with tempfile.TemporaryFile(dir=os.path.dirname(os.path.realpath(path))):
             pass
     except OSError as failed:
         if failed.errno not in _CLOSED:  # another place is no remedy for a full disk

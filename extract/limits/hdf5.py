@@ -7,6 +7,7 @@ and texts first. It starts in 0.2 s and stays for the next file.
 
 import atexit
 import json
+import math
 import os
 import subprocess
 import sys
@@ -22,8 +23,8 @@ from typing import Any, TypeVar
 _SECONDS, _BYTES_A_SECOND = 5, 2**25
 # Memory beside that of Python, and times the size of the file: texts of Python are larger.
 _MEMORY, _MEMORY_TIMES = 2**30, 4
-# Texts that are read at once.
-_PIECE = 256
+# Texts that are read at once: first, and later if the first ones are no trap.
+_FEW, _MANY = 256, 8192
 
 # The signal of a process that has used up its time.
 _XCPU = 24
@@ -55,6 +56,22 @@ def find_trap(path: str | Path) -> str:
         if trap is not None:
             _checked[state] = trap
         return trap or ""
+
+
+def bytes_of_arrays(path: str | Path) -> int:
+    """Return how many bytes all arrays in an HDF5 file have in memory."""
+    import h5py
+
+    total = 0
+
+    def add(_: str, node: Any) -> None:
+        nonlocal total
+        if isinstance(node, h5py.Dataset):
+            total += math.prod(node.shape or ()) * node.dtype.itemsize
+
+    with h5py.File(path, "r") as file:
+        file.visititems(add)
+    return total
 
 
 class _Reader:
@@ -217,11 +234,12 @@ def _read_dataset(name: str, node: Any, size: int) -> None:
     varies = h5py.check_string_dtype(node.dtype) or h5py.check_vlen_dtype(node.dtype)
     if not varies or node.dtype.kind != "O":
         return
-    total = 0
-    for start in range(0, len(node), _PIECE) if node.shape else ():
-        total += _bytes_of(node[start : start + _PIECE])
+    total, start, count = 0, 0, _FEW
+    while node.shape and start < len(node):
+        total += _bytes_of(node[start : start + count])
         if total > size:
             raise _TrapError(f"{name} has more text than the file has bytes")
+        start, count = start + count, min(2 * count, _MANY)
 
 
 def _bytes_of(value: Any) -> int:
@@ -229,7 +247,8 @@ def _bytes_of(value: Any) -> int:
     if isinstance(value, str | bytes):
         return len(value)
     if getattr(value, "dtype", None) is not None and value.dtype.kind == "O":
-        return sum(getattr(each, "nbytes", 0) or len(each) for each in value.ravel())
+        values = value.ravel().tolist()
+        return sum(getattr(each, "nbytes", 0) or len(each) for each in values)
     return int(getattr(value, "nbytes", 0))
 
 

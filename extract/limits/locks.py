@@ -25,7 +25,7 @@ def locked(path: Path, error: type[HeadstartError], command: str) -> Iterator[No
     Raises:
         HeadstartError: Of the type ``error``; another process is in the block.
     """
-    target = path.resolve()
+    target = Path(os.path.realpath(path))
     place = target.with_name(f".{target.name}.lock")
     try:
         handle = _lock(place)

@@ -118,11 +118,15 @@ def _check_place(out: Path) -> None:
 
 def _below(out: Path, folder: str) -> str:
     """Return a folder relative to the folder of the index, with which it may move."""
-    out, place = out.absolute().resolve(), Path(folder).absolute().resolve()
+    out, place = Path(os.path.realpath(out)), Path(os.path.realpath(folder))
     try:
         str(folder).encode()
     except UnicodeEncodeError:
         raise SettingError(f"shards: found {str(folder)!r}; expected a name in UTF-8") from None
+    if os.path.islink(place):
+        raise SettingError(
+            f"shards: found {folder}, a link to itself; expected a folder; remove it"
+        )
     if place == out or out.parent not in place.parents:
         raise SettingError(
             f"shards: found {folder}; expected a folder below {out.parent}, next to {out.name}"

@@ -1,6 +1,5 @@
 """Images in columns of Arrow and Parquet files, as the library ``datasets`` writes them."""
 
-import json
 import os
 import threading
 from bisect import bisect_right
@@ -15,7 +14,11 @@ from extract.images.item import read_file, reading
 from extract.images.remote import hide_secrets, is_url, read_url
 from extract.layouts.image_folder import Named
 from extract.layouts.image_table import Records, choose_columns, explain_columns
+from extract.limits.image_size import claim_bytes
+from extract.limits.unpacked import parse_json
 
+# Rows that a file may have however small it is.
+_FEW_ROWS = 10**6
 _USUAL_IMAGES = ("path", "image", "img", "picture", "photo")
 _USUAL = {"label": ("label", "labels"), "split": ("split",), "group": ("group",)}
 
@@ -86,14 +89,24 @@ def _open(path: str) -> Any:
     import pyarrow.parquet
 
     if path.lower().endswith(".parquet"):
-        return pyarrow.parquet.ParquetFile(path)
+        file = pyarrow.parquet.ParquetFile(path)
+        check_rows(file.metadata.num_rows, os.path.getsize(path))
+        return file
     mapped = pyarrow.memory_map(path)
     is_file = mapped.read(6) == b"ARROW1"
     mapped.seek(0)
     table = (pyarrow.ipc.open_file if is_file else pyarrow.ipc.open_stream)(mapped).read_all()
     # Arrow trusts offsets: a wrong one would read memory outside the file.
     table.validate(full=True)
+    check_rows(table.num_rows, os.path.getsize(path))
     return table
+
+
+def check_rows(rows: int, size: int) -> None:
+    """Raise ValueError if a file has far more rows than bytes: equal ones take no place in it."""
+    if rows > max(_FEW_ROWS, size):
+        found = f"found {rows:,} rows in {size:,} bytes"
+        raise ValueError(f"{found}; at most a row for each byte is read")
 
 
 def _has_bytes(kind: Any) -> bool:
@@ -162,7 +175,7 @@ def _find_lost(images: Any, folder: str) -> str:
 def _class_names(schema: Any, column: str | None, where: str) -> Callable[[Any], Any]:
     """Return a function that names the class of a label where ``datasets`` stored the names."""
     try:
-        described = json.loads((schema.metadata or {})[b"huggingface"])
+        described = parse_json((schema.metadata or {})[b"huggingface"])
         names = described["info"]["features"][column]["names"]
         sizes = Counter(names)
         names = [f"{each} ({i})" if sizes[each] > 1 else each for i, each in enumerate(names)]
@@ -200,9 +213,19 @@ def _group_reader(file: Any, image: str) -> Callable[[int], Any]:
     return read
 
 
+def _size(scalar: Any) -> int:
+    """Return the bytes of an image in a cell, which may be larger than what is copied from it."""
+    if hasattr(scalar, "get") and scalar.is_valid:
+        scalar = scalar.get("bytes")
+    buffer = scalar.as_buffer() if hasattr(scalar, "as_buffer") else None
+    return buffer.size if buffer else 0
+
+
 def _content(read: Callable[[int], Any], folder: str, row: int) -> bytes:
     """Return the bytes in a row, or those of the file whose path stands in their place."""
-    cell = read(row).as_py()
+    scalar = read(row)
+    claim_bytes(_size(scalar))
+    cell = scalar.as_py()
     content, path = cell, None
     if isinstance(cell, dict):
         content, path = cell.get("bytes"), cell.get("path")

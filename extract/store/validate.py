@@ -35,11 +35,13 @@ from extract.store.format import (
 
 _TEXTS = [field.name for field in fields(TrunkSpec) if field.type is str]
 _TEXTS += ["weights_sha256", "dtype", "precision", "calibration_sha256"]
-_TEXTS += ["source", "command", "engine"]
+_TEXTS += ["source", "command", "engine", "columns", "root", "shards"]
 _REQUIRED = ("class_names", "trunk", "layer", "dtype", "precision", "weights_sha256")
 # Absent without groups, and in files that are older than checksums.
 _OPTIONAL = ("groups", "checksum")
 _LISTS = ("class_names", "layer", "versions", "calibration_keys")
+# Of what a message says about a file.
+_MOST_CHARACTERS = 500
 # Texts that are read at once: a stranger's may all be the same one, which is as large as the file.
 _PIECE = 64
 # One chunk is about 1 MB, more than HDF5's default cache of 1 MB holds.
@@ -264,10 +266,16 @@ def _check_objects(path: Path, file: h5py.File, attributes: Mapping[str, Any]) -
             refuse(path, f"{name} is not a dataset")
         if any(kind(dataset.dtype) != kind(dtype) for kind in kinds) or dataset.shape != shape:
             refuse(path, f"{name} is {dataset.dtype} {dataset.shape}, expected {dtype} {shape}")
+        # HDF5 reads numbers whose bits lie otherwise, and h5py gives them the same type.
+        is_number = dtype.kind in "fiu" and not h5py.check_enum_dtype(dtype)
+        if is_number and dataset.id.get_type() != h5py.h5t.py_create(dtype):
+            refuse(path, f"{name} has other bits than {dtype}")
 
 
 def refuse(path: Path, problem: str) -> NoReturn:
-    """Raise the StoreError for a damaged file."""
+    """Raise the StoreError for a damaged file, whose names may be of any length."""
+    if len(problem) > _MOST_CHARACTERS:
+        problem = f"{problem[:_MOST_CHARACTERS]}..."
     raise StoreError(
         f"{path}: {problem}; {_EXPECTED}; restore it, or remove it and run extract-features again"
     )
