@@ -333,6 +333,8 @@ def test_what_else_is_refused_first(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     path = str(tmp_path / "model.keras")
     with pytest.raises(SettingError, match="twice"):
         check_targets([path, f"{tmp_path}/./model.keras"], [logistic])
+    with pytest.raises(SettingError, match=r"Model.keras and .*model.keras, .* on Windows and"):
+        check_targets([f"{tmp_path}/Model.keras", path], [logistic])
     for one, other in (("served/", "served/model.keras"), ("a/served", "a")):
         with pytest.raises(SettingError, match="which is replaced as a whole"):
             check_targets([f"{tmp_path}/{name}" for name in (one, other)], [logistic])

@@ -109,6 +109,9 @@ def check_targets(
         place, around = Path(os.path.realpath(one)), Path(os.path.realpath(other))
         if place == around:
             raise SettingError(f"export: found {one} twice; expected each place once")
+        if str(place).casefold() == str(around).casefold():
+            problem = f"found {one} and {other}, which are one place on Windows and macOS"
+            raise SettingError(f"export: {problem}; expected names that differ in more than case")
         if around in place.parents:
             problem = f"found {one} inside {other}, which is replaced as a whole"
             raise SettingError(f"export: {problem}; name a place outside it")
