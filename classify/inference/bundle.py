@@ -47,6 +47,7 @@ from extract.core.atomic import atomic_write
 from extract.core.config import TrunkSpec
 from extract.core.errors import HeadError, quoted
 from extract.images.item import reason_of
+from extract.images.remote import check_local
 
 FORMAT = "headstart head"
 FORMAT_VERSION = 1
@@ -219,6 +220,7 @@ def load_head(folder: PathLike) -> TrainedHead:
 
 def _read_identity(folder: Path) -> dict[str, Any]:
     """Read ``bundle.json`` and check its format."""
+    check_local(folder, HeadError)
     path = folder / BUNDLE
     try:
         described = json.loads(path.read_bytes())

@@ -20,6 +20,7 @@ from extract.core.config import DTYPES, PRECISIONS, TrunkSpec
 from extract.core.errors import StoreError
 from extract.core.flags import check_choice
 from extract.images.digests import DIGEST_BYTES
+from extract.images.remote import check_local
 from extract.limits.hdf5 import find_trap
 from extract.store.format import (
     CHUNK_BYTES,
@@ -74,6 +75,7 @@ def check_there(path: Path) -> None:
     """Raise StoreError unless the file exists."""
     if path.is_dir():
         raise StoreError(f"{path}: a folder; expected a file of extract-features, such as out.h5")
+    check_local(path, StoreError)
     if not path.is_file():
         raise StoreError(f"{path}: no such file; make it with extract-features SOURCE {path.name}")
 
