@@ -217,6 +217,9 @@ def _check_attributes(path: Path, attributes: Mapping[str, Any]) -> None:
         expected = [value] if name in _TEXTS else value if name in _LISTS else texts
         if expected != texts:
             refuse(path, f"{name} is {value!r:.80}")
+    # It is written again in place.
+    if type(complete := attributes.get("complete", 0)) is not int:
+        refuse(path, f"complete is {complete!r}")
     if [type(side) for side in attributes["image_size"]] != [int, int]:
         refuse(path, f"image_size is {attributes['image_size']}")
     for name, known in (("dtype", DTYPES), ("precision", PRECISIONS)):
