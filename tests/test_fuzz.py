@@ -20,7 +20,12 @@ TRIES = {
 }
 
 
-@pytest.mark.parametrize("target", TARGETS)
+SLOW = {"shards": pytest.mark.slow}
+
+
+@pytest.mark.parametrize(
+    "target", [pytest.param(name, marks=SLOW.get(name, ())) for name in TARGETS]
+)
 def test_mutants_are_read_or_refused(target: str, tmp_path: Path) -> None:
     found = fuzz(target, tmp_path, TRIES[target], seed=1)
     assert found.findings == {}

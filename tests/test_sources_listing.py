@@ -3,16 +3,18 @@ import random
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extract.core.errors import ImageError, SourceError
-from extract.images.item import Item, read_item
+from extract.images.item import Item, read_file, read_item
 from extract.images.kinds import IMAGE_ENDINGS, image_kind
 from extract.sources.listing import list_source, open_reader
 
@@ -293,6 +295,34 @@ def test_a_key_of_a_folder_leads_to_no_file_outside(tmp_path: Path, key: str) ->
         open_reader(tmp_path / "set")(key.format(tmp_path))
     with pytest.raises(ImageError, match="is not in the source"):
         open_reader(tmp_path / "set" / "cats" / "a.jpg")(key.format(tmp_path))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs fifos")
+def test_a_fifo_that_takes_the_place_of_an_image_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"image")
+    look, answered = os.stat, list[str]()
+
+    def swap(place: Any, **settings: Any) -> os.stat_result:
+        entry = look(place, **settings)
+        if place == str(path):
+            path.unlink()
+            os.mkfifo(path)
+        return entry
+
+    monkeypatch.setattr("os.stat", swap)
+
+    def read() -> None:
+        with pytest.raises(ImageError, match="is a named pipe, not a regular file"):
+            read_file(str(path))
+        answered.append("refused")
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert answered == ["refused"]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs fifos")

@@ -165,6 +165,8 @@ STRANGE: dict[str, tuple[Change, str]] = {
     "trunk": (set_attribute("trunk", 5), "trunk is 5"),
     "trunk name": (set_attribute("trunk", "vgg17"), "trunk 'vgg17' is unknown"),
     "columns": (set_attribute("columns", 0.5), "columns is 0.5"),
+    "complete": (set_attribute("complete", [0]), r"complete is \[0\]"),
+    "complete text": (set_attribute("complete", "no"), "complete is 'no'"),
     "root": (set_attribute("root", 0.5), "root is 0.5"),
     "shards": (set_attribute("shards", ["a", "b"]), r"shards is \['a', 'b'\]"),
     "long name": (set_attribute("x" * 10**4, 1j), r"x{500}\.\.\.; expected a store"),

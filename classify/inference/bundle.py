@@ -47,6 +47,7 @@ from extract.core.atomic import atomic_write
 from extract.core.config import TrunkSpec
 from extract.core.errors import HeadError, TrunkError, quoted
 from extract.images.item import reason_of
+from extract.images.remote import check_local
 from extract.limits.unpacked import read_json
 
 FORMAT = "headstart head"
@@ -222,6 +223,7 @@ def load_head(folder: PathLike) -> TrainedHead:
 
 def _read_identity(folder: Path) -> dict[str, Any]:
     """Read ``bundle.json`` and check its format."""
+    check_local(folder, HeadError)
     path = folder / BUNDLE
     try:
         described = read_json(path)

@@ -21,6 +21,7 @@ from extract.core.config import DTYPES, PRECISIONS, TrunkSpec
 from extract.core.errors import StoreError
 from extract.core.flags import check_choice
 from extract.images.digests import DIGEST_BYTES
+from extract.images.remote import check_local
 from extract.limits.hdf5 import find_trap
 from extract.limits.locks import locked
 from extract.store.format import (
@@ -76,6 +77,7 @@ def check_there(path: Path) -> None:
     """Raise StoreError unless the file exists."""
     if path.is_dir():
         raise StoreError(f"{path}: a folder; expected a file of extract-features, such as out.h5")
+    check_local(path, StoreError)
     if not path.is_file():
         raise StoreError(f"{path}: no such file; make it with extract-features SOURCE {path.name}")
 
@@ -229,6 +231,9 @@ def _check_attributes(path: Path, attributes: Mapping[str, Any]) -> None:
         expected = [value] if name in _TEXTS else value if name in _LISTS else texts
         if expected != texts:
             refuse(path, f"{name} is {value!r:.80}")
+    # It is written again in place.
+    if type(complete := attributes.get("complete", 0)) is not int:
+        refuse(path, f"complete is {complete!r}")
     if [type(side) for side in attributes["image_size"]] != [int, int]:
         refuse(path, f"image_size is {attributes['image_size']}")
     for name, known in (("dtype", DTYPES), ("precision", PRECISIONS)):

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from extract.core.config import TrunkSpec
 from extract.core.errors import TrunkError, first_line, quoted
+from extract.images.remote import check_local
 from extract.limits.unpacked import check_bytes, check_weights, most_bytes, read_json
 from extract.trunks.backend import takes_name
 from extract.trunks.keras_import import keras
@@ -65,6 +66,7 @@ def open_model_file(spec: TrunkSpec, precision: str) -> tuple[TrunkSpec, Any, di
 
 def _load(path: Path) -> Any:
     expected = "expected a model of Keras' own layers, as model.save writes it"
+    check_local(path, TrunkError)
     if not path.is_file():
         raise TrunkError(f"{path}: no such file; {expected}; check --trunk")
     try:

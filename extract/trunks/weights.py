@@ -15,6 +15,7 @@ import numpy as np
 from extract.core.applications import TRUNKS
 from extract.core.config import TrunkSpec
 from extract.core.errors import TrunkError, WeightsUnavailableError, first_line
+from extract.images.remote import check_local
 from extract.limits.unpacked import check_weights
 from extract.trunks.keras_import import keras
 
@@ -134,6 +135,7 @@ def _load_file(spec: TrunkSpec, model: Any, path: Path, top: bool) -> None:
     the last ones.
     """
     expected = f"expected weights of {'the complete ' * top}{spec.trunk}: .h5, .weights.h5, .keras"
+    check_local(path, TrunkError)
     if not path.is_file():
         raise TrunkError(f"{path}: no such file; {expected}; check --weights")
     if path.suffix not in (".h5", ".keras"):
