@@ -14,6 +14,7 @@ from extract.images.item import read_file, reading
 from extract.images.remote import hide_secrets, is_url, read_url
 from extract.layouts.image_folder import Named
 from extract.layouts.image_table import Records, choose_columns, explain_columns
+from extract.limits.arrow_buffers import unpacked_size
 from extract.limits.image_size import claim_bytes
 from extract.limits.unpacked import check_bytes, most_bytes, parse_json
 
@@ -99,7 +100,9 @@ def _open(path: str) -> Any:
         check_rows(file.metadata.num_rows, os.path.getsize(path))
         return file
     mapped = pyarrow.memory_map(path)
-    is_file = mapped.read(6) == b"ARROW1"
+    content = mapped.read_buffer()
+    check_bytes(unpacked_size(content), len(content), most_bytes(len(content), _TIMES))
+    is_file = content[:6] == b"ARROW1"
     mapped.seek(0)
     table = (pyarrow.ipc.open_file if is_file else pyarrow.ipc.open_stream)(mapped).read_all()
     # Arrow trusts offsets: a wrong one would read memory outside the file.
