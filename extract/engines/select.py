@@ -46,8 +46,7 @@ def open_engine(
         EngineError: The machine lacks the instructions or the memory, or the trunk cannot be
             converted.
     """
-    if batch_size:
-        check_batch_memory(batch_size, spec.image_size)
+    check_batch_memory(batch_size or 1, spec.image_size)
     if precision == "int8" or engine == "openvino" or (engine == "auto" and not _prefers_keras()):
         check_instructions(precision)
         compiled = find_compiled(spec)
