@@ -209,7 +209,7 @@ def _erfc(graph: Any, node: Any, *_: Any) -> None:
 
 def _write_litert(model: Any, metadata: Mapping[str, Any], path: Path) -> None:
     _check_size(model, path)
-    model.export(path, format="litert", verbose=False)
+    model.export(str(path), format="litert", verbose=False)  # Keras 3.14 takes no Path
     # As the format has it, files that belong to a model are a ZIP archive behind it.
     with ZipFile(path, "a") as archive:
         archive.writestr("labels.txt", "".join(f"{name}\n" for name in metadata[NAMES]))
