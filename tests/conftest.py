@@ -1,6 +1,7 @@
 """What many tests share: small images, stores written through the store, a quick trunk."""
 
 import atexit
+import logging
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ import pytest
 from PIL import Image
 
 from extract.core.config import TrunkSpec, ViewSpec
+from extract.core.console import log
 from extract.core.row_block import Failure, RowBlock
 from extract.images.item import Item
 from extract.store.format import Layout, create_store
@@ -67,6 +69,15 @@ sys.modules["msvcrt"] = types.SimpleNamespace(locking=locking, LK_NBLCK=2)
 """
 
 MakeStore = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def usual_logging() -> None:
+    """Give each test the logging of a new process; libraries change it, absl that of the root."""
+    logging.disable(logging.NOTSET)
+    logging.getLogger().setLevel(logging.WARNING)
+    log.handlers, log.propagate, log.disabled = [], True, False
+    log.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ def test_mutants_are_read_or_refused(target: str, tmp_path: Path) -> None:
     found = fuzz(target, tmp_path, TRIES[target], seed=1)
     assert found.findings == {}
     assert found.outcomes["read"] + found.outcomes["refused"] == TRIES[target]
-    assert min(found.outcomes.values()) > 5
+    assert min(found.outcomes.values()) > TRIES[target] / 20
 
 
 def test_what_a_library_says_does_not_break_the_line() -> None:
