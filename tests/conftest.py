@@ -73,7 +73,7 @@ MakeStore = Callable[..., Path]
 
 @pytest.fixture(autouse=True)
 def usual_logging() -> None:
-    """Give each test the logging of a new process; libraries change it, absl that of the root."""
+    """Give each test the logging of a new process, whatever ran before it."""
     logging.disable(logging.NOTSET)
     logging.getLogger().setLevel(logging.WARNING)
     log.handlers, log.propagate, log.disabled = [], True, False
