@@ -93,7 +93,8 @@ class DenseHead:
 def _check_layers(model: Any, most: int) -> None:
     """Raise ValueError if a layer makes a row very large, in a model within the model, too."""
     for layer in model.layers:
-        values = math.prod(layer.output.shape[1:])
+        shapes = [tensor.shape[1:] for tensor in keras.tree.flatten(layer.output)]
+        values = sum(math.prod(side or 1 for side in shape) for shape in shapes)
         if values > most:
             found = f"found {values:,} values of a row in the layer {layer.name}"
             raise ValueError(f"{found}; expected at most {most:,}")
