@@ -29,9 +29,10 @@ from classify.settings.config import (
 )
 from classify.settings.head_spec import DEFAULTS, KERAS_HEADS, HeadSpec
 from classify.settings.sweep import choose_heads, make_candidates, parse_sweeps
-from extract.core.atomic import locked, remove_leftovers
+from extract.core.atomic import remove_leftovers
 from extract.core.console import log, quiet_mode
 from extract.core.errors import HeadError, SettingError, StoreError
+from extract.limits.locks import locked
 from extract.public import public
 from extract.store.shards import read_layers
 from extract.store.validate import check_there
@@ -244,7 +245,7 @@ def _prepare(
 
     if targets:
         export.check_targets(targets, config.candidates, folder)
-    remove_leftovers(folder.resolve())
+    remove_leftovers(Path(os.path.realpath(folder)))
     check_target(folder)
     # A candidate without a layer takes the only one of the file.
     layers = ["+".join(spec.layer) for spec in config.candidates]

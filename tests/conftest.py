@@ -1,6 +1,7 @@
 """What many tests share: small images, stores written through the store, a quick trunk."""
 
 import atexit
+import logging
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ import pytest
 from PIL import Image
 
 from extract.core.config import TrunkSpec, ViewSpec
+from extract.core.console import log
 from extract.core.row_block import Failure, RowBlock
 from extract.images.item import Item
 from extract.store.format import Layout, create_store
@@ -40,7 +42,42 @@ SHARED = ROOT.parent / "shared"
 # One convolution of the smallest trunk: everything is real, and a batch takes milliseconds.
 QUICK = {"trunk": "mobilenet", "weights": "none", "layer": ("conv1_relu",), "image_size": (32, 32)}
 
+# Makes a process behave as on Windows, as far as code can: no fcntl and no resource, locks through
+# msvcrt, and no file that is open can be removed, renamed or replaced.
+WINDOWS = """
+import fcntl, os, subprocess, sys, types
+
+def locking(handle, mode, count, flock=fcntl.flock, flags=fcntl.LOCK_EX | fcntl.LOCK_NB):
+    try:
+        flock(handle, flags)
+    except BlockingIOError:
+        raise PermissionError(13, "Permission denied") from None
+
+def refuse(change):
+    def changed(*paths, **named):
+        opened = {os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")}
+        for path in map(os.path.realpath, paths if "dir_fd" not in named else ()):
+            if any(f"{one}/".startswith(f"{path}/") for one in opened):
+                raise PermissionError(13, "The process cannot access the file", path)
+        return change(*paths, **named)
+    return changed
+
+os.unlink, os.remove = refuse(os.unlink), refuse(os.remove)
+os.rename, os.replace = refuse(os.rename), refuse(os.replace)
+sys.modules |= {"fcntl": None, "resource": None}
+sys.modules["msvcrt"] = types.SimpleNamespace(locking=locking, LK_NBLCK=2)
+"""
+
 MakeStore = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def usual_logging() -> None:
+    """Give each test the logging of a new process, whatever ran before it."""
+    logging.disable(logging.NOTSET)
+    logging.getLogger().setLevel(logging.WARNING)
+    log.handlers, log.propagate, log.disabled = [], True, False
+    log.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

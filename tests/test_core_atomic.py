@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,12 +13,12 @@ import pytest
 from extract.core.atomic import (
     atomic_write,
     cache_write,
-    locked,
     move_into_place,
     remove_leftovers,
     temporary_path,
 )
 from extract.core.errors import HeadError, StoreError
+from extract.limits.locks import locked
 
 CODE = """
 import os, signal, sys
@@ -78,12 +77,12 @@ def test_on_macos_content_is_on_the_disk_and_not_in_its_cache(
     assert tree(tmp_path) == {"refused": "whole", "place": "whole"}
 
 
-def test_without_fcntl_what_is_written_appears_and_nothing_is_locked(
+def test_without_fcntl_what_is_written_appears(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "fcntl", None)  # as on Windows
     place = tmp_path / "place"
-    with locked(place, HeadError, "train-head"), atomic_write(place, HeadError) as made:
+    with atomic_write(place, HeadError) as made:
         made.write_text("whole")
     assert tree(tmp_path) == {"place": "whole"}
 
@@ -245,55 +244,9 @@ def test_a_cache_removes_only_what_writers_of_a_cache_have_left(tmp_path: Path) 
     assert tree(tmp_path) == {"entry": "new", ".ssh/part": "old"}
 
 
-LOCKING = """
-import sys
-from pathlib import Path
-from extract.core.atomic import locked
-from extract.core.errors import HeadError
-
-with locked(Path(sys.argv[1]), HeadError, "train-head"):
-    print("locked", flush=True)
-    sys.stdin.readline()
-"""
-
-
-def lock_elsewhere(path: Path, *before: str) -> "subprocess.Popen[str]":
-    words = [*before, sys.executable, "-c", LOCKING, str(path)]
-    child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    assert child.stdout.readline() == "locked\n"
-    return child
-
-
-@pytest.mark.parametrize("killed", [False, True])
-def test_one_process_at_a_time_writes_and_a_killed_one_blocks_nothing(
-    killed: bool, tmp_path: Path
-) -> None:
-    place, link = tmp_path / "new", tmp_path / "link"
-    link.symlink_to(place)
-    with lock_elsewhere(link) as child:
-        for name in (place, link):
-            with (
-                pytest.raises(HeadError, match=r"another train-head is writing to it; .* -o$"),
-                locked(name, HeadError, "train-head"),
-            ):
-                pass
-        with locked(tmp_path / "other", HeadError, "train-head"):
-            pass
-        assert (tmp_path / ".new.lock").exists()
-        child.kill() if killed else child.communicate("\n")
-    with locked(place, HeadError, "train-head"):
-        pass
-    assert list(tmp_path.iterdir()) == [link]
-
-
-def test_a_file_system_without_locks_locks_nothing(tmp_path: Path) -> None:
-    inject = ["strace", "-f", "-q", "-o", os.devnull, "-e", "inject=flock:error=ENOLCK"]
-    if not shutil.which("strace") or subprocess.call([*inject, "true"]):
-        pytest.skip("no call of the system can be made to fail here")
-    with lock_elsewhere(tmp_path / "place", *inject) as child:
-        assert list(tmp_path.iterdir()) == []
-        child.communicate("\n")
-    assert child.returncode == 0
-    with locked(tmp_path / "no folder" / "place", HeadError, "train-head"):
-        assert list(tmp_path.iterdir()) == []
+def test_a_link_to_itself_is_a_place_to_write(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop.name)
+    with locked(loop, HeadError, "train-head"), atomic_write(loop, HeadError) as made:
+        made.write_text("whole")
+    assert tree(tmp_path) == {"loop": "whole"}

@@ -17,6 +17,8 @@ from extract import cli, show_cli
 from extract.core import console
 from extract.core.console import html_table, log, progress, quiet_mode
 from extract.core.errors import StoreError
+from tests.conftest import ROOT
+from tests.test_cli import QUICK_FLAGS
 
 COMMANDS = [cli.main, show_cli.main, train_cli.main, predict_cli.main]
 
@@ -90,6 +92,48 @@ def test_a_pipe_gets_every_name_in_utf_8(encoding: str) -> None:
         [sys.executable, "-c", code], env=variables, capture_output=True, check=False
     )
     assert (ended.stdout.decode(), ended.stderr) == ("\u65e5 \xe4\n", b"")
+
+
+CLOSED = """
+import os, sys
+from pathlib import Path
+for number in map(int, sys.argv[1].split()):
+    os.close(number)
+sys.stdin, sys.stdout, sys.stderr = (  # as Python finds them where they are closed before it
+    None if str(number) in sys.argv[1] else stream
+    for number, stream in enumerate((sys.stdin, sys.stdout, sys.stderr))
+)
+from classify.cli import main as train_head
+from extract import cli, show_cli
+images, out, *flags = sys.argv[2:]
+assert cli.main([images, out, *flags]) == 0
+assert show_cli.main([out, "--verify"]) == 0
+assert train_head([out, "--head", "knn"]) == 0
+Path(out).with_name("opened").write_text(str(os.open(out, os.O_RDONLY)))
+"""
+
+
+@pytest.mark.parametrize("closed", ["1", "2", "0 1 2"])
+def test_closed_streams_cost_nothing(closed: str, images: Path, tmp_path: Path) -> None:
+    words = [closed, str(images), str(tmp_path / "out.h5"), *QUICK_FLAGS]
+    child = subprocess.run([sys.executable, "-c", CLOSED, *words], cwd=ROOT, check=False)
+    assert child.returncode == 0
+    assert (tmp_path / "out_head/report.html").exists()
+    # No file gets the number of a stream: what libraries write to stderr would be in it.
+    assert int((tmp_path / "opened").read_text()) > 2
+
+
+@pytest.mark.parametrize("kind", [DeprecationWarning, UserWarning])
+def test_no_warning_of_a_library_ends_a_command(kind: type[Warning]) -> None:
+    code = "import warnings; from extract import show_cli; from extract.core import console\n"
+    code += f"def warn(arguments): warnings.warn('old', {kind.__name__}); return 0\n"
+    code += "raise SystemExit(console.run_command(show_cli.show_features_parser(), warn, ['a']))"
+    variables = {**os.environ, "PYTHONWARNINGS": "error"}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=variables, capture_output=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert (b"old" in ended.stderr) == (kind is UserWarning)
 
 
 def test_without_a_terminal_a_line_says_how_far_it_is(

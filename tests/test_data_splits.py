@@ -301,7 +301,7 @@ def test_whatever_can_be_divided_is_divided_and_as_evenly_as_scikit_learn_does()
             mine.append(unevenness(made.y, [split.validation for split in splits]))
             theirs.append(unevenness(made.y, others))
     assert divided > 200
-    assert len(mine) > 150
+    assert len(mine) > 100  # scikit-learn below 1.8 leaves a fold without a class more often
     assert np.mean(mine) < 1.05 * np.mean(theirs)
 
 

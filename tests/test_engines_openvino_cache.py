@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from extract import cli
 from extract.core.applications import TRUNKS
 from extract.core.config import TrunkSpec
 from extract.core.console import log
@@ -26,8 +27,9 @@ from extract.engines.openvino_cache import CompiledTrunk, convert, find_compiled
 from extract.engines.openvino_engine import OpenVinoEngine
 from extract.engines.select import open_engine
 from extract.trunks.trunk import build_trunk
+from tests.conftest import ROOT, run_on_small_disk
+from tests.test_cli import QUICK_FLAGS
 
-ROOT = Path(__file__).resolve().parents[1]
 SPEC = TrunkSpec(
     trunk="mobilenet", weights="none", layer=("conv1_relu",), pooling="avg", image_size=(32, 32)
 )
@@ -88,7 +90,7 @@ def test_how_images_are_resized_is_no_part_of_it(kept: CompiledTrunk) -> None:
 def test_another_version_of_a_maker_is_another_trunk(
     kept: CompiledTrunk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compiled, "version", lambda name: "0.0")
+    monkeypatch.setattr(compiled, "installed_version", lambda name: "0.0")
     assert find_compiled(SPEC) is None
 
 
@@ -186,6 +188,54 @@ def test_a_temporary_folder_that_others_can_write_is_not_used(no_cache: Path) ->
     with pytest.raises(EngineError, match=r"cannot be saved .*HEADSTART_CACHE, or use --engine"):
         open_engine(SPEC, engine="openvino")
     assert not list(no_cache.glob("*/*"))
+
+
+FULL = """
+import os, subprocess, sys, tempfile
+from pathlib import Path
+from extract import cli, show_cli
+
+source, disk, *flags = sys.argv[1:]
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=True)
+os.environ["HEADSTART_CACHE"], os.environ["XDG_CACHE_HOME"] = f"{disk}/a", f"{disk}/b"
+space = os.statvfs(disk)
+Path(disk, "ballast").write_bytes(bytes(space.f_bavail * space.f_frsize))
+# The cache, then the folder for temporary files, too.
+for number, folder in enumerate((source, disk)):
+    tempfile.tempdir = folder
+    out = f"{source}/{number}.h5"
+    assert cli.main([source, out, *flags, *(["--overwrite"] if number else [])]) == 0
+    assert show_cli.main([out, "--verify"]) == 0
+    assert not [*Path(disk).glob("a/*"), *Path(disk).glob("b/headstart/*")]
+    if not number:
+        (kept,) = Path(source).glob("headstart-*/*/model.bin")
+        subprocess.run(["rm", "-r", kept.parents[1]], check=True)
+assert cli.main([source, f"{source}/2.h5", *flags, "--engine", "openvino"]) == 1
+"""
+
+
+@pytest.mark.slow
+def test_a_full_cache_costs_nothing_but_speed(images: Path, tmp_path: Path) -> None:
+    said = run_on_small_disk(FULL, images, tmp_path / "disk", *QUICK_FLAGS)
+    assert said.count("in openvino float32") == 1
+    assert said.count("the converted trunk cannot be saved") == 2
+    assert said.count("make room, name another folder with HEADSTART_CACHE") == 2
+    assert "; running it in Keras" in said
+    assert said.count("in keras float32") == 1
+
+
+def test_without_a_folder_for_temporary_files_the_remedy_is_named(
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "none")])
+    assert cli.main([str(images), str(tmp_path / "out.h5"), *QUICK_FLAGS]) == 1
+    said = capsys.readouterr().err
+    assert "no temporary folder can be written; expected one" in said
+    assert "name one with TMPDIR and run the same command again" in said
 
 
 def open_to_all(path: Path) -> None:

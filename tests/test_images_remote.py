@@ -14,11 +14,15 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from classify.cli import main as train_head
+from classify.predict_cli import main as predict_images
+from extract.cli import main as extract_command
 from extract.core.errors import ImageError, SettingError, SourceError
 from extract.images import remote
 from extract.images.item import read_item
 from extract.images.remote import explain, hide_secrets, is_url, read_url
 from extract.pipeline.run import run_extraction as extract_features
+from extract.show_cli import main as show_features
 from extract.sources.listing import list_source, open_reader
 from extract.store.open import open_store
 from tests.conftest import QUICK, serving
@@ -260,10 +264,45 @@ def test_a_root_and_a_path_in_a_record_keep_no_secret(
         ("http://[::1]:80/a@b.png", "http://[::1]:80/a@b.png"),
         ("s3://bucket/a@b.png", "s3://bucket/a@b.png"),
         ("folder/a.png", "folder/a.png"),
+        ("zip://a.png::https://me:pw@h/b.zip?sig=x", "zip://a.png::https://h/b.zip"),
+        ("zip://a::simplecache::s3://key:pw@b/c", "zip://a::simplecache::s3://b/c"),
+        ("simplecache::s3://key:pw@b/c", "simplecache::s3://b/c"),
+        ("https://h/a?b=::https://me:pw@h/c", "https://h/a::https://h/c"),
     ],
 )
 def test_secrets_are_hidden(text: str, wanted: str) -> None:
     assert hide_secrets(text) == wanted
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ("https://me:pw@h/a,https://me:pw@h/b", "https://h/a,https://h/b"),
+        ("('https://me:pw@h/a?sig=pw','https://b')", "('https://h/a','https://b')"),
+        ('{"url":"https://me:pw@h/a?pw","see":"https://b"}', '{"url":"https://h/a":"https://b"}'),
+    ],
+)
+def test_urls_without_a_space_between_them_keep_no_secret(said: str, wanted: str) -> None:
+    assert explain(ValueError(said)) == wanted
+
+
+@pytest.mark.parametrize("url", ["https://me:hush@h/a.h5?sig=hush", "zip://a::s3://k:hush@h/a.h5"])
+def test_a_url_in_the_place_of_a_file_keeps_no_secret(
+    url: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, folder, flags = str(tmp_path / "out.h5"), str(images), ["--image-size", "32"]
+    for main, words in (
+        (extract_command, [folder, url, *flags]),
+        (extract_command, [folder, out, *flags, "--trunk", "mobilenet", "--weights", url]),
+        (extract_command, [folder, out, *flags, "--trunk", f"{url.partition('?')[0]}.keras"]),
+        (train_head, [url]),
+        (show_features, [url]),
+        (predict_images, [url, folder]),
+    ):
+        assert main(words) == 1, words
+        said = capsys.readouterr().err
+        assert "hush" not in said
+        assert "a URL; expected a path on this machine" in said
 
 
 def test_the_text_around_a_url_is_kept() -> None:

@@ -28,6 +28,7 @@ from extract.images import remote
 from extract.images.item import read_item
 from extract.images.remote import read_url
 from extract.images.unpack import fetch_command
+from extract.limits.image_size import BYTES
 from extract.pipeline.run import run_extraction as extract_features
 from extract.sources.listing import list_source
 from extract.store.open import open_store
@@ -267,6 +268,19 @@ def test_a_key_that_an_sftp_server_refuses_is_shown_once(
     with pytest.raises(SourceError, match="cannot be listed: Authentication failed"):
         list_source(f"sftp://127.0.0.1:{sftp.port}{photos}")
     assert sftp.made == 1
+
+
+def test_an_object_on_s3_is_not_read_beyond_the_limit(
+    s3: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = fsspec.filesystem("s3")
+    files.pipe({f"{BUCKET}/large.png": bytes(2**25), f"{BUCKET}/empty.png": b""})
+    monkeypatch.setattr(BYTES, "most", 10**6)
+    s3.left = [2**23]  # a download of all of it would end here
+    with pytest.raises(ImageError, match=r"is 1,000,001 bytes; at most 1,000,000 are read"):
+        read_url(f"s3://{BUCKET}/large.png")
+    assert s3.ended == 0
+    assert read_url(f"s3://{BUCKET}/empty.png") == b""
 
 
 def test_what_is_not_on_s3(s3: Proxy) -> None:

@@ -14,6 +14,8 @@ import pytest
 
 from classify.data.dataset import Dataset
 from classify.inference.bundle import TrainedHead, load_head, save_head, save_report
+from classify.inference.complete_model import read_metadata
+from classify.inference.export import check_targets
 from classify.inference.head_folder import FILES, check_target
 from classify.report.analysis import Analysis, analyse
 from classify.search.leaderboard import Result
@@ -192,6 +194,10 @@ def _file(folder: Path) -> None:
     folder.write_text("mine")
 
 
+def _loop(folder: Path) -> None:
+    folder.symlink_to(folder.name)
+
+
 def _foreign(folder: Path) -> None:
     folder.mkdir()
     (folder / "thesis.tex").write_text("mine")
@@ -223,6 +229,7 @@ def test_a_bundle_takes_the_place_of_nothing_or_a_bundle(
     ("there", "message"),
     [
         (_file, "found a file"),
+        (_loop, "found a link to head, which does not exist"),
         (_foreign, "found thesis.tex"),
         (_bundle_and_more, "found notes.txt"),
         (_no_bundle_json, "found an unfinished head"),
@@ -322,8 +329,18 @@ def test_a_damaged_bundle_is_refused_in_one_line(
     assert "\n" not in str(raised.value)
 
 
+def _ask_for_a_later_zip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\1\2") + 6] = 84  # the version that reads it, times ten
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
-    "damage", [_truncate, lambda path: path.unlink(), lambda path: path.write_bytes(b"")]
+    "damage",
+    [
+        *(_truncate, _ask_for_a_later_zip, lambda path: path.unlink()),
+        lambda path: path.write_bytes(b""),
+    ],
 )
 def test_a_damaged_scikit_learn_head_is_refused(knn: Path, damage: Callable[[Path], None]) -> None:
     for name in ("head.skops", "transform.npz"):
@@ -382,3 +399,15 @@ def test_a_head_that_would_run_code_is_refused(dense: Path) -> None:
     model.save(dense / "head.keras")
     with pytest.raises(HeadError, match="cannot be read"):
         load_head(dense)
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_zip_that_is_no_model_is_told_from_one(tmp_path: Path, later: bool) -> None:
+    path = tmp_path / "a.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", "[]")
+    if later:
+        _ask_for_a_later_zip(path)
+    assert read_metadata(path) == {}
+    with pytest.raises(HeadError, match="holds something else than a model of train-head"):
+        check_targets([str(path)], [HeadSpec("logistic")])

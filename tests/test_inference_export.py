@@ -33,7 +33,8 @@ from classify.settings.head_spec import HeadSpec
 from extract.core.config import TrunkSpec
 from extract.core.errors import HeadError, SettingError
 from extract.pipeline.run import run_extraction as extract_features
-from tests.conftest import QUICK, ROOT
+from tests.conftest import QUICK, ROOT, run_on_small_disk
+from tests.test_cli import QUICK_FLAGS
 from tests.test_finetune import paint, pixels_of
 
 # Reads models as any user of Keras and TensorFlow would.
@@ -332,6 +333,8 @@ def test_what_else_is_refused_first(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     path = str(tmp_path / "model.keras")
     with pytest.raises(SettingError, match="twice"):
         check_targets([path, f"{tmp_path}/./model.keras"], [logistic])
+    with pytest.raises(SettingError, match=r"Model.keras and .*model.keras, .* on Windows and"):
+        check_targets([f"{tmp_path}/Model.keras", path], [logistic])
     for one, other in (("served/", "served/model.keras"), ("a/served", "a")):
         with pytest.raises(SettingError, match="which is replaced as a whole"):
             check_targets([f"{tmp_path}/{name}" for name in (one, other)], [logistic])
@@ -457,6 +460,56 @@ def test_a_write_that_fails_leaves_the_former_model(
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     monkeypatch.undo()
     export(bundle, trunk, str(tmp_path / target))  # and it is replaced when it works
+
+
+FULL_DISK = """
+import os, subprocess, sys
+from pathlib import Path
+from classify import export_head
+from classify.cli import main as train_head
+from extract import cli
+from extract.core.errors import HeadError
+
+source, disk = Path(sys.argv[1]), Path(sys.argv[2])
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], check=True)
+store, ballast = source / "out.h5", disk / "ballast"
+assert cli.main([str(source), str(store), *sys.argv[3:]]) == 0
+train = [str(store), "--head", "logistic", "-q", "--export"]
+
+def fill(leave):
+    space = os.statvfs(disk)
+    ballast.write_bytes(bytes(max(0, space.f_bavail * space.f_frsize - leave // 4096 * 4096)))
+
+fill(0)
+assert train_head([*train, str(disk / "model/")]) == 1
+assert [path.name for path in disk.iterdir()] == ["ballast"]
+ballast.unlink()
+
+def content():
+    files = [path for path in disk.rglob("*") if path.is_file() and path != ballast]
+    return {path: path.read_bytes() for path in files}
+
+for name in ("model.keras", "model.onnx", "model.tflite", "model"):
+    export_head(source / "out_head", disk / name)
+    before = content()
+    for leave in (0, sum(map(len, before.values())) // 2):
+        fill(leave)
+        try:
+            export_head(source / "out_head", disk / name)
+            raise AssertionError(leave)
+        except HeadError as error:
+            print(error, file=sys.stderr)
+        assert content() == before
+        assert {path.name for path in disk.iterdir()} == {"ballast", name}
+        ballast.unlink()
+    subprocess.run(["rm", "-r", disk / name], check=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_keeps_the_former_model(images: Path, tmp_path: Path) -> None:
+    said = run_on_small_disk(FULL_DISK, images, tmp_path / "disk", *QUICK_FLAGS)
+    assert said.count("cannot be written: No space left on device\n") == 9
 
 
 def test_a_fitted_head_is_all_that_counts(stores: dict[int, Path]) -> None:

@@ -128,6 +128,14 @@ def test_a_batch_that_no_memory_holds_is_refused(images: Path, tmp_path: Path) -
     assert not (tmp_path / "out.h5").exists()
 
 
+def test_images_of_a_size_that_no_memory_holds_are_refused(images: Path, tmp_path: Path) -> None:
+    settings = {**QUICK, "image_size": (200_000, 200_000)}
+    refused = r"200000 x 200000 pixels: one image alone takes .* GB of memory, .* --image-size"
+    with pytest.raises(EngineError, match=refused):
+        extract_features(images, tmp_path / "out.h5", **settings)
+    assert not (tmp_path / "out.h5").exists()
+
+
 def test_a_file_system_without_locks_is_named(images: Path, tmp_path: Path) -> None:
     if not shutil.which("strace") or subprocess.call(["strace", "-o", os.devnull, "true"]):
         pytest.skip("no call of the system can be made to fail here")

@@ -17,6 +17,7 @@ from PIL import Image
 from classify.cli import main as train_head
 from classify.predict_cli import main as predict_images
 from extract import cli, show_cli
+from extract.trunks.backend import load_keras
 from tests.conftest import MakeStore
 from tests.test_cli import QUICK_FLAGS
 
@@ -174,6 +175,18 @@ def test_no_setting_of_a_stranger_moves_the_cursor(
     assert all(line.isprintable() for line in capsys.readouterr().out.split("\n"))
     assert show_cli.main([str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["attributes"]["weights"] == ESCAPES
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere such names cannot be given")
+def test_no_layer_of_a_stranger_moves_the_cursor(images: Path, tmp_path: Path) -> None:
+    keras, trunk = load_keras(), tmp_path / f"{ESCAPES}.keras"
+    convolution = keras.layers.Conv2D(2, 3, name=ESCAPES)
+    keras.Sequential([keras.Input((32, 32, 3), name=f"{ESCAPES}0"), convolution]).save(trunk)
+    shown = on_terminal(cli.main, "--list-layers", "--trunk", trunk)
+    assert r"\nforged" in shown
+    words = (images, tmp_path / "out.h5", "--trunk", trunk, "--layer")
+    assert "is unknown" in on_terminal(cli.main, *words, f"{ESCAPES}1")
+    assert "expected names of letters, digits" in on_terminal(cli.main, *words, ESCAPES)
 
 
 @pytest.mark.parametrize(

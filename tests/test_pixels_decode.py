@@ -185,9 +185,15 @@ BAD = {
     "canon": (b"II*\0\x10\0\0\0CR\2\0" + bytes(40), "kind camera raw, which is not read$"),
     "sound": (b"RIFF\0\0\0\0WAVEfmt " + bytes(40), "^is not an image"),
     "only a signature": (b"\x89PNG\r\n\x1a\n", "^is a damaged or unusual PNG"),
-    "bomb": (png(8, 2, size=(30000, 30000)), "^is 30000 x 30000 pixels; at most 134 million"),
+    "bomb": (
+        png(8, 2, size=(30000, 30000)),
+        "^is 30000 x 30000 pixels; at most 134,217,728 are read; see --max-image-pixels$",
+    ),
     "just too large": (png(1, 0, size=(2**14, 2**13 + 1)), "^is 16384 x 8193 pixels"),
-    "just too long": (png(8, 0, size=(1, 2**17 + 1)), "^is 1 x 131073 .* 131072 a side are read$"),
+    "just too long": (
+        png(8, 0, size=(1, 2**17 + 1)),
+        "^is 1 x 131073 pixels; at most 131,072 a side are read$",
+    ),
     "float": (saved("TIFF", Image.fromarray(np.full((2, 2), 2, np.float32))), "^has float pixels"),
     "below 0": (saved("TIFF", Image.fromarray(np.full((2, 2), -1, np.int32))), "outside 0"),
     "above": (saved("TIFF", Image.fromarray(np.full((2, 2), 65536, np.int32))), "outside 0"),

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from extract.cli import extract_features_parser
 from extract.core.config import ExtractConfig, TrunkSpec, ViewSpec
@@ -212,3 +213,16 @@ def test_a_plain_install_brings_no_copyleft() -> None:
     # A library of the compiler may be used by any program: "GPL-3.0 WITH GCC-exception-3.1".
     copyleft = re.compile(r"GPL(?!\S* WITH)|General Public|CeCILL|EUPL|SSPL", re.IGNORECASE)
     assert {name for name, package in brought.items() if copyleft.search(licence(package))} == set()
+
+
+def test_every_version_of_python_that_is_allowed_is_stated_and_tested() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project, allowed = settings["project"], SpecifierSet(settings["project"]["requires-python"])
+    versions = [f"3.{minor}" for minor in range(50) if f"3.{minor}" in allowed]
+    assert project["classifiers"] == [f"Programming Language :: Python :: {v}" for v in versions]
+    assert settings["tool"]["ruff"]["target-version"] == f"py{versions[0].replace('.', '')}"
+    listed = f"{', '.join(versions[:-1])} or {versions[-1]}"
+    assert f"You need Python {listed}," in (ROOT / "README.md").read_text()
+    assert f"for version in {' '.join(versions)}; do" in (ROOT / ".ci/run").read_text()
+    rows = re.findall(r"^\| (3\.\d+)\.\d+ \|", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
+    assert sorted(set(rows)) == versions

@@ -3,6 +3,8 @@
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,6 +25,7 @@ from classify.settings.head_spec import HeadSpec
 from extract.core import prefetch
 from extract.core.config import TrunkSpec
 from extract.images.digests import digest_bytes
+from tests.conftest import ROOT, MakeStore
 
 SCRIPT = "<script>alert(1)</script>"
 IMAGE = "<img src=x onerror=alert(1)>"
@@ -478,3 +481,35 @@ def test_behind_folds_the_head_is_trained_on_all_images(patience: int | None) ->
     result = run(dataset(("a", "b")), TrainConfig((spec,), 4))
     assert _lead(result)["training"] == 40
     assert "trained on 40 images" in result.summary()
+
+
+FIGURES = """
+import sys
+from pathlib import Path
+from classify.cli import main as train_head
+from classify.inference.predictions import Prediction, draw_chart
+
+store, chart = sys.argv[1:]
+assert train_head([store, "--head", "knn", "-q"]) == 0
+draw_chart(Path(chart), [Prediction("a.png", "cat", 1.0)])
+assert "matplotlib.pyplot" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonesuch"])
+def test_figures_need_no_backend_of_matplotlib(
+    backend: str, make_store: MakeStore, tmp_path: Path
+) -> None:
+    features = np.random.default_rng(0).random((12, 3), np.float32)
+    words = [make_store(features, [0, 1] * 6), tmp_path / "chart.svg"]
+    child = subprocess.run(
+        [sys.executable, "-c", FIGURES, *map(str, words)],
+        env={**os.environ, "MPLBACKEND": backend},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr
+    assert "<svg" in (tmp_path / "made_head/report.html").read_text(encoding="utf-8")
+    assert "<svg" in words[1].read_text(encoding="utf-8")

@@ -441,7 +441,7 @@ def test_a_checkpoint_of_heads_of_scikit_learn_names_their_libraries_alone(tmp_p
 def test_the_backend_of_keras_is_known_without_keras(tmp_path: Path) -> None:
     (tmp_path / "keras.json").write_text('{"backend": "jax"}')
     script = (
-        "import sys; from extract.trunks.backend import backend_name;"
+        "import sys; from extract.trunks.configuration import backend_name;"
         "print(backend_name(), 'keras' in sys.modules)"
     )
     environment = {k: v for k, v in os.environ.items() if k != "KERAS_BACKEND"}

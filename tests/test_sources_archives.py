@@ -137,6 +137,9 @@ def test_shards_may_repeat_their_names(tmp_path: Path) -> None:
         list_source(tmp_path / "s-{0008..0012}.tar")
     with pytest.raises(SourceError, match=r"counts down; expected \{0008\.\.0011\}"):
         list_source(tmp_path / "s-{0011..0008}.tar")
+    for last in ("9" * 10, "9" * 5000):
+        with pytest.raises(SourceError, match=r"found more than 1,000,000 shards; expected fewer"):
+            list_source(f"{tmp_path}/s-{{0..{last}}}.tar")
 
 
 def test_the_class_stands_beside_each_image(tmp_path: Path) -> None:

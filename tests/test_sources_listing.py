@@ -3,16 +3,18 @@ import random
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extract.core.errors import ImageError, SourceError
-from extract.images.item import Item, read_item
+from extract.images.item import Item, read_file, read_item
 from extract.images.kinds import IMAGE_ENDINGS, image_kind
 from extract.sources.listing import list_source, open_reader
 
@@ -263,6 +265,26 @@ def test_links(tmp_path: Path) -> None:
         read_item(source.items[2])
 
 
+@pytest.mark.timeout(60)
+def test_links_that_fan_out_are_refused(tmp_path: Path) -> None:
+    plant(tmp_path, ["source/19/a.jpg", "folds/cat/a.jpg", "folds/dog/b.jpg"])
+    root = tmp_path / "source"
+    for level in range(19):
+        (root / str(level)).mkdir()
+        for link in "xyz":
+            (root / str(level) / link).symlink_to(f"../{level + 1}")
+    with pytest.raises(
+        SourceError, match=r"/\d+: found more than 32 links to it; expected .* SOURCE"
+    ):
+        list_source(root)
+    # The folds of a cross-validation, all of the same folders.
+    for fold in range(10):
+        (tmp_path / "linked" / f"fold{fold}").mkdir(parents=True)
+        for name in ("cat", "dog"):
+            (tmp_path / "linked" / f"fold{fold}" / name).symlink_to(tmp_path / "folds" / name)
+    assert len(list_source(tmp_path / "linked", "group=1,label=2").items) == 20
+
+
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize(
     "key", ["../secret.jpg", "cats/../../secret.jpg", "{}/secret.jpg", "", "."]
@@ -273,6 +295,34 @@ def test_a_key_of_a_folder_leads_to_no_file_outside(tmp_path: Path, key: str) ->
         open_reader(tmp_path / "set")(key.format(tmp_path))
     with pytest.raises(ImageError, match="is not in the source"):
         open_reader(tmp_path / "set" / "cats" / "a.jpg")(key.format(tmp_path))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs fifos")
+def test_a_fifo_that_takes_the_place_of_an_image_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"image")
+    look, answered = os.stat, list[str]()
+
+    def swap(place: Any, **settings: Any) -> os.stat_result:
+        entry = look(place, **settings)
+        if place == str(path):
+            path.unlink()
+            os.mkfifo(path)
+        return entry
+
+    monkeypatch.setattr("os.stat", swap)
+
+    def read() -> None:
+        with pytest.raises(ImageError, match="is a named pipe, not a regular file"):
+            read_file(str(path))
+        answered.append("refused")
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert answered == ["refused"]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs fifos")

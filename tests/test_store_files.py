@@ -1,6 +1,7 @@
 """The file: made whole, written by row number, counted by status, opened with a clear error."""
 
 import multiprocessing
+import os
 import re
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import time
 import zlib
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -24,7 +26,7 @@ from extract.store.format import Layout, create_store, wrap_write_errors
 from extract.store.open import open_store, read_features
 from extract.store.validate import is_in_use
 from extract.store.verify import verify
-from tests.conftest import QUICK, MakeStore, items_of
+from tests.conftest import QUICK, WINDOWS, MakeStore, items_of
 
 SPEC = TrunkSpec(**QUICK)  # type: ignore[arg-type]
 ATTRIBUTES = {
@@ -163,6 +165,29 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
         )
     assert answer.stdout.startswith("StoreError")
     assert "another process has it open" in answer.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="imitates Windows")
+def test_a_second_writer_is_refused_where_hdf5_does_not_lock(tmp_path: Path) -> None:
+    path = make_empty(tmp_path / "o.h5", 1)
+    code = f"{WINDOWS}\nfrom extract.store.open import open_store\n"
+    first = f"{code}with open_store(sys.argv[1], write=True): print('open', flush=True), input()"
+    second = f"{code}with open_store(sys.argv[1], write=True): print('written')"
+    # What HDF5 does on Windows.
+    options: dict[str, Any] = {"env": {**os.environ, "HDF5_USE_FILE_LOCKING": "FALSE"}}
+    options |= {"text": True, "stdout": subprocess.PIPE}
+    words = [sys.executable, "-c", first, str(path)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, **options) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "open\n"
+        again = [sys.executable, "-c", second, str(path)]
+        refused = subprocess.run(again, stderr=subprocess.PIPE, check=False, **options)
+        assert "StoreError" in refused.stderr
+        assert "another extract-features is writing to it" in refused.stderr
+        child.communicate("\n")
+    assert child.returncode == 0
+    assert subprocess.run(again, check=True, **options).stdout == "written\n"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_whether_another_process_writes_can_be_asked(tmp_path: Path) -> None:

@@ -89,6 +89,15 @@ def terabytes(file: h5py.File) -> None:
     file.create_dataset("features", (20, 10**11), "f4", chunks=(1, 1000))
 
 
+def other_bits(file: h5py.File) -> None:
+    """Let the numbers have fewer digits: NumPy has no such type, and h5py names another."""
+    kind = h5py.h5t.IEEE_F32LE.copy()
+    kind.set_fields(31, 23, 8, 2, 21)
+    del file["features"]
+    h5py.h5d.create(file.id, b"features", kind, h5py.h5s.create_simple((20, 3)))
+    file["features"][:] = X
+
+
 def group(file: h5py.File) -> None:
     del file["labels"]
     file.create_group("labels")
@@ -141,6 +150,7 @@ STRANGE: dict[str, tuple[Change, str]] = {
     "digest": (swap("digest", np.zeros((20, 8), "u1")), r"digest is uint8 \(20, 8\)"),
     "groups": (swap("groups", N), "groups is int64"),
     "features type": (swap("features", X.astype("f8")), "features is float64"),
+    "features bits": (other_bits, "features has other bits than float32"),
     "features rank": (swap("features", X[:, 0].copy()), r"features has the shape \(20,\)"),
     "features short": (swap("features", X[:19]), r"features is float32 \(19, 3\)"),
     "features empty": (swap("features", X[:, :0]), r"features has the shape \(20, 0\)"),
@@ -154,6 +164,12 @@ STRANGE: dict[str, tuple[Change, str]] = {
     "dtype": (set_attribute("dtype", "float64"), "dtype 'float64' is unknown"),
     "trunk": (set_attribute("trunk", 5), "trunk is 5"),
     "trunk name": (set_attribute("trunk", "vgg17"), "trunk 'vgg17' is unknown"),
+    "columns": (set_attribute("columns", 0.5), "columns is 0.5"),
+    "complete": (set_attribute("complete", [0]), r"complete is \[0\]"),
+    "complete text": (set_attribute("complete", "no"), "complete is 'no'"),
+    "root": (set_attribute("root", 0.5), "root is 0.5"),
+    "shards": (set_attribute("shards", ["a", "b"]), r"shards is \['a', 'b'\]"),
+    "long name": (set_attribute("x" * 10**4, 1j), r"x{500}\.\.\.; expected a store"),
     "size": (set_attribute("image_size", [1, 2, 3]), r"image_size is \[1, 2, 3\]"),
     "size text": (set_attribute("image_size", "large"), "image_size is large"),
     "layer": (set_attribute("layer", "conv1_relu"), "lacks views/c, views/o, views/n"),
@@ -199,6 +215,16 @@ def test_what_is_there_beside_is_left_alone(store: Path) -> None:
     changed(store, lambda file: file.create_dataset("notes", data=[1, 2]) and None)
     with open_store(store) as opened:
         assert verify(opened) == []
+
+
+@pytest.mark.parametrize("name", ["resize", "interpolation", "preprocess", "pooling", "weights"])
+def test_a_setting_that_is_missing_has_its_default(
+    store: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed(store, lambda file: file.attrs.__delitem__(name))
+    assert show_cli.main([str(store)]) == 0
+    with open_store(store) as opened:
+        assert str(getattr(opened.spec, name)) in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("what", ["external link", "label range", "class not UTF-8", "terabytes"])

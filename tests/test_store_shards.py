@@ -605,6 +605,7 @@ def test_overwrite_makes_anew_what_lacks_a_shard(
     out = tmp_path / "out.h5"
     extract(images, out, shards=tmp_path / "parts")
     (tmp_path / "parts/shard-00001.h5").unlink()
+    caplog.set_level("INFO", "headstart")
     with pytest.raises(StoreError, match=r"shard-00001.h5: no such file; .* with --overwrite"):
         extract(images, out, shards=tmp_path / "parts")
     made = extract(images, out, shards=tmp_path / "parts", overwrite=True)
@@ -686,14 +687,16 @@ def test_an_index_is_found_through_a_link(images: Path, tmp_path: Path) -> None:
     [
         ("out.h5", r"out.h5; expected a folder below"),
         (os.fsdecode(b"parts\xff"), r"expected a name in UTF-8"),
+        ("loop", r"loop, a link to itself; expected a folder"),
     ],
 )
 def test_a_name_that_no_folder_of_shards_can_have(
     images: Path, tmp_path: Path, name: str, message: str
 ) -> None:
+    (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(SettingError, match=message):
         extract(images, tmp_path / "out.h5", shards=tmp_path / name)
-    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "loop"]
 
 
 @pytest.mark.parametrize("name", ["größe & ' maße", "a/b\nc", "-x"])

@@ -667,7 +667,7 @@ def test_two_runs_into_one_folder_do_not_mix(
             capsys.readouterr()
             assert train_head(words) == 1
             found = "another train-head is writing to it; expected one at a time"
-            remedy = "wait for it, or name another place with -o"
+            remedy = "wait for it, or name another place"
             line = capsys.readouterr().err.splitlines()[-1]
             assert line == f"train-head: {folder}: {found}; {remedy}"
             assert (folder / "candidates.jsonl").read_bytes() == before

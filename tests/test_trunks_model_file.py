@@ -296,3 +296,19 @@ def test_a_store_and_a_head_find_it_again(
 def test_it_is_not_fine_tuned(models: Models) -> None:
     with pytest.raises(TrunkError, match=r"found a model file, .*nested\.keras"):
         build_upper_blocks(spec_of(models, "nested"), "inner.first")
+
+
+@pytest.mark.parametrize("name", ["my layer", "größe", "a:b"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_layer_that_tensorflow_cannot_name_is_named(
+    name: str, nested: bool, tmp_path: Path
+) -> None:
+    keras = load_keras()
+    layers = [keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3, name=name)]
+    if nested:
+        layers = [keras.Input((8, 8, 3)), keras.Sequential(layers, name="inner")]
+    keras.Sequential(layers).save(tmp_path / "trunk.keras")
+    spec = TrunkSpec(trunk=str(tmp_path / "trunk.keras"))
+    assert list_layers(spec)
+    with pytest.raises(TrunkError, match=f"found the layer {name}; .*set KERAS_BACKEND=jax"):
+        build_trunk(spec)

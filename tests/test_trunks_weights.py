@@ -1,6 +1,7 @@
 """Weights lie in the file that is given: a file that points to another one is refused."""
 
 import io
+import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,7 @@ from extract.core.errors import TrunkError
 from extract.trunks.backend import load_keras
 from extract.trunks.trunk import build_trunk
 from extract.trunks.weights import load_application
+from tests.test_store_hostile import let_hdf5_loop
 
 SHAPE = (3, 3, 3, 32)  # of MobileNet's first kernel, in which every value is 2
 SPEC = TrunkSpec(trunk="mobilenet", weights="none", layer=("conv1_relu",), image_size=(32, 32))
@@ -60,15 +62,18 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def move_kernel(path: Path, place: Place, target: Path) -> None:
     """Write a copy of a file whose first kernel lies where ``place`` puts it."""
+    change_weights(path, lambda content: changed(content, place, path), target)
+
+
+def change_weights(path: Path, change: Callable[[bytes], bytes], target: Path) -> None:
+    """Write a copy of a file, or of a ``.keras`` file, whose HDF5 file is changed."""
     if path.suffix == ".keras":
         with zipfile.ZipFile(path) as old, zipfile.ZipFile(target, "w") as new:
             for name in old.namelist():
                 content = old.read(name)
-                new.writestr(
-                    name, changed(content, place, path) if name.endswith("h5") else content
-                )
+                new.writestr(name, change(content) if name.endswith("h5") else content)
     else:
-        target.write_bytes(changed(path.read_bytes(), place, path))
+        target.write_bytes(change(path.read_bytes()))
 
 
 def changed(content: bytes, place: Place, path: Path) -> bytes:
@@ -87,25 +92,47 @@ def changed(content: bytes, place: Place, path: Path) -> bytes:
     return memory.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("use", "name"),
-    [
-        ("trunk", "file.keras"),
-        *(("weights", name) for name in ("file.keras", "file.weights.h5", "file.h5")),
-    ],
-)
+USES = [
+    ("trunk", "file.keras"),
+    *(("weights", name) for name in ("file.keras", "file.weights.h5", "file.h5")),
+]
+
+
+def spec_of(use: str, path: Path) -> TrunkSpec:
+    if use == "trunk":
+        return replace(SPEC, trunk=str(path), weights="model", preprocess="none")
+    return replace(SPEC, weights=str(path))
+
+
+@pytest.mark.parametrize(("use", "name"), USES)
 @pytest.mark.parametrize("place", [inside, external_storage, external_link, virtual])
 def test_a_kernel_in_another_file_is_refused(
     saved: Path, place: Place, use: str, name: str, tmp_path: Path
 ) -> None:
     path = tmp_path / name
     move_kernel(saved / name, place, path)
-    if use == "trunk":
-        spec = replace(SPEC, trunk=str(path), weights="model", preprocess="none")
-    else:
-        spec = replace(SPEC, weights=str(path))
+    spec = spec_of(use, path)
     if place is inside:
         assert (build_trunk(spec).model.get_weights()[0] == 2).all()
         return
     with pytest.raises(TrunkError, match=f"{name}: .*; expected"):
         build_trunk(spec)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits")
+@pytest.mark.parametrize(("use", "name"), USES)
+def test_weights_over_which_hdf5_loops_are_named(
+    saved: Path, use: str, name: str, tmp_path: Path
+) -> None:
+    def loop(content: bytes) -> bytes:
+        place = tmp_path / "loops.h5"
+        place.write_bytes(content)
+        with h5py.File(place, "r+") as file:
+            file.attrs["keras_version"] = "3"
+        let_hdf5_loop(place)
+        return place.read_bytes()
+
+    change_weights(saved / name, loop, tmp_path / name)
+    with pytest.raises(TrunkError, match=f"{name}: HDF5 does not come to its end; expected"):
+        build_trunk(spec_of(use, tmp_path / name))

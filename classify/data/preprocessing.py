@@ -1,6 +1,7 @@
 """Transforms of the features in front of a head, fitted on its training rows only."""
 
 import functools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ from numpy.typing import NDArray
 
 from classify.data.out_of_core import Features, Rows, StoredRows, flatten, iter_chunks, rough_mean
 from extract.core.errors import HeadError
+from extract.limits.unpacked import read_arrays
 
 FILE = "transform.npz"
 # Rows projected at a time: bounds the copies of wide rows.
 _ROWS = 256
 # Values transformed at a time: few enough to stay in the processor's cache.
 _VALUES = 1 << 18
+# Steps of a saved transform; no step stands twice in a row, and there are few.
+_MOST_STEPS = 100
 
 Floats = NDArray[np.floating]
 # The arrays of one fitted step by name; empty for a step that has nothing to fit.
@@ -67,6 +71,18 @@ class Transform:
             X = _apply(step, fitted, flatten(X))
         return X
 
+    def shape_after(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Return the shape of a transformed row of this shape; None if the steps do not take it."""
+        for fitted in self._fitted:
+            width = (math.prod(shape),)
+            if any(fitted[name].shape != width for name in ("mean", "scale") if name in fitted):
+                return None
+            axes = fitted.get("axes")
+            if axes is not None and (axes.ndim != 2 or axes.shape[:1] != width):
+                return None
+            shape = width if axes is None else axes.shape[1:]
+        return shape
+
     def learnt(self) -> list[tuple[str, _Fitted]]:
         """Return each step and its fitted arrays by name."""
         return list(zip(self.steps, self._fitted, strict=True))
@@ -81,12 +97,14 @@ class Transform:
     @classmethod
     def load(cls, folder: Path) -> "Transform":
         """Read a saved transform; only plain arrays are read."""
-        with (folder / FILE).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            transform = cls([str(step) for step in file["steps"]])
-            transform._fitted = [
-                {name.partition(".")[2]: file[name] for name in file if name.startswith(f"{i}.")}
-                for i in range(len(transform.steps))
-            ]
+        arrays = read_arrays(folder / FILE)
+        if (count := arrays["steps"].size) > _MOST_STEPS:
+            raise ValueError(f"found {count:,} steps; expected at most {_MOST_STEPS}")
+        transform = cls([str(step) for step in arrays["steps"]])
+        transform._fitted = [
+            {name.partition(".")[2]: arrays[name] for name in arrays if name.startswith(f"{i}.")}
+            for i in range(count)
+        ]
         return transform
 
 

@@ -1,5 +1,6 @@
 """Keras heads. They use only Keras 3's own API, so that they train on every backend."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,14 @@ from extract.core.console import progress
 from extract.core.errors import HeadError
 from extract.trunks.backend import fetch
 from extract.trunks.keras_import import keras
+from extract.trunks.model_file import load_model
 
 # Rows in one call of a trained head: bounds the memory of the hidden layers of a feature map.
 PREDICT_ROWS = 256
 FILE = "head.keras"
+# The values of a row in any layer, or times those of the input: the blocks of a trunk widen them by
+# 6. A layer that repeats its input would fill the memory.
+_MOST_VALUES, _MOST_TIMES = 2**20, 16
 
 
 class DenseHead:
@@ -79,8 +84,22 @@ class DenseHead:
     @classmethod
     def load(cls, folder: Path, head: str = "dense") -> "DenseHead":
         """Read a saved head in Keras' safe mode, which runs no code from the file."""
-        model = keras.saving.load_model(folder / FILE, compile=False, safe_mode=True)
+        path = folder / FILE
+        model = load_model(path, path.stat().st_size)
+        _check_layers(model, max(_MOST_VALUES, _MOST_TIMES * math.prod(model.input_shape[1:])))
         return cls(model=model)
+
+
+def _check_layers(model: Any, most: int) -> None:
+    """Raise ValueError if a layer makes a row very large, in a model within the model, too."""
+    for layer in model.layers:
+        shapes = [tensor.shape[1:] for tensor in keras.tree.flatten(layer.output)]
+        values = sum(math.prod(side or 1 for side in shape) for shape in shapes)
+        if values > most:
+            found = f"found {values:,} values of a row in the layer {layer.name}"
+            raise ValueError(f"{found}; expected at most {most:,}")
+        if hasattr(layer, "layers"):
+            _check_layers(layer, most)
 
 
 def fit_heads(

@@ -21,6 +21,7 @@ from classify.scores.calibration import (
     scale_sample,
 )
 from classify.settings.head_spec import HeadSpec
+from extract.limits.unpacked import read_arrays
 
 FILE = "head.npz"
 
@@ -70,7 +71,8 @@ class LinearHead:
 
     def fits(self, shape: tuple[int, ...], classes: int) -> bool:
         """Return whether the head takes rows of this shape and scores this many classes."""
-        return bool(self._model.coef.shape == (1 if classes == 2 else classes, math.prod(shape)))
+        count, (coef, intercept) = 1 if classes == 2 else classes, self._model
+        return bool(coef.shape == (count, math.prod(shape)) and intercept.shape == (count,))
 
     def save(self, folder: Path) -> None:
         """Write the head to ``head.npz`` in a folder."""
@@ -79,9 +81,9 @@ class LinearHead:
     @classmethod
     def load(cls, folder: Path, head: str = "logistic") -> "LinearHead":
         """Read a saved head; only plain arrays are read."""
-        with (folder / FILE).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            model = LinearModel(file["coef"], file["intercept"])
-            return cls(HeadSpec(head), model, float(file["scale"]))
+        arrays = read_arrays(folder / FILE)
+        model = LinearModel(arrays["coef"], arrays["intercept"])
+        return cls(HeadSpec(head), model, float(arrays["scale"]))
 
 
 def score_linear(heads: Sequence[LinearHead], X: Rows) -> list[NDArray[np.floating]]:

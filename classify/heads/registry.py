@@ -92,11 +92,8 @@ class FittedHead(NamedTuple):
 
     def fits(self, shape: tuple[int, ...], classes: int) -> bool:
         """Return whether it takes rows of this shape and scores this many classes."""
-        try:
-            row = self.transform.apply(np.zeros((1, *shape), np.float32))
-        except ValueError:  # the steps were fitted on rows of another width
-            return False
-        return self.head.fits(row.shape[1:], classes)
+        row = self.transform.shape_after(shape)
+        return row is not None and self.head.fits(row, classes)
 
     def save(self, folder: Path) -> None:
         """Write both into a folder."""

@@ -6,10 +6,8 @@ scaling fits it on training rows that the fit did not see, and changes no answer
 above zero, and changes no answer either.
 """
 
-import json
 import math
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from classify.data.out_of_core import SCORE_BYTES, Labels, Rows, flatten
 from classify.data.views import FoldData
 from classify.scores.calibration import fit_logit_scale, left_out_folds, probabilities
 from classify.settings.head_spec import HeadSpec
+from extract.limits.skops import check_skops
 
 FILE = "head.skops"
 # Types of scikit-learn's trees, which not every skops trusts by default.
@@ -130,11 +129,7 @@ class SklearnHead:
         import skops.io
         from sklearn.exceptions import InconsistentVersionWarning
 
-        with zipfile.ZipFile(folder / FILE) as file:
-            schema = json.dumps(json.loads(file.read("schema.json")))
-        # NumPy would mix a pool of any size that it names, each number with each other.
-        if "RandomGenerator" in schema:
-            raise ValueError("found a random number generator; expected a head without one")
+        check_skops(folder / FILE)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             parts = skops.io.load(folder / FILE, trusted=_TREES.get(head, []))

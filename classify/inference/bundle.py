@@ -45,8 +45,10 @@ from classify.search.leaderboard import Result
 from classify.settings.head_spec import KERAS_HEADS
 from extract.core.atomic import atomic_write
 from extract.core.config import BEFORE, TrunkSpec
-from extract.core.errors import HeadError, quoted
+from extract.core.errors import HeadError, TrunkError, quoted
 from extract.images.item import reason_of
+from extract.images.remote import check_local
+from extract.limits.unpacked import read_json
 
 FORMAT = "headstart head"
 FORMAT_VERSION = 1
@@ -204,6 +206,8 @@ def load_head(folder: PathLike) -> TrainedHead:
             **{field: described[field] for field in ("layer", *_RECORDED)},
         )
         fits = head.head.fits(head.shape, len(names))
+    except TrunkError:  # the Keras of this machine cannot be loaded
+        raise
     except Exception as error:  # Keras and skops can raise anything for a damaged file
         if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
             raise  # a limit of the machine, not a damaged head
@@ -219,12 +223,15 @@ def load_head(folder: PathLike) -> TrainedHead:
 
 def _read_identity(folder: Path) -> dict[str, Any]:
     """Read ``bundle.json`` and check its format."""
+    check_local(folder, HeadError)
     path = folder / BUNDLE
     try:
-        described = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        problem = "no readable" if isinstance(error, OSError) else "not JSON in"
-        raise HeadError(f"{folder}: {problem} {BUNDLE}; {_EXPECTED}") from error
+        described = read_json(path)
+    except (OSError, ValueError) as error:
+        problem = f"no readable {BUNDLE}" if isinstance(error, OSError) else f"{BUNDLE}: {error}"
+        if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+            problem = f"not JSON in {BUNDLE}"
+        raise HeadError(f"{folder}: {problem}; {_EXPECTED}") from error
     if not isinstance(described, dict) or described.get("format") != FORMAT:
         raise HeadError(f"{path}: from another program; {_EXPECTED}")
     if (found := described.get("format_version")) != FORMAT_VERSION:
@@ -241,8 +248,8 @@ def _other_version(folder: Path, described: Mapping[str, Any]) -> str:
         with zipfile.ZipFile(folder / file):
             # Folders of an earlier headstart have it in ``result.json`` only.
             if not (found := described.get("versions", {}).get(library)):
-                found = json.loads((folder / RESULT).read_bytes())["versions"][library]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile):
+                found = read_json(folder / RESULT)["versions"][library]
+    except Exception:  # zipfile raises a dozen kinds over an odd zip
         return ""
     if not isinstance(found, str) or found == version(library):
         return ""

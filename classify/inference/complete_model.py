@@ -4,13 +4,11 @@
 the order of the scores of every ``keras.applications`` model.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +18,7 @@ from extract.core.console import log
 from extract.core.errors import TrunkError
 from extract.engines.base import Engine
 from extract.engines.select import open_engine
+from extract.limits.unpacked import read_json
 
 
 class CompleteModel(NamedTuple):
@@ -108,9 +107,8 @@ def read_metadata(path: Path) -> dict[str, Any]:
 def _read_held(path: Path, initializer: str) -> Any:
     """Return what the layer ``class_names`` of a ``.keras`` file holds in the place of a weight."""
     try:
-        with ZipFile(path) as archive:
-            layers = json.loads(archive.read("config.json"))["config"]["layers"]
+        layers = read_json(path, "config.json")["config"]["layers"]
         configs = {layer["config"]["name"]: layer["config"] for layer in layers}
         return configs["class_names"][initializer]["config"]["value"]
-    except (OSError, BadZipFile, KeyError, TypeError, ValueError):  # a model from elsewhere
+    except Exception:  # a model from elsewhere, in a zip of any kind
         return None

@@ -7,7 +7,7 @@ from itertools import permutations
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 from classify.data.dataset import Dataset
 from classify.heads.registry import LINEAR_HEADS
@@ -20,7 +20,7 @@ from extract.core.atomic import atomic_write, check_writable
 from extract.core.console import log, quiet_mode
 from extract.core.errors import HeadError, SettingError
 from extract.public import public
-from extract.trunks.backend import backend_name
+from extract.trunks.configuration import backend_name
 
 EXPORTABLE = (*KERAS_HEADS, *LINEAR_HEADS)
 _ENDINGS = (".keras", ".onnx", ".tflite", "")
@@ -106,9 +106,12 @@ def check_targets(
             f"export: found {', '.join(heads)}; expected one of {', '.join(EXPORTABLE)}"
         )
     for one, other in permutations([*targets, *([] if folder is None else [folder])], 2):
-        place, around = Path(one).resolve(), Path(other).resolve()
+        place, around = Path(os.path.realpath(one)), Path(os.path.realpath(other))
         if place == around:
             raise SettingError(f"export: found {one} twice; expected each place once")
+        if str(place).casefold() == str(around).casefold():
+            problem = f"found {one} and {other}, which are one place on Windows and macOS"
+            raise SettingError(f"export: {problem}; expected names that differ in more than case")
         if around in place.parents:
             problem = f"found {one} inside {other}, which is replaced as a whole"
             raise SettingError(f"export: {problem}; name a place outside it")
@@ -146,7 +149,7 @@ def _is_export(path: Path, ending: str) -> bool:
                 return content.find(_MARK) >= 0
         with ZipFile(path) as archive:
             return _MARK in archive.read("config.json" if ending == ".keras" else METADATA)
-    except (OSError, BadZipFile, KeyError):
+    except Exception:  # no model, or a zip that is damaged, encrypted or of a later version
         return False
 
 

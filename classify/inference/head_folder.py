@@ -1,6 +1,5 @@
 """The files in the folder of a trained head, and checks before something is written."""
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -9,7 +8,8 @@ from classify.data.preprocessing import FILE as TRANSFORM
 from classify.heads.registry import FILES as HEAD_FILES
 from classify.search import checkpoint
 from extract.core.atomic import check_writable
-from extract.core.errors import HeadError
+from extract.core.errors import HeadError, quoted
+from extract.limits.unpacked import read_json
 
 BUNDLE, RESULT, TIMING = "bundle.json", "result.json", "timing.json"
 TABLE, PREDICTIONS, REPORT = "result.csv", "predictions.csv", "report.html"
@@ -38,6 +38,9 @@ def check_file(path: Path, *inputs: PathLike) -> None:
 def check_target(folder: Path) -> None:
     """Raise HeadError unless a head can be written there and would replace nothing but a head."""
     check_writable(folder, HeadError)
+    if os.path.islink(folder) and not folder.exists():
+        found = f"found a link to {quoted(os.readlink(folder))}, which does not exist"
+        raise HeadError(f"{folder}: {found}; expected a folder or nothing; name another with -o")
     if folder.exists() and not folder.is_dir():
         raise HeadError(f"{folder}: found a file; expected a folder or nothing; name another")
     names = {entry.name for entry in folder.glob("*")}
@@ -50,7 +53,7 @@ def check_target(folder: Path) -> None:
 def describe_head(folder: Path) -> str:
     """Name the head in a folder and its score; empty where there is none."""
     try:
-        described = json.loads((folder / RESULT).read_bytes())
+        described = read_json(folder / RESULT)
         best, metric = described["candidates"][0], described["metric"]
         return f"{best['name']}, {metric} {best['scores'][metric]:.3f}"
     except (OSError, ValueError, TypeError, KeyError, IndexError):

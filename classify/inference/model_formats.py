@@ -20,7 +20,7 @@ from classify.inference.bundle import TrainedHead
 from classify.inference.head_folder import EXTRA, METADATA
 from extract.core.errors import HeadError
 from extract.images.item import reason_of
-from extract.trunks.backend import freeze, graph_of
+from extract.trunks.backend import as_os_error, freeze, graph_of
 from extract.trunks.keras_import import keras
 from extract.trunks.trunk import Trunk
 
@@ -128,7 +128,8 @@ def _write_keras(model: Any, metadata: Mapping[str, Any], path: Path) -> None:
 
 
 def _write_saved_model(model: Any, metadata: Mapping[str, Any], folder: Path) -> None:
-    model.export(folder, format="tf_saved_model", verbose=False)
+    with as_os_error():
+        model.export(folder, format="tf_saved_model", verbose=False)
     extra = folder / EXTRA
     extra.mkdir()
     for name, value in ((f"{NAMES}.json", metadata[NAMES]), (METADATA, metadata)):
@@ -209,7 +210,7 @@ def _erfc(graph: Any, node: Any, *_: Any) -> None:
 
 def _write_litert(model: Any, metadata: Mapping[str, Any], path: Path) -> None:
     _check_size(model, path)
-    model.export(path, format="litert", verbose=False)
+    model.export(str(path), format="litert", verbose=False)  # Keras 3.14 takes no Path
     # As the format has it, files that belong to a model are a ZIP archive behind it.
     with ZipFile(path, "a") as archive:
         archive.writestr("labels.txt", "".join(f"{name}\n" for name in metadata[NAMES]))

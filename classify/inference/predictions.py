@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from classify.report.evaluation import Evaluation
+from classify.report.figures import load_matplotlib
 from classify.settings.config import CHART_ENDINGS
 from extract.core.atomic import atomic_write
 from extract.core.console import csv_text, html_table
@@ -146,6 +147,7 @@ def draw_chart(path: Path, labels: Sequence[Prediction]) -> None:
         path: The file; its ending, one of ``CHART_ENDINGS``, is the format.
         labels: The labels of the image, best first.
     """
+    load_matplotlib()
     from matplotlib.figure import Figure  # pyplot would look for a screen
 
     places, scores = range(len(labels)), [p.score or 0.0 for p in labels]

@@ -6,9 +6,12 @@ light mode, dark mode and paper. Text stays text. The same numbers give the same
 
 import html
 import math
+import os
 import re
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -45,6 +48,7 @@ def draw_learning(name: str, history: dict[str, list[float]], limits: tuple[floa
         history: ``loss``, ``accuracy``, ``val_loss`` and ``val_accuracy`` of each epoch.
         limits: Lowest accuracy and highest loss of all figures that are compared.
     """
+    load_matplotlib()
     from matplotlib.ticker import MaxNLocator
 
     epochs = np.arange(1, len(history["loss"]) + 1)
@@ -236,10 +240,11 @@ def draw_svg(name: str, label: str, size: tuple[float, float], draw: Callable[[A
         size: Width and height in inches of 72 units.
         draw: Function that draws on the figure.
     """
-    import matplotlib
-
     out = StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "headstart"}, _STYLE), warnings.catch_warnings():
+    with (
+        load_matplotlib().rc_context({"svg.hashsalt": "headstart"}, _STYLE),
+        warnings.catch_warnings(),
+    ):
         warnings.filterwarnings("ignore", message="Glyph ")  # the browser has more fonts
         from matplotlib.figure import Figure  # pyplot would look for a screen
 
@@ -257,6 +262,19 @@ def draw_svg(name: str, label: str, size: tuple[float, float], draw: Callable[[A
     text = re.sub(r"^.*?<svg[^>]*>", lambda _: opening, text.rstrip(), count=1, flags=re.DOTALL)
     # Only tags are changed: a class may be called "#010101", and text has no brackets.
     return re.sub(r"<[^>]+>", lambda tag: _adapt(tag[0], name), text)
+
+
+def load_matplotlib() -> Any:
+    """Import matplotlib, also where MPLBACKEND is no backend that it knows: none is needed."""
+    named = os.environ.pop("MPLBACKEND", "")
+    is_new = "matplotlib" not in sys.modules
+    import matplotlib
+
+    if named:
+        os.environ["MPLBACKEND"] = named
+        with suppress(ValueError):
+            matplotlib.rcParams.update({"backend": named} if is_new else {})
+    return matplotlib
 
 
 def _adapt(tag: str, name: str) -> str:

@@ -5,7 +5,6 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from classify.data.splits import Split
 from classify.search.evaluate import Evaluation
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec, groups_of
-from extract.trunks.backend import backend_name
+from extract.trunks.configuration import backend_name, installed_version
 
 FILE = "candidates.jsonl"
 # The fields of a line beside the arrays.
@@ -101,7 +100,7 @@ def library_versions(heads: Iterable[str]) -> dict[str, str]:
     """Return the versions that decide the numbers of heads, without loading a library."""
     libraries = ["headstart", "numpy", "scikit-learn"]
     libraries += ["keras", backend_name()] if set(heads) & set(KERAS_HEADS) else []
-    return {name: version(name) for name in libraries}
+    return {name: installed_version(name) for name in libraries}
 
 
 def _parse(line: bytes) -> tuple[str, Evaluation] | None:

@@ -1,6 +1,6 @@
 """Atomic writes: a file or folder gets its name only once it is complete.
 
-Also removes what killed processes leave, and lets one run at a time write to a path.
+Also removes what killed processes leave.
 """
 
 import errno
@@ -62,7 +62,7 @@ def atomic_write(path: Path, error: type[HeadstartError]) -> Iterator[Path]:
     Raises:
         HeadstartError: Of the type ``error``; the file or folder cannot be written.
     """
-    target = path.resolve()
+    target = Path(os.path.realpath(path))
     try:
         with temporary_path(target) as temporary:
             yield temporary
@@ -71,63 +71,6 @@ def atomic_write(path: Path, error: type[HeadstartError]) -> Iterator[Path]:
         if isinstance(failed, HeadstartError):
             raise
         raise error(f"{path}: cannot be written: {failed.strerror or failed}") from failed
-
-
-@contextmanager
-def locked(path: Path, error: type[HeadstartError], command: str) -> Iterator[None]:
-    """Keep other processes from the same block for this path; the lock ends with the process.
-
-    The lock is on a hidden file next to the path, which is removed on exit. Where that file cannot
-    be made or locked, as on some network disks, the block runs without a lock.
-
-    Args:
-        path: A file or folder, which need not exist.
-        error: The exception to raise.
-        command: The name of the command that writes to the path.
-
-    Raises:
-        HeadstartError: Of the type ``error``; another process is in the block.
-    """
-    target = path.resolve()
-    place = target.with_name(f".{target.name}.lock")
-    try:
-        handle = _lock(place)
-    except BlockingIOError:
-        found = f"another {command} is writing to it; expected one at a time"
-        raise error(f"{path}: {found}; wait for it, or name another place with -o") from None
-    try:
-        yield
-    finally:
-        if handle is not None:
-            with suppress(OSError):
-                place.unlink()
-            os.close(handle)
-
-
-def _lock(place: Path) -> int | None:
-    """Return the handle of a locked file, or None; raise BlockingIOError if another one has it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return None
-    while True:
-        try:
-            handle = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError:
-            return None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with suppress(FileNotFoundError):  # its former owner may have removed it meanwhile
-                if os.path.samestat(os.fstat(handle), place.stat()):
-                    return handle
-        except BlockingIOError:
-            os.close(handle)
-            raise
-        except OSError:
-            place.unlink(missing_ok=True)
-            os.close(handle)
-            return None
-        os.close(handle)
 
 
 @contextmanager
@@ -167,7 +110,7 @@ def check_writable(path: Path, error: type[HeadstartError]) -> None:
         raise error(f"{path}: no folder {path.absolute().parent}; expected one; make it")
     try:
         # Permissions do not tell: a disk can be read-only, and root may write everywhere else.
-        with tempfile.TemporaryFile(dir=path.resolve().parent):
+        with tempfile.TemporaryFile(dir=os.path.dirname(os.path.realpath(path))):
             pass
     except OSError as failed:
         if failed.errno not in _CLOSED:  # another place is no remedy for a full disk

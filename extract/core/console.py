@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import errno
 import io
 import logging
 import os
@@ -16,7 +15,7 @@ from contextlib import contextmanager, nullcontext, redirect_stdout
 from html import escape
 from typing import Any, NoReturn, TextIO, cast
 
-from extract.core.errors import ExitCode, HeadstartError, escaped
+from extract.core.errors import ExitCode, HeadstartError, escaped, lacking
 
 log = logging.getLogger("headstart")
 
@@ -25,13 +24,6 @@ LINE_SECONDS = 30.0
 
 # The first characters of a formula, in one spreadsheet program or another.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-
-_FULL = "the disk is full; expected room for a few results; make some"
-_NO_MEMORY = (
-    "out of memory; expected room for a few batches; close other programs or use a smaller "
-    "--batch-size"
-)
-_NO_FILES = "too many open files; expected a higher limit; raise it (ulimit -n)"
 
 
 class _Handler(logging.Handler):
@@ -62,6 +54,17 @@ class _Terminal:
         self.write("".join(lines))
 
 
+def _open_closed_streams() -> None:
+    """Open the streams that the caller has closed: a file with the number of one gets its text."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number
+    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", closefd=False)
+
+
 @contextmanager
 def _messages_on_stderr(level: int) -> Iterator[None]:
     """Write messages to stderr during a command; a notebook's own logging is as before after it."""
@@ -84,6 +87,16 @@ def _any_name_on_stdout() -> Iterator[None]:
     elif isinstance(stdout, io.TextIOWrapper):
         stdout.reconfigure(encoding="utf-8", newline="\n")
     with redirect_stdout(cast(TextIO, _Terminal(stdout))) if terminal else nullcontext():
+        yield
+
+
+@contextmanager
+def _warnings_are_no_errors() -> Iterator[None]:
+    """Let no warning of a library end a command, whatever PYTHONWARNINGS says."""
+    with warnings.catch_warnings():
+        if any(option.startswith("e") for option in sys.warnoptions):
+            warnings.simplefilter("default")
+            warnings.simplefilter("ignore", DeprecationWarning)
         yield
 
 
@@ -222,17 +235,6 @@ def html_table(heading: Iterable[str], rows: Iterable[Iterable[object]], caption
     return f"<table>{table}</table>" + f"<p>{escape(caption)}</p>" * bool(caption)
 
 
-def _lacking(error: Exception) -> str:
-    """Say which resource of the machine is exhausted; empty for any other error."""
-    if isinstance(error, MemoryError) or "bad_alloc" in str(error):  # the latter is OpenVINO's
-        return _NO_MEMORY
-    number = error.errno if isinstance(error, OSError) else None
-    where = getattr(error, "filename", None) or "a file beside the results"
-    if number in (errno.ENOSPC, errno.EDQUOT):
-        return f"{where}: {_FULL}"
-    return f"{where}: {_NO_FILES}" if number in (errno.EMFILE, errno.ENFILE) else ""
-
-
 def run_command(
     parser: argparse.ArgumentParser,
     command: Callable[[argparse.Namespace], int],
@@ -248,12 +250,13 @@ def run_command(
     Returns:
         The exit code: see ``extract.core.errors``.
     """
+    _open_closed_streams()
     # Intermixed, because flags may stand between two words of which one is optional.
     arguments = parser.parse_intermixed_args(argv)
     level = (
         logging.WARNING if arguments.quiet else logging.DEBUG if arguments.verbose else logging.INFO
     )
-    with _messages_on_stderr(level), _any_name_on_stdout():
+    with _messages_on_stderr(level), _any_name_on_stdout(), _warnings_are_no_errors():
         return _outcome(parser, command, arguments)
 
 
@@ -277,8 +280,8 @@ def _outcome(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
     except Exception as error:
-        if lacking := _lacking(error):
-            _say(f"{parser.prog}: {escaped(lacking)} and run the same command again")
+        if lack := lacking(error):
+            _say(f"{parser.prog}: {escaped(lack)} and run the same command again")
             return ExitCode.FAILED
         bug = "this is a bug in headstart; please report it with the lines above"
         _say(f"{traceback.format_exc()}{parser.prog}: {bug}")

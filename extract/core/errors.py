@@ -5,8 +5,19 @@ built-in type that callers of the Python API would catch.
 """
 
 import difflib
+import errno
 from collections.abc import Iterable
 from enum import IntEnum
+
+_FULL = "the disk is full; expected room for a few results; make some"
+_NO_MEMORY = (
+    "out of memory; expected room for a few batches; close other programs or use a smaller "
+    "--batch-size"
+)
+_NO_FILES = "too many open files; expected a higher limit; raise it (ulimit -n)"
+_NO_TEMPORARY = (
+    "no temporary folder can be written; expected one for a few megabytes; name one with TMPDIR"
+)
 
 
 class ExitCode(IntEnum):
@@ -70,6 +81,19 @@ class SplitError(HeadstartError, ValueError):
 
 class HeadError(HeadstartError, ValueError):
     """A head cannot be trained, saved or loaded."""
+
+
+def lacking(error: Exception) -> str:
+    """Say which resource of the machine is exhausted; empty for any other error."""
+    if isinstance(error, MemoryError) or "bad_alloc" in str(error):  # the latter is OpenVINO's
+        return _NO_MEMORY
+    if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):
+        return _NO_TEMPORARY
+    number = error.errno if isinstance(error, OSError) else None
+    where = getattr(error, "filename", None) or "a file beside the results"
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return f"{where}: {_FULL}"
+    return f"{where}: {_NO_FILES}" if number in (errno.EMFILE, errno.ENFILE) else ""
 
 
 def first_line(error: Exception) -> str:

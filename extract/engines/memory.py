@@ -31,5 +31,9 @@ def check_batch_memory(batch_size: int, image_size: tuple[int, int]) -> None:
     """
     needed, free = batch_size * image_size[0] * image_size[1] * 3 * _BYTES, available_memory()
     if needed > free:
-        problem = f"its images alone take {needed / 1e9:.3g} GB of memory, {free / 1e9:.3g} free"
-        raise EngineError(f"batch size {batch_size}: {problem}; use a smaller --batch-size")
+        memory = f"{needed / 1e9:.3g} GB of memory, {free / 1e9:.3g} free"
+        if batch_size == 1:
+            where, problem = f"{image_size[1]} x {image_size[0]} pixels", "one image alone takes"
+            raise EngineError(f"{where}: {problem} {memory}; use a smaller --image-size")
+        where, problem = f"batch size {batch_size}", "its images alone take"
+        raise EngineError(f"{where}: {problem} {memory}; use a smaller --batch-size")

@@ -11,7 +11,6 @@ import os
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from extract.core.config import IN_MODEL, PIXEL_SETTINGS, TrunkSpec
 from extract.core.console import log
 from extract.core.errors import EngineError, first_line
 from extract.trunks.backend import convert_to_openvino, load_openvino
+from extract.trunks.configuration import installed_version
 
 if TYPE_CHECKING:
     from extract.trunks.trunk import Trunk
@@ -212,17 +212,9 @@ def _identity(spec: TrunkSpec, calibration_digest: str) -> dict[str, Any]:
         if settings[name] not in (*TRUNKS, "imagenet", "none", IN_MODEL) and file.is_file():
             settings[name] = _digest(file)
     packages = (*_PACKAGES, "nncf") if calibration_digest else _PACKAGES
-    versions = {name: _version(name) for name in packages}
+    versions = {name: installed_version(name) for name in packages}
     calibration = {"calibration": calibration_digest, "format_version": FORMAT_VERSION}
     return {**settings, **calibration, "made_by": versions}
-
-
-def _version(package: str) -> str:
-    """Return a version, ``none`` for a package under another name, such as tensorflow-cpu."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "none"
 
 
 def _name(identity: dict[str, Any]) -> str:

@@ -12,7 +12,8 @@ from extract.engines.memory import check_batch_memory
 from extract.engines.openvino_cache import CompiledTrunk, convert, find_compiled
 from extract.engines.openvino_engine import OpenVinoEngine, check_instructions
 from extract.engines.quantize import Calibration, quantize
-from extract.trunks.backend import backend_name, has_gpu, on_gpu
+from extract.trunks.backend import has_gpu, on_gpu
+from extract.trunks.configuration import backend_name
 
 Calibrate = Callable[[TrunkSpec], Calibration] | str
 
@@ -45,8 +46,7 @@ def open_engine(
         EngineError: The machine lacks the instructions or the memory, or the trunk cannot be
             converted.
     """
-    if batch_size:
-        check_batch_memory(batch_size, spec.image_size)
+    check_batch_memory(batch_size or 1, spec.image_size)
     if precision == "int8" or engine == "openvino" or (engine == "auto" and not _prefers_keras()):
         check_instructions(precision)
         compiled = find_compiled(spec)

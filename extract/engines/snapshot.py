@@ -8,7 +8,6 @@ import os
 import platform
 import tempfile
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from extract.engines.openvino_cache import CompiledTrunk
 from extract.engines.openvino_engine import OpenVinoEngine, check_instructions
 from extract.images.digests import read_digests
 from extract.images.item import Item
-from extract.trunks.backend import backend_name
+from extract.trunks.configuration import backend_name, installed_version
 
 # The attributes of an engine that, with the files of its trunk, determine it.
 _FIELDS = ("name", "spec", "dtype", "precision", "batch_size", "shapes", "weights_sha256")
@@ -107,4 +106,4 @@ def open_snapshot(snapshot: Snapshot, threads: int) -> Engine:
 def _versions(engine: str, backend: str) -> str:
     runner = ("openvino",) if engine == "openvino" else ("keras", backend)
     names = ("headstart", "numpy", "pillow", *runner)
-    return ", ".join(f"{name} {version(name)}" for name in names)
+    return ", ".join(f"{name} {installed_version(name)}" for name in names)

@@ -1,6 +1,7 @@
 """The files and folders below a source."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from functools import partial
@@ -14,6 +15,8 @@ from extract.images.remote import attempt, call, explain, hide_secrets, without_
 
 # As many as the signature of a NIfTI file, or the header of a PPM with a comment, needs.
 _HEAD_BYTES = 512
+# Links to one folder, as of each fold to each class. Links in folders that links lead to multiply.
+_MOST_LINKS = 32
 # An unread file is an image of a kind that is not read; an unreadable one cannot be opened, such as
 # a link to nothing.
 Kind = Enum("Kind", "IMAGE FOLDER UNREAD OTHER UNREADABLE")
@@ -67,8 +70,16 @@ def walk(root: str, list_folder: Callable[[str], Iterable[Entry]]) -> Iterator[E
                 yield Entry(folder.key + name, path, kind)
 
 
-def list_local(above: dict[str, frozenset[str]], folder: str) -> Iterator[Entry]:
-    """Yield the entries of a folder; ``above`` has the real paths of it and the folders around."""
+def list_local(
+    above: dict[str, frozenset[str]], times: Counter[str], folder: str
+) -> Iterator[Entry]:
+    """Yield the entries of a folder.
+
+    Args:
+        above: The real paths of each folder that is still to be listed and the folders around it.
+        times: How often each real folder was met.
+        folder: The folder.
+    """
     around = above.pop(folder)
     try:
         with os.scandir(folder) as scanned:
@@ -79,9 +90,14 @@ def list_local(above: dict[str, frozenset[str]], folder: str) -> Iterator[Entry]
         raise SourceError(f"{quoted(folder)}: {problem}") from error
     for entry, kind in entries:
         if kind is Kind.FOLDER:
-            above[entry.path] = around | {os.path.realpath(entry.path)}
-            if above[entry.path] == around:  # a link to a folder around it, which is listed already
+            real = os.path.realpath(entry.path)
+            if real in around:  # a link to a folder around it, which is listed already
                 continue
+            above[entry.path] = around | {real}
+            times[real] += 1
+            if times[real] > _MOST_LINKS:
+                problem = f"found more than {_MOST_LINKS} links to it; expected fewer"
+                raise SourceError(f"{quoted(real)}: {problem}; remove some from SOURCE")
         yield Entry(to_utf8(entry.name), entry.path, kind)
 
 

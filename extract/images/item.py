@@ -54,9 +54,24 @@ def open_regular(path: str, buffering: int = -1) -> BinaryIO:
     Raises:
         OSError: The file cannot be opened, or is not a regular one.
     """
-    if special := special_kind(path):
+    _refuse_special(path, os.stat(path).st_mode)
+    return open(path, "rb", buffering, opener=_open_at_once)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file, but do not wait for a pipe that has taken its place since it was looked at."""
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    try:
+        _refuse_special(path, os.fstat(handle).st_mode)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _refuse_special(path: str, mode: int) -> None:
+    if special := _special_kind(mode):
         raise OSError(errno.EINVAL, f"is a {special}, not a regular file", path)
-    return open(path, "rb", buffering)
 
 
 def special_kind(path: str) -> str:
@@ -65,7 +80,10 @@ def special_kind(path: str) -> str:
     Raises:
         OSError: There is no such file.
     """
-    mode = os.stat(path).st_mode
+    return _special_kind(os.stat(path).st_mode)
+
+
+def _special_kind(mode: int) -> str:
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         return ""
     kinds = {stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket"}

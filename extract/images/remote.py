@@ -5,20 +5,28 @@ of a URL, because no list of words knows every kind of password and signature.
 """
 
 import hashlib
+import os
 import re
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from extract.core.errors import ImageError
+from extract.core.errors import HeadstartError, ImageError, quoted
 from extract.limits.image_size import BYTES, claim_bytes
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+# fsspec reads zip://a.png::https://host/b.zip as a file within another one.
+_CHAIN = re.compile(rf"::(?=(?:[a-z]+::)*{_SCHEME.pattern})")
 # A URL in a text ends before a space or the next one; the marks after it belong to the text.
-_IN_TEXT = re.compile(rf"({_SCHEME.pattern}(?:(?!{_SCHEME.pattern})\S)*?)([)\]>'\".,:;]*)(?=\s|$)")
+_IN_TEXT = re.compile(
+    rf"({_SCHEME.pattern}(?:(?!{_SCHEME.pattern})\S)*?)([)\]>'\".,:;]*)(?=\s|$|{_SCHEME.pattern})"
+)
 _NO_PORT = re.compile(r"(\[[^]]*\])?+[^:]*+:(?!\d*$)")
+# A URL as pathlib writes it, which makes one slash of two.
+_PATH = re.compile(r"(?:^|/|::)([A-Za-z][A-Za-z0-9+.-]+:)/+")
 _DIGEST_BYTES = 6
 _ATTEMPTS, _PAUSE_SECONDS, _TIMEOUT_SECONDS = 3, 0.5, 60.0
 # These errors end every attempt; classes of libraries that may be missing go by name.
@@ -39,6 +47,13 @@ def without_query(url: str) -> str:
 def hide_secrets(name: str) -> str:
     """Return a name that is or ends with a URL, of which scheme, host and path remain."""
     return "".join(_split(name)[:2]) if "://" in name else name
+
+
+def check_local(path: Path, error: type[HeadstartError]) -> None:
+    """Raise an error for a path that does not exist and is a URL, without its secrets."""
+    if (found := _PATH.search(str(path))) and not os.path.exists(path):
+        url = hide_secrets(f"{found[1]}//{str(path)[found.end() :]}")
+        raise error(f"{quoted(url)}: a URL; expected a path on this machine; fetch the file first")
 
 
 def name_images(paths: Collection[str]) -> dict[str, str]:
@@ -65,15 +80,19 @@ def _host(rest: str) -> str:
 
 def _split(name: str) -> tuple[str, str, str]:
     """Return what a URL begins with up to its scheme, host and path, and query and fragment."""
-    scheme = _SCHEME.search(name)
-    if scheme is None:
+    if chain := _CHAIN.search(name):
+        within = _split(name[: chain.start()])
+        scheme, place, query = _split(name[chain.end() :])
+        return f"{within[0]}{within[1]}::{scheme}", place, within[2] + query
+    found = _SCHEME.search(name)
+    if found is None:
         return "", name, ""
-    rest = name[scheme.end() :]
+    rest = name[found.end() :]
     if "@" in rest and _NO_PORT.match(_host(rest)):
         rest = rest.partition("@")[2]  # of a password, which may have one of the characters below
     rest = rest[_host(rest).rfind("@") + 1 :]
     place = re.split("[?#]", rest, maxsplit=1)[0]
-    return name[: scheme.end()], place, rest[len(place) :]
+    return name[: found.end()], place, rest[len(place) :]
 
 
 def read_url(url: str, path: str | None = None) -> bytes:
@@ -100,9 +119,14 @@ def _fetch(path: str | None, file_system: Any, root: str) -> bytes:
 
         work = _fetch_http(file_system, root if path is None else path, end)
         return sync(file_system.loop, lambda: work, timeout=_TIMEOUT_SECONDS)  # type: ignore[no-any-return]
-    # Object stores know the size of what they send, and refuse a part of an empty file.
-    part = {} if file_system.async_impl else {"start": 0, "end": end}
-    return bytes(call("cat_file", path, file_system, root, **part))
+    try:
+        return bytes(call("cat_file", path, file_system, root, start=0, end=end))
+    except _FINAL:
+        raise
+    except Exception:  # object stores have no part of an empty file, each with its own error
+        if call("info", path, file_system, root)["size"] != 0:
+            raise
+        return b""
 
 
 async def _fetch_http(file_system: Any, url: str, end: int) -> bytes:

@@ -7,6 +7,7 @@ and texts first. It starts in 0.2 s and stays for the next file.
 
 import atexit
 import json
+import math
 import os
 import subprocess
 import sys
@@ -55,6 +56,22 @@ def find_trap(path: str | Path) -> str:
         if trap is not None:
             _checked[state] = trap
         return trap or ""
+
+
+def bytes_of_arrays(path: str | Path) -> int:
+    """Return how many bytes all arrays in an HDF5 file have in memory."""
+    import h5py
+
+    total = 0
+
+    def add(_: str, node: Any) -> None:
+        nonlocal total
+        if isinstance(node, h5py.Dataset):
+            total += math.prod(node.shape or ()) * node.dtype.itemsize
+
+    with h5py.File(path, "r") as file:
+        file.visititems(add)
+    return total
 
 
 class _Reader:

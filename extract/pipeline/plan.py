@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib.metadata import version
 
 from extract.core.atomic import check_writable
 from extract.core.console import log
@@ -23,7 +22,7 @@ from extract.store.open import Store, open_store
 from extract.store.shards import SHARD_ROWS, create_shards, find_shards
 from extract.store.update import find_unchanged, recreate_lost, update_store
 from extract.store.validate import is_in_use
-from extract.trunks.backend import backend_name
+from extract.trunks.configuration import backend_name, installed_version
 
 # Settings of one run, not of its file.
 _ACTIONS = ("overwrite", "update", "dry_run", "repair", "cluster")
@@ -157,7 +156,7 @@ def _plan_layout(run: RunSettings, source: Source, engine: Engine) -> Layout:
     """Return the store that the run creates."""
     runner = "openvino" if engine.name == "openvino" else backend_name()
     packages = ("headstart", "keras", runner, "h5py", "numpy", "pillow")
-    versions = [f"{package} {version(package)}" for package in packages]
+    versions = [f"{package} {installed_version(package)}" for package in packages]
     config = asdict(run.config).items()
     attributes = {
         **engine.spec.to_dict(),

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from extract.core.config import MODEL_ENDING, ExtractConfig, TrunkSpec, ViewSpec
 from extract.core.errors import SettingError, StoreError, quoted
-from extract.images.remote import hide_secrets, is_url
+from extract.images.remote import check_local, hide_secrets, is_url
 from extract.pipeline.compare import KEPT, find_differences, read_recipe
 from extract.store.open import Store, open_store
 from extract.store.shards import ShardLostError
@@ -109,6 +109,7 @@ def _check_place(out: Path) -> None:
     except OSError as error:
         problem = f"{error.strerror}; expected the path of a file; use a shorter one"
         raise StoreError(f"{out}: {problem}") from error
+    check_local(out, StoreError)
     if is_other:
         raise StoreError(f"{out}: found a pipe or a device; expected a file; name another place")
     if out.is_symlink() and not out.exists():
@@ -118,11 +119,15 @@ def _check_place(out: Path) -> None:
 
 def _below(out: Path, folder: str) -> str:
     """Return a folder relative to the folder of the index, with which it may move."""
-    out, place = out.absolute().resolve(), Path(folder).absolute().resolve()
+    out, place = Path(os.path.realpath(out)), Path(os.path.realpath(folder))
     try:
         str(folder).encode()
     except UnicodeEncodeError:
         raise SettingError(f"shards: found {str(folder)!r}; expected a name in UTF-8") from None
+    if os.path.islink(place):
+        raise SettingError(
+            f"shards: found {folder}, a link to itself; expected a folder; remove it"
+        )
     if place == out or out.parent not in place.parents:
         raise SettingError(
             f"shards: found {folder}; expected a folder below {out.parent}, next to {out.name}"

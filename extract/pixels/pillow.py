@@ -31,6 +31,10 @@ from extract.limits.image_size import PIXELS
 # Pillow resizes the width first: 1 x 2**27 pixels would become 2**27 full rows, 80 GB at 150.
 MAX_SIDE = 2**17
 
+# Pillow takes memory in blocks. Those of the usual 16 MB stay with the thread that has freed them,
+# so that memory grows with the threads; glibc gives back what is larger than 32 MB.
+_BLOCK_BYTES = 2**26
+
 # Where Pillow looks for the orientation.
 _ORIENTATION = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 _IGNORE_PILLOW = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
@@ -38,8 +42,9 @@ _IGNORE_PILLOW = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 def open_image(content: bytes, kind: str) -> Any:
     """Read the header of an image, and refuse one that its header calls too large."""
-    from PIL import ImageFile
+    from PIL import Image, ImageFile
 
+    Image.core.set_block_size(_BLOCK_BYTES)  # type: ignore[attr-defined]
     if warnings.filters[:1] != [_IGNORE_PILLOW]:
         warnings.filterwarnings("ignore", module=r"PIL\.")
     ImageFile.LOAD_TRUNCATED_IMAGES = False

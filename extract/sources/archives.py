@@ -42,6 +42,7 @@ _SPLIT = "with backslashes, read as / between folders; expected /"
 _KEPT = "with a backslash, read as a part of it; expected / between folders"
 _CODE_PAGE = "in an unknown code page, read as code page 437; expected UTF-8"
 _ESCAPED = "not in UTF-8, shown with escapes; expected UTF-8"
+_MOST_SHARDS = 10**6
 _SHARDS = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 ReadAt = Callable[[int, int], bytes]  # (number of bytes, offset)
@@ -146,6 +147,10 @@ def _expand(root: str) -> list[str]:
     if len(parts) == 1 or os.path.exists(root):
         return [root]
     before, first, last, after = parts
+    # Python converts no number of thousands of digits.
+    if max(len(first), len(last)) > 18 or int(last) - int(first) >= _MOST_SHARDS:
+        problem = f"found more than {_MOST_SHARDS:,} shards; expected fewer in one SOURCE"
+        raise SourceError(f"{quoted(root)}: {problem}; correct the last number")
     if int(first) > int(last):
         raise SourceError(f"{quoted(root)}: counts down; expected {{{last}..{first}}}")
     numbers = range(int(first), int(last) + 1)

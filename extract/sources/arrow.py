@@ -1,6 +1,5 @@
 """Images in columns of Arrow and Parquet files, as the library ``datasets`` writes them."""
 
-import json
 import os
 import threading
 from bisect import bisect_right
@@ -15,7 +14,14 @@ from extract.images.item import read_file, reading
 from extract.images.remote import hide_secrets, is_url, read_url
 from extract.layouts.image_folder import Named
 from extract.layouts.image_table import Records, choose_columns, explain_columns
+from extract.limits.arrow_buffers import unpacked_size
+from extract.limits.image_size import claim_bytes
+from extract.limits.unpacked import check_bytes, most_bytes, parse_json
 
+# Rows that a file may have however small it is.
+_FEW_ROWS = 10**6
+# Images of a group of rows: how many times the size of the file, and how much is read at once.
+_TIMES, _PIECE_BYTES, _PIECE_ROWS = 256, 2**26, 1024
 _USUAL_IMAGES = ("path", "image", "img", "picture", "photo")
 _USUAL = {"label": ("label", "labels"), "split": ("split",), "group": ("group",)}
 
@@ -57,7 +63,11 @@ def open_arrow(path: str, named: Named) -> Records:
         name_of = _class_names(schema, chosen[0], quoted(path))
         # Without names the keys are row numbers, so each group of rows is read once.
         names = repeat(None) if is_parquet else _names(file.column(image))
-        read = _group_reader(file, image) if is_parquet else file.column(image).__getitem__
+        read = (
+            _group_reader(file, image, os.path.getsize(path))
+            if is_parquet
+            else file.column(image).__getitem__
+        )
         rows = [
             (name, name_of(label), *rest)
             for name, (label, *rest) in zip(names, read_cells(file, chosen), strict=False)
@@ -86,14 +96,26 @@ def _open(path: str) -> Any:
     import pyarrow.parquet
 
     if path.lower().endswith(".parquet"):
-        return pyarrow.parquet.ParquetFile(path)
+        file = pyarrow.parquet.ParquetFile(path)
+        check_rows(file.metadata.num_rows, os.path.getsize(path))
+        return file
     mapped = pyarrow.memory_map(path)
-    is_file = mapped.read(6) == b"ARROW1"
+    content = mapped.read_buffer()
+    check_bytes(unpacked_size(content), len(content), most_bytes(len(content), _TIMES))
+    is_file = content[:6] == b"ARROW1"
     mapped.seek(0)
     table = (pyarrow.ipc.open_file if is_file else pyarrow.ipc.open_stream)(mapped).read_all()
     # Arrow trusts offsets: a wrong one would read memory outside the file.
     table.validate(full=True)
+    check_rows(table.num_rows, os.path.getsize(path))
     return table
+
+
+def check_rows(rows: int, size: int) -> None:
+    """Raise ValueError if a file has far more rows than bytes: equal ones take no place in it."""
+    if rows > max(_FEW_ROWS, size):
+        found = f"found {rows:,} rows in {size:,} bytes"
+        raise ValueError(f"{found}; at most a row for each byte is read")
 
 
 def _has_bytes(kind: Any) -> bool:
@@ -162,7 +184,7 @@ def _find_lost(images: Any, folder: str) -> str:
 def _class_names(schema: Any, column: str | None, where: str) -> Callable[[Any], Any]:
     """Return a function that names the class of a label where ``datasets`` stored the names."""
     try:
-        described = json.loads((schema.metadata or {})[b"huggingface"])
+        described = parse_json((schema.metadata or {})[b"huggingface"])
         names = described["info"]["features"][column]["names"]
         sizes = Counter(names)
         names = [f"{each} ({i})" if sizes[each] > 1 else each for i, each in enumerate(names)]
@@ -182,15 +204,31 @@ def _class_names(schema: Any, column: str | None, where: str) -> Callable[[Any],
     return name_of
 
 
-def _group_reader(file: Any, image: str) -> Callable[[int], Any]:
-    """Return a function that reads a row of Parquet, in groups of rows that stay in memory."""
+def _group_reader(file: Any, image: str, size: int) -> Callable[[int], Any]:
+    """Return a function that reads a row of Parquet, in groups of rows that stay in memory.
+
+    Args:
+        file: A ParquetFile.
+        image: The column of images.
+        size: Bytes of the file.
+    """
+    from pyarrow import chunked_array
+
     lock = threading.Lock()
     sizes = (file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
     starts = list(accumulate(sizes, initial=0))
 
     @lru_cache(2)
     def read_group(group: int) -> Any:
-        return file.read_row_group(group, columns=[image], use_threads=False).column(0)
+        parts, total = [], 0
+        # Rows with one image, which a file holds once, are copies of it in memory.
+        rows = max(1, _PIECE_BYTES // max(1, file.metadata.row_group(group).total_byte_size))
+        wanted = {"row_groups": [group], "columns": [image], "use_threads": False}
+        for batch in file.iter_batches(min(rows, _PIECE_ROWS), **wanted):
+            parts.append(batch.column(0))
+            total += batch.nbytes
+            check_bytes(total, size, most_bytes(size, _TIMES))
+        return chunked_array(parts)
 
     def read(row: int) -> Any:
         group = bisect_right(starts, row) - 1
@@ -200,9 +238,19 @@ def _group_reader(file: Any, image: str) -> Callable[[int], Any]:
     return read
 
 
+def _size(scalar: Any) -> int:
+    """Return the bytes of an image in a cell, which may be larger than what is copied from it."""
+    if hasattr(scalar, "get") and scalar.is_valid:
+        scalar = scalar.get("bytes")
+    buffer = scalar.as_buffer() if hasattr(scalar, "as_buffer") else None
+    return buffer.size if buffer else 0
+
+
 def _content(read: Callable[[int], Any], folder: str, row: int) -> bytes:
     """Return the bytes in a row, or those of the file whose path stands in their place."""
-    cell = read(row).as_py()
+    scalar = read(row)
+    claim_bytes(_size(scalar))
+    cell = scalar.as_py()
     content, path = cell, None
     if isinstance(cell, dict):
         content, path = cell.get("bytes"), cell.get("path")

@@ -6,6 +6,7 @@ file that holds them row by row.
 """
 
 import os
+from collections import Counter
 from contextlib import suppress
 from functools import partial
 
@@ -61,7 +62,8 @@ def list_source(
             return list_table(root, named, folder)
         if os.path.isdir(root):
             above = {root: frozenset({os.path.realpath(root)})}
-            return arrange_folder(root, walk(root, partial(list_local, above)), named=named)
+            list_folder = partial(list_local, above, Counter[str]())
+            return arrange_folder(root, walk(root, list_folder), named=named)
         if named:
             raise columns_error(root)
         if os.path.isfile(root) and kind_of_file(root) is Kind.IMAGE:

@@ -13,7 +13,8 @@ from extract.images.item import SPLIT_OF, SPLITS, reading
 from extract.layouts.image_folder import Named
 from extract.layouts.image_table import Records, Said, choose_columns, explain_columns
 from extract.limits.hdf5 import find_trap
-from extract.limits.image_size import PIXELS
+from extract.limits.image_size import PIXELS, claim_bytes
+from extract.limits.unpacked import read_arrays
 
 _USUAL = {"label": ("label", "labels"), "split": ("split",), "group": ("group", "groups")}
 # The words for images and for their labels in the names of arrays, as in x_train and y_train.
@@ -27,6 +28,8 @@ _NO_PIXELS = {
     "model_weights": "the weights of a Keras model; give it to --trunk or --weights",
     "layer_names": "the weights of a Keras model; give it to --weights",
 }
+# Plain drawings and masks are compressed to less than a hundredth.
+_NPZ_TIMES = 256
 # Labels and chunks of images that are in memory at once.
 _MOST_BYTES = 2**30
 # Images whose values show the range of all.
@@ -72,6 +75,7 @@ def open_arrays(path: str, named: Named) -> Records:
 
     def read(row: int) -> bytes:
         pixels, place = places[row]
+        claim_bytes(3 * math.prod(pixels.shape[1:3]))
         return to_bitmap(np.asarray(pixels[place]))
 
     return Records(rows, read, said)
@@ -83,8 +87,7 @@ def _open(path: str) -> dict[str, Any]:
     if ending == "npy":
         return {"image": np.load(path, mmap_mode="r")}
     if ending == "npz":
-        with open(path, "rb") as opened, np.load(opened) as file:
-            return dict(file)
+        return {**read_arrays(path, _NPZ_TIMES)}
     import h5py
 
     if trap := find_trap(path):

@@ -1,11 +1,11 @@
 """Files that hold their images row by row -> items: Arrow, Parquet, TFRecord, HDF5, NumPy."""
 
-import json
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from extract.core.errors import ImageError, SourceError, listed, quoted
@@ -15,6 +15,7 @@ from extract.images.unpack import refuse_pointer
 from extract.layouts.image_folder import Named
 from extract.layouts.image_table import Records, Said
 from extract.layouts.split_folders import split_in
+from extract.limits.unpacked import read_json
 from extract.sources.arrow import holds_images, open_arrow
 from extract.sources.pixel_arrays import open_arrays
 from extract.sources.tfrecord import is_tfrecord, name_classes, open_tfrecord
@@ -183,8 +184,7 @@ def _listed_files(folder: str) -> list[str]:
     """Return the files that belong to a saved set: others are caches, or of an earlier one."""
     names = [name for name in _scan(folder)[0] if name.endswith(".arrow")]
     try:
-        with open(os.path.join(folder, _STATE), "rb") as file:
-            listed_names = [entry["filename"] for entry in json.load(file)["_data_files"]]
+        listed_names = [e["filename"] for e in read_json(Path(folder, _STATE))["_data_files"]]
     except (OSError, ValueError, KeyError, TypeError):
         return names
     if lost := set(map(str, listed_names)) - set(names):

@@ -5,7 +5,6 @@ Rows are counted from 1, without the heading of a CSV, so that one number fits a
 
 import codecs
 import csv
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,9 @@ from extract.images.unpack import fetch_command
 from extract.layouts.image_folder import Named
 from extract.layouts.image_table import Said, arrange_rows, choose_columns, explain_columns
 from extract.layouts.table_paths import mend_paths
-from extract.sources.arrow import image_column, read_cells
+from extract.limits.image_size import claim_bytes
+from extract.limits.unpacked import parse_json as read_values
+from extract.sources.arrow import check_rows, image_column, read_cells
 
 _Rows = Iterator[tuple[int, Sequence[Any]]]  # (number, cells in the order of ROLES)
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
@@ -96,6 +97,14 @@ def _read_from(folder: str, path: str) -> bytes:
     return read_file(path, folder)
 
 
+def _read_all(file: BinaryIO) -> bytes:
+    """Return the content of a text that is not too large to be held in memory."""
+    size = file.seek(0, os.SEEK_END)
+    claim_bytes(size)
+    file.seek(0)
+    return file.read()
+
+
 def _decode(where: str, content: bytes, said: Said) -> str:
     """Return a text in UTF-8, UTF-16 or, with a warning, in the code page 1252 of Windows."""
     encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
@@ -114,7 +123,7 @@ def _decode(where: str, content: bytes, said: Said) -> str:
 
 
 def _read_csv(where: str, file: BinaryIO, named: Named, said: Said, delimiter: str = ",") -> _Rows:
-    text = _decode(where, file.read(), said).rstrip("\x1a")  # the last byte of a text in DOS
+    text = _decode(where, _read_all(file), said).rstrip("\x1a")  # the last byte of a text in DOS
     if not text.strip() or text[:1] == "<" or text[:2] == "PK":
         what = (
             "nothing" if not text.strip() else "a spreadsheet" if text[0] == "P" else "a web page"
@@ -176,7 +185,7 @@ def _tell_columns(known: Sequence[str], columns: Sequence[str | None], said: Sai
 
 def _read_json(where: str, file: BinaryIO, named: Named, said: Said) -> _Rows:
     chosen: dict[tuple[str, ...], list[str | None]] = {}  # most rows have the same keys
-    lines = StringIO(_decode(where, file.read(), said), newline="")
+    lines = StringIO(_decode(where, _read_all(file), said), newline="")
     for number, line in enumerate(lines, 1):
         if line.strip():
             row = parse_json(f"{where}: row {number}", line)
@@ -194,6 +203,7 @@ def _read_parquet(where: str, file: BinaryIO, named: Named, said: Said) -> _Rows
             raise SourceError(
                 f"{where}: contains the images; fetch it with: {fetch_command(where)}"
             )
+        check_rows(table.metadata.num_rows, file.seek(0, os.SEEK_END))
         columns = choose_columns(where, table.schema_arrow.names, named)
         _tell_columns(table.schema_arrow.names, columns, said)
         yield from enumerate(read_cells(table, columns), 1)
@@ -202,7 +212,7 @@ def _read_parquet(where: str, file: BinaryIO, named: Named, said: Said) -> _Rows
 def parse_json(where: str, text: str) -> dict[Any, Any]:
     """Return a JSON object, or raise SourceError."""
     with reading(where, "a JSON object"):
-        return {**json.loads(text)}
+        return {**read_values(text.encode())}
 
 
 # Ending of a table -> function that yields its rows. A new format needs an entry here.

@@ -16,6 +16,7 @@ from extract.images.unpack import refuse_pointer
 from extract.layouts.class_names import to_nfc
 from extract.layouts.image_folder import Named
 from extract.layouts.image_table import Records, Said, choose_columns, explain_columns
+from extract.limits.image_size import MOST_BYTES, claim_bytes
 
 # TensorFlow Datasets writes the number of the shard behind the ending. Other files are recognised
 # by their content.
@@ -138,6 +139,7 @@ def _explain(
 
 def _read(path: str, places: Sequence[tuple[int, int, str]], row: int) -> bytes:
     start, size, feature = places[row]
+    claim_bytes(size)
     images = _features(read_part(path, size, start))[feature]
     if len(images) != 1:
         raise ImageError(f"its record holds {len(images)} images; expected one")
@@ -224,6 +226,7 @@ def _class_names(folder: str, feature: str) -> tuple[str, ...]:
     if not os.path.isfile(path):
         return ()
     with reading(path, "the name of a class on each line"), open(path, encoding="utf-8") as file:
+        claim_bytes(os.path.getsize(path))
         return tuple(file.read().removesuffix("\n").split("\n"))
 
 
@@ -256,6 +259,8 @@ def _read_checked(file: BinaryIO, size: int, what: str) -> bytes:
     """Read bytes and the checksum behind them."""
     from google_crc32c import value
 
+    if size > MOST_BYTES:  # a smaller limit is of the image, which is a failed row
+        claim_bytes(size)
     if file.tell() + size + 4 > os.fstat(file.fileno()).st_size:
         raise ValueError("is cut off")
     content = file.read(size)

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -15,11 +15,14 @@ from extract.images.item import Source, reading
 from extract.images.remote import is_url
 from extract.layouts.image_folder import Named, arrange_folder
 from extract.layouts.image_table import Said, arrange_rows, choose_columns, columns_error
+from extract.limits.unpacked import check_bytes, most_bytes
 from extract.sources.archives import Archive, is_archive, stem
 from extract.sources.tables import parse_json
 
 # Endings of label files, in order of preference.
 _LABEL_ENDINGS = (".cls", ".json")
+# Bytes of a label file.
+_MOST_LABEL = 2**24
 # Label files at a URL are read by several threads, because each costs a request.
 _READERS = 16
 _USUAL = {role: (role,) for role in ROLES[1:]}
@@ -68,6 +71,7 @@ def _labelled(archive: Archive, images: Sequence[str], named: Named) -> list[tup
     with ThreadPoolExecutor(_READERS if is_url(archive.shards[0]) else 1) as pool:
         for ending in _LABEL_ENDINGS:
             files = _pair(images, [key for key in members if key.lower().endswith(ending)])
+            _check_size(archive, {key for keys in files.values() for key in keys})
             read = partial(_chosen_cells, archive, named)
             cells = list(pool.map(read, files, files.values()))
             if all(cell is None for row in cells for cell in row):
@@ -80,6 +84,22 @@ def _labelled(archive: Archive, images: Sequence[str], named: Named) -> list[tup
             archive.notes.append(f"labels of {ending} files beside the images")
             return rows
     return []
+
+
+def _check_size(archive: Archive, keys: Set[str]) -> None:
+    """Raise SourceError where label files are large, one alone or all beside the archive."""
+    sizes = {key: member.size for key in keys if (member := archive.members[key])}
+    large = max(sizes, key=sizes.__getitem__, default="")
+    if large and sizes[large] > _MOST_LABEL:
+        found = f"cannot be read: found {sizes[large]:,} bytes"
+        raise SourceError(
+            f"{quoted(f'{archive.root}: {large}')}: {found}; expected at most {_MOST_LABEL:,}"
+        )
+    packed = [m.info.compress_size if m.info else m.size for m in archive.members.values() if m]
+    is_local = not is_url(archive.shards[0])
+    size = sum(map(os.path.getsize, archive.shards)) if is_local else sum(packed)
+    with reading(archive.root, "label files that are not larger than the archive"):
+        check_bytes(sum(sizes.values()), size, most_bytes(size))
 
 
 def _group_samples(

@@ -27,6 +27,7 @@ def describe(store: Store) -> dict[str, Any]:
     rows = zip(store.split.tolist(), store.labels.tolist(), strict=True)
     counts = count_images(store.class_names, rows)
     files = {store.path, *(shard.path for shard in store.shards)}
+    attributes = {k: v for k, v in store.attributes.items() if k != "complete"}
     states = {"done": DONE, "failed": FAILED, "not_yet": PENDING}
     return {
         "file": str(store.path),
@@ -39,7 +40,8 @@ def describe(store: Store) -> dict[str, Any]:
         "viewed": len(store.view_rows),
         "counts": counts,
         "failed": {store.keys[failure.row]: failure.reason for failure in store.failures()},
-        "attributes": {k: v for k, v in store.attributes.items() if k != "complete"},
+        # What the file lacks has its default, as in every other command.
+        "attributes": {**store.spec.to_dict(), **attributes},
     }
 
 

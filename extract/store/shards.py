@@ -6,6 +6,7 @@ for a file that it cannot open.
 """
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
@@ -166,8 +167,12 @@ def _check_inside(index: Path, home: Path, paths: Sequence[Path]) -> None:
 
     Each folder is resolved once: resolving thousands of shards took a second.
     """
-    real, folders = home.resolve(), {path.parent for path in paths}
-    outside = {folder for folder in folders if not folder.resolve().is_relative_to(real)}
+    real = os.path.realpath(home)
+    places = {folder: Path(os.path.realpath(folder)) for folder in {path.parent for path in paths}}
+    # Links in a circle lead nowhere, and remain links.
+    outside = {
+        f for f, place in places.items() if os.path.islink(place) or not place.is_relative_to(real)
+    }
     for path in paths:
         if path.parent in outside or path.is_symlink() or path.name == "..":
             refuse(index, f"names {quoted(str(path))}, outside of its folder")

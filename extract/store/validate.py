@@ -8,8 +8,9 @@ written, filters). A store has none of these, so they are refused by the name of
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,7 +21,9 @@ from extract.core.config import DTYPES, PRECISIONS, TrunkSpec
 from extract.core.errors import StoreError
 from extract.core.flags import check_choice
 from extract.images.digests import DIGEST_BYTES
+from extract.images.remote import check_local
 from extract.limits.hdf5 import find_trap
+from extract.limits.locks import locked
 from extract.store.format import (
     CHUNK_BYTES,
     COLUMN_TYPES,
@@ -33,11 +36,13 @@ from extract.store.format import (
 
 _TEXTS = [field.name for field in fields(TrunkSpec) if field.type is str]
 _TEXTS += ["weights_sha256", "dtype", "precision", "calibration_sha256"]
-_TEXTS += ["source", "command", "engine"]
+_TEXTS += ["source", "command", "engine", "columns", "root", "shards"]
 _REQUIRED = ("class_names", "trunk", "layer", "dtype", "precision", "weights_sha256")
 # Absent without groups, and in files that are older than checksums.
 _OPTIONAL = ("groups", "checksum")
 _LISTS = ("class_names", "layer", "versions", "calibration_keys")
+# Of what a message says about a file.
+_MOST_CHARACTERS = 500
 # Texts that are read at once: a stranger's may all be the same one, which is as large as the file.
 _PIECE = 64
 # One chunk is about 1 MB, more than HDF5's default cache of 1 MB holds.
@@ -72,6 +77,7 @@ def check_there(path: Path) -> None:
     """Raise StoreError unless the file exists."""
     if path.is_dir():
         raise StoreError(f"{path}: a folder; expected a file of extract-features, such as out.h5")
+    check_local(path, StoreError)
     if not path.is_file():
         raise StoreError(f"{path}: no such file; make it with extract-features SOURCE {path.name}")
 
@@ -84,6 +90,18 @@ def open_file(path: Path, write: bool = False, cache: int = READ_CACHE) -> Itera
         StoreError: It cannot be opened or closed, or is a stranger's trap.
     """
     check_there(path)
+    with _one_writer(path) if write else nullcontext(), _open(path, write, cache) as file:
+        yield file
+
+
+def _one_writer(path: Path) -> AbstractContextManager[None]:
+    """Lock a file where HDF5 does not: its locks do nothing on Windows."""
+    return nullcontext() if find_spec("fcntl") else locked(path, StoreError, "extract-features")
+
+
+@contextmanager
+def _open(path: Path, write: bool, cache: int) -> Iterator[h5py.File]:
+    """Open an HDF5 file, see ``open_file``."""
     try:
         if trap := find_trap(path):
             refuse(path, trap)
@@ -213,6 +231,9 @@ def _check_attributes(path: Path, attributes: Mapping[str, Any]) -> None:
         expected = [value] if name in _TEXTS else value if name in _LISTS else texts
         if expected != texts:
             refuse(path, f"{name} is {value!r:.80}")
+    # It is written again in place.
+    if type(complete := attributes.get("complete", 0)) is not int:
+        refuse(path, f"complete is {complete!r}")
     if [type(side) for side in attributes["image_size"]] != [int, int]:
         refuse(path, f"image_size is {attributes['image_size']}")
     for name, known in (("dtype", DTYPES), ("precision", PRECISIONS)):
@@ -250,10 +271,16 @@ def _check_objects(path: Path, file: h5py.File, attributes: Mapping[str, Any]) -
             refuse(path, f"{name} is not a dataset")
         if any(kind(dataset.dtype) != kind(dtype) for kind in kinds) or dataset.shape != shape:
             refuse(path, f"{name} is {dataset.dtype} {dataset.shape}, expected {dtype} {shape}")
+        # HDF5 reads numbers whose bits lie otherwise, and h5py gives them the same type.
+        is_number = dtype.kind in "fiu" and not h5py.check_enum_dtype(dtype)
+        if is_number and dataset.id.get_type() != h5py.h5t.py_create(dtype):
+            refuse(path, f"{name} has other bits than {dtype}")
 
 
 def refuse(path: Path, problem: str) -> NoReturn:
-    """Raise the StoreError for a damaged file."""
+    """Raise the StoreError for a damaged file, whose names may be of any length."""
+    if len(problem) > _MOST_CHARACTERS:
+        problem = f"{problem[:_MOST_CHARACTERS]}..."
     raise StoreError(
         f"{path}: {problem}; {_EXPECTED}; restore it, or remove it and run extract-features again"
     )

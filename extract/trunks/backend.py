@@ -1,11 +1,7 @@
-"""Keras' backend: TensorFlow, JAX or PyTorch. No other file knows these libraries.
-
-Importing this module loads none of them.
-"""
+"""Keras' backend: TensorFlow, JAX or PyTorch. Only this file knows them, and imports them late."""
 
 import contextlib
 import ctypes
-import json
 import logging
 import os
 import re
@@ -22,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from extract.core.errors import TrunkError
+from extract.trunks import configuration
 
 # Options of mallopt, from malloc.h.
 _M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1
@@ -37,26 +34,22 @@ def load_keras() -> Any:
         The ``keras`` module.
 
     Raises:
-        TrunkError: Keras' backend is not installed, or Keras is configured for another memory
-            layout or type than the trunks are.
+        TrunkError: Keras' backend is not installed or unknown here, or Keras is configured for
+            another memory layout or type than the trunks are.
     """
     if "keras" not in sys.modules:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         try:
             with delay_interrupt(), _hold_stderr():
                 import keras.src.backend  # loads the backend here, where its messages are held back
-        except (ImportError, ValueError) as error:
-            if "KERAS_BACKEND" not in os.environ:
-                raise
-            found = f"KERAS_BACKEND={os.environ['KERAS_BACKEND']} ({error})"
-            remedy = "install that backend, or unset KERAS_BACKEND"
-            raise TrunkError(
-                f"Keras: found {found}; expected one that is installed; {remedy}"
-            ) from error
+        except Exception as error:  # a keras.json of another form can raise anything
+            raise configuration.refuse(error) from error
         # TensorFlow warns that it traces each of many small models, which is intended.
         logging.getLogger("tensorflow").addFilter(lambda r: "retracing" not in r.getMessage())
     import keras
 
+    if keras.backend.backend() not in configuration.BACKENDS:
+        raise configuration.refuse()
     layout, dtype = keras.config.image_data_format(), keras.config.floatx()
     if (layout, dtype) != ("channels_last", "float32"):
         problem = f"found {layout} and {dtype}; expected channels_last and float32"
@@ -176,6 +169,12 @@ def compile_model(model: Any, dtype: str, batch_size: int) -> Callable[[Any], li
     return torch_call
 
 
+def takes_name(name: str) -> bool:
+    """Return whether the backend runs a layer of that name; TensorFlow knows few characters."""
+    in_scope = re.fullmatch(r"[A-Za-z0-9_.\\/>-]*", name)
+    return bool(in_scope) or configuration.backend_name() != "tensorflow"
+
+
 def freeze(model: Any) -> tuple[Any, str, str]:
     """Make a graph of a model in which weights and other tensors are constants.
 
@@ -213,6 +212,17 @@ def graph_of(definition: Any, optimize: Callable[[Any], Any]) -> Iterator[Any]:
         yield graph
 
 
+@contextlib.contextmanager
+def as_os_error() -> Iterator[None]:
+    """Raise TensorFlow's own errors of files, such as that of a full disk, as OSError."""
+    from tensorflow.errors import OpError
+
+    try:
+        yield
+    except OpError as error:
+        raise OSError(error.message.rpartition("; ")[2].partition(" [")[0]) from error
+
+
 def fetch(output: Any) -> np.ndarray:
     """Wait for an output of a compiled function and copy it to the host."""
     import keras
@@ -240,22 +250,6 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def backend_name() -> str:
-    """Return the name of Keras' backend, without loading Keras for it."""
-    if "keras" in sys.modules:
-        import keras
-
-        return str(keras.backend.backend())
-    if named := os.environ.get("KERAS_BACKEND"):
-        return named
-    home = os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")
-    try:
-        with open(os.path.join(home, "keras.json"), encoding="utf-8") as file:
-            return str(json.load(file)["backend"])
-    except (OSError, ValueError, LookupError, TypeError):  # Keras then takes its default
-        return "tensorflow"
 
 
 def has_gpu() -> bool:

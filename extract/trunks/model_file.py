@@ -6,17 +6,22 @@ Layers of a nested model, such as an application behind a Rescaling, have dotted
 
 import hashlib
 import json
+import math
 import re
-import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import current_thread
 from typing import Any, NamedTuple
 
 from extract.core.config import TrunkSpec
-from extract.core.errors import TrunkError, first_line
+from extract.core.errors import TrunkError, first_line, quoted
+from extract.images.remote import check_local
+from extract.limits.unpacked import check_bytes, check_weights, most_bytes, read_json
+from extract.trunks.backend import takes_name
 from extract.trunks.keras_import import keras
 
 
@@ -61,10 +66,11 @@ def open_model_file(spec: TrunkSpec, precision: str) -> tuple[TrunkSpec, Any, di
 
 def _load(path: Path) -> Any:
     expected = "expected a model of Keras' own layers, as model.save writes it"
+    check_local(path, TrunkError)
     if not path.is_file():
         raise TrunkError(f"{path}: no such file; {expected}; check --trunk")
     try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        model = load_model(path)
         shapes = [tuple(tensor.shape) for tensor in model.inputs]
     except Exception as error:  # a wrong file can make Keras raise anything
         reason = first_line(error)[:200]
@@ -75,6 +81,52 @@ def _load(path: Path) -> Any:
         found = ", ".join(map(str, shapes))
         raise TrunkError(f"{path}: its input is {found}; expected one of (batch, height, width, 3)")
     return model
+
+
+def load_model(path: Path, most: int | None = None) -> Any:
+    """Load a Keras model, without running code from its file.
+
+    Args:
+        path: The file.
+        most: Bytes that its weights may have; a multiple of its size by default.
+
+    Raises:
+        ValueError: Its weights would be far larger than the file. Keras raises other errors, too.
+    """
+    read_json(path, "config.json")
+    check_weights(path, most)
+    with _bounded_weights(path, most):
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+
+
+@contextmanager
+def _bounded_weights(path: Path, most: int | None) -> Iterator[None]:
+    """Refuse layers whose weights are larger than the file can be, before they take memory.
+
+    Keras creates the weights of all layers as the configuration of a model says, and reads their
+    values from the file after that.
+    """
+    size, total, me = path.stat().st_size, 0, current_thread()
+    add, refused = keras.Layer.add_weight, list[ValueError]()
+
+    def add_weight(layer: Any, *args: Any, **settings: Any) -> Any:
+        nonlocal total
+        if current_thread() is me:
+            total += 4 * math.prod(settings.get("shape") or (*args, ())[0])
+            try:
+                check_bytes(total, size, most_bytes(size) if most is None else most)
+            except ValueError as error:
+                refused.append(error)
+                raise
+        return add(layer, *args, **settings)
+
+    keras.Layer.add_weight = add_weight
+    try:
+        yield
+    except Exception as error:  # Keras may raise its own about what it could not build
+        raise (*refused, error)[0] from error
+    finally:
+        keras.Layer.add_weight = add
 
 
 def set_precision(model: Any, precision: str) -> Any:
@@ -91,6 +143,18 @@ def set_precision(model: Any, precision: str) -> Any:
     converted = keras.models.clone_model(model, clone_function=copy, recursive=True)
     converted.set_weights(model.get_weights())
     return converted
+
+
+def check_names(spec: TrunkSpec, model: Any) -> None:
+    """Raise TrunkError for a layer whose name the backend does not take."""
+    for layer in model.layers:
+        if not takes_name(layer.name):
+            found = f"found the layer {quoted(layer.name)}"
+            expected = "expected names of letters, digits and . _ - as TensorFlow takes them"
+            remedy = "rename the layer, or set KERAS_BACKEND=jax"
+            raise TrunkError(f"{spec.trunk}: {found}; {expected}; {remedy}")
+        if hasattr(layer, "layers"):
+            check_names(spec, layer)
 
 
 def _resolve_size(spec: TrunkSpec, model: Any) -> tuple[int, int]:
@@ -149,7 +213,6 @@ def digest_model_file(path: str, weights_sha256: str) -> str:
 
     The file's own bytes contain a date, so they differ between two files of the same model.
     """
-    with zipfile.ZipFile(path) as archive:
-        config = json.loads(archive.read("config.json"))["config"]
+    config = read_json(Path(path), "config.json")["config"]
     text = json.dumps(config, sort_keys=True) + weights_sha256
     return hashlib.sha256(text.encode()).hexdigest()

@@ -14,7 +14,13 @@ from extract.core.applications import TRUNKS
 from extract.core.config import OUTPUT, TrunkSpec
 from extract.core.errors import TrunkError, unknown_name
 from extract.trunks.keras_import import keras
-from extract.trunks.model_file import Cut, digest_model_file, open_model_file, set_precision
+from extract.trunks.model_file import (
+    Cut,
+    check_names,
+    digest_model_file,
+    open_model_file,
+    set_precision,
+)
 from extract.trunks.weights import build_application, digest_weights, load_application
 
 
@@ -63,6 +69,7 @@ def build_trunk(spec: TrunkSpec, precision: str = "float32") -> Trunk:
     spec, inputs, cuts = opener(spec, precision)
     outputs = [choose(spec, cuts, name).output() for name in spec.layer]
     cut = keras.Model(inputs, outputs, name="trunk" if spec.is_file else spec.trunk)
+    check_names(spec, cut)
     cut.trainable = False
     pixels = keras.Input((*spec.image_size, 3), dtype="uint8", name="pixels")
     # Inference mode for every prediction with this model. Training a model that contains it

@@ -15,6 +15,8 @@ import numpy as np
 from extract.core.applications import TRUNKS
 from extract.core.config import TrunkSpec
 from extract.core.errors import TrunkError, WeightsUnavailableError, first_line
+from extract.images.remote import check_local
+from extract.limits.unpacked import check_weights
 from extract.trunks.keras_import import keras
 
 # A firewall that drops packets instead of refusing them would block a connection for two minutes.
@@ -133,11 +135,13 @@ def _load_file(spec: TrunkSpec, model: Any, path: Path, top: bool) -> None:
     the last ones.
     """
     expected = f"expected weights of {'the complete ' * top}{spec.trunk}: .h5, .weights.h5, .keras"
+    check_local(path, TrunkError)
     if not path.is_file():
         raise TrunkError(f"{path}: no such file; {expected}; check --weights")
     if path.suffix not in (".h5", ".keras"):
         raise TrunkError(f"{path}: found the ending {path.suffix!r}; {expected}")
     try:
+        check_weights(path)
         _fill(model, path)
     except Exception as error:  # a wrong file can make Keras and h5py raise anything
         problem: str | None = first_line(error)
