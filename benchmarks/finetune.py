@@ -37,7 +37,7 @@ def pixels_of(dataset: Dataset, source: str) -> Any:
     """Return (N, H, W, 3) uint8 pixels of a dataset's rows."""
     spec = dataset.trunk
     items = {item.key: item for item in list_source(source).items}
-    how = spec.image_size, spec.resize, spec.interpolation
+    how = spec.image_size, spec.resize, spec.interpolation, spec.decoding
     return np.stack([decode(read_item(items[key]), *how) for key in dataset.keys])
 
 

@@ -1,6 +1,6 @@
 """Time stage one against what people use today, on the same images.
 
-    python benchmarks/stage_one.py IMAGES --weights FILE.h5 [--runs 3] [--peers PYTHON]
+    python benchmarks/stage_one.py IMAGES --weights FILE.h5 [--runs 3] [--peers PYTHON] [--large N]
 
 InceptionV3 to ``mixed7`` at 150 px, averaged to 768 features. Every contestant runs in a process of
 its own, in turn, ``--runs`` times; the table shows medians of images a second from the first
@@ -8,6 +8,7 @@ image read to the last feature on the host (headstart: in the file), behind a wa
 libraries, builds the model and runs one batch. Features are compared with Keras' own ``predict`` on
 the pixels that Pillow gives. PyTorch contestants run in another environment (``--peers``), since
 PyTorch and TensorFlow can crash in one process; their weights are random, which costs the same.
+``--large 96`` times 96 of the images enlarged to 4000 x 3000 pixels, as a phone stores them.
 """
 
 import argparse
@@ -27,12 +28,13 @@ import numpy as np
 
 SIZE = 150
 BATCH = 32
+ENDINGS = {".jpg", ".jpeg", ".png"}
 LAYER = "mixed7"
 BASELINE = "image_dataset_from_directory + predict"
 Outcome = tuple[float, "np.ndarray | None"]
 
 
-def headstart(precision: str) -> Callable[[Path, str], Outcome]:
+def headstart(precision: str, decoding: str | None = None) -> Callable[[Path, str], Outcome]:
     """Stage one as a user runs it, store and all."""
 
     def run(images: Path, weights: str) -> Outcome:
@@ -41,8 +43,13 @@ def headstart(precision: str) -> Callable[[Path, str], Outcome]:
 
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "out.h5"
-            settings = {"weights": weights, "layer": (LAYER,), "image_size": (SIZE, SIZE)}
-            spent = extract_features(images, out, precision=precision, **settings).seconds
+            settings: dict[str, Any] = {
+                "weights": weights,
+                "layer": (LAYER,),
+                "image_size": (SIZE, SIZE),
+            }
+            settings |= {"precision": precision, "decoding": decoding}
+            spent = extract_features(images, out, **settings).seconds
             with open_store(out) as store:
                 features = store.read(LAYER, slice(None))
         return spent.wait + spent.trunk + spent.write, features
@@ -189,6 +196,8 @@ CONTESTANTS: dict[str, Callable[[Path, str], Outcome]] = {
     "headstart float32": headstart("float32"),
     "headstart bfloat16": headstart("bfloat16"),
     "headstart int8": headstart("int8"),
+    "headstart float32, --decoding full": headstart("float32", "full"),
+    "headstart int8, --decoding full": headstart("int8", "full"),
     "bare engine float32": bare("float32"),
     "bare engine bfloat16": bare("bfloat16"),
     "bare engine int8": bare("int8"),
@@ -199,6 +208,24 @@ PEERS: dict[str, Callable[[Path, str], Outcome]] = {
     "thingsvision": thingsvision,
 }
 REFERENCE = "ImageDataGenerator + predict"
+LARGE = (4000, 3000)
+
+
+def enlarge(images: Path, folder: Path, count: int) -> Path:
+    """Write some images, spread over all, at the size and with the grain of a photograph."""
+    from PIL import Image
+
+    paths = sorted(path for path in images.rglob("*") if path.suffix.lower() in ENDINGS)
+    random = np.random.default_rng(0)
+    for path in paths[:: max(1, len(paths) // count)][:count]:
+        with Image.open(path) as image:
+            enlarged = image.convert("RGB").resize(LARGE, Image.Resampling.BICUBIC)
+        grain = random.integers(-6, 7, (*LARGE[::-1], 1), dtype=np.int16)
+        pixels = (np.asarray(enlarged) + grain).clip(0, 255).astype(np.uint8)
+        target = folder / path.relative_to(images).with_suffix(".jpg")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(target, quality=90)
+    return folder
 
 
 def main() -> None:
@@ -208,6 +235,7 @@ def main() -> None:
     parser.add_argument("--weights", required=True, help="InceptionV3 without top, as .h5")
     parser.add_argument("--runs", type=int, default=3, help="runs of each contestant")
     parser.add_argument("--peers", help="the Python of an environment with torch and thingsvision")
+    parser.add_argument("--large", type=int, help="time so many images of 12 megapixels instead")
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.contestant:
@@ -219,6 +247,8 @@ def main() -> None:
     rates: dict[str, list[float]] = {name: [] for name in pythons}
     features: dict[str, np.ndarray] = {}
     with tempfile.TemporaryDirectory() as folder:
+        if options.large:
+            options.images = enlarge(options.images, Path(folder) / "large", options.large)
         for run in range(options.runs + 1):
             for name, python in pythons.items():
                 outcome = start(python, name, options, Path(folder) / "features.npy")
@@ -253,8 +283,7 @@ def start(python: str, name: str, options: argparse.Namespace, file: Path) -> fl
 
 def run_one(name: str, images: Path, weights: str) -> None:
     """Run one contestant here and print its rate as JSON."""
-    endings = {".jpg", ".jpeg", ".png"}
-    count = sum(path.suffix.lower() in endings for path in images.rglob("*"))
+    count = sum(path.suffix.lower() in ENDINGS for path in images.rglob("*"))
     seconds, features = (CONTESTANTS | PEERS)[name](images, weights)
     if features is not None:
         if len(features) != count:

@@ -52,9 +52,11 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _decode(path: Path) -> None:
+    from extract.core.config import TrunkSpec
     from extract.pixels.decode import decode
 
-    assert decode(path.read_bytes(), (5, 7)).shape == (5, 7, 3)
+    pixels = decode(path.read_bytes(), (5, 7), decoding=TrunkSpec().decoding)
+    assert pixels.shape == (5, 7, 3)
 
 
 def _tables(folder: Path) -> list[Path]:

@@ -79,8 +79,9 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 
 def pixels_of(dataset: Dataset, source: Path) -> np.ndarray:
     items: dict[str, Item] = {item.key: item for item in list_source(source).items}
-    size = dataset.trunk.image_size
-    return np.stack([decode(read_item(items[key]), size) for key in dataset.keys])
+    spec = dataset.trunk
+    how = spec.image_size, spec.resize, spec.interpolation, spec.decoding
+    return np.stack([decode(read_item(items[key]), *how) for key in dataset.keys])
 
 
 def full_model(spec: TrunkSpec, layer: str, head: Any) -> Any:

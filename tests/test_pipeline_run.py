@@ -104,7 +104,8 @@ def test_views_are_the_trunks_features_of_augmented_training_images(
             store.read("conv1_relu", every), plain.read("conv1_relu", every), atol=1e-6
         )
         for row in range(4):
-            pixels = decode((images / store.keys[row]).read_bytes(), (32, 32))
+            content = (images / store.keys[row]).read_bytes()
+            pixels = decode(content, (32, 32), decoding=store.spec.decoding)
             made = np.stack(make_views(pixels, store.keys[row], store.view_spec))
             found = store.read_views("conv1_relu", np.array([row]))[0]
             np.testing.assert_allclose(found, np.asarray(trunk.model(made)), atol=1e-5)
@@ -399,7 +400,8 @@ def test_a_folder_of_odd_files_beside_good_ones(images: Path, tmp_path: Path) ->
         assert verify(store) == []
         assert len(store.keys) == 8 + 8 + len(bad)
         for row in np.flatnonzero(store.status == 1):
-            pixels = decode((images / store.keys[row]).read_bytes(), (32, 32))
+            content = (images / store.keys[row]).read_bytes()
+            pixels = decode(content, (32, 32), decoding=store.spec.decoding)
             expected = np.asarray(trunk.model(pixels[None]))[0]
             found = store.read("conv1_relu", slice(row, row + 1))[0]
             np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -44,7 +44,7 @@ def to_jpeg(image: Image.Image, orientation: int = 1, **options: Any) -> bytes:
 
 
 def off(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    return np.abs(one.astype(int) - other)
+    return np.asarray(np.abs(one.astype(int) - other))
 
 
 @pytest.mark.parametrize("decoding", FAST)
