@@ -11,13 +11,14 @@ from extract.core.row_block import Note
 from extract.images.kinds import image_kind, what_it_is
 from extract.pixels.jpeg import Shrink, read_jpeg
 from extract.pixels.levels import note_range, to_bytes
-from extract.pixels.pillow import load_image, open_image, reasons
+from extract.pixels.pillow import load_image, open_image, orientation_of, reasons, to_image
 from extract.pixels.png import read_png
 from extract.pixels.tiff import read_tiff
 
 Resample = Callable[[Any, tuple[int, int], tuple[float, ...]], Any]
-# EXIF's tag of the orientation; its values for swapped axes, and for mirrored columns and rows.
-_ORIENTATION = 0x0112
+# EXIF's orientations -> Pillow's method that turns the image upright.
+_TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+# Orientations with swapped axes, and with mirrored columns and rows.
 _SWAPPED = (5, 6, 7, 8)
 _MIRRORED = ((2, 3, 6, 7), (3, 4, 7, 8))
 
@@ -56,30 +57,30 @@ def decode(
     shrink = partial(_shrink, max(size), resize) if can_shrink else None
     image, box = _read(content, kind, noted, shrink)
     resample = partial(_resample, interpolation, decoding)
-    return np.array(_resize(_to_rgb(image, kind, noted), box, size[::-1], resize, resample))
+    return np.array(_resize(image, box, size[::-1], resize, resample))
 
 
 def _read(
     content: bytes, kind: str, notes: list[Note], shrink: Shrink | None
 ) -> tuple[Any, tuple[float, ...]]:
-    """Read the first frame and turn it upright; also return the box in which its pixels are."""
-    from PIL import ImageOps
+    """Read the first frame in RGB and upright; also return the box in which its pixels are.
 
-    read = _READERS.get(kind)
+    The frame is a Pillow image, or uint8 (H, W, 3) where there is no need of one.
+    """
     if kind == "JPEG":
-        image, covered = read_jpeg(content, notes, shrink)
+        image, covered, orientation = read_jpeg(content, notes, shrink)
     else:
+        read = _READERS.get(kind)
         image = read(content, notes) if read else load_image(content, kind)
-        covered = image.size
-    stored, orientation = image.size, 1
+        covered, orientation = image.size, orientation_of(image)
+    if isinstance(image, np.ndarray) and orientation not in _TURNS:
+        return image, (0, 0, *covered)
+    image = to_image(image)
+    stored = image.size
     with reasons(kind):
-        try:
-            orientation = image.getexif().get(_ORIENTATION, 1)
-            ImageOps.exif_transpose(image, in_place=True)
-        except Exception as error:  # broken EXIF loses the orientation, not the image
-            if isinstance(error, MemoryError):
-                raise
-    return image, _turn_box(stored, covered, orientation)
+        if orientation in _TURNS:
+            image = image.transpose(_TURNS[orientation])
+    return _to_rgb(image, kind, notes), _turn_box(stored, covered, orientation)
 
 
 def _turn_box(
@@ -206,12 +207,12 @@ def _resample(
     """Resample the part of an RGB image in a box."""
     from PIL.Image import Resampling
 
-    if image.size == size and box == (0, 0, *size):
-        return image
+    if box == (0, 0, *size):
+        return to_image(image)
     # The other filters overshoot, and what is clipped depends on the order of rows and columns.
     if decoding == "fast" and interpolation == "bilinear":
         return _resample_fast(image, size, box)
-    return image.resize(size, Resampling[interpolation.upper()], box)
+    return to_image(image).resize(size, Resampling[interpolation.upper()], box)
 
 
 def _resample_fast(image: Any, size: tuple[int, int], box: tuple[float, ...]) -> Any:
@@ -219,7 +220,8 @@ def _resample_fast(image: Any, size: tuple[int, int], box: tuple[float, ...]) ->
     import cykooz_resizer as simd
     from PIL import Image
 
-    source = simd.ImageData(*image.size, simd.PixelType.U8x3, image.tobytes())
+    width, height = image.shape[1::-1] if isinstance(image, np.ndarray) else image.size
+    source = simd.ImageData(width, height, simd.PixelType.U8x3, image.tobytes())
     target = simd.ImageData(*size, simd.PixelType.U8x3)
     bilinear = simd.ResizeAlg.convolution(simd.FilterType.bilinear)
     left, top, right, bottom = box

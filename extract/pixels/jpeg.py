@@ -12,7 +12,14 @@ import numpy as np
 
 from extract.core.errors import ImageError
 from extract.core.row_block import Note
-from extract.pixels.pillow import check_size, load_image, open_image, reasons, replace_pixels
+from extract.pixels.pillow import (
+    check_size,
+    load_image,
+    open_image,
+    orientation_of,
+    reasons,
+    to_image,
+)
 
 Shrink = Callable[[int, int], int]
 # Warnings of libjpeg (jerror.h) that mean lost pixels.
@@ -32,8 +39,8 @@ _TABLES, _SCAN, _JFIF, _ADOBE = 0xC4, 0xDA, 0xE0, 0xEE
 
 def read_jpeg(
     content: bytes, notes: list[Note], shrink: Shrink | None = None
-) -> tuple[Any, tuple[float, float]]:
-    """Read a JPEG as a Pillow image, at a fraction of its size if that is enough.
+) -> tuple[Any, tuple[float, float], int]:
+    """Read a JPEG at a fraction of its size if that is enough.
 
     Args:
         content: The file.
@@ -41,13 +48,15 @@ def read_jpeg(
         shrink: Says of a width and a height by what libjpeg divides them: 1, 2, 4 or 8.
 
     Returns:
-        The image, and the part of it that pixels cover, from its upper left corner: width and
-        height of a shrunk image are rounded up.
+        The image: uint8 (H, W, 3), or one of Pillow where it is not RGB; the part of it that
+        pixels cover, from its upper left corner: width and height of a shrunk image are rounded up;
+        and its orientation.
 
     Raises:
         ImageError: The image is damaged, or has a hole.
     """
     image = open_image(content, "JPEG")
+    orientation = orientation_of(image)
     segments = _split(content)
     _refuse_zeros(content, segments)
     by = shrink(*image.size) if shrink and image.mode in ("L", "RGB") else 1
@@ -63,9 +72,9 @@ def read_jpeg(
         _check_restarts(content)
         notes.append(_EXTRA)
     if pixels is None or image.mode == "CMYK":
-        image = load_image(content, "JPEG")
-        return image, image.size
-    return replace_pixels(image, pixels), (image.width / by, image.height / by)
+        return load_image(content, "JPEG"), image.size, orientation
+    covered = image.width / by, image.height / by
+    return (pixels if image.mode == "RGB" else to_image(pixels)), covered, orientation
 
 
 def find_hole(content: bytes) -> str:

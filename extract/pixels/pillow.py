@@ -35,7 +35,8 @@ MAX_SIDE = 2**17
 # so that memory grows with the threads; glibc gives back what is larger than 32 MB.
 _BLOCK_BYTES = 2**26
 
-# Where Pillow looks for the orientation.
+# EXIF's tag of the orientation, and where Pillow looks for it.
+_TAG = 0x0112
 _ORIENTATION = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 _IGNORE_PILLOW = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
@@ -74,6 +75,24 @@ def check_size(width: int, height: int) -> None:
     if max(width, height) > MAX_SIDE:
         raise ImageError(f"{size}; at most {MAX_SIDE:,} a side are read")
     PIXELS.claim(width * height)
+
+
+def orientation_of(image: Any) -> int:
+    """Return the EXIF orientation of an image, 1 to 8; 1 where there is none, or a broken one."""
+    try:
+        orientation = image.getexif().get(_TAG)
+    except MemoryError as error:
+        raise ImageError("needs more memory than there is") from error
+    except Exception:  # broken EXIF loses the orientation, not the image
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def to_image(pixels: Any) -> Any:
+    """Return a Pillow image of uint8 pixels; an image is returned as it is."""
+    from PIL import Image
+
+    return Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels
 
 
 def replace_pixels(image: Any, pixels: np.ndarray) -> Any:
