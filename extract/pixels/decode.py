@@ -197,7 +197,7 @@ def _resize(
     inner = max(1, round(width * scale)), max(1, round(height * scale))
     padded = Image.new("RGB", size)
     corner = round((size[0] - inner[0]) / 2), round((size[1] - inner[1]) / 2)
-    padded.paste(resample(image, inner, box), corner)
+    padded.paste(to_image(resample(image, inner, box)), corner)
     return padded
 
 
@@ -208,17 +208,16 @@ def _resample(
     from PIL.Image import Resampling
 
     if box == (0, 0, *size):
-        return to_image(image)
+        return image
     # The other filters overshoot, and what is clipped depends on the order of rows and columns.
     if decoding == "fast" and interpolation == "bilinear":
         return _resample_fast(image, size, box)
     return to_image(image).resize(size, Resampling[interpolation.upper()], box)
 
 
-def _resample_fast(image: Any, size: tuple[int, int], box: tuple[float, ...]) -> Any:
+def _resample_fast(image: Any, size: tuple[int, int], box: tuple[float, ...]) -> np.ndarray:
     """Resample the part of an RGB image in a box, bilinear and with SIMD."""
     import cykooz_resizer as simd
-    from PIL import Image
 
     width, height = image.shape[1::-1] if isinstance(image, np.ndarray) else image.size
     source = simd.ImageData(width, height, simd.PixelType.U8x3, image.tobytes())
@@ -227,4 +226,4 @@ def _resample_fast(image: Any, size: tuple[int, int], box: tuple[float, ...]) ->
     left, top, right, bottom = box
     part = simd.CropBox(left, top, right - left, bottom - top)
     simd.Resizer().resize(source, target, simd.ResizeOptions(bilinear, crop_box=part))
-    return Image.frombytes("RGB", size, target.get_buffer())
+    return np.frombuffer(target.get_buffer(), np.uint8).reshape(*size[::-1], 3)
