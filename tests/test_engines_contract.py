@@ -54,6 +54,17 @@ def test_engine_equals_predict(trunk: Trunk, kind: str, sizes: tuple[int, ...]) 
 
 
 @pytest.mark.parametrize("kind", ["keras", "openvino"])
+@pytest.mark.parametrize("images", [1, 3])
+def test_no_batch_is_larger_than_there_are_images(trunk: Trunk, kind: str, images: int) -> None:
+    engine = open_engine(SPEC, engine=kind, images=images)
+    assert engine.batch_size == images
+    assert open_engine(SPEC, batch_size=2, engine=kind, images=images).batch_size <= 2
+    ((_, found),) = engine.run([(None, PIXELS[:images])])
+    for layer, values in zip(LAYERS, trunk.model.predict(PIXELS[:images], verbose=0), strict=True):
+        np.testing.assert_allclose(found[layer], values, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["keras", "openvino"])
 def test_float16_is_cast_by_the_engine(kind: str) -> None:
     engine = open_engine(SPEC, "float16", 4, kind)
     (_, features), *_ = engine.run([(None, PIXELS[:4])])

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,6 +112,20 @@ def test_an_unreadable_image_becomes_a_row_with_a_reason_and_moves_no_other(
             same = whole[str(sources[int(p.key[:2])].relative_to(made[0]))]
             assert p.label == same.label
             assert p.score == pytest.approx(same.score, abs=1e-5)
+
+
+def test_one_image_is_a_batch_of_one(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def note(items: Any, engine: Engine, *given: Any) -> list[Prediction]:
+        sizes.append(engine.batch_size)
+        return label_images(items, engine, *given)
+
+    monkeypatch.setattr("classify.inference.predict.label_images", note)
+    image = next((made[0] / "dark").iterdir())
+    label_source(image, made[2], quiet=True)
+    label_source(image, trunk="mobilenet", weights="none", quiet=True)
+    assert sizes == [1, 1]
 
 
 def test_more_labels_than_classes_gives_all(made: Made, opened: tuple[TrainedHead, Engine]) -> None:

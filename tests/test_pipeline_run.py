@@ -80,6 +80,15 @@ def assert_equal_stores(one: Path, other: Path) -> None:
     assert a == b
 
 
+@pytest.mark.parametrize(("views", "batch_size"), [(0, 1), (2, 3)])
+def test_one_image_is_a_batch_of_one(
+    images: Path, tmp_path: Path, views: int, batch_size: int
+) -> None:
+    extract(images / "train" / "cat" / "0.png", tmp_path / "out.h5", views=views)
+    with open_store(tmp_path / "out.h5") as store:
+        assert store.attributes["batch_size"] == batch_size
+
+
 @pytest.mark.parametrize("views", [0, 3])
 def test_workers_and_batches_change_nothing(images: Path, tmp_path: Path, views: int) -> None:
     extract(images, tmp_path / "a.h5", batch_size=8, workers=1, views=views)

@@ -1,7 +1,11 @@
-"""Keras heads. They use only Keras 3's own API, so that they train on every backend."""
+"""Keras heads. They use only Keras 3's own API, so that they train on every backend.
+
+A saved head of plain layers scores in NumPy, and Keras is never loaded.
+"""
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +13,11 @@ import numpy as np
 
 from classify.data.out_of_core import Rows, flatten
 from classify.data.views import FoldData, RandomViews
-from classify.heads.parallel_fit import History, fit_group
-from classify.heads.parallel_heads import BN_EPSILON, BN_MOMENTUM
+from classify.scores.plain_model import PlainModel, make_plain, read_plain
 from classify.settings.head_spec import HeadSpec, groups_of
 from extract.core.console import progress
-from extract.core.errors import HeadError
-from extract.trunks.backend import fetch
-from extract.trunks.keras_import import keras
-from extract.trunks.model_file import load_model
+from extract.core.errors import HeadError, HeadstartError, first_line
+from extract.trunks.backend import fetch, load_keras
 
 # Rows in one call of a trained head: bounds the memory of the hidden layers of a feature map.
 PREDICT_ROWS = 256
@@ -37,13 +38,32 @@ class DenseHead:
         history: Curves of the fit: ``loss``, ``accuracy``, ``val_loss``, ``val_accuracy``. They
             end before a loss that is not finite.
         failed: Why the head cannot be used, or None.
-        model: The Keras model from features to scores, with one sigmoid for two classes.
     """
 
-    def __init__(self, spec: HeadSpec | None = None, model: Any = None) -> None:
-        self.spec, self.model = spec or HeadSpec("dense"), model
-        self.history: History = {}
+    def __init__(
+        self,
+        spec: HeadSpec | None = None,
+        model: Any = None,
+        plain: PlainModel | None = None,
+        path: Path | None = None,
+    ) -> None:
+        self.spec, self._plain, self._path = spec or HeadSpec("dense"), plain, path
+        self.history: dict[str, list[float]] = {}
         self.failed: str | None = None
+        if model is not None:
+            self.model = model
+
+    @cached_property
+    def model(self) -> Any:
+        """The Keras model from features to scores, with one sigmoid for two classes."""
+        assert self._path
+        try:
+            return _load(self._path)
+        except HeadstartError:
+            raise
+        except Exception as error:  # Keras can raise anything for a damaged file
+            problem = f"Keras cannot read it: {first_line(error)[:200]}"
+            raise HeadError(f"{self._path}: {problem}; train the head again") from error
 
     def fit(self, rows: FoldData) -> "DenseHead":
         """Train as ``fit_heads`` does.
@@ -65,17 +85,21 @@ class DenseHead:
         Returns:
             (N, K) float32 scores, 0 to 1; each row sums to 1.
         """
-        # A direct call: Model.predict takes 50 ms per call and traces each batch size anew.
         batches = (X[start : start + PREDICT_ROWS] for start in range(0, len(X), PREDICT_ROWS))
-        tensors = map(keras.ops.convert_to_tensor, batches)
-        scores = np.concatenate([fetch(self.model(tensor)) for tensor in tensors])
+        score = self._plain.predict if self._plain else self._score
+        scores = np.concatenate(list(map(score, batches)))
         return np.hstack([1 - scores, scores]) if scores.shape[1] == 1 else scores
 
     def fits(self, shape: tuple[int, ...], classes: int) -> bool:
         """Return whether the head takes rows of this shape and scores this many classes."""
         outputs = 1 if classes == 2 else classes
-        shapes = self.model.input_shape, self.model.output_shape
+        model = self._plain or self.model
+        shapes = model.input_shape, model.output_shape
         return shapes == ((None, *shape), (None, outputs))
+
+    def _score(self, X: Rows) -> Rows:
+        # A direct call: Model.predict takes 50 ms per call and traces each batch size anew.
+        return fetch(self.model(load_keras().ops.convert_to_tensor(X)))
 
     def save(self, folder: Path) -> None:
         """Write the head to ``head.keras`` in a folder."""
@@ -85,13 +109,28 @@ class DenseHead:
     def load(cls, folder: Path, head: str = "dense") -> "DenseHead":
         """Read a saved head in Keras' safe mode, which runs no code from the file."""
         path = folder / FILE
-        model = load_model(path, path.stat().st_size)
-        _check_layers(model, max(_MOST_VALUES, _MOST_TIMES * math.prod(model.input_shape[1:])))
-        return cls(model=model)
+        plain = read_plain(path, path.stat().st_size)
+        if plain and plain.most_values <= _most_values(plain):
+            return cls(plain=plain, path=path)
+        return cls(model=_load(path))
+
+
+def _load(path: Path) -> Any:
+    """Load the Keras model of a head."""
+    from extract.trunks.model_file import load_model
+
+    model = load_model(path, path.stat().st_size)
+    _check_layers(model, _most_values(model))
+    return model
+
+
+def _most_values(model: Any) -> int:
+    return int(max(_MOST_VALUES, _MOST_TIMES * math.prod(model.input_shape[1:])))
 
 
 def _check_layers(model: Any, most: int) -> None:
     """Raise ValueError if a layer makes a row very large, in a model within the model, too."""
+    keras = load_keras()
     for layer in model.layers:
         shapes = [tensor.shape[1:] for tensor in keras.tree.flatten(layer.output)]
         values = sum(math.prod(side or 1 for side in shape) for shape in shapes)
@@ -122,6 +161,8 @@ def fit_heads(
     Returns:
         A trained head per spec. A head whose loss did not stay finite has ``failed``.
     """
+    from classify.heads.parallel_fit import fit_group
+
     X, shape = rows.X, rows.X.shape[1:]
     X = X.flat() if isinstance(X, RandomViews) else flatten(X)
     rows = rows._replace(X=X, X_validation=flatten(rows.X_validation))
@@ -134,13 +175,17 @@ def fit_heads(
                 # The same head outside the stack, as a plain Keras model.
                 model = build_model(fit.spec, shape, rows.classes)
                 model.set_weights(fit.weights)
-                heads[position] = head = DenseHead(fit.spec, model)
+                plain = make_plain(load_keras().saving.serialize_keras_object(model), fit.weights)
+                heads[position] = head = DenseHead(fit.spec, model, plain)
                 head.history, head.failed = fit.history, fit.failed
     return [heads[position] for position in range(len(specs))]
 
 
 def build_model(spec: HeadSpec, shape: tuple[int, ...], classes: int) -> Any:
     """Build the Keras model of one head with weights of zero."""
+    from classify.heads.parallel_heads import BN_EPSILON, BN_MOMENTUM
+
+    keras = load_keras()
     layers = keras.layers
 
     def dense(width: int, activation: str | None) -> Any:

@@ -49,11 +49,14 @@ class CompleteModel(NamedTuple):
         return np.asarray(scores)
 
 
-def open_classifier(config: ExtractConfig, **settings: Any) -> CompleteModel:
+def open_classifier(
+    config: ExtractConfig, images: int | None = None, /, **settings: Any
+) -> CompleteModel:
     """Open a complete model with its top.
 
     Args:
         config: Its ``batch_size`` is used.
+        images: How many images there are: no batch is larger. None is any number.
         **settings: Fields of TrunkSpec other than ``layer`` and ``pooling``.
 
     Returns:
@@ -69,7 +72,7 @@ def open_classifier(config: ExtractConfig, **settings: Any) -> CompleteModel:
         held = read_metadata(Path(spec.trunk))
         held = BEFORE | held if held else held
         spec = replace(spec, **{name: held[name] for name in PIXEL_SETTINGS if name in held})
-    engine = open_engine(spec, batch_size=config.batch_size)
+    engine = open_engine(spec, batch_size=config.batch_size, images=images)
     shape = engine.shapes[OUTPUT]
     if len(shape) != 1:
         raise TrunkError(f"{spec.trunk}: gives {shape} for an image; expected one score a class")

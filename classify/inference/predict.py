@@ -106,9 +106,9 @@ def _predict_images(
     model: TrainedHead | CompleteModel
     if head:
         model = load_head(head)
-        engine = open_engine(model, trunk.get("weights"), running.batch_size)
+        engine = open_engine(model, trunk.get("weights"), running.batch_size, len(items))
     else:
-        model = open_classifier(running, **trunk)
+        model = open_classifier(running, len(items), **trunk)
         engine = model.engine
     timings.start = time.perf_counter() - began
     labelled = label_images(items, engine, model, config.top, running.workers, timings)

@@ -16,7 +16,10 @@ _Opened = TypeVar("_Opened", bound=Any)
 
 
 def open_engine(
-    head: TrainedHead, weights: PathLike | None = None, batch_size: int | None = None
+    head: TrainedHead,
+    weights: PathLike | None = None,
+    batch_size: int | None = None,
+    images: int | None = None,
 ) -> Engine:
     """Open an engine with the trunk, the precision and the types that a head was trained on.
 
@@ -25,12 +28,13 @@ def open_engine(
         weights: Where the weights of the trunk, or its ``.keras`` file, are now; None is the
             recorded place.
         batch_size: Images in one call; None chooses from the device's memory.
+        images: How many images there are: no batch is larger. None is any number.
 
     Raises:
         HeadError: The weights are missing, or are not those that the head was trained on.
         TrunkError: The trunk cannot be built.
     """
-    settings = head.dtype, batch_size, "auto", head.precision, head.calibration_sha256
+    settings = head.dtype, batch_size, "auto", head.precision, head.calibration_sha256, images
     return reopen(head, weights, lambda spec: select.open_engine(spec, *settings))
 
 

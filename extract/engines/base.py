@@ -34,12 +34,14 @@ class Engine:
     calibration_keys: tuple[str, ...] = ()
     calibration_sha256 = ""
 
-    def __init__(self, trunk: Any, dtype: str, batch_size: int, precision: str) -> None:
+    def __init__(
+        self, trunk: Any, dtype: str, batch_size: int, precision: str, images: int | None = None
+    ) -> None:
         self.spec: TrunkSpec = trunk.spec
         self.dtype = dtype
         self.precision = precision
         self.shapes: dict[str, tuple[int, ...]] = trunk.shapes
-        self.batch_size = batch_size
+        self.batch_size = min(batch_size, images or batch_size)
         self.weights_sha256: str = trunk.weights_sha256
 
     def run(self, batches: Batches[Tag]) -> Results[Tag]:

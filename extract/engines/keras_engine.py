@@ -39,9 +39,14 @@ class KerasEngine(Engine):
     name = "keras"
 
     def __init__(
-        self, trunk: Trunk, dtype: str, batch_size: int | None = None, precision: str = "float32"
+        self,
+        trunk: Trunk,
+        dtype: str,
+        batch_size: int | None = None,
+        precision: str = "float32",
+        images: int | None = None,
     ) -> None:
-        super().__init__(trunk, dtype, batch_size or choose_batch_size(trunk), precision)
+        super().__init__(trunk, dtype, batch_size or choose_batch_size(trunk), precision, images)
         self._model = trunk.model
         self._call = backend.compile_model(trunk.model, dtype, self.batch_size)
 

@@ -37,13 +37,19 @@ class OpenVinoEngine(Engine):
     name = "openvino"
 
     def __init__(
-        self, trunk: CompiledTrunk, dtype: str, batch_size: int | None, precision: str, threads: int
+        self,
+        trunk: CompiledTrunk,
+        dtype: str,
+        batch_size: int | None,
+        precision: str,
+        threads: int,
+        images: int | None = None,
     ) -> None:
-        super().__init__(trunk, dtype, batch_size or BATCH_SIZE, precision)
+        super().__init__(trunk, dtype, batch_size or BATCH_SIZE, precision, images)
         self.calibration_keys = trunk.calibration_keys
         self.calibration_sha256 = trunk.calibration_sha256
         self._folder = trunk.folder
-        self._model = self._compile(threads)
+        self._model = self._compile(threads, is_alone=images == self.batch_size)
         # One more than can run at once, so that none waits while results are copied.
         self._requests = self._model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1
 
@@ -73,7 +79,7 @@ class OpenVinoEngine(Engine):
             for i, layer in enumerate(self.shapes)
         }
 
-    def _compile(self, threads: int) -> Any:
+    def _compile(self, threads: int, is_alone: bool) -> Any:
         """Compile for batches of one size, the cast included; 0 threads use every core."""
         openvino = load_openvino()
         core = openvino.Core()
@@ -92,5 +98,6 @@ class OpenVinoEngine(Engine):
         # leaves out may do so.
         hint = _HINTS.get(self.precision, "bf16" if "BF16" in _capabilities(core) else "f32")
         settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}
-        settings["PERFORMANCE_HINT"] = "THROUGHPUT"
+        # A single batch takes all cores; several are computed at the same time, on some cores each.
+        settings["PERFORMANCE_HINT"] = "LATENCY" if is_alone else "THROUGHPUT"
         return core.compile_model(steps.build(), "CPU", settings)

@@ -25,6 +25,7 @@ def open_engine(
     engine: str = "auto",
     precision: str = "float32",
     calibrate: Calibrate = "",
+    images: int | None = None,
 ) -> Engine:
     """Open the engine that runs a trunk on this machine.
 
@@ -37,6 +38,7 @@ def open_engine(
         precision: Precision of the trunk: ``float32``, ``bfloat16``, ``float16`` or ``int8``.
         calibrate: For int8: a function that returns the images to calibrate on, for the settled
             spec, or the SHA-256 of the images of an earlier calibration.
+        images: How many images there are: no batch is larger. None is any number.
 
     Returns:
         The engine, ready to run.
@@ -60,12 +62,12 @@ def open_engine(
         else:
             if precision == "int8":
                 compiled = _calibrate(compiled, calibrate)
-            return OpenVinoEngine(compiled, dtype, batch_size, precision, threads=0)
+            return OpenVinoEngine(compiled, dtype, batch_size, precision, 0, images)
     else:
         trunk = _build(spec, precision)
     from extract.engines.keras_engine import KerasEngine
 
-    return KerasEngine(trunk, dtype, batch_size, precision)
+    return KerasEngine(trunk, dtype, batch_size, precision, images)
 
 
 def _prefers_keras() -> bool:

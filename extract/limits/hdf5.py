@@ -74,6 +74,23 @@ def bytes_of_arrays(path: str | Path) -> int:
     return total
 
 
+def read_floats(path: str | Path) -> dict[str, Any]:
+    """Return the float32 arrays in an HDF5 file by name, without those that lie in another file."""
+    import h5py
+    import numpy as np
+
+    arrays: dict[str, Any] = {}
+
+    def add(name: str, node: Any) -> None:
+        is_own = isinstance(node, h5py.Dataset) and not node.is_virtual and not node.external
+        if is_own and node.dtype == np.float32:
+            arrays[name] = np.asarray(node[()])
+
+    with h5py.File(path, "r") as file:
+        file.visititems(add)
+    return arrays
+
+
 class _Reader:
     """The process that reads, from the first file to the end of this process."""
 

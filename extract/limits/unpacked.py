@@ -8,13 +8,14 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from extract.limits.hdf5 import bytes_of_arrays, find_trap
+from extract.limits.hdf5 import bytes_of_arrays, find_trap, read_floats
 
 # Bytes that a file may become: real weights shrink to a quarter at most.
 _FLOOR, _TIMES = 2**28, 16
@@ -78,20 +79,34 @@ def check_weights(path: Path, most: int | None = None) -> None:
         path: The file.
         most: Bytes that all of its arrays together may have.
     """
+    with _checked_weights(path, most):
+        pass
+
+
+def read_weights(path: Path, most: int) -> dict[str, np.ndarray]:
+    """Return the float32 arrays in an HDF5 or Keras file by name; see ``check_weights``."""
+    with _checked_weights(path, most) as weights:
+        return read_floats(weights)
+
+
+@contextmanager
+def _checked_weights(path: Path, most: int | None) -> Iterator[Path]:
+    """Yield the HDF5 file of weights that a file is or has, after its check."""
     size = path.stat().st_size
     limit = most_bytes(size) if most is None else most
     if not zipfile.is_zipfile(path):
-        _check_arrays(path, size, limit)
+        yield _check_arrays(path, size, limit)
         return
     check_zip(path)
     with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
-        _check_arrays(Path(archive.extract(_WEIGHTS, folder)), size, limit)
+        yield _check_arrays(Path(archive.extract(_WEIGHTS, folder)), size, limit)
 
 
-def _check_arrays(path: Path, size: int, most: int) -> None:
+def _check_arrays(path: Path, size: int, most: int) -> Path:
     if trap := find_trap(path):
         raise ValueError(trap)
     check_bytes(bytes_of_arrays(path), size, most)
+    return path
 
 
 def read_json(path: Path, member: str = "") -> Any:

@@ -138,12 +138,12 @@ def _open_inputs(source: str | os.PathLike[str], run: RunSettings) -> tuple[Sour
     if run.views.views and not len(training_rows(images.items)):
         raise SettingError(f"views: have no effect, for {images.root} has no training images")
     try:
-        return images, _open_engine(run.spec, run.config, images)
+        return images, _open_engine(run.spec, run, images)
     except WeightsUnavailableError as error:
         if not run.fallback:
             raise
         with suppress(WeightsUnavailableError):
-            engine = _open_engine(run.fallback, run.config, images)
+            engine = _open_engine(run.fallback, run, images)
             used = f"using {run.fallback.trunk}, whose ImageNet weights are at hand"
             log.warning("%s", error)
             log.warning("%s, in the place of %s", used, run.spec.trunk)
@@ -151,11 +151,11 @@ def _open_inputs(source: str | os.PathLike[str], run: RunSettings) -> tuple[Sour
         raise
 
 
-def _open_engine(spec: TrunkSpec, config: ExtractConfig, images: Source) -> Engine:
+def _open_engine(spec: TrunkSpec, run: RunSettings, images: Source) -> Engine:
+    config, count = run.config, len(images.items) * (1 + run.views.views)
     calibrate = partial(choose_calibration, images.items, workers=config.workers)
-    return open_engine(
-        spec, config.dtype, config.batch_size, config.engine, config.precision, calibrate
-    )
+    settings = config.dtype, config.batch_size, config.engine, config.precision
+    return open_engine(spec, *settings, calibrate, count)
 
 
 def _warn_of_leaks(store: Store) -> None:
