@@ -16,7 +16,7 @@ import pytest
 from classify.data.preprocessing import Transform
 from classify.data.views import FoldData
 from classify.heads.linear_head import LinearHead
-from classify.heads.linear_solvers import LinearModel
+from classify.solvers.linear_solvers import LinearModel
 from classify.heads.registry import FittedHead
 from classify.heads.sklearn_head import SklearnHead
 from classify.inference.bundle import load_head

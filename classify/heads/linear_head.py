@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from classify.data.out_of_core import PIECE_BYTES, Features, Labels, Rows, StoredRows, flatten
 from classify.data.views import FoldData
-from classify.heads.linear_solvers import LinearModel, RowSpace
-from classify.heads.row_statistics import RowStatistics
+from classify.solvers.linear_solvers import LinearModel, RowSpace
+from classify.solvers.row_statistics import RowStatistics
 from classify.scores.calibration import (
     FOLDS,
     fit_logit_scale,
