@@ -17,13 +17,13 @@ from classify.data.dataset import budget_for_layer, load_dataset
 from classify.data.preprocessing import Transform
 from classify.data.views import FoldData, RandomViews, Views, all_views
 from classify.heads.keras_head import fit_heads
-from classify.heads.linear_solvers import RowSpace
 from classify.heads.registry import FittedHead, head_class
 from classify.search import evaluate as module
 from classify.search.evaluate import batches, fit_batch, transformed
 from classify.search.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
+from classify.solvers.linear_solvers import RowSpace
 from extract.core.errors import SettingError
 from tests.conftest import MakeStore
 

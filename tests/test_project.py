@@ -41,6 +41,7 @@ ROOMS = {
         "settings",
         "data",
         "scores",
+        "solvers",
         "heads",
         "search",
         "finetune",

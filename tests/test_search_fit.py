@@ -8,7 +8,7 @@ import pytest
 from classify.data.preprocessing import Transform
 from classify.data.views import FoldData
 from classify.heads.registry import FittedHead
-from classify.search.evaluate import batches, fit_batch, transformed
+from classify.search.evaluate import _evaluate_fold, batches, fit_batch, transformed
 from classify.settings.head_spec import DEFAULTS, HeadSpec
 
 QUICK = {
@@ -78,3 +78,22 @@ def test_one_batch_a_transform_for_those_that_share_their_work() -> None:
     assert sorted(map(sorted, batches(specs, 2))) == [[0, 4], [1], [2], [3, 5], [6], [7], [8]]
     order = [specs[batch[0]].transform for batch in found]
     assert order == sorted(order, key=order.index)
+
+
+def test_the_training_accuracy_of_many_rows_is_that_of_a_sample(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    X, y = rows_of()
+    wrong = np.random.default_rng(3).permutation(y)
+    rows, spec = FoldData(X, wrong, X, wrong), HeadSpec("ridge", transform=())
+    accuracies: list[float] = []
+    for sample in (90, 7, 7):
+        monkeypatch.setattr("classify.search.evaluate.TRAINING_SAMPLE", sample)
+        (found,) = _evaluate_fold([spec], Transform(()), rows, halving=False)
+        assert (found.train_accuracy * sample) % 1 == pytest.approx(0, abs=1e-9)
+        # All validation rows are scored.
+        assert (found.answers == wrong).mean() == pytest.approx(
+            accuracies[0] if accuracies else found.train_accuracy
+        )
+        accuracies.append(found.train_accuracy)
+    assert accuracies[1] == accuracies[2] != accuracies[0]

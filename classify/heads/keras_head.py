@@ -13,7 +13,7 @@ import numpy as np
 
 from classify.data.out_of_core import Rows, flatten
 from classify.data.views import FoldData, RandomViews
-from classify.scores.plain_model import PlainModel, make_plain, read_plain
+from classify.heads.plain_model import PlainModel, make_plain, read_plain
 from classify.settings.head_spec import HeadSpec, groups_of
 from extract.core.console import progress
 from extract.core.errors import HeadError, HeadstartError, first_line

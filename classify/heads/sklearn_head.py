@@ -19,6 +19,7 @@ from classify.data.out_of_core import SCORE_BYTES, Labels, Rows, flatten
 from classify.data.views import FoldData
 from classify.scores.calibration import fit_logit_scale, left_out_folds, probabilities
 from classify.settings.head_spec import HeadSpec
+from classify.solvers import neighbours
 from extract.limits.skops import check_skops
 
 FILE = "head.skops"
@@ -103,8 +104,12 @@ class SklearnHead:
         if self.spec.head in (*_SCALED, "boosting"):
             rows = _kernel(rows, parts["rows"], parts["gamma"]) if "rows" in parts else rows
             return probabilities(_logits(estimator, rows), parts["scale"])
-        scores = np.asarray(estimator.predict_proba(rows), np.float64)
-        votes = estimator.n_neighbors if self.spec.head == "knn" else len(estimator.estimators_)
+        if self.spec.head == "knn":
+            votes, classes = estimator.n_neighbors, len(estimator.classes_)
+            scores = neighbours.vote(rows, estimator._fit_X, estimator._y, classes, votes)
+        else:
+            votes = len(estimator.estimators_)
+            scores = np.asarray(estimator.predict_proba(rows), np.float64)
         return np.asarray((votes * scores + parts["prior"]) / (votes + 1))
 
     def fits(self, shape: tuple[int, ...], classes: int) -> bool:
@@ -285,6 +290,7 @@ def _is_knn(estimator: Any, width: int) -> bool:
         0 < rows == estimator.n_samples_fit_
         and estimator._fit_X.shape == (rows, width)
         and _within(estimator._y, len(estimator.classes_))
+        and 0 < estimator.n_neighbors <= rows
     )
 
 

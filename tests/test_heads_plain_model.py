@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from classify.heads.keras_head import DenseHead, build_model
-from classify.scores.plain_model import ACTIVATIONS, PlainModel, read_plain
+from classify.heads.plain_model import ACTIVATIONS, PlainModel, read_plain
 from classify.settings import head_spec
 from classify.settings.head_spec import HeadSpec
 from extract.core.errors import HeadError

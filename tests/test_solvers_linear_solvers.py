@@ -13,12 +13,12 @@ from sklearn.model_selection import (
     cross_val_predict,
 )
 
-from classify.heads import linear_solvers
 from classify.heads.linear_head import fit_linear
-from classify.heads.linear_solvers import LinearModel, RowSpace
 from classify.scores.calibration import deal_folds, fit_logit_scale, probabilities
 from classify.scores.metrics import log_loss
 from classify.settings.head_spec import HeadSpec
+from classify.solvers import linear_solvers
+from classify.solvers.linear_solvers import LinearModel, RowSpace
 
 Pair = tuple[np.ndarray, np.ndarray]
 SHAPES = [(60, 8), (60, 200), (40, 700)]

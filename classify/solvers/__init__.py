@@ -1,0 +1,1 @@
+"""Solvers of heads: arrays in, arrays out."""
