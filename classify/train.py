@@ -18,20 +18,23 @@ from classify.inference.bundle import save_head, save_report
 from classify.inference.head_folder import check_target, describe_head, read_checkpoint, reject
 from classify.report.analysis import analyse
 from classify.search import search
+from classify.search.feasibility import drop_infeasible
 from classify.search.leaderboard import Result
 from classify.search.notes import with_notes
 from classify.settings.config import (
+    BUDGET,
     GROUPS,
     FinetuneConfig,
     SearchSettings,
     TrainConfig,
     TrainSettings,
 )
-from classify.settings.head_spec import DEFAULTS, KERAS_HEADS, HeadSpec
+from classify.settings.head_spec import DEFAULTS, KERAS_HEADS, USUAL_HEADS, HeadSpec
 from classify.settings.sweep import choose_heads, make_candidates, parse_sweeps
 from extract.core.atomic import remove_leftovers
 from extract.core.console import log, quiet_mode
 from extract.core.errors import HeadError, SettingError, StoreError
+from extract.core.flags import describe
 from extract.limits.locks import locked
 from extract.public import public
 from extract.store.shards import read_layers
@@ -39,17 +42,7 @@ from extract.store.validate import check_there
 
 Names = str | Sequence[str]
 # The settings that are no settings of heads.
-_RUNNING = (
-    "folds",
-    "repeats",
-    "halving",
-    "metric",
-    "positive",
-    "seed",
-    "memory",
-    "assert_accuracy",
-)
-_TUNING = ("finetune_epochs", "finetune_learning_rate")
+_RUNNING, _TUNING = ([name for name, _ in describe(kind)] for kind in (TrainConfig, FinetuneConfig))
 
 
 @public(HeadSpec, TrainConfig, FinetuneConfig)
@@ -178,6 +171,11 @@ def _plan(
         raise SettingError(f"{next(iter(tuning))}: has no effect without --finetune")
     varied = parse_sweeps(_as_names(sweeps), given | {"seed": running.get("seed") or None})
     heads = choose_heads(names, given, varied)
+    if not (names or varied or finetune or heads != USUAL_HEADS):
+        running.setdefault("budget", BUDGET)
+    elif "budget" in running:
+        expected = "expected no --head, --sweep, --finetune or setting of a head"
+        raise SettingError(f"budget: has no effect on heads that you choose; {expected}")
     if finetune:
         # By default the heads that can be trained further, on the output of the blocks.
         heads = heads if names else tuple(h for h in heads if h in KERAS_HEADS) or heads
@@ -257,7 +255,7 @@ def _prepare(
 
         check_maps(dataset)
     else:
-        config = search.drop_infeasible(dataset, config)
+        config = drop_infeasible(dataset, config)
     return dataset, config, export.open_trunk(dataset) if targets else None
 
 

@@ -294,7 +294,7 @@ def _load(layers: slice, memory: float | None, out: Path) -> None:
     dataset = load_dataset(out, "+".join(read_layers(out)[layers]), memory)
     if isinstance(dataset.X, StoredRows):
         dataset.X.read(np.arange(len(dataset.y)))
-    dataset.fingerprint()
+    repr(dataset.fingerprint)
     if dataset.views:
         dataset.views.of(np.flatnonzero(dataset.split == 0))
 

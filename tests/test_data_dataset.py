@@ -109,7 +109,7 @@ def test_classes_are_left_out_by_name(
         of = made.views.of(np.array([1, 3, 4]))
         assert of.owners.tolist() == [0, 1]
         np.testing.assert_array_equal(of.features[:, 0], X[[2, 5]])
-    assert later.fingerprint() != load_dataset(path, memory=memory).fingerprint()
+    assert later.fingerprint != load_dataset(path, memory=memory).fingerprint
 
 
 @pytest.mark.parametrize(

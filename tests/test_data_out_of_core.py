@@ -146,15 +146,15 @@ def test_a_file_that_goes_while_a_head_trains_is_an_error(
 
 def test_the_fingerprint_counts_all_rows(pair: tuple[Dataset, Dataset]) -> None:
     held, left = pair
-    assert held.fingerprint() == replace(held, X=held.X.copy()).fingerprint()
+    assert held.fingerprint == replace(held, X=held.X.copy()).fingerprint
     for row in (1, 450, COUNT - 1):
         other = held.X.copy()
         other[row, 0, 0, 0] += 1e-3
-        assert replace(held, X=other).fingerprint() != held.fingerprint()
-    assert left.fingerprint() != held.fingerprint()
+        assert replace(held, X=other).fingerprint != held.fingerprint
+    assert left.fingerprint != held.fingerprint
     # Features that are not read count by what made them.
     calibrated = [replace(left, calibration_sha256=digit * 64) for digit in ("0", "1")]
-    assert len({made.fingerprint() for made in (left, *calibrated)}) == 3
+    assert len({made.fingerprint for made in (left, *calibrated)}) == 3
 
 
 # Transforms and heads.

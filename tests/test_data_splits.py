@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
 
 from classify.data.dataset import Dataset
+from classify.data.folds import held_out
 from classify.data.splits import (
     choose_splits,
     development_rows,
-    held_out,
     leave_out_lone,
     split_folds,
     split_rows,

@@ -134,7 +134,7 @@ def test_copies_stay_in_one_fold_and_on_one_side_where_that_is_asked_for(
     for split in (*split_folds(together, 4), split_rows(together)):
         assert not set(image[split.train]) & set(image[split.validation])
     assert "the same image" not in caplog.text
-    assert together.fingerprint() != apart.fingerprint()
+    assert together.fingerprint != apart.fingerprint
     # Copies of one image are not counted twice.
     widths = []
     for dataset in (together, apart):

@@ -135,7 +135,7 @@ def test_the_record_holds_every_setting_and_number(tmp_path: Path) -> None:
         "groups": None,
     }
     assert found["settings"] == result.best.spec.to_dict()
-    assert found["fingerprint"] == dataset().fingerprint()
+    assert found["fingerprint"] == dataset().fingerprint
     for candidate, entry in zip(found["candidates"], result.entries, strict=True):
         assert candidate["settings"] == entry.spec.to_dict()
         assert candidate["scores"] == {k: round(v, 6) for k, v in entry.scores.items()}

@@ -19,7 +19,8 @@ from classify.report.analysis import analyse
 from classify.report.figures import MOST_CELLS, draw_confusion
 from classify.scores.calibration import scale_sample
 from classify.scores.metrics import confusion_matrix, list_confusion
-from classify.search.search import drop_infeasible, run
+from classify.search.feasibility import drop_infeasible
+from classify.search.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
 from extract.cli import main as extract_features
@@ -136,18 +137,6 @@ def test_heads_that_would_take_hours_are_left_out_or_refused(
     for config in (TrainConfig((LDA, spec)), TrainConfig((spec,), named=False)):
         with pytest.raises(HeadError, match=f"{message}.*; found .*; use lda, ridge, knn"):
             drop_infeasible(made, config)
-
-
-def test_dense_of_thousands_of_classes_is_trained_only_if_it_is_named(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    made, dense = dataset(5001, width=2), HeadSpec("dense")
-    with caplog.at_level(logging.INFO, "headstart"):
-        kept = drop_infeasible(made, TrainConfig((LDA, dense), named=False)).candidates
-    assert kept == (LDA,)
-    assert "left out, for dense of more than 1,000 classes" in caplog.text
-    assert "unless it is named; found 20,004 rows of 5,001 classes" in caplog.text
-    assert dense in drop_infeasible(made, TrainConfig((LDA, dense))).candidates
 
 
 def write_arrays(path: Path, K: int) -> None:

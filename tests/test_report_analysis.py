@@ -9,8 +9,9 @@ import pytest
 
 from classify.data.dataset import Dataset
 from classify.data.preprocessing import Transform
+from classify.data.splits import subsets
 from classify.data.views import FoldData
-from classify.report.analysis import MISTAKES, analyse, subsets
+from classify.report.analysis import MISTAKES, analyse
 from classify.report.projection import map_features
 from classify.search import evaluate
 from classify.search.evaluate import fit_batch, transformed

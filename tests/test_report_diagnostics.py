@@ -15,6 +15,7 @@ from classify.report.diagnostics import (
     confused_pairs,
     proportion,
 )
+from classify.scores.areas import class_thresholds
 from classify.scores.metrics import confusion_matrix
 
 Rows = tuple[NDArray[np.int64], NDArray[np.float64]]
@@ -56,7 +57,7 @@ def test_classes_as_scikit_learn(seed: int) -> None:
     from sklearn import metrics
 
     y, scores = rows(seed=seed)
-    found = class_metrics(y, scores, NAMES[:4], np.arange(len(y)))
+    found = class_metrics(y, scores, NAMES[:4], np.arange(len(y)), class_thresholds(y, scores))
     wanted = metrics.precision_recall_fscore_support(
         y, scores.argmax(axis=1), labels=range(4), zero_division=np.nan
     )
@@ -113,8 +114,9 @@ def test_curves_of_the_mean_and_of_the_worst(kind: str) -> None:
     from sklearn.metrics import auc
 
     y, scores = rows(K=5, count=2000)
-    classes = class_metrics(y, scores, NAMES, np.arange(2000))
-    mean, *worst = class_curves(y, scores, classes, kind, None)
+    thresholds = class_thresholds(y, scores)
+    classes = class_metrics(y, scores, NAMES, np.arange(2000), thresholds)
+    mean, *worst = class_curves(y, scores, classes, thresholds, kind, None)
     assert mean.name == ""
     values = {of.name: getattr(of, kind) for of in classes if of.rows}
     assert [curve.name for curve in worst] == sorted(values, key=values.__getitem__)[:3]
@@ -132,8 +134,9 @@ def test_of_two_classes_the_positive_one_is_drawn(positive: int) -> None:
 
     y, scores = rows(K=3)
     scores = (scores[:, :2] / scores[:, :2].sum(axis=1, keepdims=True)).round(6)
-    classes = class_metrics(y, scores, ("no", "yes"), np.arange(len(y)))
-    (curve,) = class_curves(y, scores, classes, "roc_area", positive)
+    thresholds = class_thresholds(y, scores)
+    classes = class_metrics(y, scores, ("no", "yes"), np.arange(len(y)), thresholds)
+    (curve,) = class_curves(y, scores, classes, thresholds, "roc_area", positive)
     assert curve.name == ("no", "yes")[positive]
     assert auc(np.array(curve.x), np.array(curve.y)) == pytest.approx(classes[positive].roc_area)
     # Each point is the share of the images with at least this score.
@@ -146,8 +149,9 @@ def test_of_two_classes_the_positive_one_is_drawn(positive: int) -> None:
 
 def test_of_one_class_alone_nothing_is_drawn() -> None:
     y, scores = np.zeros(5, np.int64), np.tile([0.8, 0.2], (5, 1))
-    classes = class_metrics(y, scores, ("no", "yes"), np.arange(len(y)))
-    assert class_curves(y, scores, classes, "roc_area", 1) == []
+    thresholds = class_thresholds(y, scores)
+    classes = class_metrics(y, scores, ("no", "yes"), np.arange(len(y)), thresholds)
+    assert class_curves(y, scores, classes, thresholds, "roc_area", 1) == []
 
 
 def test_pairs_and_mistakes_by_hand() -> None:

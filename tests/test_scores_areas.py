@@ -66,15 +66,16 @@ def test_areas_and_curves_of_equal_scores_are_those_of_scikit_learn(
     truth[generator.permutation(120)[:members]] = True
     score = (generator.integers(0, levels, 120) + levels // 3 * truth) / levels
     found = rank_class(truth, score)
-    area, precision = found.areas().mean(axis=1)
-    assert area == pytest.approx(metrics.roc_auc_score(truth, score))
-    assert precision == pytest.approx(metrics.average_precision_score(truth, score))
+    known = [metrics.roc_auc_score(truth, score), metrics.average_precision_score(truth, score)]
+    assert found.areas().mean(axis=1) == pytest.approx(known)
+    counts = found.thresholds
+    assert [counts.area(), counts.average_precision()] == pytest.approx(known)
     grid = np.linspace(0, 1, 97)
     false_rate, true_rate, _ = metrics.roc_curve(truth, score, drop_intermediate=False)
     wanted = np.interp(grid, false_rate, true_rate)
-    np.testing.assert_allclose(np.interp(grid, *found.roc()), wanted, atol=1e-12)
+    np.testing.assert_allclose(np.interp(grid, *counts.roc()), wanted, atol=1e-12)
     precisions, recalls, _ = metrics.precision_recall_curve(truth, score)
-    own_recall, own_precision = found.precision_recall()
+    own_recall, own_precision = counts.precision_recall()
     for recall in grid:
         best = precisions[:-1][recalls[:-1] >= recall - 1e-12].max()
         assert own_precision[own_recall >= recall - 1e-12].max() == pytest.approx(best)

@@ -403,7 +403,7 @@ def test_a_checkpoint_of_an_earlier_version_is_kept_and_evaluated_again(
         for name, value in stored_settings.items()
     }
     config = TrainConfig((HeadSpec(**{**settings, "layer": ()}),))
-    assert json.loads(first)["fingerprint"] == stored["fingerprint"] == made.fingerprint()
+    assert json.loads(first)["fingerprint"] == stored["fingerprint"] == made.fingerprint
     assert not Checkpoint(tmp_path, made, [split_rows(made)], config).evaluations
     (candidate,) = stored["candidates"]
     kept = run(made, config, tmp_path)

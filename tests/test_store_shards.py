@@ -143,7 +143,7 @@ def test_heads_are_those_of_the_one_file(images: Path, tmp_path: Path) -> None:
     extract(images, tmp_path / "one.h5")
     extract(images, tmp_path / "out.h5", shards=tmp_path / "parts")
     found = [load_dataset(tmp_path / name) for name in ("one.h5", "out.h5")]
-    assert found[0].fingerprint() == found[1].fingerprint()
+    assert found[0].fingerprint == found[1].fingerprint
     # Read while training, too.
     streamed = load_dataset(tmp_path / "out.h5", memory=1e-6)
     np.testing.assert_array_equal(streamed.X.read(np.arange(8)), found[0].X)

@@ -141,6 +141,25 @@ def test_every_scored_image_is_in_predictions_csv(store: Path) -> None:
         assert max(names, key=lambda name: float(line[name])) == f"score_{line['answer']}"
 
 
+def test_predictions_have_six_decimals_and_of_very_many_scores_two_columns(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for most, names in ((160, ["score_cat", "score_dog"]), (79, ["score_of_truth"])):
+        monkeypatch.setattr("classify.report.scored_images._MOST_SCORES", most)
+        monkeypatch.setattr("classify.report.scored_images._SCORES", 10)  # rows in pieces
+        result = train_heads(store, head="lda", quiet=True)
+        assert result.folder
+        lines = list(csv.DictReader((result.folder / "predictions.csv").read_text().splitlines()))
+        known = np.concatenate([result.scores, result.test_scores])
+        labels = {name: label for label, name in enumerate(["cat", "dog"])}
+        for line, own in zip(lines, known.tolist(), strict=True):
+            wanted = own if len(names) == 2 else [own[labels[line["truth"]]]]
+            assert [line[name] for name in names] == [f"{round(score, 6):g}" for score in wanted]
+            answer = line.get("score_of_answer", f"{round(max(own), 6):g}")
+            assert answer == f"{round(max(own), 6):g}"
+        assert ("score_of_answer" in lines[0]) == (len(names) == 1)
+
+
 @pytest.mark.parametrize("head", ["ridge", "lda"])
 def test_the_number_of_threads_changes_nothing_that_is_written(
     head: str, tmp_path: Path, make_store: MakeStore

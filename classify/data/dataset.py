@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from classify.data.folds import Groups
 from classify.data.memory_budget import COPIES, MemoryBudget, plan_memory
 from classify.data.out_of_core import (
     Features,
@@ -103,17 +105,16 @@ class Dataset(Described):
             raise SettingError(f"positive: has no effect on {count} classes; it belongs to two")
         if name:
             check_choice("positive", name, self.class_names)
-        return replace(self, positive=name or self.positive)
+        return replace(self, positive=name) if name else self
 
     def without(self, names: Iterable[str]) -> "Dataset":
         """Return the dataset without some classes and their images."""
         left_out = tuple(dict.fromkeys(names))
         kept = [label for label, name in enumerate(self.class_names) if name not in left_out]
         rows = np.flatnonzero(np.isin(self.y, kept))
-        changed = len(rows) < len(self.y)
         return replace(
             self,
-            X=self.X[rows] if changed else self.X,
+            X=self.X[rows] if len(rows) < len(self.y) else self.X,
             y=np.searchsorted(kept, self.y[rows]),
             keys=[self.keys[row] for row in rows],
             groups=self.groups and [self.groups[row] for row in rows],
@@ -124,12 +125,17 @@ class Dataset(Described):
             left_out=(*self.left_out, *left_out),
         )
 
-    def fingerprint(self) -> str:
-        """Return a digest of everything that decides a head's numbers.
+    @cached_property
+    def grouping(self) -> Groups:
+        """The groups of the rows, by name and number."""
+        return Groups(self.keys, self.groups)
 
-        Features in memory are part of it. Features in the file are represented by the digests of
-        the image files, for reading them all would take as long as an epoch. The trunk and the
-        digest of its weights are part of it in both cases.
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of everything that decides a head's numbers.
+
+        It covers the trunk, the digest of its weights, and the features in memory or, where they
+        stay in the file, the digests of the images: reading them would take as long as an epoch.
         """
         made_by = [self.trunk.to_dict(), self.weights_sha256, self.dtype, self.precision]
         made_by += [self.calibration_sha256] if self.calibration_sha256 else []
@@ -142,18 +148,16 @@ class Dataset(Described):
         return digest.hexdigest()
 
     def _facts(self) -> dict[str, str]:
-        counts = np.bincount(self.y, minlength=len(self.class_names))
-        classes = [
-            f"{quoted(name if len(name) <= 40 else name[:37] + '...')} {count}"
-            for name, count in zip(self.class_names[:10], counts, strict=False)
-        ]
-        more = len(self.class_names) - len(classes)
+        K, names = len(self.class_names), self.class_names[:10]
+        counts = np.bincount(self.y, minlength=K)
+        shown = (quoted(name if len(name) <= 40 else f"{name[:37]}...") for name in names)
+        classes = [f"{name} {count}" for name, count in zip(shown, counts, strict=False)]
         training, validation, test = np.bincount(self.split, minlength=3)
         place = "read from the file" if isinstance(self.X, StoredRows) else "in memory"
         return {
             "file": quoted(str(self.path)),
             "images": str(len(self.y)),
-            "classes": ", ".join(classes) + (f" and {more} more" if more else ""),
+            "classes": ", ".join(classes) + (f" and {K - 10} more" if K > 10 else ""),
             "features": f"{quoted(self.layer)}, {self.X.shape[1:]} float32, {place}",
             "splits": f"training {training}, validation {validation}, test {test}",
         }

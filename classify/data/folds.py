@@ -1,4 +1,4 @@
-"""The fold of each group of rows, such that each class can be trained in every fold.
+"""Groups of rows that stay together, and the fold of each, so that each class can be trained.
 
 A class can be trained in every fold if its groups are in two folds or more. To place groups so is
 to colour a hypergraph: groups are its vertices, classes its edges, folds the colours, and no edge
@@ -7,18 +7,85 @@ group with the fewest folds left comes next, as in DSATUR, and the search goes b
 left. So it finds folds if there are any, within ``STEPS``.
 """
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
 # Tries of a fold for a group, at least. Five thousand groups of a thousand classes took 0.3 s.
 STEPS = 100_000
+HOLD_OUT = 0.2
+
+
+class Groups:
+    """The groups of all rows; each attribute is computed once, when it is needed.
+
+    Args:
+        keys: N different keys.
+        groups: N names of groups, "" for none, or None.
+    """
+
+    def __init__(self, keys: Sequence[str], groups: Sequence[str] | None) -> None:
+        self._keys, self._groups = keys, groups
+
+    @cached_property
+    def names(self) -> NDArray[np.object_]:
+        """(N,) the group of each row; a row without a group is named by its key."""
+        names = self._keys
+        if self._groups is not None:
+            names = [group or key for group, key in zip(self._groups, self._keys, strict=True)]
+        return np.array(names, dtype=object)
+
+    @cached_property
+    def numbers(self) -> NDArray[np.int64]:
+        """(N,) the number of the group of each row, 0 to G - 1; each row its own without groups."""
+        if self._groups is None:
+            return np.arange(len(self._keys))
+        numbers = {name: number for number, name in enumerate(sorted(set(self.names)))}
+        return np.fromiter(map(numbers.__getitem__, self.names), np.int64, len(self.names))
+
+    @cached_property
+    def held_out(self) -> NDArray[np.bool_]:
+        """(N,) whether a hold-out takes each row."""
+        return held_out(self.names)
+
+    def divide(self, rows: NDArray[np.int64], seed: int) -> list[NDArray[np.int64]]:
+        """Return the rows of each group, the largest group first, equal ones by a seeded hash."""
+        _, firsts, places = np.unique(self.numbers[rows], return_index=True, return_inverse=True)
+        sizes = np.bincount(places)
+        hashes = [hash_name(f"{seed} {name}") for name in self.names[rows[firsts]]]
+        order = np.lexsort((np.array(hashes, np.uint64), -sizes))
+        members = np.split(rows[np.argsort(places, kind="stable")], np.cumsum(sizes)[:-1])
+        return [members[group] for group in order.tolist()]
+
+
+def held_out(names: Iterable[str], share: float = HOLD_OUT) -> NDArray[np.bool_]:
+    """Choose the names that are held out, about ``share`` of them.
+
+    Only the BLAKE2b hash of a name decides, so that adding, removing or reordering names never
+    moves another name to the other side.
+
+    Args:
+        names: Keys or groups.
+        share: 0 to 1.
+
+    Returns:
+        (len(names),) bool.
+    """
+    return np.array([hash_name(name) < share * 2**64 for name in names], dtype=np.bool_)
+
+
+def hash_name(name: str) -> int:
+    """Return the first 64 bits of the BLAKE2b hash of a name."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
 
 
 def place_groups(
-    y: NDArray[np.int64], groups: Sequence[Sequence[int]], folds: int
+    y: NDArray[np.int64], groups: Sequence[Sequence[int] | NDArray[np.int64]], folds: int
 ) -> Sequence[int]:
     """Return the fold of each group: the one with the fewest rows of its classes.
 
@@ -30,13 +97,19 @@ def place_groups(
     Returns:
         A fold per group. A class is in one fold alone only where no other folds are found.
     """
-    counts, placed = np.zeros((folds, int(y.max()) + 1)), []
+    labels, placed = y.tolist(), []
+    counts = [[0] * folds for _ in range(max(labels) + 1)]
+    sizes = [0] * folds
+    # Lists: of a million groups of one row, arrays take ten times as long.
     for rows in groups:
-        added = np.bincount(y[rows], minlength=counts.shape[1])
-        fold = min(range(folds), key=lambda f: (counts[f] @ added, counts[f].sum()))
-        counts[fold] += added
+        added = Counter(labels[row] for row in rows).items()
+        alike = [sum(counts[k][fold] * count for k, count in added) for fold in range(folds)]
+        fold, _, _ = min(zip(range(folds), alike, sizes, strict=True), key=itemgetter(1, 2))
+        for k, count in added:
+            counts[k][fold] += count
+        sizes[fold] += len(rows)
         placed.append(fold)
-    if ((counts > 0).sum(axis=0) == 1).any():
+    if any(sum(map(bool, own)) == 1 for own in counts):
         return _Search([Counter(y[rows].tolist()) for rows in groups], folds).run() or placed
     return placed
 

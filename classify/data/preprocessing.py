@@ -137,6 +137,8 @@ def _fit_scaling(X: Features) -> _Fitted:
 
 def _fit_pca(count: int, X: Rows) -> _Fitted:
     """Find the axes of the largest variance from the smaller of the two Gram matrices."""
+    from threadpoolctl import threadpool_limits
+
     most = min(len(X) - 1, X.shape[1])
     if count > most:
         found = f"found pca={count} for {len(X)} training rows of {X.shape[1]} features"
@@ -145,7 +147,9 @@ def _fit_pca(count: int, X: Rows) -> _Fitted:
     centred = X - mean.astype(np.float32)
     tall = len(X) >= X.shape[1]
     gram = (centred.T @ centred if tall else centred @ centred.T).astype(np.float64)
-    vectors = np.linalg.eigh(gram)[1][:, ::-1][:, :count]
+    # Its steps are small: two threads took ten times as long on two busy cores.
+    with threadpool_limits(1, "blas"):
+        vectors = np.linalg.eigh(gram)[1][:, ::-1][:, :count]
     axes = vectors if tall else centred.T @ vectors.astype(np.float32)
     axes = axes / np.maximum(np.linalg.norm(axes, axis=0), np.finfo(np.float32).tiny)
     # The sign of an axis is arbitrary; it must not depend on the order of the rows.

@@ -1,9 +1,7 @@
 """Division of the rows into training, validation and test rows."""
 
-import hashlib
 import shlex
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,9 +16,10 @@ from extract.core.errors import MOST_LISTED, SplitError, quoted
 from extract.images.digests import describe_leaks
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
-HOLD_OUT = 0.2
 # Folds of data that is too small for a hold-out.
 FOLDS = 5
+# Shares of the training rows that show whether more rows would help.
+SHARES = (1 / 8, 1 / 4, 1 / 2)
 _GROUP_COPIES = "give --groups digest, or "
 
 _Sides = NDArray[np.signedinteger]  # (N,) TRAIN, VALIDATION or TEST
@@ -63,7 +62,7 @@ def choose_splits(dataset: Dataset, config: TrainConfig) -> list[Split]:
     """
     folds = config.folds
     if not folds and _can_fold(config) and not _holds_out(dataset):
-        folds = min(FOLDS, len(set(group_names(dataset)[development_rows(dataset)])))
+        folds = min(FOLDS, len(set(dataset.grouping.numbers[development_rows(dataset)].tolist())))
         log.info("too few images to hold a fifth of them out: compared in %d folds", folds)
     if not folds:
         return [split_rows(dataset)]
@@ -113,7 +112,7 @@ def _can_fold(config: TrainConfig) -> bool:
 
 def _hold_out(dataset: Dataset) -> _Sides:
     """Return the side of each row, with a part of the training rows held out."""
-    held = (dataset.split == TRAIN) & held_out(group_names(dataset))
+    held = (dataset.split == TRAIN) & dataset.grouping.held_out
     return np.where(held, VALIDATION, dataset.split)
 
 
@@ -137,10 +136,9 @@ def _holds_out(dataset: Dataset) -> bool:
 
 def _groups_of_classes(dataset: Dataset) -> Labels:
     """Return the number of groups of each class outside the test split; a row may be one alone."""
-    rows = development_rows(dataset)
-    pairs = set(zip(dataset.y[rows].tolist(), group_names(dataset)[rows], strict=True))
-    labels = np.array([label for label, _ in pairs], np.int64)
-    return np.bincount(labels, minlength=len(dataset.class_names))
+    rows, K = development_rows(dataset), len(dataset.class_names)
+    pairs = np.unique(K * dataset.grouping.numbers[rows] + dataset.y[rows])
+    return np.bincount(pairs % K, minlength=K)
 
 
 def split_rows(dataset: Dataset) -> Split:
@@ -187,18 +185,13 @@ def split_folds(dataset: Dataset, folds: int, seed: int = 0) -> list[Split]:
     """
     rows = development_rows(dataset)
     _check_groups(dataset, np.where(dataset.split == TEST, TEST, TRAIN))
-    names = group_names(dataset)
-    members = defaultdict(list)
-    for row in rows.tolist():
-        members[names[row]].append(row)
-    if folds > (most := len(members)):
+    groups = dataset.grouping.divide(rows, seed)
+    if folds > (most := len(groups)):
         found = f"found {folds} for {most} images or groups; expected at most {most}"
         raise SplitError(f"folds: {found}; choose fewer folds")
-    order = sorted(members, key=lambda name: (-len(members[name]), _hash(f"{seed} {name}")))
     fold_of_row = np.full(len(dataset.y), -1)
-    placed = place_groups(dataset.y, [members[name] for name in order], folds)
-    for name, fold in zip(order, placed, strict=True):
-        fold_of_row[members[name]] = fold
+    placed = place_groups(dataset.y, groups, folds)
+    fold_of_row[np.concatenate(groups)] = np.repeat(placed, [len(group) for group in groups])
     rest = np.where(fold_of_row < 0, TEST, TRAIN)
     folded = [np.where(fold_of_row == fold, VALIDATION, rest) for fold in range(folds)]
     for sides in folded:
@@ -217,26 +210,6 @@ def development_rows(dataset: Dataset) -> Labels:
     return np.flatnonzero(dataset.split != TEST)
 
 
-def held_out(names: Iterable[str], share: float = HOLD_OUT) -> NDArray[np.bool_]:
-    """Choose the names that are held out, about ``share`` of them.
-
-    Only the BLAKE2b hash of a name decides, so that adding, removing or reordering names never
-    moves another name to the other side.
-
-    Args:
-        names: Keys or groups.
-        share: 0 to 1.
-
-    Returns:
-        (len(names),) bool.
-    """
-    return np.array([_hash(name) < share * 2**64 for name in names], dtype=np.bool_)
-
-
-def _hash(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
-
-
 def validation_rows(splits: Sequence[Split]) -> Labels:
     """Return the validation rows of all splits, increasing within each repeat."""
     return np.concatenate([split.validation for split in splits])[validation_order(splits)]
@@ -247,13 +220,6 @@ def validation_order(splits: Sequence[Split]) -> Labels:
     rows = np.concatenate([split.validation for split in splits])
     repeats = np.repeat([s.repeat for s in splits], [len(s.validation) for s in splits])
     return np.lexsort((rows, repeats))
-
-
-def group_names(dataset: Dataset) -> NDArray[np.object_]:
-    """Return the group of each row; a row without a group is named by its key."""
-    groups = dataset.groups or [""] * len(dataset.keys)
-    names = [group or key for group, key in zip(groups, dataset.keys, strict=True)]
-    return np.array(names, dtype=object)
 
 
 def _check_classes(dataset: Dataset, sides: _Sides, warn: bool = True) -> None:
@@ -296,3 +262,33 @@ def _warn_of_leaks(dataset: Dataset, sides: _Sides, noun: str, remedy: str) -> N
         leaks := describe_leaks(dataset.digests, sides, dataset.keys, noun, remedy)
     ):
         log.warning("%s: %s", dataset.path, leaks)
+
+
+def sample(rows: Labels, most: int, seed: int) -> Labels:
+    """Return at most ``most`` of some increasing rows, at random."""
+    if len(rows) <= most:
+        return rows
+    return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+
+
+def subsets(y: Labels, seed: int, shares: Sequence[float] = SHARES) -> list[Labels]:
+    """Draw growing subsets of the rows; each holds the one before it and every class.
+
+    Args:
+        y: (A,) classes.
+        seed: Decides the draw.
+        shares: Increasing shares.
+
+    Returns:
+        Increasing positions of about these shares of each class; without subsets of fewer than two
+        rows per class on average.
+    """
+    generator = np.random.default_rng(seed)
+    members = [generator.permutation(np.flatnonzero(y == label)) for label in np.unique(y)]
+    drawn: list[Labels] = []
+    for share in shares:
+        places = np.concatenate([rows[: max(1, round(share * len(rows)))] for rows in members])
+        fewest = max(2 * len(members), len(drawn[-1]) + 1 if drawn else 0)
+        if fewest <= len(places) < len(y):
+            drawn.append(np.sort(places))
+    return drawn

@@ -15,11 +15,6 @@ from classify.settings.head_spec import KERAS_HEADS, HeadSpec
 LINEAR_HEADS = ("logistic", "ridge", "lda")
 # These can be fitted out-of-core, from a matrix of products of this many features at most (134 MB).
 SUMMED_HEADS, MOST_SUMMED = ("ridge", "lda"), 4096
-# svm trains a machine for each pair of classes, boosting a tree for each class in each step, and a
-# forest has a number for each class in each node.
-_MOST_CLASSES = {"svm": 300, "boosting": 300, "forest": 1000}
-# Scores of the rows, which logistic computes in each step: 4 GB, and minutes.
-_MOST_LOGITS = 10**8
 # Fewer rows are scored at once, however many classes there are.
 _FEW_ROWS = 1024
 # The file of a saved head; which one depends on its kind. ``keras_head`` would load Keras.
@@ -104,25 +99,6 @@ class FittedHead(NamedTuple):
     def load(cls, folder: Path, name: str) -> "FittedHead":
         """Read a saved head of this name and its transform."""
         return cls(Transform.load(folder), head_class(name).load(folder, name))
-
-
-def has_too_many_classes(spec: HeadSpec, rows: int, classes: int, named: bool = True) -> str:
-    """Say why a head takes hours, or more memory than there is; empty if it does not.
-
-    Args:
-        spec: The head.
-        rows: Training rows.
-        classes: K.
-        named: Whether the head was asked for by name.
-    """
-    if classes > (most := _MOST_CLASSES.get(spec.head, classes)):
-        return f"{spec.head} takes at most {most:,} classes"
-    if spec.head not in ("logistic", "dense") or classes <= 1000 or rows * classes <= _MOST_LOGITS:
-        return ""
-    limit = f"{spec.head} of more than 1,000 classes takes at most 100 million rows times classes"
-    if spec.head == "dense":
-        return "" if named else f"{limit} unless it is named"
-    return limit
 
 
 def needs_memory(spec: HeadSpec, shape: tuple[int, ...]) -> str:

@@ -7,25 +7,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset
-from classify.data.out_of_core import StoredRows
-from classify.data.splits import TEST, group_names
-from classify.heads.registry import has_too_many_classes, needs_memory
+from classify.data.out_of_core import Labels
+from classify.data.splits import SHARES, TEST, sample, subsets
 from classify.report import diagnostics
 from classify.report.curves import Curve, class_curves
 from classify.report.projection import FeatureMap, map_features
-from classify.scores.intervals import Comparison, units_of
+from classify.scores.areas import class_thresholds
+from classify.scores.intervals import Comparison
 from classify.scores.metrics import MATRIX_CLASSES, confusion_matrix, list_confusion
 from classify.search.checkpoint import library_versions
 from classify.search.evaluate import evaluate
+from classify.search.feasibility import fast_head
 from classify.search.leaderboard import Result
 from classify.search.ranking import Entry, to_json
-from classify.settings.head_spec import KERAS_HEADS, HeadSpec
+from classify.settings.head_spec import HeadSpec
 from classify.settings.sweep import label
 from extract.core.console import log, muted, progress
 from extract.core.errors import HeadError
 
 MISTAKES, PAIRS = 100, 12
-_TRAINING_SHARES = (1 / 8, 1 / 4, 1 / 2)
+# What training on fewer rows may take, on the usual machine: the report is the same on each one.
+_SIZES_SECONDS = 2.0
+# Validation rows that heads trained on fewer rows are scored on.
+_SIZES_ROWS = 10_000
 
 
 class Mistake(NamedTuple):
@@ -69,9 +73,9 @@ class Analysis:
         calibration_error: Expected calibration error, 0 to 1.
         mistakes: The mistakes with the highest scores.
         wrong_rows: (E,) int64 rows of the dataset that are classified wrongly.
-        size_head: The head that ``sizes`` is about: the best one without epochs, else logistic
-            regression; None of a fine-tuned head, and where the head needs features in memory or
-            takes fewer classes.
+        size_head: The head that ``sizes`` is about: the best one without epochs that is fast, else
+            logistic regression; None of a fine-tuned head, and where there is none.
+        size_rows: The validation images that ``sizes`` is about: of many a random sample.
         sizes: Scores of that head by number of training images, fewest first; without the sizes at
             which it cannot be trained.
         maps: The features in two dimensions; empty where they have fewer.
@@ -89,6 +93,7 @@ class Analysis:
     mistakes: list[Mistake]
     wrong_rows: NDArray[np.int64]
     size_head: str | None
+    size_rows: int
     sizes: list[TrainingSize]
     maps: list[FeatureMap]
 
@@ -101,6 +106,7 @@ class Analysis:
             **{name: to_json(getattr(self, name)) for name in plain},
             "mistakes": {"count": len(self.wrong_rows), "most_confident": to_json(mistakes)},
             "sized": self.size_head,
+            "sized_on": self.size_rows,
             "sizes": to_json(self.sizes),
             "maps": [
                 {
@@ -132,10 +138,13 @@ def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]
     repeats = result.splits[-1].repeat + 1
     return {
         "store": store,
-        "fingerprint": dataset.fingerprint(),
+        "fingerprint": dataset.fingerprint,
         "metric": result.metric,
         "notes": result.notes,
         "left_out": list(dataset.left_out),
+        # The estimated seconds differ from run to run.
+        "budget": result.budget
+        and {"seconds": result.budget.seconds, "left_out": list(result.budget.left_out)},
         # Fine-tuning uses plain images only.
         "views": asdict(views.spec) if views and not result.finetuned else None,
         "split": {
@@ -145,7 +154,7 @@ def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]
             "train": len(first.train),
             "validation": len(rows),
             "test": len(first.test),
-            "groups": dataset.groups and len(set(group_names(dataset))),
+            "groups": dataset.groups and int(dataset.grouping.numbers.max()) + 1,
         },
         "candidates": [
             _describe(entry, y, K, with_confusion=K <= MATRIX_CLASSES or not place)
@@ -186,103 +195,91 @@ def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
 
     Returns:
         The analysis. For ``sizes`` a fast head is trained on an eighth, a quarter and half of the
-        first split's training rows, and on all of them if it was not a candidate.
+        first split's training rows, or smaller shares of very many.
     """
     own, rows, scores = result.dataset, result.validation_rows, result.scores
     assert own is not None
     assert scores is not None
     scores = scores[: len(rows)]  # of the first repeat
     y, names, answers = dataset.y[rows], dataset.class_names, scores.argmax(axis=1)
-    groups, positive = group_names(dataset)[rows], own.positive_label
-    units = units_of(groups)
+    units, positive = dataset.grouping.numbers[rows], own.positive_label
     confusion = confusion_matrix(y, answers, len(names))
-    classes = diagnostics.class_metrics(y, scores, names, units)
+    thresholds = class_thresholds(y, scores)
+    classes = diagnostics.class_metrics(y, scores, names, units, thresholds)
     bins, error = diagnostics.calibration(y, scores, units)
     keys, best = [dataset.keys[row] for row in rows], scores.max(axis=1)
     mistakes = [
         Mistake(int(rows[i]), keys[i], names[y[i]], names[answers[i]], float(best[i]))
         for i in diagnostics.confident_mistakes(y, scores, MISTAKES)
     ]
-    spec = _size_head(result, own)
+    spec, factor = (None, 1.0) if result.finetuned else _size_head(result, own)
+    sized_on = sample(result.splits[0].validation, _SIZES_ROWS, seed)
     return Analysis(
         confusion=confusion,
         classes=classes,
         pairs=diagnostics.confused_pairs(confusion, names, PAIRS) if len(names) > 2 else [],
         positive=diagnostics.positive_metrics(classes, positive),
-        groups=diagnostics.group_scores(y, scores, groups) if dataset.groups else [],
-        roc=class_curves(y, scores, classes, "roc_area", positive),
-        precision_recall=class_curves(y, scores, classes, "average_precision", positive),
+        groups=diagnostics.group_scores(y, scores, dataset.grouping.names[rows])
+        if dataset.groups
+        else [],
+        roc=class_curves(y, scores, classes, thresholds, "roc_area", positive),
+        precision_recall=class_curves(
+            y, scores, classes, thresholds, "average_precision", positive
+        ),
         calibration=bins,
         calibration_error=error,
         mistakes=mistakes,
         wrong_rows=rows[answers != y],
         size_head=label(spec) if spec else None,
-        sizes=_training_sizes(own, spec, result, seed) if spec else [],
+        size_rows=len(sized_on),
+        sizes=_training_sizes(own, spec, result, sized_on, factor, seed) if spec else [],
         maps=map_features(own.X, np.flatnonzero(dataset.split != TEST)),
     )
 
 
-def _size_head(result: Result, dataset: Dataset) -> HeadSpec | None:
-    """Return the head to train on fewer rows: the best one without epochs, which is fast."""
+def _size_head(result: Result, dataset: Dataset) -> tuple[HeadSpec | None, float]:
+    """Return the head to train on fewer rows, the best one that is fast, and the largest share."""
     layer = result.best.spec.layer
-    specs = (entry.spec for entry in result.entries if entry.spec.layer == layer)
-    fast = (spec for spec in specs if spec.head not in KERAS_HEADS)
-    spec = next(fast, HeadSpec("logistic", layer=layer))
-    too_large = isinstance(dataset.X, StoredRows) and needs_memory(spec, dataset.X.shape[1:])
-    crowded = has_too_many_classes(spec, len(dataset.y), len(dataset.class_names))
-    return None if result.finetuned or too_large or crowded else spec
+    specs = [e.spec for e in result.entries if e.spec.layer == layer and not e.spec.epochs]
+    return fast_head(
+        dataset,
+        specs or [HeadSpec("logistic", layer=layer)],
+        replace(result.splits[0], validation=result.splits[0].validation[:_SIZES_ROWS]),
+        SHARES,
+        _SIZES_SECONDS,
+    )
 
 
 def _training_sizes(
-    dataset: Dataset, spec: HeadSpec, result: Result, seed: int
+    dataset: Dataset, spec: HeadSpec, result: Result, rows: Labels, factor: float, seed: int
 ) -> list[TrainingSize]:
     """Evaluate a head trained on parts of the first split's training rows, and on all of them."""
-    split = result.splits[0]
-    rows, metric, trained = split.validation, result.metric, []
+    split, trained = result.splits[0], []
     # Without folds it is on the leaderboard, trained on all rows.
     full = [e.evaluation for e in result.entries if e.spec == spec and len(result.splits) == 1]
-    parts = subsets(dataset.y[split.train], seed)
-    parts += [] if full else [np.arange(len(split.train))]
+    parts = subsets(dataset.y[split.train], seed, [factor * share for share in SHARES])
+    parts += [] if full or factor < 1 else [np.arange(len(split.train))]
     with progress(len(parts), "fit", label="fewer images") as bar, muted():
         for part in parts:
-            smaller = replace(split, train=split.train[part])
+            smaller = replace(split, train=split.train[part], validation=rows)
             try:
-                ((_, evaluation),) = evaluate(dataset, [spec], [smaller])
+                ((_, own),) = evaluate(dataset, [spec], [smaller])
             except HeadError as error:
                 log.debug("not trained on %d images: %s", len(part), error)
                 continue
-            trained.append((len(part), evaluation))
+            trained.append((len(part), (own.answers, own.true_scores, own.areas)))
             bar.update(1)
-    trained += [(len(split.train), known) for known in full]
-    y, groups, positive = dataset.y[rows], group_names(dataset)[rows], dataset.positive_label
-    comparison, sizes = Comparison(y, len(dataset.class_names), groups, seed, positive), []
-    for count, own in trained:
-        values = comparison.values(metric, own.answers, own.true_scores, own.areas)
+    kept = np.isin(split.validation, rows)
+    for own in full:
+        results = own.answers[kept], own.true_scores[kept], own.areas[:, kept]
+        trained.append((len(split.train), results))
+    y, units, positive = dataset.y[rows], dataset.grouping.numbers[rows], dataset.positive_label
+    comparison, sizes = Comparison(y, len(dataset.class_names), units, seed, positive), []
+    for count, results in trained:
+        values = comparison.values(result.metric, *results)
         if np.isfinite(values).all():
-            score = diagnostics.Proportion(
-                float(values.mean()), *comparison.interval(metric, values)
+            interval = comparison.interval(result.metric, values)
+            sizes.append(
+                TrainingSize(count, diagnostics.Proportion(float(values.mean()), *interval))
             )
-            sizes.append(TrainingSize(count, score))
     return sizes
-
-
-def subsets(y: NDArray[np.int64], seed: int) -> list[NDArray[np.int64]]:
-    """Draw growing subsets of the rows; each holds the one before it and every class.
-
-    Args:
-        y: (A,) classes.
-        seed: Decides the draw.
-
-    Returns:
-        Increasing positions of about an eighth, a quarter and half of each class; without subsets
-        of fewer than two rows per class on average.
-    """
-    generator = np.random.default_rng(seed)
-    members = [generator.permutation(np.flatnonzero(y == label)) for label in np.unique(y)]
-    drawn: list[NDArray[np.int64]] = []
-    for share in _TRAINING_SHARES:
-        places = np.concatenate([rows[: max(1, round(share * len(rows)))] for rows in members])
-        fewest = max(2 * len(members), len(drawn[-1]) + 1 if drawn else 0)
-        if fewest <= len(places) < len(y):
-            drawn.append(np.sort(places))
-    return drawn

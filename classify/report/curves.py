@@ -1,5 +1,6 @@
 """ROC curves, and curves of precision against recall, of one class against all others."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -7,7 +8,7 @@ from numpy.typing import NDArray
 
 from classify.data.preprocessing import Floats
 from classify.report.diagnostics import ClassMetrics, Labels, Scores
-from classify.scores.areas import Ranks, iter_classes, rank_class
+from classify.scores.areas import Thresholds
 
 # A drawn curve has at most this many points; more cannot be seen.
 _MOST_POINTS = 101
@@ -36,10 +37,11 @@ def roc(truth: NDArray[np.bool_], score: Scores) -> Line:
         truth: (N,) whether a row is of the class; both values occur.
         score: (N,) scores of the class.
     """
-    from sklearn.metrics import roc_curve
-
-    false_rate, true_rate, thresholds = roc_curve(truth, score, drop_intermediate=False)
-    return false_rate, true_rate, thresholds
+    hits, misses, thresholds = (
+        np.append(first, counts)
+        for first, counts in zip((0, 0, np.inf), _count(truth, score), strict=True)
+    )
+    return misses / misses[-1], hits / hits[-1], thresholds
 
 
 def precision_recall(truth: NDArray[np.bool_], score: Scores) -> Line:
@@ -49,15 +51,26 @@ def precision_recall(truth: NDArray[np.bool_], score: Scores) -> Line:
         truth: (N,) whether a row is of the class; True occurs.
         score: (N,) scores of the class.
     """
-    from sklearn.metrics import precision_recall_curve
+    hits, misses, thresholds = _count(truth, score)
+    return hits / hits[-1], hits / (hits + misses), thresholds
 
-    precision, recall, thresholds = precision_recall_curve(truth, score)
-    # Without scikit-learn's added last point.
-    return recall[-2::-1], precision[-2::-1], thresholds[::-1]
+
+def _count(truth: NDArray[np.bool_], score: Scores) -> Line:
+    """Count rows of the class, and others, with each distinct score or a higher one."""
+    order = np.argsort(-score, kind="stable")
+    falling = score[order]
+    last = np.append(np.flatnonzero(np.diff(falling)), len(score) - 1)
+    hits = np.cumsum(truth[order])[last]
+    return hits, last + 1 - hits, falling[last]
 
 
 def class_curves(
-    y: Labels, scores: Scores, classes: list[ClassMetrics], kind: str, shown: int | None
+    y: Labels,
+    scores: Scores,
+    classes: list[ClassMetrics],
+    thresholds: Sequence[Thresholds | None],
+    kind: str,
+    shown: int | None,
 ) -> list[Curve]:
     """Return the curves to draw: of two classes the positive one, of more their mean and the worst.
 
@@ -65,6 +78,7 @@ def class_curves(
         y: (N,) true classes.
         scores: (N, K) scores.
         classes: From ``class_metrics``.
+        thresholds: From ``areas.class_thresholds``.
         kind: ``roc_area`` or ``average_precision``, the area under the curves.
         shown: The positive class of two; None of more.
 
@@ -81,19 +95,17 @@ def class_curves(
     if shown is not None or not known:
         return named
     grid, total = np.linspace(0, 1, _MOST_POINTS), np.zeros(_MOST_POINTS)
-    for label, truth, score in iter_classes(y, scores):
-        if areas[label] is not None:
-            ranks = rank_class(truth, score)
-            total += _roc_at(grid, ranks) if kind == "roc_area" else _precision_at(grid, ranks)
+    for counts in filter(None, thresholds):
+        total += _roc_at(grid, counts) if kind == "roc_area" else _precision_at(grid, counts)
     return [Curve("", _rounded(grid), _rounded(total / len(known)), []), *named]
 
 
-def _roc_at(false_rates: Floats, ranks: Ranks) -> Floats:
-    return np.asarray(np.interp(false_rates, *ranks.roc()))
+def _roc_at(false_rates: Floats, counts: Thresholds) -> Floats:
+    return np.asarray(np.interp(false_rates, *counts.roc()))
 
 
-def _precision_at(recalls: Floats, ranks: Ranks) -> Floats:
-    recall, precision = ranks.precision_recall()
+def _precision_at(recalls: Floats, counts: Thresholds) -> Floats:
+    recall, precision = counts.precision_recall()
     best = np.maximum.accumulate(precision[::-1])[::-1]
     # The last recalls are both 1, up to rounding.
     return np.asarray(best[np.minimum(np.searchsorted(recall, recalls), len(best) - 1)])

@@ -1,11 +1,12 @@
 """Diagnostics of one head, computed from its scores and the true classes."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.scores.areas import iter_classes, rank_class
+from classify.scores.areas import Thresholds, iter_classes
 from classify.scores.calibration import calibration_bins, calibration_error
 from classify.scores.intervals import share_interval, units_of
 from classify.scores.pseudo_values import reduce_scores
@@ -114,7 +115,11 @@ def proportion(hits: NDArray[np.bool_], units: Labels) -> Proportion:
 
 
 def class_metrics(
-    y: Labels, scores: Scores, names: tuple[str, ...], units: Labels
+    y: Labels,
+    scores: Scores,
+    names: tuple[str, ...],
+    units: Labels,
+    thresholds: Sequence[Thresholds | None],
 ) -> list[ClassMetrics]:
     """Compute the metrics of each class against all others.
 
@@ -123,23 +128,24 @@ def class_metrics(
         scores: (N, K) scores, 0 to 1.
         names: K names.
         units: (N,) unit of each row: its group, or itself.
+        thresholds: From ``areas.class_thresholds``.
 
     Returns:
         One per class, in the order of ``names``.
     """
     answers, classes = scores.argmax(axis=1), []
-    for label, truth, score in iter_classes(y, scores):
+    for label, truth, _ in iter_classes(y, scores):
         answered = answers == label
         rows, hits = truth | answered, truth & answered
         # F1 = 2 J / (1 + J), where J = hits / (true or predicted) is a proportion.
         jaccard = proportion(hits[rows], units[rows])
         f1 = Proportion(*(part and 2 * part / (1 + part) for part in jaccard))
         areas: tuple[float | None, ...] = (None, None)
-        if 0 < truth.sum() < len(y):
-            areas = tuple(rank_class(truth, score).areas().mean(axis=1).tolist())
+        if counts := thresholds[label]:
+            areas = counts.area(), counts.average_precision()
         precision, recall = (proportion(hits[part], units[part]) for part in (answered, truth))
-        counts = int(truth.sum()), int(answered.sum())
-        classes.append(ClassMetrics(names[label], *counts, precision, recall, f1, *areas))
+        sizes = int(truth.sum()), int(answered.sum())
+        classes.append(ClassMetrics(names[label], *sizes, precision, recall, f1, *areas))
     return classes
 
 

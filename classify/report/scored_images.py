@@ -16,6 +16,10 @@ from extract.core.console import csv_text
 
 # Of more classes only the scores of the true class and of the answer are written.
 MOST_CLASSES = 1000
+# The same of more scores: they would take longer to write than the head takes to train.
+_MOST_SCORES = 10_000_000
+# Scores that become text at a time.
+_SCORES = 1 << 20
 
 
 def write_scored_images(path: Path, dataset: Dataset, result: Result) -> None:
@@ -30,16 +34,17 @@ def write_scored_images(path: Path, dataset: Dataset, result: Result) -> None:
         result: The result of the run, with scores.
     """
     names = dataset.class_names
-    columns = [f"score_{name}" for name in names]
-    if len(names) > MOST_CLASSES:
-        columns = ["score_of_truth", "score_of_answer"]
+    parts = [_validation(result)]
+    if result.test_scores is not None:
+        test = result.splits[0].test
+        parts.append((test, ["test"] * len(test), result.test_scores))
+    few = len(names) <= MOST_CLASSES and sum(part[2].size for part in parts) <= _MOST_SCORES
+    columns = [f"score_{name}" for name in names] if few else ["score_of_truth", "score_of_answer"]
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(map(csv_text, ("key", "split", "group", "truth", "answer", *columns)))
-        table.writerows(_lines(dataset, *_validation(result)))
-        if result.test_scores is not None:
-            test = result.splits[0].test
-            table.writerows(_lines(dataset, test, ["test"] * len(test), result.test_scores))
+        for part in parts:
+            table.writerows(_lines(dataset, *part, few))
 
 
 def _validation(result: Result) -> tuple[Labels, list[str], Floats]:
@@ -57,12 +62,25 @@ def _validation(result: Result) -> tuple[Labels, list[str], Floats]:
 
 
 def _lines(
-    dataset: Dataset, rows: Labels, splits: Iterable[str], scores: Floats
+    dataset: Dataset, rows: Labels, splits: Iterable[str], scores: Floats, few: bool
 ) -> Iterator[list[Any]]:
-    names, many = dataset.class_names, len(dataset.class_names) > MOST_CLASSES
-    for row, split, own in zip(rows.tolist(), splits, scores, strict=True):
-        truth, answer = int(dataset.y[row]), int(own.argmax())
+    """Yield the line of each row; ``few`` says whether to write the scores of all classes."""
+    truths, answers, names = dataset.y[rows], scores.argmax(axis=1), dataset.class_names
+    shown = scores if few else scores[np.arange(len(rows))[:, None], np.stack([truths, answers], 1)]
+    lines = zip(
+        rows.tolist(), splits, truths.tolist(), answers.tolist(), _texts(shown), strict=True
+    )
+    for row, split, truth, answer, own in lines:
         group = dataset.groups[row] if dataset.groups else ""
         text = dataset.keys[row], split, group, names[truth], names[answer]
-        shown = own[[truth, answer]] if many else own
-        yield [*map(csv_text, text), *(f"{round(score, 6):g}" for score in shown.tolist())]
+        yield [*map(csv_text, text), *own]
+
+
+def _texts(scores: Floats) -> Iterator[list[str]]:
+    """Yield the scores of each row with six decimals; equal ones become text once."""
+    step = max(1, _SCORES // scores.shape[1])
+    for start in range(0, len(scores), step):
+        part = scores[start : start + step].astype(np.float64).round(6)
+        values, places = np.unique(part, return_inverse=True)
+        texts = np.array([f"{value:g}" for value in values.tolist()], dtype=object)
+        yield from texts[places.reshape(part.shape)].tolist()

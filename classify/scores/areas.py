@@ -49,65 +49,95 @@ def iter_classes(y: Labels, scores: Floats) -> Iterator[tuple[int, NDArray[np.bo
         yield from ((start + i, y == start + i, score) for i, score in enumerate(block))
 
 
-class Ranks(NamedTuple):
+class Thresholds(NamedTuple):
     """Counts of rows at the T distinct scores of the rows of a class, highest first.
 
     Attributes:
-        truth: (N,) whether a row is of the class.
-        first: (N,) the first threshold that the score of a row reaches; T if none.
-        beyond: (N,) the first threshold that it exceeds; T if none.
+        others: Number of rows of other classes.
         own: (T,) rows of the class with exactly this score.
         hits: (T,) rows of the class with this score or a higher one.
         misses: (T,) other rows with this score or a higher one.
         misses_above: (T,) other rows with a higher one.
     """
 
-    truth: NDArray[np.bool_]
-    first: Labels
-    beyond: Labels
+    others: int
     own: NDArray[Any]
     hits: NDArray[Any]
     misses: NDArray[Any]
     misses_above: NDArray[Any]
 
-    def areas(self) -> Floats:
-        """Return the pseudo-values of the ROC area and of the average precision, (2, N)."""
-        rows, true = len(self.truth), self.hits[-1]
-        false = rows - true
-        # The share of the other rows below a threshold, and of the rows of the class above a row.
-        beaten = 1 - (self.misses + self.misses_above) / (2 * false)
-        reached = np.append(0, self.hits) / (2 * true)
-        beating = reached[self.first] + reached[self.beyond]
-        area = float(self.own @ beaten) / true
-        at = np.minimum(self.first, len(beaten) - 1)
-        moves = np.where(self.truth, (beaten[at] - area) / true, (beating - area) / false)
-        precision = float((self.own * self.hits / (self.hits + self.misses)).sum()) / true
-        influence = (rows - 1) * (precision - self._precision_without())
-        return np.stack([area + rows * moves, precision + influence - influence.mean()])
+    def beaten(self) -> Floats:
+        """Return the share of the other rows below each threshold, (T,)."""
+        return np.asarray(1 - (self.misses + self.misses_above) / (2 * self.others))
 
-    def _precision_without(self) -> Floats:
-        """Return the average precision without each row, (N,)."""
-        true, reached = self.hits[-1], self.hits + self.misses
-        fewer = np.maximum(reached - 1, 1)
-        # Sums over the thresholds above each one, and from each one on.
-        before = np.append(0.0, np.cumsum(self.own * self.hits / reached))
-        without_false = before + _from_each(self.own * self.hits / fewer)
-        without_true = before[:-1] + (self.own - 1) * (self.hits - 1) / fewer
-        without_true += _from_each(self.own * (self.hits - 1) / fewer)[1:]
-        at = np.minimum(self.first, len(fewer) - 1)
-        found = without_true[at] / max(true - 1, 1), without_false[self.first] / true
-        return np.asarray(np.where(self.truth, *found))
+    def area(self) -> float:
+        """Return the area under the ROC curve."""
+        return float(self.own @ self.beaten()) / int(self.hits[-1])
+
+    def average_precision(self) -> float:
+        """Return the average precision."""
+        return float((self.own * self.hits / (self.hits + self.misses)).sum() / self.hits[-1])
 
     def roc(self) -> tuple[Floats, Floats]:
         """Return false and true positive rates: the corners, from (0, 0) to (1, 1)."""
-        true, false = self.hits[-1], len(self.truth) - self.hits[-1]
-        misses = np.stack([self.misses_above, self.misses], axis=1).ravel() / false
-        hits = np.stack([self.hits - self.own, self.hits], axis=1).ravel() / true
+        misses = np.stack([self.misses_above, self.misses], axis=1).ravel() / self.others
+        hits = np.stack([self.hits - self.own, self.hits], axis=1).ravel() / self.hits[-1]
         return np.concatenate([[0], misses, [1]]), np.concatenate([[0], hits, [1]])
 
     def precision_recall(self) -> tuple[Floats, Floats]:
         """Return recall (increasing) and the highest precision at exactly this recall."""
         return self.hits / self.hits[-1], self.hits / (self.hits + self.misses)
+
+
+class Ranks(NamedTuple):
+    """The rows among the thresholds of a class.
+
+    Attributes:
+        truth: (N,) whether a row is of the class.
+        first: (N,) the first threshold that the score of a row reaches; T if none.
+        beyond: (N,) the first threshold that it exceeds; T if none.
+        thresholds: The T distinct scores of the rows of the class.
+    """
+
+    truth: NDArray[np.bool_]
+    first: Labels
+    beyond: Labels
+    thresholds: Thresholds
+
+    def areas(self) -> Floats:
+        """Return the pseudo-values of the ROC area and of the average precision, (2, N)."""
+        counts, rows = self.thresholds, len(self.truth)
+        true, area, beaten = counts.hits[-1], counts.area(), counts.beaten()
+        # The share of the rows of the class above a row.
+        reached = np.append(0, counts.hits) / (2 * true)
+        beating = reached[self.first] + reached[self.beyond]
+        at = np.minimum(self.first, len(beaten) - 1)
+        moves = np.where(self.truth, (beaten[at] - area) / true, (beating - area) / counts.others)
+        precision = counts.average_precision()
+        influence = (rows - 1) * (precision - self._precision_without())
+        return np.stack([area + rows * moves, precision + influence - influence.mean()])
+
+    def _precision_without(self) -> Floats:
+        """Return the average precision without each row, (N,)."""
+        _, own, hits, misses, _ = self.thresholds
+        true, reached = hits[-1], hits + misses
+        fewer = np.maximum(reached - 1, 1)
+        # Sums over the thresholds above each one, and from each one on.
+        before = np.append(0.0, np.cumsum(own * hits / reached))
+        without_false = before + _from_each(own * hits / fewer)
+        without_true = before[:-1] + (own - 1) * (hits - 1) / fewer
+        without_true += _from_each(own * (hits - 1) / fewer)[1:]
+        at = np.minimum(self.first, len(fewer) - 1)
+        found = without_true[at] / max(true - 1, 1), without_false[self.first] / true
+        return np.asarray(np.where(self.truth, *found))
+
+
+def class_thresholds(y: Labels, scores: Floats) -> list[Thresholds | None]:
+    """Return the thresholds of each class; None unless some rows are of it and some are not."""
+    return [
+        rank_class(truth, score).thresholds if 0 < truth.sum() < len(y) else None
+        for _, truth, score in iter_classes(y, scores)
+    ]
 
 
 def rank_class(truth: NDArray[np.bool_], score: Floats) -> Ranks:
@@ -118,12 +148,14 @@ def rank_class(truth: NDArray[np.bool_], score: Floats) -> Ranks:
         score: (N,) scores of the class; NaN counts as 0.
     """
     falling = -np.nan_to_num(score)
-    thresholds, own = np.unique(falling[truth], return_counts=True)
-    first, beyond = (np.searchsorted(thresholds, falling, side) for side in ("left", "right"))
+    scores, own = np.unique(falling[truth], return_counts=True)
+    first = np.searchsorted(scores, falling)
+    beyond = first + (np.append(scores, np.inf)[first] == falling)
     others = np.bincount(first[~truth], minlength=len(own) + 1)
     above = np.bincount(beyond[~truth], minlength=len(own) + 1)
     misses, misses_above = np.cumsum(others)[:-1], np.cumsum(above)[:-1]
-    return Ranks(truth, first, beyond, own, np.cumsum(own), misses, misses_above)
+    counts = Thresholds(int(others.sum()), own, np.cumsum(own), misses, misses_above)
+    return Ranks(truth, first, beyond, counts)
 
 
 def _from_each(terms: Floats) -> Floats:

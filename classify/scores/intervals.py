@@ -171,7 +171,7 @@ class Comparison:
     Args:
         y: (N,) true classes.
         classes: K.
-        groups: N names; rows with the same name are one unit.
+        groups: N names or numbers; rows with the same one are one unit.
         seed: Seed of the random signs.
         positive: The positive class of two; None of more.
     """

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +23,8 @@ _FIELDS = ("train_accuracy", "seconds", "history", "epochs", "failed")
 
 class Checkpoint:
     """A file with one line of JSON per evaluated candidate, after a line that names the rows.
+
+    A line of another kind has what a budget left out.
 
     Damaged and incomplete lines are skipped, and so are candidates of other versions of the
     libraries that train them. A file for other rows or splits is ignored.
@@ -45,14 +47,16 @@ class Checkpoint:
         rows = b"".join(s.train.tobytes() + b"|" + s.validation.tobytes() for s in splits)
         digest = hashlib.blake2b(rows, digest_size=16).hexdigest()
         halved = [spec.to_dict() for spec in config.candidates if config.halving]
-        header = {"fingerprint": dataset.fingerprint(), "splits": digest, "halving": halved}
+        header = {"fingerprint": dataset.fingerprint, "splits": digest, "halving": halved}
         self._header, self._layer = json.dumps(header), dataset.layer
         self._positive = dataset.positive_label
         self._path = folder / FILE if folder else None
         heads = {spec.head for spec in config.candidates}
         self._versions = {head: library_versions([head]) for head in heads}
+        self._choices: dict[str, dict[str, float]] = {}
         self._started = False  # whether the file is one of these rows
         stored = self._read()
+        self._pending = ""  # a choice, which is written with the first candidate
         known = {spec: stored.get(self._key(spec)) for spec in config.candidates}
         for group in groups_of(config.candidates) if config.halving else []:
             rivals = [config.candidates[position] for position in group]
@@ -71,7 +75,21 @@ class Checkpoint:
         self._started = True
         if incomplete := lines.pop():  # in place: a kill while rewriting would lose the file
             os.truncate(self._path, len(content) - len(incomplete))
+        self._choices |= dict(filter(None, map(_parse_choice, lines)))
         return dict(filter(None, map(_parse, lines)))
+
+    def choice(self, config: TrainConfig) -> dict[str, float] | None:
+        """Return the candidates that a former run of this budget left out; None without one."""
+        return self._choices.get(self._choice_key(config))
+
+    def choose(self, config: TrainConfig, left_out: Mapping[str, float]) -> None:
+        """Keep the candidates that the budget leaves out, by label, with their seconds."""
+        self._pending = json.dumps([self._choice_key(config), {"left_out": left_out}]) + "\n"
+
+    def _choice_key(self, config: TrainConfig) -> str:
+        keys = sorted(map(self._key, config.candidates))
+        digest = hashlib.blake2b(json.dumps(keys).encode(), digest_size=16).hexdigest()
+        return f"budget {config.budget:g} {digest}"
 
     def _key(self, spec: HeadSpec) -> str:
         layer = "+".join(spec.layer) or self._layer
@@ -92,8 +110,9 @@ class Checkpoint:
         mode = "a" if self._started else "w"
         with self._path.open(mode, encoding="utf-8", newline="\n") as file:
             file.write("" if self._started else self._header + "\n")
+            file.write(self._pending)
             file.write(json.dumps([self._key(spec), values]) + "\n")
-        self._started = True
+        self._started, self._pending = True, ""
 
 
 def library_versions(heads: Iterable[str]) -> dict[str, str]:
@@ -113,4 +132,13 @@ def _parse(line: bytes) -> tuple[str, Evaluation] | None:
         areas = np.array(values["judged"]["areas"], np.float64).reshape(2, len(answers))
         return str(key), Evaluation(answers, true_scores, areas, **fields)
     except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def _parse_choice(line: bytes) -> tuple[str, dict[str, float]] | None:
+    """Parse what a budget left out; None of other lines."""
+    try:
+        key, values = json.loads(line)
+        return str(key), {str(name): float(own) for name, own in values["left_out"].items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None

@@ -12,7 +12,7 @@ import numpy as np
 from classify.data.dataset import Dataset
 from classify.data.out_of_core import Features, Labels, iter_chunks
 from classify.data.preprocessing import Floats, Transform
-from classify.data.splits import Split, group_names, validation_order, validation_rows
+from classify.data.splits import Split, validation_order, validation_rows
 from classify.data.views import FoldData, RandomViews, all_views
 from classify.heads import linear_head
 from classify.heads.registry import LINEAR_HEADS, FittedHead, Head
@@ -64,7 +64,8 @@ def evaluate(
     """Train candidates on every split, batch by batch, and yield each with its evaluation."""
     folded, views = len(splits) > 1, dataset.views.spec.views if dataset.views else 0
     size = getattr(dataset.X, "nbytes", 0) * (1 + views) * len(splits)  # 0: rows in the file
-    kept = len(splits) if size < _KEEP_BYTES else 0
+    # One is the fold of the next batch, where there are no folds.
+    kept = len(splits) if size < _KEEP_BYTES else 1
     prepare = lru_cache(kept)(partial(prepare_fold, dataset, splits))
     rows, order = validation_rows(splits), validation_order(splits)
     # Heads that halving compares train as one model, however large their scores are.
@@ -237,7 +238,7 @@ def prepare_fold(
     views = dataset.views.of(train) if dataset.views and with_views else None
     groups = None
     if dataset.groups is not None:
-        groups = np.unique(group_names(dataset)[train], return_inverse=True)[1]
+        groups = np.unique(dataset.grouping.numbers[train], return_inverse=True)[1]
         # No group can be left out where a class has only one.
         if any(len(np.unique(groups[y[train] == label])) < 2 for label in np.unique(y[train])):
             groups = None

@@ -14,6 +14,7 @@ from classify.data.splits import Split, validation_rows
 from classify.heads.registry import FittedHead
 from classify.scores.intervals import FEWEST_GROUPS
 from classify.scores.metrics import Metrics
+from classify.search.feasibility import Budget
 from classify.search.ranking import Baseline, Entry, Finetuned, rank_key
 from classify.settings.config import METRICS
 from classify.settings.sweep import label
@@ -40,6 +41,7 @@ class Result:
             were not trained on them, and after those of the first repeat those of the others; None
             after Ctrl-C.
         test_scores: (T, K) scores of the head on the test rows; None without.
+        budget: The budget of the default heads, and what it left out; None of other heads.
         folder: Where ``train_heads`` saved the head; None where nothing was saved.
     """
 
@@ -55,6 +57,7 @@ class Result:
     finetuned: Finetuned | None = None
     scores: Floats | None = None
     test_scores: Floats | None = None
+    budget: Budget | None = None
     folder: Path | None = None
 
     @property

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 
 from classify.data.dataset import Dataset
-from classify.data.splits import group_names
 from classify.scores.calibration import calibration_error
 from classify.scores.intervals import Comparison
 from classify.search.leaderboard import Result
@@ -71,7 +70,7 @@ def _on_scores(result: Result, dataset: Dataset) -> Iterator[str]:
         return
     y, scores = dataset.y[rows], result.scores[: len(rows)]
     error, sure = calibration_error(y, scores), float(scores.max(axis=1).mean())
-    groups = group_names(dataset)[rows]
+    groups = dataset.grouping.numbers[rows]
     right = scores.argmax(axis=1) == y
     low, high = Comparison(y, len(dataset.class_names), groups, 0).interval("accuracy", 1.0 * right)
     outside = low is not None and high is not None and not low <= sure <= high

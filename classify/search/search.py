@@ -1,25 +1,24 @@
-"""Search: check and evaluate the candidates, rank them, train the best and test it once."""
+"""Search: evaluate the candidates, rank them, train the best and test it once."""
 
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from classify.data.dataset import Dataset, budget_for_layer, load_dataset
-from classify.data.memory_budget import free_memory
+from classify.data.dataset import Dataset, load_dataset
 from classify.data.out_of_core import Labels
-from classify.data.splits import Split, choose_splits, group_names, validation_rows
-from classify.heads.registry import MOST_SUMMED, FittedHead, has_too_many_classes, needs_memory
+from classify.data.splits import Split, choose_splits, validation_rows
+from classify.heads.registry import FittedHead
 from classify.scores.areas import AREAS
 from classify.scores.intervals import Comparison
 from classify.scores.metrics import measure
 from classify.search.checkpoint import Checkpoint
 from classify.search.evaluate import evaluate, evaluate_baseline
+from classify.search.feasibility import drop_infeasible, keep_to_budget
 from classify.search.leaderboard import Result
 from classify.search.ranking import Entry, metric_scores, rank, rank_key
 from classify.settings.config import TrainConfig
-from classify.settings.head_spec import KERAS_HEADS, HeadSpec
+from classify.settings.head_spec import HeadSpec
 from classify.settings.sweep import label
 from extract.core.console import log, progress
 from extract.core.errors import HeadError, SettingError
@@ -58,6 +57,7 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
     splits = choose_splits(dataset, config)
     comparison = compare_on(dataset, validation_rows(splits), config)
     checkpoint = Checkpoint(folder, dataset, splits, config)
+    config, budget = keep_to_budget(dataset, config, checkpoint)
     try:
         leading = _evaluate_missing(dataset, config, checkpoint, comparison)
     except KeyboardInterrupt:
@@ -65,7 +65,7 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
     known = {s: checkpoint.evaluations[s] for s in config.candidates if s in checkpoint.evaluations}
     baseline = evaluate_baseline(dataset, splits)
     ranked = rank(known, config.metric, comparison, baseline, dataset.class_names)
-    result = Result(ranked[0], config.metric, splits, ranked[1], comparison.units)
+    result = Result(ranked[0], config.metric, splits, ranked[1], comparison.units, budget=budget)
     failures = [evaluation.failed for evaluation in known.values() if evaluation.failed]
     for failure in failures if result.entries else ():
         log.warning("%s; left out of the ranking", failure)
@@ -99,7 +99,7 @@ def compare_on(dataset: Dataset, rows: Labels, config: TrainConfig) -> Compariso
     Raises:
         SettingError: The metric is not defined on them.
     """
-    y, positive, groups = dataset.y[rows], dataset.positive_label, group_names(dataset)[rows]
+    y, positive, groups = dataset.y[rows], dataset.positive_label, dataset.grouping.numbers[rows]
     wanted = range(len(dataset.class_names)) if positive is None else [positive]
     if config.metric in AREAS and not any(0 < (y == label).sum() < len(y) for label in wanted):
         found = f"found {len(y)} validation images of one class"
@@ -165,68 +165,3 @@ def _refit(dataset: Dataset, best: Entry, split: Split) -> FittedHead:
     if evaluation.failed or not evaluation.head:
         raise HeadError(evaluation.failed)
     return evaluation.head
-
-
-def drop_infeasible(dataset: Dataset, config: TrainConfig) -> TrainConfig:
-    """Drop the candidates that do not fit into memory or time, and set ``views`` of the others.
-
-    A second call changes nothing.
-
-    Args:
-        dataset: The rows; candidates without a layer use its layer.
-        config: The candidates.
-
-    Returns:
-        The configuration with the remaining candidates and a fixed ``memory``.
-
-    Raises:
-        HeadError: A head that was asked for by name cannot be trained on so many classes, or needs
-            its features in memory, and they stay in the file; or no head remains.
-        SettingError: A layer is unknown, or a candidate uses views that do not exist or do not fit
-            into memory.
-    """
-    config = _drop_crowded(dataset, config)
-    # Fixed, so that the layers are read later with the memory that is checked here.
-    memory = config.memory or max(1, free_memory()) / 1e9
-    layers = dict.fromkeys(spec.layer for spec in config.candidates)
-    budgets = {layer: budget_for_layer(dataset, "+".join(layer), memory) for layer in layers}
-    kept: list[HeadSpec] = []
-    dropped: dict[str, list[str]] = defaultdict(list)
-    for spec in config.candidates:
-        budget = budgets[spec.layer]
-        if spec.views and not budget.holds_views and (spec.views != "none" or not dataset.views):
-            found = f"{dataset.path} has no views that fit into memory"
-            remedy = "make some with extract-features --views, or see --memory"
-            raise SettingError(
-                f"views: {spec.views} has no effect on {budget.layer}: {found}; {remedy}"
-            )
-        if not budget.holds_features and (reason := needs_memory(spec, budget.shape)):
-            dropped[budget.layer].append(reason)
-        else:
-            views = spec.views or ("random" if spec.head in KERAS_HEADS else "all")
-            kept.append(replace(spec, views=views) if budget.holds_views else spec)
-    for layer, reasons in dropped.items():
-        shown = ", ".join(dict.fromkeys(reasons))
-        if config.named or not kept:
-            found = f"{shown}: cannot be trained while the features of {layer} stay in the file"
-            expected = f"dense or linear, or ridge or lda of at most {MOST_SUMMED} features"
-            remedy = "name one with --head, or extract with --pooling avg"
-            raise HeadError(f"{found}; expected {expected}, without pca; {remedy}")
-        log.info("left out, for the features of %s stay in the file: %s", layer, shown)
-    return replace(config, candidates=tuple(kept), memory=memory)
-
-
-def _drop_crowded(dataset: Dataset, config: TrainConfig) -> TrainConfig:
-    """Drop the candidates that cannot be trained on as many classes as the dataset has."""
-    rows, K = len(dataset.y), len(dataset.class_names)
-    reasons = {s: has_too_many_classes(s, rows, K, config.named) for s in config.candidates}
-    if not any(reasons.values()):
-        return config
-    kept = tuple(spec for spec, reason in reasons.items() if not reason)
-    shown = ", ".join(dict.fromkeys(filter(None, reasons.values())))
-    found = f"{rows:,} rows of {K:,}"
-    if config.named or not kept:
-        remedy = "use lda, ridge, knn or dense, or linear, which is logistic trained in epochs"
-        raise HeadError(f"{shown}; found {found} classes; {remedy}")
-    log.info("left out, for %s; found %s classes", shown, found)
-    return replace(config, candidates=kept)

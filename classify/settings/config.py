@@ -15,6 +15,8 @@ FORMATS = ("csv", "json")
 # The endings of charts, and the labels in one.
 CHART_ENDINGS = (".png", ".svg", ".pdf")
 CHART_TOP = 10
+# Seconds for the default heads.
+BUDGET = 60.0
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "loss", "roc_auc", "average_precision")
 
 
@@ -80,6 +82,13 @@ class TrainConfig:
         metavar="GB",
         above=0,
         shown="the free memory",
+    )
+    budget: float | None = flag(
+        None,
+        "time for the default heads in all, by an estimate: the cheapest ones are trained",
+        metavar="SECONDS",
+        above=0,
+        shown=f"{BUDGET:g}",
     )
     named: bool = True
     assert_accuracy: float | None = flag(None, "the same as --assert accuracy=X", above=0, high=1)
@@ -179,6 +188,7 @@ class SearchSettings(HeadSettings, total=False):
     positive: str | None
     seed: int | None
     memory: float | None
+    budget: float | None
 
 
 class TrainSettings(SearchSettings, total=False):

@@ -46,9 +46,12 @@ def describe_leaks(
         noun: The word for the sides, such as folds.
         fix: Another fix than removing an image, followed by ", or ".
     """
-    rows: dict[bytes, int] = {}
-    firsts = [rows.setdefault(bytes(digest), row) for row, digest in enumerate(digests)]
-    parted = [row for row, first in enumerate(firsts) if sides[first] != sides[row]]
+    low, high = np.ascontiguousarray(digests).view(np.uint64).reshape(-1, 2).T
+    order = np.lexsort((high, low))  # stable: of equal digests the first row comes first
+    starts = np.append(True, (np.diff(low[order]) != 0) | (np.diff(high[order]) != 0))[: len(order)]
+    firsts = np.empty_like(order)
+    firsts[order] = order[np.flatnonzero(starts)[np.cumsum(starts) - 1]]
+    parted = np.flatnonzero(sides[firsts] != sides).tolist()
     if not parted:
         return ""
     pairs = listed((f"{keys[firsts[row]]} = {keys[row]}" for row in parted), "time")
