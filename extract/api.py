@@ -47,6 +47,7 @@ class ExtractSettings(TypedDict, total=False):
     max_bad: str | int | None
     overwrite: bool | None
     update: bool | None
+    check: str | None
     max_removed: str | int | None
     dry_run: bool | None
     repair: bool | None

@@ -58,6 +58,7 @@ def extract_features_parser() -> argparse.ArgumentParser:
         "max_bad",
         "overwrite",
         "update",
+        "check",
         "max_removed",
         "dry_run",
         "repair",

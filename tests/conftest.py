@@ -90,7 +90,7 @@ def shared() -> Path:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """A folder with 2 classes in 2 splits: 8 small images of different sizes."""
+    """A folder with 2 classes in 2 splits: 8 small images of different sizes, of 2001."""
     generator = np.random.default_rng(0)
     root = tmp_path / "images"
     for split in ("train", "validation"):
@@ -100,6 +100,7 @@ def images(tmp_path: Path) -> Path:
             for i in range(2):
                 pixels = generator.integers(0, 256, (20 + i, 30, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f"{i}.png")
+                os.utime(folder / f"{i}.png", (1e9, 1e9))  # files of just now have no stamp
     return root
 
 

@@ -182,7 +182,7 @@ def test_a_setting_has_one_name_in_three_places(images: Path, tmp_path: Path) ->
     extract_features(images, tmp_path / "out.h5", **given)
     with open_store(tmp_path / "out.h5") as store:
         # What one run does, and where, is no property of the file.
-        actions = {"overwrite", "update", "dry_run", "repair", "cluster"}
+        actions = {"overwrite", "update", "check", "dry_run", "repair", "cluster"}
         assert settings - set(store.attributes) == actions
 
 

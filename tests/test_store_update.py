@@ -118,6 +118,76 @@ def test_an_image_that_trains_from_now_on_gets_views(images: Path, tmp_path: Pat
         ]
 
 
+OPENS = """
+import sys
+from pathlib import Path
+from extract.pipeline.run import run_extraction
+
+opened = set()
+def note(event, given):
+    if event == "open" and str(given[0]).endswith(".png"):
+        opened.add("/".join(Path(given[0]).parts[-3:]))
+
+sys.addaudithook(note)
+for check in ("modified", "content"):
+    opened.clear()
+    update = {"update": True, "max_removed": "100%", "check": check}
+    print(run_extraction(sys.argv[1], sys.argv[2], **update).computed, *sorted(opened))
+"""
+
+
+def date(path: Path, seconds: float = 1e9) -> None:
+    os.utime(path, (seconds, seconds))
+
+
+def count_opens(source: Path, out: Path) -> list[str]:
+    """Update, comparing times and then content, and return what was computed and opened."""
+    words = [sys.executable, "-c", OPENS, str(source), str(out)]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+@pytest.mark.parametrize("is_table", [False, True])
+def test_an_update_opens_only_what_changed(images: Path, tmp_path: Path, is_table: bool) -> None:
+    keys = sorted(path.relative_to(images).as_posix() for path in images.rglob("*.png"))
+    source, out = images, tmp_path / "out.h5"
+    if is_table:
+        source = images / "table.csv"
+        source.write_text("\n".join(["path", *keys]))
+    extract(source, out)
+    draw(images / keys[0], 9)
+    for key in keys[:2]:
+        date(images / key, 1e9 + 1)
+    assert count_opens(source, out) == [f"1 {keys[0]} {keys[1]}", " ".join(["0", *keys])]
+
+
+def test_an_image_that_changes_within_a_tick_of_the_clock_is_read(
+    images: Path, tmp_path: Path
+) -> None:
+    path, out = images / "train" / "cat" / "2.bmp", tmp_path / "out.h5"
+    draw(path, 1)
+    modified = path.stat().st_mtime_ns
+    extract(images, out)
+    draw(path, 2)
+    os.utime(path, ns=(modified, modified))
+    assert extract(images, out, **UPDATE).computed == 1
+
+
+def test_a_store_without_stamps_gets_them_in_an_update(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.h5"
+    extract(images, out)
+    with h5py.File(out, "r+") as file:
+        del file["stamp"]
+    before = out.read_bytes()
+    assert extract(images, out, **UPDATE).computed == 0
+    assert out.read_bytes() == before
+    draw(images / "train" / "cat" / "2.png", 5)
+    date(images / "train" / "cat" / "2.png")
+    assert extract(images, out, **UPDATE).computed == 1
+    with open_store(out) as store:
+        sizes = [(images / key).stat().st_size for key in store.keys]
+        assert store.stamps.tolist() == [[size, 10**18] for size in sizes]
+
+
 def test_columns_may_change_with_the_table(images: Path, tmp_path: Path) -> None:
     table, out = images / "table.csv", tmp_path / "out.h5"
     table.write_text("path,label,kind\ntrain/cat/0.png,a,c\ntrain/dog/0.png,b,d\n")

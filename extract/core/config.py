@@ -216,6 +216,9 @@ class ExtractConfig(Settings):
     update: bool = flag(
         False, "where the source has changed, keep the rows of unchanged images and run the others"
     )
+    check: str = flag(
+        "modified", "how to find changed images: content opens all", choices=("modified", "content")
+    )
     max_removed: str = flag(
         "10%",
         "rows that --update may drop because their images are gone; with more it is refused",
@@ -274,11 +277,7 @@ class ViewSpec(Settings):
         None, "largest turn either way, in degrees", low=0, high=180, metavar="DEGREES", usual=40.0
     )
     shift: float | None = flag(
-        None,
-        "largest shift either way, as a share of width and of height",
-        low=0,
-        high=1,
-        usual=0.2,
+        None, "largest shift either way, as a share of the side", low=0, high=1, usual=0.2
     )
     shear: float | None = flag(
         None, "largest slant either way, as a share", low=0, high=1, usual=0.2

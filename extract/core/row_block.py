@@ -37,6 +37,7 @@ class RowBlock(NamedTuple):
     """Some finished and failed rows, in any order; either part may be empty.
 
     ``rows`` is (b,) int64, ``features`` holds (b, *shape) by layer, ``digests`` is (b, 16) uint8.
+    ``stamps`` is (b, 2) int64: size and modification time of each image file, zeros if unknown.
     ``views`` holds (v, V, *shape) by layer, for those of ``rows`` that have views, in their order.
     ``noted`` are the notes on rows that are finished or under way.
     """
@@ -47,6 +48,7 @@ class RowBlock(NamedTuple):
     failed: list[Failure]
     views: Mapping[str, np.ndarray] = {}
     noted: Sequence[tuple[int, Note]] = ()
+    stamps: np.ndarray | None = None
 
     def part(self, rows: range, has_views: np.ndarray) -> "RowBlock":
         """Return what lies in a range of rows, numbered from its start.
@@ -62,4 +64,5 @@ class RowBlock(NamedTuple):
             self.digests[own],
             [f._replace(row=f.row - rows.start) for f in self.failed if f.row in rows],
             {layer: values[own[has_views]] for layer, values in self.views.items()},
+            stamps=None if self.stamps is None else self.stamps[own],
         )

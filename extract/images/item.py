@@ -4,9 +4,11 @@ import errno
 import os
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, NamedTuple
+from functools import partial
+from typing import Any, BinaryIO, NamedTuple
 
 from extract.core.errors import ImageError, SettingError, SourceError, quoted
 from extract.limits.image_size import claim_bytes
@@ -17,6 +19,11 @@ _SPLIT_WORDS = ("train training", "validation val valid", "test testing")
 SPLIT_OF = {word: split for split, words in enumerate(_SPLIT_WORDS) for word in words.split()}
 
 Read = Callable[[str], bytes]
+# The size of a file and its modification time in nanoseconds; zeros where they say nothing.
+Stamp = tuple[int, int]
+NO_STAMP: Stamp = (0, 0)
+# FAT's clock has ticks of two seconds; those of other file systems are shorter.
+_TICK_NS = 2 * 10**9
 
 
 def to_utf8(name: str) -> str:
@@ -126,6 +133,26 @@ def read_item(item: Item) -> bytes:
         ImageError: The image cannot be read.
     """
     return item.read(item.path)
+
+
+def stamp_of(item: Item) -> Stamp:
+    """Return the stamp of an image that is a file of its own; zeros of any other image.
+
+    So are they of a file that was modified just now: it could change again within the same tick of
+    the clock, and keep its stamp.
+    """
+    read: Any = item.read
+    folder = ""
+    if isinstance(read, partial):
+        read, folder = read.func, read.keywords.get("folder", "")
+    if read is not read_file:
+        return NO_STAMP
+    try:
+        entry = os.stat(os.path.join(folder, item.path))
+    except (OSError, ValueError):
+        return NO_STAMP
+    is_settled = 0 < entry.st_mtime_ns < time.time_ns() - _TICK_NS
+    return (entry.st_size, entry.st_mtime_ns) if is_settled else NO_STAMP
 
 
 def reason_of(error: Exception, most: int = 200) -> str:

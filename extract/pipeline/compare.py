@@ -78,13 +78,14 @@ def _flag(name: str, value: Any) -> str:
     return f"{flag} {value:g}" if isinstance(value, float) else f"{flag} {value}"
 
 
-def find_other_images(store: Store, source: Source, content: bool = True) -> str:
+def find_other_images(store: Store, source: Source, check: str) -> str:
     """Count and name the images in which a store and its source differ; empty if none do.
 
     Args:
         store: The store; it may be closed.
         source: The images as they are now.
-        content: Compare the content of the finished images, too.
+        check: How finished images are compared: ``modified`` or ``content``, see ``find_same``;
+            empty for not at all.
     """
     stored, now = set(store.keys), {item.key for item in source.items}
     differences = {"new": now - stored, "missing": stored - now}
@@ -99,10 +100,11 @@ def find_other_images(store: Store, source: Source, content: bool = True) -> str
             if now_named[item.label] != named[label] or [item.split, item.group] != place
         }
         differences["with another class, split or group"] = moved
-        if content:  # the features of images that have changed would be stale
+        if check:  # the features of images that have changed would be stale
             rows = np.flatnonzero(store.status == DONE)
-            changed = rows[~find_same(store, rows, [source.items[row] for row in rows])]
-            differences["changed"] = {store.keys[row] for row in changed}
+            items = [source.items[row] for row in rows]
+            same, _ = find_same(store, rows, items, check == "content")
+            differences["changed"] = {store.keys[row] for row in rows[~same]}
     parts = [f"{listed(keys, 'image')} {what}" for what, keys in differences.items() if keys]
     # Stores of before have whole numbers as names in the order of text.
     if stored == now and {*source.class_names} != {*store.class_names}:

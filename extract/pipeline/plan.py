@@ -25,7 +25,7 @@ from extract.store.validate import is_in_use
 from extract.trunks.configuration import backend_name, installed_version
 
 # Settings of one run, not of its file.
-_ACTIONS = ("overwrite", "update", "dry_run", "repair", "cluster")
+_ACTIONS = ("overwrite", "update", "check", "dry_run", "repair", "cluster")
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def open_prepared(run: RunSettings, source: Source, engine: Engine) -> Iterator[
         with open_store(run.out) as store:
             action, reason = _choose_action(run._replace(existing=store), source, layout)
     if action == "update":
-        update_store(run.out, layout)
+        update_store(run.out, layout, run.config.check == "content")
     elif action != "continue":
         if reason:
             log.info("%s: %s; all rows are computed again", run.out, reason)
@@ -67,7 +67,7 @@ def open_prepared(run: RunSettings, source: Source, engine: Engine) -> Iterator[
             log.warning(f"{left[0].parent}: {found}; remove them if they are not needed")
     with open_store(run.out, write=True) as store:
         # Another run may have replaced it since it was compared.
-        if _find_other_settings(store, layout) or find_other_images(store, source, False):
+        if _find_other_settings(store, layout) or find_other_images(store, source, ""):
             raise StoreError(f"{run.out}: another run replaced it; run the same command again")
         del run, layout  # columns that are no longer needed
         yield store
@@ -85,7 +85,8 @@ def log_plan(run: RunSettings, source: Source, engine: Engine) -> None:
     else:
         if action == "update":
             with open_store(run.out) as store:
-                done = len(find_unchanged(store, layout.items)[0])
+                content = run.config.check == "content"
+                done = len(find_unchanged(store, layout.items, content)[0])
         folder = run.out.resolve().parent / run.config.shards
         layout.check_disk_space(folder if run.config.shards else run.out)
         check_writable(run.out, StoreError)
@@ -120,7 +121,7 @@ def _choose_action(run: RunSettings, source: Source, layout: Layout) -> tuple[st
     settings, images = run.lost, ""
     if run.existing:
         settings = _find_other_settings(run.existing, layout)
-        images = "" if settings else find_other_images(run.existing, source)
+        images = "" if settings else find_other_images(run.existing, source, run.config.check)
         if not settings and not images:
             return "continue", ""
     elif not run.lost:

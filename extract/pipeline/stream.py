@@ -22,7 +22,7 @@ from extract.core.errors import EngineError, ImageError, count_of, quoted
 from extract.core.row_block import Failure, Note, RowBlock
 from extract.engines.base import Engine
 from extract.images.digests import DIGEST_BYTES, digest_bytes
-from extract.images.item import Item, read_item
+from extract.images.item import NO_STAMP, Item, Stamp, read_item, stamp_of
 from extract.limits.image_size import under_way
 from extract.pixels.augment import make_views
 from extract.pixels.decode import decode
@@ -63,6 +63,7 @@ class Pixels(NamedTuple):
     digest: bytes
     seconds: tuple[float, float]
     notes: Sequence[Note] = ()
+    stamp: Stamp = NO_STAMP
 
 
 class Notes:
@@ -144,8 +145,8 @@ class _Assembly:
         self.clock = clock
         self.failed: list[Failure] = []
         self.noted: list[tuple[int, Note]] = []
-        # The digest of each image under way, and the features of its views that have come back.
-        self._under_way: dict[int, tuple[bytes, list[dict[str, np.ndarray]]]] = {}
+        # Digest and stamp of each image under way, and the features of its views that came back.
+        self._under_way: dict[int, tuple[bytes, Stamp, list[dict[str, np.ndarray]]]] = {}
 
     def batches(
         self, images: Iterator[tuple[Pixels, float]], size: int
@@ -153,13 +154,13 @@ class _Assembly:
         """Gather the views of decoded images in batches, and note the images that failed."""
         tag: Tag = []
         batch: list[np.ndarray] = []
-        for (row, views, reason, digest, (read, decoding), notes), waited in images:
+        for (row, views, reason, digest, (read, decoding), notes, stamp), waited in images:
             self.clock.wait += waited
             self.clock.read += read
             self.clock.decode += decoding
             self.noted += [(row, note) for note in notes]
             if views:
-                self._under_way[row] = digest, [{}] * len(views)
+                self._under_way[row] = digest, stamp, [{}] * len(views)
             else:
                 self.failed.append(Failure(row, reason, digest))
             for view, pixels in enumerate(views):
@@ -174,13 +175,13 @@ class _Assembly:
     def join(self, tag: Tag, features: dict[str, np.ndarray]) -> RowBlock:
         """Take in the features of a batch, and return the rows that are complete now."""
         for place, (row, view) in enumerate(tag):
-            views = self._under_way[row][1]
+            views = self._under_way[row][2]
             views[view] = {layer: values[place] for layer, values in features.items()}
-        rows = [row for row in dict(tag) if all(self._under_way[row][1])]
+        rows = [row for row in dict(tag) if all(self._under_way[row][2])]
         complete = [self._under_way.pop(row) for row in rows]
-        digests = b"".join(digest for digest, _ in complete)
-        plain = [views[0] for _, views in complete]
-        augmented = [views[1:] for _, views in complete if views[1:]]
+        digests = b"".join(digest for digest, _, _ in complete)
+        plain = [views[0] for _, _, views in complete]
+        augmented = [views[1:] for _, _, views in complete if views[1:]]
         failed, self.failed = self.failed, []
         noted, self.noted = self.noted, []
         return RowBlock(
@@ -190,6 +191,7 @@ class _Assembly:
             failed,
             {k: np.array([[view[k] for view in views] for views in augmented]) for k in features},
             noted,
+            np.array([stamp for _, stamp, _ in complete], np.int64).reshape(-1, 2),
         )
 
 
@@ -217,6 +219,7 @@ def _load(items: Items, spec: TrunkSpec, views: ViewSpec, row: int) -> Pixels:
 
 def _load_now(items: Items, spec: TrunkSpec, views: ViewSpec, row: int) -> Pixels:
     item, reason, digest = items[row], "", _NO_DIGEST
+    stamp = stamp_of(item)  # before the content is read, which may change meanwhile
     pixels: tuple[np.ndarray, ...] = ()
     notes: list[Note] = []
     began, read = time.monotonic(), math.inf
@@ -234,9 +237,8 @@ def _load_now(items: Items, spec: TrunkSpec, views: ViewSpec, row: int) -> Pixel
         pixels = plain, *(make_views(plain, item.key, views) if item.split == 0 else ())
     ended = time.monotonic()
     read = min(read, ended)
-    return Pixels(
-        row, pixels, reason, digest, (read - began, ended - read), notes if pixels else ()
-    )
+    seconds = read - began, ended - read
+    return Pixels(row, pixels, reason, digest, seconds, notes if pixels else (), stamp)
 
 
 def _check_finite(items: Items, tag: Tag, features: dict[str, np.ndarray], engine: Engine) -> None:

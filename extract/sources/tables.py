@@ -65,7 +65,9 @@ def list_table(root: str, named: Named, folder: str = "") -> Source:
         rows, problem = list(read_rows(quoted(shown), file, named, said)), ""
         if not is_url(base):
             rows, problem = _mend_rows(rows, base, folder, said)
-        source = arrange_rows(shown, rows, named, partial(_read_from, base), said)
+        remote = is_url(base) or any(is_url(str(cells[0])) for _, cells in rows)
+        read = partial(_read_from, base) if remote else partial(read_file, folder=base)
+        source = arrange_rows(shown, rows, named, read, said)
     problem = problem and f"{quoted(shown)}: {problem}"
     return source._replace(notes=(*said.notes,), problem=problem)
 

@@ -47,7 +47,10 @@ COLUMN_TYPES: Mapping[str, np.dtype] = {
     "digest": np.dtype(np.uint8),
     "groups": _TEXT,
     "checksum": np.dtype(np.uint32),
+    "stamp": np.dtype(np.int64),
 }
+# Values of a row in the columns that have several.
+WIDTHS = {"digest": DIGEST_BYTES, "stamp": 2}
 # Errors of the system that are no fault of the file, and their remedy.
 CURES: Mapping[int, str] = {
     errno.ENOLCK: "its file system gives no locks: set HDF5_USE_FILE_LOCKING=FALSE, let nothing "
@@ -110,8 +113,8 @@ class Layout(NamedTuple):
         with h5py.File(path, "w") as file:
             for name, values in columns.items():
                 file.create_dataset(name, data=values, dtype=COLUMN_TYPES[name])
-            for name in ("status", "reason", "digest", "checksum"):
-                width = [DIGEST_BYTES] if name == "digest" else []
+            for name in ("status", "reason", "digest", "checksum", "stamp"):
+                width = [WIDTHS[name]] if name in WIDTHS else []
                 file.create_dataset(name, data=np.zeros([count, *width], COLUMN_TYPES[name]))
             rows = training_rows(items)
             for layer, shape in shapes.items():

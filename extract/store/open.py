@@ -42,6 +42,8 @@ class Store(Described):
         groups: N names of groups, or None.
         status: (N,) uint8: 0 pending, 1 done, 2 failed.
         checksums: (N,) uint32, of each row's features when the store was opened; 0 in old files.
+        stamps: (N, 2) int64, size and modification time in nanoseconds of each image file when the
+            store was opened; 0 where they are not known.
         shapes: Shape of one row's features, by layer.
         dtype: Type of the stored features.
     """
@@ -69,6 +71,7 @@ class Store(Described):
         self.status = _join([part.status for part in files])
         self._digests = _join([part.digests for part in files])
         self.checksums = _join([part.checksums for part in files])
+        self.stamps = _join([part.stamps for part in files])
         self._has_views = (self.split == 0) & (self.view_spec.views > 0)
         self.view_rows = np.flatnonzero(self._has_views)
         if len(shards) > 1 and len(set(self.keys)) < len(self.keys):

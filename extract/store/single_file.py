@@ -54,6 +54,8 @@ class StoreFile:
         self.digests: np.ndarray = file["digest"][:]
         summed = "checksum" in file
         self.checksums = file["checksum"][:] if summed else np.zeros(len(self.keys), np.uint32)
+        stamped = "stamp" in file
+        self.stamps = file["stamp"][:] if stamped else np.zeros((len(self.keys), 2), np.int64)
         views = self.spec.layer if self.view_spec.views else ()
         self._has_views = (self.split == 0) & bool(views)
         self._view_rows = np.flatnonzero(self._has_views)
@@ -156,6 +158,9 @@ class StoreFile:
             _write(self._file["digest"], rows, self.digests[rows])
             if "checksum" in self._file:
                 _write(self._file["checksum"], rows, self._checksums(rows, features, views))
+            if "stamp" in self._file:
+                stamps = np.zeros((len(rows), 2)) if block.stamps is None else block.stamps[order]
+                _write(self._file["stamp"], rows, stamps)
             for row, reason, digest in block.failed:
                 self._write_failure(row, reason, digest)
         failed = np.array([failure.row for failure in block.failed], np.int64)

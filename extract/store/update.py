@@ -10,7 +10,7 @@ from extract.core.console import log
 from extract.core.errors import StoreError
 from extract.core.row_block import DONE, RowBlock
 from extract.images.digests import read_digests
-from extract.images.item import Item
+from extract.images.item import Item, stamp_of
 from extract.store.format import OWN_ATTRIBUTES, Layout, create_store, wrap_write_errors
 from extract.store.open import Store, open_store
 from extract.store.shards import Shard, ShardLostError, find_shards, identify, open_shard
@@ -19,7 +19,7 @@ from extract.store.validate import refuse
 from extract.store.verify import cut_rows, log_rejected
 
 
-def update_store(path: Path, layout: Layout) -> None:
+def update_store(path: Path, layout: Layout, content: bool) -> None:
     """Replace a store by one of the images as they are now; rows of unchanged images are copied.
 
     The new one is built under a temporary name and renamed, so that a valid one exists at any
@@ -28,6 +28,7 @@ def update_store(path: Path, layout: Layout) -> None:
     Args:
         path: A store made with the same settings.
         layout: The new store.
+        content: See ``find_same``.
 
     Raises:
         StoreError: A file cannot be read or written, or the disk has no room for both.
@@ -37,17 +38,19 @@ def update_store(path: Path, layout: Layout) -> None:
     with wrap_write_errors(path), temporary_path(path) as temporary:
         layout.write(temporary)
         with open_store(path) as old, open_store(temporary, write=True) as new:
-            rows, places = find_unchanged(old, layout.items)
+            rows, places, stamps = find_unchanged(old, layout.items, content)
             for part in cut_rows(new, np.arange(len(rows))):
-                _copy(old, new, rows[part], places[part])
+                _copy(old, new, rows[part], places[part], stamps[part])
             dropped = len(set(old.keys).difference(new.keys))
         move_into_place(temporary, path)
     added = len(layout.items) - len(rows)
     log.info("%s: %d rows kept, %d new or changed, %d dropped", path, len(rows), added, dropped)
 
 
-def find_unchanged(old: Store, items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the old rows of unchanged images, and their new ones; both increase."""
+def find_unchanged(
+    old: Store, items: Sequence[Item], content: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the old rows of unchanged images, their new ones and their stamps; rows increase."""
     # A copy of a damaged row would get a checksum that fits.
     valid = np.setdiff1d(np.flatnonzero(old.status == DONE), log_rejected(old))
     row_of = {old.keys[row]: row for row in valid.tolist()}
@@ -60,23 +63,41 @@ def find_unchanged(old: Store, items: Sequence[Item]) -> tuple[np.ndarray, np.nd
         and (not old.view_spec.views or item.split != 0 or row_of[item.key] in viewed)
     ]
     rows, places = np.array(pairs, np.int64).reshape(-1, 2).T
-    same = find_same(old, rows, [items[place] for place in places])
-    return rows[same], places[same]
+    same, stamps = find_same(old, rows, [items[place] for place in places], content)
+    return rows[same], places[same], stamps[same]
 
 
-def find_same(store: Store, rows: np.ndarray, items: Sequence[Item]) -> np.ndarray:
-    """Return (len(rows),) bool: whether the file of each row's image is unchanged."""
-    stored = map(bytes, store.digests()[rows])
-    return np.array([a == b for a, b in zip(stored, read_digests(items), strict=True)], bool)
+def find_same(
+    store: Store, rows: np.ndarray, items: Sequence[Item], content: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find out whether the file of each row's image is unchanged.
+
+    Args:
+        store: The store.
+        rows: Some of its rows.
+        items: Their images.
+        content: Read every file; otherwise only those whose size or modification time is not the
+            stored one.
+
+    Returns:
+        (len(rows),) bool, and the (len(rows), 2) int64 stamps of the files as they were compared.
+    """
+    stamps = np.array([stamp_of(item) for item in items], np.int64).reshape(-1, 2)
+    same = (stamps == store.stamps[rows]).all(axis=1) & stamps.any(axis=1) & (not content)
+    opened = np.flatnonzero(~same)
+    stored = map(bytes, store.digests()[rows[opened]])
+    now = read_digests(items[place] for place in opened.tolist())
+    same[opened] = [a == b for a, b in zip(stored, now, strict=True)]
+    return same, stamps
 
 
-def _copy(old: Store, new: Store, rows: np.ndarray, places: np.ndarray) -> None:
+def _copy(old: Store, new: Store, rows: np.ndarray, places: np.ndarray, stamps: np.ndarray) -> None:
     """Write old rows into their new places."""
     viewed = rows[np.isin(places, new.view_rows)]
     layers = new.shapes if new.view_spec.views else ()
     features = {layer: old.read(layer, rows) for layer in new.shapes}
     views = {layer: old.read_views(layer, viewed) for layer in layers}
-    new.write(RowBlock(places, features, old.digests()[rows], [], views))
+    new.write(RowBlock(places, features, old.digests()[rows], [], views, stamps=stamps))
 
 
 def find_lost(path: Path) -> tuple[dict[Shard, str], Path]:

@@ -20,7 +20,6 @@ import numpy as np
 from extract.core.config import DTYPES, PRECISIONS, TrunkSpec
 from extract.core.errors import StoreError
 from extract.core.flags import check_choice
-from extract.images.digests import DIGEST_BYTES
 from extract.images.remote import check_local
 from extract.limits.hdf5 import find_trap
 from extract.limits.locks import locked
@@ -30,6 +29,7 @@ from extract.store.format import (
     CURES,
     FORMAT,
     FORMAT_VERSION,
+    WIDTHS,
     to_plain,
     wrap_write_errors,
 )
@@ -38,8 +38,8 @@ _TEXTS = [field.name for field in fields(TrunkSpec) if field.type is str]
 _TEXTS += ["weights_sha256", "dtype", "precision", "calibration_sha256"]
 _TEXTS += ["source", "command", "engine", "columns", "root", "shards"]
 _REQUIRED = ("class_names", "trunk", "layer", "dtype", "precision", "weights_sha256")
-# Absent without groups, and in files that are older than checksums.
-_OPTIONAL = ("groups", "checksum")
+# Absent without groups, and in files that are older than checksums and stamps.
+_OPTIONAL = ("groups", "checksum", "stamp")
 _LISTS = ("class_names", "layer", "versions", "calibration_keys")
 # Of what a message says about a file.
 _MOST_CHARACTERS = 500
@@ -247,7 +247,9 @@ def _check_objects(path: Path, file: h5py.File, attributes: Mapping[str, Any]) -
     count, dtype, layers = len(file["keys"]), np.dtype(attributes["dtype"]), attributes["layer"]
     present = [name for name in COLUMN_TYPES if name in file]
     expected: dict[str, Any] = {name: (COLUMN_TYPES[name], (count,)) for name in present}
-    expected["digest"] = COLUMN_TYPES["digest"], (count, DIGEST_BYTES)
+    expected |= {
+        name: (COLUMN_TYPES[name], (count, WIDTHS[name])) for name in WIDTHS if name in file
+    }
     several = isinstance(file["features"], h5py.Group)
     for layer in layers:
         name = f"features/{layer}" if several else "features"
