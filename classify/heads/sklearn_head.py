@@ -19,7 +19,7 @@ from classify.data.out_of_core import SCORE_BYTES, Labels, Rows, flatten
 from classify.data.views import FoldData
 from classify.scores.calibration import fit_logit_scale, left_out_folds, probabilities
 from classify.settings.head_spec import HeadSpec
-from classify.solvers import kernel_machine, neighbours
+from classify.solvers import kernel_machine, naive_bayes, neighbours
 from classify.solvers.kernel_machine import kernel_blocks
 from extract.limits.skops import check_skops
 
@@ -38,8 +38,6 @@ _SCALED = ("svm", "naive_bayes")
 _SVM_TOLERANCE = 1e-6
 # Training rows whose scores are saved with the head.
 _EXAMPLES = 3
-# Columns or values of naive_bayes in float64 at a time.
-_COLUMNS, _VALUES = 4096, 1 << 22
 
 
 class SklearnHead:
@@ -179,7 +177,7 @@ def _create(spec: HeadSpec, X: NDArray[Any], y: Labels) -> Any:
         # Plain votes of a few images are ties, of which the lowest class would be the answer.
         return knn.set_params(weights="distance").fit(X, y)
     if spec.head == "naive_bayes":
-        return _fit_bayes(X, y, spec.var_smoothing or 0.0)
+        return naive_bayes.fit(X, y, spec.var_smoothing or 0.0)
     from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 
     if spec.head == "forest":
@@ -190,33 +188,6 @@ def _create(spec: HeadSpec, X: NDArray[Any], y: Labels) -> Any:
     return boosting.fit(X, y)
 
 
-def _fit_bayes(X: NDArray[Any], y: Labels, smoothing: float) -> Any:
-    """Fit Gaussian naive Bayes in float64.
-
-    A feature that is constant in the images of a class has no variance there. With scikit-learn's
-    own smoothing of 1e-9 it then outweighs all others: its log-likelihoods of -1e10 have no digit
-    left for them in float32.
-
-    Args:
-        X: (N, D) rows.
-        y: (N,) classes.
-        smoothing: Share of the largest variance of a feature that is added to every variance.
-    """
-    from sklearn.naive_bayes import GaussianNB
-
-    means, variances, largest = [], [], 0.0
-    for start in range(0, X.shape[1], _COLUMNS):
-        block = X[:, start : start + _COLUMNS].astype(np.float64)
-        bayes = GaussianNB(var_smoothing=0.0).fit(block, y)
-        means.append(bayes.theta_)
-        variances.append(bayes.var_)
-        largest = max(largest, float(block.var(axis=0).max()))
-    # Where all features are constant: no division by zero.
-    bayes.theta_, bayes.var_ = np.hstack(means), np.hstack(variances) + (smoothing * largest or 1)
-    bayes.n_features_in_ = X.shape[1]
-    return bayes
-
-
 def _logits(estimator: Any, rows: NDArray[Any]) -> NDArray[np.float64]:
     """Return (N, K) logits, or (N, 1) for class 1 of 2."""
     if hasattr(estimator, "decision_function"):
@@ -225,10 +196,7 @@ def _logits(estimator: Any, rows: NDArray[Any]) -> NDArray[np.float64]:
         parts = [rows[start : start + step] for start in range(0, len(rows), step)]
         logits = np.concatenate([estimator.decision_function(part) for part in parts])
         return logits.reshape(len(rows), -1)
-    step = max(1, _VALUES // rows.shape[1])
-    chunks = (rows[start : start + step] for start in range(0, len(rows), step))
-    joint = [estimator.predict_joint_log_proba(chunk.astype(np.float64)) for chunk in chunks]
-    return np.concatenate(joint)
+    return naive_bayes.logits(estimator, rows)
 
 
 def check_indices(head: str, parts: Mapping[str, Any]) -> None:
