@@ -132,7 +132,7 @@ def sweep(
     config = _plan(head, sweeps, trials, False, settings)
     with quiet_mode(quiet):
         dataset = leave_out_lone(dataset, config)
-        return with_notes(search.run(dataset, config), dataset)
+        return with_notes(search.run(dataset, config.for_images(len(dataset.y))), dataset)
 
 
 def _places(
@@ -188,8 +188,9 @@ def _plan(
         varied = {**varied, (None, "layer"): [(layer,) for layer in layers]}
     candidates = make_candidates(heads, given, varied, trials, seed)
     config = FinetuneConfig(**tuning) if finetune else None
-    named = bool(names) and not every_layer
-    return TrainConfig(candidates, named=named, finetune=config, **running)
+    sized = "batch_size" in given or any(setting == "batch_size" for _, setting in varied)
+    running |= {"named": bool(names) and not every_layer, "batch_size_given": sized}
+    return TrainConfig(candidates, finetune=config, **running)
 
 
 def _layers_of(store: Path) -> Sequence[str]:
@@ -249,6 +250,7 @@ def _prepare(
     layers = ["+".join(spec.layer) for spec in config.candidates]
     dataset = read(layer=layers[0] if all(layers) else None, memory=config.memory)
     dataset = leave_out_lone(dataset, config)
+    config = config.for_images(len(dataset.y))
     export.check_trunk(targets, dataset)
     if config.finetune:
         from classify.finetune.finetune import check_maps

@@ -17,6 +17,7 @@ from classify.heads.registry import head_class
 from classify.heads.sklearn_head import FILE, SklearnHead
 from classify.scores.metrics import log_loss, measure
 from classify.settings.head_spec import DEFAULTS, KERAS_HEADS, HeadSpec
+from classify.solvers import naive_bayes
 
 QUICK: dict[str, dict[str, Any]] = {"forest": {"trees": 20}, "boosting": {"trees": 10}}
 SPECS = [HeadSpec(name, **QUICK.get(name, {})) for name in DEFAULTS if name not in KERAS_HEADS]
@@ -244,6 +245,8 @@ def test_naive_bayes_answers_as_in_float64(classes: int, smoothing: float) -> No
     direct = GaussianNB(var_smoothing=smoothing).fit(X.astype(np.float64), y)
     wanted = direct.predict_joint_log_proba(new.astype(np.float64))
     np.testing.assert_array_equal(head.predict_proba(new).argmax(axis=1), wanted.argmax(axis=1))
+    logits = naive_bayes.logits(head._parts["estimator"], new)
+    np.testing.assert_allclose(logits, wanted, rtol=1e-9, atol=1e-5)
     np.testing.assert_allclose(head._parts["estimator"].theta_, direct.theta_)
     np.testing.assert_allclose(head._parts["estimator"].var_, direct.var_)
 
@@ -252,8 +255,8 @@ def test_wide_rows_of_naive_bayes_are_fitted_in_blocks(monkeypatch: pytest.Monke
     X, y = rows_of(3, (300,))
     spec = HeadSpec("naive_bayes")
     wanted = SklearnHead(spec).fit(FoldData(X, y, X, y)).predict_proba(X)
-    monkeypatch.setattr("classify.heads.sklearn_head._COLUMNS", 7)
-    monkeypatch.setattr("classify.heads.sklearn_head._VALUES", 1000)
+    monkeypatch.setattr("classify.solvers.naive_bayes._COLUMNS", 7)
+    monkeypatch.setattr("classify.solvers.naive_bayes._VALUES", 1000)
     found = SklearnHead(spec).fit(FoldData(X, y, X, y)).predict_proba(X)
     np.testing.assert_allclose(found, wanted)
 

@@ -455,3 +455,17 @@ def test_the_backend_of_keras_is_known_without_keras(tmp_path: Path) -> None:
             check=True,
         )
         assert done.stdout.split() == [expected, "False"]
+
+
+def test_the_batches_of_many_images_are_larger_and_the_result_says_so() -> None:
+    y = np.arange(5200) % 3
+    X = np.eye(3, dtype=np.float32)[y]
+    split = (np.arange(5200) % 5 == 0).astype(np.int8)
+    many = replace(dataset(), X=X, y=y, keys=[f"{n}.jpg" for n in range(5200)], split=split)
+    sizes = []
+    runs: list[tuple[str, dict[str, Any]]]
+    runs = [("epochs=1", {}), ("epochs=1", {"batch_size": 900}), ("batch_size=800", {"epochs": 1})]
+    for swept, given in runs:
+        result = classify.sweep(many, swept, head="linear", learning_rate=0.1, **given)
+        sizes.append(result.best.spec.to_dict()["batch_size"])
+    assert sizes == [32, 900, 800]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from classify.settings.config import PredictConfig, TrainConfig
+from classify.settings.config import FinetuneConfig, PredictConfig, TrainConfig
 from classify.settings.head_spec import DEFAULTS, HeadSpec
 from extract.core.errors import SettingError
 
@@ -138,3 +138,20 @@ def test_halving_needs_rivals_of_one_shape_and_epochs_to_stop_at() -> None:
 def test_predict_config(settings: dict[str, Any]) -> None:
     with pytest.raises(SettingError):
         PredictConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("images", "size"),
+    [(0, 20), (2000, 20), (3199, 20), (3200, 32), (20_000, 128), (100_000, 512), (10**6, 8192)],
+)
+def test_batches_grow_with_the_images(images: int, size: int) -> None:
+    specs = HeadSpec("dense"), HeadSpec("linear"), HeadSpec("lda")
+    sized = TrainConfig(specs, batch_size_given=False).for_images(images)
+    assert [spec.batch_size for spec in sized.candidates] == [size, size, None]
+    assert size == 20 or 100 <= images / size < 200
+    # A given size, and that of fine-tuning, stay.
+    for kept in (
+        TrainConfig(specs),
+        TrainConfig(specs[:1], batch_size_given=False, finetune=FinetuneConfig()),
+    ):
+        assert kept.for_images(images) == kept

@@ -19,7 +19,8 @@ from classify.data.out_of_core import SCORE_BYTES, Labels, Rows, flatten
 from classify.data.views import FoldData
 from classify.scores.calibration import fit_logit_scale, left_out_folds, probabilities
 from classify.settings.head_spec import HeadSpec
-from classify.solvers import neighbours
+from classify.solvers import kernel_machine, naive_bayes, neighbours
+from classify.solvers.kernel_machine import kernel_blocks
 from extract.limits.skops import check_skops
 
 FILE = "head.skops"
@@ -37,8 +38,6 @@ _SCALED = ("svm", "naive_bayes")
 _SVM_TOLERANCE = 1e-6
 # Training rows whose scores are saved with the head.
 _EXAMPLES = 3
-# Columns or values of naive_bayes in float64 at a time.
-_COLUMNS, _VALUES = 4096, 1 << 22
 
 
 class SklearnHead:
@@ -66,10 +65,15 @@ class SklearnHead:
             # One BLAS product serves every fit; libsvm's own are 20 times slower on wide rows.
             gamma = self.spec.gamma or 1 / max(float(X.var(axis=0).sum()), 1e-12)
             self._parts |= {"rows": X, "gamma": gamma if self.spec.kernel == "rbf" else 0.0}
-            X = _kernel(X, X, self._parts["gamma"])
-        self._parts["estimator"] = _fit(self.spec, X, y)
-        if self.spec.head in _SCALED:
-            self._parts["scale"] = self._fit_scale(X, y, rows.groups)
+        if self.spec.head == "svm" and len(X) > kernel_machine.EXACT_ROWS:
+            parts = kernel_machine.fit_svm(self.spec, X, y, self._parts["gamma"], rows.groups)
+            self._parts |= parts
+        else:
+            if self.spec.head == "svm":
+                X = kernel_machine.kernel(X, X, self._parts["gamma"])
+            self._parts["estimator"] = _fit(self.spec, X, y)
+            if self.spec.head in _SCALED:
+                self._parts["scale"] = self._fit_scale(X, y, rows.groups)
         # A file holds no random number generator, see ``load``, and no loss, whose type has another
         # name in each version of scikit-learn.
         for name in ("_feature_subsample_rng", "_loss"):
@@ -102,8 +106,10 @@ class SklearnHead:
         """
         parts, rows, estimator = self._parts, flatten(X), self._parts["estimator"]
         if self.spec.head in (*_SCALED, "boosting"):
-            rows = _kernel(rows, parts["rows"], parts["gamma"]) if "rows" in parts else rows
-            return probabilities(_logits(estimator, rows), parts["scale"])
+            fitted = parts.get("rows")
+            blocks = [rows] if fitted is None else kernel_blocks(rows, fitted, parts["gamma"])
+            logits = np.concatenate([_logits(estimator, block) for block in blocks])
+            return probabilities(logits, parts["scale"])
         if self.spec.head == "knn":
             votes, classes = estimator.n_neighbors, len(estimator.classes_)
             scores = neighbours.vote(rows, estimator._fit_X, estimator._y, classes, votes)
@@ -171,7 +177,7 @@ def _create(spec: HeadSpec, X: NDArray[Any], y: Labels) -> Any:
         # Plain votes of a few images are ties, of which the lowest class would be the answer.
         return knn.set_params(weights="distance").fit(X, y)
     if spec.head == "naive_bayes":
-        return _fit_bayes(X, y, spec.var_smoothing or 0.0)
+        return naive_bayes.fit(X, y, spec.var_smoothing or 0.0)
     from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 
     if spec.head == "forest":
@@ -182,33 +188,6 @@ def _create(spec: HeadSpec, X: NDArray[Any], y: Labels) -> Any:
     return boosting.fit(X, y)
 
 
-def _fit_bayes(X: NDArray[Any], y: Labels, smoothing: float) -> Any:
-    """Fit Gaussian naive Bayes in float64.
-
-    A feature that is constant in the images of a class has no variance there. With scikit-learn's
-    own smoothing of 1e-9 it then outweighs all others: its log-likelihoods of -1e10 have no digit
-    left for them in float32.
-
-    Args:
-        X: (N, D) rows.
-        y: (N,) classes.
-        smoothing: Share of the largest variance of a feature that is added to every variance.
-    """
-    from sklearn.naive_bayes import GaussianNB
-
-    means, variances, largest = [], [], 0.0
-    for start in range(0, X.shape[1], _COLUMNS):
-        block = X[:, start : start + _COLUMNS].astype(np.float64)
-        bayes = GaussianNB(var_smoothing=0.0).fit(block, y)
-        means.append(bayes.theta_)
-        variances.append(bayes.var_)
-        largest = max(largest, float(block.var(axis=0).max()))
-    # Where all features are constant: no division by zero.
-    bayes.theta_, bayes.var_ = np.hstack(means), np.hstack(variances) + (smoothing * largest or 1)
-    bayes.n_features_in_ = X.shape[1]
-    return bayes
-
-
 def _logits(estimator: Any, rows: NDArray[Any]) -> NDArray[np.float64]:
     """Return (N, K) logits, or (N, 1) for class 1 of 2."""
     if hasattr(estimator, "decision_function"):
@@ -217,20 +196,7 @@ def _logits(estimator: Any, rows: NDArray[Any]) -> NDArray[np.float64]:
         parts = [rows[start : start + step] for start in range(0, len(rows), step)]
         logits = np.concatenate([estimator.decision_function(part) for part in parts])
         return logits.reshape(len(rows), -1)
-    step = max(1, _VALUES // rows.shape[1])
-    chunks = (rows[start : start + step] for start in range(0, len(rows), step))
-    joint = [estimator.predict_joint_log_proba(chunk.astype(np.float64)) for chunk in chunks]
-    return np.concatenate(joint)
-
-
-def _kernel(X: Rows, fitted: Rows, gamma: float) -> NDArray[np.float64]:
-    """Return the (N, A) kernel: products of rows, or with a gamma the rbf kernel."""
-    products = (X @ fitted.T).astype(np.float64)
-    if not gamma:
-        return products
-    squares = [(rows.astype(np.float64) ** 2).sum(axis=1) for rows in (X, fitted)]
-    distances = squares[0][:, None] + squares[1] - 2 * products
-    return np.asarray(np.exp(-gamma * np.maximum(distances, 0)))
+    return naive_bayes.logits(estimator, rows)
 
 
 def check_indices(head: str, parts: Mapping[str, Any]) -> None:
@@ -273,7 +239,11 @@ def _is_tree(left: Any, right: Any, feature: Any, width: int) -> bool:
 
 
 def _is_svm(svm: Any, rows: int) -> bool:
-    classes, vectors, counts = len(svm.classes_), len(svm.support_), svm._n_support
+    classes = len(svm.classes_)
+    if hasattr(svm, "coef_") and not hasattr(svm, "support_"):
+        machines = 1 if classes == 2 else classes
+        return bool((svm.coef_.shape, svm.intercept_.shape) == ((machines, rows), (machines,)))
+    vectors, counts = len(svm.support_), svm._n_support
     shapes = [array.shape for array in (svm._dual_coef_, svm._intercept_, counts)]
     return bool(
         (svm.kernel, svm._sparse) == ("precomputed", False)

@@ -4,9 +4,16 @@ A field here and the long flag on the command line have one name.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from classify.settings.head_spec import KERAS_HEADS, STACKED, HeadSettings, HeadSpec, groups_of
+from classify.settings.head_spec import (
+    DEFAULTS,
+    KERAS_HEADS,
+    STACKED,
+    HeadSettings,
+    HeadSpec,
+    groups_of,
+)
 from extract.core.errors import SettingError
 from extract.core.flags import check_choice, check_fields, documented, flag
 
@@ -17,6 +24,8 @@ CHART_ENDINGS = (".png", ".svg", ".pdf")
 CHART_TOP = 10
 # Seconds for the default heads.
 BUDGET = 60.0
+# Least steps of an epoch for which batches grow.
+_STEPS = 100
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "loss", "roc_auc", "average_precision")
 
 
@@ -45,8 +54,10 @@ class TrainConfig:
 
     ``candidates`` are the heads to try. ``named`` says whether the heads were asked for by name:
     such a head that cannot be trained on features that stay in the file is an error; other heads
-    are left out. ``finetune`` says how the trunk's upper blocks are trained; None leaves them.
-    ``asserts`` holds entries such as ``"macro_f1=0.8"``: a run whose best head is worse fails.
+    are left out. ``batch_size_given`` says whether the batch size was asked for, and does not grow
+    with the images, see ``for_images``. ``finetune`` says how the trunk's upper blocks are trained;
+    None leaves them. ``asserts`` holds entries such as ``"macro_f1=0.8"``: a run whose best head is
+    worse fails.
 
     Raises:
         SettingError: There is no candidate, one twice, a value is out of range, or halving has
@@ -91,6 +102,7 @@ class TrainConfig:
         shown=f"{BUDGET:g}",
     )
     named: bool = True
+    batch_size_given: bool = True
     assert_accuracy: float | None = flag(None, "the same as --assert accuracy=X", above=0, high=1)
     asserts: tuple[str, ...] = ()
     finetune: FinetuneConfig | None = None
@@ -107,6 +119,22 @@ class TrainConfig:
         self.limits()
         if self.finetune:
             self._check_finetune()
+
+    def for_images(self, count: int) -> "TrainConfig":
+        """Return the configuration with larger batches for many images, unless a size was given.
+
+        An epoch has 100 to 200 steps. In batches of 20 images, as in the course, ``dense`` takes
+        three times as long on 16,000 training images, and is not more accurate.
+        """
+        size = 2 ** int(math.log2(max(1, count / _STEPS)))
+        kept = self.batch_size_given or self.finetune is not None
+        if kept or size <= DEFAULTS["dense"]["batch_size"]:
+            return self
+        sized = (
+            replace(spec, batch_size=size) if spec.head in KERAS_HEADS else spec
+            for spec in self.candidates
+        )
+        return replace(self, candidates=tuple(sized), batch_size_given=True)
 
     def limits(self) -> dict[str, float]:
         """Return the least value, of the loss the highest, that each asserted metric may have.

@@ -134,7 +134,9 @@ class HeadSpec(Settings):
     nesterov: bool | None = flag(None, "use Nesterov momentum, for sgd")
     learning_rate: float | None = flag(None, "learning rate of the optimizer", above=0)
     epochs: int | None = flag(None, "passes over the training images, at most", low=1)
-    batch_size: int | None = flag(None, "images in a training step", low=1)
+    batch_size: int | None = flag(
+        None, "images in a training step; by default more if there are over 3,200", low=1
+    )
     patience: int | None = flag(
         None, "stop after N epochs without a lower validation loss and keep the best epoch", low=1
     )
