@@ -176,6 +176,12 @@ def open_rows(path: Path) -> None:
     print(load_dataset(path, memory=0.1))
 
 
+def times_of(spent: Spent) -> str:
+    """Return the times of the steps of ``train-head``."""
+    (line,) = [line for line in spent.text.splitlines() if ", report " in line]
+    return line.rpartition("; ")[2]
+
+
 def tabulate(heading: str) -> None:
     """Print the heading of a table."""
     print(f"\n| {heading} | seconds | of processors | peak GB |  |\n|{' --- |' * 5}", flush=True)
@@ -206,8 +212,8 @@ def grow_rows(folder: Path, given: argparse.Namespace) -> None:
         spend("--child", "rows", str(path), *map(str, (count, given.features, given.classes)))
         spent = spend(str(path), *flags, code="classify.cli")
         lines = [line for line in spent.text.splitlines() if line.startswith("left out by")]
-        lines += [spent.text.splitlines()[-2].partition("; ")[2]]
-        print(f"| {count:,} | {spent.cells()} | {'; '.join(lines)} |", flush=True)
+        note = "; ".join([*lines, times_of(spent)])
+        print(f"| {count:,} | {spent.cells()} | {note} |", flush=True)
         path.unlink()
 
 
@@ -233,8 +239,7 @@ def grow_file(folder: Path, given: argparse.Namespace) -> None:
         for head in given.head or ["ridge", "linear"]:
             epochs = ["--epochs", "1", "--batch-size", "1024"] if head == "linear" else []
             spent = spend(path, "--head", head, *memory, *epochs, code="classify.cli")
-            note = spent.text.splitlines()[-2].partition("; ")[2]
-            print(f"| {head} | {spent.cells()} | {note} |", flush=True)
+            print(f"| {head} | {spent.cells()} | {times_of(spent)} |", flush=True)
         Path(path).unlink()
 
 
