@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
 
+from classify.data import folds
 from classify.data.dataset import Dataset
 from classify.data.folds import held_out
 from classify.data.splits import (
@@ -75,6 +76,19 @@ def test_the_hash_is_what_it_was() -> None:
     # Another hash would move images that users have seen on one side.
     names = [f"cats/{i}.jpg" for i in range(20)]
     assert np.flatnonzero(held_out(names)).tolist() == [4, 12]
+
+
+def test_each_name_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed, real = list[str](), folds.hash_name
+
+    def hash_and_count(name: str) -> int:
+        hashed.append(name)
+        return real(name)
+
+    monkeypatch.setattr(folds, "hash_name", hash_and_count)
+    config = TrainConfig((HeadSpec("lda"),))
+    choose_splits(leave_out_lone(dataset([0, 1] * 100), config), config)
+    assert len(hashed) == 200
 
 
 names = st.lists(st.text(min_size=1), min_size=1, max_size=40, unique=True)

@@ -92,7 +92,8 @@ def leave_out_lone(dataset: Dataset, config: TrainConfig) -> Dataset:
     names = np.array(dataset.class_names, dtype=object)
     if not config.folds:
         untrained = ~np.isin(np.arange(len(names)), dataset.y[_hold_out(dataset) == TRAIN])
-        smaller = dataset.without(names[lone & untrained])
+        gone = names[lone & untrained]
+        smaller = dataset.without(gone) if len(gone) else dataset  # it knows who is held out
         if not _can_fold(config) or _holds_out(smaller):
             lone &= untrained
     if not lone.any():

@@ -149,7 +149,9 @@ def _space_work(n: int, D: int) -> float:
 
 
 def _ridge_work(spec: HeadSpec, shape: Shape) -> Work:
-    """A singular value decomposition in float64."""
+    """A singular value decomposition in float64; of rows in the file products, as for lda."""
+    if shape.stored:
+        return _lda_work(spec, shape)
     n, D, K = shape.sizes
     small = min(n, D)
     return Work(40.0 * n * D * small + 40.0 * small**3, 40.0 * n * (K + D), 0.02)

@@ -126,7 +126,9 @@ def keep_to_budget(
     specs, splits = config.candidates, checkpoint.splits
     if config.budget is None:
         missing = [spec for spec in specs if spec not in checkpoint.evaluations]
-        _announce(estimate(dataset, missing, splits, measure_machine(), config.memory))
+        usual = estimate(dataset, missing, splits, USUAL_MACHINE, config.memory)
+        if sum(usual.values()) > _LONG_SECONDS / 10:  # else it is not worth a measurement
+            _announce(estimate(dataset, missing, splits, measure_machine(), config.memory))
         return config, None
     left_out = checkpoint.choice(config)
     if left_out is None:
