@@ -40,7 +40,7 @@ class Case:
     wide: int
     wanted: float
     by: str
-    rows: int = 1100
+    rows: int = 1027
 
     def specs(self) -> list[HeadSpec]:
         """Return the heads: no two alike."""

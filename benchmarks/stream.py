@@ -101,19 +101,20 @@ def train(path: Path, head: str, batch: int, cold: bool) -> dict[str, Any]:
             forget(path)
         found["read"].append(read_once(dataset))
     begun: list[float] = []
-    shuffle, take = parallel_fit.StoredBatches.shuffle, parallel_fit.take_epoch
+    read, take = parallel_fit.read_epoch, parallel_fit.take_epoch
 
-    def begin(self: Any, *given: Any) -> None:
-        if cold:
-            forget(path)
-        begun.append(time.perf_counter())
-        shuffle(self, *given)
+    def begin(X: Any, seed: Any = None) -> Any:
+        if seed is not None:  # the training rows
+            if cold:
+                forget(path)
+            begun.append(time.perf_counter())
+        return read(X, seed)
 
     def end(*given: Any) -> None:
         found["epoch"].append(time.perf_counter() - begun[-1])
         take(*given)
 
-    parallel_fit.StoredBatches.shuffle = begin  # type: ignore[assignment, method-assign]
+    parallel_fit.read_epoch = begin
     parallel_fit.take_epoch = end  # type: ignore[assignment]
     spec = HEADS[head]
     if spec.batch_size:

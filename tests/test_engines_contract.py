@@ -166,7 +166,7 @@ def test_batches_are_halved_when_memory_runs_out(
 ) -> None:
     engine = KerasEngine(trunk, "float32", 8)
     device = SmallDevice(engine, holds)
-    monkeypatch.setattr("extract.trunks.backend.compile_model", device.compile)
+    monkeypatch.setattr("extract.trunks.compiled.compile_model", device.compile)
     engine._call = device.compile(trunk.model, "float32", 8)
     expected = trunk.model.predict(PIXELS, verbose=0)
     found = run(engine, sizes)
@@ -180,7 +180,7 @@ def test_an_image_that_fits_no_memory_is_an_error(
 ) -> None:
     engine = KerasEngine(trunk, "float32", 2)
     device = SmallDevice(engine, 0)
-    monkeypatch.setattr("extract.trunks.backend.compile_model", device.compile)
+    monkeypatch.setattr("extract.trunks.compiled.compile_model", device.compile)
     engine._call = device.compile(trunk.model, "float32", 2)
     with pytest.raises(EngineError, match="does not hold one image"):
         run(engine, (2, 2, 2, 2, 2, 1))

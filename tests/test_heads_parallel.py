@@ -12,8 +12,8 @@ import pytest
 
 from classify.data.views import FoldData
 from classify.heads.keras_head import DenseHead, build_model, fit_heads
-from classify.heads.parallel_fit import RUNGS, Batches
-from classify.heads.parallel_heads import build_stack
+from classify.heads.parallel_fit import RUNGS, Pass
+from classify.heads.parallel_heads import StackedHeads, build_stack
 from classify.settings.head_spec import HeadSpec, groups_of
 from extract.trunks.backend import fetch, load_keras
 from tests.test_heads_contract import rows_of
@@ -135,18 +135,26 @@ def test_heads_of_different_shapes_keep_their_places() -> None:
     assert [len(head.history["loss"]) for head in heads] == [1, 2, 1, 1, 1, 1]
 
 
+@pytest.mark.parametrize("batches", [1, 2, 100])
 @pytest.mark.parametrize("count", [7, 40, 45])
-def test_an_epoch_holds_each_row_once_and_fills_its_last_batch(count: int) -> None:
+def test_an_epoch_holds_each_row_once_and_fills_its_last_batch(
+    count: int, batches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("classify.heads.parallel_fit.BLOCK_VALUES", 20 * batches)
     X = np.arange(count, dtype=np.float32)[:, None]
-    batches = Batches(X, np.arange(count), 20)
+    epoch = Pass(build_stack(specs_of("linear"), rows()), X, np.arange(count), 20, training=True)
+    assert epoch.batches <= batches
     orders = []
-    for epoch in (0, 1, 0):
-        batches.shuffle(9, epoch)
-        found = [batches[i] for i in range(len(batches))]
-        assert {len(rows) for rows, _ in found} == {20}
-        y = np.concatenate([classes for _, classes in found])
-        np.testing.assert_array_equal(np.concatenate([r for r, _ in found])[y >= 0, 0], y[y >= 0])
-        assert sorted(y[y >= 0]) == list(range(count))
+    for seed in (0, 1, 0):
+        blocks = list(epoch.blocks([9, seed]))
+        assert {x.shape for x, *_ in blocks} == {(epoch.batches, 20, 1)}
+        assert sum(used for *_, used in blocks) == -(-count // 20)
+        x = np.concatenate([x[:used].ravel() for x, _, used in blocks])
+        y = np.concatenate([y[:used].ravel() for _, y, used in blocks])
+        assert all((y[used:] == -1).all() for _, y, used in blocks)
+        order = np.random.default_rng([9, seed]).permutation(count)
+        np.testing.assert_array_equal(x, order[np.arange(len(x)) % count])
+        np.testing.assert_array_equal(y, [*order, *[-1] * (len(x) - count)])
         orders.append(y.tolist())
     assert orders[0] != orders[1]
     assert orders[0] == orders[2]
@@ -154,22 +162,49 @@ def test_an_epoch_holds_each_row_once_and_fills_its_last_batch(count: int) -> No
 
 def test_every_epoch_trains_in_its_own_order(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    take = Batches.__getitem__
+    blocks = Pass.blocks
 
-    def recorded(self: Any, batch: int) -> Any:
-        if len(self.X) == 90:
-            seen.append((batch, tuple(self.order)))
-        return take(self, batch)
+    def recorded(self: Any, seed: Any = None) -> Any:
+        for x, y, used in blocks(self, seed):
+            if seed is not None:
+                seen.append(x.reshape(-1, x.shape[-1])[:90])
+            yield x, y, used
 
-    monkeypatch.setattr(Batches, "__getitem__", recorded)
+    monkeypatch.setattr(Pass, "blocks", recorded)
     fit_heads(specs_of("linear"), rows(), order_seed=4)
-    wanted = [
-        (batch, tuple(np.random.default_rng([4, epoch]).permutation(90)))
-        for epoch in range(3)
-        for batch in range(5)
-    ]
-    # Keras looks at a few batches before it begins.
-    assert seen[-15:] == wanted
+    orders = [np.random.default_rng([4, epoch]).permutation(90) for epoch in range(3)]
+    np.testing.assert_array_equal(seen, [rows().X[order] for order in orders])
+
+
+@pytest.mark.parametrize("kind", ["dropout", "normalised"])
+def test_blocks_change_nothing_and_are_compiled_once(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[bool] = []
+    call = StackedHeads.call
+
+    def counted(self: Any, x: Any, training: bool = False) -> Any:
+        called.append(training)
+        return call(self, x, training)
+
+    monkeypatch.setattr(StackedHeads, "call", counted)
+    fit_heads(specs_of(kind, epochs=1), rows())
+    traced = len(called)
+    whole = fit_heads(specs_of(kind), rows())
+    assert len(called) == 2 * traced
+    # Two batches a block, and one in the last.
+    monkeypatch.setattr("classify.heads.parallel_fit.BLOCK_VALUES", 2 * 20 * 8)
+    parts = fit_heads(specs_of(kind), rows())
+    assert len(called) == 3 * traced
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(scores(one), scores(other), atol=1e-6)
+
+
+def test_a_block_is_small_enough_to_stop_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = build_stack(specs_of("plain"), rows())
+    for work, batches in ((0, 1), (45 * stack.size, 2), (85 * stack.size, 3), (10**12, 5)):
+        monkeypatch.setattr("classify.heads.parallel_fit.BLOCK_WORK", work)
+        assert Pass(stack, rows().X, rows().y, 20, training=True).batches == batches
 
 
 def test_the_order_of_the_rows_is_one_seed_and_the_head_another() -> None:
@@ -320,30 +355,16 @@ def test_other_backends_train_the_same_heads(backend: str) -> None:
     np.testing.assert_allclose(np.array(json.loads(found)), here, atol=1e-3)
 
 
-_LIMITED = """
-import json
-from classify.heads.keras_head import fit_heads
-from classify.heads.parallel_fit import keras
-from tests.test_heads_parallel import rows, specs_of
-curves = [head.history for head in fit_heads(specs_of("dropout", epochs=4), rows())]
-print(json.dumps([curves, keras.config.max_epochs(), keras.config.max_steps_per_epoch()]))
-"""
-
-
 def test_limits_of_keras_end_no_training_early() -> None:
-    here = [head.history for head in fit_heads(specs_of("dropout", epochs=4), rows())]
-    limits = {"KERAS_MAX_EPOCHS": "2", "KERAS_MAX_STEPS_PER_EPOCH": "1"}
-    done = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", "-c", _LIMITED],
-        env={**os.environ, **limits},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        timeout=300,  # they made the training endless
-    )
-    # The limits stay for models that are not headstart's.
-    curves, *left = json.loads(done.stdout)
-    assert left == [2, 1]
-    for mine, other in zip(here, curves, strict=True):
-        for name, values in mine.items():
-            np.testing.assert_allclose(other[name], values, atol=1e-5)
+    config = load_keras().config
+    try:
+        config.set_max_epochs(2)
+        config.set_max_steps_per_epoch(1)
+        limited = fit_heads(specs_of("linear", epochs=4), rows())
+        # The limits stay for models that are not headstart's.
+        assert (config.max_epochs(), config.max_steps_per_epoch()) == (2, 1)
+    finally:
+        config.set_max_epochs(None)
+        config.set_max_steps_per_epoch(None)
+    for head, other in zip(limited, fit_heads(specs_of("linear", epochs=4), rows()), strict=True):
+        assert head.history == other.history

@@ -23,7 +23,7 @@ from classify.search.ranking import Finetuned
 from classify.settings.config import METRICS, FinetuneConfig, TrainConfig
 from extract.core.console import log, progress
 from extract.core.errors import HeadError
-from extract.trunks.backend import compile_model, fetch
+from extract.trunks.backend import fetch
 
 # Feature maps in one call of the blocks.
 _BATCH = 32
@@ -114,6 +114,8 @@ def pool(blocks: Any, X: Rows) -> Rows:
     Returns:
         (N, D) float32.
     """
+    from extract.trunks.compiled import compile_model
+
     call = compile_model(blocks, "float32", _BATCH)
     parts = []
     with progress(len(X), "images", label="blocks") as bar:

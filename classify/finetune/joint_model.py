@@ -1,6 +1,8 @@
 """The trunk's upper blocks and a head as one Keras model, trained on cached feature maps."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ from classify.data.dataset import Dataset
 from classify.data.out_of_core import Labels, Rows
 from classify.data.splits import Split
 from classify.heads.keras_head import DenseHead
-from classify.heads.parallel_fit import Batches, HeadFit, read_curves, without_limits
+from classify.heads.parallel_fit import HeadFit, read_curves
 from classify.heads.parallel_heads import CURVES, class_weights
 from classify.settings.config import FinetuneConfig
 from classify.settings.head_spec import HeadSpec
@@ -79,6 +81,23 @@ def train_together(
     return fit
 
 
+@contextmanager
+def without_limits() -> Iterator[None]:
+    """Let ``fit`` run all epochs and steps, whatever ``KERAS_MAX_EPOCHS`` and the like say.
+
+    Keras' limits would end a training early, and its numbers would be those of other settings.
+    """
+    config = keras.config
+    limits = config.max_epochs(), config.max_steps_per_epoch()
+    config.set_max_epochs(None)
+    config.set_max_steps_per_epoch(None)
+    try:
+        yield
+    finally:
+        config.set_max_epochs(limits[0])
+        config.set_max_steps_per_epoch(limits[1])
+
+
 def compiled(blocks: Any, head: Any, spec: HeadSpec, classes: int, tuning: FinetuneConfig) -> Any:
     """Compile a model that trains blocks and head together.
 
@@ -121,7 +140,7 @@ class JointModel(keras.Model):
         return self.head(self.blocks(maps, training=False), training=training)
 
 
-class MapBatches(Batches):
+class MapBatches(keras.utils.PyDataset):
     """Batches for ``fit``: feature maps, classes in the form of the head's output, and weights.
 
     Args:
@@ -134,12 +153,16 @@ class MapBatches(Batches):
     def __init__(
         self, dataset: Dataset, rows: Labels, spec: HeadSpec, seed: int | None = None
     ) -> None:
-        super().__init__(dataset.X, dataset.y, spec.batch_size or 1, rows)
+        super().__init__()
+        self.X, self.y, self.rows, self.size = dataset.X, dataset.y, rows, spec.batch_size or 1
         K = len(dataset.class_names)
         self.truth = np.eye(K, dtype=np.float32)[:, 1 if K == 2 else 0 :]
         self.weights = class_weights(dataset.y[rows], K, spec)
         self.seed, self.epoch = seed, 0
         self.on_epoch_end()
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.rows) / self.size)
 
     def __getitem__(self, batch: int) -> tuple[Rows, Rows, Rows]:
         rows = self.order[batch * self.size : (batch + 1) * self.size]
@@ -148,6 +171,7 @@ class MapBatches(Batches):
 
     def on_epoch_end(self) -> None:
         """Shuffle for the next epoch; Keras calls this."""
+        self.order = self.rows
         if self.seed is not None:
-            self.shuffle(self.seed, self.epoch)
+            self.order = np.random.default_rng([self.seed, self.epoch]).permutation(self.rows)
         self.epoch += 1

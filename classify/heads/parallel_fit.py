@@ -1,35 +1,37 @@
 """Training of a group of heads as one model.
 
-Keras' ``fit`` does the training. After each epoch a callback reads the curves of every head and
-decides which heads stop: at the last epoch, out of patience, in the worse half at a rung of
-successive halving, or with a loss that is not finite. A stopped head keeps the weights it had and
-trains on without effect, until a smaller model of the other heads saves more than it costs.
+One compiled function runs Keras' ``train_step`` over a block of batches; ``fit`` would call one for
+each batch. After each epoch the curves of every head decide which heads stop: at the last epoch,
+out of patience, in the worse half at a rung of successive halving, or with a loss that is not
+finite. A stopped head keeps the weights it had and trains on without effect, until a smaller model
+of the other heads saves more than it costs.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from classify.data.out_of_core import Epoch, Features, Labels, StoredRows
+from classify.data.out_of_core import Epoch, Labels, Rows, StoredRows
 from classify.data.views import FoldData, RandomViews
 from classify.heads.parallel_heads import CURVES, StackedHeads, Weights, build_stack
 from classify.settings.head_spec import HeadSpec
 from classify.settings.sweep import label
-from extract.core.errors import StoreError
 from extract.trunks.backend import fetch
-from extract.trunks.keras_import import keras
+from extract.trunks.compiled import compile_steps
 
 # After these shares of the epochs the worse half of the heads stops.
 RUNGS = (0.125, 0.25, 0.5)
 # Most rows in one validation step: bounds the memory of the hidden layers of all heads.
 VALIDATION_ROWS = 256
-# Compiling a smaller model takes about 1.5 s; a step costs about 5 ns per weight. So rebuilding
+# Compiling a smaller model takes about 1.5 s; a step costs about 2 ns per weight. So rebuilding
 # pays from this many weights * steps. Time itself would make two runs differ.
-WORTH_REBUILDING = 3e8
+WORTH_REBUILDING = 7e8
+# Most values in the rows of a block: bounds its memory. Most weights times rows: nothing interrupts
+# a block, which takes about half a second.
+BLOCK_VALUES, BLOCK_WORK = 2**22, 2**32
 
 History = dict[str, list[float]]
 
@@ -102,140 +104,98 @@ def fit_group(
         The stopped heads with their weights, in the order of ``specs``.
     """
     fits = [HeadFit(spec) for spec in specs]
-    batches = _batches(rows.X, rows.y, specs[0].batch_size or 1)
-    count = len(rows.y_validation)
-    size = math.ceil(count / math.ceil(count / VALIDATION_ROWS))
-    validation = _batches(rows.X_validation, rows.y_validation, size)
-    epochs = max(spec.epochs or 0 for spec in specs)
+    epochs, epoch = max(spec.epochs or 0 for spec in specs), 0
     rungs = {math.ceil(share * epochs) for share in RUNGS} - {epochs} if halving else set()
-    state, epoch = None, 0
+    batch, parts = specs[0].batch_size or 1, math.ceil(len(rows.y_validation) / VALIDATION_ROWS)
+    part, state = math.ceil(len(rows.y_validation) / parts), None
     while active := [fit for fit in fits if not fit.stopped]:
         stack = build_stack([fit.spec for fit in active], rows, state)
-        try:
-            with without_limits():
-                stack.fit(
-                    batches,
-                    epochs=epochs,
-                    initial_epoch=epoch,
-                    validation_data=validation,
-                    callbacks=[_Callback(active, batches, order_seed, rungs, bar)],
-                    shuffle=False,  # the batches shuffle themselves
-                    verbose=0,
-                )
-        except Exception as error:
-            # TensorFlow raises an error of its own for an error in reading.
-            raise batches.failed or validation.failed or error from None
-        epoch = max(len(fit.history["loss"]) for fit in active)
+        train = Pass(stack, rows.X, rows.y, batch, training=True)
+        validate = Pass(stack, rows.X_validation, rows.y_validation, part, training=False)
+        worth = True
+        while worth:
+            logs = train([order_seed, epoch])
+            logs |= {f"val_{metric}": value for metric, value in validate().items()}
+            bar.update(sum(not fit.stopped for fit in active))
+            take_epoch(active, stack, logs)
+            epoch += 1
+            if epoch in rungs:
+                _stop_worse_half(active, stack)
+            accuracies = [max(fit.history["val_accuracy"], default=0.0) for fit in active]
+            bar.set_postfix_str(f"highest validation accuracy {max(accuracies):.3f}")
+            worth = _is_worth_it(active, stack, epoch, math.ceil(len(rows.y) / batch))
         if remaining := [k for k, fit in enumerate(active) if not fit.stopped]:
             state = stack.head_state(remaining)
     return fits
 
 
-@contextmanager
-def without_limits() -> Iterator[None]:
-    """Let ``fit`` run all epochs and steps, whatever ``KERAS_MAX_EPOCHS`` and the like say.
-
-    Keras' limits would end a training early, and its numbers would be those of other settings.
-    """
-    config = keras.config
-    limits = config.max_epochs(), config.max_steps_per_epoch()
-    config.set_max_epochs(None)
-    config.set_max_steps_per_epoch(None)
-    try:
-        yield
-    finally:
-        config.set_max_epochs(limits[0])
-        config.set_max_steps_per_epoch(limits[1])
+def _is_worth_it(fits: list[HeadFit], stack: StackedHeads, epoch: int, batches: int) -> bool:
+    """Return whether to train this stack on: not if all have stopped, or a smaller one pays."""
+    ends = [fit.spec.epochs or 0 for fit in fits if not fit.stopped]
+    steps = (max(ends, default=0) - epoch) * batches
+    saved = (len(fits) - len(ends)) * stack.size / len(fits) * steps
+    return bool(ends) and saved <= WORTH_REBUILDING
 
 
-class Batches(keras.utils.PyDataset):
-    """Batches of some rows in a seeded order.
+class Pass:
+    """Passes over all rows of one side of the split, to train on them or to measure.
 
-    A short last batch is filled with rows of class -1, which the loss ignores: batches of another
-    size would be compiled a second time.
+    The rows come in blocks of batches, each an array of the same shape and one call of a compiled
+    function, so they may stay in a file and need no room on a device. A short last batch is filled
+    with the first rows of the epoch as rows of class -1, which the loss ignores.
     """
 
-    def __init__(self, X: Any, y: Labels, size: int, rows: Labels | None = None) -> None:
-        super().__init__()
-        self.X, self.y, self.size = X, y.astype(np.int32), size
-        self.rows = np.arange(len(y)) if rows is None else rows
-        self.order = self.rows
-        self.failed: StoreError | None = None
+    def __init__(self, stack: StackedHeads, X: Any, y: Labels, size: int, training: bool) -> None:
+        self.stack, self.X, self.y, self.size = stack, X, y.astype(np.int32), size
+        self.run = compile_steps(stack, training)
+        batches = math.ceil(len(y) / size)
+        most = max(1, min(BLOCK_VALUES // X.shape[1], BLOCK_WORK // stack.size) // size)
+        self.batches = math.ceil(batches / math.ceil(batches / most))
+        self.unshuffled: Any = None
 
-    def shuffle(self, seed: int, epoch: int) -> None:
-        """Choose the order of an epoch, and the view that each row shows in it."""
-        if isinstance(self.X, RandomViews):
-            self.X.draw(seed, epoch)
-        self.order = np.random.default_rng([seed, epoch]).permutation(self.rows)
+    def __call__(self, seed: Sequence[int] | None = None) -> dict[str, Any]:
+        """Run one pass, in a seeded order or in that of the rows, and return its metrics."""
+        self.stack.reset_metrics()
+        for block in self.blocks(seed):
+            self.run(*block)
+        return dict(self.stack.get_metrics_result())
 
-    def __len__(self) -> int:
-        return math.ceil(len(self.rows) / self.size)
-
-    def __getitem__(self, batch: int) -> tuple[Any, ...]:
-        places = np.arange(batch * self.size, (batch + 1) * self.size)
-        chosen = self.order[places % len(self.order)]
-        return self.X[chosen], np.where(places < len(self.order), self.y[chosen], -1)
-
-
-class StoredBatches(Batches):
-    """Batches of rows of a store in the order of an ``Epoch``; fast when read in sequence."""
-
-    def __init__(self, X: StoredRows, y: Labels, size: int) -> None:
-        super().__init__(X, y, size)
-        self.epoch = Epoch(X)
-
-    def shuffle(self, seed: int, epoch: int) -> None:
-        """Choose the order of an epoch."""
-        self.epoch = Epoch(self.X, [seed, epoch])
-        self.order = self.epoch.order
-
-    def __getitem__(self, batch: int) -> tuple[Any, ...]:
-        # The last batch is filled with the rows before it, which are in memory.
-        stop = min((batch + 1) * self.size, len(self.order))
-        start = max(0, stop - self.size)
-        y = self.y[self.order[start:stop]]
-        y[: batch * self.size - start] = -1
-        try:
-            X = self.epoch.take(start, stop)
-        except StoreError as error:
-            self.failed = error
-            raise
-        if missing := self.size - len(y):
-            X = np.concatenate([X, np.repeat(X[:1], missing, axis=0)])
-        return X, np.pad(y, (0, missing), constant_values=-1)
+    def blocks(self, seed: Sequence[int] | None = None) -> Iterator[tuple[Rows, Any, int]]:
+        """Yield rows (S, B, D), their classes (S, B) and the number of batches that count."""
+        if seed is None and self.unshuffled is None:
+            self.unshuffled = read_epoch(self.X)
+        epoch = self.unshuffled if seed is None else read_epoch(self.X, seed)
+        first, full = epoch.take(0, min(self.size, len(self.y))), self.batches * self.size
+        for start in range(0, len(self.y), full):
+            stop = min(start + full, len(self.y))
+            x, y = epoch.take(start, stop), self.y[epoch.order[start:stop]]
+            if missing := full - len(y):
+                x = np.concatenate([x, np.resize(first, (missing, *first.shape[1:]))])
+                y = np.pad(y, (0, missing), constant_values=-1)
+            shape = self.batches, self.size
+            yield x.reshape(*shape, -1), y.reshape(shape), math.ceil((stop - start) / self.size)
 
 
-def _batches(X: Features | RandomViews, y: Labels, size: int) -> Batches:
-    return StoredBatches(X, y, size) if isinstance(X, StoredRows) else Batches(X, y, size)
+class RowsInMemory:
+    """Rows in memory in the order of one epoch, like ``Epoch``."""
+
+    def __init__(self, X: Rows | RandomViews, seed: Sequence[int] | None) -> None:
+        self.X, self.order = X, np.arange(len(X))
+        if seed is not None:
+            self.order = np.random.default_rng(seed).permutation(self.order)
+
+    def take(self, start: int, stop: int) -> Rows:
+        """Return rows ``start`` to ``stop`` of the order."""
+        return self.X[self.order[start:stop]]
 
 
-class _Callback(keras.callbacks.Callback):
-    """Shuffles the rows before each epoch and stops heads after it."""
-
-    def __init__(
-        self, fits: list[HeadFit], batches: Batches, seed: int, rungs: set[int], bar: Any
-    ) -> None:
-        super().__init__()
-        self.fits, self.batches, self.seed, self.rungs, self.bar = fits, batches, seed, rungs, bar
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Choose the order of the rows."""
-        self.batches.shuffle(self.seed, epoch)
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Add the epoch to every head that is not stopped."""
-        self.bar.update(sum(not fit.stopped for fit in self.fits))
-        take_epoch(self.fits, self.model, logs)
-        if epoch + 1 in self.rungs:
-            _stop_worse_half(self.fits, self.model)
-        accuracies = [max(fit.history["val_accuracy"], default=0.0) for fit in self.fits]
-        self.bar.set_postfix_str(f"highest validation accuracy {max(accuracies):.3f}")
-        ends = [fit.spec.epochs or 0 for fit in self.fits if not fit.stopped]
-        # End ``fit`` if all heads have stopped, or if a smaller model pays.
-        steps = (max(ends, default=0) - epoch - 1) * len(self.batches)
-        size = sum(math.prod(v.shape) for v in self.model.layer_variables) / len(self.fits)
-        saved = (len(self.fits) - len(ends)) * size * steps
-        self.model.stop_training = not ends or saved > WORTH_REBUILDING
+def read_epoch(X: Any, seed: Sequence[int] | None = None) -> Epoch | RowsInMemory:
+    """Return rows in the order of an epoch that a seed chooses, as well as the view of each."""
+    if isinstance(X, StoredRows):
+        return Epoch(X, seed)
+    if isinstance(X, RandomViews) and seed is not None:
+        X.draw(*seed)
+    return RowsInMemory(X, seed)
 
 
 def take_epoch(fits: list[HeadFit], stack: StackedHeads, logs: dict[str, Any]) -> None:

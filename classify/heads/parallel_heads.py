@@ -21,6 +21,7 @@ from classify.data.out_of_core import Labels, Rows
 from classify.data.views import FoldData
 from classify.settings.head_spec import HeadSpec
 from extract.trunks.backend import fetch
+from extract.trunks.compiled import fuse
 from extract.trunks.keras_import import keras
 
 ops = keras.ops
@@ -39,14 +40,15 @@ Weights = list[NDArray[Any]]
 
 
 class _HeadRates(keras.optimizers.Optimizer):
-    """Mixed into an optimizer: multiplies its learning rate by a (K, 1) tensor, ``rates``."""
+    """Mixed into an optimizer: fuses its update, with its learning rate times ``rates``, (K, 1)."""
 
     rates: Any = None
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Update one variable."""
         rate = learning_rate if self.rates is None else learning_rate * self.rates
-        super().update_step(gradient, variable, rate)
+        update = super().update_step
+        fuse(lambda gradient: update(gradient, variable, rate))(gradient)
 
 
 class RMSprop(_HeadRates, keras.optimizers.RMSprop):
@@ -103,6 +105,7 @@ class StackedHeads(keras.Model):
 
     Attributes:
         layer_variables: The variables of all layers, in the order of ``head_weights``.
+        size: The number of their values.
     """
 
     def __init__(self, specs: Sequence[HeadSpec], rows: FoldData) -> None:
@@ -112,6 +115,7 @@ class StackedHeads(keras.Model):
         widths = (rows.X.shape[1], *(specs[0].units or ()), outputs)
         self.blocks = [self._block(i, *widths[i : i + 2]) for i in range(len(widths) - 1)]
         self.layer_variables = [v for block in self.blocks for v in block]
+        self.size = sum(math.prod(variable.shape) for variable in self.layer_variables)
         # The same seeds in every stack, see ``drop``.
         self.draws = [keras.random.SeedGenerator(layer) for layer in range(len(self.blocks) - 1)]
         self.totals = {name: HeadMean(len(specs), name) for name in ("cross_entropy", "accuracy")}

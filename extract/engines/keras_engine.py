@@ -8,7 +8,7 @@ import numpy as np
 from extract.core.console import log
 from extract.core.errors import EngineError
 from extract.engines.base import Batches, Engine, Features, Results, Tag, overlap, pad
-from extract.trunks import backend
+from extract.trunks import backend, compiled
 from extract.trunks.keras_import import keras
 from extract.trunks.trunk import Trunk
 
@@ -48,7 +48,7 @@ class KerasEngine(Engine):
     ) -> None:
         super().__init__(trunk, dtype, batch_size or choose_batch_size(trunk), precision, images)
         self._model = trunk.model
-        self._call = backend.compile_model(trunk.model, dtype, self.batch_size)
+        self._call = compiled.compile_model(trunk.model, dtype, self.batch_size)
 
     def run(self, batches: Batches[Tag]) -> Results[Tag]:
         """See ``Engine.run``; one batch is computed while the previous one is fetched."""
@@ -77,7 +77,7 @@ class KerasEngine(Engine):
                 raise EngineError(f"{self.spec.trunk}: {problem}; use a smaller --image-size")
             self.batch_size //= 2
             log.info("out of device memory: the batch size is now %d", self.batch_size)
-            self._call = backend.compile_model(self._model, self.dtype, self.batch_size)
+            self._call = compiled.compile_model(self._model, self.dtype, self.batch_size)
         parts = np.split(pixels, range(self.batch_size, len(pixels), self.batch_size))
         features = [self._finish(part, self._start(part)) for part in parts]
         return {layer: np.concatenate([f[layer] for f in features]) for layer in self.shapes}

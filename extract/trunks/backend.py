@@ -1,4 +1,4 @@
-"""Keras' backend: TensorFlow, JAX or PyTorch. Only this file knows them, and imports them late."""
+"""Keras' backend: TensorFlow, JAX or PyTorch, imported late. Only ``compiled`` knows them, too."""
 
 import contextlib
 import ctypes
@@ -115,58 +115,6 @@ def convert_to_openvino(model: Any) -> Any:
         # Keras warns that OpenVINO's tracer passes a tuple for a single input.
         warnings.filterwarnings("ignore", "The structure of `inputs`", UserWarning)
         return openvino.convert_model(model)
-
-
-def compile_model(model: Any, dtype: str, batch_size: int) -> Callable[[Any], list[Any]]:
-    """Compile a model for batches of one fixed shape, on any backend.
-
-    ``predict`` in a loop leaks memory and retraces; one compiled function of a fixed shape does
-    neither.
-
-    Args:
-        model: A Keras model of one input, such as (B, H, W, 3) uint8 pixels.
-        dtype: Type of the outputs; the cast happens on the device.
-        batch_size: B.
-
-    Returns:
-        A function from a batch to a list of outputs, which may still be being computed: ``fetch``
-        waits for them.
-    """
-    import keras
-
-    def call(pixels: Any) -> list[Any]:
-        return cast(model(pixels, training=False))
-
-    def cast(outputs: Any) -> list[Any]:
-        return [keras.ops.cast(output, dtype) for output in keras.tree.flatten(outputs)]
-
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        signature = tf.TensorSpec((batch_size, *model.input_shape[1:]), model.inputs[0].dtype)
-        # XLA is faster on a GPU but slower on a CPU (170 against 203 images/s, InceptionV3).
-        compiled = tf.function(call, input_signature=[signature], jit_compile=on_gpu())
-        return lambda pixels: list(compiled(tf.constant(pixels)))
-    if backend == "jax":
-        import jax
-
-        # The weights are arguments: in a closure they would be compiled in as constants.
-        variables = (model.trainable_variables, model.non_trainable_variables)
-        weights = [[variable.value for variable in part] for part in variables]
-
-        @jax.jit
-        def jax_call(trainable: Any, fixed: Any, pixels: Any) -> list[Any]:
-            return cast(model.stateless_call(trainable, fixed, pixels, training=False)[0])
-
-        return lambda pixels: list(jax_call(*weights, pixels))
-    import torch
-
-    def torch_call(pixels: Any) -> list[Any]:
-        with torch.no_grad():
-            return call(torch.from_numpy(pixels))
-
-    return torch_call
 
 
 def takes_name(name: str) -> bool:
