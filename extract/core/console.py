@@ -173,13 +173,12 @@ def progress(total: int, unit: str, done: int = 0, label: str = "") -> Iterator[
     Yields:
         The bar: ``update(n)`` and ``set_postfix_str(text)``.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a notebook without ipywidgets gets a text bar
-        from tqdm.auto import tqdm
-
     quiet = log.level > logging.INFO
     notebook = "ipykernel" in sys.modules
     if quiet or notebook or sys.stderr.isatty():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a notebook without ipywidgets gets a text bar
+            from tqdm.auto import tqdm
         with tqdm(
             total=total, initial=done, unit=unit, desc=label or None, disable=quiet, smoothing=0.1
         ) as bar:
