@@ -9,7 +9,7 @@ import numpy as np
 
 from classify.data.out_of_core import Rows, flatten
 from classify.data.views import FoldData, RandomViews
-from classify.heads.parallel_fit import History, fit_group
+from classify.heads.parallel_fit import History, Stacks, fit_group
 from classify.heads.parallel_heads import BN_EPSILON, BN_MOMENTUM
 from classify.settings.head_spec import HeadSpec, groups_of
 from extract.core.console import progress
@@ -103,7 +103,11 @@ def _check_layers(model: Any, most: int) -> None:
 
 
 def fit_heads(
-    specs: Sequence[HeadSpec], rows: FoldData, halving: bool = False, order_seed: int = 0
+    specs: Sequence[HeadSpec],
+    rows: FoldData,
+    halving: bool = False,
+    order_seed: int = 0,
+    stacks: Stacks | None = None,
 ) -> list[DenseHead]:
     """Train heads with Keras' ``fit``, those of one shape together in one model.
 
@@ -118,6 +122,7 @@ def fit_heads(
         halving: Stop the half of each group with the higher validation loss after an eighth, a
             quarter and half of the epochs.
         order_seed: Seed of the order of the rows in each epoch.
+        stacks: Keeps the compiled models for further calls with other rows of the same shape.
 
     Returns:
         A trained head per spec. A head whose loss did not stay finite has ``failed``.
@@ -129,7 +134,7 @@ def fit_heads(
     total = sum(spec.epochs or 0 for spec in specs)
     with progress(total, "epoch", label=specs[0].head if len(specs) == 1 else "heads") as bar:
         for group in groups_of(specs):
-            fits = fit_group([specs[i] for i in group], rows, halving, order_seed, bar)
+            fits = fit_group([specs[i] for i in group], rows, halving, order_seed, bar, stacks)
             for position, fit in zip(group, fits, strict=True):
                 # The same head outside the stack, as a plain Keras model.
                 model = build_model(fit.spec, shape, rows.classes)
