@@ -1,5 +1,6 @@
 """Many heads in one model: each is what plain Keras makes of it, whoever else is in the stack."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -198,6 +199,32 @@ def test_blocks_change_nothing_and_are_compiled_once(
     assert len(called) == 3 * traced
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_allclose(scores(one), scores(other), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["normalised", "penalty"])
+def test_the_model_of_another_fold_is_used_again_and_begins_anew(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("classify.heads.parallel_fit.WORTH_REBUILDING", 0)
+    short, *specs = specs_of(kind, dropout=0.3)
+    specs = [dataclasses.replace(short, epochs=1), *specs]
+    folds = [rows(3, 90), FoldData(*rows_of(3, (8,), 84, seed=2), *rows_of(3, (8,), 27, seed=3))]
+    folds[1].y[::4] = 0  # other class weights
+    alone = [fit_heads(specs, fold) for fold in folds]
+    built: list[int] = []
+
+    def counted(specs: list[HeadSpec], *given: Any) -> StackedHeads:
+        built.append(len(specs))
+        return build_stack(specs, *given)
+
+    monkeypatch.setattr("classify.heads.parallel_fit.build_stack", counted)
+    stacks: dict[Any, Any] = {}
+    together = [fit_heads(specs, fold, stacks=stacks) for fold in folds]
+    assert built == [3, 2, 2]
+    for fold, others in zip(together, alone, strict=True):
+        for head, other in zip(fold, others, strict=True):
+            assert head.history == other.history
+            np.testing.assert_array_equal(scores(head), scores(other))
 
 
 def test_a_block_is_small_enough_to_stop_after_it(monkeypatch: pytest.MonkeyPatch) -> None:

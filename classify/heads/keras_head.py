@@ -142,7 +142,11 @@ def _check_layers(model: Any, most: int) -> None:
 
 
 def fit_heads(
-    specs: Sequence[HeadSpec], rows: FoldData, halving: bool = False, order_seed: int = 0
+    specs: Sequence[HeadSpec],
+    rows: FoldData,
+    halving: bool = False,
+    order_seed: int = 0,
+    stacks: dict[Any, Any] | None = None,
 ) -> list[DenseHead]:
     """Train heads with Keras' ``fit``, those of one shape together in one model.
 
@@ -157,6 +161,7 @@ def fit_heads(
         halving: Stop the half of each group with the higher validation loss after an eighth, a
             quarter and half of the epochs.
         order_seed: Seed of the order of the rows in each epoch.
+        stacks: Keeps the compiled models for further calls with other rows of the same shape.
 
     Returns:
         A trained head per spec. A head whose loss did not stay finite has ``failed``.
@@ -170,7 +175,7 @@ def fit_heads(
     total = sum(spec.epochs or 0 for spec in specs)
     with progress(total, "epoch", label=specs[0].head if len(specs) == 1 else "heads") as bar:
         for group in groups_of(specs):
-            fits = fit_group([specs[i] for i in group], rows, halving, order_seed, bar)
+            fits = fit_group([specs[i] for i in group], rows, halving, order_seed, bar, stacks)
             for position, fit in zip(group, fits, strict=True):
                 # The same head outside the stack, as a plain Keras model.
                 model = build_model(fit.spec, shape, rows.classes)

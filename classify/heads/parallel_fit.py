@@ -20,12 +20,12 @@ from classify.heads.parallel_heads import CURVES, StackedHeads, Weights, build_s
 from classify.settings.head_spec import HeadSpec
 from classify.settings.sweep import label
 from extract.trunks.backend import fetch
-from extract.trunks.compiled import compile_steps
 
 # After these shares of the epochs the worse half of the heads stops.
 RUNGS = (0.125, 0.25, 0.5)
-# Most rows in one validation step: bounds the memory of the hidden layers of all heads.
-VALIDATION_ROWS = 256
+# Most rows in one validation step: bounds the memory of the hidden layers of all heads. A step has
+# a multiple of the second, so that folds of about the same size are compiled once.
+VALIDATION_ROWS, PART_ROWS = 256, 32
 # Compiling a smaller model takes about 1.5 s; a step costs about 2 ns per weight. So rebuilding
 # pays from this many weights * steps. Time itself would make two runs differ.
 WORTH_REBUILDING = 7e8
@@ -34,6 +34,8 @@ WORTH_REBUILDING = 7e8
 BLOCK_VALUES, BLOCK_WORK = 2**22, 2**32
 
 History = dict[str, list[float]]
+# Heads, width of a row and number of classes, and the model.
+Stacks = dict[tuple[tuple[HeadSpec, ...], int, int], StackedHeads]
 
 
 @dataclass
@@ -89,7 +91,12 @@ def read_curves(logs: dict[str, Any]) -> list[dict[str, float]]:
 
 
 def fit_group(
-    specs: Sequence[HeadSpec], rows: FoldData, halving: bool, order_seed: int, bar: Any
+    specs: Sequence[HeadSpec],
+    rows: FoldData,
+    halving: bool,
+    order_seed: int,
+    bar: Any,
+    stacks: Stacks | None = None,
 ) -> list[HeadFit]:
     """Train heads of one shape.
 
@@ -99,6 +106,7 @@ def fit_group(
         halving: Whether the heads with the higher validation loss stop at each of ``RUNGS``.
         order_seed: Seed of the order of the rows, the same for all heads.
         bar: Progress bar, updated by one per head and epoch.
+        stacks: Models of earlier folds, which are used again, and this one; None keeps none.
 
     Returns:
         The stopped heads with their weights, in the order of ``specs``.
@@ -107,9 +115,9 @@ def fit_group(
     epochs, epoch = max(spec.epochs or 0 for spec in specs), 0
     rungs = {math.ceil(share * epochs) for share in RUNGS} - {epochs} if halving else set()
     batch, parts = specs[0].batch_size or 1, math.ceil(len(rows.y_validation) / VALIDATION_ROWS)
-    part, state = math.ceil(len(rows.y_validation) / parts), None
+    part, state = PART_ROWS * math.ceil(len(rows.y_validation) / parts / PART_ROWS), None
     while active := [fit for fit in fits if not fit.stopped]:
-        stack = build_stack([fit.spec for fit in active], rows, state)
+        stack = _take_stack([fit.spec for fit in active], rows, state, stacks)
         train = Pass(stack, rows.X, rows.y, batch, training=True)
         validate = Pass(stack, rows.X_validation, rows.y_validation, part, training=False)
         worth = True
@@ -127,6 +135,21 @@ def fit_group(
         if remaining := [k for k, fit in enumerate(active) if not fit.stopped]:
             state = stack.head_state(remaining)
     return fits
+
+
+def _take_stack(
+    specs: Sequence[HeadSpec], rows: FoldData, state: Weights | None, stacks: Stacks | None
+) -> StackedHeads:
+    """Build a stack, or take that of another fold, whose compiled functions are ready."""
+    key = tuple(specs), rows.X.shape[1], rows.classes
+    if stack := (stacks or {}).get(key):
+        stack.start(rows.y, state)
+        return stack
+    stack = build_stack(specs, rows, state)
+    # Which heads go on in a smaller stack differs between folds.
+    if stacks is not None and state is None:
+        stacks[key] = stack
+    return stack
 
 
 def _is_worth_it(fits: list[HeadFit], stack: StackedHeads, epoch: int, batches: int) -> bool:
@@ -147,7 +170,7 @@ class Pass:
 
     def __init__(self, stack: StackedHeads, X: Any, y: Labels, size: int, training: bool) -> None:
         self.stack, self.X, self.y, self.size = stack, X, y.astype(np.int32), size
-        self.run = compile_steps(stack, training)
+        self.run = stack.train_loop if training else stack.test_loop
         batches = math.ceil(len(y) / size)
         most = max(1, min(BLOCK_VALUES // X.shape[1], BLOCK_WORK // stack.size) // size)
         self.batches = math.ceil(batches / math.ceil(batches / most))

@@ -11,7 +11,7 @@ does the dropout, see ``StackedHeads.drop``. The loss of a head has no effect on
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from classify.data.out_of_core import Labels, Rows
 from classify.data.views import FoldData
 from classify.settings.head_spec import HeadSpec
 from extract.trunks.backend import fetch
-from extract.trunks.compiled import fuse
+from extract.trunks.compiled import compile_steps, fuse
 from extract.trunks.keras_import import keras
 
 ops = keras.ops
@@ -88,8 +88,9 @@ def build_stack(
         optimizer.rates = ops.convert_to_tensor((rates / rates[0]).astype(np.float32))
     stack.compile(optimizer=optimizer)
     optimizer.build(stack.trainable_variables)
-    for variable, value in zip(stack.state_variables(), state or [], strict=bool(state)):
-        variable.assign(value)
+    stack.start(rows.y, state)
+    stack.train_loop = compile_steps(stack, training=True)
+    stack.test_loop = compile_steps(stack, training=False)
     return stack
 
 
@@ -106,7 +107,12 @@ class StackedHeads(keras.Model):
     Attributes:
         layer_variables: The variables of all layers, in the order of ``head_weights``.
         size: The number of their values.
+        train_loop: Trains on a block of batches, see ``compile_steps``.
+        test_loop: Measures on a block of batches.
     """
+
+    train_loop: Any
+    test_loop: Any
 
     def __init__(self, specs: Sequence[HeadSpec], rows: FoldData) -> None:
         super().__init__()
@@ -122,8 +128,28 @@ class StackedHeads(keras.Model):
         rates = [[s.dropout or 0.0, s.l2 or 0.0, s.label_smoothing or 0.0] for s in specs]
         dropout, self.penalties, self.smoothing = np.array(rates, np.float32).T
         self.dropout = dropout[:, None]
-        self.class_weights = np.stack([class_weights(rows.y, rows.classes, s) for s in specs], 1)
+        # A variable: other rows of the same shape need no other compiled function.
+        shape = rows.classes, len(specs)
+        self.class_weights = self.add_weight(shape, "ones", trainable=False, name="class_weights")
         self.built = True
+
+    def start(self, y: Labels, state: Weights | None = None) -> None:
+        """Set all variables for rows of some classes, to a ``head_state`` or to begin anew."""
+        weights = [class_weights(y, self.classes, spec) for spec in self.specs]
+        self.class_weights.assign(np.stack(weights, axis=1))
+        values = iter(state) if state else self._first_state()
+        for variable, value in zip(self.state_variables(), values, strict=True):
+            variable.assign(value)
+
+    def _first_state(self) -> Iterator[Any]:
+        for layer, (kernel, *others) in enumerate(self.blocks):
+            seeds, sizes = [spec.seed or 0 for spec in self.specs], kernel.shape[::2]
+            yield np.stack([_glorot(seed, layer, *sizes) for seed in seeds], axis=1)
+            for variable, (_, start, _) in zip(others, VARIABLES, strict=False):
+                yield np.full(variable.shape, start == "ones", np.float32)
+        yield from ([layer, 0] for layer in range(len(self.draws)))
+        rest = self.state_variables()[len(self.layer_variables) + len(self.draws) :]
+        yield from (np.zeros(variable.shape, variable.dtype) for variable in rest)
 
     def state_variables(self) -> list[Any]:
         """Return every variable that training changes."""
@@ -148,13 +174,9 @@ class StackedHeads(keras.Model):
 
     def _block(self, layer: int, inputs: int, outputs: int) -> list[Any]:
         """Create the variables of one layer of every head."""
-        heads = range(len(self.specs))
-        kernels = [_glorot(self.specs[k].seed or 0, layer, inputs, outputs) for k in heads]
         normalised = layer < len(self.specs[0].units or ()) and self.specs[0].batch_normalisation
-        shape = (inputs, len(heads), outputs)
-        kernel = self.add_weight(shape=shape, initializer="zeros", name="kernel")
-        kernel.assign(np.stack(kernels, axis=1))
-        return [kernel] + [
+        shape = (inputs, len(self.specs), outputs)
+        return [self.add_weight(shape, "zeros", name="kernel")] + [
             self.add_weight(shape[1:], start, trainable=trainable, name=name)
             for name, start, trainable in VARIABLES[: None if normalised else 1]
         ]
@@ -213,7 +235,7 @@ class StackedHeads(keras.Model):
         smoothing = ops.convert_to_tensor(self.smoothing)
         losses = -(1 - smoothing) * ops.sum(truth * logs, axis=-1)
         losses = losses - smoothing * ops.mean(logs, axis=-1)
-        losses = losses * ops.matmul(truth[:, 0], ops.convert_to_tensor(self.class_weights))
+        losses = losses * ops.matmul(truth[:, 0], self.class_weights)
         loss = ops.sum(losses * counts) / ops.sum(counts)
         if self.penalties.any():
             penalties = ops.convert_to_tensor(self.penalties)

@@ -75,9 +75,10 @@ def evaluate(
         members = [specs[position] for position in batch]
         steps, with_views = members[0].transform or (), members[0].views in ("random", "all")
         folds = []
+        stacks: dict[Any, Any] | None = {} if folded else None
         for fold in range(len(splits)):
             transform, prepared = prepare(fold, steps, with_views)
-            parts = _evaluate_fold(members, transform, prepared, halving)
+            parts = _evaluate_fold(members, transform, prepared, halving, stacks)
             folds.append([replace(part, head=None) if folded else part for part in parts])
         joined = [_join_folds(dataset, rows, parts, order) for parts in zip(*folds, strict=True)]
         # Failed candidates come last: the checkpoint writes them only after others.
@@ -85,11 +86,15 @@ def evaluate(
 
 
 def _evaluate_fold(
-    specs: Sequence[HeadSpec], transform: Transform, rows: FoldData, halving: bool
+    specs: Sequence[HeadSpec],
+    transform: Transform,
+    rows: FoldData,
+    halving: bool,
+    stacks: dict[Any, Any] | None,
 ) -> Iterator[Evaluation]:
     """Train heads together and evaluate each on both sides of a fold."""
     start = time.perf_counter()
-    fitted = fit_batch(specs, rows, transform, halving)
+    fitted = fit_batch(specs, rows, transform, halving, stacks)
     seconds = (time.perf_counter() - start) / len(specs)
     heads = [one.head for one in fitted]
     sample = _sample(len(rows.y))
@@ -190,7 +195,11 @@ def batches(specs: Sequence[HeadSpec], most: int) -> list[list[int]]:
 
 
 def fit_batch(
-    specs: Sequence[HeadSpec], rows: FoldData, transform: Transform, halving: bool = False
+    specs: Sequence[HeadSpec],
+    rows: FoldData,
+    transform: Transform,
+    halving: bool = False,
+    stacks: dict[Any, Any] | None = None,
 ) -> list[FittedHead]:
     """Train heads that share a transform.
 
@@ -199,6 +208,7 @@ def fit_batch(
         rows: The transformed rows.
         transform: The fitted transform.
         halving: See ``TrainConfig``.
+        stacks: Keeps the compiled models of Keras heads for the next fold.
 
     Returns:
         The heads in the order of ``specs``. A head whose training failed has ``failed``.
@@ -214,7 +224,7 @@ def fit_batch(
     elif specs[0].head in KERAS_HEADS:
         from classify.heads import keras_head
 
-        heads = keras_head.fit_heads(specs, rows, halving)
+        heads = keras_head.fit_heads(specs, rows, halving, stacks=stacks)
     else:
         heads = [SklearnHead(spec).fit(rows) for spec in specs]
     return [FittedHead(transform, head) for head in heads]
