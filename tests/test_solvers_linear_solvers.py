@@ -17,7 +17,7 @@ from classify.heads.linear_head import fit_linear
 from classify.scores.calibration import deal_folds, fit_logit_scale, probabilities
 from classify.scores.metrics import log_loss
 from classify.settings.head_spec import HeadSpec
-from classify.solvers import linear_solvers
+from classify.solvers import logistic
 from classify.solvers.linear_solvers import LinearModel, RowSpace
 
 Pair = tuple[np.ndarray, np.ndarray]
@@ -102,7 +102,7 @@ def test_discriminant_analysis(shrinkage: float, classes: int, shape: tuple[int,
 def test_a_fit_that_does_not_settle_is_said(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(linear_solvers, "MAX_ITERATIONS", 1)
+    monkeypatch.setattr(logistic, "MAX_ITERATIONS", 1)
     X, y = rows_of(2, 60, 5)
     with caplog.at_level(logging.WARNING, "headstart"):
         list(RowSpace(X).logistic_path(y, [HeadSpec("logistic")]))

@@ -8,7 +8,6 @@ Every penalty is solved on T, and ``coef = W V'`` converts the solution W back t
 never formed: it is r vectors as wide as the features.
 """
 
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -17,15 +16,8 @@ from numpy.typing import NDArray
 
 from classify.data.out_of_core import Labels, Rows
 from classify.settings.head_spec import HeadSpec
-from extract.core.console import log
+from classify.solvers import logistic
 
-MAX_ITERATIONS = 1000
-# Largest gradient of a logistic fit. lbfgs is fast down to here; scikit-learn's default of 1e-4
-# leaves scores off by 1e-3.
-_TOLERANCE = 1e-7
-# The same as a share of the penalty's curvature, 1 / (C n). With a weak penalty the loss is as flat
-# as the penalty alone, and a gradient of 1e-7 is far from the solution: Newton steps get there.
-_FLAT_TOLERANCE = 1e-4
 # Columns converted to float64 at a time; wider rows are multiplied in float32.
 _COLUMNS = 4096
 # Eigenvalues below this share of the largest are rounding errors of float32 products.
@@ -100,26 +92,12 @@ class RowSpace:
         Returns:
             A model per spec. Warns about a fit that did not converge.
         """
-        from sklearn.linear_model import LogisticRegression
-        from threadpoolctl import threadpool_limits
-
-        solver = LogisticRegression(max_iter=MAX_ITERATIONS, warm_start=True)
-        solver.set_params(class_weight=specs[0].class_weight)
-        solutions: dict[float | None, tuple[Double, Double]] = {}
-        rank = self.T.shape[1]
-        # Identical rows have rank 0, but scikit-learn needs a feature.
-        rows = self.T if rank else np.zeros((len(y), 1))
-        for C in sorted({spec.C or 1.0 for spec in specs}):
-            newton = min(10 * _TOLERANCE, _FLAT_TOLERANCE / (C * len(y)))
-            for name, tolerance in (("lbfgs", _TOLERANCE), ("newton-cg", newton)):
-                # One BLAS thread was 25 times as fast as two on two busy cores: the products are
-                # small.
-                with warnings.catch_warnings(), threadpool_limits(1, "blas"):
-                    warnings.simplefilter("ignore")  # replaced by the line below
-                    solver.set_params(C=C, solver=name, tol=tolerance).fit(rows, y)
-            if solver.n_iter_.max() >= MAX_ITERATIONS:
-                log.warning("logistic: C=%g not converged in %d steps; reduce C", C, MAX_ITERATIONS)
-            solutions[C] = solver.coef_[:, :rank].copy(), solver.intercept_.copy()
+        counts, penalties = np.bincount(y), sorted({spec.C or 1.0 for spec in specs})
+        balanced: Double = (
+            len(y) / len(counts) / counts if specs[0].class_weight else np.ones(len(counts))
+        )
+        path = logistic.solve_path(self.T, y, penalties, balanced[y])
+        solutions = dict(zip(penalties, path, strict=True))
         return self.to_features([solutions[spec.C or 1.0] for spec in specs])
 
     def ridge_path(
