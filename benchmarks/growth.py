@@ -144,9 +144,10 @@ def measure_costs(path: Path, heads: Sequence[str]) -> None:
     from classify.settings.config import TrainConfig
     from classify.settings.head_spec import USUAL_HEADS, HeadSpec
 
-    specs = tuple(HeadSpec(head) for head in heads or USUAL_HEADS)
     dataset = load_dataset(path)
-    splits = choose_splits(dataset, TrainConfig(specs))
+    config = TrainConfig(tuple(map(HeadSpec, heads or USUAL_HEADS)), batch_size_given=False)
+    config = config.for_images(len(dataset.y))
+    specs, splits = config.candidates, choose_splits(dataset, config)
     machine = measure_machine()
     estimated = estimate(dataset, specs, splits, machine)
     speed = f"{machine.flops / 1e9:.0f} GFLOP/s, {machine.streamed / 1e9:.1f} GB/s"

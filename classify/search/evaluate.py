@@ -90,7 +90,7 @@ def _evaluate_fold(
     transform: Transform,
     rows: FoldData,
     halving: bool,
-    stacks: dict[Any, Any] | None,
+    stacks: dict[Any, Any] | None = None,
 ) -> Iterator[Evaluation]:
     """Train heads together and evaluate each on both sides of a fold."""
     start = time.perf_counter()
