@@ -136,9 +136,9 @@ def _keras_work(spec: HeadSpec, shape: Shape) -> Work:
 
 
 def _logistic_work(spec: HeadSpec, shape: Shape) -> Work:
-    """Eighty steps, more for a weak penalty; each has two products in float64."""
+    """150 steps, more for a weak penalty; each has two products in float64."""
     n, D, K = shape.sizes
-    steps = 80 * (1 + max(0.0, math.log10((spec.C or 1) / 0.03)))
+    steps = 150 * (1 + max(0.0, math.log10((spec.C or 1) / 0.03)))
     width = min(n, D)
     return Work(steps * 8.0 * n * width * K + _space_work(n, D), steps * 24.0 * n * K, 0.1)
 
@@ -149,12 +149,12 @@ def _space_work(n: int, D: int) -> float:
 
 
 def _ridge_work(spec: HeadSpec, shape: Shape) -> Work:
-    """A singular value decomposition in float64; of rows in the file products, as for lda."""
+    """Products of the features in float64; of rows in the file as for lda."""
     if shape.stored:
         return _lda_work(spec, shape)
     n, D, K = shape.sizes
     small = min(n, D)
-    return Work(40.0 * n * D * small + 40.0 * small**3, 40.0 * n * (K + D), 0.02)
+    return Work(22.0 * n * D * small + 40.0 * small**3, 40.0 * n * (K + D), 0.02)
 
 
 def _lda_work(spec: HeadSpec, shape: Shape) -> Work:
