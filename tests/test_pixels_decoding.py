@@ -152,14 +152,20 @@ def test_a_store_from_before_goes_on_as_it_began(images: Path, tmp_path: Path) -
         assert file["status"][:].tolist() == [1] * 8
 
 
-def test_without_its_package_scaled_is_the_default_and_fast_is_refused() -> None:
+@pytest.mark.skipif(not HAS_SIMD, reason="cykooz.resizer is not installed")
+def test_without_its_package_files_are_read_but_no_image_is(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.h5"
+    run_extraction(images, out, **QUICK)
     code = (
         "import sys; sys.modules['cykooz_resizer'] = None\n"
-        "from extract import TrunkSpec\n"
-        "print(TrunkSpec().decoding)\n"
-        "TrunkSpec(decoding='fast')\n"
+        "from classify.data.dataset import load_dataset\n"
+        "from extract import TrunkSpec, extract_features\n"
+        "print(TrunkSpec().decoding, load_dataset(sys.argv[1]).trunk.decoding)\n"
+        "extract_features(sys.argv[2], 'new.h5', **eval(sys.argv[3]), decoding='fast')\n"
     )
-    run = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
-    assert run.stdout == "scaled\n"
-    assert "decoding fast: needs cykooz.resizer; install it, or use scaled" in run.stderr
-    assert TrunkSpec().decoding == ("fast" if HAS_SIMD else "scaled")
+    words = [sys.executable, "-c", code, str(out), str(images), repr(QUICK)]
+    run = subprocess.run(words, check=False, capture_output=True, text=True, cwd=tmp_path)
+    assert run.stdout == "scaled fast\n"
+    wanted = "decoding fast: needs cykooz.resizer; install it, or extract with --decoding scaled"
+    assert wanted in run.stderr
+    assert TrunkSpec().decoding == "fast"

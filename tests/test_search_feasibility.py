@@ -96,13 +96,14 @@ def test_a_run_that_goes_on_keeps_its_choice(store: Path, tmp_path: Path) -> Non
         again = run(dataset, config, tmp_path)
         assert {e.spec.head for e in again.entries} == {"ridge", "lda", "knn"} - left_out.keys()
         assert again.budget == (1e-9, left_out)
-    # A damaged choice is made again, and so is that of another budget or of other candidates.
+    # A damaged choice is made again, and so is that of another budget or of other candidates. What
+    # is known costs nothing.
     lines[1] = json.dumps([key, {"left_out": {"lda": "long"}}])
     file.write_text("\n".join(lines) + "\n")
-    assert run(dataset, config, tmp_path).entries[0].spec == kept.spec
+    assert kept.spec in [entry.spec for entry in run(dataset, config, tmp_path).entries]
     assert len(run(dataset, replace(config, budget=1e9), tmp_path).entries) == 3
     fewer = replace(config, candidates=(RIDGE, LDA))
-    assert len(run(dataset, fewer, tmp_path).entries) == 1
+    assert len(run(dataset, fewer, tmp_path).entries) == 2
 
 
 def test_only_default_heads_have_a_budget() -> None:

@@ -155,3 +155,13 @@ def test_batches_grow_with_the_images(images: int, size: int) -> None:
         TrainConfig(specs[:1], batch_size_given=False, finetune=FinetuneConfig()),
     ):
         assert kept.for_images(images) == kept
+
+
+@pytest.mark.parametrize(
+    ("images", "given", "used"),
+    [(5000, None, None), (5001, None, 2000), (5001, 0, 0), (5001, 300, 300), (10, 300, 300)],
+)
+def test_svm_has_landmarks_for_many_images(images: int, given: int | None, used: int) -> None:
+    config = TrainConfig((HeadSpec("svm", landmarks=given), HeadSpec("lda")))
+    svm, lda = config.for_images(images).candidates
+    assert (svm.landmarks, lda.landmarks) == (used, None)

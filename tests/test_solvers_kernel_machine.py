@@ -1,5 +1,6 @@
 """The svm of many rows: its machines, its scale, its file, and the exact one beside it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,28 +64,20 @@ def test_with_all_rows_as_landmarks_it_is_the_least_squares_machine(
 
 
 @pytest.mark.parametrize("kernel_name", ["rbf", "linear"])
-def test_of_many_rows_the_svm_is_about_as_good_as_the_exact_one(
-    kernel_name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_many_rows_the_svm_is_about_as_good_as_the_exact_one(kernel_name: str) -> None:
     rows = FoldData(*rows_of(6, 900), *rows_of(6, 2000, seed=1))
     spec = HeadSpec("svm", kernel=kernel_name)
     exact = SklearnHead(spec).fit(rows).predict_proba(rows.X_validation)
-    monkeypatch.setattr(kernel_machine, "EXACT_ROWS", 899)
-    monkeypatch.setattr(kernel_machine, "LANDMARKS", 300)
-    fast = SklearnHead(spec).fit(rows).predict_proba(rows.X_validation)
+    fast = SklearnHead(replace(spec, landmarks=300)).fit(rows).predict_proba(rows.X_validation)
     assert not np.array_equal(fast, exact)
     one, other = (measure(rows.y_validation, scores) for scores in (fast, exact))
     assert one.accuracy > other.accuracy - 0.01
     assert one.loss < other.loss + 0.1
 
 
-def test_its_file_has_landmarks_and_is_checked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(kernel_machine, "EXACT_ROWS", 100)
-    monkeypatch.setattr(kernel_machine, "LANDMARKS", 40)
+def test_its_file_has_landmarks_and_is_checked(tmp_path: Path) -> None:
     X, y = rows_of(3, 200)
-    head = SklearnHead(HeadSpec("svm")).fit(FoldData(X, y, X, y))
+    head = SklearnHead(HeadSpec("svm", landmarks=40)).fit(FoldData(X, y, X, y))
     head.save(tmp_path)
     loaded = SklearnHead.load(tmp_path, "svm")
     np.testing.assert_array_equal(loaded.predict_proba(X), head.predict_proba(X))
@@ -96,11 +89,8 @@ def test_its_file_has_landmarks_and_is_checked(
         SklearnHead.load(tmp_path, "svm")
 
 
-def test_where_no_group_can_be_left_out_its_scores_are_nearly_even(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(kernel_machine, "EXACT_ROWS", 100)
+def test_where_no_group_can_be_left_out_its_scores_are_nearly_even() -> None:
     X, y = rows_of(3, 200)
     rows = FoldData(X, y, X, y, groups=y)
-    scores = SklearnHead(HeadSpec("svm")).fit(rows).predict_proba(X)
+    scores = SklearnHead(HeadSpec("svm", landmarks=100)).fit(rows).predict_proba(X)
     np.testing.assert_allclose(scores, 1 / 3, atol=0.15)

@@ -26,7 +26,7 @@ from classify.data.out_of_core import (
 from classify.data.same_store import SameStore
 from classify.data.views import StoredViews
 from classify.settings.config import GROUPS
-from extract.core.config import TrunkSpec
+from extract.core.config import BEFORE, TrunkSpec
 from extract.core.console import Described, log
 from extract.core.errors import SettingError, StoreError, quoted, show_bytes, unknown_name
 from extract.core.flags import check_choice
@@ -137,7 +137,8 @@ class Dataset(Described):
         It covers the trunk, the digest of its weights, and the features in memory or, where they
         stay in the file, the digests of the images: reading them would take as long as an epoch.
         """
-        made_by = [self.trunk.to_dict(), self.weights_sha256, self.dtype, self.precision]
+        trunk = {k: v for k, v in self.trunk.to_dict().items() if BEFORE.get(k) != v}
+        made_by = [trunk, self.weights_sha256, self.dtype, self.precision]
         made_by += [self.calibration_sha256] if self.calibration_sha256 else []
         made_by += [asdict(self.views.spec)] if self.views else []
         rows = [self.keys, self.groups, self.y.tolist(), self.split.tolist()]

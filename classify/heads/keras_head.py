@@ -148,7 +148,7 @@ def fit_heads(
     order_seed: int = 0,
     stacks: dict[Any, Any] | None = None,
 ) -> list[DenseHead]:
-    """Train heads with Keras' ``fit``, those of one shape together in one model.
+    """Train heads, those of one shape together in one model.
 
     A head is the same (up to rounding) alone and with others. Its seed decides its initial weights
     and its dropout; all heads share the order of the rows. Groups (``groups_of``) are trained one

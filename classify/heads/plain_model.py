@@ -193,7 +193,9 @@ def _assemble(shape: tuple[int, ...], layers: Layers, weights: Sequence[Values])
             steps.append(partial(_weigh, kernel, bias))
         elif name == "BatchNormalization":
             _require(all(array.shape == (widths[-1],) for array in arrays))
-            steps.append(partial(_normalise, arrays, np.float32(settings["epsilon"])))
+            epsilon = settings["epsilon"]
+            _require(type(epsilon) is float, 0 < epsilon < 1)
+            steps.append(partial(_normalise, arrays, np.float32(epsilon)))
         if "activation" in settings:
             steps.append(ACTIVATIONS[settings["activation"]])
     return PlainModel((None, *shape), (None, widths[-1]), max(widths), tuple(steps))

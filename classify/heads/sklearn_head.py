@@ -65,7 +65,7 @@ class SklearnHead:
             # One BLAS product serves every fit; libsvm's own are 20 times slower on wide rows.
             gamma = self.spec.gamma or 1 / max(float(X.var(axis=0).sum()), 1e-12)
             self._parts |= {"rows": X, "gamma": gamma if self.spec.kernel == "rbf" else 0.0}
-        if self.spec.head == "svm" and len(X) > kernel_machine.EXACT_ROWS:
+        if self.spec.landmarks:
             parts = kernel_machine.fit_svm(self.spec, X, y, self._parts["gamma"], rows.groups)
             self._parts |= parts
         else:

@@ -251,5 +251,7 @@ def _thumbnail(dataset: Dataset, read: Read | None, mistake: Mistake) -> str:
     if digest_bytes(content) != known:
         raise ImageError("image changed since extraction")
     out = BytesIO()
-    Image.fromarray(decode(content, _IMAGE_SIZE, "pad")).save(out, "JPEG", quality=82)
+    Image.fromarray(decode(content, _IMAGE_SIZE, "pad", decoding="scaled")).save(
+        out, "JPEG", quality=82
+    )
     return f"data:image/jpeg;base64,{b64encode(out.getvalue()).decode()}"

@@ -85,6 +85,10 @@ class Checkpoint:
     def choose(self, config: TrainConfig, left_out: Mapping[str, float]) -> None:
         """Keep the candidates that the budget leaves out, by label, with their seconds."""
         self._pending = json.dumps([self._choice_key(config), {"left_out": left_out}]) + "\n"
+        if self._started and self._path:
+            with self._path.open("a", encoding="utf-8", newline="\n") as file:
+                file.write(self._pending)
+            self._pending = ""
 
     def _choice_key(self, config: TrainConfig) -> str:
         keys = sorted(map(self._key, config.candidates))

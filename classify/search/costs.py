@@ -1,6 +1,6 @@
 """What a head costs: a formula counts its work, a test of the machine says how fast it is done.
 
-The constants of the formulas are fitted to measured times: ``benchmarks/growth.py --costs`` prints
+The constants of the formulas are fitted to measured times: ``benchmarks/growth.py costs`` prints
 measured against estimated seconds.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from classify.search.evaluate import TRAINING_SAMPLE
 from classify.settings.head_spec import HeadSpec
-from classify.solvers.kernel_machine import EXACT_ROWS, LANDMARKS
+from extract.engines.memory import available_cores
 
 # The size of the test of the machine: 0.03 GFLOP, and 32 MB. The best of several runs of half a
 # millisecond is that of a machine that does nothing else.
@@ -52,7 +52,7 @@ class Machine(NamedTuple):
         return work.flops / self.flops + work.streamed / self.streamed + work.seconds
 
 
-# Two cores of an AMD EPYC. What belongs to a result is decided with it, not with a measured one.
+# Two cores of an AMD EPYC. The number of images in the report's curve is decided with it.
 USUAL_MACHINE = Machine(205e9, 14e9)
 
 
@@ -94,6 +94,7 @@ def measure_machine() -> Machine:
 
     pools = ThreadpoolController().select(user_api="blas")
     threads = max((pool["num_threads"] for pool in pools.info()), default=1)
+    threads = min(threads, available_cores())  # a quota does not reduce the threads
     square = np.ones((_TEST_WIDTH, _TEST_WIDTH), np.float32)
     source = np.ones(_TEST_BYTES, np.uint8)
     target = source.copy()
@@ -166,10 +167,10 @@ def _lda_work(spec: HeadSpec, shape: Shape) -> Work:
 
 def _svm_work(spec: HeadSpec, shape: Shape) -> Work:
     n, D, K = shape.sizes
-    if n > EXACT_ROWS:
+    if M := spec.landmarks:
         # The kernel, its coordinates and their products in float64.
-        flops = float(n + shape.scored) * LANDMARKS * (2 * D + 4 * LANDMARKS)
-        return Work(flops, 60.0 * n * LANDMARKS, 2)
+        flops = float(n + shape.scored) * M * (2 * D + 4 * M)
+        return Work(flops, 60.0 * n * M, 2)
     kernel = float(n) * (n + shape.scored)
     return Work(2 * kernel * D, 2800 * float(n) * n + 8.0 * shape.scored * K * K, 0.1)
 

@@ -132,7 +132,9 @@ def keep_to_budget(
         return config, None
     left_out = checkpoint.choice(config)
     if left_out is None:
-        seconds = estimate(dataset, specs, splits, measure_machine(), config.memory)
+        missing = [spec for spec in specs if spec not in checkpoint.evaluations]
+        seconds = dict.fromkeys(specs, 0.0)
+        seconds |= estimate(dataset, missing, splits, measure_machine(), config.memory)
         order, total = sorted(specs, key=lambda spec: seconds[spec]), 0.0
         left_out = {}
         for spec in order:

@@ -5,6 +5,7 @@ A field here and the long flag on the command line have one name.
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 from classify.settings.head_spec import (
     DEFAULTS,
@@ -24,8 +25,11 @@ CHART_ENDINGS = (".png", ".svg", ".pdf")
 CHART_TOP = 10
 # Seconds for the default heads.
 BUDGET = 60.0
-# Least steps of an epoch for which batches grow.
+# Least batches of all images for which batches grow.
 _STEPS = 100
+# Images of which svm is exact by default: a few seconds, and a kernel of 200 MB; and the training
+# images whose kernel it uses for more.
+_EXACT_SVM, _LANDMARKS = 5000, 2000
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "loss", "roc_auc", "average_precision")
 
 
@@ -121,20 +125,25 @@ class TrainConfig:
             self._check_finetune()
 
     def for_images(self, count: int) -> "TrainConfig":
-        """Return the configuration with larger batches for many images, unless a size was given.
+        """Return the configuration with the defaults for so many images; given settings are kept.
 
-        An epoch has 100 to 200 steps. In batches of 20 images, as in the course, ``dense`` takes
-        three times as long on 16,000 training images, and is not more accurate.
+        All images together have 100 to 200 batches. In batches of 20, as in the course, ``dense``
+        takes three times as long on 16,000 training images, and is not more accurate. The exact
+        ``svm`` of many images takes minutes, and all memory.
         """
         size = 2 ** int(math.log2(max(1, count / _STEPS)))
-        kept = self.batch_size_given or self.finetune is not None
-        if kept or size <= DEFAULTS["dense"]["batch_size"]:
-            return self
+        larger = not self.batch_size_given and not self.finetune
+        changed: dict[str, dict[str, Any]] = {}
+        if larger and size > DEFAULTS["dense"]["batch_size"]:
+            changed = {head: {"batch_size": size} for head in KERAS_HEADS}
+        if count > _EXACT_SVM:
+            changed["svm"] = {"landmarks": _LANDMARKS}
         sized = (
-            replace(spec, batch_size=size) if spec.head in KERAS_HEADS else spec
+            replace(spec, **changed.get(spec.head, {})) if spec.landmarks is None else spec
             for spec in self.candidates
         )
-        return replace(self, candidates=tuple(sized), batch_size_given=True)
+        given = self.batch_size_given or larger
+        return replace(self, candidates=tuple(sized), batch_size_given=given)
 
     def limits(self) -> dict[str, float]:
         """Return the least value, of the loss the highest, that each asserted metric may have.

@@ -46,6 +46,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "kernel": "rbf",
         "C": None,
         "gamma": None,
+        "landmarks": None,
         "class_weight": None,
         "transform": _STANDARDISE,
     },
@@ -135,7 +136,7 @@ class HeadSpec(Settings):
     learning_rate: float | None = flag(None, "learning rate of the optimizer", above=0)
     epochs: int | None = flag(None, "passes over the training images, at most", low=1)
     batch_size: int | None = flag(
-        None, "images in a training step; by default more if there are over 3,200", low=1
+        None, "images in a training step; by default more from 3,200 images on", low=1
     )
     patience: int | None = flag(
         None, "stop after N epochs without a lower validation loss and keep the best epoch", low=1
@@ -148,6 +149,9 @@ class HeadSpec(Settings):
         "width of the rbf kernel",
         above=0,
         unset="one over the sum of the features' variances",
+    )
+    landmarks: int | None = flag(
+        None, "images whose kernel svm uses; 0: all", low=0, unset="2,000 of over 5,000, else all"
     )
     alpha: float | None = flag(None, "strength of the penalty", above=0)
     shrinkage: float | None = flag(
@@ -246,6 +250,7 @@ class HeadSettings(TypedDict, total=False):
     C: float | None
     kernel: str | None
     gamma: float | None
+    landmarks: int | None
     alpha: float | None
     shrinkage: float | None
     neighbours: int | None

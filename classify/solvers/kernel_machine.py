@@ -1,4 +1,4 @@
-"""The least-squares support vector machine on landmarks, which stands for svm on many rows.
+"""The least-squares support vector machine on landmarks, which replaces the exact svm of many rows.
 
 Each class against all others has a machine that is linear in the kernel between a row and some
 random training rows, the landmarks (Nystroem's approximation). Squared errors take the place of
@@ -21,9 +21,6 @@ from classify.scores.calibration import deal_folds, fit_logit_scale, left_out_fo
 from classify.settings.head_spec import HeadSpec
 from classify.solvers.linear_solvers import ridge_targets
 
-# Rows up to which scikit-learn's exact svm is fitted: a few seconds, and a kernel of 200 MB.
-EXACT_ROWS = 5000
-LANDMARKS = 2000
 # Values of the kernel at a time, 64 MB.
 _VALUES = 1 << 23
 # Share of the mean square of the landmarks that keeps equal landmarks apart.
@@ -55,7 +52,7 @@ def fit_svm(
     """Fit the svm of many rows.
 
     Args:
-        spec: Its ``C`` and ``class_weight``.
+        spec: Its ``C``, ``class_weight`` and number of ``landmarks``.
         X: (n, D) rows.
         y: (n,) classes 0 to K - 1, each with a row.
         gamma: Width of the rbf kernel; 0 for the linear kernel.
@@ -67,7 +64,7 @@ def fit_svm(
     """
     from sklearn.svm import LinearSVC
 
-    landmarks = X[np.sort(np.random.default_rng(0).permutation(len(X))[:LANDMARKS])]
+    landmarks = X[np.sort(np.random.default_rng(0).permutation(len(X))[: spec.landmarks])]
     counts, fold = np.bincount(y), deal_folds(y, groups)
     weights = len(y) / len(counts) / counts if spec.class_weight else np.ones(len(counts))
     sums = _WhiteSums(landmarks, gamma, spec.C or 1.0)
@@ -132,6 +129,9 @@ class _WhiteSums:
         for products, targets in kept:
             left += products
             right += targets
-        found = cho_solve(cho_factor(left, overwrite_a=True), right)
-        found = solve_triangular(self._root, found, lower=True, trans="T")
-        return found[:-1].T, found[-1]
+        # Next to large sums a tiny penalty would be rounded away.
+        least = np.finfo(np.float64).eps * float(left.trace())
+        left[np.diag_indices_from(left)] += np.append(np.full(len(left) - 1, least), 0.0)
+        solution = cho_solve(cho_factor(left, overwrite_a=True), right)
+        solution = solve_triangular(self._root, solution, lower=True, trans="T")
+        return solution[:-1].T, solution[-1]

@@ -1,11 +1,10 @@
 """Logistic regression with an l2 penalty, for a path of penalties.
 
 L-BFGS takes a thousand steps where the variances of the features differ by many orders. So the rows
-are seen in the basis of their principal components, each scaled by the curvature of the loss along
-it. The scale changes the path to the solution, not the solution.
+are expressed in the basis of their principal components, each scaled by the curvature of the loss
+along it. The scale changes the path to the solution, not the solution.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from classify.data.out_of_core import Labels
 from extract.core.console import log
+from extract.engines.memory import available_cores
 
 MAX_ITERATIONS = 1000
 # Largest gradient in the scaled basis; the same as a share of the penalty's curvature and of its
@@ -29,7 +29,7 @@ Double = NDArray[np.float64]
 def solve_path(
     rows: Double, y: Labels, penalties: Sequence[float], weights: Double
 ) -> Iterator[tuple[Double, Double]]:
-    """Solve for every penalty, each starting from the one before. Warn where a fit does not settle.
+    """Solve for every penalty, each from the solution before; warn where one does not converge.
 
     Args:
         rows: (n, r) centred rows.
@@ -44,7 +44,7 @@ def solve_path(
     from threadpoolctl import threadpool_limits
 
     # One BLAS thread was 25 times as fast as two on two busy cores: its products are small.
-    with ThreadPoolExecutor(os.cpu_count()) as threads, threadpool_limits(1, "blas"):
+    with ThreadPoolExecutor(available_cores()) as threads, threadpool_limits(1, "blas"):
         problem = _Problem(rows, y, weights, threads)
         start = np.zeros((rows.shape[1] + 1, problem.outputs))
         for C in penalties:
@@ -53,11 +53,11 @@ def solve_path(
             tolerance = min(_TOLERANCE, flat, _FLAT_TOLERANCE * problem.penalty)
             options = {"maxiter": MAX_ITERATIONS, "gtol": tolerance, "ftol": 0.0, "maxcor": 20}
             values = problem.scaled(start).ravel()
-            found: Any = minimize(problem, values, jac=True, method="L-BFGS-B", options=options)
-            if found.nit >= MAX_ITERATIONS:
+            end: Any = minimize(problem, values, jac=True, method="L-BFGS-B", options=options)
+            if end.nit >= MAX_ITERATIONS:
                 remedy = "its scores may be off; reduce C"
-                log.warning("logistic: C=%g not converged in %d steps; %s", C, found.nit, remedy)
-            start = problem.unscaled(found.x)
+                log.warning("logistic: C=%g not converged in %d steps; %s", C, end.nit, remedy)
+            start = problem.unscaled(end.x)
             yield start[:-1].T, start[-1]
 
 

@@ -25,7 +25,7 @@ MODEL_ENDING = ".keras"
 IN_MODEL = "model"
 OUTPUT = "output"  # the layer that is the output of the complete model
 DTYPES = ("float32", "float16")
-# How an image becomes the pixels of the trunk's input, and how it did before there was a choice.
+# How an image becomes the pixels of the trunk's input; values in files from before a setting.
 PIXEL_SETTINGS, BEFORE = ("resize", "interpolation", "decoding"), {"decoding": "full"}
 HAS_SIMD = find_spec("cykooz_resizer") is not None
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
@@ -83,8 +83,7 @@ class TrunkSpec(Settings):
     )
     decoding: str = flag(
         "fast" if HAS_SIMD else "scaled",
-        "fast reads large JPEGs at a smaller size and resizes with SIMD; scaled has no SIMD, full "
-        "neither",
+        "fast: read large JPEGs reduced, resize with SIMD; scaled: without SIMD; full: neither",
         choices=("fast", "scaled", "full"),
         shown="fast where cykooz.resizer is installed, otherwise scaled",
     )
@@ -104,8 +103,6 @@ class TrunkSpec(Settings):
         else:
             self._complete_application()
         check_fields(self)
-        if self.decoding == "fast" and not HAS_SIMD:
-            raise SettingError("decoding fast: needs cykooz.resizer; install it, or use scaled")
         if len(set(self.layer)) != len(self.layer):
             raise SettingError(f"layer: found {', '.join(self.layer)}; expected each layer once")
 

@@ -1,5 +1,9 @@
-"""The memory that is available: the system kills a process that takes more, without a message."""
+"""The memory and the cores that this process may use.
 
+The system kills a process that takes more memory, without a message.
+"""
+
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +24,17 @@ def available_memory() -> int:
             limit = int(Path("/sys/fs/cgroup", name).read_text(encoding="ascii"))
             free = min(free, limit - psutil.Process().memory_info().rss)
     return int(max(0, free))
+
+
+def available_cores() -> int:
+    """Return the cores of this process, or of its control group if it has fewer."""
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # not on Windows and macOS
+        cores = len(os.sched_getaffinity(0))
+    with suppress(OSError, ValueError):  # no such group, or "max"
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
 
 
 def check_batch_memory(batch_size: int, image_size: tuple[int, int]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from extract.core.config import TrunkSpec
+from extract.core.config import HAS_SIMD, TrunkSpec
 from extract.core.console import log
 from extract.core.errors import EngineError
 from extract.engines.base import Engine
@@ -45,9 +45,9 @@ def open_engine(
 
     Raises:
         TrunkError: The trunk cannot be built, or its weights are not available.
-        EngineError: The machine lacks the instructions or the memory, or the trunk cannot be
-            converted.
+        EngineError: The machine lacks instructions, memory or a package, or cannot convert it.
     """
+    _check_decoding(spec)
     check_batch_memory(batch_size or 1, spec.image_size)
     if precision == "int8" or engine == "openvino" or (engine == "auto" and not _prefers_keras()):
         check_instructions(precision)
@@ -68,6 +68,12 @@ def open_engine(
     from extract.engines.keras_engine import KerasEngine
 
     return KerasEngine(trunk, dtype, batch_size, precision, images)
+
+
+def _check_decoding(spec: TrunkSpec) -> None:
+    if spec.decoding == "fast" and not HAS_SIMD:
+        remedy = "install it, or extract with --decoding scaled"
+        raise EngineError(f"decoding fast: needs cykooz.resizer; {remedy}")
 
 
 def _prefers_keras() -> bool:

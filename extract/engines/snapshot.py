@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from extract.core.config import TrunkSpec
 from extract.core.errors import EngineError, quoted
 from extract.engines.base import Engine
 from extract.engines.openvino_cache import CompiledTrunk
@@ -57,7 +58,7 @@ def take_snapshot(engine: Engine, reference: Item) -> Snapshot:
         engine.save(Path(folder))
         files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
     attributes = {name: getattr(engine, name) for name in _FIELDS}
-    versions = _versions(engine.name, backend_name())
+    versions = _versions(engine.name, backend_name(), engine.spec)
     image = (reference, next(read_digests([reference])))
     return Snapshot(attributes, files, backend_name(), versions, os.getcwd(), image)
 
@@ -76,7 +77,7 @@ def open_snapshot(snapshot: Snapshot, threads: int) -> Engine:
         EngineError: This machine has other versions, cannot read the images, or lacks the
             instructions for the precision.
     """
-    versions = _versions(snapshot.engine["name"], snapshot.backend)
+    versions = _versions(snapshot.engine["name"], snapshot.backend, snapshot.engine["spec"])
     if versions != snapshot.versions:
         problem = f"found {versions}; expected {snapshot.versions}"
         raise EngineError(f"{platform.node()}: {problem}; install the same versions")
@@ -103,7 +104,9 @@ def open_snapshot(snapshot: Snapshot, threads: int) -> Engine:
         return KerasEngine(Trunk(spec, model, shapes, digest), dtype, batch_size, precision)
 
 
-def _versions(engine: str, backend: str) -> str:
+def _versions(engine: str, backend: str, spec: TrunkSpec) -> str:
+    """Return the versions that decide the pixels and the features."""
     runner = ("openvino",) if engine == "openvino" else ("keras", backend)
-    names = ("headstart", "numpy", "pillow", *runner)
+    decoder = ("pillow", "simplejpeg", *["cykooz.resizer"] * (spec.decoding == "fast"))
+    names = ("headstart", "numpy", *decoder, *runner)
     return ", ".join(f"{name} {installed_version(name)}" for name in names)

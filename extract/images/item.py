@@ -138,8 +138,8 @@ def read_item(item: Item) -> bytes:
 def stamp_of(item: Item) -> Stamp:
     """Return the stamp of an image that is a file of its own; zeros of any other image.
 
-    So are they of a file that was modified just now: it could change again within the same tick of
-    the clock, and keep its stamp.
+    Also zeros for a file modified less than two seconds ago: it could change again within the same
+    tick of the clock, and keep its stamp.
     """
     read: Any = item.read
     folder = ""

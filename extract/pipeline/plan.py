@@ -156,7 +156,8 @@ def _check_removed(run: RunSettings, source: Source) -> None:
 def _plan_layout(run: RunSettings, source: Source, engine: Engine) -> Layout:
     """Return the store that the run creates."""
     runner = "openvino" if engine.name == "openvino" else backend_name()
-    packages = ("headstart", "keras", runner, "h5py", "numpy", "pillow")
+    packages = ["headstart", "keras", runner, "h5py", "numpy", "pillow", "simplejpeg"]
+    packages += ["cykooz.resizer"] * (engine.spec.decoding == "fast")
     versions = [f"{package} {installed_version(package)}" for package in packages]
     config = asdict(run.config).items()
     attributes = {

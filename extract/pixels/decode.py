@@ -40,7 +40,7 @@ def decode(
         interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``.
         decoding: ``full``; ``scaled`` reads a JPEG at 1/2, 1/4 or 1/8 of its size if that is twice
             ``size`` at least; ``fast`` also resizes with SIMD. Both are within a grey level of
-            ``full`` on average, and never more than a few off at an edge.
+            ``full`` on average.
         notes: Receives what is doubtful about an image that is read.
 
     Returns:
@@ -53,7 +53,9 @@ def decode(
     if kind is None:
         raise ImageError(what_it_is(content))
     noted = [] if notes is None else notes
-    can_shrink = decoding != "full" and interpolation != "nearest"  # nearest pixels would be others
+    can_shrink = (
+        decoding != "full" and interpolation != "nearest"
+    )  # nearest would pick other pixels
     shrink = partial(_shrink, max(size), resize) if can_shrink else None
     image, box = _read(content, kind, noted, shrink)
     resample = partial(_resample, interpolation, decoding)
@@ -65,7 +67,7 @@ def _read(
 ) -> tuple[Any, tuple[float, ...]]:
     """Read the first frame in RGB and upright; also return the box in which its pixels are.
 
-    The frame is a Pillow image, or uint8 (H, W, 3) where there is no need of one.
+    The frame is a Pillow image, or uint8 (H, W, 3) where none is needed.
     """
     if kind == "JPEG":
         image, covered, orientation = read_jpeg(content, notes, shrink)

@@ -45,7 +45,7 @@ def read_jpeg(
     Args:
         content: The file.
         notes: Receives a note if there are bytes that belong to no pixel.
-        shrink: Says of a width and a height by what libjpeg divides them: 1, 2, 4 or 8.
+        shrink: Returns the divisor, 1, 2, 4 or 8, for a width and a height.
 
     Returns:
         The image: uint8 (H, W, 3), or one of Pillow where it is not RGB; the part of it that
