@@ -39,16 +39,12 @@ def test_what_a_library_says_does_not_break_the_line() -> None:
     assert str(error) == "table: Invalid data Deserializing failed. ; expected path label"
 
 
-@pytest.mark.parametrize("head", ["logistic", "knn"])
-def test_a_head_that_fails_only_when_it_scores_is_named(head: str, tmp_path: Path) -> None:
-    result = run_of(HeadSpec(head))
+def test_a_head_that_fails_only_when_it_scores_is_named(tmp_path: Path) -> None:
+    result = run_of(HeadSpec("logistic"))
     assert result.head is not None
     kept: Any = result.head.head
-    if head == "knn":
-        kept._parts["estimator"].n_neighbors = 10**6
-    else:
-        kept._model = kept._model._replace(intercept=np.array(["a"] * 1))
-    write_head(tmp_path / head, result)
-    bundle = load_head(tmp_path / head)
+    kept._model = kept._model._replace(intercept=np.array(["a"] * 1))
+    write_head(tmp_path / "head", result)
+    bundle = load_head(tmp_path / "head")
     with pytest.raises(HeadError, match=r"the head cannot score: .*; train the head again"):
         bundle.predict_proba(dataset().X)

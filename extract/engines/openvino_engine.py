@@ -100,4 +100,10 @@ class OpenVinoEngine(Engine):
         settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}
         # A single batch takes all cores; several are computed at the same time, on some cores each.
         settings["PERFORMANCE_HINT"] = "LATENCY" if is_alone else "THROUGHPUT"
-        return core.compile_model(steps.build(), "CPU", settings)
+        try:
+            return core.compile_model(steps.build(), "CPU", settings)
+        except RuntimeError as error:
+            if "alloc" not in str(error):
+                raise
+            problem = f"batch size {self.batch_size}: memory cannot hold the trunk"
+            raise EngineError(f"{problem}; use a smaller --batch-size, or free memory") from error
