@@ -4,10 +4,9 @@ Predicting needs ``bundle.json``, ``transform.npz`` and one of ``head.npz``, ``h
 ``head.skops``; ``report.html``, ``result.json`` (settings, versions, every number), ``result.csv``
 (the leaderboard), ``predictions.csv`` (every scored image) and ``timing.json`` are for people. Two
 runs of the same heads with the same seed write the same report, tables and ``result.json`` byte for
-byte, because what they measure is rounded to digits that do not depend on the threads; which default
-heads fit into a budget depends on the machine, though. ``timing.json`` and
-``candidates.jsonl`` have seconds. The head is saved before it is analysed: an interruption then
-loses the report only.
+byte, because what they measure is rounded to digits that do not depend on the threads. Which
+default heads fit into a budget depends on the machine. ``timing.json`` and ``candidates.jsonl``
+have seconds. The head is saved before it is analysed: an interruption then loses the report only.
 """
 
 import errno
