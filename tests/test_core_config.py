@@ -77,7 +77,7 @@ def test_a_bad_running_setting_is_named(settings: dict[str, object], message: st
         ({"views": 2, "seed": 2**32}, "seed: found 4294967296; expected 0 or more and below"),
         (
             {"views": 2, "rotation": 0, "shift": 0, "shear": 0, "zoom": 0, "flip": False},
-            "views: no effect without rotation, shift, shear, zoom or flip",
+            "views: have no effect without rotation, shift, shear, zoom or flip",
         ),
     ],
 )

@@ -293,4 +293,5 @@ class ViewSpec(Settings):
             usual = {f.name: f.metadata["usual"] for f in fields(self) if "usual" in f.metadata}
             self._set(**(usual | given))
             if not any((self.rotation, self.shift, self.shear, self.zoom, self.flip)):
-                raise SettingError("views: no effect without rotation, shift, shear, zoom or flip")
+                effects = "rotation, shift, shear, zoom or flip"
+                raise SettingError(f"views: have no effect without {effects}; give one of them")

@@ -53,9 +53,8 @@ def decode(
     if kind is None:
         raise ImageError(what_it_is(content))
     noted = [] if notes is None else notes
-    can_shrink = (
-        decoding != "full" and interpolation != "nearest"
-    )  # nearest would pick other pixels
+    # Of fewer pixels nearest would pick others.
+    can_shrink = decoding != "full" and interpolation != "nearest"
     shrink = partial(_shrink, max(size), resize) if can_shrink else None
     image, box = _read(content, kind, noted, shrink)
     resample = partial(_resample, interpolation, decoding)
