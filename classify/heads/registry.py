@@ -9,7 +9,7 @@ import numpy as np
 from classify.data.out_of_core import Features, Rows, iter_chunks
 from classify.data.preprocessing import Floats, Transform
 from classify.data.views import FoldData
-from classify.heads import linear_head, sklearn_head
+from classify.heads import keras_head, linear_head, sklearn_head
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec
 
 LINEAR_HEADS = ("logistic", "ridge", "lda")
@@ -17,9 +17,8 @@ LINEAR_HEADS = ("logistic", "ridge", "lda")
 SUMMED_HEADS, MOST_SUMMED = ("ridge", "lda"), 4096
 # Fewer rows are scored at once, however many classes there are.
 _FEW_ROWS = 1024
-# The file of a saved head; which one depends on its kind. ``keras_head`` would load Keras.
-KERAS_FILE = "head.keras"
-FILES = {linear_head.FILE, sklearn_head.FILE, KERAS_FILE}
+# The file of a saved head; which one depends on its kind.
+FILES = {linear_head.FILE, sklearn_head.FILE, keras_head.FILE}
 
 
 class Head(Protocol):
@@ -54,11 +53,9 @@ class Head(Protocol):
 
 
 def head_class(name: str) -> type[Head]:
-    """Return the class of a head by its name in ``HeadSpec.head``; only Keras heads load Keras."""
+    """Return the class of a head by its name in ``HeadSpec.head``; none loads Keras."""
     if name in KERAS_HEADS:
-        from classify.heads.keras_head import DenseHead
-
-        return DenseHead
+        return keras_head.DenseHead
     return linear_head.LinearHead if name in LINEAR_HEADS else sklearn_head.SklearnHead
 
 

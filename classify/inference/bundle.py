@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset
 from classify.data.out_of_core import join_layers
-from classify.heads.registry import KERAS_FILE, FittedHead
+from classify.heads.keras_head import FILE as KERAS_FILE
+from classify.heads.registry import FittedHead
 from classify.heads.sklearn_head import FILE as SKLEARN_FILE
 from classify.inference.head_folder import (
     BUNDLE,

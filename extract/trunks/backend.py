@@ -1,4 +1,4 @@
-"""Keras' backend: TensorFlow, JAX or PyTorch, imported late. Only ``compiled`` knows them, too."""
+"""Keras' backend: TensorFlow, JAX or PyTorch, imported late; ``compiled`` knows them, too."""
 
 import contextlib
 import ctypes
