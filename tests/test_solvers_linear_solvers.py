@@ -86,6 +86,15 @@ def test_ridge_and_what_each_row_gets_without_itself(classes: int, shape: tuple[
 
 
 @pytest.mark.parametrize("shape", SHAPES[:2], ids=str)
+def test_heads_are_the_same_alone_and_together(shape: tuple[int, int]) -> None:
+    X, y = rows_of(3, *shape)
+    specs = [HeadSpec(name) for name in ("logistic", "ridge", "lda")]
+    for together, spec in zip(fit_linear(specs, X, y), specs, strict=True):
+        (alone,) = fit_linear([spec], X, y)
+        np.testing.assert_allclose(together.predict_proba(X), alone.predict_proba(X), atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", SHAPES[:2], ids=str)
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("shrinkage", [0.1, 1.0])
 def test_discriminant_analysis(shrinkage: float, classes: int, shape: tuple[int, int]) -> None:

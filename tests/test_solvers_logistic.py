@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from classify.solvers import logistic
+from classify.solvers.linear_solvers import RowSpace
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -15,7 +16,9 @@ def uneven_rows(classes: int, count: int, width: int = 40) -> Pair:
     generator = np.random.default_rng(0)
     X = generator.normal(size=(count, width)) @ np.diag(np.arange(1.0, width + 1) ** -3)
     X = X @ generator.normal(size=(width, width))
-    return (X - X.mean(axis=0)) / X.std(axis=0), np.arange(count) % classes
+    space = RowSpace((X - X.mean(axis=0)) / X.std(axis=0))
+    space.find_components()
+    return space.T, np.arange(count) % classes
 
 
 @pytest.mark.parametrize("classes", [2, 4])

@@ -130,14 +130,14 @@ def fit_linear(
         kept, ridge_fits = slice(None), statistics.ridge_path(ridge, X[sample], y)
     else:
         space = RowSpace(X)
+        if lda:  # first, so that it is the same alone and with others
+            statistics, folds = RowStatistics(space.T, y), _left_out(space.T, y, groups)
+            for spec, head in _fit_lda(lda, statistics, folds, X.shape[1]).items():
+                heads[spec] = LinearHead(spec, space.to_features([head._model])[0], head._scale)
         for weight in {spec.class_weight for spec in specs}:
             path = [s for s in specs if s.head == "logistic" and s.class_weight == weight]
             models = space.logistic_path(y, path) if path else ()
             heads |= {s: LinearHead(s, model) for s, model in zip(path, models, strict=True)}
-        if lda:
-            statistics, folds = RowStatistics(space.T, y), _left_out(space.T, y, groups)
-            for spec, head in _fit_lda(lda, statistics, folds, X.shape[1]).items():
-                heads[spec] = LinearHead(spec, space.to_features([head._model])[0], head._scale)
         kept = scale_sample(np.arange(len(y)) if groups is None else groups, int(y.max()) + 1)
         ridge_fits = space.ridge_path(y, ridge, groups, kept)
     for spec, (model, left_out) in zip(ridge, ridge_fits if ridge else (), strict=True):

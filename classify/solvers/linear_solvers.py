@@ -6,6 +6,9 @@ eigendecomposition of the Gram matrix X X' = Q s^2 Q' gives the coordinates T = 
 of the rows in an orthonormal basis of that space, the right singular vectors V' = diag(1/s) Q' X.
 Every penalty is solved on T, and ``coef = W V'`` converts the solution W back to the features. V is
 never formed: it is r vectors as wide as the features.
+
+With more rows than features, X' X = V s^2 V' gives the same coordinates as T = X V. They cost a
+product of all rows, which only logistic and ridge regression need.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,6 +23,8 @@ from classify.solvers import logistic
 
 # Columns converted to float64 at a time; wider rows are multiplied in float32.
 _COLUMNS = 4096
+# Rows multiplied at a time.
+_ROWS = 4096
 # Eigenvalues below this share of the largest are rounding errors of float32 products.
 _WIDE_ROUNDING = 1e-6
 # Least value of 1 - leverage: far above float64's rounding errors, and far below the values of
@@ -50,7 +55,8 @@ class RowSpace:
     """Centred training rows in an orthonormal basis of their row space.
 
     Attributes:
-        T: (n, r) float64 coordinates; with more rows than features, the centred rows themselves.
+        T: (n, r) float64 coordinates; with more rows than features, the centred rows themselves
+            until ``find_components``.
         width: D, the number of features.
     """
 
@@ -58,15 +64,28 @@ class RowSpace:
         self.width = X.shape[1]
         self._mean: Double = X.mean(axis=0, dtype=np.float64)
         self._X = X
+        # Singular values, and the singular vectors of the smaller side.
+        self._s: Double | None = None
         self._Q: Double | None = None
+        self._V: Double | None = None
         if len(X) > self.width:
             self.T: Double = X - self._mean
             return
-        values, vectors = np.linalg.eigh(_gram(X, self._mean))
         rounding = _WIDE_ROUNDING if _is_wide(X) else len(X) * np.finfo(np.float64).eps
-        keep = values > rounding * max(values[-1], 0)
-        self._s, self._Q = np.sqrt(values[keep]), vectors[:, keep]
+        self._s, self._Q = _decompose(_gram(X, self._mean), rounding)
         self.T = self._Q * self._s
+
+    def find_components(self) -> Double:
+        """Make T the coordinates along the principal components; return the singular values."""
+        if self._s is None:
+            T = self.T
+            rounding = len(T) * np.finfo(np.float64).eps
+            self._s, self._V = _decompose(T.T @ T, rounding)
+            for start in range(0, len(T), _ROWS):  # in place: the rows may fill half the memory
+                block = T[start : start + _ROWS]
+                block[:, : len(self._s)] = block @ self._V
+            self.T = T[:, : len(self._s)]
+        return self._s
 
     def to_features(self, solutions: Sequence[tuple[Double, Double]]) -> list[LinearModel]:
         """Convert solutions on T to models of the features, in one pass over the rows for all.
@@ -75,7 +94,9 @@ class RowSpace:
             solutions: Weights (K or 1, r) and bias (K or 1,) of each.
         """
         coef, bias = (np.concatenate(arrays) for arrays in zip(*solutions, strict=True))
-        if self._Q is not None:
+        if self._V is not None:
+            coef = coef @ self._V.T
+        elif self._Q is not None:
             # The weights of the centred rows in each coefficient vector, (K, n).
             dual = coef / self._s @ self._Q.T
             coef = _product(dual, self._X) - dual.sum(axis=1, keepdims=True) * self._mean
@@ -96,6 +117,7 @@ class RowSpace:
         balanced: Double = (
             len(y) / len(counts) / counts if specs[0].class_weight else np.ones(len(counts))
         )
+        self.find_components()
         path = logistic.solve_path(self.T, y, penalties, balanced[y])
         solutions = dict(zip(penalties, path, strict=True))
         return self.to_features([solutions[spec.C or 1.0] for spec in specs])
@@ -122,15 +144,8 @@ class RowSpace:
         counts = np.bincount(y)
         labels = slice(1 if len(counts) == 2 else 0, None)  # as in ``ridge_targets``
         bias = 2 * counts[labels] / len(y) - 1
-        # The singular vectors and values of T: (n, r), (r,), (r, r).
-        if self._Q is None:
-            # The decomposition of the products takes a tenth of the time of that of T itself.
-            values, vectors = np.linalg.eigh(self.T.T @ self.T)
-            keep = values > len(y) * np.finfo(np.float64).eps * max(values[-1], 0)
-            s, right = np.sqrt(values[keep]), vectors[:, keep].T
-            left = self.T @ (right.T / s)
-        else:
-            left, s, right = self._Q, self._s, np.eye(len(self._s))
+        s = self.find_components()
+        left = self.T / s if self._Q is None else self._Q  # (n, r)
         # left.T @ (targets - bias), without the (n, K) targets.
         projected = (
             2
@@ -141,9 +156,16 @@ class RowSpace:
         for spec in specs:
             shrunk = s**2 / (s**2 + (spec.alpha or 0.0))
             residuals = targets - (bias + left[kept] @ (shrunk[:, None] * projected))
-            weights = (right.T @ ((shrunk / np.maximum(s, TINY))[:, None] * projected)).T
+            weights = ((shrunk / s)[:, None] * projected).T
             (model,) = self.to_features([(weights, bias)])
             yield model, targets - _leave_groups_out(left[kept], shrunk, residuals, groups, len(y))
+
+
+def _decompose(products: Double, rounding: float) -> tuple[Double, Double]:
+    """Return the singular values (r,) above rounding errors, and their vectors, of products."""
+    values, vectors = np.linalg.eigh(products)
+    keep = values > rounding * max(values[-1], 0)
+    return np.sqrt(values[keep]), vectors[:, keep]
 
 
 def _is_wide(rows: NDArray[Any]) -> bool:
