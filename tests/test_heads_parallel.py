@@ -202,7 +202,7 @@ def test_blocks_change_nothing_and_are_compiled_once(
 
 
 @pytest.mark.parametrize("kind", ["normalised", "penalty"])
-def test_the_model_of_another_fold_is_used_again_and_begins_anew(
+def test_the_model_of_another_fold_or_transform_is_used_again_and_begins_anew(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("classify.heads.parallel_fit.WORTH_REBUILDING", 0)
@@ -210,6 +210,7 @@ def test_the_model_of_another_fold_is_used_again_and_begins_anew(
     specs = [dataclasses.replace(short, epochs=1), *specs]
     folds = [rows(3, 90), FoldData(*rows_of(3, (8,), 84, seed=2), *rows_of(3, (8,), 27, seed=3))]
     folds[1].y[::4] = 0  # other class weights
+    moved = [dataclasses.replace(spec, transform=("l2",)) for spec in specs]
     alone = [fit_heads(specs, fold) for fold in folds]
     built: list[int] = []
 
@@ -219,7 +220,8 @@ def test_the_model_of_another_fold_is_used_again_and_begins_anew(
 
     monkeypatch.setattr("classify.heads.parallel_fit.build_stack", counted)
     stacks: dict[Any, Any] = {}
-    together = [fit_heads(specs, fold, stacks=stacks) for fold in folds]
+    pairs = zip((specs, moved), folds, strict=True)
+    together = [fit_heads(heads, fold, stacks=stacks) for heads, fold in pairs]
     assert built == [3, 2, 2]
     for fold, others in zip(together, alone, strict=True):
         for head, other in zip(fold, others, strict=True):

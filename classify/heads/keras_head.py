@@ -161,7 +161,7 @@ def fit_heads(
         halving: Stop the half of each group with the higher validation loss after an eighth, a
             quarter and half of the epochs.
         order_seed: Seed of the order of the rows in each epoch.
-        stacks: Keeps the compiled models for further calls with other rows of the same shape.
+        stacks: Keeps the last compiled model for further calls with other rows of the same shape.
 
     Returns:
         A trained head per spec. A head whose loss did not stay finite has ``failed``.

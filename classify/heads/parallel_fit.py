@@ -9,7 +9,7 @@ of the other heads saves more than it costs.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -34,8 +34,10 @@ WORTH_REBUILDING = 7e8
 BLOCK_VALUES, BLOCK_WORK = 2**22, 2**32
 
 History = dict[str, list[float]]
-# Heads, width of a row and number of classes, and the model.
-Stacks = dict[tuple[tuple[HeadSpec, ...], int, int], StackedHeads]
+# The settings of a model; the others choose the rows that it reads.
+_OF_MODEL = [f.name for f in fields(HeadSpec) if f.name not in ("layer", "transform", "views")]
+# Settings of heads, width of a row and number of classes, and the last model.
+Stacks = dict[tuple[Any, int, int], StackedHeads]
 
 
 @dataclass
@@ -106,7 +108,7 @@ def fit_group(
         halving: Whether the heads with the higher validation loss stop at each of ``RUNGS``.
         order_seed: Seed of the order of the rows, the same for all heads.
         bar: Progress bar, updated by one per head and epoch.
-        stacks: Models of earlier folds, which are used again, and this one; None keeps none.
+        stacks: The model of other rows, which is used again, and then this one; None keeps none.
 
     Returns:
         The stopped heads with their weights, in the order of ``specs``.
@@ -140,14 +142,16 @@ def fit_group(
 def _take_stack(
     specs: Sequence[HeadSpec], rows: FoldData, state: Weights | None, stacks: Stacks | None
 ) -> StackedHeads:
-    """Build a stack, or take that of another fold, whose compiled functions are ready."""
-    key = tuple(specs), rows.X.shape[1], rows.classes
+    """Build a stack, or take that of other rows, whose compiled functions are ready."""
+    model = tuple(tuple(getattr(spec, name) for name in _OF_MODEL) for spec in specs)
+    key = model, rows.X.shape[1], rows.classes
     if stack := (stacks or {}).get(key):
         stack.start(rows.y, state)
         return stack
     stack = build_stack(specs, rows, state)
     # Which heads go on in a smaller stack differs between folds.
     if stacks is not None and state is None:
+        stacks.clear()
         stacks[key] = stack
     return stack
 

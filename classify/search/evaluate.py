@@ -23,6 +23,8 @@ from classify.settings.head_spec import KERAS_HEADS, HeadSpec, groups_of
 
 # Transformed rows of all folds, and scores of a batch of heads, are kept up to this size.
 _KEEP_BYTES = 1 << 30
+# Most weights of a compiled model of Keras heads that waits for the next heads of its shape.
+_KEEP_WEIGHTS = 1 << 23
 # Training rows that the training accuracy is measured on: 0.9 of them is 0.89 to 0.91 of all.
 TRAINING_SAMPLE = 4000
 
@@ -71,15 +73,17 @@ def evaluate(
     # Heads that halving compares train as one model, however large their scores are.
     size = 8 * len(rows) * len(dataset.class_names)
     most = len(specs) if halving else max(1, _KEEP_BYTES // size)
+    stacks: dict[Any, Any] = {}
     for batch in batches(specs, most):
         members = [specs[position] for position in batch]
         steps, with_views = members[0].transform or (), members[0].views in ("random", "all")
         folds = []
-        stacks: dict[Any, Any] | None = {} if folded else None
         for fold in range(len(splits)):
             transform, prepared = prepare(fold, steps, with_views)
             parts = _evaluate_fold(members, transform, prepared, halving, stacks)
             folds.append([replace(part, head=None) if folded else part for part in parts])
+        if any(stack.size > _KEEP_WEIGHTS for stack in stacks.values()):
+            stacks.clear()
         joined = [_join_folds(dataset, rows, parts, order) for parts in zip(*folds, strict=True)]
         # Failed candidates come last: the checkpoint writes them only after others.
         yield from sorted(zip(members, joined, strict=True), key=lambda pair: bool(pair[1].failed))
@@ -208,7 +212,7 @@ def fit_batch(
         rows: The transformed rows.
         transform: The fitted transform.
         halving: See ``TrainConfig``.
-        stacks: Keeps the compiled models of Keras heads for the next fold.
+        stacks: Keeps the compiled model of Keras heads for the next fold or transform.
 
     Returns:
         The heads in the order of ``specs``. A head whose training failed has ``failed``.
