@@ -1,5 +1,6 @@
 """The trunk: cut, weighted, frozen, and the same function as Keras' own model."""
 
+import logging
 import os
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from extract.core.applications import TRUNKS
 from extract.core.config import TrunkSpec
 from extract.core.errors import TrunkError
 from extract.trunks import weights
-from extract.trunks.backend import load_keras
+from extract.trunks.backend import convert_to_openvino, load_keras
 from extract.trunks.trunk import Trunk, build_trunk, list_layers, name_layers
 from extract.trunks.weights import build_application, digest_weights
 
@@ -32,6 +33,14 @@ def make(trunk: str = "mobilenet", layer: str = "conv_pw_1_relu", **settings: An
 
 def features(trunk: Trunk, pixels: np.ndarray = PIXELS) -> np.ndarray:
     return np.asarray(trunk.model(pixels))
+
+
+def test_a_failed_conversion_leaves_the_logging_of_a_notebook_as_it_is() -> None:
+    root = logging.getLogger()
+    former = root.level, root.filters[:], root.handlers[:]
+    with pytest.raises(Exception, match="nonesuch"):
+        convert_to_openvino("nonesuch.xml")
+    assert (root.level, root.filters, root.handlers) == former
 
 
 @pytest.mark.parametrize(

@@ -111,10 +111,22 @@ def convert_to_openvino(model: Any) -> Any:
     # Python 3.13 the second call does not see the name, so the two get a namespace to share.
     names: dict[str, Any] = {}
     utils.exec = lambda code: exec(code, names)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _usual_logging():
         # Keras warns that OpenVINO's tracer passes a tuple for a single input.
         warnings.filterwarnings("ignore", "The structure of `inputs`", UserWarning)
         return openvino.convert_model(model)
+
+
+@contextlib.contextmanager
+def _usual_logging() -> Iterator[None]:
+    """Restore the root logger, which OpenVINO mutes to convert and, if that fails, leaves so."""
+    root = logging.getLogger()
+    level, filters = root.level, root.filters[:]
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.filters = filters
 
 
 def takes_name(name: str) -> bool:
