@@ -130,6 +130,7 @@ def test_the_record_holds_every_setting_and_number(tmp_path: Path) -> None:
         "folds": None,
         "repeats": 1,
         "train": 18,
+        "train_scored": 18,
         "validation": 6,
         "test": 6,
         "groups": None,

@@ -241,6 +241,15 @@ def test_every_number_of_the_tables_is_in_the_record(
             assert f"{of.roc_area:.3f}" in text
 
 
+def test_a_training_accuracy_on_a_sample_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hostile: tuple[Path, Result, Analysis]
+) -> None:
+    said = "The training accuracy is that of 9 random training images."
+    assert "random training images" not in hostile[0].read_text()
+    monkeypatch.setattr("classify.search.evaluate.TRAINING_SAMPLE", 9)
+    assert said in report(dataset(("a", "b")), tmp_path / "report.html")[0].read_text()
+
+
 def test_mistakes_are_shown_with_images_and_keys(
     browser: Any, hostile: tuple[Path, Result, Analysis]
 ) -> None:

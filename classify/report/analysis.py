@@ -16,7 +16,7 @@ from classify.scores.areas import class_thresholds
 from classify.scores.intervals import Comparison
 from classify.scores.metrics import MATRIX_CLASSES, confusion_matrix, list_confusion
 from classify.search.checkpoint import library_versions
-from classify.search.evaluate import evaluate
+from classify.search.evaluate import evaluate, training_sample
 from classify.search.feasibility import fast_head
 from classify.search.leaderboard import Result
 from classify.search.ranking import Entry, to_json
@@ -152,6 +152,7 @@ def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]
             "folds": len(result.splits) // repeats if first.origin == "fold" else None,
             "repeats": repeats,
             "train": len(first.train),
+            "train_scored": training_sample(len(first.train)),
             "validation": len(rows),
             "test": len(first.test),
             "groups": dataset.groups and int(dataset.grouping.numbers.max()) + 1,

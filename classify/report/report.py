@@ -21,6 +21,7 @@ from classify.report import figures
 from classify.report.analysis import Analysis, Mistake
 from classify.report.diagnostics import ClassMetrics
 from classify.scores.intervals import FEWEST_GROUPS
+from classify.search.evaluate import training_sample
 from classify.search.leaderboard import Result
 from classify.search.ranking import Entry
 from classify.settings.config import METRICS
@@ -83,6 +84,7 @@ def write_report(
         analysis=analysis,
         metrics=[result.metric, *(name for name in METRICS if name != result.metric)],
         lead=_lead(result),
+        train_scored=training_sample(len(result.splits[0].train)),
         lowest=lowest,
         highest=highest,
         fewest_groups=FEWEST_GROUPS,

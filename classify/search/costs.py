@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from classify.search.evaluate import TRAINING_SAMPLE
+from classify.search.evaluate import training_sample
 from classify.settings.head_spec import HeadSpec
 from extract.engines.memory import available_cores
 
@@ -81,7 +81,7 @@ class Shape(NamedTuple):
     @property
     def scored(self) -> int:
         """The rows that a trained head is scored on."""
-        return self.validation + min(self.train, TRAINING_SAMPLE)
+        return self.validation + training_sample(self.train)
 
 
 @lru_cache(maxsize=1)

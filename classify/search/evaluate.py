@@ -116,11 +116,17 @@ def _evaluate_fold(
         yield Evaluation(answers, true_scores, *results, scores, one)
 
 
+def training_sample(count: int) -> int:
+    """Return how many of the training rows are scored for the training accuracy."""
+    return min(count, TRAINING_SAMPLE)
+
+
 def _sample(count: int) -> Labels | slice:
     """Return the training rows that are scored: all, or the increasing positions of some."""
-    if count <= TRAINING_SAMPLE:
+    size = training_sample(count)
+    if size == count:
         return slice(None)
-    return np.sort(np.random.default_rng(0).permutation(count)[:TRAINING_SAMPLE])
+    return np.sort(np.random.default_rng(0).permutation(count)[:size])
 
 
 def _reduced_scores(
