@@ -36,7 +36,7 @@ def predict_images_parser() -> argparse.ArgumentParser:
     add_flags(parser, ExtractConfig, "columns", "root")
     group = parser.add_argument_group("complete model; with DIR only --weights")
     texts = {
-        "trunk": "a keras.applications model, with ImageNet's 1,000 classes; or a .keras file",
+        "trunk": "a name of --list-trunks, with ImageNet's 1,000 classes; or a .keras file",
         "weights": "with --trunk: imagenet (default), none, or a file with top; with DIR: the "
         "trunk's weights, if they have moved since training",
         "image_size": "pixels that a FILE sees, if it takes any size",

@@ -94,7 +94,7 @@ def extract_features(
 
 
 def list_trunks() -> list[Application]:
-    """List the models of ``keras.applications``: name, size, cut and features of each."""
+    """List the trunks that have a name: size, cut and features of each."""
     return list(TRUNKS.values())
 
 

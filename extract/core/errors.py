@@ -31,7 +31,7 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
-# A message stays readable: 40 trunks or 311 layers are not listed in one.
+# A message stays readable: 41 trunks or 311 layers are not listed in one.
 MOST_LISTED = 12
 
 

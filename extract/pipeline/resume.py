@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from extract.core.applications import FALLBACK
 from extract.core.config import MODEL_ENDING, ExtractConfig, TrunkSpec, ViewSpec
 from extract.core.errors import SettingError, StoreError, quoted
 from extract.images.remote import check_local, hide_secrets, is_url
@@ -73,7 +74,7 @@ def complete_settings(out: Path, settings: Mapping[str, Any]) -> RunSettings:
         TrunkSpec.from_dict({**base, **given}),
         replace(config, **kept),
         ViewSpec.from_dict({**base, **given}),
-        None if chosen else TrunkSpec.from_dict({**given, "trunk": "vgg16"}),
+        None if chosen else TrunkSpec.from_dict({**given, "trunk": FALLBACK}),
         existing,
         lost,
     )

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from extract.core.applications import TRUNKS
 from extract.core.config import OUTPUT, TrunkSpec
 from extract.core.errors import TrunkError, unknown_name
+from extract.families import efficientnet_lite
 from extract.trunks.keras_import import keras
 from extract.trunks.model_file import (
     Cut,
@@ -181,7 +182,9 @@ def choose(spec: TrunkSpec, layers: Mapping[str, Any], name: str) -> Any:
 def _preprocess(spec: TrunkSpec, pixels: Any) -> Any:
     """Convert float32 pixels in 0..255 to the range that the trunk was trained on."""
     if spec.preprocess == "auto":
-        return getattr(keras.applications, TRUNKS[spec.trunk].module).preprocess_input(pixels)
+        known = TRUNKS[spec.trunk]
+        module = getattr(keras.applications, known.module) if known.in_keras else efficientnet_lite
+        return module.preprocess_input(pixels)
     return pixels / 255.0 if spec.preprocess == "rescale" else pixels
 
 

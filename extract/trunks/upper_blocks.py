@@ -42,7 +42,7 @@ def build_upper_blocks(spec: TrunkSpec, layer: str) -> UpperBlocks:
             no weights, or the trunk's weights are not available.
     """
     if spec.is_file:
-        problem = f"found a model file, {spec.trunk}; expected a trunk of keras.applications"
+        problem = f"found a model file, {spec.trunk}; expected a name of --list-trunks"
         raise TrunkError(f"fine-tuning: {problem}")
     application = load_application(spec)
     layers = name_layers(application)

