@@ -36,6 +36,7 @@ ROOMS = {
         "engines",
         "store",
         "pipeline",
+        "exchange",
     ),
     "classify": (
         "settings",
