@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from extract.core.applications import TRUNKS, Application
 from extract.core.config import ExtractConfig, TrunkSpec, ViewSpec
-from extract.core.console import quiet_mode
+from extract.core.console import log, quiet_mode
+from extract.core.errors import count_of
 from extract.public import public
 
 if TYPE_CHECKING:
@@ -161,6 +162,47 @@ def write_features(  # noqa: PLR0913
     given = {name: value for name, value in settings.items() if value is not None}
     with quiet_mode(quiet):
         return write_table(table_of_arrays(X, columns, class_names), Path(path), given)
+
+
+@public()
+def export_features(
+    store: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    layer: str | None = None,
+    split: str | None = None,
+    quiet: bool = False,
+) -> Path:
+    """Write a file of features for other programs: keys, labels as names, splits, groups, features.
+
+    Rows that failed are left out. ``extract_features`` of the result gives the same store again.
+
+    Args:
+        store: The file of features.
+        out: ``.parquet`` (a column of lists of a fixed size), ``.npz`` (plain arrays) or ``.csv``
+            (a column for each feature). Of existing files only an earlier export is replaced.
+        layer: The layer of the features; by default the only one.
+        split: Only the rows of ``train``, ``validation`` or ``test``.
+        quiet: Show no progress bar and log no notes.
+
+    Returns:
+        The path of the written file.
+
+    Raises:
+        SettingError: The ending of ``out``, the layer or the split is unknown.
+        StoreError: The store is damaged or not complete, or ``out`` cannot be written.
+
+    Example:
+        >>> from extract import export_features
+        >>> export_features("out.h5", "out.parquet")  # doctest: +SKIP
+    """
+    from extract.exchange.export import export_table
+
+    with quiet_mode(quiet):
+        rows, shape = export_table(Path(store), Path(out), layer, split)
+        size = " x ".join(map(str, shape))
+        log.info("%s: %s of %s features", out, count_of(rows, "row"), size)
+    return Path(out)
 
 
 def list_trunks() -> list[Application]:

@@ -120,9 +120,9 @@ def choose_features(
 ) -> str | None:
     """Return the array or column of features; None where the file is one of images, or a table.
 
-    A named one is taken. Otherwise vectors of floats are features, and maps of floats with more
-    than four channels, unless the file holds images; features with a usual name beside images are
-    ambiguous.
+    A named one is taken. Otherwise vectors of floats are features, and maps of floats with a usual
+    name or more than four channels, unless the file holds images; features with a usual name beside
+    images are ambiguous.
 
     Args:
         where: The file, for messages.
@@ -148,7 +148,7 @@ def choose_features(
         if fault := faults[usual[0]]:
             raise SourceError(f"{where}: {usual[0]} {fault}")
         return usual[0]
-    fits = [name for name, array in arrays.items() if not faults[name] and _is_plain(*array)]
+    fits = [name for name in arrays if not faults[name] and _is_plain(name, arrays[name][0])]
     chosen = [name for name in usual if name in fits] or ([] if images else fits)
     if images and chosen:
         found = f"found images ({images[0]}) and features ({chosen[0]})"
@@ -163,10 +163,12 @@ def choose_features(
     return chosen[0] if chosen else None
 
 
-def _is_plain(shape: Sequence[int], _: np.dtype) -> bool:
-    """Whether floats of a shape are features without a doubt: vectors, or maps of many channels."""
+def _is_plain(name: str, shape: Sequence[int]) -> bool:
+    """Whether floats are features without a doubt, by their name or as many channels."""
     few = (1, 3, 4)
-    return len(shape) == 2 or (len(shape) == 4 and shape[1] not in few and shape[3] not in few)
+    if len(shape) == 2 or (name in USUAL_FEATURES and name.lower() != "x"):
+        return True
+    return len(shape) == 4 and shape[1] not in few and shape[3] not in few
 
 
 def _may_be_pixels(shape: Sequence[int], dtype: np.dtype) -> bool:
@@ -222,6 +224,8 @@ def _parse(table: FeatureTable, row: int, cells: tuple[Any, ...]) -> tuple[Item,
     if cells[2] is None:
         named.pop("split", None)
     key, label, split, group = parse_cells(where, cells, named)
+    if table.class_names is not None and isinstance(cells[1], str):
+        label = cells[1]  # with outer space, as in class_names
     return Item(key, key, -1, split, group), label
 
 
