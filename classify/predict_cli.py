@@ -13,6 +13,7 @@ _EXAMPLES = """\
 examples:
   predict-images out_head/ data/validation
   predict-images out_head/ data/validation --top 3 --format json -o labels.jsonl
+  predict-images out_head/ vectors.npz
   predict-images photo.jpg --trunk vgg16 --top 5
   predict-images photo.jpg --trunk vgg16 -o chart.png
 
@@ -32,7 +33,12 @@ def predict_images_parser() -> argparse.ArgumentParser:
     description = "Label images with a trained head, or with a complete model."
     parser = Parser("predict-images", "[DIR] SOURCE", description, _EXAMPLES)
     parser.add_argument("head", metavar="DIR", nargs="?", help="a folder made by train-head")
-    parser.add_argument("source", metavar="SOURCE", help="a folder of images, an image, or a table")
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a folder of images, an image, or a table; "
+        "for a head on features of another program, a file of such features",
+    )
     add_flags(parser, ExtractConfig, "columns", "root")
     group = parser.add_argument_group("complete model; with DIR only --weights")
     texts = {

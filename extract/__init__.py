@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 from extract.public import load_late
 
 if TYPE_CHECKING:
+    from extract.api import export_features as export_features
     from extract.api import extract_features as extract_features
     from extract.api import list_layers as list_layers
     from extract.api import list_trunks as list_trunks
+    from extract.api import write_features as write_features
     from extract.core.config import ExtractConfig as ExtractConfig
     from extract.core.config import TrunkSpec as TrunkSpec
     from extract.core.config import ViewSpec as ViewSpec
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
     from extract.store.open import open_store as open_store
 
 _PUBLIC = {
-    "extract.api": ("extract_features", "list_layers", "list_trunks"),
+    "extract.api": (
+        *("export_features", "extract_features", "list_layers", "list_trunks", "write_features"),
+    ),
     "extract.core.config": ("ExtractConfig", "TrunkSpec", "ViewSpec"),
     "extract.core.errors": (
         *("EngineError", "HeadError", "HeadstartError", "ImageError", "SettingError"),

@@ -1,12 +1,14 @@
 """Stage one from Python: the functions that ``extract`` exports."""
 
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from extract.core.applications import TRUNKS, Application
 from extract.core.config import ExtractConfig, TrunkSpec, ViewSpec
-from extract.core.console import quiet_mode
+from extract.core.console import log, quiet_mode
+from extract.core.errors import count_of
 from extract.public import public
 
 if TYPE_CHECKING:
@@ -53,6 +55,16 @@ class ExtractSettings(TypedDict, total=False):
     repair: bool | None
 
 
+class WriteSettings(TypedDict, total=False):
+    """The settings of ``write_features`` as keyword arguments."""
+
+    dtype: str | None
+    max_bad: str | int | None
+    overwrite: bool | None
+    update: bool | None
+    max_removed: str | int | None
+
+
 @public(TrunkSpec, ViewSpec, ExtractConfig)
 def extract_features(
     source: str | os.PathLike[str],
@@ -66,8 +78,11 @@ def extract_features(
     An existing file is continued if settings and source are the same. Settings that are left out
     take the values of that file, otherwise their defaults.
 
+    A file of features that another program made becomes such a file too, without a trunk.
+
     Args:
-        source: A folder of images, an archive, a table, records, one image, or a URL of these.
+        source: A folder of images, an archive, a table, records, one image, or a URL of these; or
+            a file of features (``.npz``, ``.npy``, ``.h5``, ``.parquet``, ``.arrow``, ``.csv``).
         out: The HDF5 file.
         quiet: Show no progress bar and log no notes.
         **settings: See below.
@@ -87,10 +102,107 @@ def extract_features(
         >>> from extract import extract_features
         >>> extract_features("data/", "out.h5", trunk="vgg16", image_size=150)  # doctest: +SKIP
     """
+    from extract.exchange.open import import_features
     from extract.pipeline.run import run_extraction
 
     with quiet_mode(quiet):
+        if summary := import_features(source, out, settings):
+            return summary
         return run_extraction(source, out, **settings)
+
+
+@public(ExtractConfig)
+def write_features(  # noqa: PLR0913
+    path: str | os.PathLike[str],
+    X: Any,
+    *,
+    labels: Iterable[Any] | None = None,
+    keys: Iterable[Any] | None = None,
+    split: Iterable[Any] | None = None,
+    groups: Iterable[Any] | None = None,
+    class_names: Sequence[str] | None = None,
+    quiet: bool = False,
+    **settings: Unpack[WriteSettings],
+) -> "Summary":
+    """Keep features that another program made in an HDF5 file, which heads are trained on.
+
+    The rows keep their order. One with NaN or infinity has failed and is left out of training.
+
+    Args:
+        path: The HDF5 file.
+        X: (N, D) vectors or (N, h, w, C) maps of float16, float32 or float64; an array, or what
+            has slices like one, such as a dataset of h5py, which is read block by block.
+        labels: N names or numbers of classes; None, "" or NaN for a row without a label.
+        keys: N different names of the rows; by default their numbers, ``000000000`` and so on.
+        split: N times ``train``, ``validation`` or ``test``; by default all are ``train``.
+        groups: N names of groups, whose rows stay together.
+        class_names: K names in order, which ``labels`` are, or number from 0 (-1: no label).
+        quiet: Show no progress bar and log no notes.
+        **settings: See below.
+
+    Returns:
+        The file, the number of rows, failures, classes and the shape of the features.
+
+    Raises:
+        SettingError: A setting is unknown or out of range.
+        SourceError: ``X`` is of another type or shape, a key is there twice, or lengths differ.
+        StoreError: The file differs, is damaged, in use, or the disk is full.
+
+    Example:
+        >>> import numpy as np
+        >>> from extract import write_features
+        >>> X = np.eye(3, 2, dtype="float32")
+        >>> write_features("out.h5", X, labels=["cat", "dog", "cat"], quiet=True).class_names
+        ('cat', 'dog')
+    """
+    from extract.exchange.feature_table import table_of_arrays
+    from extract.exchange.write import write_table
+
+    columns = {"key": keys, "label": labels, "split": split, "group": groups}
+    given = {name: value for name, value in settings.items() if value is not None}
+    with quiet_mode(quiet):
+        return write_table(table_of_arrays(X, columns, class_names), Path(path), given)
+
+
+@public()
+def export_features(
+    store: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    layer: str | None = None,
+    split: str | None = None,
+    quiet: bool = False,
+) -> Path:
+    """Write a file of features for other programs: keys, labels as names, splits, groups, features.
+
+    Rows that failed are left out. ``extract_features`` of the result gives the same store again.
+
+    Args:
+        store: The file of features.
+        out: ``.parquet`` (a column of lists of a fixed size), ``.npz`` (plain arrays) or ``.csv``
+            (a column for each feature). Of existing files only an earlier export is replaced.
+        layer: The layer of the features; by default the only one.
+        split: Only the rows of ``train``, ``validation`` or ``test``.
+        quiet: Show no progress bar and log no notes.
+
+    Returns:
+        The path of the written file.
+
+    Raises:
+        SettingError: The ending of ``out``, the layer or the split is unknown.
+        StoreError: The store is damaged or not complete, or ``out`` cannot be written.
+
+    Example:
+        >>> from extract import export_features
+        >>> export_features("out.h5", "out.parquet")  # doctest: +SKIP
+    """
+    from extract.exchange.export import export_table
+
+    with quiet_mode(quiet):
+        rows, shape = export_table(Path(store), Path(out), layer, split)
+        size = " x ".join(map(str, shape))
+        log.info("%s: %s of %s features", out, count_of(rows, "row"), size)
+    return Path(out)
 
 
 def list_trunks() -> list[Application]:

@@ -16,6 +16,7 @@ examples:
   extract-features data/ out.h5 --layer mixed7 --pooling none --weights FILE.h5
   extract-features data/ out.h5 --views 4
   extract-features birds.csv out.h5 --columns path=file,label=species
+  extract-features vectors.npz out.h5
   extract-features --list-layers --trunk vgg16
 
 The same command continues an interrupted run. Settings that are left out take the values of the
@@ -43,7 +44,8 @@ def extract_features_parser() -> argparse.ArgumentParser:
         nargs="?",
         help="class folders, split folders (train, validation, test) over class folders, a flat "
         "folder, an archive of such (.zip, .tar, .tar.gz, shards-{00..99}.tar), one image, or a "
-        "table of images (.csv, .tsv, .parquet, .jsonl); or a URL that fsspec opens",
+        "table of images (.csv, .tsv, .parquet, .jsonl); or a URL that fsspec opens; or a file of "
+        "features that another program made (.npz, .npy, .h5, .parquet, .arrow, .feather, .csv)",
     )
     parser.add_argument("out", metavar="OUT.h5", nargs="?", help="the file to make or continue")
     add_flags(parser, ExtractConfig, "columns", "root")
@@ -90,30 +92,35 @@ def _extract_features(arguments: argparse.Namespace) -> int:
 def _report(summary: Any) -> None:
     for key, reason in summary.failed:
         log.warning("%s: %s", quoted(key), quoted(reason))
+    noun = "row" if summary.foreign else "image"
     if summary.failed:
-        share = f"{len(summary.failed)} of {summary.images} images"
-        log.warning(
-            f"{share} could not be read ({summary.tolerated} tolerated); their rows are NaN"
-        )
+        share = f"{len(summary.failed)} of {count_of(summary.images, noun)}"
+        problem = "cannot be used" if summary.foreign else "could not be read"
+        log.warning(f"{share} {problem} ({summary.tolerated} tolerated); their rows are NaN")
     shapes = ", ".join(
         f"{layer} {' x '.join(map(str, shape))}" for layer, shape in summary.shapes.items()
     )
     spent = summary.seconds
     speed = summary.computed / max(spent.work, 1e-9)
-    log.info(
-        f"{summary.out}: {count_of(summary.images, 'image')}, "
-        f"{count_of(len(summary.class_names), 'class')}, {shapes}; "
-        f"{summary.computed} new in {spent.start + spent.work:.1f} s: start {spent.start:.1f} s, "
+    steps = (
+        f": start {spent.start:.1f} s, "
         f"then {speed:.0f} images/s (trunk {spent.trunk:.1f} s, write {spent.write:.1f} s, waiting "
         f"for images {spent.wait:.1f} s; meanwhile read {spent.read:.1f} s, decode "
         f"{spent.decode:.1f} s)"
+    )
+    log.info(
+        f"{summary.out}: {count_of(summary.images, noun)}, "
+        f"{count_of(len(summary.class_names), 'class')}, {shapes}; "
+        f"{summary.computed} new in {spent.start + spent.work:.1f} s"
+        + steps
+        * (not summary.foreign)
     )
     if error := summary.error:
         found = f"relative error {error['relative']:.2g}, cosine {error['cosine']:.5f}"
         log.info(f"against float32, on {error['images']} images: {found}")
     can_train = len(summary.class_names) > 1 and len(summary.failed) < summary.images
     command = "train-head" if can_train else "show-features"
-    why = "" if can_train else "a head needs images of two classes; "
+    why = "" if can_train else f"a head needs {noun}s of two classes; "
     log.info("%snext: %s %s", why, command, shlex.quote(str(summary.out)))
 
 

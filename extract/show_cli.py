@@ -6,12 +6,14 @@ import subprocess
 import sys
 
 from extract.core.console import Parser, add_common_flags, log, run_command
-from extract.core.errors import ExitCode, StoreError
+from extract.core.errors import ExitCode, SettingError, StoreError
+from extract.images.item import SPLITS
 
 _EXAMPLES = """\
 examples:
   show-features out.h5
   show-features out.h5 --verify
+  show-features out.h5 --export out.parquet
   show-features strangers.h5 --verify --limit 60
 """
 
@@ -26,7 +28,7 @@ def show_features_parser() -> argparse.ArgumentParser:
     parser = Parser(
         "show-features",
         "OUT.h5",
-        "Describe a file of features, and verify that it is intact.",
+        "Describe a file of features, verify that it is intact, or export it.",
         _EXAMPLES,
     )
     parser.add_argument("out", metavar="OUT.h5", help="a file made by extract-features")
@@ -41,6 +43,16 @@ def show_features_parser() -> argparse.ArgumentParser:
         help="read the file in a separate process that ends after so long: for a file from a "
         "stranger, on which HDF5 may crash or loop",
     )
+    parser.add_argument(
+        "--export",
+        metavar="FILE",
+        help="write keys, labels, splits, groups and features for other programs: .parquet, .npz "
+        "or .csv; only an earlier export is replaced",
+    )
+    parser.add_argument("--layer", metavar="NAME", help="with --export: the layer of several")
+    parser.add_argument(
+        "--split", choices=SPLITS, help="with --export: only the rows of this split"
+    )
     add_common_flags(parser)
     return parser
 
@@ -52,6 +64,11 @@ def _seconds(text: str) -> float:
 
 
 def _show_features(arguments: argparse.Namespace) -> int:
+    given = [name for name in ("layer", "split") if getattr(arguments, name) is not None]
+    if given and arguments.export is None:
+        raise SettingError(f"{given[0]}: has no effect without --export")
+    if arguments.export is not None:
+        return _export(arguments)
     if arguments.limit is not None:
         return _show_within(arguments)
     from extract.store.describe import describe, format_description
@@ -73,6 +90,16 @@ def _show_features(arguments: argparse.Namespace) -> int:
         )
     if problems is not None:
         log.info("verified: every row is there, readable and finite")
+    return ExitCode.OK
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    given = [name for name in ("verify", "json", "limit") if getattr(arguments, name)]
+    if given:
+        raise SettingError(f"--export and --{given[0]} cannot be combined; choose one")
+    from extract.api import export_features
+
+    export_features(arguments.out, arguments.export, layer=arguments.layer, split=arguments.split)
     return ExitCode.OK
 
 

@@ -37,6 +37,7 @@ ROOMS = {
         "engines",
         "store",
         "pipeline",
+        "exchange",
     ),
     "classify": (
         "settings",

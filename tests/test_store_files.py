@@ -253,7 +253,7 @@ def damage_foreign(path: Path) -> None:
 
 def damage_newer(path: Path) -> None:
     with h5py.File(path, "r+") as file:
-        file.attrs["format_version"] = 3
+        file.attrs["format_version"] = 4
 
 
 def damage_missing(path: Path) -> None:
@@ -273,7 +273,7 @@ def damage_views(path: Path) -> None:
         (damage_text, "not an HDF5 file; expected a store of extract-features; name another"),
         (damage_superblock, "not a readable HDF5 file; .* remove it and run"),
         (damage_foreign, "of another program"),
-        (damage_newer, "format 3; expected 2 or lower; upgrade"),
+        (damage_newer, "format 4; expected 3 or lower; upgrade"),
         (damage_missing, "lacks digest"),
         (damage_views, "lacks views/row, views/conv1_relu"),
         (Path.unlink, "no such file"),

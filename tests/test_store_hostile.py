@@ -159,7 +159,7 @@ STRANGE: dict[str, tuple[Change, str]] = {
     "views count": (swap("views/conv1_relu", VIEWS[:, :1]), "views/conv1_relu is"),
     "views width": (swap("views/conv1_relu", VIEWS[:, :, :2]), "views/conv1_relu is"),
     "other program": (set_attribute("format", "other"), "of another program"),
-    "newer": (set_attribute("format_version", 99), "format 99; expected 2 or lower; upgrade"),
+    "newer": (set_attribute("format_version", 99), "format 99; expected 3 or lower; upgrade"),
     "version": (set_attribute("format_version", "x"), "damaged"),
     "dtype": (set_attribute("dtype", "float64"), "dtype 'float64' is unknown"),
     "trunk": (set_attribute("trunk", 5), "trunk is 5"),

@@ -79,7 +79,10 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
 
 
 def check_maps(dataset: Dataset) -> None:
-    """Raise HeadError unless a dataset holds feature maps, in memory."""
+    """Raise HeadError unless a dataset holds feature maps of a trunk, in memory."""
+    if not dataset.trunk.trunk:
+        found = "found features of another program; expected feature maps of a trunk"
+        raise HeadError(f"finetune: {found}; train heads without --finetune")
     if isinstance(dataset.X, StoredRows):
         found = f"the maps of {dataset.layer} do not fit into memory with training's copies"
         raise HeadError(f"finetune: {found}; see --memory, or choose a higher layer")

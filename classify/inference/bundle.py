@@ -45,11 +45,12 @@ from classify.search import checkpoint
 from classify.search.leaderboard import Result
 from classify.settings.head_spec import KERAS_HEADS
 from extract.core.atomic import atomic_write
-from extract.core.config import BEFORE, TrunkSpec
+from extract.core.config import TrunkSpec
 from extract.core.errors import HeadError, TrunkError, quoted
 from extract.images.item import reason_of
 from extract.images.remote import check_local
 from extract.limits.unpacked import read_json
+from extract.store.format import read_trunk
 
 FORMAT = "headstart head"
 FORMAT_VERSION = 1
@@ -68,7 +69,7 @@ class TrainedHead:
         name: The kind of head, such as ``logistic``.
         head: The head.
         class_names: K names, in the order of its scores.
-        trunk: The trunk that it was trained on.
+        trunk: The trunk that it was trained on; its name is empty without one.
         weights_sha256: Digest of that trunk's weights.
         dtype: Type that the features were stored in.
         precision: Type that the trunk computed in.
@@ -92,7 +93,8 @@ class TrainedHead:
         more = ", ..." if len(self.class_names) > 10 else ""
         names = ", ".join(map(quoted, self.class_names[:10])) + more
         classes = f"{len(self.class_names)} classes ({names})"
-        made_by = f"trunk {quoted(self.trunk.trunk)}, layer {quoted(self.layer)}"
+        trunk = f"trunk {quoted(self.trunk.trunk)}" if self.trunk.trunk else "no trunk"
+        made_by = f"{trunk}, layer {quoted(self.layer)}"
         return f"TrainedHead: {self.name}, {classes}, {made_by}"
 
     def select(self, features: Mapping[str, Any]) -> list[Any]:
@@ -202,7 +204,7 @@ def load_head(folder: PathLike) -> TrainedHead:
             name,
             FittedHead.load(folder, name),
             names,
-            trunk=TrunkSpec.from_dict(BEFORE | described["trunk"]),
+            trunk=read_trunk(described["trunk"] or {"layer": [described["layer"]]}),
             shape=tuple(described["shape"]),
             **{field: described[field] for field in ("layer", *_RECORDED)},
         )
@@ -289,7 +291,7 @@ def _identity(dataset: Dataset, result: Result) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "settings": result.best.spec.to_dict(),
         "class_names": list(dataset.class_names),
-        "trunk": dataset.trunk.to_dict(),
+        "trunk": dataset.trunk.to_dict() if dataset.trunk.trunk else None,
         **{field: getattr(dataset, field) for field in _RECORDED},
         "layer": own.layer,
         "shape": list(own.X.shape[1:]),

@@ -78,8 +78,11 @@ def open_trunk(made_by: Dataset | TrainedHead, weights: PathLike | None = None) 
 
 
 def check_trunk(targets: Sequence[str], made_by: Dataset | TrainedHead) -> None:
-    """Raise HeadError where a model would replace the trunk, or the weights, that it is made of."""
+    """Raise HeadError without a trunk, or where a model would replace what it is made of."""
     spec = made_by.trunk
+    if targets and not spec.trunk:
+        found = "found a head on features of another program; expected features of a trunk"
+        raise HeadError(f"export: {found}; use predict-images or classify.load_head instead")
     for target in targets:
         if _ending(target):
             check_file(Path(target), *filter(None, (spec.trunk, spec.weights)))

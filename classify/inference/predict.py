@@ -18,9 +18,13 @@ from classify.report.evaluation import evaluate_labels
 from classify.settings.config import CHART_TOP, PredictConfig
 from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.console import log, progress, quiet_mode
-from extract.core.errors import SettingError, quoted
+from extract.core.errors import HeadError, SettingError, quoted
+from extract.core.row_block import RowBlock
 from extract.engines.base import Engine
-from extract.images.item import Item
+from extract.exchange.feature_table import FeatureTable, arrange
+from extract.exchange.open import open_features
+from extract.exchange.write import check_settings, read_rows
+from extract.images.item import Item, Source
 from extract.layouts.overview import check_source
 from extract.limits.image_size import set_limits
 from extract.pipeline.stream import Notes, Timings, stream_features
@@ -61,7 +65,8 @@ def predict_images(
     """Label images with a trained head or, given ``trunk``, with the classes of a complete model.
 
     Args:
-        source: A folder of images, one image, an archive or a table of images.
+        source: A folder of images, one image, an archive or a table of images; or, with ``head``,
+            a file of features that another program made.
         head: A folder made by train-head.
         output: A file to write; ``.png``, ``.svg`` or ``.pdf`` draws a chart of one image.
         quiet: Show warnings only.
@@ -93,6 +98,8 @@ def _predict_images(
     if path:
         check_file(path, source)
         check_replaced(path)
+    if table := open_features(source, running.columns):
+        return _predict_table(table, head, path, given, config)
     began, timings = time.perf_counter(), Timings()
     listed = list_source(source, running.columns, running.root)
     check_source(listed)
@@ -112,6 +119,68 @@ def _predict_images(
         engine = model.engine
     timings.start = time.perf_counter() - began
     labelled = label_images(items, engine, model, config.top, running.workers, timings)
+    return _finish(labelled, listed, model, (running, config), timings, path)
+
+
+def _predict_table(
+    table: FeatureTable,
+    head: PathLike | None,
+    path: Path | None,
+    given: Mapping[str, Any],
+    config: PredictConfig,
+) -> Predictions:
+    """Label the rows of features that another program made."""
+    began, timings = time.perf_counter(), Timings()
+    if not head:
+        found = f"found {table.where}, features of another program"
+        raise SettingError(f"trunk: {found}; expected images; give DIR, a head that takes them")
+    check_settings(table, {k: v for k, v in given.items() if k not in (*_OUTPUT, "max_bad")})
+    model, listed = load_head(head), arrange(table)
+    if table.shape != model.shape:
+        found = f"found features of shape {table.shape}"
+        raise HeadError(f"{table.where}: {found}; expected {model.shape}, as {head} was trained on")
+    if is_chart(path) and table.count != 1:
+        found = f"found {table.count} rows in {table.where}"
+        raise SettingError(f"{path}: {found}; expected one for a chart")
+    timings.start = time.perf_counter() - began
+    labelled: list[Prediction] = []
+    with progress(table.count, "rows") as bar:
+        for read in read_rows(table, model.dtype):
+            features = {model.layer: read.features[table.name]}
+            block = read._replace(features=features)
+            labels = _best_labels(block, listed.items, model, config.top)
+            for row, reason, _ in block.failed:
+                labels.append((row, Prediction(listed.items[row].key, None, None, reason)))
+            labelled += [label for _, label in sorted(labels, key=itemgetter(0))]
+            bar.update(len(block.rows) + len(block.failed))
+    running = ExtractConfig.from_dict(given)
+    return _finish(labelled, listed, model, (running, config), timings, path)
+
+
+def _best_labels(
+    block: RowBlock, items: Sequence[Item], model: TrainedHead | CompleteModel, top: int
+) -> list[tuple[int, Prediction]]:
+    """Return the best labels of each finished row of a block, with its number."""
+    labels = []
+    scores = model.score(block.features) if len(block.rows) else ()
+    for row, values in zip(block.rows.tolist(), scores, strict=True):
+        # A stable sort keeps classes with equal scores in their order.
+        for i in np.argsort(-values, kind="stable")[:top]:
+            found = Prediction(items[row].key, model.class_names[i], float(values[i]))
+            labels.append((row, found))
+    return labels
+
+
+def _finish(
+    labelled: list[Prediction],
+    listed: Source,
+    model: TrainedHead | CompleteModel,
+    configs: tuple[ExtractConfig, PredictConfig],
+    timings: Timings,
+    path: Path | None,
+) -> Predictions:
+    """Compare the answers with the labels of the source, and write them."""
+    (running, config), items = configs, listed.items
     best = {prediction.key: prediction.label for prediction in reversed(labelled)}
     answers = [best[item.key] for item in items]
     evaluation = evaluate_labels(items, answers, listed.class_names, model.class_names)
@@ -169,12 +238,7 @@ def label_images(
     notes = Notes()
     with progress(len(items), "images") as bar:
         for block in stream_features(items, np.arange(len(items)), engine, workers, timings):
-            scores = model.score(block.features) if len(block.rows) else ()
-            for row, values in zip(block.rows.tolist(), scores, strict=True):
-                # A stable sort keeps classes with equal scores in their order.
-                for i in np.argsort(-values, kind="stable")[:top]:
-                    found = Prediction(items[row].key, model.class_names[i], float(values[i]))
-                    labels.append((row, found))
+            labels += _best_labels(block, items, model, top)
             for row, reason, _ in block.failed:
                 labels.append((row, Prediction(items[row].key, None, None, reason)))
             for row, note in block.noted:

@@ -34,6 +34,10 @@ def open_engine(
         HeadError: The weights are missing, or are not those that the head was trained on.
         TrunkError: The trunk cannot be built.
     """
+    if not head.trunk.trunk:
+        found = "the head takes features of another program, and SOURCE holds images"
+        expected = "expected a file of features (.npz, .npy, .h5, .parquet, .arrow, .csv)"
+        raise HeadError(f"{found}; {expected}; compute them as for its training")
     settings = head.dtype, batch_size, "auto", head.precision, head.calibration_sha256, images
     return reopen(head, weights, lambda spec: select.open_engine(spec, *settings))
 

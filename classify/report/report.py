@@ -178,6 +178,10 @@ def _thumbnails(dataset: Dataset, mistakes: Sequence[Mistake]) -> list[dict[str,
     A file of features from a stranger names the images, so reading those in one place, each a
     regular file of the recorded digest, takes limited time.
     """
+    if not dataset.trunk.trunk:
+        if dataset.moved_to:
+            log.warning("source: has no effect on features of another program, without images")
+        return [_shown(mistake, "", "features of another program") for mistake in mistakes]
     tried = list[list[dict[str, Any]]]()
     read = partial(_read_images, dataset, mistakes)
     late = f"took longer than {prefetch.LIMIT_SECONDS:g} s to read"

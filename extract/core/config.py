@@ -158,7 +158,8 @@ class ExtractConfig(Settings):
     columns: str = flag(
         "",
         "column of a table, or of records that hold images, for the path (or the image), label, "
-        "split and group; of folders, the level, as in label=2,group=1",
+        "split and group; of folders, the level, as in label=2,group=1; of features that another "
+        "program made, those for features, key, label, split and group",
         metavar="ROLE=NAME,...",
         shown="the column of that name",
     )

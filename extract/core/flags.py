@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 # The columns of a table; each has the name of its role unless told otherwise.
 ROLES = ("path", "label", "split", "group")
+# The columns of features that another program made, which has no images.
+FEATURE_ROLES = ("features", "key")
 
 
 def flag(default: Any, text: str = "", **how: Any) -> Any:
@@ -189,7 +191,7 @@ def parse_columns(text: str) -> dict[str, str]:
             raise SettingError(
                 f"columns: found {part!r}; expected ROLE=COLUMN, such as path=file,label=species"
             )
-        check_choice("columns: role", role, ROLES)
+        check_choice("columns: role", role, (*ROLES, *FEATURE_ROLES))
         if role in columns:
             raise SettingError(f"columns: found {role} twice; expected one column for it")
         columns[role] = column

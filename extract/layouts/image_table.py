@@ -184,7 +184,7 @@ def arrange_rows(
     for number, cells in rows:
         noun = "row" if isinstance(number, int) else "member"
         with_split += cells[2] is not None
-        path, label, split, group = _parse(f"{quoted(root)}: {noun} {number}", cells, named)
+        path, label, split, group = parse_cells(f"{quoted(root)}: {noun} {number}", cells, named)
         if path in images:
             raise _twice(root, hide_secrets(path), noun, images[path][0], number)
         images[path] = number, Item(path, path, -1, split, group, read), label
@@ -235,7 +235,7 @@ def _check_vanished(root: str, rows: Iterable[tuple[Item, str]]) -> None:
         raise SourceError(f"{quoted(root)}: {problem}, or remove the rows")
 
 
-def _parse(where: str, cells: Sequence[Any], named: Named) -> tuple[str, str, int, str]:
+def parse_cells(where: str, cells: Sequence[Any], named: Named) -> tuple[str, str, int, str]:
     """Return path, label, split and group from the cells of a row, in the order of ``ROLES``."""
     path, label, split, group = texts = [_to_text(cell) for cell in cells]
     default = 0 if cells[2] is None and "split" not in named else None

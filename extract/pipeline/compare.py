@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from extract.core.config import MODEL_ENDING, TrunkSpec, ViewSpec
+from extract.core.config import MODEL_ENDING, ViewSpec
 from extract.core.errors import MOST_LISTED, listed
 from extract.core.row_block import DONE
 from extract.images.item import Source
+from extract.store.format import read_trunk
 from extract.store.open import Store
 from extract.store.update import find_same
 
@@ -24,12 +25,12 @@ def read_recipe(attributes: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         attributes: Those of a store, or of one that is about to be created.
     """
-    recipe = TrunkSpec.from_dict(attributes).to_dict()
+    recipe = read_trunk(attributes).to_dict()
     recipe |= {name: attributes.get(name, "") for name in KEPT}
     recipe |= asdict(ViewSpec.from_dict(attributes))
-    recipe["weights_sha256"] = attributes["weights_sha256"]
+    recipe["weights_sha256"] = attributes.get("weights_sha256", "")
     # In float32 the engines agree to 1e-4; in a low precision each rounds in its own way.
-    if attributes["precision"] != "float32":
+    if attributes.get("precision", "float32") != "float32":
         recipe["engine"] = attributes.get("engine", "")
     return recipe
 

@@ -56,7 +56,10 @@ def complete_settings(out: Path, settings: Mapping[str, Any]) -> RunSettings:
         given["root"] = str(Path(given["root"]).absolute())
     config = ExtractConfig.from_dict(given)
     existing, lost = _read_existing(out, config)
-    stored = read_recipe(existing.attributes) if existing else {}
+    if existing and not existing.spec.trunk and not config.overwrite:
+        found = "found features of another program; expected those of a trunk"
+        raise StoreError(f"{out}: {found}; choose another file, or use --overwrite")
+    stored = read_recipe(existing.attributes) if existing and existing.spec.trunk else {}
     ignored = {"engine", "columns", "root"} if config.update else {"engine"}
     compared = {name: given[name] for name in stored if name in given.keys() - ignored}
     if "root" in compared:
@@ -91,7 +94,7 @@ def _as_stored(name: str, value: Any) -> Any:
 
 def _read_existing(out: Path, config: ExtractConfig) -> tuple[Store | None, str]:
     """Read the existing file once; return it, or which shard is lost if it is to be replaced."""
-    _check_place(out)
+    check_place(out)
     if not out.exists():
         return None, ""
     try:
@@ -103,7 +106,7 @@ def _read_existing(out: Path, config: ExtractConfig) -> tuple[Store | None, str]
         return None, error.problem
 
 
-def _check_place(out: Path) -> None:
+def check_place(out: Path) -> None:
     """Raise StoreError unless a path is free, or of a file or folder."""
     try:
         is_other = out.exists() and not out.is_file() and not out.is_dir()

@@ -54,6 +54,7 @@ class Summary(Described):
         seconds: Where the time went.
         error: In a precision below float32, how far a sample of the features is from float32:
             ``relative`` (of the Euclidean norm), ``cosine`` (mean, 1 is equal), ``images``.
+        foreign: Whether another program made the features, so that rows are no images.
     """
 
     out: Path
@@ -65,11 +66,14 @@ class Summary(Described):
     shapes: dict[str, tuple[int, ...]]
     seconds: Timings = field(default_factory=Timings)
     error: dict[str, float] | None = None
+    foreign: bool = False
 
     def _facts(self) -> dict[str, Any]:
         return {
             "file": quoted(str(self.out)),
-            "images": f"{self.images:,}, {self.computed:,} new, {len(self.failed):,} failed",
+            "rows"
+            if self.foreign
+            else "images": f"{self.images:,}, {self.computed:,} new, {len(self.failed):,} failed",
             "classes": listed(self.class_names, "name"),
             **{quoted(layer): f"{shape}" for layer, shape in self.shapes.items()},
             "seconds": f"{self.seconds.start + self.seconds.work:.1f}",

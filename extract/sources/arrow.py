@@ -33,7 +33,7 @@ def holds_images(path: str, named: Named) -> bool:
         SourceError: The file is not Parquet, or the library that reads it is missing.
     """
     with reading(path, "Arrow or Parquet", "tables"):
-        return image_column(_open(path).schema_arrow, named) is not None
+        return image_column(open_table(path).schema_arrow, named) is not None
 
 
 def open_arrow(path: str, named: Named) -> Records:
@@ -51,7 +51,7 @@ def open_arrow(path: str, named: Named) -> Records:
         SourceError: The file cannot be read, or lacks a column.
     """
     with reading(path, "Arrow or Parquet", "tables"):
-        file = _open(path)
+        file = open_table(path)
         is_parquet = path.lower().endswith(".parquet")
         schema = file.schema_arrow if is_parquet else file.schema
         image = image_column(schema, named, paths=not is_parquet)
@@ -60,7 +60,7 @@ def open_arrow(path: str, named: Named) -> Records:
             problem = f"found no column of images among {columns}; expected bytes or paths"
             raise SourceError(f"{quoted(path)}: {problem}; name it with --columns path=NAME")
         chosen = choose_columns(quoted(path), schema.names, named, _USUAL)
-        name_of = _class_names(schema, chosen[0], quoted(path))
+        name_of = name_classes_by(schema, chosen[0], quoted(path))
         # Without names the keys are row numbers, so each group of rows is read once.
         names = repeat(None) if is_parquet else _names(file.column(image))
         read = (
@@ -91,7 +91,7 @@ def read_cells(file: Any, columns: Sequence[str | None]) -> Iterator[tuple[Any, 
         yield from zip(*cells, strict=True)
 
 
-def _open(path: str) -> Any:
+def open_table(path: str) -> Any:
     """Return a ParquetFile, or an Arrow table that stays on the disk."""
     import pyarrow.parquet
 
@@ -181,7 +181,7 @@ def _find_lost(images: Any, folder: str) -> str:
     return f"{found}, and no bytes in their place; store the images in the file"
 
 
-def _class_names(schema: Any, column: str | None, where: str) -> Callable[[Any], Any]:
+def name_classes_by(schema: Any, column: str | None, where: str) -> Callable[[Any], Any]:
     """Return a function that names the class of a label where ``datasets`` stored the names."""
     try:
         described = parse_json((schema.metadata or {})[b"huggingface"])

@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import partial
 
 from extract.core.errors import ImageError, SettingError, SourceError, quoted
-from extract.core.flags import parse_columns
+from extract.core.flags import FEATURE_ROLES, parse_columns
 from extract.images.entries import Entry, Kind, kind_of_file, list_local, list_url, walk
 from extract.images.item import Read, Source, read_file, reading, special_kind, to_utf8
 from extract.images.remote import hide_secrets, is_url, read_url, without_query
@@ -37,11 +37,11 @@ def list_source(
         folder: The folder that the paths of a table are in, that of the table by default.
 
     Raises:
-        SourceError: ``source`` or a folder in it cannot be read, it holds no images, its layout
-            has two meanings, or two of its names become one key.
+        SourceError: ``source`` cannot be read, holds no images, or its layout has two meanings.
         SettingError: ``columns`` or ``folder`` are given for a source without columns or paths.
     """
     root, named, folder = os.fspath(source), parse_columns(columns), os.fspath(folder)
+    _refuse_features(root, named)
     is_table = without_query(root).lower().endswith(TABLE_ENDINGS)
     if folder and not is_table:
         raise SettingError(
@@ -74,6 +74,14 @@ def list_source(
     endings = ", ".join(dict.fromkeys((*TABLE_ENDINGS, *ARCHIVE_ENDINGS, *RECORD_FORMATS)))
     expected = f"expected a folder of images, one image or a file of several ({endings})"
     raise SourceError(f"{quoted(root)}: {problem}; {expected}")
+
+
+def _refuse_features(root: str, named: Named) -> None:
+    """Raise SettingError for the columns of features that another program made."""
+    if strange := [role for role in FEATURE_ROLES if role in named]:
+        found = f"{strange[0]} has no effect on {quoted(hide_secrets(root))}"
+        remedy = "it is for files of features (.npz, .npy, .h5, .parquet, .arrow, .csv)"
+        raise SettingError(f"columns: {found}; {remedy}")
 
 
 def _list_url(url: str, named: Named, folder: str) -> Source:

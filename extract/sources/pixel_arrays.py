@@ -29,7 +29,7 @@ _NO_PIXELS = {
     "layer_names": "the weights of a Keras model; give it to --weights",
 }
 # Plain drawings and masks are compressed to less than a hundredth.
-_NPZ_TIMES = 256
+NPZ_TIMES = 256
 # Labels and chunks of images that are in memory at once.
 _MOST_BYTES = 2**30
 # Images whose values show the range of all.
@@ -57,7 +57,7 @@ def open_arrays(path: str, named: Named) -> Records:
         places = list[tuple[Any, int]]()
         images = _image_arrays(path, arrays, named)
         for name in images:
-            _check_size(path, name, arrays[name])
+            check_size(path, name, arrays[name])
             pixels, split = arrays[name], _split_in(name) if len(images) > 1 else None
             usual = {**_USUAL, "label": (*_partners(name), *_USUAL["label"])}
             chosen = choose_columns(quoted(path), arrays, named, usual, "array")
@@ -87,14 +87,24 @@ def _open(path: str) -> dict[str, Any]:
     if ending == "npy":
         return {"image": np.load(path, mmap_mode="r")}
     if ending == "npz":
-        return {**read_arrays(path, _NPZ_TIMES)}
+        return {**read_arrays(path, NPZ_TIMES)}
+    return open_datasets(path)
+
+
+def open_datasets(path: str) -> dict[str, Any]:
+    """Return each dataset of an HDF5 file by its name; all of them lie in this file.
+
+    Raises:
+        SourceError: HDF5 crashes on the file, or it has another meaning.
+    """
     import h5py
 
     if trap := find_trap(path):
         raise SourceError(f"{quoted(path)}: {trap}; expected arrays of pixels; write it again")
     arrays: dict[str, Any] = {}
     file = h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE)
-    for name, what in _NO_PIXELS.items():
+    own = {"reason": _NO_PIXELS["weights_sha256"]} if "digest" in file else {}  # without a trunk
+    for name, what in {**_NO_PIXELS, **own}.items():
         if name in file.attrs or name in file:
             raise SourceError(f"{quoted(path)}: found {what}; expected arrays of pixels")
     file.visititems(arrays.__setitem__)
@@ -108,7 +118,7 @@ def _open(path: str) -> dict[str, Any]:
 
 def _image_arrays(path: str, arrays: Mapping[str, Any], named: Named) -> list[str]:
     """Return the named array of images, or the only one, or one for each split."""
-    flaws = {name: _flaw(name, array) for name, array in arrays.items()}
+    flaws = {name: find_flaw(name, array) for name, array in arrays.items()}
     if "path" in named:
         flaws = {name: flaw for name, flaw in flaws.items() if name == named["path"]}
     fits = [name for name, flaw in flaws.items() if flaw is None]
@@ -126,7 +136,7 @@ def _image_arrays(path: str, arrays: Mapping[str, Any], named: Named) -> list[st
     raise SourceError(f"{quoted(path)}: found {known[:300] or 'no arrays'}; {expected}")
 
 
-def _check_size(path: str, name: str, images: Any) -> None:
+def check_size(path: str, name: str, images: Any) -> None:
     """Raise SourceError if a few bytes of an HDF5 file look like terabytes of images."""
     problem = ""
     if (stored := getattr(images, "id", None)) and len(images) > stored.get_storage_size():
@@ -142,7 +152,7 @@ def _chunk_bytes(array: Any) -> int:
     return int(math.prod(getattr(array, "chunks", None) or [0]) * array.dtype.itemsize)
 
 
-def _flaw(name: str, array: Any) -> str | None:
+def find_flaw(name: str, array: Any) -> str | None:
     """Return why an array cannot be the images and what to do, "" if it has nothing to do with it.
 
     None is for an array that fits.

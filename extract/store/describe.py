@@ -1,5 +1,7 @@
 """Describe a store, for people and programs."""
 
+import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -41,28 +43,24 @@ def describe(store: Store) -> dict[str, Any]:
         "counts": counts,
         "failed": {store.keys[failure.row]: failure.reason for failure in store.failures()},
         # What the file lacks has its default, as in every other command.
-        "attributes": {**store.spec.to_dict(), **attributes},
+        "attributes": {**(store.spec.to_dict() if store.spec.trunk else {}), **attributes},
     }
 
 
 def format_description(description: dict[str, Any]) -> str:
     """Format the result of ``describe`` as a few lines of text."""
     values, files = description["attributes"], description["shards"]
-    height, width = values["image_size"]
     shards = f" in {count_of(files, 'shard')}" if values.get("shards") else ""
     state = f"{description['status']['not_yet']} images still to do"
     lines = [
         f"{quoted(description['file'])}: {description['images']} images{shards}, "
         f"{show_bytes(description['bytes'])}, {'complete' if description['complete'] else state}",
         "",
-        f"trunk      {quoted(values['trunk'])}, {width} x {height} pixels ({values['resize']}, "
-        f"{values['interpolation']}, decoding {values['decoding']}), "
-        f"preprocessing {values['preprocess']}",
-        f"weights    {quoted(values['weights'])}, SHA-256 {values['weights_sha256']}",
+        *_format_trunk(values),
     ]
+    pooling = f", pooling {values['pooling']}" if "pooling" in values else ""
     lines += [
-        f"features   {quoted(layer)}: {' x '.join(map(str, shape))} {values['dtype']}, "
-        f"pooling {values['pooling']}"
+        f"features   {quoted(layer)}: {' x '.join(map(str, shape))} {values['dtype']}{pooling}"
         for layer, shape in description["layers"].items()
     ]
     if description["viewed"]:
@@ -74,3 +72,17 @@ def format_description(description: dict[str, Any]) -> str:
         lines += ["", f"{len(failed)} images could not be read:"]
         lines += [f"  {quoted(key)}: {quoted(reason)}" for key, reason in failed.items()]
     return "\n".join(lines)
+
+
+def _format_trunk(values: Mapping[str, Any]) -> list[str]:
+    """Format where the features come from: a trunk and its weights, or another program."""
+    if "trunk" not in values:
+        source = f" ({quoted(os.path.basename(values['source']))})" if values.get("source") else ""
+        return [f"trunk      none: features of another program{source}"]
+    height, width = values["image_size"]
+    return [
+        f"trunk      {quoted(values['trunk'])}, {width} x {height} pixels ({values['resize']}, "
+        f"{values['interpolation']}, decoding {values['decoding']}), "
+        f"preprocessing {values['preprocess']}",
+        f"weights    {quoted(values['weights'])}, SHA-256 {values['weights_sha256']}",
+    ]

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +19,15 @@ import h5py
 import numpy as np
 
 from extract.core.atomic import move_into_place, publish, temporary_path
+from extract.core.config import BEFORE, TrunkSpec
 from extract.core.errors import StoreError, show_bytes
 from extract.images.digests import DIGEST_BYTES
 from extract.images.item import SPLITS, Item
 
 FORMAT = "headstart"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+# Files of features that another program made have no trunk, and are of this format.
+FOREIGN_VERSION = 3
 # Attributes of the file itself; all others say how its rows were computed.
 OWN_ATTRIBUTES = ("format", "format_version", "complete")
 # A list of more texts is a dataset instead of an attribute, which makes the file one of format 2.
@@ -59,6 +63,17 @@ CURES: Mapping[int, str] = {
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
     errno.ENFILE: "let other programs close files",
 }
+
+
+def read_trunk(attributes: Mapping[str, Any]) -> TrunkSpec:
+    """Return the trunk of a store; features of another program have one with an empty name."""
+    if attributes.get("trunk"):
+        return TrunkSpec.from_dict(BEFORE | dict(attributes))
+    spec = object.__new__(TrunkSpec)  # the checks would refuse it, as they do for a user
+    empty = {field.name: "" for field in fields(TrunkSpec)}
+    for name, value in {**empty, "layer": tuple(attributes["layer"]), "image_size": (0, 0)}.items():
+        object.__setattr__(spec, name, value)
+    return spec
 
 
 def training_rows(items: Sequence[Item]) -> np.ndarray:
@@ -124,10 +139,11 @@ class Layout(NamedTuple):
                     _allocate(file, f"views/{layer}", (len(rows), views, *shape), dtype)
             if views:
                 file.create_dataset("views/row", data=rows)
-            file.attrs.update(format=FORMAT, format_version=1, complete=np.uint8(0))
+            version = 1 if "trunk" in attributes else FOREIGN_VERSION
+            file.attrs.update(format=FORMAT, format_version=version, complete=np.uint8(0))
             for name, value in attributes.items():
                 if _are_texts(value) and len(value) > MOST_TEXTS:
-                    file.attrs["format_version"] = 2
+                    file.attrs["format_version"] = max(2, version)
                     file.create_dataset(name, data=list(value), dtype=_TEXT)
                 elif _are_texts(value):
                     file.attrs.create(name, list(value), shape=(len(value),), dtype=_TEXT)

@@ -16,6 +16,7 @@ from extract.core.config import BEFORE
 from extract.core.console import Described
 from extract.core.errors import listed, quoted
 from extract.core.row_block import DONE, FAILED, PENDING, Failure, RowBlock
+from extract.store.format import to_plain
 from extract.store.shards import Shard, check_same, find_shards, open_shard, read_index
 from extract.store.single_file import StoreFile, feature_sets, read_store_file
 from extract.store.validate import open_file, refuse, wrap_read_errors
@@ -32,7 +33,7 @@ class Store(Described):
         shards: Its files, each with the rows that it holds; one without an index.
         worker_shards: The files that the workers of a cluster write to; none without an index.
         attributes: Every attribute, as plain Python values.
-        spec: The trunk that made the features.
+        spec: The trunk that made the features; its name is empty if another program made them.
         view_spec: How the augmented views were made.
         view_rows: (M,) int64, the rows that have augmented views, increasing.
         class_names: K names; a label is an index into them.
@@ -81,11 +82,12 @@ class Store(Described):
     def _facts(self) -> dict[str, Any]:
         pending = int((self.status == PENDING).sum())
         height, width = self.spec.image_size
+        trunk = f"{quoted(self.spec.trunk)} at {width} x {height} pixels"
         return {
             "file": quoted(str(self.path)),
             "images": f"{len(self.keys):,}, " + (f"{pending:,} to do" if pending else "complete"),
             "classes": listed(self.class_names, "name"),
-            "trunk": f"{quoted(self.spec.trunk)} at {width} x {height} pixels",
+            "trunk": trunk if self.spec.trunk else "none: features of another program",
             **{quoted(layer): f"{shape} {self.dtype}" for layer, shape in self.shapes.items()},
         }
 
@@ -233,6 +235,12 @@ def open_store(path: str | os.PathLike[str], write: bool = False) -> Iterator[St
                 raise
             if write:
                 store.commit()
+
+
+def read_attribute(path: Path, name: str) -> Any:
+    """Return an attribute of a store, None without it; raise StoreError if it cannot be read."""
+    with open_file(path) as file:
+        return to_plain(file.attrs.get(name))
 
 
 def read_features(

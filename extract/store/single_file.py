@@ -15,10 +15,10 @@ import h5py
 import numpy as np
 
 from extract.core.atomic import fsync_handle
-from extract.core.config import BEFORE, TrunkSpec, ViewSpec
+from extract.core.config import ViewSpec
 from extract.core.row_block import DONE, FAILED, PENDING, RowBlock
 from extract.images.item import SPLITS
-from extract.store.format import REASON_BYTES, wrap_write_errors
+from extract.store.format import REASON_BYTES, read_trunk, wrap_write_errors
 from extract.store.validate import check_layout, open_file, refuse, wrap_read_errors
 
 # A power cut harms no row that counts: all objects stay where they were allocated, and rows,
@@ -44,7 +44,7 @@ class StoreFile:
         self._file = file
         self.attributes = check_layout(path, file)
         self.dtype = str(self.attributes["dtype"])
-        self.spec = TrunkSpec.from_dict(BEFORE | self.attributes)
+        self.spec = read_trunk(self.attributes)
         self.view_spec = ViewSpec.from_dict(self.attributes)
         self.keys: list[str] = list(file["keys"].asstr()[:])
         self.groups = list(file["groups"].asstr()[:]) if "groups" in file else None

@@ -27,6 +27,7 @@ from extract.store.format import (
     CHUNK_BYTES,
     COLUMN_TYPES,
     CURES,
+    FOREIGN_VERSION,
     FORMAT,
     FORMAT_VERSION,
     WIDTHS,
@@ -37,7 +38,9 @@ from extract.store.format import (
 _TEXTS = [field.name for field in fields(TrunkSpec) if field.type is str]
 _TEXTS += ["weights_sha256", "dtype", "precision", "calibration_sha256"]
 _TEXTS += ["source", "command", "engine", "columns", "root", "shards"]
-_REQUIRED = ("class_names", "trunk", "layer", "dtype", "precision", "weights_sha256")
+_REQUIRED = ("class_names", "layer", "dtype")
+# Absent in format 3, of features that another program made.
+_OF_TRUNK = ("trunk", "precision", "weights_sha256")
 # Absent without groups, and in files that are older than checksums and stamps.
 _OPTIONAL = ("groups", "checksum", "stamp")
 _LISTS = ("class_names", "layer", "versions", "calibration_keys")
@@ -194,9 +197,13 @@ def check_layout(path: Path, file: h5py.File) -> dict[str, Any]:
     if attributes.get("views", 0):
         wanted += ["views/row", *(f"views/{layer}" for layer in attributes["layer"])]
     missing = [name for name in wanted if name not in file]
-    missing += [name for name in _REQUIRED if name not in attributes]
+    foreign = attributes.get("format_version") == FOREIGN_VERSION
+    required = _REQUIRED if foreign else (*_REQUIRED, *_OF_TRUNK)
+    missing += [name for name in required if name not in attributes]
     if missing:
         refuse(path, f"lacks {', '.join(missing)}")
+    if foreign and (strange := [n for n in (*_OF_TRUNK, "views") if attributes.get(n)]):
+        refuse(path, f"has {', '.join(strange)}, and features without a trunk")
     _check_attributes(path, attributes)
     _check_objects(path, file, attributes)
     return attributes
@@ -234,10 +241,11 @@ def _check_attributes(path: Path, attributes: Mapping[str, Any]) -> None:
     # It is written again in place.
     if type(complete := attributes.get("complete", 0)) is not int:
         refuse(path, f"complete is {complete!r}")
-    if [type(side) for side in attributes["image_size"]] != [int, int]:
-        refuse(path, f"image_size is {attributes['image_size']}")
-    for name, known in (("dtype", DTYPES), ("precision", PRECISIONS)):
-        check_choice(name, attributes[name], known)
+    if "trunk" in attributes:
+        if [type(side) for side in attributes["image_size"]] != [int, int]:
+            refuse(path, f"image_size is {attributes['image_size']}")
+        check_choice("precision", attributes["precision"], PRECISIONS)
+    check_choice("dtype", attributes["dtype"], DTYPES)
     if len(set(attributes["class_names"])) != len(attributes["class_names"]):
         refuse(path, "class_names has a name twice")
 

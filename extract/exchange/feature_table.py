@@ -1,0 +1,276 @@
+"""Features that another program made: rows of vectors or maps, and what is known of each row."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from extract.core.errors import SettingError, SourceError, count_of, quoted, unknown_name
+from extract.core.flags import ROLES
+from extract.images.item import SPLITS, Item, Source
+from extract.layouts.class_names import clean_labels, merge_numbers
+from extract.layouts.image_folder import Named, check_classes, number_classes
+from extract.layouts.image_table import Said, parse_cells
+
+# The columns that are tried for each role, and those that are likely to be the features.
+USUAL = {
+    "key": ("key", "keys", "id", "ids"),
+    "label": ("label", "labels", "y"),
+    "split": ("split", "splits"),
+    "group": ("group", "groups"),
+}
+USUAL_FEATURES = ("features", "feature", "embeddings", "embedding", "vectors", "vector", "X", "x")
+# Bytes of features in memory at a time.
+BLOCK_BYTES = 2**25
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """Features of another program, which are read block by block.
+
+    Attributes:
+        path: The file, for messages; "X" for arrays in memory.
+        name: The column or array that holds the features.
+        count: The number of rows, N.
+        shape: Shape of one row: (D,) of vectors, (h, w, C) of maps.
+        dtype: Their type.
+        blocks: Returns an iterator of (b, *shape) rows in order, all N of them.
+        columns: The values of each row by role (``key``, ``label``, ``split``, ``group``).
+        class_names: K names in order, if the file has them; numbers as labels are indices then.
+        said: What was understood of the columns.
+        named: The columns that the user has named, by role.
+    """
+
+    path: str
+    name: str
+    count: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    blocks: Callable[[], Iterator[np.ndarray]]
+    columns: Mapping[str, Sequence[Any]]
+    class_names: tuple[str, ...] | None = None
+    said: Said | None = None
+    named: Named | None = None
+
+    @property
+    def where(self) -> str:
+        """The file, for messages."""
+        return quoted(self.path)
+
+
+def block_rows(shape: Sequence[int], dtype: np.dtype) -> int:
+    """Return how many rows of features are read at a time."""
+    return max(1, BLOCK_BYTES // max(1, int(np.prod(shape)) * dtype.itemsize))
+
+
+def slice_blocks(values: Any) -> Iterator[np.ndarray]:
+    """Yield rows of an array, which may lie on the disk."""
+    step = block_rows(values.shape[1:], np.dtype(values.dtype))
+    for start in range(0, len(values), step):
+        yield np.asarray(values[start : start + step])
+
+
+def find_fault(shape: Sequence[int], dtype: np.dtype) -> str:
+    """Say why an array cannot be features and what to do; empty if it can."""
+    if dtype.hasobject:
+        return "holds Python objects, which are never loaded; store it as an array of floats"
+    if dtype.kind in "biu":
+        return f"has whole numbers ({dtype}); store astype('float32') of it if they are features"
+    if dtype.kind != "f" or dtype.itemsize > 8:
+        return f"is {dtype}; store it as float16, float32 or float64"
+    if len(shape) < 2 or len(shape) > 4:
+        expected = "(N, D) of vectors or (N, h, w, C) of maps"
+        return f"has the shape {tuple(shape)}; expected {expected}; reshape it"
+    return "" if all(shape[1:]) else f"has the shape {tuple(shape)}; expected a value in each row"
+
+
+def table_of_arrays(
+    X: Any, columns: Mapping[str, Any], class_names: Sequence[str] | None
+) -> FeatureTable:
+    """Return features in memory, and the values of each row by role, None without.
+
+    Raises:
+        SourceError: ``X`` is no array of features.
+    """
+    values = X if hasattr(X, "shape") and hasattr(X, "dtype") else np.asarray(X)
+    if not isinstance(values.dtype, np.dtype):  # of another library, such as a tensor
+        values = np.asarray(values)
+    if fault := find_fault(values.shape, values.dtype):
+        raise SourceError(f"X {fault}")
+    cells = {
+        role: each.tolist() if hasattr(each, "tolist") else list(each)
+        for role, each in columns.items()
+        if each is not None
+    }
+    names = None if class_names is None else tuple(map(str, class_names))
+    blocks = partial(slice_blocks, values)
+    shape = tuple(values.shape[1:])
+    return FeatureTable("X", "features", len(values), shape, values.dtype, blocks, cells, names)
+
+
+def choose_features(
+    where: str,
+    arrays: Mapping[str, tuple[Sequence[int], np.dtype]],
+    images: Sequence[str],
+    named: Named,
+    noun: str = "array",
+) -> str | None:
+    """Return the array or column of features; None where the file is one of images, or a table.
+
+    A named one is taken. Otherwise vectors of floats are features, and maps of floats with a usual
+    name or more than four channels, unless the file holds images; features with a usual name beside
+    images are ambiguous.
+
+    Args:
+        where: The file, for messages.
+        arrays: Shape and type of each array or column.
+        images: Those that are images, or paths of images.
+        named: The columns that the user has named, by role.
+        noun: The word for an array in messages.
+
+    Raises:
+        SourceError: Several may be the features, none can be, or images lie beside them.
+        SettingError: Features and images are both named.
+    """
+    if "features" in named and "path" in named:
+        raise SettingError("columns: found path and features; path is for images; name one")
+    if "path" in named:
+        return None
+    faults = {name: find_fault(*array) for name, array in arrays.items()}
+    usual = [name for name in arrays if name in USUAL_FEATURES]
+    if "features" in named:
+        usual = [named["features"]]
+        if usual[0] not in arrays:
+            raise SourceError(f"{where}: {unknown_name(noun, usual[0], arrays)}")
+        if fault := faults[usual[0]]:
+            raise SourceError(f"{where}: {usual[0]} {fault}")
+        return usual[0]
+    fits = [name for name in arrays if not faults[name] and _is_plain(name, arrays[name][0])]
+    chosen = [name for name in usual if name in fits] or ([] if images else fits)
+    if images and chosen:
+        found = f"found images ({images[0]}) and features ({chosen[0]})"
+        remedy = f"--columns path={images[0]} or --columns features={chosen[0]}"
+        raise SourceError(f"{where}: {found}; say which with {remedy}")
+    if len(chosen) > 1:
+        found = f"found {', '.join(chosen[:5])}, which may all be features"
+        raise SourceError(f"{where}: {found}; say which with --columns features={chosen[0]}")
+    bad = [n for n in usual if faults[n] and not _may_be_pixels(*arrays[n])]
+    if bad and not chosen and not images:
+        raise SourceError(f"{where}: {bad[0]} {faults[bad[0]]}")
+    return chosen[0] if chosen else None
+
+
+def _is_plain(name: str, shape: Sequence[int]) -> bool:
+    """Whether floats are features without a doubt, by their name or as many channels."""
+    few = (1, 3, 4)
+    if len(shape) == 2 or (name in USUAL_FEATURES and name.lower() != "x"):
+        return True
+    return len(shape) == 4 and shape[1] not in few and shape[3] not in few
+
+
+def _may_be_pixels(shape: Sequence[int], dtype: np.dtype) -> bool:
+    return len(shape) in (3, 4) and dtype.kind in "buif"
+
+
+def arrange(table: FeatureTable) -> Source:
+    """Return the rows of a table as items, in the order of the file, with classes and splits.
+
+    A row without a key has its number as key.
+
+    Raises:
+        SourceError: There is no row, a key is missing or there twice, or a cell has no meaning.
+    """
+    if not table.count:
+        raise SourceError(f"{table.where}: found no rows; expected one for each vector")
+    for role, values in table.columns.items():
+        if len(values) != table.count:
+            problem = f"found {len(values):,} values of {role} beside {table.count:,} rows"
+            raise SourceError(f"{table.where}: {problem}; expected one for each row")
+    rows = [_parse(table, row, cells) for row, cells in enumerate(_cells(table))]
+    _check_keys(table, [item.key for item, _ in rows])
+    splits = table.columns.get("split", ())
+    if 0 < (given := sum(split is not None for split in splits)) < table.count:
+        problem = f"found a split for {given:,} of {table.count:,} rows"
+        raise SourceError(f"{table.where}: {problem}; expected one for all or none")
+    said = table.said or Said([], [])
+    items, labels = [item for item, _ in rows], [label for _, label in rows]
+    if table.class_names is not None:
+        return _index_labels(table, items, labels, said)
+    names, warnings = clean_labels(labels)
+    group_of = merge_numbers(item.group for item in items)
+    items = [item._replace(group=group_of[item.group]) for item in items]
+    named = list(zip(items, names, strict=True))
+    warnings += check_classes((SPLITS[item.split], name) for item, name in named)
+    return number_classes(table.path, named, [*said.warnings, *warnings], said.notes)
+
+
+def _cells(table: FeatureTable) -> Iterable[tuple[Any, ...]]:
+    """Return the cells of each row: key, label, split and group."""
+    none = [None] * table.count
+    keys = table.columns.get("key") or [f"{row:09d}" for row in range(table.count)]
+    others = (table.columns.get(role, none) for role in ("label", "split", "group"))
+    return zip(keys, *others, strict=True)
+
+
+def _parse(table: FeatureTable, row: int, cells: tuple[Any, ...]) -> tuple[Item, str]:
+    named, where = {**(table.named or {})}, f"{table.where}: row {row + 1}"
+    if cells[0] in (None, "", b"") or isinstance(cells[0], float):
+        column = named.get("key", "key")
+        raise SourceError(f"{where}: found {cells[0]!r} in {column}; expected the key of a row")
+    named[ROLES[0]] = named.get("key", "key")
+    if cells[2] is None:
+        named.pop("split", None)
+    key, label, split, group = parse_cells(where, cells, named)
+    if table.class_names is not None and isinstance(cells[1], str):
+        label = cells[1]  # with outer space, as in class_names
+    return Item(key, key, -1, split, group), label
+
+
+def _check_keys(table: FeatureTable, keys: Sequence[str]) -> None:
+    if len(set(keys)) == len(keys):
+        return
+    first: dict[str, int] = {}
+    for row, key in enumerate(keys, 1):
+        if key in first:
+            rows = f"in row {first[key]} and {row}"
+            raise SourceError(f"{table.where}: found the key {quoted(key)} {rows}; remove one")
+        first[key] = row
+
+
+def _index_labels(
+    table: FeatureTable, items: Sequence[Item], labels: Sequence[str], said: Said
+) -> Source:
+    """Return items whose labels are names of known classes, or indices of them."""
+    names = table.class_names or ()
+    if len(set(names)) < len(names) or "" in names:
+        found = "an empty name" if "" in names else "a name twice"
+        raise SourceError(f"{table.where}: found {found} in class_names; rename it")
+    known = {name: number for number, name in enumerate(names)} | {"": -1}
+    given = {label for label in labels if label not in known}
+    numbers = {str(number): number for number in range(len(names))} | {"-1": -1, "": -1}
+    if given and all(label in numbers for label in labels):
+        known, given = numbers, set[str]()
+    if given := {label for label in given if label not in numbers} or given:
+        found = f"found the label {quoted(min(given))}"
+        expected = f"one of the {count_of(len(names), 'class')} in class_names, or their numbers"
+        raise SourceError(f"{table.where}: {found}; expected {expected}")
+    items = [item._replace(label=known[label]) for item, label in zip(items, labels, strict=True)]
+    warnings = tuple(f"{table.where}: {warning}" for warning in said.warnings)
+    return Source(tuple(items), tuple(names), warnings, table.path, tuple(said.notes))
+
+
+def table_beside(path: str) -> str | None:
+    """Return the table that describes the rows of an array, which has the same name.
+
+    Raises:
+        SourceError: There are several.
+    """
+    stem = os.path.splitext(path)[0]
+    there = [stem + end for end in (".csv", ".tsv", ".parquet") if os.path.isfile(stem + end)]
+    if len(there) > 1:
+        found = " and ".join(map(os.path.basename, there))
+        raise SourceError(f"{quoted(path)}: found {found} beside it; expected one; move the others")
+    return there[0] if there else None
