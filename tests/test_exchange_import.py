@@ -363,7 +363,7 @@ def text_as_number(folder: Path) -> Path:
         (pickled, "holds Python objects, which are never loaded"),
         (pickled_labels, "labels holds Python objects, which are never loaded"),
         (bomb, "bytes in a file of"),
-        (cut, "cannot be read"),
+        (cut, "found 44 bytes for (4, 3) float32; expected more; write it again"),
         (other_length, "found labels of shape (2,) beside 4 rows; expected one value for each"),
         (table_of_other_length, "found 1 values of label beside 4 rows"),
         (gap, "found 2 columns feature_N, the last feature_2; expected each number once"),

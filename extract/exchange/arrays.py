@@ -1,6 +1,7 @@
 """Features in NumPy and HDF5 files, which stay on the disk."""
 
 import math
+import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,16 +58,8 @@ class Member:
         if self.fortran:
             yield from slice_blocks(self.read())
             return
-        step = block_rows(self.shape[1:], self.dtype)
         with zipfile.ZipFile(self.path) as archive, archive.open(f"{self.name}.npy") as file:
-            _read_header(file)
-            for start in range(0, len(self), step):
-                shape = (min(step, len(self) - start), *self.shape[1:])
-                size = math.prod(shape) * self.dtype.itemsize
-                if len(content := file.read(size)) < size:
-                    found = f"{self.name} ends after {start:,} of {len(self):,} rows"
-                    raise SourceError(f"{quoted(self.path)}: {found}; write it again")
-                yield np.frombuffer(content, self.dtype).reshape(shape)
+            yield from _read_blocks(self.path, file)
 
 
 def open_npz(path: str, named: Named) -> FeatureTable | None:
@@ -113,6 +106,7 @@ def open_npy(path: str, named: Named) -> FeatureTable | None:
     """
     with open(path, "rb") as file:
         shape, _, dtype = _read_header(file)
+        size = os.path.getsize(path) - file.tell()
     images = [] if dtype != np.uint8 or len(shape) not in (3, 4) else ["features"]
     arrays = {"features": (shape, dtype)}
     if "features" in named and named["features"] != "features":
@@ -122,7 +116,9 @@ def open_npy(path: str, named: Named) -> FeatureTable | None:
         if "features" not in named and dtype.kind in "iub" and len(shape) == 2:
             raise SourceError(f"{quoted(path)}: {find_fault(shape, dtype)}")
         return None
-    values = np.load(path, mmap_mode="r", allow_pickle=False)
+    if math.prod(shape) * dtype.itemsize > size:
+        found = f"found {size:,} bytes for {shape} {dtype}"
+        raise SourceError(f"{quoted(path)}: {found}; expected more; write it again")
     own = {role: name for role, name in named.items() if role != "features"}
     beside = table_beside(path)
     columns, said = open_beside(beside, own) if beside else ({}, None)
@@ -130,7 +126,7 @@ def open_npy(path: str, named: Named) -> FeatureTable | None:
         found = "found no table of the same name (.csv, .tsv, .parquet) beside it"
         raise SourceError(f"{quoted(path)}: {found}; expected the columns {', '.join(own)} in one")
     return FeatureTable(
-        path, "features", shape[0], shape[1:], dtype, partial(slice_blocks, values), columns,
+        path, "features", shape[0], shape[1:], dtype, partial(_npy_blocks, path), columns,
         said=said, named=own,
     )  # fmt: skip
 
@@ -141,6 +137,29 @@ def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = read(file)
     return shape, fortran, dtype
+
+
+def _npy_blocks(path: str) -> Iterator[np.ndarray]:
+    """Yield the rows of an ``.npy``: what is mapped into memory would count as used."""
+    with open(path, "rb") as file:
+        if _read_header(file)[1]:  # in Fortran's order
+            yield from slice_blocks(np.load(path, mmap_mode="r", allow_pickle=False))
+            return
+        file.seek(0)
+        yield from _read_blocks(path, file)
+
+
+def _read_blocks(path: str, file: Any) -> Iterator[np.ndarray]:
+    """Yield the rows of an array in C's order from an open file."""
+    (count, *rest), _, dtype = _read_header(file)
+    step = block_rows(rest, dtype)
+    for start in range(0, count, step):
+        shape = (min(step, count - start), *rest)
+        size = math.prod(shape) * dtype.itemsize
+        if len(content := file.read(size)) < size:
+            found = f"found the end after {start:,} of {count:,} rows"
+            raise SourceError(f"{quoted(path)}: {found}; write it again")
+        yield np.frombuffer(content, dtype).reshape(shape)
 
 
 def _read_shapes(arrays: Mapping[str, Any]) -> dict[str, tuple[Sequence[int], np.dtype]]:

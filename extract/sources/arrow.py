@@ -96,7 +96,8 @@ def open_table(path: str) -> Any:
     import pyarrow.parquet
 
     if path.lower().endswith(".parquet"):
-        file = pyarrow.parquet.ParquetFile(path)
+        # Buffered ahead, all row groups that are read would be in memory at once.
+        file = pyarrow.parquet.ParquetFile(path, pre_buffer=False)
         check_rows(file.metadata.num_rows, os.path.getsize(path))
         return file
     mapped = pyarrow.memory_map(path)
