@@ -350,6 +350,11 @@ def gap(folder: Path) -> Path:
     return folder / "v.csv"
 
 
+def far(folder: Path) -> Path:
+    (folder / "v.csv").write_text(f"key,feature_{'9' * 7}_{'9' * 7}\na,1\n", newline="\n")
+    return folder / "v.csv"
+
+
 def text_as_number(folder: Path) -> Path:
     (folder / "v.csv").write_text("key,feature_0\na,1\nb,cat\n", newline="\n")
     return folder / "v.csv"
@@ -367,6 +372,7 @@ def text_as_number(folder: Path) -> Path:
         (other_length, "found labels of shape (2,) beside 4 rows; expected one value for each"),
         (table_of_other_length, "found 1 values of label beside 4 rows"),
         (gap, "found 2 columns feature_N, the last feature_2; expected each number once"),
+        (far, "found 1 columns feature_N, the last feature_9999999_9999999; expected each"),
         (text_as_number, "could not convert string to float: 'cat'"),
     ],
 )
