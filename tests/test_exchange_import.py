@@ -404,6 +404,16 @@ def test_null_rows_and_values_of_parquet_are_failed_rows(tmp_path: Path) -> None
     assert features_of(tmp_path / "out.h5")[[0, 3]].tolist() == [[1, 2], [3, 4]]
 
 
+@pytest.mark.parametrize("shape", [[], [3, -1, -1], [2, 2], "abc", [3.0], [1, 3, 1]])
+def test_a_wrong_shape_in_the_metadata_of_parquet_has_no_effect(shape: Any, tmp_path: Path) -> None:
+    metadata = {"headstart": json.dumps({"shape": shape})}
+    table = pa.table({"features": list(X)}).replace_schema_metadata(metadata)
+    parquet.write_table(table, tmp_path / "v.parquet")
+    extract_features(tmp_path / "v.parquet", tmp_path / "out.h5")
+    wanted = (1, 3, 1) if shape == [1, 3, 1] else (3,)
+    assert read(tmp_path / "out.h5").shapes == {"features": wanted}
+
+
 def test_a_file_of_a_stranger_has_no_trunk_and_no_views(tmp_path: Path) -> None:
     write_features(out := tmp_path / "out.h5", X)
     with h5py.File(out, "r+") as file:

@@ -49,8 +49,9 @@ def open_columns(path: str, named: Named) -> FeatureTable | None:
         return None
     metadata = _read_metadata(schema)
     width = _find_width(file, name, path)
-    shape = tuple(metadata.get("shape", ()))
-    if not all(type(side) is int and side > 0 for side in shape) or math.prod(shape) != width:
+    shape = tuple(metadata.get("shape", [width]))
+    plain = 1 <= len(shape) <= 3 and all(type(side) is int and side > 0 for side in shape)
+    if not plain or math.prod(shape) != width:
         shape = (width,)
     own = {role: column for role, column in named.items() if role != "features"}
     chosen = choose_columns(quoted(path), schema.names, own, USUAL)
