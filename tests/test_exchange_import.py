@@ -350,6 +350,11 @@ def gap(folder: Path) -> Path:
     return folder / "v.csv"
 
 
+def far(folder: Path) -> Path:
+    (folder / "v.csv").write_text(f"key,feature_{'9' * 7}_{'9' * 7}\na,1\n", newline="\n")
+    return folder / "v.csv"
+
+
 def text_as_number(folder: Path) -> Path:
     (folder / "v.csv").write_text("key,feature_0\na,1\nb,cat\n", newline="\n")
     return folder / "v.csv"
@@ -367,6 +372,7 @@ def text_as_number(folder: Path) -> Path:
         (other_length, "found labels of shape (2,) beside 4 rows; expected one value for each"),
         (table_of_other_length, "found 1 values of label beside 4 rows"),
         (gap, "found 2 columns feature_N, the last feature_2; expected each number once"),
+        (far, "found 1 columns feature_N, the last feature_9999999_9999999; expected each"),
         (text_as_number, "could not convert string to float: 'cat'"),
     ],
 )
@@ -396,6 +402,16 @@ def test_null_rows_and_values_of_parquet_are_failed_rows(tmp_path: Path) -> None
         ("c d", "has NaN or infinity in 1 of 2 features"),
     ]
     assert features_of(tmp_path / "out.h5")[[0, 3]].tolist() == [[1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize("shape", [[], [3, -1, -1], [2, 2], "abc", [3.0], [1, 3, 1]])
+def test_a_wrong_shape_in_the_metadata_of_parquet_has_no_effect(shape: Any, tmp_path: Path) -> None:
+    metadata = {"headstart": json.dumps({"shape": shape})}
+    table = pa.table({"features": list(X)}).replace_schema_metadata(metadata)
+    parquet.write_table(table, tmp_path / "v.parquet")
+    extract_features(tmp_path / "v.parquet", tmp_path / "out.h5")
+    wanted = (1, 3, 1) if shape == [1, 3, 1] else (3,)
+    assert read(tmp_path / "out.h5").shapes == {"features": wanted}
 
 
 def test_a_file_of_a_stranger_has_no_trunk_and_no_views(tmp_path: Path) -> None:

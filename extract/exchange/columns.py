@@ -1,6 +1,7 @@
 """Features in columns of Parquet, Arrow and CSV files."""
 
 import csv
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -48,8 +49,9 @@ def open_columns(path: str, named: Named) -> FeatureTable | None:
         return None
     metadata = _read_metadata(schema)
     width = _find_width(file, name, path)
-    shape = tuple(metadata.get("shape", ()))
-    if int(np.prod(shape)) != width or not shape:
+    shape = tuple(metadata.get("shape", [width]))
+    plain = 1 <= len(shape) <= 3 and all(type(side) is int and side > 0 for side in shape)
+    if not plain or math.prod(shape) != width:
         shape = (width,)
     own = {role: column for role, column in named.items() if role != "features"}
     chosen = choose_columns(quoted(path), schema.names, own, USUAL)
@@ -156,7 +158,10 @@ def open_csv(path: str, named: Named) -> FeatureTable | None:
     if not places:
         return None
     shape = tuple(max(numbers) + 1 for numbers in zip(*places, strict=False))
-    if set(places) != set(np.ndindex(*shape)):
+    taken = set(places.values())
+    others = [name for place, name in enumerate(heading) if place not in taken]
+    whole = len(places) == math.prod(shape) and set(places) == set(np.ndindex(*shape))
+    if not whole or _feature_places(others, prefix):
         last = f"{prefix}{'_'.join(str(side - 1) for side in shape)}"
         found = f"found {len(places):,} columns {prefix}N, the last {last}"
         raise SourceError(f"{where}: {found}; expected each number once")
@@ -166,7 +171,6 @@ def open_csv(path: str, named: Named) -> FeatureTable | None:
         found = f"found paths of images ({images[0]}) and features ({prefix}N)"
         raise SourceError(f"{where}: {found}; say which with {remedy}")
     own = {role: column for role, column in named.items() if role != "features"}
-    others = [name for place, name in enumerate(heading) if place not in set(places.values())]
     chosen = choose_columns(where, others, own, USUAL)
     columns = _csv_columns(path, delimiter, heading, chosen)
     order = [places[index] for index in np.ndindex(*shape)]
@@ -174,7 +178,7 @@ def open_csv(path: str, named: Named) -> FeatureTable | None:
     said = explain_columns(["features", *others], ["features", *chosen], ("features", *USUAL))
     count = len(columns.pop("rows"))
     return FeatureTable(
-        path, "features", count, shape, np.dtype(np.float64), blocks, columns, None, said, own
+        path, "features", count, shape, np.dtype(np.float32), blocks, columns, None, said, own
     )
 
 

@@ -6,7 +6,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from extract.core.errors import StoreError
 from extract.core.flags import FEATURE_ROLES, parse_columns
 from extract.exchange.arrays import open_hdf5, open_npy, open_npz
 from extract.exchange.columns import open_columns, open_csv
@@ -58,7 +57,7 @@ def import_features(
     given = {name: value for name, value in settings.items() if value is not None}
     stored = ""
     if "columns" not in given and os.path.splitext(source)[1].lower() in _READERS:
-        with suppress(StoreError):
+        with suppress(OSError):  # there is none, or its problem is told later
             stored = str(read_attribute(Path(out), "columns") or "")
     columns = str(given.get("columns", stored))
     if (table := open_features(source, columns)) is None:

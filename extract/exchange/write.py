@@ -16,7 +16,7 @@ from extract.core.atomic import check_writable, move_into_place, publish, tempor
 from extract.core.config import ExtractConfig
 from extract.core.console import log, log_lines, progress
 from extract.core.errors import SettingError, StoreError, count_of, listed, quoted, show_bytes
-from extract.core.row_block import Failure, RowBlock
+from extract.core.row_block import DONE, Failure, RowBlock
 from extract.exchange.feature_table import FeatureTable, arrange
 from extract.images.digests import DIGEST_BYTES, describe_leaks, digest_bytes
 from extract.images.item import NO_STAMP, Source, Stamp, reading
@@ -54,7 +54,7 @@ def write_table(table: FeatureTable, out: Path, settings: Mapping[str, Any]) -> 
     if existing and not existing.spec.trunk and "dtype" not in settings:
         config = ExtractConfig.from_dict({**settings, "dtype": existing.dtype})
     source = arrange(table)
-    log_lines(describe_source(source))
+    log_lines(describe_source(source, "row"))
     for warning in source.warnings:
         log.warning("%s", warning)
     _tell_precision(table, config.dtype)
@@ -200,7 +200,7 @@ def _find_other_rows(
 def _has_stamp(store: Store, table: FeatureTable) -> bool:
     """Whether the file has the size and the time that it had when the store was made."""
     stamp = _stamp_of(table)
-    return stamp != NO_STAMP and bool((store.stamps == stamp).all())
+    return stamp != NO_STAMP and bool((store.stamps[store.status == DONE] == stamp).all())
 
 
 def _stamp_of(table: FeatureTable) -> Stamp:

@@ -63,14 +63,14 @@ def _shorten(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."
 
 
-def describe_source(source: Source) -> str:
-    """Return what was understood of a source, in a few lines."""
+def describe_source(source: Source, rows: str = "image") -> str:
+    """Return what was understood of a source, in a few lines; ``rows`` is the word for its rows."""
     counts = count_images(source.class_names, ((item.split, item.label) for item in source.items))
     classes = len(source.class_names)
     noun = count_of(classes, "class") if classes else "no labels"
     groups = len({item.group for item in source.items} - {""})
     within = f" in {count_of(groups, 'group')}" if groups else ""
-    lines = [f"{quoted(source.root)}: {count_of(len(source.items), 'image')}{within}, {noun}"]
+    lines = [f"{quoted(source.root)}: {count_of(len(source.items), rows)}{within}, {noun}"]
     lines += [f"  {line}" for line in format_counts(counts, source.class_names, _MOST_CLASSES)]
     return "\n".join([*lines, *(f"  {note}" for note in source.notes)])
 
