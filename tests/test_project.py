@@ -34,6 +34,7 @@ ROOMS = {
         "sources",
         "families",
         "trunks",
+        "conversion",
         "engines",
         "store",
         "pipeline",
