@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from extract.core.applications import TRUNKS, Application
-from extract.core.config import ExtractConfig, TrunkSpec, ViewSpec
+from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.console import quiet_mode
+from extract.core.views import ViewSpec
 from extract.public import public
 
 if TYPE_CHECKING:

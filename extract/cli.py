@@ -4,10 +4,11 @@ import argparse
 import shlex
 from typing import Any
 
-from extract.core.config import PIXEL_SETTINGS, ExtractConfig, TrunkSpec, ViewSpec
+from extract.core.config import PIXEL_SETTINGS, ExtractConfig, TrunkSpec
 from extract.core.console import Parser, add_common_flags, log, run_command
 from extract.core.errors import ExitCode, SettingError, count_of, quoted
 from extract.core.flags import add_flags, given_settings
+from extract.core.views import ViewSpec
 
 _EXAMPLES = """\
 examples:

@@ -6,8 +6,9 @@ import sys
 import pytest
 
 from extract.core.applications import TRUNKS
-from extract.core.config import ExtractConfig, TrunkSpec, ViewSpec
+from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.errors import SettingError
+from extract.core.views import ViewSpec
 
 
 def test_defaults_are_made_concrete() -> None:

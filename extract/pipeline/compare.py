@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from extract.core.config import MODEL_ENDING, TrunkSpec, ViewSpec
+from extract.core.config import MODEL_ENDING, TrunkSpec
 from extract.core.errors import MOST_LISTED, listed
 from extract.core.row_block import DONE
+from extract.core.views import ViewSpec
 from extract.images.item import Source
 from extract.store.open import Store
 from extract.store.update import find_same

@@ -6,8 +6,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from extract.core.config import MODEL_ENDING, ExtractConfig, TrunkSpec, ViewSpec
+from extract.core.config import MODEL_ENDING, ExtractConfig, TrunkSpec
 from extract.core.errors import SettingError, StoreError, quoted
+from extract.core.views import ViewSpec
 from extract.images.remote import check_local, hide_secrets, is_url
 from extract.pipeline.compare import KEPT, find_differences, read_recipe
 from extract.store.open import Store, open_store

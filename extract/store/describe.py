@@ -3,9 +3,9 @@
 from dataclasses import asdict
 from typing import Any
 
-from extract.core.config import ViewSpec
 from extract.core.errors import count_of, quoted, show_bytes
 from extract.core.row_block import DONE, FAILED, PENDING
+from extract.core.views import ViewSpec
 from extract.layouts.overview import count_images, format_counts
 from extract.store.open import Store
 
