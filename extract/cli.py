@@ -48,7 +48,7 @@ def extract_features_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("out", metavar="OUT.h5", nargs="?", help="the file to make or continue")
     add_flags(parser, ExtractConfig, "columns", "root")
-    trunk = ("trunk", "weights", "layer", "pooling", "image_size", "preprocess")
+    trunk = ("trunk", "weights", "layer", "pooling", "image_size", "preprocess", "mean", "std")
     add_flags(parser.add_argument_group("trunk"), TrunkSpec, *trunk, *PIXEL_SETTINGS)
     running = ("engine", "precision", "batch_size", "workers", "cluster", "max_image_bytes")
     add_flags(parser.add_argument_group("running"), ExtractConfig, *running, "max_image_pixels")

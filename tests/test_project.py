@@ -34,6 +34,7 @@ ROOMS = {
         "layouts",
         "sources",
         "trunks",
+        "onnx",
         "engines",
         "store",
         "pipeline",

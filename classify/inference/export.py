@@ -78,8 +78,12 @@ def open_trunk(made_by: Dataset | TrainedHead, weights: PathLike | None = None) 
 
 
 def check_trunk(targets: Sequence[str], made_by: Dataset | TrainedHead) -> None:
-    """Raise HeadError where a model would replace the trunk, or the weights, that it is made of."""
+    """Raise HeadError for a trunk in ONNX, and where a model would replace what it is made of."""
     spec = made_by.trunk
+    if targets and spec.is_onnx:
+        problem = f"found the trunk {spec.trunk}; expected a trunk of Keras"
+        remedy = "use predict-images, or extract with --trunk NAME or FILE.keras"
+        raise HeadError(f"export: {problem}; {remedy}")
     for target in targets:
         if _ending(target):
             check_file(Path(target), *filter(None, (spec.trunk, spec.weights)))

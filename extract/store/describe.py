@@ -1,5 +1,6 @@
 """Describe a store, for people and programs."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -57,7 +58,7 @@ def format_description(description: dict[str, Any]) -> str:
         "",
         f"trunk      {quoted(values['trunk'])}, {width} x {height} pixels ({values['resize']}, "
         f"{values['interpolation']}, decoding {values['decoding']}), "
-        f"preprocessing {values['preprocess']}",
+        f"preprocessing {values['preprocess']}{_normalization(values)}",
         f"weights    {quoted(values['weights'])}, SHA-256 {values['weights_sha256']}",
     ]
     lines += [
@@ -74,3 +75,9 @@ def format_description(description: dict[str, Any]) -> str:
         lines += ["", f"{len(failed)} images could not be read:"]
         lines += [f"  {quoted(key)}: {quoted(reason)}" for key, reason in failed.items()]
     return "\n".join(lines)
+
+
+def _normalization(values: Mapping[str, Any]) -> str:
+    """Return the mean and the standard deviation that were given, if they were."""
+    given = [f", {name} {values[name]}" for name in ("mean", "std") if values.get(name)]
+    return "".join(given)
