@@ -87,12 +87,11 @@ def open_image_model(spec: TrunkSpec) -> ImageModel:
 
 
 def list_cuts(spec: TrunkSpec) -> list[ListedLayer]:
-    """List the outputs that an ONNX model can be cut at; see ``trunk.list_layers``."""
-    cuts = open_image_model(spec).find_cuts()
-    return [
-        ListedLayer(number, name, (None, *shape_of(cut)[1:]))
-        for number, (name, cut) in enumerate(cuts.items())
-    ]
+    """List the outputs with the batch first, where an ONNX model can be cut."""
+    image = open_image_model(spec)
+    shapes = {name: shape_of(cut) for name, cut in image.find_cuts().items()}
+    whole = {name: shape[1:] for name, shape in shapes.items() if shape[0] == image.batch}
+    return [ListedLayer(i, name, (None, *shape)) for i, (name, shape) in enumerate(whole.items())]
 
 
 def _find_image(spec: TrunkSpec, model: Any) -> tuple[bool, _Shape]:
