@@ -441,3 +441,29 @@ def test_a_complete_model_labels_images(
     assert {line.split(",")[1] for line in lines[1:]} <= {"0", "1", "2", "3"}
     assert predict_images(words) == 2
     assert "give one of imagenet, clip, siglip" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_low_precision_and_a_cluster_run_the_model(images: Path, tmp_path: Path) -> None:
+    pytest.importorskip("nncf")
+    pytest.importorskip("ray")
+    given = {"trunk": save(tmp_path / "m.onnx"), "layer": ("map",), "preprocess": "imagenet"}
+    ways = [{}, {"precision": "bfloat16"}, {"precision": "int8"}]
+    for number, way in enumerate(ways):
+        error = run_extraction(images, tmp_path / f"{number}.h5", **given, **way).error
+        assert (error is None) == (not way)
+    # Ray warns of its own settings.
+    script = "import sys; from extract.cli import main; sys.exit(main())"
+    flags = ["--trunk", given["trunk"], "--layer", "map", "--preprocess", "imagenet"]
+    words = [sys.executable, "-c", script, images, tmp_path / "3.h5", *flags, "--cluster", "local"]
+    subprocess.run(list(map(str, words)), cwd=ROOT, check=True)
+    found = []
+    for number in range(4):
+        with open_store(tmp_path / f"{number}.h5") as store:
+            found.append(store.read("map", slice(None)))
+    sizes = [np.linalg.norm(other - found[0]) / np.linalg.norm(found[0]) for other in found]
+    assert 0 < sizes[1] < 0.02
+    assert 0 < sizes[2] < 0.2
+    assert sizes[3] < 1e-5
+    train_head([str(tmp_path / "2.h5"), "--head", "logistic", "-o", str(tmp_path / "head")])
+    assert predict_images([str(tmp_path / "head"), str(images)]) == 0
