@@ -67,8 +67,9 @@ def compare(images: Path, weights: str, runs: int) -> None:
 
 def write_rows(count: int) -> None:
     """Plan and write a store of that many rows, and print what it took."""
-    from extract.core.config import TrunkSpec, ViewSpec
+    from extract.core.config import TrunkSpec
     from extract.core.row_block import RowBlock
+    from extract.core.views import ViewSpec
     from extract.images.item import Item
     from extract.pipeline.cluster import TASK_BATCHES
     from extract.store.format import Layout, create_store

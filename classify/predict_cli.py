@@ -42,12 +42,15 @@ def predict_images_parser() -> argparse.ArgumentParser:
     add_flags(parser, ExtractConfig, "columns", "root")
     group = parser.add_argument_group("complete model; with DIR only --weights")
     texts = {
-        "trunk": "a name of --list-trunks, with ImageNet's 1,000 classes; or a .keras file",
+        "trunk": "a name of --list-trunks, with ImageNet's 1,000 classes; or a .keras or .onnx "
+        "file",
         "weights": "with --trunk: imagenet (default), none, or a file with top; with DIR: the "
         "trunk's weights, if they have moved since training",
         "image_size": "pixels that a FILE sees, if it takes any size",
     }
-    add_flags(group, TrunkSpec, "trunk", "weights", "image_size", "preprocess", **texts)
+    add_flags(
+        group, TrunkSpec, "trunk", "weights", "image_size", "preprocess", "mean", "std", **texts
+    )
     group = parser.add_argument_group("output")
     add_flags(group, PredictConfig)
     text = "the file to write (default: stdout); for one image .png, .svg or .pdf draws a chart"

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from extract.api import write_features as write_features
     from extract.core.config import ExtractConfig as ExtractConfig
     from extract.core.config import TrunkSpec as TrunkSpec
-    from extract.core.config import ViewSpec as ViewSpec
     from extract.core.errors import EngineError as EngineError
     from extract.core.errors import HeadError as HeadError
     from extract.core.errors import HeadstartError as HeadstartError
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from extract.core.errors import SplitError as SplitError
     from extract.core.errors import StoreError as StoreError
     from extract.core.errors import TrunkError as TrunkError
+    from extract.core.views import ViewSpec as ViewSpec
     from extract.pipeline.run import Summary as Summary
     from extract.store.open import open_store as open_store
 
@@ -32,11 +32,12 @@ _PUBLIC = {
     "extract.api": (
         *("export_features", "extract_features", "list_layers", "list_trunks", "write_features"),
     ),
-    "extract.core.config": ("ExtractConfig", "TrunkSpec", "ViewSpec"),
+    "extract.core.config": ("ExtractConfig", "TrunkSpec"),
     "extract.core.errors": (
         *("EngineError", "HeadError", "HeadstartError", "ImageError", "SettingError"),
         *("SourceError", "SplitError", "StoreError", "TrunkError"),
     ),
+    "extract.core.views": ("ViewSpec",),
     "extract.pipeline.run": ("Summary",),
     "extract.store.open": ("open_store",),
 }

@@ -5,15 +5,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from extract.core.applications import TRUNKS, Application
-from extract.core.config import ExtractConfig, TrunkSpec, ViewSpec
+from extract.core.applications import TRUNKS, Application, ListedLayer
+from extract.core.config import ONNX_ENDING, ExtractConfig, TrunkSpec
 from extract.core.console import log, quiet_mode
 from extract.core.errors import count_of
+from extract.core.views import ViewSpec
 from extract.public import public
 
 if TYPE_CHECKING:
     from extract.pipeline.run import Summary
-    from extract.trunks.trunk import ListedLayer
 
 
 class ExtractSettings(TypedDict, total=False):
@@ -23,6 +23,8 @@ class ExtractSettings(TypedDict, total=False):
     weights: str | os.PathLike[str] | None
     image_size: int | tuple[int, int] | None
     preprocess: str | None
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
     layer: str | Sequence[str] | None
     pooling: str | None
     resize: str | None
@@ -216,24 +218,31 @@ def list_layers(
     *,
     image_size: int | tuple[int, int] | None = None,
     top: bool = False,
-) -> "list[ListedLayer]":
+) -> list[ListedLayer]:
     """List the layers that a trunk can be cut at.
 
     Args:
-        trunk: A name of ``list_trunks``, or the path of your own ``.keras`` model.
+        trunk: A name of ``list_trunks``, or the path of your own ``.keras`` or ``.onnx`` model.
         image_size: Height and width in pixels; the native size by default.
         top: List the layers that only the complete model has, instead.
 
     Returns:
-        Number, name and shape of each layer, in Keras' order; the batch comes first, as None.
+        Number, name and shape of each layer, in Keras' order, or for ONNX in the order of
+        running; the batch comes first, as None.
 
     Raises:
         SettingError: The trunk is unknown.
         TrunkError: The trunk cannot be built at this size.
     """
+    name = os.fspath(trunk)
+    prepared = {"preprocess": "none"} if name.endswith(ONNX_ENDING) else {}
+    spec = TrunkSpec(name, image_size=image_size or (0, 0), **prepared)  # type: ignore[arg-type]
+    if spec.is_onnx:
+        from extract.onnx import build
+
+        return [] if top else build.list_layers(spec)
     from extract.trunks import trunk as module
 
-    spec = TrunkSpec(os.fspath(trunk), image_size=image_size or (0, 0))  # type: ignore[arg-type]
     layers = module.list_layers(spec)
     if not top:
         return layers

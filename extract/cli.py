@@ -4,10 +4,11 @@ import argparse
 import shlex
 from typing import Any
 
-from extract.core.config import PIXEL_SETTINGS, ExtractConfig, TrunkSpec, ViewSpec
+from extract.core.config import PIXEL_SETTINGS, ExtractConfig, TrunkSpec
 from extract.core.console import Parser, add_common_flags, log, run_command
 from extract.core.errors import ExitCode, SettingError, count_of, quoted
 from extract.core.flags import add_flags, given_settings
+from extract.core.views import ViewSpec
 
 _EXAMPLES = """\
 examples:
@@ -49,7 +50,7 @@ def extract_features_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("out", metavar="OUT.h5", nargs="?", help="the file to make or continue")
     add_flags(parser, ExtractConfig, "columns", "root")
-    trunk = ("trunk", "weights", "layer", "pooling", "image_size", "preprocess")
+    trunk = ("trunk", "weights", "layer", "pooling", "image_size", "preprocess", "mean", "std")
     add_flags(parser.add_argument_group("trunk"), TrunkSpec, *trunk, *PIXEL_SETTINGS)
     running = ("engine", "precision", "batch_size", "workers", "cluster", "max_image_bytes")
     add_flags(parser.add_argument_group("running"), ExtractConfig, *running, "max_image_pixels")

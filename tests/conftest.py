@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from extract.core.config import TrunkSpec, ViewSpec
+from extract.core.config import TrunkSpec
 from extract.core.console import log
 from extract.core.row_block import Failure, RowBlock
+from extract.core.views import ViewSpec
 from extract.images.item import Item
 from extract.store.format import Layout, create_store
 from extract.store.open import open_store

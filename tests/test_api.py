@@ -18,8 +18,9 @@ from classify.cli import train_head_parser
 from classify.predict_cli import predict_images_parser
 from classify.settings.head_spec import HeadSettings, HeadSpec
 from extract.cli import extract_features_parser
-from extract.core.config import ExtractConfig, TrunkSpec, ViewSpec
+from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.errors import SettingError
+from extract.core.views import ViewSpec
 from tests.conftest import QUICK, MakeStore
 
 # Flags that only a command has.

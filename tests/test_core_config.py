@@ -6,8 +6,9 @@ import sys
 import pytest
 
 from extract.core.applications import TRUNKS
-from extract.core.config import ExtractConfig, TrunkSpec, ViewSpec
+from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.errors import SettingError
+from extract.core.views import ViewSpec
 
 
 def test_defaults_are_made_concrete() -> None:
@@ -32,7 +33,10 @@ def test_what_only_the_model_knows_is_left_open() -> None:
     [
         ({"trunk": "vgg61"}, "trunk 'vgg61' is unknown; nearest: vgg19, vgg16; see"),
         ({"trunk": "VGG16"}, "trunk 'VGG16' is unknown; nearest: vgg16, vgg19; see"),
-        ({"pooling": "mean"}, "pooling 'mean' is unknown; nearest: max; known: avg, max, none"),
+        (
+            {"pooling": "mean"},
+            "pooling 'mean' is unknown; nearest: max; known: avg, max, cls, none",
+        ),
         ({"resize": "squash"}, "resize 'squash' is unknown"),
         ({"interpolation": "bilinaer"}, "nearest: bilinear"),
         ({"preprocess": "caffe"}, "preprocess 'caffe' is unknown"),

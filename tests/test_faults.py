@@ -120,7 +120,7 @@ HANGING = """
 import ctypes, os, signal, sys, threading, time
 from extract import cli
 from extract.pipeline import run, stream
-from extract.core import prefetch
+from extract.limits import prefetch
 from extract.pixels.decode import decode
 from extract.sources.listing import list_source
 

@@ -24,7 +24,8 @@ from tests.conftest import QUICK, ROOT, serving
 WEBP = """
 import resource, sys
 import numpy as np
-from extract.core.config import TrunkSpec, ViewSpec
+from extract.core.config import TrunkSpec
+from extract.core.views import ViewSpec
 from extract.images.item import Item
 from extract.pipeline.stream import decode_ahead
 spec = TrunkSpec("mobilenet", weights="none", image_size=(32, 32))

@@ -19,8 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from extract.core.config import TrunkSpec, ViewSpec
+from extract.core.config import TrunkSpec
 from extract.core.errors import EngineError, SettingError, StoreError
+from extract.core.views import ViewSpec
 from extract.pipeline.run import Summary
 from extract.pipeline.run import run_extraction as extract_features
 from extract.pixels.augment import make_views

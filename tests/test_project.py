@@ -16,7 +16,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from extract.cli import extract_features_parser
-from extract.core.config import ExtractConfig, TrunkSpec, ViewSpec
+from extract.core.config import ExtractConfig, TrunkSpec
+from extract.core.views import ViewSpec
 from extract.store.open import open_store
 from tests.conftest import QUICK
 from tests.shape import PACKAGES, measure
@@ -35,6 +36,7 @@ ROOMS = {
         "families",
         "trunks",
         "conversion",
+        "onnx",
         "engines",
         "store",
         "pipeline",

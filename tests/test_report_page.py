@@ -22,9 +22,9 @@ from classify.search.leaderboard import Result
 from classify.search.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
-from extract.core import prefetch
 from extract.core.config import TrunkSpec
 from extract.images.digests import digest_bytes
+from extract.limits import prefetch
 from tests.conftest import ROOT, MakeStore
 
 SCRIPT = "<script>alert(1)</script>"

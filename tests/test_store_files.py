@@ -18,9 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extract.core.config import TrunkSpec, ViewSpec
+from extract.core.config import TrunkSpec
 from extract.core.errors import StoreError
 from extract.core.row_block import Failure, RowBlock
+from extract.core.views import ViewSpec
 from extract.store.describe import describe, format_description
 from extract.store.format import Layout, create_store, wrap_write_errors
 from extract.store.open import open_store, read_features

@@ -11,8 +11,8 @@ import numpy as np
 
 from classify.data.out_of_core import Labels, Rows, all_finite, join_layers
 from classify.data.same_store import SameStore
-from extract.core.config import ViewSpec
 from extract.core.errors import StoreError
+from extract.core.views import ViewSpec
 from extract.store.open import open_store
 
 

@@ -78,11 +78,15 @@ def open_trunk(made_by: Dataset | TrainedHead, weights: PathLike | None = None) 
 
 
 def check_trunk(targets: Sequence[str], made_by: Dataset | TrainedHead) -> None:
-    """Raise HeadError without a trunk, or where a model would replace what it is made of."""
+    """Raise HeadError without a trunk of Keras, and where a model would replace its parts."""
     spec = made_by.trunk
     if targets and not spec.trunk:
         found = "found a head on features of another program; expected features of a trunk"
         raise HeadError(f"export: {found}; use predict-images or classify.load_head instead")
+    if targets and spec.is_onnx:
+        problem = f"found the trunk {spec.trunk}; expected a trunk of Keras"
+        remedy = "use predict-images, or extract with --trunk NAME or FILE.keras"
+        raise HeadError(f"export: {problem}; {remedy}")
     for target in targets:
         if _ending(target):
             check_file(Path(target), *filter(None, (spec.trunk, spec.weights)))

@@ -31,7 +31,7 @@ from extract.pipeline.stream import Notes, Timings, stream_features
 from extract.public import public
 from extract.sources.listing import list_source
 
-_TRUNK = ("trunk", "weights", "image_size", "preprocess")
+_TRUNK = ("trunk", "weights", "image_size", "preprocess", "mean", "std")
 _OUTPUT = ("top", "format")
 
 
@@ -42,6 +42,8 @@ class PredictSettings(TypedDict, total=False):
     weights: PathLike | None
     image_size: tuple[int, int] | None
     preprocess: str | None
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
     columns: str | None
     root: PathLike | None
     batch_size: int | None
@@ -71,7 +73,8 @@ def predict_images(
         output: A file to write; ``.png``, ``.svg`` or ``.pdf`` draws a chart of one image.
         quiet: Show warnings only.
         **settings: See below. With ``head``, ``weights`` is the place of its trunk's weights if
-            they have moved; ``trunk``, ``image_size`` and ``preprocess`` are for a complete model.
+            they have moved; ``trunk``, ``image_size``, ``preprocess``, ``mean`` and ``std`` are for
+            a complete model.
 
     Returns:
         In the order of the images, the best labels of each, or the reason why it has none.

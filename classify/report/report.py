@@ -26,12 +26,12 @@ from classify.search.leaderboard import Result
 from classify.search.ranking import Entry
 from classify.settings.config import METRICS
 from classify.settings.sweep import label
-from extract.core import prefetch
 from extract.core.console import log
 from extract.core.errors import ImageError, SourceError, count_of, quoted
 from extract.images.digests import digest_bytes
 from extract.images.item import Read
 from extract.images.remote import is_url
+from extract.limits import prefetch
 from extract.limits.image_size import under_way
 from extract.pixels.decode import decode
 from extract.sources.listing import open_reader

@@ -31,6 +31,23 @@ class Application(NamedTuple):
 # The trunk for a machine that reaches a package index and no other host.
 FALLBACK = "efficientnet_lite0"
 
+
+class ListedLayer(NamedTuple):
+    """A layer that a trunk can be cut at; its shape has the batch first, as None."""
+
+    number: int
+    name: str
+    shape: tuple[int | None, ...]
+
+
+# Mean and standard deviation of R, G and B as shares of 255: torchvision's and timm's, CLIP's,
+# SigLIP's.
+NORMALIZATIONS: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "siglip": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+
 # Name, module, function, image size, cut, features. tests/test_trunks_trunk.py compares the table
 # with Keras.
 _TABLE = """

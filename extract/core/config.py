@@ -5,11 +5,11 @@ A field here, the long flag on the command line and the attribute in the store h
 
 import os
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from extract.core.applications import TRUNKS
+from extract.core.applications import NORMALIZATIONS, TRUNKS
 from extract.core.errors import SettingError, unknown_name
 from extract.core.flags import (
     Settings,
@@ -18,15 +18,18 @@ from extract.core.flags import (
     flag,
     parse_columns,
     parse_image_size,
+    parse_rgb,
     share_of,
 )
 
-MODEL_ENDING = ".keras"
+ONNX_ENDING = ".onnx"
+MODEL_ENDINGS = (".keras", ONNX_ENDING)
 IN_MODEL = "model"
 OUTPUT = "output"  # the layer that is the output of the complete model
 DTYPES = ("float32", "float16")
 # How an image becomes the pixels of the trunk's input; values in files from before a setting.
-PIXEL_SETTINGS, BEFORE = ("resize", "interpolation", "decoding"), {"decoding": "full"}
+PIXEL_SETTINGS = ("resize", "interpolation", "decoding")
+BEFORE: dict[str, Any] = {"decoding": "full", "mean": [], "std": []}
 HAS_SIMD = find_spec("cykooz_resizer") is not None
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 
@@ -45,8 +48,8 @@ class TrunkSpec(Settings):
 
     trunk: str = flag(
         "inception_v3",
-        "a model of keras.applications, or efficientnet_lite0, see --list-trunks; or FILE.keras, "
-        "your own model as model.save writes it",
+        "a model of keras.applications, or efficientnet_lite0, see --list-trunks; or your own "
+        "model: FILE.keras as model.save writes it, or FILE.onnx",
         metavar="NAME|FILE",
     )
     weights: str = flag(
@@ -63,8 +66,8 @@ class TrunkSpec(Settings):
     )
     pooling: str = flag(
         "",
-        "pooling of a feature map",
-        choices=("avg", "max", "none"),
+        "pooling of a feature map, or of the tokens of FILE.onnx, of which cls is the class token",
+        choices=("avg", "max", "cls", "none"),
         shown="avg; none for a vector",
     )
     image_size: tuple[int, int] = flag(
@@ -89,10 +92,13 @@ class TrunkSpec(Settings):
     )
     preprocess: str = flag(
         "",
-        "the model's own preprocessing, the course's 1/255, or 0..255 unchanged",
-        choices=("auto", "rescale", "none"),
-        shown="auto; none for a FILE",
+        "the model's own preprocessing; the course's 1/255; that, then mean and standard deviation "
+        "as for torchvision's models (imagenet), CLIP or SigLIP; or 0..255 unchanged",
+        choices=("auto", "rescale", *NORMALIZATIONS, "none"),
+        shown="auto; none for FILE.keras; FILE.onnx needs one",
     )
+    mean: tuple[float, ...] = flag((), "subtracted after 1/255", parse=parse_rgb, metavar="R,G,B")
+    std: tuple[float, ...] = flag((), "divides after --mean", parse=parse_rgb, metavar="R,G,B")
 
     def __post_init__(self) -> None:
         layer = (self.layer,) if isinstance(self.layer, str) else tuple(self.layer)
@@ -103,13 +109,26 @@ class TrunkSpec(Settings):
         else:
             self._complete_application()
         check_fields(self)
+        self._check_normalization()
+        if self.pooling == "cls" and not self.is_onnx:
+            raise SettingError(f"pooling cls: has no effect on {self.trunk}; use avg, max or none")
         if len(set(self.layer)) != len(self.layer):
             raise SettingError(f"layer: found {', '.join(self.layer)}; expected each layer once")
 
     @property
     def is_file(self) -> bool:
         """Whether the trunk is the user's own model."""
-        return self.trunk.endswith(MODEL_ENDING)
+        return self.trunk.endswith(MODEL_ENDINGS)
+
+    @property
+    def is_onnx(self) -> bool:
+        """Whether the trunk is a model in ONNX, which OpenVINO runs without Keras."""
+        return self.trunk.endswith(ONNX_ENDING)
+
+    @property
+    def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Mean and standard deviation of R, G and B as shares of 255; None without them."""
+        return (self.mean, self.std) if self.mean else NORMALIZATIONS.get(self.preprocess)
 
     @property
     def is_complete(self) -> bool:
@@ -139,7 +158,25 @@ class TrunkSpec(Settings):
         if self.preprocess == "auto":
             expected = "none (0..255, for a model with its own rescaling) or rescale (1/255)"
             raise SettingError(f"preprocess auto: not known for {self.trunk}; expected {expected}")
-        self._set(weights=IN_MODEL, preprocess=self.preprocess or "none")
+        usual = "rescale" if self.mean else "" if self.is_onnx else "none"
+        self._set(weights=IN_MODEL, preprocess=self.preprocess or usual)
+        if not self.preprocess:
+            known = (
+                f"{', '.join(NORMALIZATIONS)}, rescale (1/255), none (0..255), or --mean and --std"
+            )
+            problem = f"an ONNX file does not say how its pixels are prepared; give one of {known}"
+            raise SettingError(f"preprocess: not given for {self.trunk}: {problem}")
+
+    def _check_normalization(self) -> None:
+        if bool(self.mean) != bool(self.std):
+            raise SettingError("mean, std: found one of them; expected both, or none")
+        if self.mean and self.preprocess != "rescale":
+            problem = f"have no effect with --preprocess {self.preprocess}"
+            raise SettingError(f"mean, std: {problem}; leave it out, or leave them out")
+        for name, values, low in (("mean", self.mean, 0.0), ("std", self.std, 1e-6)):
+            if values and (len(values) != 3 or not all(low <= value <= 1 for value in values)):
+                expected = "three numbers of 0 to 1, as in 0.485,0.456,0.406"
+                raise SettingError(f"{name}: found {values}; expected {expected}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON can hold them."""
@@ -252,47 +289,3 @@ class ExtractConfig(Settings):
     def allowed(self, name: str, total: int) -> int:
         """Return how many of ``total`` images or rows ``max_bad`` or ``max_removed`` allows."""
         return share_of(name, getattr(self, name), total)
-
-
-@documented
-@dataclass(frozen=True)
-class ViewSpec(Settings):
-    """Augmented views of the training images; the defaults are the recipe of Keras' course notes.
-
-    Without views every setting is None.
-
-    Raises:
-        SettingError: A value is out of range or has no effect.
-    """
-
-    views: int = flag(
-        0, "keep N augmented views of each training image beside the plain one", low=1, shown="0"
-    )
-    seed: int | None = flag(
-        None, "decides everything random in the views", low=0, below=2**32, usual=0
-    )
-    rotation: float | None = flag(
-        None, "largest turn either way, in degrees", low=0, high=180, metavar="DEGREES", usual=40.0
-    )
-    shift: float | None = flag(
-        None, "largest shift either way, as a share of the side", low=0, high=1, usual=0.2
-    )
-    shear: float | None = flag(
-        None, "largest slant either way, as a share", low=0, high=1, usual=0.2
-    )
-    zoom: float | None = flag(
-        None, "width and height are each divided by 1 - X to 1 + X", low=0, high=0.9, usual=0.2
-    )
-    flip: bool | None = flag(None, "mirror one view in two, left to right", usual=True)
-
-    def __post_init__(self) -> None:
-        given = {k: v for k, v in asdict(self).items() if v is not None and k != "views"}
-        check_fields(self)
-        if not self.views and given:
-            raise SettingError(f"{next(iter(given))}: has no effect without --views")
-        if self.views:
-            usual = {f.name: f.metadata["usual"] for f in fields(self) if "usual" in f.metadata}
-            self._set(**(usual | given))
-            if not any((self.rotation, self.shift, self.shear, self.zoom, self.flip)):
-                effects = "rotation, shift, shear, zoom or flip"
-                raise SettingError(f"views: have no effect without {effects}; give one of them")

@@ -182,6 +182,16 @@ def parse_image_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2] or match[1])
 
 
+def parse_rgb(text: str) -> tuple[float, ...]:
+    """Return the three numbers in ``0.485,0.456,0.406``."""
+    try:
+        red, green, blue = map(float, text.split(","))
+    except ValueError:
+        expected = "expected three numbers as in 0.485,0.456,0.406"
+        raise argparse.ArgumentTypeError(f"found {text!r}; {expected}") from None
+    return red, green, blue
+
+
 def parse_columns(text: str) -> dict[str, str]:
     """Return the column of each role in ``path=file,label=species``, or raise SettingError."""
     columns: dict[str, str] = {}

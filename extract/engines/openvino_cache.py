@@ -18,7 +18,7 @@ from platformdirs import user_cache_path
 
 from extract.core.applications import TRUNKS
 from extract.core.atomic import cache_write
-from extract.core.config import IN_MODEL, PIXEL_SETTINGS, TrunkSpec
+from extract.core.config import BEFORE, IN_MODEL, PIXEL_SETTINGS, TrunkSpec
 from extract.core.console import log
 from extract.core.errors import EngineError, first_line
 from extract.trunks.backend import convert_to_openvino, load_openvino
@@ -26,6 +26,7 @@ from extract.trunks.configuration import installed_version
 
 if TYPE_CHECKING:
     from extract.conversion.process import Conversion
+    from extract.onnx.trunk import OnnxTrunk
     from extract.trunks.trunk import Trunk
 
 FORMAT_VERSION = 1
@@ -87,11 +88,12 @@ def find_compiled(spec: TrunkSpec, calibration_digest: str = "") -> CompiledTrun
     return None
 
 
-def convert(trunk: "Trunk", asked: TrunkSpec | None = None) -> CompiledTrunk:
-    """Convert a Keras trunk and save it in the cache.
+def convert(trunk: "Trunk | OnnxTrunk", asked: TrunkSpec | None = None) -> CompiledTrunk:
+    """Convert a trunk and save it in the cache.
 
     Args:
-        trunk: A trunk built on TensorFlow, the only backend whose models can be converted.
+        trunk: A trunk in ONNX, or built on TensorFlow, the only backend whose models can be
+            converted.
         asked: The spec that the trunk was built from, if that left settings open.
 
     Returns:
@@ -101,14 +103,16 @@ def convert(trunk: "Trunk", asked: TrunkSpec | None = None) -> CompiledTrunk:
         EngineError: OpenVINO cannot convert it.
     """
     try:
-        model = convert_to_openvino(trunk.model)
+        model = trunk.model if trunk.spec.is_onnx else convert_to_openvino(trunk.model)
     except Exception as error:
         problem = f"OpenVINO cannot convert it ({first_line(error)})"
         raise EngineError(f"{trunk.spec.trunk}: {problem}; use --engine keras") from error
     return keep(model, trunk, asked)
 
 
-def keep(model: Any, source: "Trunk | Conversion", asked: TrunkSpec | None) -> CompiledTrunk:
+def keep(
+    model: Any, source: "Trunk | Conversion | OnnxTrunk", asked: TrunkSpec | None
+) -> CompiledTrunk:
     """Save a converted trunk in the cache, and how the settings that it left open were settled.
 
     Arguments and errors are those of ``convert`` and ``save_compiled``.
@@ -119,7 +123,9 @@ def keep(model: Any, source: "Trunk | Conversion", asked: TrunkSpec | None) -> C
 
 
 def save_compiled(
-    model: Any, source: "Trunk | Conversion | CompiledTrunk", calibration_digest: str = ""
+    model: Any,
+    source: "Trunk | Conversion | OnnxTrunk | CompiledTrunk",
+    calibration_digest: str = "",
 ) -> CompiledTrunk:
     """Save an OpenVINO model of a trunk in the cache, or in the temporary folder if that fails.
 
@@ -214,7 +220,8 @@ def cache_folder() -> Path:
 
 def _identity(spec: TrunkSpec, calibration_digest: str) -> dict[str, Any]:
     """Return everything that determines a converted trunk, as JSON can hold it."""
-    settings = {k: v for k, v in spec.to_dict().items() if k not in PIXEL_SETTINGS}
+    given = spec.to_dict().items()
+    settings = {k: v for k, v in given if k not in PIXEL_SETTINGS and BEFORE.get(k) != v}
     for name in ("trunk", "weights"):
         # A model of Keras has fixed files. Of a user's file only the content counts.
         file = Path(settings[name])

@@ -49,7 +49,7 @@ class OpenVinoEngine(Engine):
         self.calibration_keys = trunk.calibration_keys
         self.calibration_sha256 = trunk.calibration_sha256
         self._folder = trunk.folder
-        self._model = self._compile(threads, is_alone=images == self.batch_size)
+        self._model = self._compile(threads, batch_size, is_alone=images == self.batch_size)
         # One more than can run at once, so that none waits while results are copied.
         self._requests = self._model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1
 
@@ -79,7 +79,16 @@ class OpenVinoEngine(Engine):
             for i, layer in enumerate(self.shapes)
         }
 
-    def _compile(self, threads: int, is_alone: bool) -> Any:
+    def _take_fixed_batch(self, model: Any, asked: int | None) -> None:
+        """Run an ONNX model that was exported for batches of one size in such batches."""
+        batch = model.input(0).get_partial_shape()[0]
+        if batch.is_static:
+            self.batch_size = batch.get_length()
+            if asked not in (None, self.batch_size):
+                problem = f"{self.spec.trunk} takes {self.batch_size} at a time"
+                raise EngineError(f"batch size {asked}: {problem}; leave --batch-size out")
+
+    def _compile(self, threads: int, asked: int | None, is_alone: bool) -> Any:
         """Compile for batches of one size, the cast included; 0 threads use every core."""
         openvino = load_openvino()
         core = openvino.Core()
@@ -89,6 +98,7 @@ class OpenVinoEngine(Engine):
             fix = "raise the limit on open files (ulimit -n), or remove that folder"
             reason = str(error).strip().splitlines()[-1]
             raise EngineError(f"{self._folder}: {reason}; {fix}") from error
+        self._take_fixed_batch(model, asked)
         model.reshape([self.batch_size, *self.spec.image_size, 3])
         steps = openvino.preprocess.PrePostProcessor(model)
         output_type = openvino.Type.f32 if self.dtype == "float32" else openvino.Type.f16

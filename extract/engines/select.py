@@ -48,16 +48,16 @@ def open_engine(
         TrunkError: The trunk cannot be built, or its weights are not available.
         EngineError: The machine lacks instructions, memory or a package, or cannot convert it.
     """
-    _check_decoding(spec)
-    check_batch_memory(batch_size or 1, spec.image_size)
-    if precision == "int8" or engine == "openvino" or (engine == "auto" and not _prefers_keras()):
+    _check_settings(spec, engine, batch_size)
+    by_openvino = precision == "int8" or engine == "openvino" or spec.is_onnx
+    if by_openvino or not (engine == "keras" or _prefers_keras()):
         check_instructions(precision)
         compiled = find_compiled(spec) or _convert_apart(spec)
         trunk: Any = None if compiled else _build(spec)
         try:
             compiled = compiled or convert(trunk, spec)
         except EngineError as error:
-            if engine == "openvino" or precision != "float32":
+            if by_openvino or precision != "float32":
                 raise
             log.info("%s; running it in Keras", error)
         else:
@@ -71,7 +71,10 @@ def open_engine(
     return KerasEngine(trunk, dtype, batch_size, precision, images)
 
 
-def _check_decoding(spec: TrunkSpec) -> None:
+def _check_settings(spec: TrunkSpec, engine: str, batch_size: int | None) -> None:
+    check_batch_memory(batch_size or 1, spec.image_size)
+    if spec.is_onnx and engine == "keras":
+        raise EngineError(f"engine keras: cannot run {spec.trunk}; use --engine openvino")
     if spec.decoding == "fast" and not HAS_SIMD:
         remedy = "install it, or extract with --decoding scaled"
         raise EngineError(f"decoding fast: needs cykooz.resizer; {remedy}")
@@ -87,6 +90,10 @@ def _convert_apart(spec: TrunkSpec) -> CompiledTrunk | None:
 
 
 def _build(spec: TrunkSpec, precision: str = "float32") -> Any:
+    if spec.is_onnx:
+        from extract.onnx.build import build_onnx_trunk
+
+        return build_onnx_trunk(spec)
     from extract.trunks.trunk import build_trunk
 
     return build_trunk(spec, precision)

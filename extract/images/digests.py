@@ -7,9 +7,9 @@ from operator import not_
 import numpy as np
 
 from extract.core.errors import ImageError, listed
-from extract.core.prefetch import map_in_threads
 from extract.images.item import Item, read_item
 from extract.limits.image_size import under_way
+from extract.limits.prefetch import map_in_threads
 
 DIGEST_BYTES = 16
 # Threads that read; they wait for a disk or a network.

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from threading import Condition, Thread, current_thread
 
 from extract.core.errors import ImageError
-from extract.core.prefetch import is_abandoned
+from extract.limits.prefetch import is_abandoned
 
 # 134 million pixels, as in a panorama of 16,384 x 8,192; in 16 bits and RGB they are 805 MB.
 MOST_BYTES, MOST_PIXELS = 2**30, 2**27

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from extract.core.config import ViewSpec
 from extract.core.errors import EngineError, HeadstartError
 from extract.core.row_block import DONE, FAILED, Failure, RowBlock
+from extract.core.views import ViewSpec
 from extract.engines.base import Engine
 from extract.engines.snapshot import Snapshot, open_snapshot
 from extract.images.item import Item, Read

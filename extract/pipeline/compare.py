@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from extract.core.config import MODEL_ENDING, ViewSpec
+from extract.core.config import MODEL_ENDINGS
 from extract.core.errors import MOST_LISTED, listed
 from extract.core.row_block import DONE
+from extract.core.views import ViewSpec
 from extract.images.item import Source
 from extract.store.format import read_trunk
 from extract.store.open import Store
@@ -45,7 +46,7 @@ def find_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> li
     differences = []
     for name in wanted:
         before, now = _plain(stored.get(name)), _plain(wanted[name])
-        both = f"{before}".endswith(MODEL_ENDING) and f"{now}".endswith(MODEL_ENDING)
+        both = f"{before}".endswith(MODEL_ENDINGS) and f"{now}".endswith(MODEL_ENDINGS)
         # Files are compared by the digest of their weights.
         if before == now or name == "weights" or (name == "trunk" and both):
             continue
@@ -74,6 +75,8 @@ def _flag(name: str, value: Any) -> str:
     if name == "image_size":
         value = dict.fromkeys(value)  # one number for a square
         return f"{flag} {'x'.join(map(str, value))}"
+    if name in ("mean", "std"):
+        return f"{flag} {','.join(f'{share:g}' for share in value)}"
     if isinstance(value, list):
         return " ".join(f"{flag} {entry}" for entry in value)
     return f"{flag} {value:g}" if isinstance(value, float) else f"{flag} {value}"

@@ -156,12 +156,13 @@ def _check_removed(run: RunSettings, source: Source) -> None:
 def _plan_layout(run: RunSettings, source: Source, engine: Engine) -> Layout:
     """Return the store that the run creates."""
     runner = "openvino" if engine.name == "openvino" else backend_name()
-    packages = ["headstart", "keras", runner, "h5py", "numpy", "pillow", "simplejpeg"]
+    keras = ["keras"] * (not engine.spec.is_onnx)
+    packages = ["headstart", *keras, runner, "h5py", "numpy", "pillow", "simplejpeg"]
     packages += ["cykooz.resizer"] * (engine.spec.decoding == "fast")
     versions = [f"{package} {installed_version(package)}" for package in packages]
     config = asdict(run.config).items()
     attributes = {
-        **engine.spec.to_dict(),
+        **{name: value or None for name, value in engine.spec.to_dict().items()},
         **{name: value for name, value in config if name not in _ACTIONS},
         "root": hide_secrets(run.config.root),
         **asdict(run.views),

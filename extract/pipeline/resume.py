@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from extract.core.applications import FALLBACK
-from extract.core.config import MODEL_ENDING, ExtractConfig, TrunkSpec, ViewSpec
+from extract.core.config import MODEL_ENDINGS, ExtractConfig, TrunkSpec
 from extract.core.errors import SettingError, StoreError, quoted
+from extract.core.views import ViewSpec
 from extract.images.remote import check_local, hide_secrets, is_url
 from extract.pipeline.compare import KEPT, find_differences, read_recipe
 from extract.store.open import Store, open_store
@@ -50,7 +51,7 @@ def complete_settings(out: Path, settings: Mapping[str, Any]) -> RunSettings:
     # A store must find its files from any folder.
     if given.get("weights") not in (None, "imagenet", "none"):
         given["weights"] = str(Path(given["weights"]).absolute())
-    if given.get("trunk", "").endswith(MODEL_ENDING):
+    if given.get("trunk", "").endswith(MODEL_ENDINGS):
         given["trunk"] = str(Path(given["trunk"]).absolute())
     if given.get("root") and not is_url(given["root"]):
         given["root"] = str(Path(given["root"]).absolute())

@@ -15,14 +15,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from extract.core import prefetch
-from extract.core.config import TrunkSpec, ViewSpec
+from extract.core.config import TrunkSpec
 from extract.core.console import log
 from extract.core.errors import EngineError, ImageError, count_of, quoted
 from extract.core.row_block import Failure, Note, RowBlock
+from extract.core.views import ViewSpec
 from extract.engines.base import Engine
 from extract.images.digests import DIGEST_BYTES, digest_bytes
 from extract.images.item import NO_STAMP, Item, Stamp, read_item, stamp_of
+from extract.limits import prefetch
 from extract.limits.image_size import under_way
 from extract.pixels.augment import make_views
 from extract.pixels.decode import decode

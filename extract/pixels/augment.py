@@ -19,7 +19,7 @@ import math
 
 import numpy as np
 
-from extract.core.config import ViewSpec
+from extract.core.views import ViewSpec
 
 # How far a cubic filter reaches beyond a pixel's centre.
 _REACH = 2

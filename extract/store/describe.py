@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from extract.core.config import ViewSpec
 from extract.core.errors import count_of, quoted, show_bytes
 from extract.core.row_block import DONE, FAILED, PENDING
+from extract.core.views import ViewSpec
 from extract.layouts.overview import count_images, format_counts
 from extract.store.open import Store
 
@@ -83,6 +83,12 @@ def _format_trunk(values: Mapping[str, Any]) -> list[str]:
     return [
         f"trunk      {quoted(values['trunk'])}, {width} x {height} pixels ({values['resize']}, "
         f"{values['interpolation']}, decoding {values['decoding']}), "
-        f"preprocessing {values['preprocess']}",
+        f"preprocessing {values['preprocess']}{_normalization(values)}",
         f"weights    {quoted(values['weights'])}, SHA-256 {values['weights_sha256']}",
     ]
+
+
+def _normalization(values: Mapping[str, Any]) -> str:
+    """Return the mean and the standard deviation that were given, if they were."""
+    given = [f", {name} {values[name]}" for name in ("mean", "std") if values.get(name)]
+    return "".join(given)

@@ -153,7 +153,7 @@ class Layout(NamedTuple):
 
 def _are_texts(value: Any) -> bool:
     """Return whether the value of an attribute is a list of texts."""
-    return isinstance(value, list | tuple) and not (value and isinstance(value[0], int))
+    return isinstance(value, list | tuple) and not (value and isinstance(value[0], int | float))
 
 
 def _size(text: str) -> int:

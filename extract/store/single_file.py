@@ -15,8 +15,8 @@ import h5py
 import numpy as np
 
 from extract.core.atomic import fsync_handle
-from extract.core.config import ViewSpec
 from extract.core.row_block import DONE, FAILED, PENDING, RowBlock
+from extract.core.views import ViewSpec
 from extract.images.item import SPLITS
 from extract.store.format import REASON_BYTES, read_trunk, wrap_write_errors
 from extract.store.validate import check_layout, open_file, refuse, wrap_read_errors

@@ -10,7 +10,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from extract.core.applications import TRUNKS
+import numpy as np
+
+from extract.core.applications import TRUNKS, ListedLayer
 from extract.core.config import OUTPUT, TrunkSpec
 from extract.core.errors import TrunkError, unknown_name
 from extract.families import efficientnet_lite
@@ -41,14 +43,6 @@ class Trunk(NamedTuple):
     model: Any
     shapes: dict[str, tuple[int, ...]]
     weights_sha256: str
-
-
-class ListedLayer(NamedTuple):
-    """A layer that a trunk can be cut at; its shape has the batch first, as None."""
-
-    number: int
-    name: str
-    shape: tuple[int | None, ...]
 
 
 def build_trunk(spec: TrunkSpec, precision: str = "float32") -> Trunk:
@@ -185,7 +179,12 @@ def _preprocess(spec: TrunkSpec, pixels: Any) -> Any:
         known = TRUNKS[spec.trunk]
         module = getattr(keras.applications, known.module) if known.in_keras else efficientnet_lite
         return module.preprocess_input(pixels)
-    return pixels / 255.0 if spec.preprocess == "rescale" else pixels
+    if spec.preprocess == "none":
+        return pixels
+    if not spec.normalization:
+        return pixels / 255.0
+    mean, std = np.array(spec.normalization, np.float32)
+    return (pixels / 255.0 - mean) / std
 
 
 def _settle_pooling(spec: TrunkSpec, shapes: list[tuple[int | None, ...]]) -> TrunkSpec:
