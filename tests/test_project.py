@@ -32,6 +32,7 @@ ROOMS = {
         "pixels",
         "layouts",
         "sources",
+        "families",
         "trunks",
         "engines",
         "store",

@@ -78,9 +78,12 @@ def open_trunk(made_by: Dataset | TrainedHead, weights: PathLike | None = None) 
 
 
 def check_trunk(targets: Sequence[str], made_by: Dataset | TrainedHead) -> None:
-    """Raise HeadError where a model would replace the trunk, or the weights, that it is made of."""
+    """Raise HeadError for a model that would replace what it is made of, or would not load."""
     spec = made_by.trunk
     for target in targets:
+        if spec.is_hub and _ending(target) == ".keras":
+            problem = "KerasHub's layers do not load from a .keras file without KerasHub"
+            raise HeadError(f"export: {target}: {problem}; use .onnx, .tflite or a folder instead")
         if _ending(target):
             check_file(Path(target), *filter(None, (spec.trunk, spec.weights)))
 

@@ -7,7 +7,6 @@ import os
 import re
 from dataclasses import asdict, dataclass, fields
 from importlib.util import find_spec
-from typing import Any
 
 from extract.core.applications import TRUNKS
 from extract.core.errors import SettingError, unknown_name
@@ -21,12 +20,13 @@ from extract.core.flags import (
     share_of,
 )
 
-MODEL_ENDING = ".keras"
+MODEL_ENDING, HUB = ".keras", "hub:"  # the end of a file's name, the start of a preset's
 IN_MODEL = "model"
 OUTPUT = "output"  # the layer that is the output of the complete model
 DTYPES = ("float32", "float16")
 # How an image becomes the pixels of the trunk's input; values in files from before a setting.
 PIXEL_SETTINGS, BEFORE = ("resize", "interpolation", "decoding"), {"decoding": "full"}
+_FITS, _FILTERS = ("stretch", "crop", "pad"), ("nearest", "bilinear", "bicubic", "lanczos")
 HAS_SIMD = find_spec("cykooz_resizer") is not None
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 
@@ -45,8 +45,8 @@ class TrunkSpec(Settings):
 
     trunk: str = flag(
         "inception_v3",
-        "a model of keras.applications, see --list-trunks; or FILE.keras, your own model as "
-        "model.save writes it",
+        "a model of keras.applications, see --list-trunks; FILE.keras, your own model as "
+        "model.save writes it; or hub:PRESET or hub:FOLDER, a backbone of KerasHub",
         metavar="NAME|FILE",
     )
     weights: str = flag(
@@ -63,9 +63,9 @@ class TrunkSpec(Settings):
     )
     pooling: str = flag(
         "",
-        "pooling of a feature map",
-        choices=("avg", "max", "none"),
-        shown="avg; none for a vector",
+        "pooling of a feature map, or of tokens, of which cls is the class token",
+        choices=("avg", "max", "cls", "none"),
+        shown="avg; none for a vector; cls where a backbone of KerasHub has that token",
     )
     image_size: tuple[int, int] = flag(
         (0, 0),
@@ -76,10 +76,10 @@ class TrunkSpec(Settings):
         shown="its native size",
     )
     resize: str = flag(
-        "stretch", "stretch, crop the middle, or pad with black", choices=("stretch", "crop", "pad")
+        "", "stretch, crop the middle, or pad with black", choices=_FITS, shown="stretch; hub: own"
     )
     interpolation: str = flag(
-        "bilinear", "resampling filter", choices=("nearest", "bilinear", "bicubic", "lanczos")
+        "", "resampling filter", choices=_FILTERS, shown="bilinear; hub: that of the preset"
     )
     decoding: str = flag(
         "fast" if HAS_SIMD else "scaled",
@@ -98,18 +98,26 @@ class TrunkSpec(Settings):
         layer = (self.layer,) if isinstance(self.layer, str) else tuple(self.layer)
         side = self.image_size
         self._set(layer=layer, image_size=(side, side) if isinstance(side, int) else tuple(side))
-        if self.is_file:
+        if self.is_file or self.is_hub:
             self._complete_file()
         else:
             self._complete_application()
+        if not self.is_hub:  # whose preset says what is left open
+            self._set(resize=self.resize or "stretch")
+            self._set(interpolation=self.interpolation or "bilinear")
         check_fields(self)
         if len(set(self.layer)) != len(self.layer):
             raise SettingError(f"layer: found {', '.join(self.layer)}; expected each layer once")
 
     @property
+    def is_hub(self) -> bool:
+        """Whether the trunk is a preset of KerasHub."""
+        return self.trunk.startswith(HUB)
+
+    @property
     def is_file(self) -> bool:
         """Whether the trunk is the user's own model."""
-        return self.trunk.endswith(MODEL_ENDING)
+        return self.trunk.endswith(MODEL_ENDING) and not self.is_hub
 
     @property
     def is_complete(self) -> bool:
@@ -136,14 +144,10 @@ class TrunkSpec(Settings):
         if self.weights not in ("", IN_MODEL):
             found = f"found {self.weights} with the trunk {self.trunk}"
             raise SettingError(f"weights: {found}, which holds its own; drop --weights")
-        if self.preprocess == "auto":
+        if self.preprocess == "auto" and self.is_file:
             expected = "none (0..255, for a model with its own rescaling) or rescale (1/255)"
             raise SettingError(f"preprocess auto: not known for {self.trunk}; expected {expected}")
-        self._set(weights=IN_MODEL, preprocess=self.preprocess or "none")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON can hold them."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        self._set(weights=IN_MODEL, preprocess=self.preprocess or ("none" if self.is_file else ""))
 
 
 @documented
@@ -240,9 +244,7 @@ class ExtractConfig(Settings):
         if self.update and self.overwrite:
             raise SettingError("--update and --overwrite cannot be combined; choose one")
         if self.update and self.shards:
-            raise SettingError(
-                "--update cannot change shards, whose rows are fixed; --overwrite can"
-            )
+            raise SettingError("--update cannot change shards: rows are fixed; --overwrite can")
         if not re.fullmatch(r"(local|auto|[^/\s]+:\d+)?", self.cluster):
             raise SettingError(
                 f"cluster: found {self.cluster!r}; expected local, auto or HOST:PORT"

@@ -12,7 +12,8 @@ from extract.engines.memory import check_batch_memory
 from extract.engines.openvino_cache import CompiledTrunk, convert, find_compiled
 from extract.engines.openvino_engine import OpenVinoEngine, check_instructions
 from extract.engines.quantize import Calibration, quantize
-from extract.trunks.backend import has_gpu, on_gpu
+from extract.families.hub_presets import is_name, settle
+from extract.trunks.backend import has_gpu, load_keras, on_gpu
 from extract.trunks.configuration import backend_name
 
 Calibrate = Callable[[TrunkSpec], Calibration] | str
@@ -47,7 +48,7 @@ def open_engine(
         TrunkError: The trunk cannot be built, or its weights are not available.
         EngineError: The machine lacks instructions, memory or a package, or cannot convert it.
     """
-    _check_decoding(spec)
+    spec = _settle(spec)
     check_batch_memory(batch_size or 1, spec.image_size)
     if precision == "int8" or engine == "openvino" or (engine == "auto" and not _prefers_keras()):
         check_instructions(precision)
@@ -70,10 +71,16 @@ def open_engine(
     return KerasEngine(trunk, dtype, batch_size, precision, images)
 
 
-def _check_decoding(spec: TrunkSpec) -> None:
+def _settle(spec: TrunkSpec) -> TrunkSpec:
+    """Complete a preset of KerasHub by what its files say; refuse what cannot be decoded."""
     if spec.decoding == "fast" and not HAS_SIMD:
         remedy = "install it, or extract with --decoding scaled"
         raise EngineError(f"decoding fast: needs cykooz.resizer; {remedy}")
+    if not spec.is_hub:
+        return spec
+    if is_name(spec.trunk):
+        load_keras()  # KerasHub imports it, too, but not quietly
+    return settle(spec)
 
 
 def _prefers_keras() -> bool:

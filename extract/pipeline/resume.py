@@ -6,8 +6,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from extract.core.config import MODEL_ENDING, ExtractConfig, TrunkSpec, ViewSpec
+from extract.core.config import HUB, MODEL_ENDING, ExtractConfig, TrunkSpec, ViewSpec
 from extract.core.errors import SettingError, StoreError, quoted
+from extract.families.hub_presets import is_name
 from extract.images.remote import check_local, hide_secrets, is_url
 from extract.pipeline.compare import KEPT, find_differences, read_recipe
 from extract.store.open import Store, open_store
@@ -51,6 +52,8 @@ def complete_settings(out: Path, settings: Mapping[str, Any]) -> RunSettings:
         given["weights"] = str(Path(given["weights"]).absolute())
     if given.get("trunk", "").endswith(MODEL_ENDING):
         given["trunk"] = str(Path(given["trunk"]).absolute())
+    if given.get("trunk", "").startswith(HUB) and not is_name(given["trunk"]):
+        given["trunk"] = f"{HUB}{Path(given['trunk'].removeprefix(HUB)).absolute()}"
     if given.get("root") and not is_url(given["root"]):
         given["root"] = str(Path(given["root"]).absolute())
     config = ExtractConfig.from_dict(given)

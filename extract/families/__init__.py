@@ -1,0 +1,1 @@
+"""Families of trunks that are not in ``keras.applications``."""
