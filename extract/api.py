@@ -246,4 +246,4 @@ def list_layers(
     layers = module.list_layers(spec)
     if not top:
         return layers
-    return [] if spec.is_file else module.list_top(spec, layers)
+    return [] if spec.is_file or spec.is_hub else module.list_top(spec, layers)

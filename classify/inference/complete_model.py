@@ -68,6 +68,10 @@ def open_classifier(
         TrunkError: The model cannot be built, or does not give one score per class.
     """
     spec = TrunkSpec(layer=(OUTPUT,), pooling="none", **settings)
+    if spec.is_hub:
+        problem = "a backbone of KerasHub has no classes"
+        remedy = "extract features with it, train a head on them and give its folder"
+        raise TrunkError(f"{spec.trunk}: {problem}; {remedy}")
     if spec.is_file:
         held = read_metadata(Path(spec.trunk))
         held = BEFORE | held if held else held

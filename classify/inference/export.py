@@ -78,7 +78,7 @@ def open_trunk(made_by: Dataset | TrainedHead, weights: PathLike | None = None) 
 
 
 def check_trunk(targets: Sequence[str], made_by: Dataset | TrainedHead) -> None:
-    """Raise HeadError without a trunk of Keras, and where a model would replace its parts."""
+    """Raise HeadError for a model that would replace its parts, or has no trunk that loads."""
     spec = made_by.trunk
     if targets and not spec.trunk:
         found = "found a head on features of another program; expected features of a trunk"
@@ -88,6 +88,9 @@ def check_trunk(targets: Sequence[str], made_by: Dataset | TrainedHead) -> None:
         remedy = "use predict-images, or extract with --trunk NAME or FILE.keras"
         raise HeadError(f"export: {problem}; {remedy}")
     for target in targets:
+        if spec.is_hub and _ending(target) == ".keras":
+            problem = "KerasHub's layers do not load from a .keras file without KerasHub"
+            raise HeadError(f"export: {target}: {problem}; use .onnx, .tflite or a folder instead")
         if _ending(target):
             check_file(Path(target), *filter(None, (spec.trunk, spec.weights)))
 

@@ -47,7 +47,7 @@ def describe(head: TrainedHead) -> dict[str, Any]:
         "value_range": [0, 255],
         "orientation": "exif",
         "background": [255, 255, 255],
-        "trunk": Path(spec.trunk).name if spec.is_file else spec.trunk,
+        "trunk": Path(spec.trunk).name if spec.is_file or spec.is_hub else spec.trunk,
         "layer": head.layer,
         "pooling": spec.pooling,
         "preprocess": spec.preprocess,

@@ -5,7 +5,7 @@ A field here, the long flag on the command line and the attribute in the store h
 
 import os
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
@@ -24,12 +24,14 @@ from extract.core.flags import (
 
 ONNX_ENDING = ".onnx"
 MODEL_ENDINGS = (".keras", ONNX_ENDING)
+HUB = "hub:"  # the start of the name of a preset of KerasHub
 IN_MODEL = "model"
 OUTPUT = "output"  # the layer that is the output of the complete model
 DTYPES = ("float32", "float16")
 # How an image becomes the pixels of the trunk's input; values in files from before a setting.
 PIXEL_SETTINGS = ("resize", "interpolation", "decoding")
 BEFORE: dict[str, Any] = {"decoding": "full", "mean": [], "std": []}
+_FITS, _FILTERS = ("stretch", "crop", "pad"), ("nearest", "bilinear", "bicubic", "lanczos")
 HAS_SIMD = find_spec("cykooz_resizer") is not None
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 
@@ -48,8 +50,9 @@ class TrunkSpec(Settings):
 
     trunk: str = flag(
         "inception_v3",
-        "a model of keras.applications, or efficientnet_lite0, see --list-trunks; or your own "
-        "model: FILE.keras as model.save writes it, or FILE.onnx",
+        "a model of keras.applications, or efficientnet_lite0, see --list-trunks; your own model: "
+        "FILE.keras as model.save writes it, or FILE.onnx; or hub:PRESET or hub:FOLDER, a backbone "
+        "of KerasHub",
         metavar="NAME|FILE",
     )
     weights: str = flag(
@@ -66,9 +69,9 @@ class TrunkSpec(Settings):
     )
     pooling: str = flag(
         "",
-        "pooling of a feature map, or of the tokens of FILE.onnx, of which cls is the class token",
+        "pooling of a feature map, or of tokens, of which cls is the class token",
         choices=("avg", "max", "cls", "none"),
-        shown="avg; none for a vector",
+        shown="avg; none for a vector; cls where a backbone of KerasHub has that token",
     )
     image_size: tuple[int, int] = flag(
         (0, 0),
@@ -79,10 +82,10 @@ class TrunkSpec(Settings):
         shown="its native size",
     )
     resize: str = flag(
-        "stretch", "stretch, crop the middle, or pad with black", choices=("stretch", "crop", "pad")
+        "", "stretch, crop the middle, or pad with black", choices=_FITS, shown="stretch; hub: own"
     )
     interpolation: str = flag(
-        "bilinear", "resampling filter", choices=("nearest", "bilinear", "bicubic", "lanczos")
+        "", "resampling filter", choices=_FILTERS, shown="bilinear; hub: that of the preset"
     )
     decoding: str = flag(
         "fast" if HAS_SIMD else "scaled",
@@ -104,26 +107,34 @@ class TrunkSpec(Settings):
         layer = (self.layer,) if isinstance(self.layer, str) else tuple(self.layer)
         side = self.image_size
         self._set(layer=layer, image_size=(side, side) if isinstance(side, int) else tuple(side))
-        if self.is_file:
+        if self.is_file or self.is_hub:
             self._complete_file()
         else:
             self._complete_application()
+        if not self.is_hub:  # whose preset says what is left open
+            self._set(resize=self.resize or "stretch")
+            self._set(interpolation=self.interpolation or "bilinear")
         check_fields(self)
         self._check_normalization()
-        if self.pooling == "cls" and not self.is_onnx:
+        if self.pooling == "cls" and not (self.is_onnx or self.is_hub):
             raise SettingError(f"pooling cls: has no effect on {self.trunk}; use avg, max or none")
         if len(set(self.layer)) != len(self.layer):
             raise SettingError(f"layer: found {', '.join(self.layer)}; expected each layer once")
 
     @property
+    def is_hub(self) -> bool:
+        """Whether the trunk is a preset of KerasHub."""
+        return self.trunk.startswith(HUB)
+
+    @property
     def is_file(self) -> bool:
         """Whether the trunk is the user's own model."""
-        return self.trunk.endswith(MODEL_ENDINGS)
+        return self.trunk.endswith(MODEL_ENDINGS) and not self.is_hub
 
     @property
     def is_onnx(self) -> bool:
         """Whether the trunk is a model in ONNX, which OpenVINO runs without Keras."""
-        return self.trunk.endswith(ONNX_ENDING)
+        return self.trunk.endswith(ONNX_ENDING) and not self.is_hub
 
     @property
     def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -155,12 +166,12 @@ class TrunkSpec(Settings):
         if self.weights not in ("", IN_MODEL):
             found = f"found {self.weights} with the trunk {self.trunk}"
             raise SettingError(f"weights: {found}, which holds its own; drop --weights")
-        if self.preprocess == "auto":
+        if self.preprocess == "auto" and self.is_file:
             expected = "none (0..255, for a model with its own rescaling) or rescale (1/255)"
             raise SettingError(f"preprocess auto: not known for {self.trunk}; expected {expected}")
-        usual = "rescale" if self.mean else "" if self.is_onnx else "none"
+        usual = "rescale" if self.mean else "" if self.is_onnx or self.is_hub else "none"
         self._set(weights=IN_MODEL, preprocess=self.preprocess or usual)
-        if not self.preprocess:
+        if self.is_onnx and not self.preprocess:
             known = (
                 f"{', '.join(NORMALIZATIONS)}, rescale (1/255), none (0..255), or --mean and --std"
             )
@@ -177,10 +188,6 @@ class TrunkSpec(Settings):
             if values and (len(values) != 3 or not all(low <= value <= 1 for value in values)):
                 expected = "three numbers of 0 to 1, as in 0.485,0.456,0.406"
                 raise SettingError(f"{name}: found {values}; expected {expected}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON can hold them."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 
 @documented
@@ -278,9 +285,7 @@ class ExtractConfig(Settings):
         if self.update and self.overwrite:
             raise SettingError("--update and --overwrite cannot be combined; choose one")
         if self.update and self.shards:
-            raise SettingError(
-                "--update cannot change shards, whose rows are fixed; --overwrite can"
-            )
+            raise SettingError("--update cannot change shards: rows are fixed; --overwrite can")
         if not re.fullmatch(r"(local|auto|[^/\s]+:\d+)?", self.cluster):
             raise SettingError(
                 f"cluster: found {self.cluster!r}; expected local, auto or HOST:PORT"

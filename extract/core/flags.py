@@ -9,7 +9,7 @@ import inspect
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import Field, field, fields
+from dataclasses import Field, asdict, field, fields
 from numbers import Integral, Real
 from typing import Any, Self, TypeVar, get_args
 
@@ -65,6 +65,11 @@ class Settings:
         names = {field.name for field in fields(cls)}  # type: ignore[arg-type]
         given = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**{name: value for name, value in given.items() if name in names})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON can hold them."""
+        values = asdict(self)  # type: ignore[call-overload]
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     def _set(self, **values: Any) -> None:
         """Set fields of a frozen dataclass while it is being made."""

@@ -56,6 +56,9 @@ class KerasEngine(Engine):
 
     def save(self, folder: Path) -> None:
         """See ``Engine.save``."""
+        if self.spec.is_hub:
+            problem = "Keras cannot save every backbone of KerasHub for another machine"
+            raise EngineError(f"{self.spec.trunk}: {problem}; use --engine openvino")
         self._model.save(folder / KERAS_FILE)
 
     def _start(self, pixels: np.ndarray) -> list[Any] | None:

@@ -21,6 +21,7 @@ from extract.core.atomic import cache_write
 from extract.core.config import BEFORE, IN_MODEL, PIXEL_SETTINGS, TrunkSpec
 from extract.core.console import log
 from extract.core.errors import EngineError, first_line
+from extract.families.hub_presets import read_preset
 from extract.trunks.backend import convert_to_openvino, load_openvino
 from extract.trunks.configuration import installed_version
 
@@ -104,6 +105,9 @@ def convert(trunk: "Trunk | OnnxTrunk", asked: TrunkSpec | None = None) -> Compi
     """
     try:
         model = trunk.model if trunk.spec.is_onnx else convert_to_openvino(trunk.model)
+        # Some operations have the size of one batch in them.
+        if trunk.spec.is_hub:
+            model.clone().reshape([2, *trunk.spec.image_size, 3])
     except Exception as error:
         problem = f"OpenVINO cannot convert it ({first_line(error)})"
         raise EngineError(f"{trunk.spec.trunk}: {problem}; use --engine keras") from error
@@ -227,7 +231,9 @@ def _identity(spec: TrunkSpec, calibration_digest: str) -> dict[str, Any]:
         file = Path(settings[name])
         if settings[name] not in (*TRUNKS, "imagenet", "none", IN_MODEL) and file.is_file():
             settings[name] = _digest(file)
-    packages = (*_PACKAGES, "nncf") if calibration_digest else _PACKAGES
+    if spec.is_hub:
+        settings["trunk"] = "".join(map(_digest, read_preset(spec.trunk).files))
+    packages = (*_PACKAGES, *["nncf"] * bool(calibration_digest), *["keras-hub"] * spec.is_hub)
     versions = {name: installed_version(name) for name in packages}
     calibration = {"calibration": calibration_digest, "format_version": FORMAT_VERSION}
     return {**settings, **calibration, "made_by": versions}

@@ -13,7 +13,8 @@ from extract.engines.memory import check_batch_memory
 from extract.engines.openvino_cache import CompiledTrunk, convert, find_compiled, keep
 from extract.engines.openvino_engine import OpenVinoEngine, check_instructions
 from extract.engines.quantize import Calibration, quantize
-from extract.trunks.backend import has_gpu, on_gpu
+from extract.families.hub_presets import is_name, settle
+from extract.trunks.backend import has_gpu, load_keras, on_gpu
 from extract.trunks.configuration import backend_name
 
 Calibrate = Callable[[TrunkSpec], Calibration] | str
@@ -48,7 +49,8 @@ def open_engine(
         TrunkError: The trunk cannot be built, or its weights are not available.
         EngineError: The machine lacks instructions, memory or a package, or cannot convert it.
     """
-    _check_settings(spec, engine, batch_size)
+    _check_settings(spec, engine)
+    spec = _settle(spec, batch_size)
     by_openvino = precision == "int8" or engine == "openvino" or spec.is_onnx
     if by_openvino or not (engine == "keras" or _prefers_keras()):
         check_instructions(precision)
@@ -71,13 +73,22 @@ def open_engine(
     return KerasEngine(trunk, dtype, batch_size, precision, images)
 
 
-def _check_settings(spec: TrunkSpec, engine: str, batch_size: int | None) -> None:
-    check_batch_memory(batch_size or 1, spec.image_size)
+def _check_settings(spec: TrunkSpec, engine: str) -> None:
     if spec.is_onnx and engine == "keras":
         raise EngineError(f"engine keras: cannot run {spec.trunk}; use --engine openvino")
     if spec.decoding == "fast" and not HAS_SIMD:
         remedy = "install it, or extract with --decoding scaled"
         raise EngineError(f"decoding fast: needs cykooz.resizer; {remedy}")
+
+
+def _settle(spec: TrunkSpec, batch_size: int | None) -> TrunkSpec:
+    """Complete the spec of a preset of KerasHub by what its files say; check the size of a batch."""
+    if spec.is_hub:
+        if is_name(spec.trunk):
+            load_keras()  # KerasHub imports it, too, but not quietly
+        spec = settle(spec)
+    check_batch_memory(batch_size or 1, spec.image_size)
+    return spec
 
 
 def _prefers_keras() -> bool:

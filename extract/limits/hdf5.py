@@ -58,20 +58,19 @@ def find_trap(path: str | Path) -> str:
         return trap or ""
 
 
-def bytes_of_arrays(path: str | Path) -> int:
-    """Return how many bytes all arrays in an HDF5 file have in memory."""
+def bytes_of_arrays(path: str | Path) -> list[int]:
+    """Return how many bytes each array in an HDF5 file has in memory."""
     import h5py
 
-    total = 0
+    sizes = []
 
     def add(_: str, node: Any) -> None:
-        nonlocal total
         if isinstance(node, h5py.Dataset):
-            total += math.prod(node.shape or ()) * node.dtype.itemsize
+            sizes.append(math.prod(node.shape or ()) * node.dtype.itemsize)
 
     with h5py.File(path, "r") as file:
         file.visititems(add)
-    return total
+    return sizes
 
 
 def read_floats(path: str | Path) -> dict[str, Any]:

@@ -83,6 +83,15 @@ def check_weights(path: Path, most: int | None = None) -> None:
         pass
 
 
+def least_bytes(path: Path) -> int:
+    """Return the bytes that a weight counts at least, so that a model has few more than a file.
+
+    Where a number in a configuration makes any number of layers, so small that their weights are
+    no sign of it.
+    """
+    return most_bytes(path.stat().st_size) // (2 * len(bytes_of_arrays(path)) + 2)
+
+
 def read_weights(path: Path, most: int) -> dict[str, np.ndarray]:
     """Return the float32 arrays in an HDF5 or Keras file by name; see ``check_weights``."""
     with _checked_weights(path, most) as weights:
@@ -105,7 +114,7 @@ def _checked_weights(path: Path, most: int | None) -> Iterator[Path]:
 def _check_arrays(path: Path, size: int, most: int) -> Path:
     if trap := find_trap(path):
         raise ValueError(trap)
-    check_bytes(bytes_of_arrays(path), size, most)
+    check_bytes(sum(bytes_of_arrays(path)), size, most)
     return path
 
 

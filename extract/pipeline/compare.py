@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from extract.core.config import MODEL_ENDINGS
+from extract.core.config import HUB, MODEL_ENDINGS
 from extract.core.errors import MOST_LISTED, listed
 from extract.core.row_block import DONE
 from extract.core.views import ViewSpec
@@ -47,6 +47,7 @@ def find_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> li
     for name in wanted:
         before, now = _plain(stored.get(name)), _plain(wanted[name])
         both = f"{before}".endswith(MODEL_ENDINGS) and f"{now}".endswith(MODEL_ENDINGS)
+        both |= f"{before}".startswith(HUB) and f"{now}".startswith(HUB)
         # Files are compared by the digest of their weights.
         if before == now or name == "weights" or (name == "trunk" and both):
             continue

@@ -159,6 +159,7 @@ def _plan_layout(run: RunSettings, source: Source, engine: Engine) -> Layout:
     keras = ["keras"] * (not engine.spec.is_onnx)
     packages = ["headstart", *keras, runner, "h5py", "numpy", "pillow", "simplejpeg"]
     packages += ["cykooz.resizer"] * (engine.spec.decoding == "fast")
+    packages += ["keras-hub"] * engine.spec.is_hub
     versions = [f"{package} {installed_version(package)}" for package in packages]
     config = asdict(run.config).items()
     attributes = {

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from extract.core.applications import FALLBACK
-from extract.core.config import MODEL_ENDINGS, ExtractConfig, TrunkSpec
+from extract.core.config import HUB, MODEL_ENDINGS, ExtractConfig, TrunkSpec
 from extract.core.errors import SettingError, StoreError, quoted
 from extract.core.views import ViewSpec
+from extract.families.hub_presets import is_name
 from extract.images.remote import check_local, hide_secrets, is_url
 from extract.pipeline.compare import KEPT, find_differences, read_recipe
 from extract.store.open import Store, open_store
@@ -53,6 +54,8 @@ def complete_settings(out: Path, settings: Mapping[str, Any]) -> RunSettings:
         given["weights"] = str(Path(given["weights"]).absolute())
     if given.get("trunk", "").endswith(MODEL_ENDINGS):
         given["trunk"] = str(Path(given["trunk"]).absolute())
+    if given.get("trunk", "").startswith(HUB) and not is_name(given["trunk"]):
+        given["trunk"] = f"{HUB}{Path(given['trunk'].removeprefix(HUB)).absolute()}"
     if given.get("root") and not is_url(given["root"]):
         given["root"] = str(Path(given["root"]).absolute())
     config = ExtractConfig.from_dict(given)

@@ -95,16 +95,21 @@ def load_model(path: Path, most: int | None = None) -> Any:
     """
     read_json(path, "config.json")
     check_weights(path, most)
-    with _bounded_weights(path, most):
+    with bounded_weights(path, most):
         return keras.saving.load_model(path, compile=False, safe_mode=True)
 
 
 @contextmanager
-def _bounded_weights(path: Path, most: int | None) -> Iterator[None]:
+def bounded_weights(path: Path, most: int | None = None, least: int = 0) -> Iterator[None]:
     """Refuse layers whose weights are larger than the file can be, before they take memory.
 
     Keras creates the weights of all layers as the configuration of a model says, and reads their
     values from the file after that.
+
+    Args:
+        path: The file.
+        most: Bytes that its weights may have; a multiple of its size by default.
+        least: Bytes that a weight counts at least.
     """
     size, total, me = path.stat().st_size, 0, current_thread()
     add, refused = keras.Layer.add_weight, list[ValueError]()
@@ -112,7 +117,7 @@ def _bounded_weights(path: Path, most: int | None) -> Iterator[None]:
     def add_weight(layer: Any, *args: Any, **settings: Any) -> Any:
         nonlocal total
         if current_thread() is me:
-            total += 4 * math.prod(settings.get("shape") or (*args, ())[0])
+            total += max(least, 4 * math.prod(settings.get("shape") or (*args, ())[0]))
             try:
                 check_bytes(total, size, most_bytes(size) if most is None else most)
             except ValueError as error:
@@ -127,6 +132,17 @@ def _bounded_weights(path: Path, most: int | None) -> Iterator[None]:
         raise (*refused, error)[0] from error
     finally:
         keras.Layer.add_weight = add
+
+
+@contextmanager
+def computing_in(precision: str) -> Iterator[None]:
+    """Let layers that are built meanwhile compute in ``precision``; their weights are float32."""
+    former = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision if precision == "float32" else f"mixed_{precision}")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(former)
 
 
 def set_precision(model: Any, precision: str) -> Any:

@@ -5,7 +5,7 @@ use the same function.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,16 +15,19 @@ import numpy as np
 from extract.core.applications import TRUNKS, ListedLayer
 from extract.core.config import OUTPUT, TrunkSpec
 from extract.core.errors import TrunkError, unknown_name
-from extract.families import efficientnet_lite
+from extract.families import efficientnet_lite, hub_backbone, hub_presets
+from extract.limits.unpacked import check_weights, least_bytes
 from extract.trunks.keras_import import keras
 from extract.trunks.model_file import (
     Cut,
+    bounded_weights,
     check_names,
+    computing_in,
     digest_model_file,
     open_model_file,
     set_precision,
 )
-from extract.trunks.weights import build_application, digest_weights, load_application
+from extract.trunks.weights import build_application, digest_weights, fill_weights, load_application
 
 
 class Trunk(NamedTuple):
@@ -60,10 +63,9 @@ def build_trunk(spec: TrunkSpec, precision: str = "float32") -> Trunk:
         WeightsUnavailableError: ImageNet weights are not available.
         TrunkError: The layer is unknown, the size is wrong, or the weights do not fit.
     """
-    opener = open_model_file if spec.is_file else _open_application
-    spec, inputs, cuts = opener(spec, precision)
+    spec, inputs, cuts = _opener(spec)(spec, precision)
     outputs = [choose(spec, cuts, name).output() for name in spec.layer]
-    cut = keras.Model(inputs, outputs, name="trunk" if spec.is_file else spec.trunk)
+    cut = keras.Model(inputs, outputs, name=spec.trunk if spec.trunk in TRUNKS else "trunk")
     check_names(spec, cut)
     cut.trainable = False
     pixels = keras.Input((*spec.image_size, 3), dtype="uint8", name="pixels")
@@ -78,7 +80,9 @@ def build_trunk(spec: TrunkSpec, precision: str = "float32") -> Trunk:
     model = keras.Model(pixels, output, name=f"{cut.name}_features")
     shapes = [tuple(feature.shape[1:]) for feature in features]
     digest = digest_weights(cut)
-    if spec.is_file:
+    if spec.is_hub:
+        digest = hub_presets.digest_preset(spec, digest)
+    elif spec.is_file:
         digest = digest_model_file(spec.trunk, digest)
     return Trunk(spec, model, dict(zip(spec.layer, shapes, strict=True)), digest)
 
@@ -89,8 +93,8 @@ def list_layers(spec: TrunkSpec) -> list[ListedLayer]:
     Raises:
         TrunkError: The trunk cannot be built at this size.
     """
-    if spec.is_file:
-        return _number(open_model_file(spec, "float32")[2])
+    if spec.is_file or spec.is_hub:
+        return _number(_opener(spec)(spec, "float32")[2])
     return _number(_cuts(name_layers(build_application(spec, None))))
 
 
@@ -122,6 +126,37 @@ def name_layers(model: Any) -> dict[str, Any]:
     first = dict(sorted(((k, n) for k, n in parts if n is not None), reverse=True))
     names = [k if n in (None, first.get(k)) else f"{k}_{n - first[k]}" for k, n in parts]
     return dict(zip(names, model.layers, strict=True))
+
+
+def _opener(spec: TrunkSpec) -> Callable[[TrunkSpec, str], tuple[TrunkSpec, Any, dict[str, Cut]]]:
+    """Return the function that builds a trunk of this family, see ``open_model_file``."""
+    if spec.is_hub:
+        return _open_preset
+    return open_model_file if spec.is_file else _open_application
+
+
+def _open_preset(spec: TrunkSpec, precision: str) -> tuple[TrunkSpec, Any, dict[str, Cut]]:
+    """Load a backbone of KerasHub and find its cuts."""
+    preset, spec = hub_presets.read_preset(spec.trunk), hub_presets.settle(spec)
+    weights = preset.files[-1]
+    try:
+        check_weights(weights)
+        with bounded_weights(weights, least=least_bytes(weights)), computing_in(precision):
+            backbone = hub_backbone.build_backbone(preset, spec.image_size)
+        fill_weights(backbone, weights)
+    except TrunkError:
+        raise
+    except Exception as error:  # a wrong file can make Keras and h5py raise anything
+        size = f"at {spec.image_size[1]} x {spec.image_size[0]} pixels"
+        problem = f"{preset.kind} {size}: {' '.join(str(error).split())[:300]}"
+        remedy = "give --image-size only to one that takes any size"
+        raise TrunkError(f"{spec.trunk}: {problem}; {hub_presets.EXPECTED}; {remedy}") from error
+    model = hub_backbone.image_part(backbone)
+    tensors = hub_backbone.name_outputs(keras, model, name_layers(model))
+    cuts = {k: Cut(tuple(v.shape), partial(lambda v: v, v)) for k, v in tensors.items()}
+    spec = replace(spec, layer=spec.layer or (list(cuts)[-1],))
+    shapes = [choose(spec, cuts, name).shape for name in spec.layer]
+    return hub_backbone.settle_pooling(spec, model, shapes), model.inputs, cuts
 
 
 def _open_application(spec: TrunkSpec, precision: str) -> tuple[TrunkSpec, Any, dict[str, Cut]]:
@@ -176,6 +211,9 @@ def choose(spec: TrunkSpec, layers: Mapping[str, Any], name: str) -> Any:
 def _preprocess(spec: TrunkSpec, pixels: Any) -> Any:
     """Convert float32 pixels in 0..255 to the range that the trunk was trained on."""
     if spec.preprocess == "auto":
+        if spec.is_hub:
+            rescaling = hub_presets.rescaling(spec)
+            return keras.layers.Rescaling(**rescaling, dtype="float32")(pixels)
         known = TRUNKS[spec.trunk]
         module = getattr(keras.applications, known.module) if known.in_keras else efficientnet_lite
         return module.preprocess_input(pixels)
@@ -190,15 +228,20 @@ def _preprocess(spec: TrunkSpec, pixels: Any) -> Any:
 def _settle_pooling(spec: TrunkSpec, shapes: list[tuple[int | None, ...]]) -> TrunkSpec:
     """Choose the pooling if the spec has none; refuse one that can have no effect."""
     is_map = any(len(shape) == 4 for shape in shapes)
-    if spec.pooling not in ("", "none") and not is_map:
+    can_pool = any(len(shape) == 3 for shape in shapes) or (is_map and spec.pooling != "cls")
+    if spec.pooling not in ("", "none") and not can_pool:
         found = ", ".join(f"{n} gives {s[1:]}" for n, s in zip(spec.layer, shapes, strict=True))
         problem = f"{found}, so pooling {spec.pooling} can have no effect"
-        raise TrunkError(f"layer {problem}; use --pooling none")
+        raise TrunkError(f"layer {problem}; use --pooling none{' or avg' * is_map}")
     return replace(spec, pooling=spec.pooling or ("avg" if is_map else "none"))
 
 
 def _pool(pooling: str, output: Any) -> Any:
-    if pooling == "none" or len(output.shape) != 4:
+    """Pool a map over its positions, and a sequence over its tokens."""
+    axes = len(output.shape) - 2
+    if pooling == "none" or axes not in (1, 2):
         return output
-    layer = "GlobalAveragePooling2D" if pooling == "avg" else "GlobalMaxPooling2D"
-    return getattr(keras.layers, layer)()(output)
+    if pooling == "cls":
+        return output[:, 0] if axes == 1 else output
+    kind = "Average" if pooling == "avg" else "Max"
+    return getattr(keras.layers, f"Global{kind}Pooling{axes}D")()(output)

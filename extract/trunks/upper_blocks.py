@@ -41,8 +41,9 @@ def build_upper_blocks(spec: TrunkSpec, layer: str) -> UpperBlocks:
         TrunkError: The trunk is a model file, the blocks need more than this layer's output or have
             no weights, or the trunk's weights are not available.
     """
-    if spec.is_file:
-        problem = f"found a model file, {spec.trunk}; expected a name of --list-trunks"
+    if spec.is_file or spec.is_hub:
+        kind = "a model file" if spec.is_file else "a backbone of KerasHub"
+        problem = f"found {kind}, {spec.trunk}; expected a name of --list-trunks"
         raise TrunkError(f"fine-tuning: {problem}")
     application = load_application(spec)
     layers = name_layers(application)

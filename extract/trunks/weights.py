@@ -161,22 +161,24 @@ def _load_file(spec: TrunkSpec, model: Any, path: Path, top: bool) -> None:
         raise TrunkError(f"{path}: found the ending {path.suffix!r}; {expected}")
     try:
         check_weights(path)
-        _fill(model, path)
+        fill_weights(model, path)
     except Exception as error:  # a wrong file can make Keras and h5py raise anything
         problem: str | None = first_line(error)
         if top or "count mismatch" in str(error):
             other = build_application(spec, None, not top)
             with contextlib.suppress(Exception):  # else it fits neither, and the first error stays
-                _fill(other, path)
+                fill_weights(other, path)
                 problem = "found weights without top" if top else None
         if problem is not None:
             raise TrunkError(f"{path}: {problem}; {expected}") from error
         model.set_weights(other.get_weights()[: len(model.weights)])
 
 
-def _fill(model: Any, path: Path) -> None:
+def fill_weights(model: Any, path: Path) -> None:
     """Load weights, and raise ValueError if the file lacks some, which Keras can miss."""
-    model.set_weights([np.full(weight.shape, np.nan, weight.dtype) for weight in model.weights])
+    for weight in model.weights:
+        if "float" in weight.dtype:
+            weight.assign(np.full(weight.shape, np.nan, weight.dtype))
     model.load_weights(str(path))
     loaded = zip(model.weights, model.get_weights(), strict=True)
     if missing := [weight.path for weight, value in loaded if np.isnan(value).any()]:
