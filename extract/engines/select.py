@@ -49,8 +49,7 @@ def open_engine(
         TrunkError: The trunk cannot be built, or its weights are not available.
         EngineError: The machine lacks instructions, memory or a package, or cannot convert it.
     """
-    _check_settings(spec, engine)
-    spec = _settle(spec, batch_size)
+    spec = _settle(spec, engine, batch_size)
     by_openvino = precision == "int8" or engine == "openvino" or spec.is_onnx
     if by_openvino or not (engine == "keras" or _prefers_keras()):
         check_instructions(precision)
@@ -73,16 +72,13 @@ def open_engine(
     return KerasEngine(trunk, dtype, batch_size, precision, images)
 
 
-def _check_settings(spec: TrunkSpec, engine: str) -> None:
+def _settle(spec: TrunkSpec, engine: str, batch_size: int | None) -> TrunkSpec:
+    """Check the settings, and complete those of a preset of KerasHub by what its files say."""
     if spec.is_onnx and engine == "keras":
         raise EngineError(f"engine keras: cannot run {spec.trunk}; use --engine openvino")
     if spec.decoding == "fast" and not HAS_SIMD:
         remedy = "install it, or extract with --decoding scaled"
         raise EngineError(f"decoding fast: needs cykooz.resizer; {remedy}")
-
-
-def _settle(spec: TrunkSpec, batch_size: int | None) -> TrunkSpec:
-    """Complete the spec of a preset of KerasHub by what its files say; check the size of a batch."""
     if spec.is_hub:
         if is_name(spec.trunk):
             load_keras()  # KerasHub imports it, too, but not quietly
