@@ -74,3 +74,5 @@ def _read_table() -> dict[str, Application]:
 
 
 TRUNKS: Mapping[str, Application] = _read_table()
+# The extra whose package holds ImageNet weights of a trunk.
+EXTRAS: Mapping[str, str] = {"vgg16": "offline"}
