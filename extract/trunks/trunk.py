@@ -93,6 +93,8 @@ def list_layers(spec: TrunkSpec) -> list[ListedLayer]:
     Raises:
         TrunkError: The trunk cannot be built at this size.
     """
+    if spec.is_hub:  # the layers of a preset are known without its preprocessing
+        spec = replace(spec, preprocess="none")
     if spec.is_file or spec.is_hub:
         return _number(_opener(spec)(spec, "float32")[2])
     return _number(_cuts(name_layers(build_application(spec, None))))

