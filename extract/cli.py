@@ -143,7 +143,9 @@ def _print_trunks() -> int:
     print(f"{'trunk':<19} {'native size':>11} {'cut':<20} {'features':>8} weights")
     for known in list_trunks():
         name, _, _, size, cut, features = known
-        places = ["Keras"] * known.in_keras + [f"[{EXTRAS[name]}]"] * (name in EXTRAS)
+        places = ["Keras"] * known.in_keras + [
+            f"[{extra}]" for n, extra in EXTRAS.items() if n == name
+        ]
         weights = " or ".join(places)
         print(f"{name:<19} {f'{size} px':>11} {cut:<20} {features:>8} {weights}")
     print(_FAMILIES)

@@ -22,7 +22,9 @@ _UNUSED = ("IPython", "cv2", "grain", "jax", "matplotlib", "pandas", "sklearn", 
 
 def main() -> None:
     """Read a folder and a spec from stdin, write the answer and the model into the folder."""
-    place, settings = json.loads(sys.stdin.readline())
+    if not (request := sys.stdin.readline()):
+        return  # the parent has ended
+    place, settings = json.loads(request)
     folder = Path(place)
     Thread(target=_end_with_parent, args=[folder], daemon=True).start()
     try:
