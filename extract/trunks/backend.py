@@ -117,6 +117,13 @@ def convert_to_openvino(model: Any) -> Any:
         return openvino.convert_model(model)
 
 
+def fuse_operations(model: Any) -> None:
+    """Simplify an ``openvino.Model`` in place, as ``convert_to_openvino`` does at its end."""
+    from openvino._offline_transformations import apply_moc_transformations
+
+    apply_moc_transformations(model, cf=False)
+
+
 def takes_name(name: str) -> bool:
     """Return whether the backend runs a layer of that name; TensorFlow knows few characters."""
     in_scope = re.fullmatch(r"[A-Za-z0-9_.\\/>-]*", name)
