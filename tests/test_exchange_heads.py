@@ -72,7 +72,8 @@ def test_folds_sweeps_and_the_report_without_images(
     assert '<div class="gone">features of another program</div>' in page
     assert "<dd>of another program: " in page
     assert "image size" not in page
-    assert json.loads((tmp_path / "head/bundle.json").read_text())["trunk"] is None
+    described = json.loads((tmp_path / "head/bundle.json").read_text())
+    assert (described["trunk"], described["format_version"]) == (None, 2)
 
 
 def test_predictions_in_the_order_of_the_file_in_each_form(

@@ -86,6 +86,35 @@ def make_feather(folder: Path) -> Path:
     return folder / "v.feather"
 
 
+def test_arrays_of_splits_are_joined(tmp_path: Path) -> None:
+    arrays: dict[str, Any] = {"X_train": X[:2], "X_test": X[2:], "y_train": LABELS[:2]}
+    arrays["y_test"] = ["dog", "=cat"]
+    with h5py.File(tmp_path / "v.h5", "w") as file:
+        file.update(arrays)
+    np.savez(tmp_path / "v.npz", **arrays)
+    for ending in ("npz", "h5"):
+        extract_features(tmp_path / f"v.{ending}", out := tmp_path / f"{ending}-out.h5")
+        store = read(out)
+        assert (store.class_names, store.labels.tolist()) == (("=cat", "dog"), [1, 0, 1, 0])
+        order = np.argsort(store.split, kind="stable")  # HDF5 has the arrays by name
+        assert store.split[order].tolist() == [0, 0, 2, 2]
+        assert features_of(out)[order].tobytes() == X.tobytes()
+    np.savez(tmp_path / "v.npz", **{**arrays, "X_test": X[2:, :2]})
+    with pytest.raises(SourceError, match=r"found X_train of \(3,\) .* and X_test of \(2,\) "):
+        extract_features(tmp_path / "v.npz", out)
+    np.savez(tmp_path / "v.npz", **{**arrays, "y_train": LABELS[:1]})
+    with pytest.raises(SourceError, match=r"found y_train of shape \(1,\) beside 2 rows"):
+        extract_features(tmp_path / "v.npz", out)
+    extract_features(tmp_path / "v.npz", out, columns="features=X_test", overwrite=True)
+    assert features_of(out).tobytes() == X[2:].tobytes()
+    pixels: dict[str, Any] = {
+        f"x_{split}": np.zeros((2, 5, 5), np.float32) for split in ("train", "test")
+    }
+    np.savez(tmp_path / "v.npz", y_train=np.eye(2), **pixels)
+    with pytest.raises(SourceError, match=r"x_train has values of 0 to 0; store"):
+        extract_features(tmp_path / "v.npz", tmp_path / "new.h5")
+
+
 def make_csv(folder: Path) -> Path:
     columns = {f"feature_{i}": [f"{value:.9g}" for value in X[:, i]] for i in range(3)}
     pd.DataFrame({**TEXTS, **columns}).to_csv(folder / "v.csv", index=False)

@@ -307,7 +307,7 @@ def _without(folder: Path, name: str) -> None:
         (lambda f: _truncate(f / "bundle.json"), "not JSON"),
         (lambda f: (f / "bundle.json").write_text("[1]"), "from another program"),
         (lambda f: _change(f, format="other"), "from another program"),
-        (lambda f: _change(f, format_version=2), "format 2; expected 1"),
+        (lambda f: _change(f, format_version=3), "format 3; expected 1 or 2"),
         (lambda f: _without(f, "layer"), "damaged"),
         (lambda f: _change(f, settings={"head": "oracle"}), "damaged"),
         (lambda f: _change(f, settings=[]), "cannot be read"),

@@ -53,7 +53,7 @@ from extract.limits.unpacked import read_json
 from extract.store.format import read_trunk
 
 FORMAT = "headstart head"
-FORMAT_VERSION = 1
+FORMAT_VERSION, FOREIGN_VERSION = 1, 2  # the latter of features of another program
 _EXPECTED = "expected a folder that train-head wrote; train the head again"
 # A longer object of a JSON file has a line for each of its entries.
 _LONGEST_LINE = 400
@@ -237,9 +237,9 @@ def _read_identity(folder: Path) -> dict[str, Any]:
         raise HeadError(f"{folder}: {problem}; {_EXPECTED}") from error
     if not isinstance(described, dict) or described.get("format") != FORMAT:
         raise HeadError(f"{path}: from another program; {_EXPECTED}")
-    if (found := described.get("format_version")) != FORMAT_VERSION:
+    if (found := described.get("format_version")) not in (FORMAT_VERSION, FOREIGN_VERSION):
         raise HeadError(
-            f"{path}: format {found}; expected {FORMAT_VERSION}; upgrade headstart or train again"
+            f"{path}: format {found}; expected 1 or 2; upgrade headstart or train again"
         )
     return described
 
@@ -288,7 +288,7 @@ def _identity(dataset: Dataset, result: Result) -> dict[str, Any]:
     library, _ = _library(result.best.spec.head)
     return {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": FORMAT_VERSION if dataset.trunk.trunk else FOREIGN_VERSION,
         "settings": result.best.spec.to_dict(),
         "class_names": list(dataset.class_names),
         "trunk": dataset.trunk.to_dict() if dataset.trunk.trunk else None,

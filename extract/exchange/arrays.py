@@ -2,10 +2,12 @@
 
 import math
 import os
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,17 +17,25 @@ from extract.core.errors import SourceError, quoted
 from extract.exchange.columns import open_beside
 from extract.exchange.feature_table import (
     USUAL,
+    USUAL_FEATURES,
     FeatureTable,
     block_rows,
     choose_features,
     find_fault,
+    is_plain,
     slice_blocks,
     table_beside,
 )
 from extract.layouts.image_folder import Named
-from extract.layouts.image_table import choose_columns, explain_columns
+from extract.layouts.image_table import Said, choose_columns, explain_columns
 from extract.limits.unpacked import check_bytes, check_zip, most_bytes
-from extract.sources.pixel_arrays import NPZ_TIMES, check_size, find_flaw, open_datasets
+from extract.sources.pixel_arrays import (
+    NPZ_TIMES,
+    check_size,
+    find_flaw,
+    open_datasets,
+    split_in_name,
+)
 
 # Of the arrays that stand beside the features.
 _MOST_BYTES = 2**30
@@ -92,8 +102,9 @@ def open_hdf5(path: str, named: Named) -> FeatureTable | None:
     ]
     blocks = {name: partial(slice_blocks, array) for name, array in arrays.items()}
     table = _table(path, arrays, images, named, blocks, lambda array: np.asarray(array[()]))
-    if table:
-        check_size(path, table.name, array := arrays[table.name])
+    parts = [name for name in arrays if split_in_name(name)]
+    for name in () if not table else [table.name] if table.name in arrays else parts:
+        check_size(path, name, array := arrays[name])
         stored = array.id.get_storage_size()
         check_bytes(array.nbytes, stored, most_bytes(stored, NPZ_TIMES))
     return table
@@ -178,6 +189,8 @@ def _table(
     where = quoted(path)
     texts = {*USUAL["label"], *USUAL["split"], *USUAL["group"], _NAMES} - {"y"}
     shapes = {name: of for name, of in _read_shapes(arrays).items() if name not in texts}
+    if parts := _find_parts(where, shapes, images, named):
+        return _join_parts(path, arrays, parts, blocks, read)
     name = choose_features(where, shapes, images, named)
     if name is None:
         return None
@@ -199,6 +212,71 @@ def _table(
     return FeatureTable(
         path, name, array.shape[0], shape, dtype, blocks[name], cells, names, said, own
     )
+
+
+def _find_parts(
+    where: str,
+    shapes: Mapping[str, tuple[Sequence[int], np.dtype]],
+    images: Sequence[str],
+    named: Named,
+) -> dict[str, str]:
+    """Return the split of each array of features such as ``X_train`` and ``X_test``; or nothing.
+
+    Raises:
+        SourceError: Their rows have other shapes or types.
+    """
+    fits = [n for n, of in shapes.items() if not find_fault(*of) and is_plain(n, of[0])]
+    labels = {partner for name in fits for partner in _partners(name)}
+    fits = [name for name in fits if name not in labels]
+    splits = {name: split for name in fits if (split := split_in_name(name))}
+    if images or named or len(splits) < 2 or len({*splits.values()}) < len(splits):
+        return {}
+    if len(splits) < len(fits):
+        return {}
+    first, *others = splits
+    for name in others:
+        (_, *rest), dtype = shapes[name]
+        (_, *shape), kind = shapes[first]
+        if (rest, dtype) != (shape, kind):
+            found = f"found {first} of {tuple(shape)} {kind} and {name} of {tuple(rest)} {dtype}"
+            raise SourceError(f"{where}: {found}; expected equal rows; see --columns features=NAME")
+    return splits
+
+
+def _join_parts(
+    path: str,
+    arrays: Mapping[str, Any],
+    parts: Mapping[str, str],
+    blocks: Mapping[str, Callable[[], Iterator[np.ndarray]]],
+    read: Callable[[Any], np.ndarray],
+) -> FeatureTable:
+    """Return the features of all splits, with the labels of arrays such as ``y_train``."""
+    labels, splits, used = list[Any](), list[str](), list[str]()
+    for name, split in parts.items():
+        count = arrays[name].shape[0]
+        splits += [split] * count
+        partner = next((each for each in _partners(name) if each in arrays), None)
+        used += [name, *([partner] if partner else [])]
+        none = [None] * count
+        labels += (
+            _read_cells(quoted(path), partner, arrays[partner], count, read) if partner else none
+        )
+    first = arrays[next(iter(parts))]
+    ignored = [name for name in arrays if name not in used]
+    notes = [f"arrays: {', '.join(used)}" + (f"; ignored: {', '.join(ignored)}" if ignored else "")]
+    return FeatureTable(
+        path, "features", len(splits), tuple(first.shape[1:]), np.dtype(first.dtype),
+        lambda: chain.from_iterable(blocks[name]() for name in parts),
+        {"label": labels, "split": splits}, said=Said(notes, []),
+    )  # fmt: skip
+
+
+def _partners(name: str) -> Iterator[str]:
+    """Yield the names that the labels of features may have, as y_train for X_train."""
+    for word in re.finditer(r"[A-Za-z]+", name):
+        if word[0] in USUAL_FEATURES:
+            for label in USUAL["label"]:
+                yield name[: word.start()] + label + name[word.end() :]
 
 
 def _read_cells(

@@ -1,6 +1,7 @@
 """Features that another program made: rows of vectors or maps, and what is known of each row."""
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,8 @@ USUAL = {
     "group": ("group", "groups"),
 }
 USUAL_FEATURES = ("features", "feature", "embeddings", "embedding", "vectors", "vector", "X", "x")
+# Words in the names of labels, and of what a detector finds.
+_LABELS = {"y", "label", "labels", "target", "targets", "class", "classes", "onehot", "bbox"}
 # Bytes of features in memory at a time.
 BLOCK_BYTES = 2**25
 
@@ -148,7 +151,7 @@ def choose_features(
         if fault := faults[usual[0]]:
             raise SourceError(f"{where}: {usual[0]} {fault}")
         return usual[0]
-    fits = [name for name in arrays if not faults[name] and _is_plain(name, arrays[name][0])]
+    fits = [name for name in arrays if not faults[name] and is_plain(name, arrays[name][0])]
     chosen = [name for name in usual if name in fits] or ([] if images else fits)
     if images and chosen:
         found = f"found images ({images[0]}) and features ({chosen[0]})"
@@ -163,9 +166,11 @@ def choose_features(
     return chosen[0] if chosen else None
 
 
-def _is_plain(name: str, shape: Sequence[int]) -> bool:
+def is_plain(name: str, shape: Sequence[int]) -> bool:
     """Whether floats are features without a doubt, by their name or as many channels."""
     few = (1, 3, 4)
+    if _LABELS & {*re.split(r"[^a-z]+", name.lower())}:  # of one column for each class
+        return False
     if len(shape) == 2 or (name in USUAL_FEATURES and name.lower() != "x"):
         return True
     return len(shape) == 4 and shape[1] not in few and shape[3] not in few

@@ -58,7 +58,7 @@ def open_arrays(path: str, named: Named) -> Records:
         images = _image_arrays(path, arrays, named)
         for name in images:
             check_size(path, name, arrays[name])
-            pixels, split = arrays[name], _split_in(name) if len(images) > 1 else None
+            pixels, split = arrays[name], split_in_name(name) if len(images) > 1 else None
             usual = {**_USUAL, "label": (*_partners(name), *_USUAL["label"])}
             chosen = choose_columns(quoted(path), arrays, named, usual, "array")
             cells = [_cells(path, arrays, each, len(pixels), said) for each in (None, *chosen)]
@@ -124,7 +124,7 @@ def _image_arrays(path: str, arrays: Mapping[str, Any], named: Named) -> list[st
     fits = [name for name, flaw in flaws.items() if flaw is None]
     usual = [name for name in fits if _IMAGE_WORDS & {*_words(name)}]
     for chosen in (fits, usual):
-        splits = [_split_in(name) for name in chosen]
+        splits = [split_in_name(name) for name in chosen]
         if len(chosen) > 1 and None not in splits and len({*splits}) == len(splits):
             return chosen
     if len(fits) == 1:
@@ -211,7 +211,7 @@ def _words(name: str) -> list[str]:
     return re.split(r"[^a-z]+", name.lower())
 
 
-def _split_in(name: str) -> str | None:
+def split_in_name(name: str) -> str | None:
     """Return the split in the name of an array, such as ``x_train`` and ``test/images``."""
     splits = {SPLITS[SPLIT_OF[word]] for word in _words(name) if word in SPLIT_OF}
     return splits.pop() if len(splits) == 1 else None

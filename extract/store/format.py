@@ -114,9 +114,8 @@ class Layout(NamedTuple):
         free = shutil.disk_usage(folder).free
         if needed > free:
             found = f"{show_bytes(needed)} needed, {show_bytes(free)} free"
-            raise StoreError(
-                f"{path}: {found}; use --pooling avg, --dtype float16, or another disk"
-            )
+            pooling = "--pooling avg, " if "trunk" in self.attributes else ""
+            raise StoreError(f"{path}: {found}; use {pooling}--dtype float16, or another disk")
 
     def write(self, path: Path) -> None:
         """Write an empty store to a temporary path."""
