@@ -284,6 +284,8 @@ def test_what_has_no_meaning_is_refused(
         ),
         ("m.onnx", {"mean": (124, 117, 104), "std": (1, 1, 1)}, "mean: found .* of 0 to 1, as in"),
         ("m.onnx", {"mean": (0, 0, 0), "std": (0, 1, 1)}, "std: found .*; expected three numbers"),
+        ("m.onnx", {"mean": "abc", "std": "abc"}, "mean: found abc; expected three numbers of 0"),
+        ("m.onnx", {"mean": 0.5, "std": 0.5}, "mean: found 0.5; expected three numbers of 0 to 1"),
         (
             "m.onnx",
             {"mean": (0, 0, 0), "std": (1, 1, 1), "preprocess": "clip"},
@@ -385,7 +387,7 @@ def test_a_file_of_features_remembers_the_model(images: Path, tmp_path: Path) ->
     moved = path.rename(tmp_path / "moved.onnx")
     assert run_extraction(images, out, trunk=moved).computed == 0
     with pytest.raises(StoreError, match=r"made with --mean 0.5,0.5,0.25, not 0.5,0.5,0.5; drop"):
-        run_extraction(images, out, trunk=moved, mean=(0.5, 0.5, 0.5))
+        run_extraction(images, out, trunk=moved, mean=np.full(3, 0.5))
     save(moved, shape=("n", 3, "h", "w"))
     with pytest.raises(StoreError, match=r"made with weights of SHA-256 [0-9a-f]{12}, not"):
         run_extraction(images, out, trunk=moved)
