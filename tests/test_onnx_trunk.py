@@ -237,6 +237,19 @@ def test_layers_are_listed_and_the_first_output_is_the_default(tmp_path: Path) -
         build_here(TrunkSpec(str(path), preprocess="clip", layer=("pool",)))
 
 
+def test_names_that_no_file_can_keep_or_two_outputs_have_are_not_listed(tmp_path: Path) -> None:
+    def build() -> Any:
+        names = ["a/b", "a.b", "/", "\x1b[2J", "x" * 300, "last"]
+        nodes = [node("Relu", "pixels", "first")]
+        for before, name in zip(["first", *names], names, strict=False):
+            nodes.append(helper.make_node("Tanh", [before], [name]))
+        return nodes, [], ["\x1b[2J", "last"]
+
+    path = save(tmp_path / "model.onnx", build)
+    assert [layer.name for layer in list_layers(path)] == ["first", "last"]
+    assert build_here(TrunkSpec(str(path), preprocess="clip")).spec.layer == ("output",)
+
+
 @pytest.mark.parametrize(
     ("build", "shape", "settings", "problem"),
     [
