@@ -237,6 +237,22 @@ def test_layers_are_listed_and_the_first_output_is_the_default(tmp_path: Path) -
         build_here(TrunkSpec(str(path), preprocess="clip", layer=("pool",)))
 
 
+def test_scores_of_imagenet_as_features_are_worth_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def build() -> Any:
+        nodes, weights, outputs = network()
+        weights[1] = numpy_helper.from_array(np.ones((5, 1000), np.float32), "weight")
+        return nodes, weights, outputs
+
+    path = str(save(tmp_path / "model.onnx", build))
+    open_engine(TrunkSpec(path, layer=("scores",), preprocess="clip"))
+    assert not caplog.messages
+    open_engine(TrunkSpec(path, preprocess="clip"))
+    found = "its output scores gives 1,000 values, perhaps scores of ImageNet's classes"
+    assert caplog.messages == [f"{path}: {found}; --list-layers shows the layers below"]
+
+
 def test_names_that_no_file_can_keep_or_two_outputs_have_are_not_listed(tmp_path: Path) -> None:
     def build() -> Any:
         names = ["a/b", "a.b", "/", "\x1b[2J", "x" * 300, "last"]
