@@ -1,6 +1,7 @@
 """ONNX files that are damaged, hostile or something else: one line each, and nothing is run."""
 
 import hashlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,14 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
             read_model(tmp_path / name)
     with pytest.raises(TrunkError, match="a URL; expected a path on this machine; fetch the file"):
         read_model(Path("https://example.org/model.onnx"))
+
+
+def test_without_the_package_onnx_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(TrunkError, match=r'needs onnx; pip install "headstart\[onnx\]"'):
+        read_model(save(tmp_path / "model.onnx"))
 
 
 def test_the_digest_is_that_of_the_bytes(tmp_path: Path) -> None:

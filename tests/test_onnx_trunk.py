@@ -237,6 +237,35 @@ def test_layers_are_listed_and_the_first_output_is_the_default(tmp_path: Path) -
         build_here(TrunkSpec(str(path), preprocess="clip", layer=("pool",)))
 
 
+def test_scores_of_imagenet_as_features_are_worth_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def build() -> Any:
+        nodes, weights, outputs = network()
+        weights[1] = numpy_helper.from_array(np.ones((5, 1000), np.float32), "weight")
+        return nodes, weights, outputs
+
+    path = str(save(tmp_path / "model.onnx", build))
+    open_engine(TrunkSpec(path, layer=("scores",), preprocess="clip"))
+    assert not caplog.messages
+    open_engine(TrunkSpec(path, preprocess="clip"))
+    found = "its output scores gives 1,000 values, perhaps scores of ImageNet's classes"
+    assert caplog.messages == [f"{path}: {found}; --list-layers shows the layers below"]
+
+
+def test_names_that_no_file_can_keep_or_two_outputs_have_are_not_listed(tmp_path: Path) -> None:
+    def build() -> Any:
+        names = ["a/b", "a.b", "/", "\x1b[2J", "x" * 300, "last"]
+        nodes = [node("Relu", "pixels", "first")]
+        for before, name in zip(["first", *names], names, strict=False):
+            nodes.append(helper.make_node("Tanh", [before], [name]))
+        return nodes, [], ["\x1b[2J", "last"]
+
+    path = save(tmp_path / "model.onnx", build)
+    assert [layer.name for layer in list_layers(path)] == ["first", "last"]
+    assert build_here(TrunkSpec(str(path), preprocess="clip")).spec.layer == ("output",)
+
+
 @pytest.mark.parametrize(
     ("build", "shape", "settings", "problem"),
     [
@@ -284,6 +313,8 @@ def test_what_has_no_meaning_is_refused(
         ),
         ("m.onnx", {"mean": (124, 117, 104), "std": (1, 1, 1)}, "mean: found .* of 0 to 1, as in"),
         ("m.onnx", {"mean": (0, 0, 0), "std": (0, 1, 1)}, "std: found .*; expected three numbers"),
+        ("m.onnx", {"mean": "abc", "std": "abc"}, "mean: found abc; expected three numbers of 0"),
+        ("m.onnx", {"mean": 0.5, "std": 0.5}, "mean: found 0.5; expected three numbers of 0 to 1"),
         (
             "m.onnx",
             {"mean": (0, 0, 0), "std": (1, 1, 1), "preprocess": "clip"},
@@ -385,7 +416,7 @@ def test_a_file_of_features_remembers_the_model(images: Path, tmp_path: Path) ->
     moved = path.rename(tmp_path / "moved.onnx")
     assert run_extraction(images, out, trunk=moved).computed == 0
     with pytest.raises(StoreError, match=r"made with --mean 0.5,0.5,0.25, not 0.5,0.5,0.5; drop"):
-        run_extraction(images, out, trunk=moved, mean=(0.5, 0.5, 0.5))
+        run_extraction(images, out, trunk=moved, mean=np.full(3, 0.5))
     save(moved, shape=("n", 3, "h", "w"))
     with pytest.raises(StoreError, match=r"made with weights of SHA-256 [0-9a-f]{12}, not"):
         run_extraction(images, out, trunk=moved)

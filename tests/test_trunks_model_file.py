@@ -137,6 +137,15 @@ def test_its_output_is_what_it_predicts(models: Models, name: str, engine: str) 
     np.testing.assert_allclose(features["output"], expected, atol=1e-5, rtol=1e-4)
 
 
+def test_its_pixels_are_prepared_with_a_mean_and_a_standard_deviation(models: Models) -> None:
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    prepared = (PIXELS / np.float32(255) - np.array(mean)) / np.array(std)
+    expected = models["vectors"][1].predict(prepared.astype(np.float32), verbose=0)
+    for settings in ({"preprocess": "imagenet"}, {"mean": mean, "std": std}):
+        trunk = build_trunk(spec_of(models, "vectors", layer=("output",), **settings))
+        np.testing.assert_allclose(np.asarray(trunk.model(PIXELS)), expected, atol=1e-5, rtol=1e-4)
+
+
 def test_a_layer_of_a_nested_model(models: Models) -> None:
     keras = load_keras()
     trunk = build_trunk(spec_of(models, "nested", layer=("inner.first", "pooled"), pooling="none"))

@@ -14,6 +14,7 @@ from extract.core.errors import SettingError, unknown_name
 from extract.core.flags import (
     Settings,
     check_fields,
+    check_rgb,
     documented,
     flag,
     parse_columns,
@@ -107,6 +108,7 @@ class TrunkSpec(Settings):
         layer = (self.layer,) if isinstance(self.layer, str) else tuple(self.layer)
         side = self.image_size
         self._set(layer=layer, image_size=(side, side) if isinstance(side, int) else tuple(side))
+        self._set(mean=check_rgb("mean", self.mean, 0.0), std=check_rgb("std", self.std, 1e-6))
         if self.is_file or self.is_hub:
             self._complete_file()
         else:
@@ -184,10 +186,6 @@ class TrunkSpec(Settings):
         if self.mean and self.preprocess != "rescale":
             problem = f"have no effect with --preprocess {self.preprocess}"
             raise SettingError(f"mean, std: {problem}; leave it out, or leave them out")
-        for name, values, low in (("mean", self.mean, 0.0), ("std", self.std, 1e-6)):
-            if values and (len(values) != 3 or not all(low <= value <= 1 for value in values)):
-                expected = "three numbers of 0 to 1, as in 0.485,0.456,0.406"
-                raise SettingError(f"{name}: found {values}; expected {expected}")
 
 
 @documented

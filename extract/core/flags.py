@@ -197,6 +197,18 @@ def parse_rgb(text: str) -> tuple[float, ...]:
     return red, green, blue
 
 
+def check_rgb(name: str, values: Iterable[float], low: float) -> tuple[float, ...]:
+    """Return three numbers of ``low`` to 1, or none; raise SettingError for anything else."""
+    try:
+        numbers = tuple(map(float, values))
+    except (TypeError, ValueError):
+        numbers = (math.nan,)
+    if numbers and (len(numbers) != 3 or not all(low <= number <= 1 for number in numbers)):
+        expected = "expected three numbers of 0 to 1, as in 0.485,0.456,0.406"
+        raise SettingError(f"{name}: found {values}; {expected}")
+    return numbers
+
+
 def parse_columns(text: str) -> dict[str, str]:
     """Return the column of each role in ``path=file,label=species``, or raise SettingError."""
     columns: dict[str, str] = {}

@@ -1,5 +1,6 @@
 """The image that an ONNX model takes, and the outputs that it can be cut at, by name."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from extract.onnx.model_file import read_model
 
 # OpenVINO's name of the type of pixels that nothing prepares.
 UINT8 = "u8"
+_LONGEST_NAME = 250
 _Shape = tuple[int | None, ...]
 
 
@@ -35,14 +37,17 @@ class ImageModel(NamedTuple):
         """Return the outputs that depend on the image, by name, in the order of running.
 
         A slash in a name is a dot, as in names of layers of nested models of Keras: names are also
-        those of datasets in HDF5.
+        those of datasets in HDF5. What two outputs would be called cannot be chosen.
         """
-        cuts: dict[str, Any] = {}
-        for node in _depending_nodes(self.model):
-            for output in node.outputs():
-                if len(shape_of(output)) > 1 and output.element_type.is_real():
-                    cuts |= {_dotted(name): output for name in sorted(output.get_names())}
-        return cuts
+        named = [
+            (_dotted(name), output)
+            for node in _depending_nodes(self.model)
+            for output in node.outputs()
+            if len(shape_of(output)) > 1 and output.element_type.is_real()
+            for name in sorted(output.get_names())
+        ]
+        times = Counter(name for name, _ in named)
+        return {name: cut for name, cut in named if times[name] == 1 and _is_name(name)}
 
     def choose(self, spec: TrunkSpec, cuts: Mapping[str, Any], name: str) -> Any:
         """Return the output of that name, or of the node of that name."""
@@ -61,7 +66,8 @@ class ImageModel(NamedTuple):
     @property
     def first_output(self) -> str:
         """Name of the first output of the model: features, or the scores of a classifier."""
-        return _dotted(min(self._first_source().get_names(), default=OUTPUT))
+        names = map(_dotted, self._first_source().get_names())
+        return min(filter(self.find_cuts().__contains__, names), default=OUTPUT)
 
     def _first_source(self) -> Any:
         return self.model.outputs[0].get_node().input_value(0)
@@ -147,6 +153,11 @@ def shape_of(output: Any) -> _Shape:
 
 def _dotted(name: str) -> str:
     return name.strip("/").replace("/", ".")
+
+
+def _is_name(name: str) -> bool:
+    """Return whether a file of features can keep a layer of that name."""
+    return bool(name.strip(".")) and name.isprintable() and len(name) <= _LONGEST_NAME
 
 
 def show(shape: _Shape) -> str:

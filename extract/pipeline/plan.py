@@ -163,7 +163,7 @@ def _plan_layout(run: RunSettings, source: Source, engine: Engine) -> Layout:
     versions = [f"{package} {installed_version(package)}" for package in packages]
     config = asdict(run.config).items()
     attributes = {
-        **{name: value or None for name, value in engine.spec.to_dict().items()},
+        **{name: value for name, value in engine.spec.to_dict().items() if value},
         **{name: value for name, value in config if name not in _ACTIONS},
         "root": hide_secrets(run.config.root),
         **asdict(run.views),

@@ -6,6 +6,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from extract.core.applications import FALLBACK
 from extract.core.config import HUB, MODEL_ENDINGS, ExtractConfig, TrunkSpec
 from extract.core.errors import SettingError, StoreError, quoted
@@ -93,6 +95,8 @@ def _as_stored(name: str, value: Any) -> Any:
         return (value,)
     if name == "image_size" and isinstance(value, int):
         return value, value
+    if isinstance(value, np.ndarray):
+        return tuple(value.tolist())
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
