@@ -4,8 +4,10 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas as pd
+import polars
 import pytest
 from pyarrow import parquet
 
@@ -93,6 +95,19 @@ def test_pandas_and_plain_numpy_open_it(tmp_path: Path) -> None:
         rows = list(csv.reader(file))
     assert rows[0] == ["key", "label", "split", *(f"feature_{i}" for i in range(6))]
     assert rows[2][:3] == ["'=a.png", "'=cat", "test"]
+
+
+def test_polars_and_duckdb_open_it(tmp_path: Path) -> None:
+    labels = ["dog", "=cat", "", "dog"]
+    write_features(tmp_path / "a.h5", X, labels=labels, keys=KEYS)
+    path = tmp_path / "a.parquet"
+    export_features(tmp_path / "a.h5", path)
+    frame = polars.read_parquet(path)
+    assert frame.select("key", "label").rows() == list(zip(KEYS, labels, strict=True))
+    assert frame["features"].to_numpy().tobytes() == X.tobytes()
+    rows = duckdb.sql(f"select key, label, features from '{path}'").fetchall()
+    assert [row[:2] for row in rows] == list(zip(KEYS, labels, strict=True))
+    assert np.array([row[2] for row in rows], "float32").tobytes() == X.tobytes()
 
 
 def test_only_finished_rows_are_exported(
