@@ -79,7 +79,7 @@ def convert_apart(spec: TrunkSpec) -> Iterator[Conversion | None]:
 
 def _is_worth_it(spec: TrunkSpec) -> bool:
     """Return whether Keras is not loaded here, and would be loaded on TensorFlow to convert."""
-    is_known = not spec.is_file and TRUNKS[spec.trunk].module in FAMILIES
+    is_known = spec.trunk in TRUNKS and TRUNKS[spec.trunk].module in FAMILIES
     is_free = "keras" not in sys.modules and not HAS_OLD_KERAS
     return is_known and is_free and backend_name() == "tensorflow" and not has_gpu()
 

@@ -95,6 +95,13 @@ def settle_pooling(
     return replace(spec, pooling="cls" if has_token else "avg")
 
 
+def leave_patches(model: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    """Return the tensors without the class token and registers in front of the patches."""
+    patches = _count_patches(model)
+    is_longer = {name: len(t.shape) == 3 and t.shape[1] > patches for name, t in tensors.items()}
+    return {name: t[:, -patches:] if is_longer[name] else t for name, t in tensors.items()}
+
+
 def _count_patches(model: Any) -> int:
     patch = getattr(model, "patch_size", 1)
     height, width = (patch, patch) if isinstance(patch, int) else patch

@@ -155,10 +155,13 @@ def _open_preset(spec: TrunkSpec, precision: str) -> tuple[TrunkSpec, Any, dict[
         raise TrunkError(f"{spec.trunk}: {problem}; {hub_presets.EXPECTED}; {remedy}") from error
     model = hub_backbone.image_part(backbone)
     tensors = hub_backbone.name_outputs(keras, model, name_layers(model))
+    spec = replace(spec, layer=spec.layer or (list(tensors)[-1],))
+    shapes = [tuple(choose(spec, tensors, name).shape) for name in spec.layer]
+    spec = hub_backbone.settle_pooling(spec, model, shapes)
+    if spec.pooling in ("avg", "max"):
+        tensors = hub_backbone.leave_patches(model, tensors)
     cuts = {k: Cut(tuple(v.shape), partial(lambda v: v, v)) for k, v in tensors.items()}
-    spec = replace(spec, layer=spec.layer or (list(cuts)[-1],))
-    shapes = [choose(spec, cuts, name).shape for name in spec.layer]
-    return hub_backbone.settle_pooling(spec, model, shapes), model.inputs, cuts
+    return spec, model.inputs, cuts
 
 
 def _open_application(spec: TrunkSpec, precision: str) -> tuple[TrunkSpec, Any, dict[str, Cut]]:
