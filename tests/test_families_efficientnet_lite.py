@@ -16,6 +16,7 @@ from extract.pipeline.run import run_extraction as extract_features
 from extract.store.open import open_store
 from extract.trunks.trunk import build_trunk, list_layers
 from extract.trunks.weights import digest_weights, load_application
+from tests.test_engines_contract import capabilities
 from tests.test_finetune import paint
 
 LITE: dict[str, Any] = {"trunk": "efficientnet_lite0", "weights": "none", "image_size": (64, 64)}
@@ -106,20 +107,21 @@ def test_the_whole_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     extract_features(images, out, views=1, **maps)
     with open_store(out) as store:
         assert store.shapes == {"block6d_add": (2, 2, 192)}
-    train_heads(out, output=tmp_path / "folds", head=["logistic"], folds=2, quiet=True)
-    train_heads(
-        out,
-        output=head,
-        head=["dense"],
-        epochs=1,
-        finetune=True,
-        finetune_epochs=1,
-        export=tmp_path / "model.keras",
-        quiet=True,
-    )
-    for model in [head], ["--trunk", str(tmp_path / "model.keras")]:
+    folded = train_heads(out, output=tmp_path / "folds", head=["logistic"], folds=2, quiet=True)
+    assert folded.best.scores["accuracy"] > 0.5
+    tuned: dict[str, Any] = {
+        "finetune": True,
+        "finetune_epochs": 1,
+        "export": tmp_path / "model.keras",
+    }
+    train_heads(out, output=head, head=["dense"], epochs=20, quiet=True, **tuned)
+    tables = []
+    for model in [head], ["--trunk", tmp_path / "model.keras"]:
         assert predict_images([*map(str, model), str(images)]) == 0
-    assert capsys.readouterr().out
+        rows = capsys.readouterr().out.splitlines()
+        assert len(rows) == 1 + 48
+        tables.append([row.split(",")[:2] for row in rows])
+    assert tables[0] == tables[1]
 
 
 @has_package
@@ -128,3 +130,19 @@ def test_a_photograph_gets_imagenets_name(shared: Path, capsys: pytest.CaptureFi
         photo = shared / "caltech-20" / name / "image_0002.jpg"
         assert predict_images([str(photo), "--trunk", "efficientnet_lite0"]) == 0
         assert capsys.readouterr().out.splitlines()[1].split(",")[1] == wanted
+
+
+@pytest.mark.parametrize(
+    ("precision", "word", "most"), [("bfloat16", "BF16", 0.01), ("int8", "INT8", 0.1)]
+)
+def test_a_lower_precision(
+    images: Path, tmp_path: Path, precision: str, word: str, most: float
+) -> None:
+    if word not in capabilities():
+        pytest.skip(f"this processor has no instructions for {precision}")
+    if precision == "int8":
+        pytest.importorskip("nncf")
+    settings: dict[str, Any] = {**LITE, "layer": ("block2a_project_bn",), "engine": "openvino"}
+    error = extract_features(images, tmp_path / "out.h5", precision=precision, **settings).error
+    assert error is not None
+    assert 1e-4 < error["relative"] < most

@@ -45,7 +45,7 @@ FAMILIES = (
     *("resnet50", "resnet50_v2", "vgg16", "xception"),
 )
 # LiteRT converts large graphs slowly.
-_IN_LITERT = ("efficientnet_b0", "mobilenet_v3_small", "resnet50")
+_IN_LITERT = ("efficientnet_lite0", "mobilenet_v3_small", "resnet50")
 # Batch normalisation of smaller maps, over few values, would magnify rounding errors.
 SIDE = 96
 PAGE = ROOT / "docs/export.md"
