@@ -100,7 +100,7 @@ def list_layers(spec: TrunkSpec) -> list[ListedLayer]:
         TrunkError: The trunk cannot be built at this size.
     """
     if spec.is_hub:  # the layers of a preset are known without its preprocessing
-        spec = replace(spec, preprocess="none")
+        spec = replace(spec, preprocess="none", pooling="none")
     if spec.is_file or spec.is_hub:
         return _number(_opener(spec)(spec, "float32")[2])
     return _number(_cuts(name_layers(build_application(spec, None))))
@@ -161,10 +161,13 @@ def _open_preset(spec: TrunkSpec, precision: str) -> tuple[TrunkSpec, Any, dict[
         raise TrunkError(f"{spec.trunk}: {problem}; {hub_presets.EXPECTED}; {remedy}") from error
     model = hub_backbone.image_part(backbone)
     tensors = hub_backbone.name_outputs(keras, model, name_layers(model))
+    spec = replace(spec, layer=spec.layer or (list(tensors)[-1],))
+    shapes = [tuple(choose(spec, tensors, name).shape) for name in spec.layer]
+    spec = hub_backbone.settle_pooling(spec, model, shapes)
+    if spec.pooling in ("avg", "max"):
+        tensors = hub_backbone.without_first_tokens(model, tensors)
     cuts = {k: Cut(tuple(v.shape), partial(lambda v: v, v)) for k, v in tensors.items()}
-    spec = replace(spec, layer=spec.layer or (list(cuts)[-1],))
-    shapes = [choose(spec, cuts, name).shape for name in spec.layer]
-    return hub_backbone.settle_pooling(spec, model, shapes), model.inputs, cuts
+    return spec, model.inputs, cuts
 
 
 def _open_application(spec: TrunkSpec, precision: str) -> tuple[TrunkSpec, Any, dict[str, Cut]]:
