@@ -85,9 +85,9 @@ def predict(folder: Path) -> np.ndarray:
 @pytest.mark.parametrize(
     ("name", "pooling", "layer"),
     [
-        ("ViT", "cls", "vit_encoder"),
-        ("DINOV2", "cls", "dinov2_backbone_layernorm"),
-        ("DINOV3", "cls", "dinov3_backbone_layernorm"),
+        ("ViT", "avg", "vit_encoder"),
+        ("DINOV2", "avg", "dinov2_backbone_layernorm"),
+        ("DINOV3", "avg", "dinov3_backbone_layernorm"),
         ("SigLIP", "none", "vision_head"),
         ("ResNet", "avg", "stack1_block0_out"),
     ],
@@ -96,10 +96,10 @@ def test_features_are_what_the_backbone_predicts(
     presets: Path, name: str, pooling: str, layer: str
 ) -> None:
     expected = predict(presets / name)
-    if pooling == "cls":
-        expected = expected[:, 0]
-    elif pooling == "avg":
+    if name == "ResNet":
         expected = expected.mean((1, 2))
+    elif expected.ndim == 3:
+        expected = expected[:, -16:].mean(1)  # 4 x 4 patches
     asked = TrunkSpec(f"hub:{presets / name}")
     for engine in ("keras", "openvino"):
         opened = open_engine(asked, engine=engine)
@@ -113,13 +113,13 @@ def test_features_are_what_the_backbone_predicts(
 
 
 def test_tokens_are_pooled_or_kept(presets: Path) -> None:
-    expected = predict(presets / "DINOV2")
-    patches = expected[:, 1:]  # without the class token
-    for pooling, pooled in (("avg", patches.mean(1)), ("max", patches.max(1)), ("none", expected)):
-        spec = TrunkSpec(f"hub:{presets / 'DINOV2'}", pooling=pooling)
+    expected = predict(presets / "DINOV3")
+    pooled = {"cls": expected[:, 0], "max": expected[:, 5:].max(1), "none": expected}
+    for pooling, wanted in pooled.items():
+        spec = TrunkSpec(f"hub:{presets / 'DINOV3'}", pooling=pooling)
         ((_, features),) = open_engine(spec, engine="keras").run([(None, PIXELS)])
         (found,) = features.values()
-        np.testing.assert_allclose(found, pooled, atol=1e-5, rtol=1e-4)
+        np.testing.assert_allclose(found, wanted, atol=1e-5, rtol=1e-4)
 
 
 def test_layers_are_those_of_the_encoder_and_its_levels(presets: Path, tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_the_whole_recipe(presets: Path, images: Path, tmp_path: Path) -> None:
     with open_store(out) as store:
         attributes = store.attributes
         assert attributes["trunk"] == trunk
-        assert [attributes[name] for name in ("pooling", "resize")] == ["cls", "crop"]
+        assert [attributes[name] for name in ("pooling", "resize")] == ["avg", "crop"]
     with pytest.raises(StoreError, match="weights of SHA-256"):
         extract_features(images, out, trunk=f"hub:{tmp_path / 'scaled'}", quiet=True)
     with pytest.raises(HeadError, match=r"KerasHub's layers do not load from a .keras file"):

@@ -72,7 +72,7 @@ class TrunkSpec(Settings):
         "",
         "pooling of a feature map, or of tokens, of which cls is the class token",
         choices=("avg", "max", "cls", "none"),
-        shown="avg; none for a vector; cls where a backbone of KerasHub has that token",
+        shown="avg; none for a vector",
     )
     image_size: tuple[int, int] = flag(
         (0, 0),

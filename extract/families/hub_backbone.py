@@ -75,7 +75,7 @@ def _count_tokens(keras: Any, model: Any, tensors: dict[str, Any]) -> dict[str, 
 def settle_pooling(
     spec: TrunkSpec, model: Any, shapes: Sequence[tuple[int | None, ...]]
 ) -> TrunkSpec:
-    """Choose the pooling of tokens if the spec has none: the class token, or else the average.
+    """Choose the pooling of tokens if the spec has none: the average.
 
     Args:
         spec: The trunk.
@@ -86,20 +86,19 @@ def settle_pooling(
         TrunkError: The spec asks for a class token, and a layer has none.
     """
     tokens = [shape[1] or 0 for shape in shapes if len(shape) == 3]
-    has_token = min(tokens, default=0) > _count_patches(model)
-    if spec.pooling == "cls" and tokens and not has_token:
+    if spec.pooling == "cls" and tokens and min(tokens) <= _count_patches(model):
         problem = f"layer {', '.join(spec.layer)}: has no class token"
         raise TrunkError(f"{spec.trunk}: {problem}; use --pooling avg, max or none")
-    if spec.pooling or len(tokens) < len(shapes):
-        return spec
-    return replace(spec, pooling="cls" if has_token else "avg")
+    return replace(spec, pooling=spec.pooling or ("avg" if tokens else ""))
 
 
-def leave_patches(model: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-    """Return the tensors without the class token and registers in front of the patches."""
+def without_first_tokens(model: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    """Return sequences without what comes before the patches: the class token, and registers."""
     patches = _count_patches(model)
-    is_longer = {name: len(t.shape) == 3 and t.shape[1] > patches for name, t in tensors.items()}
-    return {name: t[:, -patches:] if is_longer[name] else t for name, t in tensors.items()}
+    return {
+        name: tensor[:, max(0, tensor.shape[1] - patches) :] if len(tensor.shape) == 3 else tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def _count_patches(model: Any) -> int:

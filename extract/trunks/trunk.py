@@ -94,7 +94,7 @@ def list_layers(spec: TrunkSpec) -> list[ListedLayer]:
         TrunkError: The trunk cannot be built at this size.
     """
     if spec.is_hub:  # the layers of a preset are known without its preprocessing
-        spec = replace(spec, preprocess="none")
+        spec = replace(spec, preprocess="none", pooling="none")
     if spec.is_file or spec.is_hub:
         return _number(_opener(spec)(spec, "float32")[2])
     return _number(_cuts(name_layers(build_application(spec, None))))
@@ -159,7 +159,7 @@ def _open_preset(spec: TrunkSpec, precision: str) -> tuple[TrunkSpec, Any, dict[
     shapes = [tuple(choose(spec, tensors, name).shape) for name in spec.layer]
     spec = hub_backbone.settle_pooling(spec, model, shapes)
     if spec.pooling in ("avg", "max"):
-        tensors = hub_backbone.leave_patches(model, tensors)
+        tensors = hub_backbone.without_first_tokens(model, tensors)
     cuts = {k: Cut(tuple(v.shape), partial(lambda v: v, v)) for k, v in tensors.items()}
     return spec, model.inputs, cuts
 
