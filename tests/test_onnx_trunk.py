@@ -364,6 +364,7 @@ def lost() -> tuple[list[Any], list[Any], list[str]]:
 @pytest.mark.parametrize(
     ("build", "problem"),
     [
+        (mixing, "layer scores of an image depends on the other images of its batch; expected a"),
         (folded, "layer tokens of an image depends on the other images of its batch; expected a"),
         (lost, r"layer vector gives \(1, any\) for any number of images; export the model"),
     ],

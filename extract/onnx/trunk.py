@@ -104,7 +104,7 @@ def _check_independence(spec: TrunkSpec, image: ImageModel, model: Any) -> None:
     """
     count = image.batch or 2
     pixels = np.random.default_rng(0).integers(0, 256, (2, count, *spec.image_size, 3), np.uint8)
-    pixels[1, 0] = pixels[0, 0]
+    pixels[1, 0], pixels[1, 1:] = pixels[0, 0], 255  # beside noise, and beside white images
     fixed = model.clone()
     fixed.reshape([count, *spec.image_size, 3])
     settings = {"INFERENCE_PRECISION_HINT": "f32"}
