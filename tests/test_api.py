@@ -152,7 +152,7 @@ def test_one_layer_and_one_size_are_the_same_settings_as_a_list(
 @pytest.mark.parametrize(
     "settings",
     [
-        *({"resize": ""}, {"interpolation": ""}, {"dtype": ""}, {"engine": ""}, {"precision": ""}),
+        *({"dtype": ""}, {"engine": ""}, {"precision": ""}),
         *({"image_size": (-5, -5)}, {"image_size": (1.5, 2)}, {"image_size": (True, True)}),
     ],
     ids=str,
