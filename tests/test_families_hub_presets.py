@@ -187,6 +187,6 @@ def test_a_setting_without_effect_is_refused() -> None:
 
 def test_a_missing_package_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "keras_hub", None)
-    message = "hub:vit_base: presets of KerasHub need the package keras-hub"
+    message = "hub:vit_base: no such folder, and presets of KerasHub need the package keras-hub"
     with pytest.raises(TrunkError, match=message + r'.*; pip install "headstart\[hub\]"'):
         settle(TrunkSpec("hub:vit_base"))

@@ -205,7 +205,8 @@ def load_keras_hub(trunk: str) -> Any:
     try:
         import keras_hub
     except ImportError as error:
-        problem = f"presets of KerasHub need the package keras-hub ({error})"
+        where = "no such folder, and " if is_name(trunk) else ""
+        problem = f"{where}presets of KerasHub need the package keras-hub ({error})"
         raise TrunkError(f'{trunk}: {problem}; pip install "headstart[hub]"') from error
     return keras_hub
 
