@@ -33,6 +33,7 @@ ROOMS = {
         "layouts",
         "sources",
         "trunks",
+        "conversion",
         "engines",
         "store",
         "pipeline",

@@ -25,6 +25,7 @@ from extract.trunks.backend import convert_to_openvino, load_openvino
 from extract.trunks.configuration import installed_version
 
 if TYPE_CHECKING:
+    from extract.conversion.process import Conversion
     from extract.trunks.trunk import Trunk
 
 FORMAT_VERSION = 1
@@ -104,13 +105,21 @@ def convert(trunk: "Trunk", asked: TrunkSpec | None = None) -> CompiledTrunk:
     except Exception as error:
         problem = f"OpenVINO cannot convert it ({first_line(error)})"
         raise EngineError(f"{trunk.spec.trunk}: {problem}; use --engine keras") from error
+    return keep(model, trunk, asked)
+
+
+def keep(model: Any, source: "Trunk | Conversion", asked: TrunkSpec | None) -> CompiledTrunk:
+    """Save a converted trunk in the cache, and how the settings that it left open were settled.
+
+    Arguments and errors are those of ``convert`` and ``save_compiled``.
+    """
     if asked and not asked.is_complete:
-        _remember(asked, trunk.spec)
-    return save_compiled(model, trunk)
+        _remember(asked, source.spec)
+    return save_compiled(model, source)
 
 
 def save_compiled(
-    model: Any, source: "Trunk | CompiledTrunk", calibration_digest: str = ""
+    model: Any, source: "Trunk | Conversion | CompiledTrunk", calibration_digest: str = ""
 ) -> CompiledTrunk:
     """Save an OpenVINO model of a trunk in the cache, or in the temporary folder if that fails.
 

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from extract.conversion.process import convert_apart
 from extract.core.config import HAS_SIMD, TrunkSpec
 from extract.core.console import log
 from extract.core.errors import EngineError
 from extract.engines.base import Engine
 from extract.engines.memory import check_batch_memory
-from extract.engines.openvino_cache import CompiledTrunk, convert, find_compiled
+from extract.engines.openvino_cache import CompiledTrunk, convert, find_compiled, keep
 from extract.engines.openvino_engine import OpenVinoEngine, check_instructions
 from extract.engines.quantize import Calibration, quantize
 from extract.trunks.backend import has_gpu, on_gpu
@@ -51,7 +52,7 @@ def open_engine(
     check_batch_memory(batch_size or 1, spec.image_size)
     if precision == "int8" or engine == "openvino" or (engine == "auto" and not _prefers_keras()):
         check_instructions(precision)
-        compiled = find_compiled(spec)
+        compiled = find_compiled(spec) or _convert_apart(spec)
         trunk: Any = None if compiled else _build(spec)
         try:
             compiled = compiled or convert(trunk, spec)
@@ -78,6 +79,11 @@ def _check_decoding(spec: TrunkSpec) -> None:
 
 def _prefers_keras() -> bool:
     return backend_name() != "tensorflow" or (has_gpu() and on_gpu())
+
+
+def _convert_apart(spec: TrunkSpec) -> CompiledTrunk | None:
+    with convert_apart(spec) as converted:
+        return keep(converted.model, converted, spec) if converted else None
 
 
 def _build(spec: TrunkSpec, precision: str = "float32") -> Any:

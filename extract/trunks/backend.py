@@ -102,6 +102,13 @@ def load_openvino() -> Any:
     return openvino
 
 
+def fuse_operations(model: Any) -> None:
+    """Simplify an ``openvino.Model`` in place, as ``convert_to_openvino`` does at its end."""
+    from openvino._offline_transformations import apply_moc_transformations
+
+    apply_moc_transformations(model, cf=False)
+
+
 def convert_to_openvino(model: Any) -> Any:
     """Convert a Keras model on TensorFlow to an ``openvino.Model``."""
     openvino = load_openvino()

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from extract.core.errors import TrunkError, first_line
 
 # The backends that trunks run on.
-BACKENDS = ("tensorflow", "jax", "torch")
+BACKENDS: tuple[str, ...] = ("tensorflow", "jax", "torch")
 
 
 def backend_name() -> str:

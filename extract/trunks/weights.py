@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import math
 import os
 import socket
 import sys
@@ -17,6 +18,7 @@ from extract.core.config import TrunkSpec
 from extract.core.errors import TrunkError, WeightsUnavailableError, first_line
 from extract.images.remote import check_local
 from extract.limits.unpacked import check_weights
+from extract.trunks.backend import fetch
 from extract.trunks.keras_import import keras
 
 # A firewall that drops packets instead of refusing them would block a connection for two minutes.
@@ -118,14 +120,19 @@ def _describe_unavailable(spec: TrunkSpec, reason: Exception, top: bool) -> str:
 def _randomize(model: Any) -> None:
     """Fill the kernels with seeded He-normal values, the same on every backend and machine."""
     generator = np.random.default_rng(0)
-    values = model.get_weights()
-    for i, value in enumerate(values):
-        if value.ndim >= 2:
+    vectors = [weight for weight in model.weights if len(weight.shape) < 2]
+    # In one piece, because Keras on OpenVINO would compile a graph to read each of them.
+    joined = keras.ops.concatenate([keras.ops.reshape(vector, (-1,)) for vector in vectors])
+    ends = np.cumsum([math.prod(vector.shape) for vector in vectors])
+    for vector, value in zip(vectors, np.split(fetch(joined), ends[:-1]), strict=True):
+        vector.assign(value.reshape(vector.shape))
+    for kernel in model.weights:
+        shape = tuple(kernel.shape)
+        if len(shape) >= 2:
             # A depthwise kernel (h, w, C, 1) sees one channel; any other sees all of axis -2.
-            seen = value.shape[:2] if value.ndim == 4 and value.shape[-1] == 1 else value.shape[:-1]
+            seen = shape[:2] if len(shape) == 4 and shape[-1] == 1 else shape[:-1]
             scale = np.float32(np.sqrt(2.0 / np.prod(seen)))
-            values[i] = generator.standard_normal(value.shape, dtype=np.float32) * scale
-    model.set_weights(values)
+            kernel.assign(generator.standard_normal(shape, dtype=np.float32) * scale)
 
 
 def _load_file(spec: TrunkSpec, model: Any, path: Path, top: bool) -> None:
@@ -157,7 +164,7 @@ def _load_file(spec: TrunkSpec, model: Any, path: Path, top: bool) -> None:
 
 def _fill(model: Any, path: Path) -> None:
     """Load weights, and raise ValueError if the file lacks some, which Keras can miss."""
-    model.set_weights([np.full_like(value, np.nan) for value in model.get_weights()])
+    model.set_weights([np.full(weight.shape, np.nan, weight.dtype) for weight in model.weights])
     model.load_weights(str(path))
     loaded = zip(model.weights, model.get_weights(), strict=True)
     if missing := [weight.path for weight, value in loaded if np.isnan(value).any()]:

@@ -1,0 +1,1 @@
+"""Trunks converted to OpenVINO by Keras itself, in a process that never loads TensorFlow."""
