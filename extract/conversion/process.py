@@ -24,8 +24,8 @@ from extract.core.console import log
 from extract.trunks.backend import has_gpu, load_openvino
 from extract.trunks.configuration import backend_name, installed_version
 
-# Modules of ``TRUNKS`` whose graphs have no more operations than from TensorFlow, are as fast
-# within 3 %, and give features within 1e-5 of their size.
+# Modules of ``TRUNKS`` whose graphs have no more operations than from TensorFlow, but for one of
+# the pixels, are as fast within 3 %, and give features within 1e-5 of their size.
 FAMILIES = (
     *("densenet", "efficientnet_lite", "inception_resnet_v2", "inception_v3", "mobilenet"),
     *("mobilenet_v2", "nasnet", "resnet", "resnet_v2", "vgg16", "vgg19", "xception"),
