@@ -48,7 +48,7 @@ def extract_features_parser() -> argparse.ArgumentParser:
     parser = Parser(
         "extract-features",
         "SOURCE OUT.h5",
-        "Run a frozen, pretrained CNN trunk once over a set of images and keep its features in "
+        "Run a frozen, pretrained trunk once over a set of images and keep its features in "
         "one HDF5 file.",
         _EXAMPLES,
     )
