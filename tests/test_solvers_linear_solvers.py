@@ -50,6 +50,17 @@ def test_the_whole_path_is_the_direct_fit(classes: int, shape: tuple[int, int]) 
         np.testing.assert_allclose(probabilities(model.logits(new)), wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("C", [0.03, 1.0])
+def test_a_feature_of_huge_spread_hides_no_other(C: float) -> None:
+    X, y = rows_of(2, 200, 6)
+    X[:, 5] *= 1e7
+    (model,) = RowSpace(X).logistic_path(y, [HeadSpec("logistic", C=C)])
+    # The spread of the last feature makes its coefficient zero, for the solver here and there.
+    direct = LogisticRegression(C=C, tol=1e-12, max_iter=10_000).fit(X[:, :5], y)
+    found = probabilities(model.logits(X)).argmax(axis=1)
+    assert (found == direct.predict(X[:, :5])).mean() > 0.97
+
+
 def test_very_wide_rows_of_which_some_are_twice_there() -> None:
     X, y = rows_of(3, 60, 5000)
     X, y = np.concatenate([X, X[:6]]), np.concatenate([y, y[:6]])

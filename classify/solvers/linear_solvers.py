@@ -72,19 +72,23 @@ class RowSpace:
             self.T: Double = X - self._mean
             return
         rounding = _WIDE_ROUNDING if _is_wide(X) else len(X) * np.finfo(np.float64).eps
-        self._s, self._Q = _decompose(_gram(X, self._mean), rounding)
+        values, vectors = np.linalg.eigh(_gram(X, self._mean))
+        keep = values > rounding * max(values[-1], 0)
+        self._s, self._Q = np.sqrt(values[keep]), vectors[:, keep]
         self.T = self._Q * self._s
 
     def find_components(self) -> Double:
-        """Make T the coordinates along the principal components; return the singular values."""
+        """Make T the coordinates along the principal components; return the singular values.
+
+        No component is left out here: small variances can be what tells classes apart.
+        """
         if self._s is None:
-            T = self.T
-            rounding = len(T) * np.finfo(np.float64).eps
-            self._s, self._V = _decompose(T.T @ T, rounding)
-            for start in range(0, len(T), _ROWS):  # in place: the rows may fill half the memory
-                block = T[start : start + _ROWS]
-                block[:, : len(self._s)] = block @ self._V
-            self.T = T[:, : len(self._s)]
+            values, self._V = np.linalg.eigh(self.T.T @ self.T)
+            self._s = np.sqrt(np.maximum(values, 0))
+            for start in range(
+                0, len(self.T), _ROWS
+            ):  # in place: the rows may fill half the memory
+                self.T[start : start + _ROWS] = self.T[start : start + _ROWS] @ self._V
         return self._s
 
     def to_features(self, solutions: Sequence[tuple[Double, Double]]) -> list[LinearModel]:
@@ -145,6 +149,9 @@ class RowSpace:
         labels = slice(1 if len(counts) == 2 else 0, None)  # as in ``ridge_targets``
         bias = 2 * counts[labels] / len(y) - 1
         s = self.find_components()
+        # Smaller ones are rounding errors, which a weak penalty would enlarge.
+        least = np.sqrt(len(y) * np.finfo(np.float64).eps) * s.max(initial=0)
+        s = np.where(s > least, s, np.inf)
         left = self.T / s if self._Q is None else self._Q  # (n, r)
         # left.T @ (targets - bias), without the (n, K) targets.
         projected = (
@@ -154,18 +161,11 @@ class RowSpace:
         targets = ridge_targets(y[kept], len(counts))
         groups = None if groups is None else groups[kept]
         for spec in specs:
-            shrunk = s**2 / (s**2 + (spec.alpha or 0.0))
+            shrunk = 1 / (1 + (spec.alpha or 0.0) / s**2)
             residuals = targets - (bias + left[kept] @ (shrunk[:, None] * projected))
             weights = ((shrunk / s)[:, None] * projected).T
             (model,) = self.to_features([(weights, bias)])
             yield model, targets - _leave_groups_out(left[kept], shrunk, residuals, groups, len(y))
-
-
-def _decompose(products: Double, rounding: float) -> tuple[Double, Double]:
-    """Return the singular values (r,) above rounding errors, and their vectors, of products."""
-    values, vectors = np.linalg.eigh(products)
-    keep = values > rounding * max(values[-1], 0)
-    return np.sqrt(values[keep]), vectors[:, keep]
 
 
 def _is_wide(rows: NDArray[Any]) -> bool:
