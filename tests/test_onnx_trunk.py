@@ -20,6 +20,8 @@ from extract.cli import main as command
 from extract.core.config import TrunkSpec
 from extract.core.errors import EngineError, SettingError, StoreError, TrunkError
 from extract.engines.openvino_cache import convert
+from extract.engines.openvino_engine import OpenVinoEngine
+from extract.engines.quantize import Calibration, quantize
 from extract.engines.select import open_engine
 from extract.onnx.trunk import build_here
 from extract.pipeline.run import run_extraction
@@ -402,6 +404,19 @@ def test_a_fixed_batch_decides_the_size_of_batches(tmp_path: Path) -> None:
         EngineError, match=r"batch size 2: .*m.onnx takes 3 at a time; leave --batch"
     ):
         open_engine(spec, batch_size=2)
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_int8_is_calibrated_on_batches_of_a_fixed_size(tmp_path: Path, size: int) -> None:
+    pytest.importorskip("nncf")
+    path = save(tmp_path / "m.onnx", shape=(size, 3, 16, 24))
+    plain = convert(build_here(TrunkSpec(str(path), preprocess="clip")))
+    trunk = quantize(plain, Calibration(tuple("abcde"), PIXELS))
+    engine = OpenVinoEngine(trunk, "float32", None, "float32", 0)
+    parts = engine.run((i, PIXELS[i : i + size]) for i in range(0, 5, size))
+    found = np.concatenate([part["scores"] for _, part in parts])
+    exact = reference(path, np.resize(prepared(PIXELS, *CLIP), (size, 3, 16, 24)), "scores")[:5]
+    assert 0 < np.linalg.norm(found[:size] - exact) < 0.1 * np.linalg.norm(exact)
 
 
 def test_a_file_of_features_remembers_the_model(images: Path, tmp_path: Path) -> None:
