@@ -5,6 +5,7 @@ The expected features are those of ONNX's own reference, in Python, on pixels pr
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -417,6 +418,19 @@ def test_int8_is_calibrated_on_batches_of_a_fixed_size(tmp_path: Path, size: int
     found = np.concatenate([part["scores"] for _, part in parts])
     exact = reference(path, np.resize(prepared(PIXELS, *CLIP), (size, 3, 16, 24)), "scores")[:5]
     assert 0 < np.linalg.norm(found[:size] - exact) < 0.1 * np.linalg.norm(exact)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the cache is elsewhere")
+def test_where_nothing_can_be_saved_keras_is_no_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trunk = build_here(TrunkSpec(str(save(tmp_path / "m.onnx")), preprocess="clip"))
+    for name in ("HEADSTART_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.setenv(name, trunk.spec.trunk)  # a file
+    monkeypatch.setattr(tempfile, "tempdir", trunk.spec.trunk)
+    remedy = r"\); make room, or name another folder with HEADSTART_CACHE$"
+    with pytest.raises(EngineError, match=f"the converted trunk cannot be saved .*{remedy}"):
+        convert(trunk)
 
 
 def test_a_file_of_features_remembers_the_model(images: Path, tmp_path: Path) -> None:
