@@ -3,8 +3,10 @@
 The expected features are those of ONNX's own reference, in Python, on pixels prepared by NumPy.
 """
 
+import logging
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,13 @@ from classify.predict_cli import main as predict_images
 from extract.api import list_layers
 from extract.cli import main as command
 from extract.core.config import TrunkSpec
+from extract.core.console import log
 from extract.core.errors import EngineError, SettingError, StoreError, TrunkError
 from extract.engines.openvino_cache import convert
+from extract.engines.openvino_engine import OpenVinoEngine
+from extract.engines.quantize import Calibration, quantize
 from extract.engines.select import open_engine
+from extract.onnx.pooling import _count_extra
 from extract.onnx.trunk import build_here
 from extract.pipeline.run import run_extraction
 from extract.store.open import open_store
@@ -43,11 +49,11 @@ def constants(**values: Any) -> list[Any]:
     return [numpy_helper.from_array(np.array(value), name) for name, value in values.items()]
 
 
-def transformer(registers: int = 1) -> tuple[list[Any], list[Any], list[str]]:
-    """Patches of 8 x 8 pixels behind a class token (and registers), and two outputs."""
+def transformer(registers: int = 1, side: int = 8) -> tuple[list[Any], list[Any], list[str]]:
+    """Patches of ``side`` pixels behind a class token (and registers), and two outputs."""
     random = np.random.default_rng(1)
     weights = constants(
-        kernel=random.standard_normal((6, 3, 8, 8)).astype(np.float32) / 8,
+        kernel=random.standard_normal((6, 3, side, side)).astype(np.float32) / side,
         scale=random.standard_normal(6).astype(np.float32),
         shape=np.array([0, 6, -1]),
         first=np.array(0),
@@ -55,7 +61,11 @@ def transformer(registers: int = 1) -> tuple[list[Any], list[Any], list[str]]:
     )
     nodes = [
         node(
-            "Conv", "pixels kernel", "/patches/Conv_output_0", name="/patches/Conv", strides=[8, 8]
+            "Conv",
+            "pixels kernel",
+            "/patches/Conv_output_0",
+            name="/patches/Conv",
+            strides=[side, side],
         ),
         node("Reshape", "/patches/Conv_output_0 shape", "flat"),
         node("Transpose", "flat", "patches", perm=[0, 2, 1]),
@@ -66,6 +76,16 @@ def transformer(registers: int = 1) -> tuple[list[Any], list[Any], list[str]]:
         node("Tanh", "token", "pooled"),
     ]
     return nodes, weights, ["tokens", "pooled"]
+
+
+def heads() -> tuple[list[Any], list[Any], list[str]]:
+    """Tokens parted as the heads of attention have them."""
+    nodes, weights, _ = transformer()
+    parted = [
+        node("Reshape", "tokens parts", "parted"),
+        node("Transpose", "parted", "heads", perm=[0, 2, 1, 3]),
+    ]
+    return [*nodes, *parted], [*weights, *constants(parts=np.array([0, 7, 2, 3]))], ["heads"]
 
 
 def network() -> tuple[list[Any], list[Any], list[str]]:
@@ -156,7 +176,7 @@ def means(tokens: np.ndarray) -> Any:
         (transformer, FIRST, "tokens", "tokens", "none", lambda x: x),
         (transformer, FIRST, "patches", "patches", "avg", means),
         (transformer, FIRST, "pooled", "pooled", "", lambda x: x),
-        (lambda: transformer(5), FIRST, "tokens", "tokens", "avg", lambda x: means(x[:, 5:])),
+        (lambda: transformer(4, 4), FIRST, "tokens", "tokens", "avg", lambda x: means(x[:, 4:])),
         (
             transformer,
             FIRST,
@@ -286,6 +306,14 @@ def test_names_that_no_file_can_keep_or_two_outputs_have_are_not_listed(tmp_path
             {},
             r"46 tokens, which are not the patches of this image;",
         ),
+        (
+            transformer,
+            FIRST,
+            {"layer": ("flat",)},
+            r"gives \(6, 6\), which is no map of this image; use --pooling none",
+        ),
+        (heads, FIRST, {"pooling": "max"}, r"\(2, 7, 3\), which is no map of this image; use --p"),
+        (heads, FIRST, {"pooling": "cls"}, r"\(2, 7, 3\), which is no map of this image; use --p"),
     ],
 )
 def test_what_has_no_meaning_is_refused(
@@ -298,6 +326,40 @@ def test_what_has_no_meaning_is_refused(
     path = save(tmp_path / "model.onnx", build, shape)
     with pytest.raises(TrunkError, match=problem):
         build_here(TrunkSpec(str(path), preprocess="imagenet", **settings))
+
+
+@pytest.mark.parametrize(
+    ("size", "tokens", "extra"),
+    [
+        ((224, 224), 50, 1),  # ViT-B/32
+        ((224, 224), 49, 0),  # Swin
+        ((224, 224), 196, 0),  # SigLIP
+        ((224, 224), 198, 2),  # DeiT, with a token of distillation
+        ((224, 224), 257, 1),  # ViT-S/14
+        ((224, 224), 261, 5),  # and with four registers
+        ((518, 518), 1370, 1),  # DINOv2
+        ((336, 448), 769, 1),
+        ((32, 32), 17, 1),
+        ((224, 224), 32, None),  # a Q-Former
+        ((160, 160), 32, None),
+        ((128, 128), 32, None),
+        ((224, 224), 265, None),
+        ((224, 224), 77, None),  # words
+    ],
+)
+def test_tokens_before_the_patches_are_told_from_other_tokens(
+    size: tuple[int, int], tokens: int, extra: int | None
+) -> None:
+    assert _count_extra(size, tokens) == extra
+
+
+def test_what_tokens_are_pooled_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, log.name)
+    path = str(save(tmp_path / "model.onnx", transformer))
+    open_engine(TrunkSpec(path, layer=("tokens", "patches"), preprocess="clip"))
+    found = "layer tokens gives 7 tokens; avg is over 6 patches, without the first 1"
+    other = "layer patches gives 6 tokens; avg is over 6 patches"
+    assert caplog.messages == [f"{path}: {found}", f"{path}: {other}"]
 
 
 @pytest.mark.parametrize(
@@ -402,6 +464,32 @@ def test_a_fixed_batch_decides_the_size_of_batches(tmp_path: Path) -> None:
         EngineError, match=r"batch size 2: .*m.onnx takes 3 at a time; leave --batch"
     ):
         open_engine(spec, batch_size=2)
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_int8_is_calibrated_on_batches_of_a_fixed_size(tmp_path: Path, size: int) -> None:
+    pytest.importorskip("nncf")
+    path = save(tmp_path / "m.onnx", shape=(size, 3, 16, 24))
+    plain = convert(build_here(TrunkSpec(str(path), preprocess="clip")))
+    trunk = quantize(plain, Calibration(tuple("abcde"), PIXELS))
+    engine = OpenVinoEngine(trunk, "float32", None, "float32", 0)
+    parts = engine.run((i, PIXELS[i : i + size]) for i in range(0, 5, size))
+    found = np.concatenate([part["scores"] for _, part in parts])
+    exact = reference(path, np.resize(prepared(PIXELS, *CLIP), (size, 3, 16, 24)), "scores")[:5]
+    assert 0 < np.linalg.norm(found[:size] - exact) < 0.1 * np.linalg.norm(exact)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the cache is elsewhere")
+def test_where_nothing_can_be_saved_keras_is_no_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trunk = build_here(TrunkSpec(str(save(tmp_path / "m.onnx")), preprocess="clip"))
+    for name in ("HEADSTART_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.setenv(name, trunk.spec.trunk)  # a file
+    monkeypatch.setattr(tempfile, "tempdir", trunk.spec.trunk)
+    remedy = r"\); make room, or name another folder with HEADSTART_CACHE$"
+    with pytest.raises(EngineError, match=f"the converted trunk cannot be saved .*{remedy}"):
+        convert(trunk)
 
 
 def test_a_file_of_features_remembers_the_model(images: Path, tmp_path: Path) -> None:

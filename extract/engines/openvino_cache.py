@@ -150,6 +150,8 @@ def save_compiled(
         except (OSError, RuntimeError) as error:
             problems.append(f"{folder}: {getattr(error, 'strerror', None) or first_line(error)}")
     remedy = "make room, name another folder with HEADSTART_CACHE, or use --engine keras"
+    if source.spec.is_onnx:
+        remedy = "make room, or name another folder with HEADSTART_CACHE"
     raise EngineError(f"the converted trunk cannot be saved ({'; '.join(problems)}); {remedy}")
 
 

@@ -3,8 +3,9 @@
 import contextlib
 import hashlib
 import logging
+import math
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -55,8 +56,17 @@ def quantize(plain: CompiledTrunk, calibration: Calibration) -> CompiledTrunk:
     count, preset = len(calibration.pixels), nncf.QuantizationPreset.MIXED
     log.info("calibrating int8 on %d images", count)
     nncf.set_log_level(logging.ERROR)
-    images = nncf.Dataset(np.split(calibration.pixels, count))
+    batches = _batches(calibration.pixels, model.input(0).get_partial_shape()[0])
     # NNCF draws progress bars on stdout, which is for results.
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        quantized = nncf.quantize(model, images, subset_size=count, preset=preset)
+        quantized = nncf.quantize(
+            model, nncf.Dataset(batches), subset_size=len(batches), preset=preset
+        )
     return save_compiled(quantized, plain, calibration.digest)
+
+
+def _batches(pixels: np.ndarray, size: Any) -> list[np.ndarray]:
+    """Return batches of one image, or of as many as a model in ONNX takes, the last one full."""
+    each = size.get_length() if size.is_static else 1
+    full = (math.ceil(len(pixels) / each), each, *pixels.shape[1:])
+    return list(np.resize(pixels, full))  # the first images again fill the last batch

@@ -33,10 +33,12 @@ def build_onnx_trunk(spec: TrunkSpec) -> OnnxTrunk:
         TrunkError: See ``trunk.build_here``; or OpenVINO crashes on the file.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        settled, shapes, digest = _run("build", spec, Path(folder))
+        settled, shapes, digest, notes = _run("build", spec, Path(folder))
         # From memory, so that no file in the folder stays open.
         weights = Path(folder, _MODEL).with_suffix(".bin").read_bytes()
         model = load_openvino().Core().read_model(Path(folder, _MODEL).read_bytes(), weights)
+    for note in notes:
+        log.info("%s: %s", spec.trunk, note)
     built = TrunkSpec.from_dict(settled)
     features = {name: tuple(shape) for name, shape in shapes.items()}
     if not spec.layer and [*features.values()] == [_CLASSES]:
@@ -44,7 +46,7 @@ def build_onnx_trunk(spec: TrunkSpec) -> OnnxTrunk:
             f"its output {built.layer[0]} gives 1,000 values, perhaps scores of ImageNet's classes"
         )
         log.warning("%s: %s; --list-layers shows the layers below", spec.trunk, found)
-    return OnnxTrunk(built, model, features, digest)
+    return OnnxTrunk(built, model, features, digest, notes)
 
 
 def list_layers(spec: TrunkSpec) -> list[ListedLayer]:
@@ -77,7 +79,7 @@ def _run(task: str, spec: TrunkSpec, folder: Path) -> Any:
 def _build(spec: TrunkSpec, folder: Path) -> Any:
     built = build_here(spec)
     load_openvino().save_model(built.model, folder / _MODEL, compress_to_fp16=False)
-    return built.spec.to_dict(), built.shapes, built.weights_sha256
+    return built.spec.to_dict(), built.shapes, built.weights_sha256, built.notes
 
 
 def _list(spec: TrunkSpec, _: Path) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 from extract.core.config import TrunkSpec
 from extract.core.errors import TrunkError, show_bytes
 from extract.onnx.cuts import ImageModel, open_image_model, shape_of
-from extract.onnx.pooling import pool, settle_pooling
+from extract.onnx.pooling import describe_pooling, pool, settle_pooling
 from extract.trunks.backend import load_openvino
 
 ops = load_openvino().opset13
@@ -29,12 +29,14 @@ class OnnxTrunk(NamedTuple):
         model: An ``openvino.Model`` from (B, H, W, 3) uint8 pixels to float32 features.
         shapes: Shape of one image's features, by layer.
         weights_sha256: SHA-256 of the file.
+        notes: What the user is to know of the pooling.
     """
 
     spec: TrunkSpec
     model: Any
     shapes: dict[str, tuple[int, ...]]
     weights_sha256: str
+    notes: list[str]
 
 
 def build_here(spec: TrunkSpec) -> OnnxTrunk:
@@ -51,7 +53,8 @@ def build_here(spec: TrunkSpec) -> OnnxTrunk:
     cuts = image.find_cuts()
     outputs = [image.choose(spec, cuts, name) for name in spec.layer]
     _check_sizes(spec, image)
-    spec, kinds = settle_pooling(spec, [shape_of(output) for output in outputs], image)
+    spec, kinds = settle_pooling(spec, outputs, image)
+    notes = describe_pooling(spec, kinds, outputs)
     pixels = ops.parameter([image.batch or -1, *spec.image_size, 3], np.uint8, "pixels")
     _replace_input(spec, image, pixels)
     pooled = [pool(spec, kind, output) for kind, output in zip(kinds, outputs, strict=True)]
@@ -62,7 +65,7 @@ def build_here(spec: TrunkSpec) -> OnnxTrunk:
         for name, result in zip(spec.layer, results, strict=True)
     }
     _check_independence(spec, image, model)
-    return OnnxTrunk(spec, model, shapes, image.sha256)
+    return OnnxTrunk(spec, model, shapes, image.sha256, notes)
 
 
 def _replace_input(spec: TrunkSpec, image: ImageModel, pixels: Any) -> None:
