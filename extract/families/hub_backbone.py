@@ -85,11 +85,12 @@ def settle_pooling(
     Raises:
         TrunkError: The spec asks for a class token, and a layer has none.
     """
-    tokens = [shape[1] or 0 for shape in shapes if len(shape) == 3]
-    if spec.pooling == "cls" and tokens and min(tokens) <= _count_patches(model):
-        problem = f"layer {', '.join(spec.layer)}: has no class token"
-        raise TrunkError(f"{spec.trunk}: {problem}; use --pooling avg, max or none")
-    return replace(spec, pooling=spec.pooling or ("avg" if tokens else ""))
+    is_sequence = [len(shape) == 3 for shape in shapes]
+    for name, shape in zip(spec.layer, shapes, strict=True) if spec.pooling == "cls" else ():
+        if len(shape) == 4 or (len(shape) == 3 and (shape[1] or 0) <= _count_patches(model)):
+            problem = f"layer {name}: found {shape[1:]}, which has no class token"
+            raise TrunkError(f"{spec.trunk}: {problem}; use --pooling avg, max or none")
+    return replace(spec, pooling=spec.pooling or ("avg" if any(is_sequence) else ""))
 
 
 def without_first_tokens(model: Any, tensors: dict[str, Any]) -> dict[str, Any]:

@@ -232,13 +232,12 @@ def _preprocess(spec: TrunkSpec, pixels: Any) -> Any:
 
 def _settle_pooling(spec: TrunkSpec, shapes: list[tuple[int | None, ...]]) -> TrunkSpec:
     """Choose the pooling if the spec has none; refuse one that can have no effect."""
-    is_map = any(len(shape) == 4 for shape in shapes)
-    can_pool = any(len(shape) == 3 for shape in shapes) or (is_map and spec.pooling != "cls")
-    if spec.pooling not in ("", "none") and not can_pool:
+    axes = {len(shape) for shape in shapes}
+    if spec.pooling not in ("", "none") and not axes & {3, 4}:
         found = ", ".join(f"{n} gives {s[1:]}" for n, s in zip(spec.layer, shapes, strict=True))
         problem = f"{found}, so pooling {spec.pooling} can have no effect"
-        raise TrunkError(f"layer {problem}; use --pooling none{' or avg' * is_map}")
-    return replace(spec, pooling=spec.pooling or ("avg" if is_map else "none"))
+        raise TrunkError(f"layer {problem}; use --pooling none")
+    return replace(spec, pooling=spec.pooling or ("avg" if 4 in axes else "none"))
 
 
 def _pool(pooling: str, output: Any) -> Any:
@@ -247,6 +246,6 @@ def _pool(pooling: str, output: Any) -> Any:
     if pooling == "none" or axes not in (1, 2):
         return output
     if pooling == "cls":
-        return output[:, 0] if axes == 1 else output
+        return output[:, 0]
     kind = "Average" if pooling == "avg" else "Max"
     return getattr(keras.layers, f"Global{kind}Pooling{axes}D")()(output)
