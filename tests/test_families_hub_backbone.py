@@ -191,6 +191,17 @@ def test_a_strangers_configuration_is_bounded(
         build_trunk(TrunkSpec(f"hub:{tmp_path / 'ViT'}"))
 
 
+def test_a_backbone_of_videos_is_refused(tmp_path: Path, capsys: Any) -> None:
+    layers = {f"num_{name}_layers": 1 for name in ("spatial", "temporal", "auxiliary")}
+    video = {"num_frames": 2, "patch_size": 8, "hidden_dim": 16, "intermediate_dim": 32}
+    video |= {"num_heads": 2, "image_shape": (32, 32, 3)}
+    keras_hub.models.VideoPrismBackbone(**video, **layers).save_to_preset(str(tmp_path))
+    assert command(["--list-layers", "--trunk", f"hub:{tmp_path}"]) == 1
+    (error,) = capsys.readouterr().err.splitlines()
+    found = "found a backbone that takes (None, 2, 32, 32, 3)"
+    assert error.endswith(f"{found}; expected one image, (None, height, width, 3)")
+
+
 def test_damaged_weights_are_refused(presets: Path, tmp_path: Path) -> None:
     shutil.copytree(presets / "ViT", tmp_path / "ViT")
     path = tmp_path / "ViT" / "model.weights.h5"

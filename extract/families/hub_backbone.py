@@ -33,9 +33,18 @@ def build_backbone(preset: Preset, size: tuple[int, int]) -> Any:
     return kind.from_config(preset.with_size(size))
 
 
-def image_part(backbone: Any) -> Any:
-    """Return the model of images: the vision encoder of a backbone of images and texts."""
-    return getattr(backbone, "vision_encoder", backbone)
+def image_part(trunk: str, backbone: Any) -> Any:
+    """Return the model of images: the vision encoder of a backbone of images and texts.
+
+    Raises:
+        TrunkError: It takes something else than one image, such as a video.
+    """
+    model = getattr(backbone, "vision_encoder", backbone)
+    shapes = [tuple(tensor.shape) for tensor in getattr(model, "inputs", None) or ()]
+    if [(len(shape), shape[-1]) for shape in shapes] != [(4, 3)]:
+        found = f"found a backbone that takes {', '.join(map(str, shapes)) or 'no image'}"
+        raise TrunkError(f"{trunk}: {found}; expected one image, (None, height, width, 3)")
+    return model
 
 
 def name_outputs(keras: Any, model: Any, layers: dict[str, Any]) -> dict[str, Any]:

@@ -145,7 +145,9 @@ def _open_preset(spec: TrunkSpec, precision: str) -> tuple[TrunkSpec, Any, dict[
         check_weights(weights)
         with bounded_weights(weights, least=least_bytes(weights)), computing_in(precision):
             backbone = hub_backbone.build_backbone(preset, spec.image_size)
+        model = hub_backbone.image_part(spec.trunk, backbone)
         fill_weights(backbone, weights)
+        return _cut_backbone(spec, model)
     except TrunkError:
         raise
     except Exception as error:  # a wrong file can make Keras and h5py raise anything
@@ -153,7 +155,10 @@ def _open_preset(spec: TrunkSpec, precision: str) -> tuple[TrunkSpec, Any, dict[
         problem = f"{preset.kind} {size}: {' '.join(str(error).split())[:300]}"
         remedy = "give --image-size only to one that takes any size"
         raise TrunkError(f"{spec.trunk}: {problem}; {hub_presets.EXPECTED}; {remedy}") from error
-    model = hub_backbone.image_part(backbone)
+
+
+def _cut_backbone(spec: TrunkSpec, model: Any) -> tuple[TrunkSpec, Any, dict[str, Cut]]:
+    """Find the cuts of a backbone, and settle its layer and pooling."""
     tensors = hub_backbone.name_outputs(keras, model, name_layers(model))
     spec = replace(spec, layer=spec.layer or (list(tensors)[-1],))
     shapes = [tuple(choose(spec, tensors, name).shape) for name in spec.layer]
