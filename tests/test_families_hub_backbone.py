@@ -132,10 +132,23 @@ def test_layers_are_those_of_the_encoder_and_its_levels(presets: Path, tmp_path:
     spec = TrunkSpec(f"hub:{presets / 'SigLIP'}", layer="vision_post_layer_norm")  # type: ignore[arg-type]
     trunk = build_trunk(spec)
     assert (trunk.spec.pooling, trunk.shapes) == ("avg", {"vision_post_layer_norm": (16,)})
-    with pytest.raises(TrunkError, match="has no class token; use --pooling avg, max or none"):
-        build_trunk(TrunkSpec(spec.trunk, layer=spec.layer, pooling="cls"))
-    with pytest.raises(TrunkError, match=r"\(\d+, \d+, 32\), so pooling cls can have no effect"):
-        build_trunk(TrunkSpec(f"hub:{presets / 'ResNet'}", pooling="cls"))
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "found"),
+    [
+        ("SigLIP", ("vision_post_layer_norm",), r"vision_post_layer_norm: found \(16, 16\)"),
+        ("ResNet", (), r"stack1_block0_out: found \(\d+, \d+, 32\)"),
+        ("ViT", ("vit_encoder", "images"), r"images: found \(32, 32, 3\)"),
+    ],
+)
+def test_no_layer_without_a_class_token_is_pooled_by_it(
+    presets: Path, name: str, layers: tuple[str, ...], found: str
+) -> None:
+    spec = TrunkSpec(f"hub:{presets / name}", layer=layers, pooling="cls")
+    message = f"layer {found}, which has no class token; use --pooling avg, max or none"
+    with pytest.raises(TrunkError, match=message):
+        build_trunk(spec)
 
 
 @pytest.mark.parametrize("engine", ["keras", "openvino"])
@@ -176,6 +189,17 @@ def test_a_strangers_configuration_is_bounded(
     path.write_text(path.read_text().replace(*change))
     with pytest.raises(TrunkError, match=message):
         build_trunk(TrunkSpec(f"hub:{tmp_path / 'ViT'}"))
+
+
+def test_a_backbone_of_videos_is_refused(tmp_path: Path, capsys: Any) -> None:
+    layers = {f"num_{name}_layers": 1 for name in ("spatial", "temporal", "auxiliary")}
+    video = {"num_frames": 2, "patch_size": 8, "hidden_dim": 16, "intermediate_dim": 32}
+    video |= {"num_heads": 2, "image_shape": (32, 32, 3)}
+    keras_hub.models.VideoPrismBackbone(**video, **layers).save_to_preset(str(tmp_path))
+    assert command(["--list-layers", "--trunk", f"hub:{tmp_path}"]) == 1
+    (error,) = capsys.readouterr().err.splitlines()
+    found = "found a backbone that takes (None, 2, 32, 32, 3)"
+    assert error.endswith(f"{found}; expected one image, (None, height, width, 3)")
 
 
 def test_damaged_weights_are_refused(presets: Path, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import pytest
 from extract.core.config import TrunkSpec
 from extract.core.errors import SettingError, TrunkError
 from extract.families.hub_presets import digest_preset, is_name, rescaling, settle
+from extract.pipeline.compare import find_differences
+from extract.pipeline.resume import complete_settings
 
 # As keras_hub 0.32 writes them.
 FLOAT32 = {"module": "keras", "class_name": "DTypePolicy", "config": {"name": "float32"}}
@@ -178,6 +180,18 @@ def test_a_wrong_folder_is_said(trunk: str, message: str) -> None:
     assert not is_name(trunk)
     with pytest.raises(TrunkError, match=message):
         settle(TrunkSpec(trunk))
+
+
+@pytest.mark.parametrize("ending", [".keras", ".onnx"])
+def test_a_folder_with_the_ending_of_a_file_is_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder, name = f"hub:presets/vit{ending}", f"hub:vit{ending}"
+    completed = [complete_settings(Path("a.h5"), {"trunk": t}).spec.trunk for t in (folder, name)]
+    assert completed == [f"hub:{tmp_path}/presets/vit{ending}", name]
+    assert not find_differences({"trunk": folder}, {"trunk": name})
+    assert find_differences({"trunk": f"vit{ending}"}, {"trunk": folder})
 
 
 def test_a_setting_without_effect_is_refused() -> None:

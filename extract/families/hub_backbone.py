@@ -33,9 +33,18 @@ def build_backbone(preset: Preset, size: tuple[int, int]) -> Any:
     return kind.from_config(preset.with_size(size))
 
 
-def image_part(backbone: Any) -> Any:
-    """Return the model of images: the vision encoder of a backbone of images and texts."""
-    return getattr(backbone, "vision_encoder", backbone)
+def image_part(trunk: str, backbone: Any) -> Any:
+    """Return the model of images: the vision encoder of a backbone of images and texts.
+
+    Raises:
+        TrunkError: It takes something else than one image, such as a video.
+    """
+    model = getattr(backbone, "vision_encoder", backbone)
+    shapes = [tuple(tensor.shape) for tensor in getattr(model, "inputs", None) or ()]
+    if [(len(shape), shape[-1]) for shape in shapes] != [(4, 3)]:
+        found = f"found a backbone that takes {', '.join(map(str, shapes)) or 'no image'}"
+        raise TrunkError(f"{trunk}: {found}; expected one image, (None, height, width, 3)")
+    return model
 
 
 def name_outputs(keras: Any, model: Any, layers: dict[str, Any]) -> dict[str, Any]:
@@ -85,11 +94,12 @@ def settle_pooling(
     Raises:
         TrunkError: The spec asks for a class token, and a layer has none.
     """
-    tokens = [shape[1] or 0 for shape in shapes if len(shape) == 3]
-    if spec.pooling == "cls" and tokens and min(tokens) <= _count_patches(model):
-        problem = f"layer {', '.join(spec.layer)}: has no class token"
-        raise TrunkError(f"{spec.trunk}: {problem}; use --pooling avg, max or none")
-    return replace(spec, pooling=spec.pooling or ("avg" if tokens else ""))
+    is_sequence = [len(shape) == 3 for shape in shapes]
+    for name, shape in zip(spec.layer, shapes, strict=True) if spec.pooling == "cls" else ():
+        if len(shape) == 4 or (len(shape) == 3 and (shape[1] or 0) <= _count_patches(model)):
+            problem = f"layer {name}: found {shape[1:]}, which has no class token"
+            raise TrunkError(f"{spec.trunk}: {problem}; use --pooling avg, max or none")
+    return replace(spec, pooling=spec.pooling or ("avg" if any(is_sequence) else ""))
 
 
 def without_first_tokens(model: Any, tensors: dict[str, Any]) -> dict[str, Any]:

@@ -46,10 +46,9 @@ def find_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> li
     differences = []
     for name in wanted:
         before, now = _plain(stored.get(name)), _plain(wanted[name])
-        both = f"{before}".endswith(MODEL_ENDINGS) and f"{now}".endswith(MODEL_ENDINGS)
-        both |= f"{before}".startswith(HUB) and f"{now}".startswith(HUB)
         # Files are compared by the digest of their weights.
-        if before == now or name == "weights" or (name == "trunk" and both):
+        is_moved = name == "trunk" and _family(before) == _family(now)
+        if before == now or name == "weights" or is_moved:
             continue
         if name == "weights_sha256":
             differences.append(f"weights of SHA-256 {str(before)[:12]}, not {str(now)[:12]}")
@@ -58,6 +57,13 @@ def find_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> li
             new = "none" if now is None else _flag(name, now).removeprefix(prefix)
             differences.append(f"{_flag(name, before)}, not {new}")
     return differences
+
+
+def _family(trunk: Any) -> str:
+    """Return what trunks from files or folders have in common; a name is alone."""
+    if f"{trunk}".startswith(HUB):
+        return HUB
+    return "file" if f"{trunk}".endswith(MODEL_ENDINGS) else f"{trunk}"
 
 
 def _plain(value: Any) -> Any:

@@ -54,10 +54,11 @@ def complete_settings(out: Path, settings: Mapping[str, Any]) -> RunSettings:
     # A store must find its files from any folder.
     if given.get("weights") not in (None, "imagenet", "none"):
         given["weights"] = str(Path(given["weights"]).absolute())
-    if given.get("trunk", "").endswith(MODEL_ENDINGS):
-        given["trunk"] = str(Path(given["trunk"]).absolute())
-    if given.get("trunk", "").startswith(HUB) and not is_name(given["trunk"]):
-        given["trunk"] = f"{HUB}{Path(given['trunk'].removeprefix(HUB)).absolute()}"
+    trunk = given.get("trunk", "")
+    if trunk.startswith(HUB) and not is_name(trunk):
+        given["trunk"] = f"{HUB}{Path(trunk.removeprefix(HUB)).absolute()}"
+    elif trunk.endswith(MODEL_ENDINGS) and not trunk.startswith(HUB):
+        given["trunk"] = str(Path(trunk).absolute())
     if given.get("root") and not is_url(given["root"]):
         given["root"] = str(Path(given["root"]).absolute())
     config = ExtractConfig.from_dict(given)

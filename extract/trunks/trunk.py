@@ -145,7 +145,9 @@ def _open_preset(spec: TrunkSpec, precision: str) -> tuple[TrunkSpec, Any, dict[
         check_weights(weights)
         with bounded_weights(weights, least=least_bytes(weights)), computing_in(precision):
             backbone = hub_backbone.build_backbone(preset, spec.image_size)
+        model = hub_backbone.image_part(spec.trunk, backbone)
         fill_weights(backbone, weights)
+        return _cut_backbone(spec, model)
     except TrunkError:
         raise
     except Exception as error:  # a wrong file can make Keras and h5py raise anything
@@ -153,7 +155,10 @@ def _open_preset(spec: TrunkSpec, precision: str) -> tuple[TrunkSpec, Any, dict[
         problem = f"{preset.kind} {size}: {' '.join(str(error).split())[:300]}"
         remedy = "give --image-size only to one that takes any size"
         raise TrunkError(f"{spec.trunk}: {problem}; {hub_presets.EXPECTED}; {remedy}") from error
-    model = hub_backbone.image_part(backbone)
+
+
+def _cut_backbone(spec: TrunkSpec, model: Any) -> tuple[TrunkSpec, Any, dict[str, Cut]]:
+    """Find the cuts of a backbone, and settle its layer and pooling."""
     tensors = hub_backbone.name_outputs(keras, model, name_layers(model))
     spec = replace(spec, layer=spec.layer or (list(tensors)[-1],))
     shapes = [tuple(choose(spec, tensors, name).shape) for name in spec.layer]
@@ -232,13 +237,12 @@ def _preprocess(spec: TrunkSpec, pixels: Any) -> Any:
 
 def _settle_pooling(spec: TrunkSpec, shapes: list[tuple[int | None, ...]]) -> TrunkSpec:
     """Choose the pooling if the spec has none; refuse one that can have no effect."""
-    is_map = any(len(shape) == 4 for shape in shapes)
-    can_pool = any(len(shape) == 3 for shape in shapes) or (is_map and spec.pooling != "cls")
-    if spec.pooling not in ("", "none") and not can_pool:
+    axes = {len(shape) for shape in shapes}
+    if spec.pooling not in ("", "none") and not axes & {3, 4}:
         found = ", ".join(f"{n} gives {s[1:]}" for n, s in zip(spec.layer, shapes, strict=True))
         problem = f"{found}, so pooling {spec.pooling} can have no effect"
-        raise TrunkError(f"layer {problem}; use --pooling none{' or avg' * is_map}")
-    return replace(spec, pooling=spec.pooling or ("avg" if is_map else "none"))
+        raise TrunkError(f"layer {problem}; use --pooling none")
+    return replace(spec, pooling=spec.pooling or ("avg" if 4 in axes else "none"))
 
 
 def _pool(pooling: str, output: Any) -> Any:
@@ -247,6 +251,6 @@ def _pool(pooling: str, output: Any) -> Any:
     if pooling == "none" or axes not in (1, 2):
         return output
     if pooling == "cls":
-        return output[:, 0] if axes == 1 else output
+        return output[:, 0]
     kind = "Average" if pooling == "avg" else "Max"
     return getattr(keras.layers, f"Global{kind}Pooling{axes}D")()(output)
