@@ -129,20 +129,54 @@ def test_what_is_no_image_backbone_is_refused(write: Write, config: Any, message
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
-        (None, "found no image_converter.json, so how pixels enter it is not known; give --prep"),
+        (None, "found no image_converter.json, so how pixels enter it is not known; give"),
         (converter(patch_limit=3), "image_converter.json: found the setting patch_limit; expected"),
         (converter(scale=[1, 2]), r"found \[1, 2\] for the three colours"),
         (converter(variance=0, mean=0), "image_converter.json: .* zero"),
-        (converter(interpolation="lanczos5"), "found the interpolation lanczos5; give --interp"),
         ({**CONVERTER, "registered_name": "keras_hub>Other"}, "found the class keras_hub>Other"),
     ],
 )
 def test_preprocessing_is_not_guessed(write: Write, pixels: Any, message: str) -> None:
     trunk = write(pixels=pixels)
-    with pytest.raises(TrunkError, match=message):
+    remedy = r".* --preprocess rescale \(1/255\) or none \(0..255\)"
+    with pytest.raises(TrunkError, match=message + remedy):
         settle(TrunkSpec(trunk))
-    if pixels is None or "patch_limit" in pixels["config"]:
-        assert settle(TrunkSpec(trunk, preprocess="rescale")).preprocess == "rescale"
+    assert settle(TrunkSpec(trunk, preprocess="rescale")).preprocess == "rescale"
+
+
+@pytest.mark.parametrize(
+    ("pixels", "given", "message"),
+    [
+        (
+            {"interpolation": "lanczos5"},
+            {"interpolation": "bicubic"},
+            "the interpolation lanczos5; expected bilinear, .*, lanczos3; give --interpolation$",
+        ),
+        (
+            {"interpolation": ["bicubic"]},
+            {"interpolation": "bicubic"},
+            r"the interpolation \['bicubic'\]; expected .*; give --interpolation$",
+        ),
+        (
+            {"image_size": [0, 9]},
+            {"image_size": (16, 16)},
+            r"the size \[0, 9\]; expected a height and width of 1 to 4096; give --image-size$",
+        ),
+        (
+            {"image_size": 224},
+            {"image_size": (16, 16)},
+            "the size 224; expected a height and width of 1 to 4096; give --image-size$",
+        ),
+    ],
+)
+def test_each_setting_of_a_converter_has_its_own_remedy(
+    write: Write, pixels: dict[str, Any], given: dict[str, Any], message: str
+) -> None:
+    trunk = write(pixels=converter(**pixels))
+    with pytest.raises(TrunkError, match=f"image_converter.json: found {message}"):
+        settle(TrunkSpec(trunk))
+    spec = settle(TrunkSpec(trunk, **given))
+    assert given.items() <= {**spec.to_dict(), "image_size": spec.image_size}.items()
 
 
 def test_no_file_outside_a_folder_is_read(write: Write, tmp_path: Path) -> None:
