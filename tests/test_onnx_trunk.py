@@ -318,7 +318,7 @@ def test_what_has_no_meaning_is_refused(
         (
             "m.onnx",
             {"mean": (0, 0, 0), "std": (1, 1, 1), "preprocess": "clip"},
-            "mean, std: have no effect with --preprocess clip; leave",
+            "mean, std: have no effect with --preprocess clip; give --preprocess rescale",
         ),
         ("vgg16", {"pooling": "cls"}, "pooling cls: has no effect on vgg16; use avg, max or none"),
     ],
