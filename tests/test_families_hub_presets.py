@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from extract.api import list_layers
 from extract.core.config import TrunkSpec
 from extract.core.errors import SettingError, TrunkError
 from extract.families.hub_presets import digest_preset, is_name, rescaling, settle
@@ -226,6 +227,11 @@ def test_a_folder_with_the_ending_of_a_file_is_a_folder(
     assert completed == [f"hub:{tmp_path}/presets/vit{ending}", name]
     assert not find_differences({"trunk": folder}, {"trunk": name})
     assert find_differences({"trunk": f"vit{ending}"}, {"trunk": folder})
+
+
+@pytest.mark.parametrize("trunk", ["hub:no/folder", "no.keras", "no.onnx"])
+def test_a_trunk_without_a_top_is_not_built_to_list_it(trunk: str) -> None:
+    assert list_layers(trunk, top=True) == []
 
 
 def test_a_setting_without_effect_is_refused() -> None:
