@@ -198,7 +198,12 @@ def test_a_strangers_configuration_is_bounded(
 
 def test_a_backbone_of_videos_is_refused(tmp_path: Path, capsys: Any) -> None:
     layers = {f"num_{name}_layers": 1 for name in ("spatial", "temporal", "auxiliary")}
-    video = {"num_frames": 2, "patch_size": 8, "hidden_dim": 16, "intermediate_dim": 32}
+    video: dict[str, Any] = {
+        "num_frames": 2,
+        "patch_size": 8,
+        "hidden_dim": 16,
+        "intermediate_dim": 32,
+    }
     video |= {"num_heads": 2, "image_shape": (32, 32, 3)}
     keras_hub.models.VideoPrismBackbone(**video, **layers).save_to_preset(str(tmp_path))
     assert command(["--list-layers", "--trunk", f"hub:{tmp_path}"]) == 1
