@@ -222,7 +222,9 @@ def list_layers(
     """List the layers that a trunk can be cut at.
 
     Args:
-        trunk: A name of ``list_trunks``, or the path of your own ``.keras`` or ``.onnx`` model.
+        trunk: As for ``extract_features``: a name of ``list_trunks``, the path of your own
+            ``FILE.keras`` or ``FILE.onnx``, or a backbone of KerasHub, ``hub:PRESET`` or
+            ``hub:FOLDER``.
         image_size: Height and width in pixels; the native size by default.
         top: List the layers that only the complete model has, instead.
 
@@ -237,13 +239,13 @@ def list_layers(
     name = os.fspath(trunk)
     prepared = {"preprocess": "none"} if name.endswith(ONNX_ENDING) else {}
     spec = TrunkSpec(name, image_size=image_size or (0, 0), **prepared)  # type: ignore[arg-type]
+    if top and (spec.is_file or spec.is_hub):
+        return []
     if spec.is_onnx:
         from extract.onnx import build
 
-        return [] if top else build.list_layers(spec)
+        return build.list_layers(spec)
     from extract.trunks import trunk as module
 
     layers = module.list_layers(spec)
-    if not top:
-        return layers
-    return [] if spec.is_file or spec.is_hub else module.list_top(spec, layers)
+    return module.list_top(spec, layers) if top else layers

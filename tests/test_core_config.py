@@ -28,6 +28,12 @@ def test_what_only_the_model_knows_is_left_open() -> None:
     assert TrunkSpec.from_dict(own.to_dict()) == own
 
 
+@pytest.mark.parametrize("trunk", ["vgg16", "own.keras", "own.onnx", "hub:vit"])
+def test_mean_and_deviation_come_after_a_255th(trunk: str) -> None:
+    spec = TrunkSpec(trunk, mean=(0.5,) * 3, std=(0.2,) * 3)
+    assert (spec.preprocess, spec.normalization) == ("rescale", ((0.5,) * 3, (0.2,) * 3))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -39,6 +45,14 @@ def test_what_only_the_model_knows_is_left_open() -> None:
         ({"preprocess": "caffe"}, "preprocess 'caffe' is unknown"),
         ({"image_size": (150, 0)}, "image_size: found 0"),
         ({"layer": ("mixed7", "mixed7")}, "expected each layer once"),
+        (
+            {"trunk": "vgg16", "mean": (0, 0, 0), "std": (1, 1, 1), "preprocess": "auto"},
+            "mean, std: have no effect with --preprocess auto; give --preprocess rescale",
+        ),
+        (
+            {"trunk": "hub:vit", "mean": (0, 0, 0), "std": (1, 1, 1), "preprocess": "auto"},
+            "mean, std: have no effect with --preprocess auto; give --preprocess rescale",
+        ),
     ],
 )
 def test_a_bad_trunk_setting_is_named(settings: dict[str, object], message: str) -> None:

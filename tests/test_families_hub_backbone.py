@@ -128,6 +128,11 @@ def test_layers_are_those_of_the_encoder_and_its_levels(presets: Path, tmp_path:
     layers = list_layers(TrunkSpec(f"hub:{tmp_path / 'DINOV2'}"))
     names = [layer.name.removeprefix("dinov2_backbone_") for layer in layers]
     assert names == ["images", "embeddings", "stage1", "stage2", "layernorm"]
+    converter = (presets / "DINOV2" / "image_converter.json").read_text()
+    for name in ("bilinear", "DINOV2ImageConverter"):  # what is unknown decides no layer
+        changed = converter.replace(name, "other")
+        (tmp_path / "DINOV2" / "image_converter.json").write_text(changed)
+        assert list_layers(TrunkSpec(f"hub:{tmp_path / 'DINOV2'}")) == layers
     # KerasHub declares one token more than SigLIP has, and SigLIP has no class token.
     spec = TrunkSpec(f"hub:{presets / 'SigLIP'}", layer="vision_post_layer_norm")  # type: ignore[arg-type]
     trunk = build_trunk(spec)
@@ -193,7 +198,12 @@ def test_a_strangers_configuration_is_bounded(
 
 def test_a_backbone_of_videos_is_refused(tmp_path: Path, capsys: Any) -> None:
     layers = {f"num_{name}_layers": 1 for name in ("spatial", "temporal", "auxiliary")}
-    video = {"num_frames": 2, "patch_size": 8, "hidden_dim": 16, "intermediate_dim": 32}
+    video: dict[str, Any] = {
+        "num_frames": 2,
+        "patch_size": 8,
+        "hidden_dim": 16,
+        "intermediate_dim": 32,
+    }
     video |= {"num_heads": 2, "image_shape": (32, 32, 3)}
     keras_hub.models.VideoPrismBackbone(**video, **layers).save_to_preset(str(tmp_path))
     assert command(["--list-layers", "--trunk", f"hub:{tmp_path}"]) == 1

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from extract.api import list_layers
 from extract.core.config import TrunkSpec
 from extract.core.errors import SettingError, TrunkError
 from extract.families.hub_presets import digest_preset, is_name, rescaling, settle
@@ -129,20 +130,54 @@ def test_what_is_no_image_backbone_is_refused(write: Write, config: Any, message
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
-        (None, "found no image_converter.json, so how pixels enter it is not known; give --prep"),
+        (None, "found no image_converter.json, so how pixels enter it is not known; give"),
         (converter(patch_limit=3), "image_converter.json: found the setting patch_limit; expected"),
         (converter(scale=[1, 2]), r"found \[1, 2\] for the three colours"),
         (converter(variance=0, mean=0), "image_converter.json: .* zero"),
-        (converter(interpolation="lanczos5"), "found the interpolation lanczos5; give --interp"),
         ({**CONVERTER, "registered_name": "keras_hub>Other"}, "found the class keras_hub>Other"),
     ],
 )
 def test_preprocessing_is_not_guessed(write: Write, pixels: Any, message: str) -> None:
     trunk = write(pixels=pixels)
-    with pytest.raises(TrunkError, match=message):
+    remedy = r".* --preprocess rescale \(1/255\) or none \(0..255\)"
+    with pytest.raises(TrunkError, match=message + remedy):
         settle(TrunkSpec(trunk))
-    if pixels is None or "patch_limit" in pixels["config"]:
-        assert settle(TrunkSpec(trunk, preprocess="rescale")).preprocess == "rescale"
+    assert settle(TrunkSpec(trunk, preprocess="rescale")).preprocess == "rescale"
+
+
+@pytest.mark.parametrize(
+    ("pixels", "given", "message"),
+    [
+        (
+            {"interpolation": "lanczos5"},
+            {"interpolation": "bicubic"},
+            "the interpolation lanczos5; expected bilinear, .*, lanczos3; give --interpolation$",
+        ),
+        (
+            {"interpolation": ["bicubic"]},
+            {"interpolation": "bicubic"},
+            r"the interpolation \['bicubic'\]; expected .*; give --interpolation$",
+        ),
+        (
+            {"image_size": [0, 9]},
+            {"image_size": (16, 16)},
+            r"the size \[0, 9\]; expected a height and width of 1 to 4096; give --image-size$",
+        ),
+        (
+            {"image_size": 224},
+            {"image_size": (16, 16)},
+            "the size 224; expected a height and width of 1 to 4096; give --image-size$",
+        ),
+    ],
+)
+def test_each_setting_of_a_converter_has_its_own_remedy(
+    write: Write, pixels: dict[str, Any], given: dict[str, Any], message: str
+) -> None:
+    trunk = write(pixels=converter(**pixels))
+    with pytest.raises(TrunkError, match=f"image_converter.json: found {message}"):
+        settle(TrunkSpec(trunk))
+    spec = settle(TrunkSpec(trunk, **given))
+    assert given.items() <= {**spec.to_dict(), "image_size": spec.image_size}.items()
 
 
 def test_no_file_outside_a_folder_is_read(write: Write, tmp_path: Path) -> None:
@@ -192,6 +227,11 @@ def test_a_folder_with_the_ending_of_a_file_is_a_folder(
     assert completed == [f"hub:{tmp_path}/presets/vit{ending}", name]
     assert not find_differences({"trunk": folder}, {"trunk": name})
     assert find_differences({"trunk": f"vit{ending}"}, {"trunk": folder})
+
+
+@pytest.mark.parametrize("trunk", ["hub:no/folder", "no.keras", "no.onnx"])
+def test_a_trunk_without_a_top_is_not_built_to_list_it(trunk: str) -> None:
+    assert list_layers(trunk, top=True) == []
 
 
 def test_a_setting_without_effect_is_refused() -> None:

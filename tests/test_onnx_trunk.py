@@ -380,7 +380,7 @@ def test_what_tokens_are_pooled_is_said(tmp_path: Path, caplog: pytest.LogCaptur
         (
             "m.onnx",
             {"mean": (0, 0, 0), "std": (1, 1, 1), "preprocess": "clip"},
-            "mean, std: have no effect with --preprocess clip; leave",
+            "mean, std: have no effect with --preprocess clip; give --preprocess rescale",
         ),
         ("vgg16", {"pooling": "cls"}, "pooling cls: has no effect on vgg16; use avg, max or none"),
     ],

@@ -159,7 +159,7 @@ class TrunkSpec(Settings):
             weights=self.weights or "imagenet",
             layer=self.layer or (known.cut,),
             pooling=self.pooling or pooling,
-            preprocess=self.preprocess or "auto",
+            preprocess=self.preprocess or ("rescale" if self.mean else "auto"),
         )
         if self.image_size == (0, 0):
             self._set(image_size=(known.image_size, known.image_size))
@@ -185,7 +185,7 @@ class TrunkSpec(Settings):
             raise SettingError("mean, std: found one of them; expected both, or none")
         if self.mean and self.preprocess != "rescale":
             problem = f"have no effect with --preprocess {self.preprocess}"
-            raise SettingError(f"mean, std: {problem}; leave it out, or leave them out")
+            raise SettingError(f"mean, std: {problem}; give --preprocess rescale")
 
 
 @documented

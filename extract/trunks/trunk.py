@@ -94,7 +94,7 @@ def list_layers(spec: TrunkSpec) -> list[ListedLayer]:
         TrunkError: The trunk cannot be built at this size.
     """
     if spec.is_hub:  # the layers of a preset are known without its preprocessing
-        spec = replace(spec, preprocess="none", pooling="none")
+        spec = replace(spec, preprocess="none", interpolation="bilinear", pooling="none")
     if spec.is_file or spec.is_hub:
         return _number(_opener(spec)(spec, "float32")[2])
     return _number(_cuts(name_layers(build_application(spec, None))))
