@@ -10,12 +10,14 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -183,3 +185,15 @@ def make_store(tmp_path: Path) -> MakeStore:
         return path
 
     return make
+
+
+def child_of(process: psutil.Process, word: str, seconds: float = 60.0) -> psutil.Process:
+    """Wait for the process that a process starts with a word in its command."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        for child in process.children():
+            with suppress(psutil.Error):  # it has ended
+                if word in " ".join(child.cmdline()):
+                    return child
+        time.sleep(0.01)
+    raise AssertionError("no such process")

@@ -9,7 +9,6 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,7 @@ from extract.engines.openvino_engine import OpenVinoEngine
 from extract.engines.select import open_engine
 from extract.trunks.backend import has_gpu, load_openvino
 from extract.trunks.trunk import Trunk, build_trunk
-from tests.conftest import QUICK
+from tests.conftest import QUICK, child_of
 from tests.test_cli import QUICK_FLAGS
 from tests.test_trunks_trunk import NOBODY
 
@@ -147,23 +146,13 @@ def test_errors_are_those_of_building_it_here(
     assert list(apart.iterdir()) == []
 
 
-def child_of(process: psutil.Process, seconds: float = 60.0) -> psutil.Process:
-    """Wait for the process that converts."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        for child in process.children():
-            with suppress(psutil.Error):  # it has ended
-                if "extract.conversion.child" in " ".join(child.cmdline()):
-                    return child
-        time.sleep(0.01)
-    raise AssertionError("no process converts")
-
-
 def test_a_conversion_that_is_killed_is_done_by_tensorflow(
     apart: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, log.name)
-    killer = threading.Thread(target=lambda: child_of(psutil.Process()).kill())
+    killer = threading.Thread(
+        target=lambda: child_of(psutil.Process(), "extract.conversion.child").kill()
+    )
     killer.start()
     engine = open_engine(SPEC, engine="openvino")
     killer.join()
@@ -197,7 +186,7 @@ def test_nothing_goes_on_after_its_command(
         stderr=subprocess.PIPE,
         text=True,
     )
-    child = child_of(psutil.Process(command.pid))
+    child = child_of(psutil.Process(command.pid), "extract.conversion.child")
     time.sleep(0.3)  # it has read what to do, or not: either way
     command.send_signal(number)
     stderr = command.communicate()[1]

@@ -1,19 +1,28 @@
 """ONNX files that are damaged, hostile or something else: one line each, and nothing is run."""
 
 import hashlib
+import os
+import signal
+import subprocess
 import sys
+import tempfile
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
+from extract.api import list_layers
 from extract.core.config import TrunkSpec
 from extract.core.errors import TrunkError
 from extract.engines.select import open_engine
 from extract.onnx.model_file import read_model
 from extract.onnx.trunk import build_here
+from tests.conftest import child_of
 from tests.test_onnx_trunk import FIRST, network, node, save
 
 onnx = pytest.importorskip("onnx")
@@ -193,6 +202,65 @@ def test_a_model_that_crashes_openvino_costs_one_line(tmp_path: Path) -> None:
     path.write_bytes(model.SerializeToString())
     with pytest.raises(TrunkError, match=r"model.onnx: OpenVINO c.*; expected a model in ONNX"):
         open_engine(TrunkSpec(str(path), preprocess="clip"))
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for temporary files."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    return tmp_path / "temporary"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+def test_a_kill_is_not_called_a_crash(tmp_path: Path, temporary: Path) -> None:
+    killer = threading.Thread(target=lambda: child_of(psutil.Process(), "extract.onnx").kill())
+    killer.start()
+    problem = r"model.onnx: the process that reads it is killed \(signal 9\); expected memory for"
+    with pytest.raises(TrunkError, match=problem):
+        list_layers(save(tmp_path / "model.onnx"))
+    killer.join()
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_failure_of_python_is_not_called_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("raise ImportError('another json')", newline="\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    problem = r"reads it fails \(ImportError: another json\); expected it to start as this one did"
+    with pytest.raises(TrunkError, match=problem):
+        list_layers(save(tmp_path / "model.onnx"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file that cannot be read")
+def test_a_file_that_cannot_be_read_is_no_damaged_one(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").symlink_to("/proc/self/mem")
+    with pytest.raises(TrunkError, match=r"cannot be read \(Input/output error\); expected a"):
+        read_model(tmp_path / "model.onnx")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_goes_on_after_its_command(
+    number: signal.Signals, tmp_path: Path, temporary: Path
+) -> None:
+    path = save(tmp_path / "model.onnx")
+    code = "import sys; from extract.cli import main; sys.exit(main())"
+    command = subprocess.Popen(
+        [sys.executable, "-c", code, "--list-layers", "--trunk", path],
+        env={**os.environ, "TMPDIR": str(temporary)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    child = child_of(psutil.Process(command.pid), "extract.onnx")
+    time.sleep(0.3)  # it has been asked
+    command.send_signal(number)
+    command.communicate()
+    psutil.wait_procs([child], timeout=60)
+    assert not child.is_running()
+    assert list(temporary.glob("tmp*")) == []
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 from types import ModuleType
@@ -21,18 +22,32 @@ _UNUSED = ("IPython", "cv2", "grain", "jax", "matplotlib", "pandas", "sklearn", 
 
 
 def main() -> None:
-    """Read a folder and a spec from stdin, write the answer and the model into the folder."""
+    """Convert the trunk that the parent asks for."""
+    serve(_answer)
+
+
+def serve(work: Callable[[TrunkSpec, Path], dict[str, Any]]) -> None:
+    """Read a folder and a spec from stdin, and write the answer of some work into the folder.
+
+    The process ends here, or with its parent, whose folder it then removes.
+    """
     if not (request := sys.stdin.readline()):
         return  # the parent has ended
     place, settings = json.loads(request)
     folder = Path(place)
     Thread(target=_end_with_parent, args=[folder], daemon=True).start()
-    try:
-        answer = _convert(TrunkSpec.from_dict(settings), folder / MODEL)
-    except Exception as error:  # of versions that do not fit, Keras and OpenVINO raise anything
-        answer = {"problem": f"{type(error).__name__}: {first_line(error)}"}
-    (folder / ANSWER).write_text(json.dumps(answer), encoding="utf-8", newline="\n")
+    answer = work(TrunkSpec.from_dict(settings), folder)
+    written = folder / f"written_{ANSWER}"
+    written.write_text(json.dumps(answer), encoding="utf-8", newline="\n")
+    written.replace(folder / ANSWER)
     os._exit(0)
+
+
+def _answer(spec: TrunkSpec, folder: Path) -> dict[str, Any]:
+    try:
+        return _convert(spec, folder / MODEL)
+    except Exception as error:  # of versions that do not fit, Keras and OpenVINO raise anything
+        return {"problem": f"{type(error).__name__}: {first_line(error)}"}
 
 
 def _end_with_parent(folder: Path) -> None:

@@ -62,7 +62,9 @@ def convert_apart(spec: TrunkSpec) -> Iterator[Conversion | None]:
         yield None
         return
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        answer = _ask(spec, Path(folder))
+        # Only a terminal gets the report of a download.
+        stderr = None if sys.stderr.isatty() else subprocess.DEVNULL
+        answer = ask(_START, spec, Path(folder), stderr, KERAS_BACKEND="openvino")
         if "error" in answer:
             kind, message = answer["error"]
             raise getattr(errors, kind)(message)
@@ -84,21 +86,33 @@ def _is_worth_it(spec: TrunkSpec) -> bool:
     return is_known and is_free and backend_name() == "tensorflow" and not has_gpu()
 
 
-def _ask(spec: TrunkSpec, folder: Path) -> dict[str, Any]:
-    """Run the process, which ends with this one, and return its answer."""
-    code = f"import sys; sys.path[:] = {list(map(str, sys.path))}; {_START}"
+def ask(
+    start: str, spec: TrunkSpec, folder: Path, stderr: Any, **environment: str
+) -> dict[str, Any]:
+    """Run a process of ``child.serve``, which ends with this one, and return its answer.
+
+    Args:
+        start: Its code.
+        spec: The trunk.
+        folder: Where it may write.
+        stderr: Where its stderr goes, see ``subprocess``.
+        environment: What is different in its environment.
+
+    Returns:
+        The answer; without one, the ``problem`` and the code with which the process ``ended``.
+    """
+    code = f"import sys; sys.path[:] = {list(map(str, sys.path))}; {start}"
     words = [sys.executable, "-P", "-W", "ignore", "-c", code]
-    # Only a terminal gets the report of a download. Ctrl-C is for this process, which ends it.
-    stderr = None if sys.stderr.isatty() else subprocess.DEVNULL
-    streams: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": stderr}
-    environment = {**os.environ, "KERAS_BACKEND": "openvino"}
-    settings: dict[str, Any] = {"env": environment, "start_new_session": True, "encoding": "utf-8"}
+    # Ctrl-C is for this process, which ends the other.
+    settings: dict[str, Any] = {"start_new_session": True, "encoding": "utf-8"}
+    settings |= {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": stderr}
+    child: Any = None
     try:
-        with subprocess.Popen(words, stdin=subprocess.PIPE, **streams, **settings) as child:
+        with subprocess.Popen(words, env={**os.environ, **environment}, **settings) as child:
             _wait(child, json.dumps([str(folder), spec.to_dict()]))
         answer: dict[str, Any] = json.loads((folder / ANSWER).read_bytes())
     except (OSError, ValueError) as error:  # it could not start, or was killed
-        return {"problem": f"{error}"}
+        return {"problem": f"{error}", "ended": getattr(child, "returncode", None)}
     return answer
 
 

@@ -4,15 +4,13 @@ OpenVINO crashes on some damaged models. What comes back has been read, cut and 
 is in OpenVINO's own format.
 """
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from extract.conversion.child import MODEL, serve
+from extract.conversion.process import ask
 from extract.core.applications import ListedLayer
 from extract.core.config import TrunkSpec
 from extract.core.console import log
@@ -23,7 +21,10 @@ from extract.trunks.backend import load_openvino
 
 # ImageNet has as many classes.
 _CLASSES = (1000,)
-_MODEL, _SPEC, _ANSWER = "model.xml", "spec.json", "answer.json"
+_STDERR = "stderr.txt"
+# Linux ends the process that takes most of the memory with the first, and a container may with the
+# second.
+_KILLED = (-9, -15)
 
 
 def build_onnx_trunk(spec: TrunkSpec) -> OnnxTrunk:
@@ -35,8 +36,8 @@ def build_onnx_trunk(spec: TrunkSpec) -> OnnxTrunk:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         settled, shapes, digest, notes = _run("build", spec, Path(folder))
         # From memory, so that no file in the folder stays open.
-        weights = Path(folder, _MODEL).with_suffix(".bin").read_bytes()
-        model = load_openvino().Core().read_model(Path(folder, _MODEL).read_bytes(), weights)
+        weights = Path(folder, MODEL).with_suffix(".bin").read_bytes()
+        model = load_openvino().Core().read_model(Path(folder, MODEL).read_bytes(), weights)
     for note in notes:
         log.info("%s: %s", spec.trunk, note)
     built = TrunkSpec.from_dict(settled)
@@ -58,27 +59,33 @@ def list_layers(spec: TrunkSpec) -> list[ListedLayer]:
 
 def _run(task: str, spec: TrunkSpec, folder: Path) -> Any:
     """Do a task in another process and return its answer."""
-    (folder / _SPEC).write_bytes(json.dumps([task, spec.to_dict()]).encode())
-    # -P: import nothing from the folder of the stranger's file.
-    words = [sys.executable, "-P", "-W", "ignore", "-m", __name__, str(folder)]
-    places = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
-    child = subprocess.run(words, capture_output=True, env=environment, check=False)
-    try:
-        error, answer = json.loads((folder / _ANSWER).read_bytes())
-    except FileNotFoundError:
-        said = child.stderr.decode(errors="replace").strip().splitlines()
-        reason = said[-1] if said and child.returncode > 0 else f"it ends with {child.returncode}"
-        problem = f"OpenVINO crashes on it ({reason[:200]}); expected a model in ONNX"
-        raise TrunkError(f"{spec.trunk}: {problem}; export it again") from None
-    if error:
-        raise TrunkError(error)
-    return answer
+    start = f"from extract.onnx.build import serve_task; serve_task({task!r})"
+    with (folder / _STDERR).open("wb") as stderr:
+        answer = ask(start, spec, folder, stderr)
+    if "problem" in answer:
+        said = (folder / _STDERR).read_text(errors="replace").strip().splitlines()
+        raise TrunkError(f"{spec.trunk}: {_explain(answer['ended'], said, answer['problem'])}")
+    if answer["error"]:
+        raise TrunkError(answer["error"])
+    return answer["found"]
+
+
+def _explain(ended: int | None, said: list[str], problem: str) -> str:
+    """Say why a process has given no answer."""
+    if ended in (None, 0, 1):  # it could not start, or Python ended it
+        reason = said[-1] if said else problem
+        expected = "expected it to start as this one did; check the installation"
+        return f"the process that reads it fails ({reason[:200]}); {expected}"
+    if ended in _KILLED:
+        expected = "expected memory for the model; close other programs, or use a smaller model"
+        return f"the process that reads it is killed (signal {-ended}); {expected}"
+    expected = "expected a model in ONNX; export it again"
+    return f"OpenVINO crashes on it (it ends with {ended}); {expected}"
 
 
 def _build(spec: TrunkSpec, folder: Path) -> Any:
     built = build_here(spec)
-    load_openvino().save_model(built.model, folder / _MODEL, compress_to_fp16=False)
+    load_openvino().save_model(built.model, folder / MODEL, compress_to_fp16=False)
     return built.spec.to_dict(), built.shapes, built.weights_sha256, built.notes
 
 
@@ -89,18 +96,17 @@ def _list(spec: TrunkSpec, _: Path) -> Any:
 _TASKS: dict[str, Callable[[TrunkSpec, Path], Any]] = {"build": _build, "list": _list}
 
 
-def _serve(folder: Path) -> None:
-    """Do the task in a folder, and leave the answer there."""
-    task, values = json.loads((folder / _SPEC).read_bytes())
-    spec, error, answer = TrunkSpec.from_dict(values), "", None
-    try:
-        answer = _TASKS[task](spec, folder)
-    except TrunkError as problem:
-        error = str(problem)
-    except (MemoryError, RuntimeError) as problem:  # OpenVINO's, over what nobody thought of
-        error = f"{spec.trunk}: OpenVINO cannot run it ({first_line(problem)[:200]})"
-    (folder / _ANSWER).write_bytes(json.dumps([error, answer]).encode())
+def serve_task(task: str) -> None:
+    """Do a task in the process that ``ask`` has started."""
 
+    def work(spec: TrunkSpec, folder: Path) -> dict[str, Any]:
+        error, found = "", None
+        try:
+            found = _TASKS[task](spec, folder)
+        except TrunkError as problem:
+            error = str(problem)
+        except (MemoryError, RuntimeError) as problem:  # OpenVINO's, over what nobody thought of
+            error = f"{spec.trunk}: OpenVINO cannot run it ({first_line(problem)[:200]})"
+        return {"error": error, "found": found}
 
-if __name__ == "__main__":
-    _serve(Path(sys.argv[1]))
+    serve(work)

@@ -37,7 +37,11 @@ def read_model(path: Path) -> tuple[Any, str]:
     check_local(path, TrunkError)
     if not path.is_file():
         raise TrunkError(f"{path}: no such file; {_EXPECTED}; check --trunk")
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+        raise TrunkError(f"{path}: {problem}; {_EXPECTED}; check its rights and disk") from error
     try:
         _check(_parse(content), len(content))
         model = load_openvino().Core().read_model(content)
