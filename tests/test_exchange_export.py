@@ -144,6 +144,16 @@ def test_what_an_export_refuses(make_store: Any, tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="holds something else; expected an export of show-"):
             export_features(path, tmp_path / f"a.{form}", layer="low")
         assert (tmp_path / f"a.{form}").read_bytes() == before
+    own = tmp_path / "vectors.csv"
+    for heading in ("group,notes", "notes,feature_0", "feature_0,notes", "feature_x"):
+        own.write_text(f"key,label,split,{heading}\n", newline="\n")
+        with pytest.raises(StoreError, match="holds something else"):
+            export_features(path, own, layer="low")
+    np.save(tmp_path / "q.npy", X)
+    extract_features(tmp_path / "q.npy", tmp_path / "q.h5")
+    with pytest.raises(StoreError, match="has the place of the table that describes the rows of"):
+        export_features(tmp_path / "q.h5", tmp_path / "q.csv")
+    assert not (tmp_path / "q.csv").exists()
     link = tmp_path / "link.csv"
     link.symlink_to(path)
     with pytest.raises(StoreError, match="is read by this command; name another"):

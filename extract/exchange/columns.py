@@ -30,7 +30,7 @@ from extract.sources.pixel_arrays import NPZ_TIMES
 METADATA = b"headstart"
 # Columns of a CSV that are the features, in this order: feature_0, feature_1, or feature_0_0_0.
 CSV_PREFIX = "feature_"
-_MOST_HEADING = 2**24
+MOST_HEADING = 2**24
 _FORMULA = re.compile(r"'[=+\-@\t\r]")
 
 
@@ -146,7 +146,7 @@ def open_csv(path: str, named: Named) -> FeatureTable | None:
     """Open the features in a CSV: columns feature_0, feature_1 and so on, or of another prefix."""
     delimiter = "\t" if path.lower().endswith(".tsv") else ","
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        line = file.readline(_MOST_HEADING)
+        line = file.readline(MOST_HEADING)
     heading = list[str]()
     with suppress(csv.Error):  # the reader of tables says what it is
         heading = next(csv.reader([line], delimiter=delimiter), [])

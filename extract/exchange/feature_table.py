@@ -26,6 +26,8 @@ USUAL = {
 USUAL_FEATURES = ("features", "feature", "embeddings", "embedding", "vectors", "vector", "X", "x")
 # Words in the names of labels, and of what a detector finds.
 _LABELS = {"y", "label", "labels", "target", "targets", "class", "classes", "onehot", "bbox"}
+# The endings of a table beside an array.
+_BESIDE = (".csv", ".tsv", ".parquet")
 # Bytes of features in memory at a time.
 BLOCK_BYTES = 2**25
 
@@ -267,6 +269,13 @@ def _index_labels(
     return Source(tuple(items), tuple(names), warnings, table.path, tuple(said.notes))
 
 
+def may_describe(source: str, table: str | os.PathLike[str]) -> bool:
+    """Whether a table, which may not exist yet, has the place of one beside an array."""
+    stem, ending = os.path.splitext(os.path.realpath(source))
+    beside = ending.lower() == ".npy" and os.path.splitext(os.path.realpath(table))[0] == stem
+    return beside and os.path.splitext(table)[1].lower() in _BESIDE
+
+
 def table_beside(path: str) -> str | None:
     """Return the table that describes the rows of an array, which has the same name.
 
@@ -274,7 +283,7 @@ def table_beside(path: str) -> str | None:
         SourceError: There are several.
     """
     stem = os.path.splitext(path)[0]
-    there = [stem + end for end in (".csv", ".tsv", ".parquet") if os.path.isfile(stem + end)]
+    there = [stem + end for end in _BESIDE if os.path.isfile(stem + end)]
     if len(there) > 1:
         found = " and ".join(map(os.path.basename, there))
         raise SourceError(f"{quoted(path)}: found {found} beside it; expected one; move the others")
