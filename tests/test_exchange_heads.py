@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from classify import load_dataset, load_head, predict_images, sweep, train_heads
 from classify.cli import main as train
 from classify.predict_cli import main as predict
-from extract import HeadError, SettingError, write_features
+from extract import HeadError, SettingError, SourceError, write_features
 
 NAMES = np.array(["cat", "dog", "emu"])
 
@@ -96,6 +96,20 @@ def test_predictions_in_the_order_of_the_file_in_each_form(
     np.save(tmp_path / "one.npy", X[:1])
     assert predict([words[0], str(tmp_path / "one.npy"), "-o", str(tmp_path / "chart.svg")]) == 0
     assert "<svg" in (tmp_path / "chart.svg").read_text()
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "parquet"])
+def test_predictions_do_not_become_labels(ending: str, store: Path, tmp_path: Path) -> None:
+    train_heads(store, output=tmp_path / "head", head="ridge", quiet=True)
+    np.save(tmp_path / "new.npy", draw(3, 3)[0])
+    beside = tmp_path / f"new.{ending}"
+    with pytest.raises(HeadError, match="has the place of the table that describes the rows of"):
+        predict_images(tmp_path / "new.npy", tmp_path / "head", output=beside)
+    assert not beside.exists()
+    predict_images(tmp_path / "new.npy", tmp_path / "head", output=tmp_path / "a.csv")
+    (tmp_path / "a.csv").rename(beside)
+    with pytest.raises(SourceError, match=f"found predictions of predict-images in new.{ending} "):
+        predict_images(tmp_path / "new.npy", tmp_path / "head")
 
 
 def test_what_needs_images_or_a_trunk_is_refused(store: Path, images: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from extract.core.console import log, progress, quiet_mode
 from extract.core.errors import HeadError, SettingError, quoted
 from extract.core.row_block import RowBlock
 from extract.engines.base import Engine
-from extract.exchange.feature_table import FeatureTable, arrange
+from extract.exchange.feature_table import FeatureTable, arrange, may_describe
 from extract.exchange.open import open_features
 from extract.exchange.write import check_settings, read_rows
 from extract.images.item import Item, Source
@@ -138,6 +138,9 @@ def _predict_table(
         found = f"found {table.where}, features of another program"
         raise SettingError(f"trunk: {found}; expected images; give DIR, a head that takes them")
     check_settings(table, {k: v for k, v in given.items() if k not in (*_OUTPUT, "max_bad")})
+    if path and may_describe(table.path, path):
+        found = f"has the place of the table that describes the rows of {table.where}"
+        raise HeadError(f"{path}: {found}; name another file for the result")
     model, listed = load_head(head), arrange(table)
     if table.shape != model.shape:
         found = f"found features of shape {table.shape}"

@@ -26,6 +26,8 @@ USUAL = {
 USUAL_FEATURES = ("features", "feature", "embeddings", "embedding", "vectors", "vector", "X", "x")
 # Words in the names of labels, and of what a detector finds.
 _LABELS = {"y", "label", "labels", "target", "targets", "class", "classes", "onehot", "bbox"}
+# The heading of a CSV of predict-images.
+PREDICTIONS = b"key,label,score,reason"
 # The endings of a table beside an array.
 _BESIDE = (".csv", ".tsv", ".parquet")
 # Bytes of features in memory at a time.
@@ -280,11 +282,17 @@ def table_beside(path: str) -> str | None:
     """Return the table that describes the rows of an array, which has the same name.
 
     Raises:
-        SourceError: There are several.
+        SourceError: There are several, or it holds predictions, which are no labels.
     """
     stem = os.path.splitext(path)[0]
     there = [stem + end for end in _BESIDE if os.path.isfile(stem + end)]
     if len(there) > 1:
         found = " and ".join(map(os.path.basename, there))
         raise SourceError(f"{quoted(path)}: found {found} beside it; expected one; move the others")
+    for table in there:
+        with open(table, "rb") as file:
+            if file.read(len(PREDICTIONS) + 1).rstrip(b"\r\n") == PREDICTIONS:
+                found = f"found predictions of predict-images in {quoted(os.path.basename(table))}"
+                expected = "expected what is known of each row; move or rename it"
+                raise SourceError(f"{quoted(path)}: {found} beside it; {expected}")
     return there[0] if there else None
