@@ -3,6 +3,7 @@
 import doctest
 import json
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -357,6 +358,20 @@ def bomb(folder: Path) -> Path:
     return folder / "v.npz"
 
 
+def short_member(folder: Path) -> Path:
+    with zipfile.ZipFile(folder / "v.npz", "w") as archive, archive.open("X.npy", "w") as file:
+        header = {"descr": "<f4", "fortran_order": True, "shape": (10**6, 10**6)}
+        np.lib.format.write_array_header_1_0(file, header)
+    return folder / "v.npz"
+
+
+def negative(folder: Path) -> Path:
+    with zipfile.ZipFile(folder / "v.npz", "w") as archive, archive.open("X.npy", "w") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (-1, 4)}
+        np.lib.format.write_array_header_1_0(file, header)
+    return folder / "v.npz"
+
+
 def cut(folder: Path) -> Path:
     np.save(folder / "v.npy", X)
     (folder / "v.npy").write_bytes((folder / "v.npy").read_bytes()[:-4])
@@ -398,6 +413,8 @@ def text_as_number(folder: Path) -> Path:
         (pickled_labels, "labels holds Python objects, which are never loaded"),
         (bomb, "bytes in a file of"),
         (cut, "found 44 bytes for (4, 3) float32; expected more; write it again"),
+        (short_member, "found 0 bytes for (1000000, 1000000) float32; expected more; write it"),
+        (negative, "found 0 bytes for (-1, 4) float32; expected more; write it again"),
         (other_length, "found labels of shape (2,) beside 4 rows; expected one value for each"),
         (table_of_other_length, "found 1 values of label beside 4 rows"),
         (gap, "found 2 columns feature_N, the last feature_2; expected each number once"),

@@ -82,6 +82,7 @@ def open_npz(path: str, named: Named) -> FeatureTable | None:
                 with archive.open(name) as file:
                     stem = name.removesuffix(".npy")
                     shape, fortran, dtype = _read_header(file)
+                    _check_bytes(path, shape, dtype, archive.getinfo(name).file_size - file.tell())
                     arrays[stem] = Member(path, stem, shape, dtype, fortran)
     images = [
         name
@@ -127,9 +128,7 @@ def open_npy(path: str, named: Named) -> FeatureTable | None:
         if "features" not in named and dtype.kind in "iub" and len(shape) == 2:
             raise SourceError(f"{quoted(path)}: {find_fault(shape, dtype)}")
         return None
-    if math.prod(shape) * dtype.itemsize > size:
-        found = f"found {size:,} bytes for {shape} {dtype}"
-        raise SourceError(f"{quoted(path)}: {found}; expected more; write it again")
+    _check_bytes(path, shape, dtype, size)
     own = {role: name for role, name in named.items() if role != "features"}
     beside = table_beside(path)
     columns, said = open_beside(beside, own) if beside else ({}, None)
@@ -148,6 +147,14 @@ def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = read(file)
     return shape, fortran, dtype
+
+
+def _check_bytes(path: str, shape: tuple[int, ...], dtype: np.dtype, size: int) -> None:
+    """Raise SourceError if ``size`` bytes cannot hold an array; those of objects are pickled."""
+    short = math.prod(shape) * dtype.itemsize > size and not dtype.hasobject
+    if short or min(shape, default=0) < 0:
+        found = f"found {size:,} bytes for {shape} {dtype}"
+        raise SourceError(f"{quoted(path)}: {found}; expected more; write it again")
 
 
 def _npy_blocks(path: str) -> Iterator[np.ndarray]:
