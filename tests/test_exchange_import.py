@@ -323,6 +323,17 @@ def test_images_beside_features_are_ambiguous_until_columns_decide(tmp_path: Pat
         extract_features(tmp_path, tmp_path / "new.h5", columns="features=f")
 
 
+def test_images_of_floats_are_features_only_by_name(tmp_path: Path) -> None:
+    np.save(tmp_path / "v.npy", np.full((6, 8, 8, 3), 0.5, np.float32))
+    with pytest.raises(SourceError, match=r"values of 0.5 to 0.5; store .* \* 255\)"):
+        extract_features(tmp_path / "v.npy", tmp_path / "out.h5")
+    extract_features(tmp_path / "v.npy", tmp_path / "out.h5", columns="features=features")
+    assert read(tmp_path / "out.h5").shapes == {"features": (8, 8, 3)}
+    np.save(tmp_path / "v.npy", np.zeros((6, 2, 2, 5), np.float32))
+    extract_features(tmp_path / "v.npy", tmp_path / "maps.h5")
+    assert read(tmp_path / "maps.h5").shapes == {"features": (2, 2, 5)}
+
+
 def ragged(folder: Path) -> Path:
     parquet.write_table(pa.table({"features": [[1.0, 2.0], [1.0]]}), folder / "v.parquet")
     return folder / "v.parquet"

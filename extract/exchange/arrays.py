@@ -120,7 +120,8 @@ def open_npy(path: str, named: Named) -> FeatureTable | None:
         shape, _, dtype = _read_header(file)
         size = os.path.getsize(path) - file.tell()
     images = [] if dtype != np.uint8 or len(shape) not in (3, 4) else ["features"]
-    arrays = {"features": (shape, dtype)}
+    # The array has no name; as X, images of floats are no features.
+    arrays = {named.get("features", "X"): (shape, dtype)}
     if "features" in named and named["features"] != "features":
         found = f"found features={named['features']} of a file with one array"
         raise SourceError(f"{quoted(path)}: {found}; expected features=features, or leave it out")
