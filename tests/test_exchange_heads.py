@@ -98,6 +98,19 @@ def test_predictions_in_the_order_of_the_file_in_each_form(
     assert "<svg" in (tmp_path / "chart.svg").read_text()
 
 
+def test_a_head_of_a_trunk_warns_of_features_that_may_be_others(
+    make_store: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    X, y = draw(30, 1)
+    train_heads(
+        make_store(X, y, class_names=NAMES), output=tmp_path / "head", head="ridge", quiet=True
+    )
+    np.savez(tmp_path / "new.npz", X=X)
+    predict_images(tmp_path / "new.npz", tmp_path / "head", quiet=True)
+    trained = "the head was trained on features of mobilenet, conv1_relu"
+    assert f"{trained}; {tmp_path / 'new.npz'} must hold the same" in caplog.text
+
+
 @pytest.mark.parametrize("ending", ["csv", "tsv", "parquet"])
 def test_predictions_do_not_become_labels(ending: str, store: Path, tmp_path: Path) -> None:
     train_heads(store, output=tmp_path / "head", head="ridge", quiet=True)

@@ -145,6 +145,9 @@ def _predict_table(
     if table.shape != model.shape:
         found = f"found features of shape {table.shape}"
         raise HeadError(f"{table.where}: {found}; expected {model.shape}, as {head} was trained on")
+    if model.trunk.trunk:
+        known = f"features of {quoted(model.trunk.trunk)}, {quoted(model.layer)}"
+        log.warning("the head was trained on %s; %s must hold the same", known, table.where)
     if is_chart(path) and table.count != 1:
         found = f"found {table.count} rows in {table.where}"
         raise SettingError(f"{path}: {found}; expected one for a chart")
