@@ -188,6 +188,18 @@ def test_numbers_are_classes_in_their_order(tmp_path: Path) -> None:
     assert (store.class_names, store.labels.tolist()) == (("2", "10"), [1, 0, -1, 0])
 
 
+@pytest.mark.parametrize("rows", [4, 3, 1])
+def test_with_class_names_numbers_are_indices_and_texts_are_names(
+    rows: int, tmp_path: Path
+) -> None:
+    names, indices = ["2", "0", "1"], np.array([1, 0, 1, 2])[:rows]
+    for labels in (indices, indices.astype(float), np.array(names)[indices]):
+        write_features(
+            tmp_path / "out.h5", X[:rows], labels=labels, class_names=names, overwrite=True
+        )
+        assert read(tmp_path / "out.h5").labels.tolist() == indices.tolist()
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -203,6 +215,7 @@ def test_numbers_are_classes_in_their_order(tmp_path: Path) -> None:
         ({"split": ["train", "dev2", "test", "test"]}, "row 2: found 'dev2' in column split"),
         ({"split": ["train", None, "test", "test"]}, "found a split for 3 of 4 rows"),
         ({"labels": ["a", "b", "a", "z"], "class_names": "ab"}, "found the label z; expected one"),
+        ({"labels": ["0"] * 4, "class_names": "ab"}, "found the label 0; expected one of the 2 cl"),
         ({"labels": [0, 1, 2, 0], "class_names": "ab"}, "found the label 2; expected one"),
         ({"class_names": ["a", "a"]}, "found a name twice in class_names"),
     ],

@@ -21,8 +21,9 @@ from extract.core.console import log, progress, quiet_mode
 from extract.core.errors import HeadError, SettingError, quoted
 from extract.core.row_block import RowBlock
 from extract.engines.base import Engine
-from extract.exchange.feature_table import FeatureTable, arrange, may_describe
+from extract.exchange.feature_table import FeatureTable, may_describe
 from extract.exchange.open import open_features
+from extract.exchange.rows import arrange
 from extract.exchange.write import check_settings, read_rows
 from extract.images.item import Item, Source
 from extract.layouts.overview import check_source

@@ -2,19 +2,16 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from extract.core.errors import SettingError, SourceError, count_of, quoted, unknown_name
-from extract.core.flags import ROLES
-from extract.images.item import SPLITS, Item, Source
-from extract.layouts.class_names import clean_labels, merge_numbers
-from extract.layouts.image_folder import Named, check_classes, number_classes
-from extract.layouts.image_table import Said, parse_cells
+from extract.core.errors import SettingError, SourceError, quoted, unknown_name
+from extract.layouts.image_folder import Named
+from extract.layouts.image_table import Said
 
 # The columns that are tried for each role, and those that are likely to be the features.
 USUAL = {
@@ -46,7 +43,8 @@ class FeatureTable:
         dtype: Their type.
         blocks: Returns an iterator of (b, *shape) rows in order, all N of them.
         columns: The values of each row by role (``key``, ``label``, ``split``, ``group``).
-        class_names: K names in order, if the file has them; numbers as labels are indices then.
+        class_names: K names in order, if the file has them; labels are indices then where they
+            are numbers, and names where they are texts.
         said: What was understood of the columns.
         named: The columns that the user has named, by role.
     """
@@ -182,93 +180,6 @@ def is_plain(name: str, shape: Sequence[int]) -> bool:
 
 def _may_be_pixels(shape: Sequence[int], dtype: np.dtype) -> bool:
     return len(shape) in (3, 4) and dtype.kind in "buif"
-
-
-def arrange(table: FeatureTable) -> Source:
-    """Return the rows of a table as items, in the order of the file, with classes and splits.
-
-    A row without a key has its number as key.
-
-    Raises:
-        SourceError: There is no row, a key is missing or there twice, or a cell has no meaning.
-    """
-    if not table.count:
-        raise SourceError(f"{table.where}: found no rows; expected one for each vector")
-    for role, values in table.columns.items():
-        if len(values) != table.count:
-            problem = f"found {len(values):,} values of {role} beside {table.count:,} rows"
-            raise SourceError(f"{table.where}: {problem}; expected one for each row")
-    rows = [_parse(table, row, cells) for row, cells in enumerate(_cells(table))]
-    _check_keys(table, [item.key for item, _ in rows])
-    splits = table.columns.get("split", ())
-    if 0 < (given := sum(split is not None for split in splits)) < table.count:
-        problem = f"found a split for {given:,} of {table.count:,} rows"
-        raise SourceError(f"{table.where}: {problem}; expected one for all or none")
-    said = table.said or Said([], [])
-    items, labels = [item for item, _ in rows], [label for _, label in rows]
-    if table.class_names is not None:
-        return _index_labels(table, items, labels, said)
-    names, warnings = clean_labels(labels)
-    group_of = merge_numbers(item.group for item in items)
-    items = [item._replace(group=group_of[item.group]) for item in items]
-    named = list(zip(items, names, strict=True))
-    warnings += check_classes((SPLITS[item.split], name) for item, name in named)
-    return number_classes(table.path, named, [*said.warnings, *warnings], said.notes)
-
-
-def _cells(table: FeatureTable) -> Iterable[tuple[Any, ...]]:
-    """Return the cells of each row: key, label, split and group."""
-    none = [None] * table.count
-    keys = table.columns.get("key") or [f"{row:09d}" for row in range(table.count)]
-    others = (table.columns.get(role, none) for role in ("label", "split", "group"))
-    return zip(keys, *others, strict=True)
-
-
-def _parse(table: FeatureTable, row: int, cells: tuple[Any, ...]) -> tuple[Item, str]:
-    named, where = {**(table.named or {})}, f"{table.where}: row {row + 1}"
-    if cells[0] in (None, "", b"") or isinstance(cells[0], float):
-        column = named.get("key", "key")
-        raise SourceError(f"{where}: found {cells[0]!r} in {column}; expected the key of a row")
-    named[ROLES[0]] = named.get("key", "key")
-    if cells[2] is None:
-        named.pop("split", None)
-    key, label, split, group = parse_cells(where, cells, named)
-    if table.class_names is not None and isinstance(cells[1], str):
-        label = cells[1]  # with outer space, as in class_names
-    return Item(key, key, -1, split, group), label
-
-
-def _check_keys(table: FeatureTable, keys: Sequence[str]) -> None:
-    if len(set(keys)) == len(keys):
-        return
-    first: dict[str, int] = {}
-    for row, key in enumerate(keys, 1):
-        if key in first:
-            rows = f"in row {first[key]} and {row}"
-            raise SourceError(f"{table.where}: found the key {quoted(key)} {rows}; remove one")
-        first[key] = row
-
-
-def _index_labels(
-    table: FeatureTable, items: Sequence[Item], labels: Sequence[str], said: Said
-) -> Source:
-    """Return items whose labels are names of known classes, or indices of them."""
-    names = table.class_names or ()
-    if len(set(names)) < len(names) or "" in names:
-        found = "an empty name" if "" in names else "a name twice"
-        raise SourceError(f"{table.where}: found {found} in class_names; rename it")
-    known = {name: number for number, name in enumerate(names)} | {"": -1}
-    given = {label for label in labels if label not in known}
-    numbers = {str(number): number for number in range(len(names))} | {"-1": -1, "": -1}
-    if given and all(label in numbers for label in labels):
-        known, given = numbers, set[str]()
-    if given := {label for label in given if label not in numbers} or given:
-        found = f"found the label {quoted(min(given))}"
-        expected = f"one of the {count_of(len(names), 'class')} in class_names, or their numbers"
-        raise SourceError(f"{table.where}: {found}; expected {expected}")
-    items = [item._replace(label=known[label]) for item, label in zip(items, labels, strict=True)]
-    warnings = tuple(f"{table.where}: {warning}" for warning in said.warnings)
-    return Source(tuple(items), tuple(names), warnings, table.path, tuple(said.notes))
 
 
 def may_describe(source: str, table: str | os.PathLike[str]) -> bool:

@@ -17,7 +17,8 @@ from extract.core.config import ExtractConfig
 from extract.core.console import log, log_lines, progress
 from extract.core.errors import SettingError, StoreError, count_of, listed, quoted, show_bytes
 from extract.core.row_block import DONE, Failure, RowBlock
-from extract.exchange.feature_table import FeatureTable, arrange
+from extract.exchange.feature_table import FeatureTable
+from extract.exchange.rows import arrange
 from extract.images.digests import DIGEST_BYTES, describe_leaks, digest_bytes
 from extract.images.item import NO_STAMP, Source, Stamp, reading
 from extract.images.remote import hide_secrets
