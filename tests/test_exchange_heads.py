@@ -13,6 +13,7 @@ from classify import load_dataset, load_head, predict_images, sweep, train_heads
 from classify.cli import main as train
 from classify.predict_cli import main as predict
 from extract import HeadError, SettingError, SourceError, write_features
+from extract.show_cli import main as show
 
 NAMES = np.array(["cat", "dog", "emu"])
 
@@ -63,6 +64,10 @@ def test_folds_sweeps_and_the_report_without_images(
 ) -> None:
     dataset = load_dataset(store)
     assert len(dataset.y) == 89  # the row with NaN is left out
+    assert show([str(store)]) == 0
+    said = capsys.readouterr().out
+    assert "out.h5: 90 rows, " in said
+    assert "1 row could not be read:" in said
     assert len(sweep(dataset, "ridge.alpha=1,10", folds=3).entries) == 2
     words = [str(store), "-o", str(tmp_path / "head"), "--head", "ridge", "--folds", "3"]
     assert train([*words, "--source", "photos"]) == 0
@@ -85,8 +90,10 @@ def test_predictions_in_the_order_of_the_file_in_each_form(
     np.savez(tmp_path / "new.npz", X=X, keys=["b", "=a", "c"])
     words = [str(tmp_path / "head"), str(tmp_path / "new.npz"), "--top", "2"]
     assert predict(words) == 4
-    rows = list(csv.reader(capsys.readouterr().out.splitlines()))
+    said = capsys.readouterr()
+    rows = list(csv.reader(said.out.splitlines()))
     assert [row[0] for row in rows] == ["key", "b", "b", "'=a", "c", "c"]
+    assert "stdout: 2 rows labelled, 1 unreadable; " in said.err
     assert rows[3][1:] == ["", "", "has NaN or infinity in 8 of 8 features"]
     best = load_head(tmp_path / "head").predict_proba(X[[0]])[0]
     assert rows[1][1:3] == [NAMES[best.argmax()], f"{best.max():.6f}".rstrip("0")]

@@ -28,7 +28,7 @@ from classify.data.views import StoredViews
 from classify.settings.config import GROUPS
 from extract.core.config import BEFORE, TrunkSpec
 from extract.core.console import Described, log
-from extract.core.errors import SettingError, StoreError, quoted, show_bytes, unknown_name
+from extract.core.errors import SettingError, StoreError, count_of, quoted, show_bytes, unknown_name
 from extract.core.flags import check_choice
 from extract.core.row_block import DONE, PENDING
 from extract.images.digests import group_by_digest
@@ -266,7 +266,8 @@ def _usable_rows(store: Store, left_out: Sequence[str]) -> NDArray[np.int64]:
         reasons[f"of {', '.join(map(quoted, left_out))}"] = done & named
     for reason, unused in reasons.items():
         if unused.any():
-            log.info("left out: %d images %s", unused.sum(), reason)
+            noun = "image" if store.spec.trunk else "row"
+            log.info("left out: %s %s", count_of(int(unused.sum()), noun), reason)
     return rows
 
 

@@ -164,7 +164,7 @@ def _predict_table(
             labelled += [label for _, label in sorted(labels, key=itemgetter(0))]
             bar.update(len(block.rows) + len(block.failed))
     running = ExtractConfig.from_dict(given)
-    return _finish(labelled, listed, model, (running, config), timings, path)
+    return _finish(labelled, listed, model, (running, config), timings, path, "row")
 
 
 def _best_labels(
@@ -188,13 +188,15 @@ def _finish(
     configs: tuple[ExtractConfig, PredictConfig],
     timings: Timings,
     path: Path | None,
+    noun: str = "image",
 ) -> Predictions:
     """Compare the answers with the labels of the source, and write them."""
     (running, config), items = configs, listed.items
     best = {prediction.key: prediction.label for prediction in reversed(labelled)}
     answers = [best[item.key] for item in items]
     evaluation = evaluate_labels(items, answers, listed.class_names, model.class_names)
-    predictions = Predictions(labelled, running.allowed("max_bad", len(items)), timings, evaluation)
+    tolerated = running.allowed("max_bad", len(items))
+    predictions = Predictions(labelled, tolerated, timings, evaluation, noun)
     if path:
         predictions.save(path, config.format)
     for prediction in predictions:
