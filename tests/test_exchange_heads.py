@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from classify import load_dataset, load_head, predict_images, sweep, train_heads
 from classify.cli import main as train
 from classify.predict_cli import main as predict
-from extract import HeadError, SettingError, SourceError, write_features
+from extract import HeadError, SettingError, SourceError, StoreError, write_features
 from extract.show_cli import main as show
 
 NAMES = np.array(["cat", "dog", "emu"])
@@ -130,6 +130,12 @@ def test_predictions_do_not_become_labels(ending: str, store: Path, tmp_path: Pa
     (tmp_path / "a.csv").rename(beside)
     with pytest.raises(SourceError, match=f"found predictions of predict-images in new.{ending} "):
         predict_images(tmp_path / "new.npy", tmp_path / "head")
+
+
+def test_rows_without_labels_name_the_flag_for_them(tmp_path: Path) -> None:
+    write_features(tmp_path / "out.h5", draw(3, 1)[0])
+    with pytest.raises(StoreError, match="none of 3 rows has features and a label; name them: ext"):
+        train_heads(tmp_path / "out.h5", output=tmp_path / "head")
 
 
 def test_what_needs_images_or_a_trunk_is_refused(store: Path, images: Path, tmp_path: Path) -> None:
