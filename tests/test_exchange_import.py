@@ -116,6 +116,30 @@ def test_arrays_of_splits_are_joined(tmp_path: Path) -> None:
         extract_features(tmp_path / "v.npz", tmp_path / "new.h5")
 
 
+@pytest.mark.parametrize(
+    "names", ["X_{} y_{} groups_{} ids_{}", "{} {}_labels {}_group {}_keys", "x_{} {}_targets"]
+)
+def test_arrays_of_splits_keep_classes_groups_and_keys(
+    names: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = X, np.array([1, 0, 1, -1]), np.array(GROUPS), np.array(KEYS)
+    parts = {"train": slice(2), "val": slice(2, 3), "test": slice(3, 4)}
+    arrays: dict[str, Any] = {
+        name.format(split): each[rows]
+        for name, each in zip(names.split(), values, strict=False)
+        for split, rows in parts.items()
+    }
+    np.savez(tmp_path / "v.npz", class_names=["wolf", "ant"], notes_train=KEYS[:2], **arrays)
+    extract_features(tmp_path / "v.npz", out := tmp_path / "out.h5")
+    store = read(out)
+    assert (store.class_names, store.labels.tolist()) == (("wolf", "ant"), [1, 0, 1, -1])
+    assert store.split.tolist() == [0, 0, 1, 2]
+    whole = len(names.split()) == 4
+    assert store.groups == (GROUPS if whole else None)
+    assert store.keys == (KEYS if whole else [f"{row:09d}" for row in range(4)])
+    assert "ignored 1 array (notes_train); expected names such as y_train" in caplog.text
+
+
 def make_csv(folder: Path) -> Path:
     columns = {f"feature_{i}": [f"{value:.9g}" for value in X[:, i]] for i in range(3)}
     pd.DataFrame({**TEXTS, **columns}).to_csv(folder / "v.csv", index=False)

@@ -12,6 +12,7 @@ import numpy as np
 from extract.core.errors import SettingError, SourceError, quoted, unknown_name
 from extract.layouts.image_folder import Named
 from extract.layouts.image_table import Said
+from extract.sources.pixel_arrays import split_in_name
 
 # The columns that are tried for each role, and those that are likely to be the features.
 USUAL = {
@@ -21,8 +22,9 @@ USUAL = {
     "group": ("group", "groups"),
 }
 USUAL_FEATURES = ("features", "feature", "embeddings", "embedding", "vectors", "vector", "X", "x")
-# Words in the names of labels, and of what a detector finds.
-_LABELS = {"y", "label", "labels", "target", "targets", "class", "classes", "onehot", "bbox"}
+# Other words in the names of labels, and those in the names of labels and of what a detector finds.
+_LABEL_WORDS = ("target", "targets", "class", "classes")
+_LABELS = {*USUAL["label"], *_LABEL_WORDS, "onehot", "bbox"}
 # The heading of a CSV of predict-images.
 PREDICTIONS = b"key,label,score,reason"
 # The endings of a table beside an array.
@@ -176,6 +178,41 @@ def is_plain(name: str, shape: Sequence[int]) -> bool:
     if len(shape) == 2 or (name in USUAL_FEATURES and name.lower() != "x"):
         return True
     return len(shape) == 4 and shape[1] not in few and shape[3] not in few
+
+
+def find_parts(
+    where: str,
+    shapes: Mapping[str, tuple[Sequence[int], np.dtype]],
+    images: Sequence[str],
+    named: Named,
+) -> dict[str, str]:
+    """Return the split of each array of features such as ``X_train`` and ``X_test``; or nothing.
+
+    Raises:
+        SourceError: Their rows have other shapes or types.
+    """
+    fits = [n for n, of in shapes.items() if not find_fault(*of) and is_plain(n, of[0])]
+    splits = {name: split for name in fits if (split := split_in_name(name))}
+    if images or named or len(splits) < 2 or len({*splits.values()}) < len(splits):
+        return {}
+    if len(splits) < len(fits):
+        return {}
+    first, *others = splits
+    for name in others:
+        (_, *rest), dtype = shapes[name]
+        (_, *shape), kind = shapes[first]
+        if (rest, dtype) != (shape, kind):
+            found = f"found {first} of {tuple(shape)} {kind} and {name} of {tuple(rest)} {dtype}"
+            raise SourceError(f"{where}: {found}; expected equal rows; see --columns features=NAME")
+    return splits
+
+
+def find_partner(arrays: Sequence[str], split: str, role: str) -> str | None:
+    """Return the array of a role for the features of a split, as y_train for X_train."""
+    words = (*USUAL[role], *(_LABEL_WORDS if role == "label" else ()))
+    own = {name: re.split(r"[^a-z]+", name.lower()) for name in arrays}
+    fits = (n for word in words for n in arrays if word in own[n] and split_in_name(n) == split)
+    return next(fits, None)
 
 
 def _may_be_pixels(shape: Sequence[int], dtype: np.dtype) -> bool:
