@@ -273,6 +273,12 @@ def test_rows_that_are_not_finite_fail_and_are_counted(
     assert read(tmp_path / "out.h5").status.tolist() == [1, 2, 1, 2]
 
 
+def test_a_value_that_no_type_holds_is_to_be_rescaled(tmp_path: Path) -> None:
+    write_features(tmp_path / "out.h5", np.array([[1.0], [1e300]]), max_bad=1)
+    with open_store(tmp_path / "out.h5") as store:
+        assert store.failures()[0].reason == "has a feature that float32 cannot hold; rescale it"
+
+
 def test_a_rerun_is_done_and_a_changed_file_is_refused_until_update(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -313,8 +319,12 @@ def test_images_and_features_never_replace_each_other(
         write_features(stored, X, labels=LABELS)
     with pytest.raises(SourceError, match="found features of extract-features; give them to train"):
         extract_features(stored, tmp_path / "new.h5")
-    with pytest.raises(SourceError, match="found features of extract-features; give them to train"):
+    remedy = "give them to train-head, .* show-features OUT.h5 --export OUT.npz; expected"
+    with pytest.raises(SourceError, match=f"found features of extract-features; {remedy}"):
         extract_features(out, tmp_path / "new.h5")
+    np.savez(tmp_path / "v.npz", X=X)
+    with pytest.raises(StoreError, match=r"if it holds features: extract-features v\.npz OUT"):
+        read(tmp_path / "v.npz")
 
 
 @pytest.mark.parametrize(
@@ -356,6 +366,14 @@ def test_images_beside_features_are_ambiguous_until_columns_decide(tmp_path: Pat
     with pytest.raises(SourceError, match="path=path or --columns features=feature_"):
         extract_features(tmp_path / "v.csv", out)
     wide.rename(columns={"feature_0": "f0"}).to_csv(tmp_path / "v.csv", index=False)
+    frame = pd.DataFrame({"id": [1, 1], "f0": X[:2, 0]})
+    frame.to_csv(tmp_path / "w.csv", index=False)
+    with pytest.raises(
+        SourceError, match="or columns f0, f1 of features with --columns features=f"
+    ):
+        extract_features(tmp_path / "w.csv", tmp_path / "new.h5")
+    with pytest.raises(SourceError, match="or name other keys with --columns key=NAME"):
+        extract_features(tmp_path / "w.csv", tmp_path / "new.h5", columns="features=f")
     extract_features(tmp_path / "v.csv", out, columns="features=f,key=path", overwrite=True)
     assert read(out).keys == KEYS
     with pytest.raises(SettingError, match="features has no effect on"):

@@ -1,5 +1,6 @@
 """The rows of a table of features -> items: keys, classes, splits and groups."""
 
+import os
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
@@ -73,8 +74,11 @@ def _check_keys(table: FeatureTable, keys: Sequence[str]) -> None:
     first: dict[str, int] = {}
     for row, key in enumerate(keys, 1):
         if key in first:
+            remedy = "remove one"
+            if os.path.exists(table.path):
+                remedy += ", or name other keys with --columns key=NAME"
             rows = f"in row {first[key]} and {row}"
-            raise SourceError(f"{table.where}: found the key {quoted(key)} {rows}; remove one")
+            raise SourceError(f"{table.where}: found the key {quoted(key)} {rows}; {remedy}")
         first[key] = row
 
 

@@ -270,7 +270,8 @@ def _why(row: np.ndarray, dtype: str) -> str:
     bad = int((~np.isfinite(row)).sum())
     if bad:
         return f"has NaN or infinity in {bad:,} of {row.size:,} features"
-    return f"has a feature that {dtype} cannot hold; use --dtype float32"
+    remedy = "use --dtype float32" if dtype == "float16" else "rescale it"
+    return f"has a feature that {dtype} cannot hold; {remedy}"
 
 
 def _digests(dtype: str, table: FeatureTable) -> Iterator[bytes]:
