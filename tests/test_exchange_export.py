@@ -17,7 +17,7 @@ from extract.show_cli import main as show
 from extract.store.open import open_store
 
 FORMS = ["parquet", "npz", "csv"]
-KEYS = ["b/é.png", "=a.png", "c d.png", "-d.png"]
+KEYS = ["b/é.png", "=a.png", "'=a.png", "''-d.png"]
 X = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
 
 
@@ -80,7 +80,7 @@ def test_pandas_and_plain_numpy_open_it(tmp_path: Path) -> None:
     assert list(frame) == ["key", "label", "split", "features"]
     assert frame[["key", "label", "split"]].to_numpy().tolist() == [
         ["=a.png", "=cat", "test"],
-        ["c d.png", "", "test"],
+        ["'=a.png", "", "test"],
     ]
     assert np.stack(frame["features"].tolist()).tobytes() == X[1:3].tobytes()
     assert parquet.read_schema(tmp_path / "a.parquet").field("features").type.list_size == 6

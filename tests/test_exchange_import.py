@@ -468,7 +468,7 @@ def far(folder: Path) -> Path:
 
 
 def text_as_number(folder: Path) -> Path:
-    (folder / "v.csv").write_text("key,feature_0\na,1\nb,cat\n", newline="\n")
+    (folder / "v.csv").write_text("key,feature_0\na,1\nb,NA\n", newline="\n")
     return folder / "v.csv"
 
 
@@ -487,7 +487,7 @@ def text_as_number(folder: Path) -> Path:
         (table_of_other_length, "found 1 values of label beside 4 rows"),
         (gap, "found 2 columns feature_N, the last feature_2; expected each number once"),
         (far, "found 1 columns feature_N, the last feature_9999999_9999999; expected each"),
-        (text_as_number, "could not convert string to float: 'cat'"),
+        (text_as_number, "row 2: found 'NA' in feature_0; expected a number"),
     ],
 )
 def test_hostile_and_damaged_files_are_refused(
