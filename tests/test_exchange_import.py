@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from pyarrow import feather, parquet
+from scipy.sparse import csr_matrix
 
 from extract import SettingError, SourceError, StoreError, extract_features, write_features
 from extract.cli import main
@@ -214,6 +215,28 @@ def test_numbers_are_classes_in_their_order(tmp_path: Path) -> None:
     assert (store.class_names, store.labels.tolist()) == (("2", "10"), [1, 0, -1, 0])
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pd.array([1, None, 0, 1], "Int64"),
+        ["1", pd.NA, "0", "1"],
+        [np.int64(1), np.nan, 0, 1],
+        np.ma.array([1, 5, 0, 1], mask=[False, True, False, False]),
+    ],
+)
+def test_labels_that_are_missing_in_pandas_and_numpy(labels: Any, tmp_path: Path) -> None:
+    write_features(tmp_path / "out.h5", X, labels=labels)
+    store = read(tmp_path / "out.h5")
+    assert (store.class_names, store.labels.tolist()) == (("0", "1"), [1, -1, 0, 1])
+
+
+def test_masked_features_are_missing(tmp_path: Path) -> None:
+    masked = np.ma.array(X, mask=np.isin(X, X[1, 2]))
+    summary = write_features(tmp_path / "out.h5", masked, max_bad=1)
+    assert summary.failed == [("000000001", "has NaN or infinity in 1 of 3 features")]
+    assert features_of(tmp_path / "out.h5")[[0, 2, 3]].tobytes() == X[[0, 2, 3]].tobytes()
+
+
 @pytest.mark.parametrize("rows", [4, 3, 1])
 def test_with_class_names_numbers_are_indices_and_texts_are_names(
     rows: int, tmp_path: Path
@@ -232,6 +255,8 @@ def test_with_class_names_numbers_are_indices_and_texts_are_names(
         ({"X": X.astype(int)}, "X has whole numbers (int64); store astype('float32')"),
         ({"X": X.astype(complex)}, "X is complex128; store it as float16"),
         ({"X": X.astype(object)}, "X holds Python objects, which are never loaded"),
+        ({"X": csr_matrix(X)}, "X is sparse (csr_matrix); expected an array; give X.toarray()"),
+        ({"X": X[:, :, None]}, "X has the shape (4, 3, 1); expected (N, D) of vectors or (N, h, w"),
         ({"X": X[0]}, "X has the shape (3,); expected (N, D)"),
         ({"X": X[:0]}, "found no rows"),
         ({"X": X[:, :0]}, "X has the shape (4, 0); expected a value in each row"),

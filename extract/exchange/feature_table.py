@@ -89,9 +89,20 @@ def find_fault(shape: Sequence[int], dtype: np.dtype) -> str:
     if dtype.kind != "f" or dtype.itemsize > 8:
         return f"is {dtype}; store it as float16, float32 or float64"
     if len(shape) < 2 or len(shape) > 4:
-        expected = "(N, D) of vectors or (N, h, w, C) of maps"
-        return f"has the shape {tuple(shape)}; expected {expected}; reshape it"
+        return _wrong_axes(shape)
     return "" if all(shape[1:]) else f"has the shape {tuple(shape)}; expected a value in each row"
+
+
+def _wrong_axes(shape: Sequence[int]) -> str:
+    expected = "(N, D) of vectors or (N, h, w, C) of maps"
+    return f"has the shape {tuple(shape)}; expected {expected}; reshape it"
+
+
+def _plain(cell: Any) -> Any:
+    """Return a value of NumPy as one of Python, and what pandas has for a missing one as None."""
+    if type(cell).__name__ in ("NAType", "NaTType"):
+        return None
+    return cell.item() if isinstance(cell, np.generic) else cell
 
 
 def table_of_arrays(
@@ -102,13 +113,18 @@ def table_of_arrays(
     Raises:
         SourceError: ``X`` is no array of features.
     """
+    if hasattr(X, "toarray"):  # of SciPy
+        raise SourceError(f"X is sparse ({type(X).__name__}); expected an array; give X.toarray()")
     values = X if hasattr(X, "shape") and hasattr(X, "dtype") else np.asarray(X)
+    if isinstance(values, np.ma.MaskedArray) and values.dtype.kind == "f":
+        values = values.filled(np.nan)
     if not isinstance(values.dtype, np.dtype):  # of another library, such as a tensor
         values = np.asarray(values)
-    if fault := find_fault(values.shape, values.dtype):
-        raise SourceError(f"X {fault}")
+    fault = find_fault(values.shape, values.dtype)
+    if fault or values.ndim == 3:
+        raise SourceError(f"X {fault or _wrong_axes(values.shape)}")
     cells = {
-        role: each.tolist() if hasattr(each, "tolist") else list(each)
+        role: [_plain(cell) for cell in (each.tolist() if hasattr(each, "tolist") else each)]
         for role, each in columns.items()
         if each is not None
     }
