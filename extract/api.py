@@ -138,7 +138,7 @@ def write_features(  # noqa: PLR0913
         keys: N different names of the rows; by default their numbers, ``000000000`` and so on.
         split: N times ``train``, ``validation`` or ``test``; by default all are ``train``.
         groups: N names of groups, whose rows stay together.
-        class_names: K names in order, which ``labels`` are, or number from 0 (-1: no label).
+        class_names: K names in order; texts in ``labels`` are these, whole numbers their indices.
         quiet: Show no progress bar and log no notes.
         **settings: See below.
 

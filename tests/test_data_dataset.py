@@ -35,8 +35,8 @@ def test_rows_with_label_and_features_in_the_order_of_the_store(
     assert found.class_names == ("cat", "dog")
     assert (found.layer, found.trunk.trunk) == ("conv1_relu", "mobilenet")
     assert (found.weights_sha256, found.dtype) == ("0" * 64, "float32")
-    assert "left out: 1 images that could not be read" in caplog.text
-    assert "left out: 1 images without a label" in caplog.text
+    assert "left out: 1 image that could not be read" in caplog.text
+    assert "left out: 1 image without a label" in caplog.text
 
 
 def test_a_dataset_shows_itself_in_a_few_lines(make_store: MakeStore) -> None:

@@ -17,7 +17,7 @@ from extract.show_cli import main as show
 from extract.store.open import open_store
 
 FORMS = ["parquet", "npz", "csv"]
-KEYS = ["b/é.png", "=a.png", "c d.png", "-d.png"]
+KEYS = ["b/é.png", "=a.png", "'=a.png", "''-d.png"]
 X = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
 
 
@@ -80,7 +80,7 @@ def test_pandas_and_plain_numpy_open_it(tmp_path: Path) -> None:
     assert list(frame) == ["key", "label", "split", "features"]
     assert frame[["key", "label", "split"]].to_numpy().tolist() == [
         ["=a.png", "=cat", "test"],
-        ["c d.png", "", "test"],
+        ["'=a.png", "", "test"],
     ]
     assert np.stack(frame["features"].tolist()).tobytes() == X[1:3].tobytes()
     assert parquet.read_schema(tmp_path / "a.parquet").field("features").type.list_size == 6
@@ -144,6 +144,16 @@ def test_what_an_export_refuses(make_store: Any, tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="holds something else; expected an export of show-"):
             export_features(path, tmp_path / f"a.{form}", layer="low")
         assert (tmp_path / f"a.{form}").read_bytes() == before
+    own = tmp_path / "vectors.csv"
+    for heading in ("group,notes", "notes,feature_0", "feature_0,notes", "feature_x"):
+        own.write_text(f"key,label,split,{heading}\n", newline="\n")
+        with pytest.raises(StoreError, match="holds something else"):
+            export_features(path, own, layer="low")
+    np.save(tmp_path / "q.npy", X)
+    extract_features(tmp_path / "q.npy", tmp_path / "q.h5")
+    with pytest.raises(StoreError, match="has the place of the table that describes the rows of"):
+        export_features(tmp_path / "q.h5", tmp_path / "q.csv")
+    assert not (tmp_path / "q.csv").exists()
     link = tmp_path / "link.csv"
     link.symlink_to(path)
     with pytest.raises(StoreError, match="is read by this command; name another"):

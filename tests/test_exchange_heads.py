@@ -12,7 +12,8 @@ from sklearn.linear_model import LogisticRegression
 from classify import load_dataset, load_head, predict_images, sweep, train_heads
 from classify.cli import main as train
 from classify.predict_cli import main as predict
-from extract import HeadError, SettingError, write_features
+from extract import HeadError, SettingError, SourceError, StoreError, write_features
+from extract.show_cli import main as show
 
 NAMES = np.array(["cat", "dog", "emu"])
 
@@ -63,6 +64,10 @@ def test_folds_sweeps_and_the_report_without_images(
 ) -> None:
     dataset = load_dataset(store)
     assert len(dataset.y) == 89  # the row with NaN is left out
+    assert show([str(store)]) == 0
+    said = capsys.readouterr().out
+    assert "out.h5: 90 rows, " in said
+    assert "1 row could not be read:" in said
     assert len(sweep(dataset, "ridge.alpha=1,10", folds=3).entries) == 2
     words = [str(store), "-o", str(tmp_path / "head"), "--head", "ridge", "--folds", "3"]
     assert train([*words, "--source", "photos"]) == 0
@@ -85,8 +90,10 @@ def test_predictions_in_the_order_of_the_file_in_each_form(
     np.savez(tmp_path / "new.npz", X=X, keys=["b", "=a", "c"])
     words = [str(tmp_path / "head"), str(tmp_path / "new.npz"), "--top", "2"]
     assert predict(words) == 4
-    rows = list(csv.reader(capsys.readouterr().out.splitlines()))
+    said = capsys.readouterr()
+    rows = list(csv.reader(said.out.splitlines()))
     assert [row[0] for row in rows] == ["key", "b", "b", "'=a", "c", "c"]
+    assert "stdout: 2 rows labelled, 1 unreadable; " in said.err
     assert rows[3][1:] == ["", "", "has NaN or infinity in 8 of 8 features"]
     best = load_head(tmp_path / "head").predict_proba(X[[0]])[0]
     assert rows[1][1:3] == [NAMES[best.argmax()], f"{best.max():.6f}".rstrip("0")]
@@ -96,6 +103,39 @@ def test_predictions_in_the_order_of_the_file_in_each_form(
     np.save(tmp_path / "one.npy", X[:1])
     assert predict([words[0], str(tmp_path / "one.npy"), "-o", str(tmp_path / "chart.svg")]) == 0
     assert "<svg" in (tmp_path / "chart.svg").read_text()
+
+
+def test_a_head_of_a_trunk_warns_of_features_that_may_be_others(
+    make_store: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    X, y = draw(30, 1)
+    train_heads(
+        make_store(X, y, class_names=NAMES), output=tmp_path / "head", head="ridge", quiet=True
+    )
+    np.savez(tmp_path / "new.npz", X=X)
+    predict_images(tmp_path / "new.npz", tmp_path / "head", quiet=True)
+    trained = "the head was trained on features of mobilenet, conv1_relu"
+    assert f"{trained}; {tmp_path / 'new.npz'} must hold the same" in caplog.text
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "parquet"])
+def test_predictions_do_not_become_labels(ending: str, store: Path, tmp_path: Path) -> None:
+    train_heads(store, output=tmp_path / "head", head="ridge", quiet=True)
+    np.save(tmp_path / "new.npy", draw(3, 3)[0])
+    beside = tmp_path / f"new.{ending}"
+    with pytest.raises(HeadError, match="has the place of the table that describes the rows of"):
+        predict_images(tmp_path / "new.npy", tmp_path / "head", output=beside)
+    assert not beside.exists()
+    predict_images(tmp_path / "new.npy", tmp_path / "head", output=tmp_path / "a.csv")
+    (tmp_path / "a.csv").rename(beside)
+    with pytest.raises(SourceError, match=f"found predictions of predict-images in new.{ending} "):
+        predict_images(tmp_path / "new.npy", tmp_path / "head")
+
+
+def test_rows_without_labels_name_the_flag_for_them(tmp_path: Path) -> None:
+    write_features(tmp_path / "out.h5", draw(3, 1)[0])
+    with pytest.raises(StoreError, match="none of 3 rows has features and a label; name them: ext"):
+        train_heads(tmp_path / "out.h5", output=tmp_path / "head")
 
 
 def test_what_needs_images_or_a_trunk_is_refused(store: Path, images: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import doctest
 import json
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from pyarrow import feather, parquet
+from scipy.sparse import csr_matrix
 
 from extract import SettingError, SourceError, StoreError, extract_features, write_features
 from extract.cli import main
@@ -115,6 +117,30 @@ def test_arrays_of_splits_are_joined(tmp_path: Path) -> None:
         extract_features(tmp_path / "v.npz", tmp_path / "new.h5")
 
 
+@pytest.mark.parametrize(
+    "names", ["X_{} y_{} groups_{} ids_{}", "{} {}_labels {}_group {}_keys", "x_{} {}_targets"]
+)
+def test_arrays_of_splits_keep_classes_groups_and_keys(
+    names: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = X, np.array([1, 0, 1, -1]), np.array(GROUPS), np.array(KEYS)
+    parts = {"train": slice(2), "val": slice(2, 3), "test": slice(3, 4)}
+    arrays: dict[str, Any] = {
+        name.format(split): each[rows]
+        for name, each in zip(names.split(), values, strict=False)
+        for split, rows in parts.items()
+    }
+    np.savez(tmp_path / "v.npz", class_names=["wolf", "ant"], notes_train=KEYS[:2], **arrays)
+    extract_features(tmp_path / "v.npz", out := tmp_path / "out.h5")
+    store = read(out)
+    assert (store.class_names, store.labels.tolist()) == (("wolf", "ant"), [1, 0, 1, -1])
+    assert store.split.tolist() == [0, 0, 1, 2]
+    whole = len(names.split()) == 4
+    assert store.groups == (GROUPS if whole else None)
+    assert store.keys == (KEYS if whole else [f"{row:09d}" for row in range(4)])
+    assert "ignored 1 array (notes_train); expected names such as y_train" in caplog.text
+
+
 def make_csv(folder: Path) -> Path:
     columns = {f"feature_{i}": [f"{value:.9g}" for value in X[:, i]] for i in range(3)}
     pd.DataFrame({**TEXTS, **columns}).to_csv(folder / "v.csv", index=False)
@@ -171,7 +197,9 @@ def test_arrays_in_memory_and_what_show_features_says(
     assert show([str(tmp_path / "npz.h5"), "--verify"]) == 0
     assert "none: features of another program (v.npz)\n" in capsys.readouterr().out
     assert show([str(out), "--json"]) == 0
-    assert "trunk" not in json.loads(capsys.readouterr().out)["attributes"]
+    attributes = json.loads(capsys.readouterr().out)["attributes"]
+    wanted = "class_names columns command dtype format format_version layer max_bad source versions"
+    assert {*attributes} == {*wanted.split()}
 
 
 def test_the_example_of_the_docstring_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,11 +216,47 @@ def test_numbers_are_classes_in_their_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "labels",
+    [
+        pd.array([1, None, 0, 1], "Int64"),
+        ["1", pd.NA, "0", "1"],
+        [np.int64(1), np.nan, 0, 1],
+        np.ma.array([1, 5, 0, 1], mask=[False, True, False, False]),
+    ],
+)
+def test_labels_that_are_missing_in_pandas_and_numpy(labels: Any, tmp_path: Path) -> None:
+    write_features(tmp_path / "out.h5", X, labels=labels)
+    store = read(tmp_path / "out.h5")
+    assert (store.class_names, store.labels.tolist()) == (("0", "1"), [1, -1, 0, 1])
+
+
+def test_masked_features_are_missing(tmp_path: Path) -> None:
+    masked = np.ma.array(X, mask=np.isin(X, X[1, 2]))
+    summary = write_features(tmp_path / "out.h5", masked, max_bad=1)
+    assert summary.failed == [("000000001", "has NaN or infinity in 1 of 3 features")]
+    assert features_of(tmp_path / "out.h5")[[0, 2, 3]].tobytes() == X[[0, 2, 3]].tobytes()
+
+
+@pytest.mark.parametrize("rows", [4, 3, 1])
+def test_with_class_names_numbers_are_indices_and_texts_are_names(
+    rows: int, tmp_path: Path
+) -> None:
+    names, indices = ["2", "0", "1"], np.array([1, 0, 1, 2])[:rows]
+    for labels in (indices, indices.astype(float), np.array(names)[indices]):
+        write_features(
+            tmp_path / "out.h5", X[:rows], labels=labels, class_names=names, overwrite=True
+        )
+        assert read(tmp_path / "out.h5").labels.tolist() == indices.tolist()
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"X": X.astype(int)}, "X has whole numbers (int64); store astype('float32')"),
         ({"X": X.astype(complex)}, "X is complex128; store it as float16"),
         ({"X": X.astype(object)}, "X holds Python objects, which are never loaded"),
+        ({"X": csr_matrix(X)}, "X is sparse (csr_matrix); expected an array; give X.toarray()"),
+        ({"X": X[:, :, None]}, "X has the shape (4, 3, 1); expected (N, D) of vectors or (N, h, w"),
         ({"X": X[0]}, "X has the shape (3,); expected (N, D)"),
         ({"X": X[:0]}, "found no rows"),
         ({"X": X[:, :0]}, "X has the shape (4, 0); expected a value in each row"),
@@ -202,6 +266,7 @@ def test_numbers_are_classes_in_their_order(tmp_path: Path) -> None:
         ({"split": ["train", "dev2", "test", "test"]}, "row 2: found 'dev2' in column split"),
         ({"split": ["train", None, "test", "test"]}, "found a split for 3 of 4 rows"),
         ({"labels": ["a", "b", "a", "z"], "class_names": "ab"}, "found the label z; expected one"),
+        ({"labels": ["0"] * 4, "class_names": "ab"}, "found the label 0; expected one of the 2 cl"),
         ({"labels": [0, 1, 2, 0], "class_names": "ab"}, "found the label 2; expected one"),
         ({"class_names": ["a", "a"]}, "found a name twice in class_names"),
     ],
@@ -231,6 +296,12 @@ def test_rows_that_are_not_finite_fail_and_are_counted(
     assert main([*words, "--max-bad", "50%"]) == 0  # as the finished file says
     assert "done before: it holds the 4 rows" in capsys.readouterr().err
     assert read(tmp_path / "out.h5").status.tolist() == [1, 2, 1, 2]
+
+
+def test_a_value_that_no_type_holds_is_to_be_rescaled(tmp_path: Path) -> None:
+    write_features(tmp_path / "out.h5", np.array([[1.0], [1e300]]), max_bad=1)
+    with open_store(tmp_path / "out.h5") as store:
+        assert store.failures()[0].reason == "has a feature that float32 cannot hold; rescale it"
 
 
 def test_a_rerun_is_done_and_a_changed_file_is_refused_until_update(
@@ -273,8 +344,12 @@ def test_images_and_features_never_replace_each_other(
         write_features(stored, X, labels=LABELS)
     with pytest.raises(SourceError, match="found features of extract-features; give them to train"):
         extract_features(stored, tmp_path / "new.h5")
-    with pytest.raises(SourceError, match="found features of extract-features; give them to train"):
+    remedy = "give them to train-head, .* show-features OUT.h5 --export OUT.npz; expected"
+    with pytest.raises(SourceError, match=f"found features of extract-features; {remedy}"):
         extract_features(out, tmp_path / "new.h5")
+    np.savez(tmp_path / "v.npz", X=X)
+    with pytest.raises(StoreError, match=r"if it holds features: extract-features v\.npz OUT"):
+        read(tmp_path / "v.npz")
 
 
 @pytest.mark.parametrize(
@@ -316,10 +391,29 @@ def test_images_beside_features_are_ambiguous_until_columns_decide(tmp_path: Pat
     with pytest.raises(SourceError, match="path=path or --columns features=feature_"):
         extract_features(tmp_path / "v.csv", out)
     wide.rename(columns={"feature_0": "f0"}).to_csv(tmp_path / "v.csv", index=False)
+    frame = pd.DataFrame({"id": [1, 1], "f0": X[:2, 0]})
+    frame.to_csv(tmp_path / "w.csv", index=False)
+    with pytest.raises(
+        SourceError, match="or columns f0, f1 of features with --columns features=f"
+    ):
+        extract_features(tmp_path / "w.csv", tmp_path / "new.h5")
+    with pytest.raises(SourceError, match="or name other keys with --columns key=NAME"):
+        extract_features(tmp_path / "w.csv", tmp_path / "new.h5", columns="features=f")
     extract_features(tmp_path / "v.csv", out, columns="features=f,key=path", overwrite=True)
     assert read(out).keys == KEYS
     with pytest.raises(SettingError, match="features has no effect on"):
         extract_features(tmp_path, tmp_path / "new.h5", columns="features=f")
+
+
+def test_images_of_floats_are_features_only_by_name(tmp_path: Path) -> None:
+    np.save(tmp_path / "v.npy", np.full((6, 8, 8, 3), 0.5, np.float32))
+    with pytest.raises(SourceError, match=r"values of 0.5 to 0.5; store .* \* 255\)"):
+        extract_features(tmp_path / "v.npy", tmp_path / "out.h5")
+    extract_features(tmp_path / "v.npy", tmp_path / "out.h5", columns="features=features")
+    assert read(tmp_path / "out.h5").shapes == {"features": (8, 8, 3)}
+    np.save(tmp_path / "v.npy", np.zeros((6, 2, 2, 5), np.float32))
+    extract_features(tmp_path / "v.npy", tmp_path / "maps.h5")
+    assert read(tmp_path / "maps.h5").shapes == {"features": (2, 2, 5)}
 
 
 def ragged(folder: Path) -> Path:
@@ -357,6 +451,20 @@ def bomb(folder: Path) -> Path:
     return folder / "v.npz"
 
 
+def short_member(folder: Path) -> Path:
+    with zipfile.ZipFile(folder / "v.npz", "w") as archive, archive.open("X.npy", "w") as file:
+        header = {"descr": "<f4", "fortran_order": True, "shape": (10**6, 10**6)}
+        np.lib.format.write_array_header_1_0(file, header)
+    return folder / "v.npz"
+
+
+def negative(folder: Path) -> Path:
+    with zipfile.ZipFile(folder / "v.npz", "w") as archive, archive.open("X.npy", "w") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (-1, 4)}
+        np.lib.format.write_array_header_1_0(file, header)
+    return folder / "v.npz"
+
+
 def cut(folder: Path) -> Path:
     np.save(folder / "v.npy", X)
     (folder / "v.npy").write_bytes((folder / "v.npy").read_bytes()[:-4])
@@ -385,7 +493,7 @@ def far(folder: Path) -> Path:
 
 
 def text_as_number(folder: Path) -> Path:
-    (folder / "v.csv").write_text("key,feature_0\na,1\nb,cat\n", newline="\n")
+    (folder / "v.csv").write_text("key,feature_0\na,1\nb,NA\n", newline="\n")
     return folder / "v.csv"
 
 
@@ -398,11 +506,13 @@ def text_as_number(folder: Path) -> Path:
         (pickled_labels, "labels holds Python objects, which are never loaded"),
         (bomb, "bytes in a file of"),
         (cut, "found 44 bytes for (4, 3) float32; expected more; write it again"),
+        (short_member, "found 0 bytes for (1000000, 1000000) float32; expected more; write it"),
+        (negative, "found 0 bytes for (-1, 4) float32; expected more; write it again"),
         (other_length, "found labels of shape (2,) beside 4 rows; expected one value for each"),
         (table_of_other_length, "found 1 values of label beside 4 rows"),
         (gap, "found 2 columns feature_N, the last feature_2; expected each number once"),
         (far, "found 1 columns feature_N, the last feature_9999999_9999999; expected each"),
-        (text_as_number, "could not convert string to float: 'cat'"),
+        (text_as_number, "row 2: found 'NA' in feature_0; expected a number"),
     ],
 )
 def test_hostile_and_damaged_files_are_refused(

@@ -69,7 +69,7 @@ def test_two_heads_a_table_and_a_folder(store: Path, capsys: pytest.CaptureFixtu
     leaderboard = list(csv.DictReader((folder / "result.csv").read_text().splitlines()))
     heads = [*(candidate["name"] for candidate in result["candidates"]), "always cat"]
     assert [row["head"] for row in leaderboard] == heads
-    assert "left out: 1 images that could not be read" in shown.err
+    assert "left out: 1 image that could not be read" in shown.err
     assert "trained on 19 images, best of 2 on 20 (its validation split)" in shown.err
     assert shown.err.splitlines()[-1] == f"next: predict-images {folder} SOURCE"
 

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,13 @@ from numpy.typing import NDArray
 
 from classify.data.folds import Groups
 from classify.data.memory_budget import COPIES, MemoryBudget, plan_memory
-from classify.data.out_of_core import (
-    Features,
-    StoredRows,
-    are_not_finite,
-    choose_layers,
-    join_layers,
-)
+from classify.data.out_of_core import Features, StoredRows, check_finite, choose_layers, join_layers
 from classify.data.same_store import SameStore
 from classify.data.views import StoredViews
 from classify.settings.config import GROUPS
 from extract.core.config import BEFORE, TrunkSpec
 from extract.core.console import Described, log
-from extract.core.errors import SettingError, StoreError, quoted, show_bytes, unknown_name
+from extract.core.errors import SettingError, StoreError, count_of, quoted, show_bytes, unknown_name
 from extract.core.flags import check_choice
 from extract.core.row_block import DONE, PENDING
 from extract.images.digests import group_by_digest
@@ -198,7 +191,7 @@ def load_dataset(
         dataset = _load(store, same, choose_layers(store, layer), left_out, memory)
     if groups == "digest" and dataset.digests is not None:
         dataset = replace(dataset, groups=group_by_digest(dataset.digests, dataset.groups))
-    _check_finite(dataset)
+    check_finite(dataset.X, dataset.keys, dataset.path)
     dataset = replace(dataset, moved_to=os.fspath(source))
     return dataset.without(left_out) if left_out else dataset
 
@@ -258,15 +251,18 @@ def _usable_rows(store: Store, left_out: Sequence[str]) -> NDArray[np.int64]:
     done, labelled = store.status == DONE, store.labels >= 0
     named = np.isin(store.labels, [store.class_names.index(name) for name in left_out])
     rows = np.flatnonzero(done & labelled & ~named)
+    noun, remedy = "image", "extract features from class folders"
+    if not store.spec.trunk:
+        noun, remedy = "row", "name them: extract-features --overwrite --columns label=NAME"
     if not len(rows):
-        found = f"none of {len(store.keys)} images has features and a label"
-        raise StoreError(f"{store.path}: {found}; extract features from class folders")
+        found = f"none of {count_of(len(done), noun)} has features and a label"
+        raise StoreError(f"{store.path}: {found}; {remedy}")
     reasons = {"that could not be read": ~done, "without a label": done & ~labelled}
     if left_out:
         reasons[f"of {', '.join(map(quoted, left_out))}"] = done & named
     for reason, unused in reasons.items():
         if unused.any():
-            log.info("left out: %d images %s", unused.sum(), reason)
+            log.info("left out: %s %s", count_of(int(unused.sum()), noun), reason)
     return rows
 
 
@@ -291,10 +287,3 @@ def _read(
         needed = show_bytes((1 + views) * budget.size)
         log.info("left out: views, for %d times %s does not fit into %s", COPIES, needed, free)
     return X, None
-
-
-def _check_finite(dataset: Dataset) -> None:
-    """Raise StoreError where a feature is NaN or infinite."""
-    if bad := list(compress(dataset.keys, are_not_finite(dataset.X))):
-        found = f"the features of {len(bad)} images are not finite numbers, first {quoted(bad[0])}"
-        raise StoreError(f"{dataset.path}: {found}; extract again with --dtype float32")

@@ -11,14 +11,15 @@ import copy
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from itertools import compress, pairwise
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.same_store import SameStore
-from extract.core.errors import SettingError, unknown_name
+from extract.core.errors import SettingError, StoreError, quoted, unknown_name
 from extract.store.open import Store, read_features
 
 # One read from the file, as long as a chunk. Blocks of a quarter took 1.6 times as long.
@@ -255,7 +256,14 @@ def choose_layers(store: Store, layer: str | None) -> list[str]:
     return layers
 
 
-def are_not_finite(X: Features) -> Iterator[bool]:
+def check_finite(X: Features, keys: Sequence[str], path: Path | None) -> None:
+    """Raise StoreError where a feature is NaN or infinite."""
+    if bad := list(compress(keys, _are_not_finite(X))):
+        found = f"the features of {len(bad)} images are not finite numbers, first {quoted(bad[0])}"
+        raise StoreError(f"{path}: {found}; extract again with --dtype float32")
+
+
+def _are_not_finite(X: Features) -> Iterator[bool]:
     """Yield for each row whether a feature is NaN or infinite."""
     for _, rows in iter_chunks(X):
         chunk_is_finite = all_finite(rows)

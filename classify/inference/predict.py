@@ -21,8 +21,9 @@ from extract.core.console import log, progress, quiet_mode
 from extract.core.errors import HeadError, SettingError, quoted
 from extract.core.row_block import RowBlock
 from extract.engines.base import Engine
-from extract.exchange.feature_table import FeatureTable, arrange
+from extract.exchange.feature_table import FeatureTable, may_describe
 from extract.exchange.open import open_features
+from extract.exchange.rows import arrange
 from extract.exchange.write import check_settings, read_rows
 from extract.images.item import Item, Source
 from extract.layouts.overview import check_source
@@ -138,10 +139,16 @@ def _predict_table(
         found = f"found {table.where}, features of another program"
         raise SettingError(f"trunk: {found}; expected images; give DIR, a head that takes them")
     check_settings(table, {k: v for k, v in given.items() if k not in (*_OUTPUT, "max_bad")})
+    if path and may_describe(table.path, path):
+        found = f"has the place of the table that describes the rows of {table.where}"
+        raise HeadError(f"{path}: {found}; name another file for the result")
     model, listed = load_head(head), arrange(table)
     if table.shape != model.shape:
         found = f"found features of shape {table.shape}"
         raise HeadError(f"{table.where}: {found}; expected {model.shape}, as {head} was trained on")
+    if model.trunk.trunk:
+        known = f"features of {quoted(model.trunk.trunk)}, {quoted(model.layer)}"
+        log.warning("the head was trained on %s; %s must hold the same", known, table.where)
     if is_chart(path) and table.count != 1:
         found = f"found {table.count} rows in {table.where}"
         raise SettingError(f"{path}: {found}; expected one for a chart")
@@ -157,7 +164,7 @@ def _predict_table(
             labelled += [label for _, label in sorted(labels, key=itemgetter(0))]
             bar.update(len(block.rows) + len(block.failed))
     running = ExtractConfig.from_dict(given)
-    return _finish(labelled, listed, model, (running, config), timings, path)
+    return _finish(labelled, listed, model, (running, config), timings, path, "row")
 
 
 def _best_labels(
@@ -181,13 +188,15 @@ def _finish(
     configs: tuple[ExtractConfig, PredictConfig],
     timings: Timings,
     path: Path | None,
+    noun: str = "image",
 ) -> Predictions:
     """Compare the answers with the labels of the source, and write them."""
     (running, config), items = configs, listed.items
     best = {prediction.key: prediction.label for prediction in reversed(labelled)}
     answers = [best[item.key] for item in items]
     evaluation = evaluate_labels(items, answers, listed.class_names, model.class_names)
-    predictions = Predictions(labelled, running.allowed("max_bad", len(items)), timings, evaluation)
+    tolerated = running.allowed("max_bad", len(items))
+    predictions = Predictions(labelled, tolerated, timings, evaluation, noun)
     if path:
         predictions.save(path, config.format)
     for prediction in predictions:

@@ -11,7 +11,7 @@ from classify.report.figures import load_matplotlib
 from classify.settings.config import CHART_ENDINGS
 from extract.core.atomic import atomic_write
 from extract.core.console import csv_text, html_table
-from extract.core.errors import HeadError, quoted
+from extract.core.errors import HeadError, count_of, quoted
 from extract.pipeline.stream import Timings
 
 _MOST_SHOWN = 10
@@ -49,8 +49,10 @@ class Predictions(list[Prediction]):
         tolerated: int,
         timings: Timings,
         evaluation: Evaluation | None = None,
+        noun: str = "image",
     ) -> None:
         super().__init__(predictions)
+        self._noun = noun
         self.tolerated, self.timings, self.evaluation = tolerated, timings, evaluation
 
     @property
@@ -63,7 +65,7 @@ class Predictions(list[Prediction]):
         labelled = len({prediction.key for prediction in self}) - self.unreadable
         spent = self.timings
         times = f"start {spent.start:.1f} s, trunk {spent.trunk:.1f} s"
-        counts = f"{labelled} images labelled, {self.unreadable} unreadable"
+        counts = f"{count_of(labelled, self._noun)} labelled, {self.unreadable} unreadable"
         return f"{counts}; {times}, waiting for images {spent.wait:.1f} s"
 
     def save(self, path: Path, form: str) -> None:

@@ -22,8 +22,8 @@ log = logging.getLogger("headstart")
 # Without a terminal a line says from time to time how far a long step is.
 LINE_SECONDS = 30.0
 
-# The first characters of a formula, in one spreadsheet program or another.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# How a formula begins, in one spreadsheet program or another, behind apostrophes or none.
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 class _Handler(logging.Handler):
@@ -294,6 +294,7 @@ def _say(text: str) -> None:
 def csv_text(text: str) -> str:
     """Return text for a CSV file: an apostrophe precedes what a spreadsheet would run.
 
+    So it does before apostrophes and a formula: without the first, the text is as it was.
     Source: https://owasp.org/www-community/attacks/CSV_Injection
     """
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    return f"'{text}" if _FORMULA.match(text) else text

@@ -2,7 +2,6 @@
 
 import math
 import os
-import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,16 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
-from extract.core.errors import SourceError, quoted
+from extract.core.errors import SourceError, listed, quoted
 from extract.exchange.columns import open_beside
 from extract.exchange.feature_table import (
     USUAL,
-    USUAL_FEATURES,
     FeatureTable,
     block_rows,
     choose_features,
     find_fault,
-    is_plain,
+    find_partner,
+    find_parts,
     slice_blocks,
     table_beside,
 )
@@ -82,6 +81,7 @@ def open_npz(path: str, named: Named) -> FeatureTable | None:
                 with archive.open(name) as file:
                     stem = name.removesuffix(".npy")
                     shape, fortran, dtype = _read_header(file)
+                    _check_bytes(path, shape, dtype, archive.getinfo(name).file_size - file.tell())
                     arrays[stem] = Member(path, stem, shape, dtype, fortran)
     images = [
         name
@@ -119,7 +119,8 @@ def open_npy(path: str, named: Named) -> FeatureTable | None:
         shape, _, dtype = _read_header(file)
         size = os.path.getsize(path) - file.tell()
     images = [] if dtype != np.uint8 or len(shape) not in (3, 4) else ["features"]
-    arrays = {"features": (shape, dtype)}
+    # The array has no name; as X, images of floats are no features.
+    arrays = {named.get("features", "X"): (shape, dtype)}
     if "features" in named and named["features"] != "features":
         found = f"found features={named['features']} of a file with one array"
         raise SourceError(f"{quoted(path)}: {found}; expected features=features, or leave it out")
@@ -127,9 +128,7 @@ def open_npy(path: str, named: Named) -> FeatureTable | None:
         if "features" not in named and dtype.kind in "iub" and len(shape) == 2:
             raise SourceError(f"{quoted(path)}: {find_fault(shape, dtype)}")
         return None
-    if math.prod(shape) * dtype.itemsize > size:
-        found = f"found {size:,} bytes for {shape} {dtype}"
-        raise SourceError(f"{quoted(path)}: {found}; expected more; write it again")
+    _check_bytes(path, shape, dtype, size)
     own = {role: name for role, name in named.items() if role != "features"}
     beside = table_beside(path)
     columns, said = open_beside(beside, own) if beside else ({}, None)
@@ -148,6 +147,14 @@ def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = read(file)
     return shape, fortran, dtype
+
+
+def _check_bytes(path: str, shape: tuple[int, ...], dtype: np.dtype, size: int) -> None:
+    """Raise SourceError if ``size`` bytes cannot hold an array; those of objects are pickled."""
+    short = math.prod(shape) * dtype.itemsize > size and not dtype.hasobject
+    if short or min(shape, default=0) < 0:
+        found = f"found {size:,} bytes for {shape} {dtype}"
+        raise SourceError(f"{quoted(path)}: {found}; expected more; write it again")
 
 
 def _npy_blocks(path: str) -> Iterator[np.ndarray]:
@@ -189,7 +196,7 @@ def _table(
     where = quoted(path)
     texts = {*USUAL["label"], *USUAL["split"], *USUAL["group"], _NAMES} - {"y"}
     shapes = {name: of for name, of in _read_shapes(arrays).items() if name not in texts}
-    if parts := _find_parts(where, shapes, images, named):
+    if parts := find_parts(where, shapes, images, named):
         return _join_parts(path, arrays, parts, blocks, read)
     name = choose_features(where, shapes, images, named)
     if name is None:
@@ -202,45 +209,12 @@ def _table(
             cells[role] = _read_cells(where, column, arrays[column], array.shape[0], read)
     known = [each for each in arrays if each != _NAMES]
     said = explain_columns(known, [name, *chosen], ("features", *USUAL))
-    names = None
-    if _NAMES in arrays:
-        count = math.prod(arrays[_NAMES].shape)
-        values = _read_cells(where, _NAMES, arrays[_NAMES], count, read)
-        names = tuple(v.decode() if isinstance(v, bytes) else str(v) for v in values)
+    names = _read_names(where, arrays, read)
     shape = tuple(array.shape[1:])
     dtype = np.dtype(array.dtype)
     return FeatureTable(
         path, name, array.shape[0], shape, dtype, blocks[name], cells, names, said, own
     )
-
-
-def _find_parts(
-    where: str,
-    shapes: Mapping[str, tuple[Sequence[int], np.dtype]],
-    images: Sequence[str],
-    named: Named,
-) -> dict[str, str]:
-    """Return the split of each array of features such as ``X_train`` and ``X_test``; or nothing.
-
-    Raises:
-        SourceError: Their rows have other shapes or types.
-    """
-    fits = [n for n, of in shapes.items() if not find_fault(*of) and is_plain(n, of[0])]
-    labels = {partner for name in fits for partner in _partners(name)}
-    fits = [name for name in fits if name not in labels]
-    splits = {name: split for name in fits if (split := split_in_name(name))}
-    if images or named or len(splits) < 2 or len({*splits.values()}) < len(splits):
-        return {}
-    if len(splits) < len(fits):
-        return {}
-    first, *others = splits
-    for name in others:
-        (_, *rest), dtype = shapes[name]
-        (_, *shape), kind = shapes[first]
-        if (rest, dtype) != (shape, kind):
-            found = f"found {first} of {tuple(shape)} {kind} and {name} of {tuple(rest)} {dtype}"
-            raise SourceError(f"{where}: {found}; expected equal rows; see --columns features=NAME")
-    return splits
 
 
 def _join_parts(
@@ -250,33 +224,42 @@ def _join_parts(
     blocks: Mapping[str, Callable[[], Iterator[np.ndarray]]],
     read: Callable[[Any], np.ndarray],
 ) -> FeatureTable:
-    """Return the features of all splits, with the labels of arrays such as ``y_train``."""
-    labels, splits, used = list[Any](), list[str](), list[str]()
-    for name, split in parts.items():
-        count = arrays[name].shape[0]
-        splits += [split] * count
-        partner = next((each for each in _partners(name) if each in arrays), None)
-        used += [name, *([partner] if partner else [])]
-        none = [None] * count
-        labels += (
-            _read_cells(quoted(path), partner, arrays[partner], count, read) if partner else none
-        )
+    """Return the features of all splits, with labels, groups and keys of arrays such as y_train."""
+    where, others = quoted(path), [name for name in arrays if name not in parts]
+    counts = [arrays[name].shape[0] for name in parts]
+    splits = [each for each, n in zip(parts.values(), counts, strict=True) for _ in range(n)]
+    columns, used = {"split": splits}, [*parts]
+    for role in ("label", "group", "key"):
+        found = [find_partner(others, split, role) for split in parts.values()]
+        if not any(found) or (role == "key" and not all(found)):
+            continue
+        cells = [
+            _read_cells(where, name, arrays[name], count, read) if name else [None] * count
+            for name, count in zip(found, counts, strict=True)
+        ]
+        columns[role] = [*chain.from_iterable(cells)]
+        used += filter(None, found)
+    said = Said([f"arrays: {', '.join(used)}"], [])
+    if ignored := [name for name in others if name not in (*used, _NAMES)]:
+        expected = "expected names such as y_train, groups_train and keys_train"
+        said.warnings.append(f"ignored {listed(ignored, 'array')}; {expected}")
     first = arrays[next(iter(parts))]
-    ignored = [name for name in arrays if name not in used]
-    notes = [f"arrays: {', '.join(used)}" + (f"; ignored: {', '.join(ignored)}" if ignored else "")]
     return FeatureTable(
         path, "features", len(splits), tuple(first.shape[1:]), np.dtype(first.dtype),
         lambda: chain.from_iterable(blocks[name]() for name in parts),
-        {"label": labels, "split": splits}, said=Said(notes, []),
+        columns, _read_names(where, arrays, read), said,
     )  # fmt: skip
 
 
-def _partners(name: str) -> Iterator[str]:
-    """Yield the names that the labels of features may have, as y_train for X_train."""
-    for word in re.finditer(r"[A-Za-z]+", name):
-        if word[0] in USUAL_FEATURES:
-            for label in USUAL["label"]:
-                yield name[: word.start()] + label + name[word.end() :]
+def _read_names(
+    where: str, arrays: Mapping[str, Any], read: Callable[[Any], np.ndarray]
+) -> tuple[str, ...] | None:
+    """Return the names of the classes in order; None without them."""
+    if _NAMES not in arrays:
+        return None
+    array = arrays[_NAMES]
+    values = _read_cells(where, _NAMES, array, math.prod(array.shape), read)
+    return tuple(v.decode() if isinstance(v, bytes) else str(v) for v in values)
 
 
 def _read_cells(

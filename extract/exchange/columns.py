@@ -30,8 +30,8 @@ from extract.sources.pixel_arrays import NPZ_TIMES
 METADATA = b"headstart"
 # Columns of a CSV that are the features, in this order: feature_0, feature_1, or feature_0_0_0.
 CSV_PREFIX = "feature_"
-_MOST_HEADING = 2**24
-_FORMULA = re.compile(r"'[=+\-@\t\r]")
+MOST_HEADING = 2**24
+_FORMULA = re.compile(r"'+[=+\-@\t\r]")
 
 
 def open_columns(path: str, named: Named) -> FeatureTable | None:
@@ -146,7 +146,7 @@ def open_csv(path: str, named: Named) -> FeatureTable | None:
     """Open the features in a CSV: columns feature_0, feature_1 and so on, or of another prefix."""
     delimiter = "\t" if path.lower().endswith(".tsv") else ","
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        line = file.readline(_MOST_HEADING)
+        line = file.readline(MOST_HEADING)
     heading = list[str]()
     with suppress(csv.Error):  # the reader of tables says what it is
         heading = next(csv.reader([line], delimiter=delimiter), [])
@@ -174,7 +174,7 @@ def open_csv(path: str, named: Named) -> FeatureTable | None:
     chosen = choose_columns(where, others, own, USUAL)
     columns = _csv_columns(path, delimiter, heading, chosen)
     order = [places[index] for index in np.ndindex(*shape)]
-    blocks = partial(_csv_blocks, path, delimiter, len(heading), order, shape)
+    blocks = partial(_csv_blocks, path, delimiter, heading, order, shape)
     said = explain_columns(["features", *others], ["features", *chosen], ("features", *USUAL))
     count = len(columns.pop("rows"))
     return FeatureTable(
@@ -217,18 +217,31 @@ def _csv_columns(
     return columns
 
 
+def _find_text(block: Sequence[Sequence[str]], first: int, names: Sequence[str]) -> str:
+    """Say which cell of a block of rows is no number."""
+    for row, cells in enumerate(block, first):
+        for name, text in zip(names, cells, strict=True):
+            try:
+                float(text)
+            except ValueError:
+                return f"row {row}: found {text[:30]!r} in {quoted(name)}"
+    return ""
+
+
 def _csv_blocks(
-    path: str, delimiter: str, cells: int, order: Sequence[int], shape: tuple[int, ...]
+    path: str, delimiter: str, heading: Sequence[str], order: Sequence[int], shape: tuple[int, ...]
 ) -> Iterator[np.ndarray]:
     step, block = min(1024, block_rows(shape, np.dtype("f8"))), list[list[str]]()
-    for number, row in enumerate(chain(_csv_rows(path, delimiter, cells), [None]), 1):
+    for number, row in enumerate(chain(_csv_rows(path, delimiter, len(heading)), [None]), 1):
         if row is not None:
             block.append([row[place] or "nan" for place in order])
         if block and (row is None or len(block) == step):
             try:
                 yield np.array(block, np.float64).reshape(-1, *shape)
             except ValueError as error:
-                raise SourceError(f"{quoted(path)}: up to row {number}: {error}") from error
+                first = number - len(block) + (row is not None)
+                found = _find_text(block, first, [heading[place] for place in order])
+                raise SourceError(f"{quoted(path)}: {found or error}; expected a number") from error
             block = []
 
 

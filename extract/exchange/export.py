@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,11 @@ from numpy.lib import format as npy
 
 from extract.core.atomic import atomic_write, check_writable
 from extract.core.console import csv_text, log, progress
-from extract.core.errors import SettingError, StoreError, count_of, unknown_name
+from extract.core.errors import SettingError, StoreError, count_of, quoted, unknown_name
 from extract.core.flags import check_choice
 from extract.core.row_block import DONE, PENDING
-from extract.exchange.columns import CSV_PREFIX, METADATA
-from extract.exchange.feature_table import block_rows
+from extract.exchange.columns import CSV_PREFIX, METADATA, MOST_HEADING
+from extract.exchange.feature_table import block_rows, may_describe
 from extract.images.item import SPLITS
 from extract.layouts.class_names import clean_labels, order_names
 from extract.store.open import Store, open_store
@@ -27,6 +28,8 @@ from extract.store.open import Store, open_store
 # The names of the columns; in NumPy's form those of arrays.
 _COLUMNS = ("key", "label", "split", "group")
 _ARRAYS = ("keys", "labels", "split", "groups")
+# The first line of a CSV.
+_HEADING = re.compile(rf"key,label,split(,group)?(,{CSV_PREFIX}[0-9]+(_[0-9]+)*)+")
 # The comment of an ``.npz``.
 _NOTE = b"headstart show-features"
 # Texts that are written at a time.
@@ -108,6 +111,9 @@ def _check_place(out: Path, ending: str, store: Store) -> None:
     inputs = [store.path, *(shard.path for shard in store.shards)]
     if out.exists() and any(os.path.samefile(out, read) for read in inputs):
         raise StoreError(f"{out}: is read by this command; name another file for its result")
+    if may_describe(source := str(store.attributes.get("source", "")), out):
+        found = f"has the place of the table that describes the rows of {quoted(source)}"
+        raise StoreError(f"{out}: {found}; name another file for the result")
     if out.exists() and out.stat().st_size and not _is_export(out, ending):
         expected = "expected an export of show-features, or a new file"
         raise StoreError(f"{out}: holds something else; {expected}; name another")
@@ -124,8 +130,8 @@ def _is_export(path: Path, ending: str) -> bool:
         if ending == ".npz":
             with zipfile.ZipFile(path) as archive:
                 return _NOTE in archive.comment
-        with path.open(encoding="utf-8") as file:
-            return file.readline(2**16).startswith("key,label,split,")
+        with path.open(encoding="utf-8", newline="") as file:
+            return bool(_HEADING.fullmatch(file.readline(MOST_HEADING).rstrip("\r\n")))
     except Exception:  # of another program, or damaged in one way or another
         return False
 

@@ -2,19 +2,17 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from extract.core.errors import SettingError, SourceError, count_of, quoted, unknown_name
-from extract.core.flags import ROLES
-from extract.images.item import SPLITS, Item, Source
-from extract.layouts.class_names import clean_labels, merge_numbers
-from extract.layouts.image_folder import Named, check_classes, number_classes
-from extract.layouts.image_table import Said, parse_cells
+from extract.core.errors import SettingError, SourceError, quoted, unknown_name
+from extract.layouts.image_folder import Named
+from extract.layouts.image_table import Said
+from extract.sources.pixel_arrays import split_in_name
 
 # The columns that are tried for each role, and those that are likely to be the features.
 USUAL = {
@@ -24,8 +22,13 @@ USUAL = {
     "group": ("group", "groups"),
 }
 USUAL_FEATURES = ("features", "feature", "embeddings", "embedding", "vectors", "vector", "X", "x")
-# Words in the names of labels, and of what a detector finds.
-_LABELS = {"y", "label", "labels", "target", "targets", "class", "classes", "onehot", "bbox"}
+# Other words in the names of labels, and those in the names of labels and of what a detector finds.
+_LABEL_WORDS = ("target", "targets", "class", "classes")
+_LABELS = {*USUAL["label"], *_LABEL_WORDS, "onehot", "bbox"}
+# The heading of a CSV of predict-images.
+PREDICTIONS = b"key,label,score,reason"
+# The endings of a table beside an array.
+_BESIDE = (".csv", ".tsv", ".parquet")
 # Bytes of features in memory at a time.
 BLOCK_BYTES = 2**25
 
@@ -42,7 +45,8 @@ class FeatureTable:
         dtype: Their type.
         blocks: Returns an iterator of (b, *shape) rows in order, all N of them.
         columns: The values of each row by role (``key``, ``label``, ``split``, ``group``).
-        class_names: K names in order, if the file has them; numbers as labels are indices then.
+        class_names: K names in order, if the file has them; labels are indices then where they
+            are numbers, and names where they are texts.
         said: What was understood of the columns.
         named: The columns that the user has named, by role.
     """
@@ -85,9 +89,20 @@ def find_fault(shape: Sequence[int], dtype: np.dtype) -> str:
     if dtype.kind != "f" or dtype.itemsize > 8:
         return f"is {dtype}; store it as float16, float32 or float64"
     if len(shape) < 2 or len(shape) > 4:
-        expected = "(N, D) of vectors or (N, h, w, C) of maps"
-        return f"has the shape {tuple(shape)}; expected {expected}; reshape it"
+        return _wrong_axes(shape)
     return "" if all(shape[1:]) else f"has the shape {tuple(shape)}; expected a value in each row"
+
+
+def _wrong_axes(shape: Sequence[int]) -> str:
+    expected = "(N, D) of vectors or (N, h, w, C) of maps"
+    return f"has the shape {tuple(shape)}; expected {expected}; reshape it"
+
+
+def _plain(cell: Any) -> Any:
+    """Return a value of NumPy as one of Python, and what pandas has for a missing one as None."""
+    if type(cell).__name__ in ("NAType", "NaTType"):
+        return None
+    return cell.item() if isinstance(cell, np.generic) else cell
 
 
 def table_of_arrays(
@@ -98,13 +113,18 @@ def table_of_arrays(
     Raises:
         SourceError: ``X`` is no array of features.
     """
+    if hasattr(X, "toarray"):  # of SciPy
+        raise SourceError(f"X is sparse ({type(X).__name__}); expected an array; give X.toarray()")
     values = X if hasattr(X, "shape") and hasattr(X, "dtype") else np.asarray(X)
+    if isinstance(values, np.ma.MaskedArray) and values.dtype.kind == "f":
+        values = values.filled(np.nan)
     if not isinstance(values.dtype, np.dtype):  # of another library, such as a tensor
         values = np.asarray(values)
-    if fault := find_fault(values.shape, values.dtype):
-        raise SourceError(f"X {fault}")
+    fault = find_fault(values.shape, values.dtype)
+    if fault or values.ndim == 3:
+        raise SourceError(f"X {fault or _wrong_axes(values.shape)}")
     cells = {
-        role: each.tolist() if hasattr(each, "tolist") else list(each)
+        role: [_plain(cell) for cell in (each.tolist() if hasattr(each, "tolist") else each)]
         for role, each in columns.items()
         if each is not None
     }
@@ -176,106 +196,67 @@ def is_plain(name: str, shape: Sequence[int]) -> bool:
     return len(shape) == 4 and shape[1] not in few and shape[3] not in few
 
 
+def find_parts(
+    where: str,
+    shapes: Mapping[str, tuple[Sequence[int], np.dtype]],
+    images: Sequence[str],
+    named: Named,
+) -> dict[str, str]:
+    """Return the split of each array of features such as ``X_train`` and ``X_test``; or nothing.
+
+    Raises:
+        SourceError: Their rows have other shapes or types.
+    """
+    fits = [n for n, of in shapes.items() if not find_fault(*of) and is_plain(n, of[0])]
+    splits = {name: split for name in fits if (split := split_in_name(name))}
+    if images or named or len(splits) < 2 or len({*splits.values()}) < len(splits):
+        return {}
+    if len(splits) < len(fits):
+        return {}
+    first, *others = splits
+    for name in others:
+        (_, *rest), dtype = shapes[name]
+        (_, *shape), kind = shapes[first]
+        if (rest, dtype) != (shape, kind):
+            found = f"found {first} of {tuple(shape)} {kind} and {name} of {tuple(rest)} {dtype}"
+            raise SourceError(f"{where}: {found}; expected equal rows; see --columns features=NAME")
+    return splits
+
+
+def find_partner(arrays: Sequence[str], split: str, role: str) -> str | None:
+    """Return the array of a role for the features of a split, as y_train for X_train."""
+    words = (*USUAL[role], *(_LABEL_WORDS if role == "label" else ()))
+    own = {name: re.split(r"[^a-z]+", name.lower()) for name in arrays}
+    fits = (n for word in words for n in arrays if word in own[n] and split_in_name(n) == split)
+    return next(fits, None)
+
+
 def _may_be_pixels(shape: Sequence[int], dtype: np.dtype) -> bool:
     return len(shape) in (3, 4) and dtype.kind in "buif"
 
 
-def arrange(table: FeatureTable) -> Source:
-    """Return the rows of a table as items, in the order of the file, with classes and splits.
-
-    A row without a key has its number as key.
-
-    Raises:
-        SourceError: There is no row, a key is missing or there twice, or a cell has no meaning.
-    """
-    if not table.count:
-        raise SourceError(f"{table.where}: found no rows; expected one for each vector")
-    for role, values in table.columns.items():
-        if len(values) != table.count:
-            problem = f"found {len(values):,} values of {role} beside {table.count:,} rows"
-            raise SourceError(f"{table.where}: {problem}; expected one for each row")
-    rows = [_parse(table, row, cells) for row, cells in enumerate(_cells(table))]
-    _check_keys(table, [item.key for item, _ in rows])
-    splits = table.columns.get("split", ())
-    if 0 < (given := sum(split is not None for split in splits)) < table.count:
-        problem = f"found a split for {given:,} of {table.count:,} rows"
-        raise SourceError(f"{table.where}: {problem}; expected one for all or none")
-    said = table.said or Said([], [])
-    items, labels = [item for item, _ in rows], [label for _, label in rows]
-    if table.class_names is not None:
-        return _index_labels(table, items, labels, said)
-    names, warnings = clean_labels(labels)
-    group_of = merge_numbers(item.group for item in items)
-    items = [item._replace(group=group_of[item.group]) for item in items]
-    named = list(zip(items, names, strict=True))
-    warnings += check_classes((SPLITS[item.split], name) for item, name in named)
-    return number_classes(table.path, named, [*said.warnings, *warnings], said.notes)
-
-
-def _cells(table: FeatureTable) -> Iterable[tuple[Any, ...]]:
-    """Return the cells of each row: key, label, split and group."""
-    none = [None] * table.count
-    keys = table.columns.get("key") or [f"{row:09d}" for row in range(table.count)]
-    others = (table.columns.get(role, none) for role in ("label", "split", "group"))
-    return zip(keys, *others, strict=True)
-
-
-def _parse(table: FeatureTable, row: int, cells: tuple[Any, ...]) -> tuple[Item, str]:
-    named, where = {**(table.named or {})}, f"{table.where}: row {row + 1}"
-    if cells[0] in (None, "", b"") or isinstance(cells[0], float):
-        column = named.get("key", "key")
-        raise SourceError(f"{where}: found {cells[0]!r} in {column}; expected the key of a row")
-    named[ROLES[0]] = named.get("key", "key")
-    if cells[2] is None:
-        named.pop("split", None)
-    key, label, split, group = parse_cells(where, cells, named)
-    if table.class_names is not None and isinstance(cells[1], str):
-        label = cells[1]  # with outer space, as in class_names
-    return Item(key, key, -1, split, group), label
-
-
-def _check_keys(table: FeatureTable, keys: Sequence[str]) -> None:
-    if len(set(keys)) == len(keys):
-        return
-    first: dict[str, int] = {}
-    for row, key in enumerate(keys, 1):
-        if key in first:
-            rows = f"in row {first[key]} and {row}"
-            raise SourceError(f"{table.where}: found the key {quoted(key)} {rows}; remove one")
-        first[key] = row
-
-
-def _index_labels(
-    table: FeatureTable, items: Sequence[Item], labels: Sequence[str], said: Said
-) -> Source:
-    """Return items whose labels are names of known classes, or indices of them."""
-    names = table.class_names or ()
-    if len(set(names)) < len(names) or "" in names:
-        found = "an empty name" if "" in names else "a name twice"
-        raise SourceError(f"{table.where}: found {found} in class_names; rename it")
-    known = {name: number for number, name in enumerate(names)} | {"": -1}
-    given = {label for label in labels if label not in known}
-    numbers = {str(number): number for number in range(len(names))} | {"-1": -1, "": -1}
-    if given and all(label in numbers for label in labels):
-        known, given = numbers, set[str]()
-    if given := {label for label in given if label not in numbers} or given:
-        found = f"found the label {quoted(min(given))}"
-        expected = f"one of the {count_of(len(names), 'class')} in class_names, or their numbers"
-        raise SourceError(f"{table.where}: {found}; expected {expected}")
-    items = [item._replace(label=known[label]) for item, label in zip(items, labels, strict=True)]
-    warnings = tuple(f"{table.where}: {warning}" for warning in said.warnings)
-    return Source(tuple(items), tuple(names), warnings, table.path, tuple(said.notes))
+def may_describe(source: str, table: str | os.PathLike[str]) -> bool:
+    """Whether a table, which may not exist yet, has the place of one beside an array."""
+    stem, ending = os.path.splitext(os.path.realpath(source))
+    beside = ending.lower() == ".npy" and os.path.splitext(os.path.realpath(table))[0] == stem
+    return beside and os.path.splitext(table)[1].lower() in _BESIDE
 
 
 def table_beside(path: str) -> str | None:
     """Return the table that describes the rows of an array, which has the same name.
 
     Raises:
-        SourceError: There are several.
+        SourceError: There are several, or it holds predictions, which are no labels.
     """
     stem = os.path.splitext(path)[0]
-    there = [stem + end for end in (".csv", ".tsv", ".parquet") if os.path.isfile(stem + end)]
+    there = [stem + end for end in _BESIDE if os.path.isfile(stem + end)]
     if len(there) > 1:
         found = " and ".join(map(os.path.basename, there))
         raise SourceError(f"{quoted(path)}: found {found} beside it; expected one; move the others")
+    for table in there:
+        with open(table, "rb") as file:
+            if file.read(len(PREDICTIONS) + 1).rstrip(b"\r\n") == PREDICTIONS:
+                found = f"found predictions of predict-images in {quoted(os.path.basename(table))}"
+                expected = "expected what is known of each row; move or rename it"
+                raise SourceError(f"{quoted(path)}: {found} beside it; {expected}")
     return there[0] if there else None

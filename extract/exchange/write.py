@@ -17,7 +17,8 @@ from extract.core.config import ExtractConfig
 from extract.core.console import log, log_lines, progress
 from extract.core.errors import SettingError, StoreError, count_of, listed, quoted, show_bytes
 from extract.core.row_block import DONE, Failure, RowBlock
-from extract.exchange.feature_table import FeatureTable, arrange
+from extract.exchange.feature_table import FeatureTable
+from extract.exchange.rows import arrange
 from extract.images.digests import DIGEST_BYTES, describe_leaks, digest_bytes
 from extract.images.item import NO_STAMP, Source, Stamp, reading
 from extract.images.remote import hide_secrets
@@ -269,7 +270,8 @@ def _why(row: np.ndarray, dtype: str) -> str:
     bad = int((~np.isfinite(row)).sum())
     if bad:
         return f"has NaN or infinity in {bad:,} of {row.size:,} features"
-    return f"has a feature that {dtype} cannot hold; use --dtype float32"
+    remedy = "use --dtype float32" if dtype == "float16" else "rescale it"
+    return f"has a feature that {dtype} cannot hold; {remedy}"
 
 
 def _digests(dtype: str, table: FeatureTable) -> Iterator[bytes]:

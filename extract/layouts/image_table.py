@@ -90,7 +90,10 @@ def choose_columns(
         if problem:
             near = [name.strip() for name in known if _is_near(name, role)]
             named_so = _as_flag(role, near[0] if len(near) == 1 else "NAME")
-            raise SourceError(f"{where}: {problem}; name the {role} with {named_so}")
+            remedy = f"name the {role} with {named_so}"
+            if role == "path" and noun == "column":
+                remedy += ", or columns f0, f1 of features with --columns features=f"
+            raise SourceError(f"{where}: {problem}; {remedy}")
         chosen.append(column)
     return chosen
 

@@ -24,7 +24,8 @@ _LABEL_WORDS = ("y", "Y", "label", "labels", "target", "targets", "class", "clas
 _CHUNK_CACHE = 2**26
 # Attributes and groups of HDF5 files that hold no images.
 _NO_PIXELS = {
-    "weights_sha256": "features of extract-features; give them to train-head",
+    "weights_sha256": "features of extract-features; give them to train-head, or, "
+    "for other commands: show-features OUT.h5 --export OUT.npz",
     "model_weights": "the weights of a Keras model; give it to --trunk or --weights",
     "layer_names": "the weights of a Keras model; give it to --weights",
 }

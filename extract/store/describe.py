@@ -50,10 +50,11 @@ def describe(store: Store) -> dict[str, Any]:
 def format_description(description: dict[str, Any]) -> str:
     """Format the result of ``describe`` as a few lines of text."""
     values, files = description["attributes"], description["shards"]
+    noun = "image" if "trunk" in values else "row"
     shards = f" in {count_of(files, 'shard')}" if values.get("shards") else ""
     state = f"{description['status']['not_yet']} images still to do"
     lines = [
-        f"{quoted(description['file'])}: {description['images']} images{shards}, "
+        f"{quoted(description['file'])}: {count_of(description['images'], noun)}{shards}, "
         f"{show_bytes(description['bytes'])}, {'complete' if description['complete'] else state}",
         "",
         *_format_trunk(values),
@@ -69,7 +70,7 @@ def format_description(description: dict[str, Any]) -> str:
         lines.append("views      " + text + ", ".join(f"{k} {v}" for k, v in recipe.items()))
     lines += ["", *format_counts(description["counts"], values["class_names"], _MOST_CLASSES)]
     if failed := description["failed"]:
-        lines += ["", f"{len(failed)} images could not be read:"]
+        lines += ["", f"{count_of(len(failed), noun)} could not be read:"]
         lines += [f"  {quoted(key)}: {quoted(reason)}" for key, reason in failed.items()]
     return "\n".join(lines)
 

@@ -58,7 +58,7 @@ class Store(Described):
         self._starts = np.array([shard.rows.start for shard in shards])
         files = [file for file, _ in self._files(self._starts)]
         first = files[0]
-        self.attributes = BEFORE | first.attributes
+        self.attributes = (BEFORE if first.spec.trunk else {}) | first.attributes
         self.spec, self.view_spec = first.spec, first.view_spec
         self.class_names = tuple(self.attributes["class_names"])
         self.shapes, self.dtype = first.shapes, first.dtype

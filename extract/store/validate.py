@@ -50,6 +50,8 @@ _MOST_CHARACTERS = 500
 _PIECE = 64
 # One chunk is about 1 MB, more than HDF5's default cache of 1 MB holds.
 READ_CACHE = 16 * CHUNK_BYTES
+# Files that may hold features of another program.
+_FEATURE_FILES = (".npz", ".npy", ".parquet", ".arrow", ".feather", ".csv", ".tsv")
 _EXPECTED = "expected a store of extract-features"
 
 
@@ -134,7 +136,9 @@ def _explain(path: Path, error: Exception) -> str:
         remedy = CURES.get(number, "look after the disk")
         return f"cannot be opened: {os.strerror(number)}; {remedy} and run this again"
     if not h5py.is_hdf5(path):  # perhaps an image: do not tell the user to remove it
-        return f"not an HDF5 file; {_EXPECTED}; name another file"
+        given = f"if it holds features: extract-features {path.name} OUT.h5"
+        remedy = given if path.suffix.lower() in _FEATURE_FILES else "name another file"
+        return f"not an HDF5 file; {_EXPECTED}; {remedy}"
     reason = "truncated" if "truncated file" in str(error) else "not a readable HDF5 file"
     return f"{reason}; {_EXPECTED}; remove it and run extract-features again"
 
