@@ -136,6 +136,7 @@ def test_errors_are_those_of_building_it_here(
     # Keras has read its home when it was loaded.
     monkeypatch.setenv("KERAS_HOME", str(Path("~/.keras").expanduser()))
     monkeypatch.setenv("https_proxy", NOBODY)
+    monkeypatch.setattr("urllib.request._opener", None)  # it has read the variable before
     spec = TrunkSpec.from_dict({**QUICK, **change})
     with pytest.raises(TrunkError) as expected:
         build_trunk(spec)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 from classify.cli import train_head_parser
@@ -246,6 +247,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(min((folder / "new").glob("*.jpg")), folder / "photo.jpg")
     rows = (f"{path.relative_to(folder)},{path.parent.name}" for path in folder.glob("photos/*/*"))
     (folder / "birds.csv").write_text("\n".join(["file,species", *rows]))
+    vectors = np.random.default_rng(0).normal(size=(30, 8)).astype("float32")
+    np.savez(folder / "vectors.npz", features=vectors, labels=["cat", "dog", "emu"] * 10)
+    np.savez(folder / "new-vectors.npz", features=vectors[:3])
     quick = QUICK_FLAGS.split()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -276,7 +280,7 @@ def run_shell(text: str) -> None:
 
 def small_trunk(words: list[str]) -> list[str]:
     """The flags that replace the trunk of a command."""
-    extracts = words[0] == "extract-features" and not words[1].startswith("-")
+    extracts = words[0] == "extract-features" and not words[1].startswith(("-", "vectors"))
     named = words[words.index("--trunk") + 1] if "--trunk" in words else ""
     if named.endswith(".keras"):
         return []

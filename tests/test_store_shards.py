@@ -408,7 +408,7 @@ def elsewhere(file: h5py.File) -> None:
         (edit(with_a_null), r"parts/.x00x': no such file; expected the one"),
         (rename("parts/" + "x" * 300), r"out.h5: damaged"),
         (rename("parts/.."), r"out.h5: names .*, outside of its folder"),
-        (edit(newer), r"out.h5: format 9; expected 2 or lower; upgrade headstart"),
+        (edit(newer), r"out.h5: format 9; expected 3 or lower; upgrade headstart"),
         (edit(elsewhere), r"out.h5: rows is a link to somewhere else"),
     ],
 )
