@@ -1,7 +1,5 @@
 """What is doubtful about images that are read is told in one line for each kind of doubt."""
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,6 @@ from PIL import Image
 
 from classify.inference.predict import label_images
 from extract.core.config import TrunkSpec
-from extract.core.console import log
 from extract.core.row_block import Note
 from extract.pipeline.run import run_extraction
 from extract.pipeline.stream import Notes
@@ -34,33 +31,19 @@ def doubtful(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def warned() -> Iterator[list[str]]:
-    """The warnings, kept by the project's own logger, whatever a library did to the root one."""
-    texts = list[str]()
-
-    class Kept(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            texts.append(record.getMessage())
-
-    handler = Kept(logging.WARNING)
-    log.addHandler(handler)
-    log.setLevel(logging.WARNING)
-    yield texts
-    log.removeHandler(handler)
-    log.setLevel(logging.NOTSET)
-
-
-def test_a_run_tells_each_doubt_once(doubtful: Path, tmp_path: Path, warned: list[str]) -> None:
+def test_a_run_tells_each_doubt_once(
+    doubtful: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     out = tmp_path / "out.h5"
     run_extraction(doubtful, out, **QUICK)
-    assert warned == [
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said == [
         f"{out}: 4 images (0.tif, 1.tif, 2.tif, ...): {RANGE}",
         f"{out}: 1 image (4.tif): float values between 0 and 1 are read as black to white",
     ]
-    warned.clear()
+    caplog.clear()
     run_extraction(doubtful, out, **QUICK)
-    assert not warned
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 class Model:
@@ -73,7 +56,7 @@ class Model:
         return np.ones((len(values), 1))
 
 
-def test_prediction_tells_it_too(doubtful: Path, warned: list[str]) -> None:
+def test_prediction_tells_it_too(doubtful: Path, caplog: pytest.LogCaptureFixture) -> None:
     from extract.engines.select import open_engine
 
     spec: dict[str, Any] = dict(QUICK)
@@ -81,11 +64,11 @@ def test_prediction_tells_it_too(doubtful: Path, warned: list[str]) -> None:
     items = list_source(doubtful).items
     labels = label_images(items, engine, Model())  # type: ignore[arg-type]
     assert len(labels) == 6
-    assert f"4 images (0.tif, 1.tif, 2.tif, ...): {RANGE}" in warned
+    assert f"4 images (0.tif, 1.tif, 2.tif, ...): {RANGE}" in caplog.messages
 
 
-def test_names_cannot_move_the_cursor(warned: list[str]) -> None:
+def test_names_cannot_move_the_cursor(caplog: pytest.LogCaptureFixture) -> None:
     notes = Notes()
     notes.add("a\x1b[2J", Note("odd"))
     notes.warn()
-    assert warned == ["1 image ('a\\x1b[2J'): odd"]
+    assert caplog.messages == ["1 image ('a\\x1b[2J'): odd"]
