@@ -55,7 +55,7 @@ def quantize(plain: CompiledTrunk, calibration: Calibration) -> CompiledTrunk:
     model = openvino.Core().read_model(plain.folder / FILES[0])
     count, preset = len(calibration.pixels), nncf.QuantizationPreset.MIXED
     log.info("calibrating int8 on %d images", count)
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # its own way also mutes handlers of others
     batches = _batches(calibration.pixels, model.input(0).get_partial_shape()[0])
     # NNCF draws progress bars on stdout, which is for results.
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
