@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from classify.data.views import FoldData
 from classify.heads import parallel_fit
 from classify.heads.keras_head import fit_heads
 from classify.settings.head_spec import HeadSpec
+from classify.stored.views import FoldData
 from extract.trunks.backend import load_keras
 
 

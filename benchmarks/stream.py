@@ -25,11 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from classify.data.dataset import Dataset, load_dataset
-from classify.data.out_of_core import WINDOW_BYTES, read_ahead
 from classify.heads import parallel_fit
 from classify.search.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
+from classify.stored.out_of_core import WINDOW_BYTES, read_ahead
 from extract.core.config import TrunkSpec
 from extract.core.row_block import RowBlock
 from extract.images.item import Item

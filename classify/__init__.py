@@ -10,9 +10,9 @@ from extract.public import load_late
 if TYPE_CHECKING:
     from classify.data.dataset import Dataset as Dataset
     from classify.data.dataset import load_dataset as load_dataset
+    from classify.export.export import export_head as export_head
     from classify.inference.bundle import TrainedHead as TrainedHead
     from classify.inference.bundle import load_head as load_head
-    from classify.inference.export import export_head as export_head
     from classify.inference.predict import predict_images as predict_images
     from classify.inference.predictions import Prediction as Prediction
     from classify.inference.predictions import Predictions as Predictions
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "classify.data.dataset": ("Dataset", "load_dataset"),
     "classify.inference.bundle": ("TrainedHead", "load_head"),
-    "classify.inference.export": ("export_head",),
+    "classify.export.export": ("export_head",),
     "classify.inference.predict": ("predict_images",),
     "classify.inference.predictions": ("Prediction", "Predictions"),
     "classify.search.leaderboard": ("Result",),

@@ -220,7 +220,7 @@ def _train(
     replaced = describe_head(folder)
     save_head(folder, dataset, result, str(dataset.path))
     if trunk and not failure:
-        from classify.inference import export
+        from classify.export import export
 
         export.export_best(folder, trunk, targets)
     _save_report(folder, dataset, result, config.seed, timing)
@@ -240,7 +240,7 @@ def _prepare(
     read: Callable[..., Dataset], folder: Path, config: TrainConfig, targets: Sequence[str]
 ) -> tuple[Dataset, TrainConfig, Any]:
     """Read the features, and refuse what cannot work before anything is built or trained."""
-    from classify.inference import export
+    from classify.export import export
 
     if targets:
         export.check_targets(targets, config.candidates, folder)

@@ -288,7 +288,7 @@ _PARTS: tuple[tuple[slice, float | None], ...] = (
 def _load(layers: slice, memory: float | None, out: Path) -> None:
     """Read all that training reads, in memory or out of it."""
     from classify.data.dataset import load_dataset
-    from classify.data.out_of_core import StoredRows
+    from classify.stored.out_of_core import StoredRows
     from extract.store.shards import read_layers
 
     dataset = load_dataset(out, "+".join(read_layers(out)[layers]), memory)

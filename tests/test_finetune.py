@@ -15,7 +15,6 @@ from PIL import Image
 from classify.cli import main as train_head
 from classify.data.dataset import Dataset, load_dataset
 from classify.data.splits import split_rows
-from classify.data.views import FoldData
 from classify.finetune.finetune import pool, run
 from classify.finetune.joint_model import MapBatches, join, train_together
 from classify.heads.keras_head import DenseHead
@@ -26,6 +25,7 @@ from classify.scores.metrics import measure
 from classify.search.search import Stopped
 from classify.settings.config import FinetuneConfig, TrainConfig
 from classify.settings.head_spec import HeadSpec
+from classify.stored.views import FoldData
 from extract.core.config import TrunkSpec
 from extract.core.errors import HeadError, SettingError
 from extract.images.item import Item, read_item

@@ -22,12 +22,12 @@ from sklearn.svm import SVC
 from sklearn.utils.class_weight import compute_class_weight
 
 from classify.data.preprocessing import Transform
-from classify.data.views import FoldData
 from classify.heads.keras_head import PREDICT_ROWS, DenseHead, build_model
 from classify.heads.parallel_heads import build_stack
 from classify.heads.registry import FILES, Head, head_class
 from classify.scores.metrics import log_loss, measure
 from classify.settings.head_spec import DEFAULTS, HeadSpec
+from classify.stored.views import FoldData
 from extract.core.errors import HeadError
 
 QUICK: dict[str, dict[str, Any]] = {

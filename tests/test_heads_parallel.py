@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from classify.data.views import FoldData
 from classify.heads.keras_head import DenseHead, build_model, fit_heads
 from classify.heads.parallel_fit import RUNGS, Pass
 from classify.heads.parallel_heads import StackedHeads, build_stack
 from classify.settings.head_spec import HeadSpec, groups_of
+from classify.stored.views import FoldData
 from extract.trunks.backend import fetch, load_keras
 from tests.test_heads_contract import rows_of
 

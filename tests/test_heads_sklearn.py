@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from classify.data.views import FoldData
 from classify.heads.linear_head import fit_linear, score_linear
 from classify.heads.registry import head_class
 from classify.heads.sklearn_head import FILE, SklearnHead
 from classify.scores.metrics import log_loss, measure
 from classify.settings.head_spec import DEFAULTS, KERAS_HEADS, HeadSpec
 from classify.solvers import naive_bayes
+from classify.stored.views import FoldData
 
 QUICK: dict[str, dict[str, Any]] = {"forest": {"trees": 20}, "boosting": {"trees": 10}}
 SPECS = [HeadSpec(name, **QUICK.get(name, {})) for name in DEFAULTS if name not in KERAS_HEADS]
@@ -131,7 +131,7 @@ def test_keras_is_never_loaded(tmp_path: Path) -> None:
 import numpy, pathlib, sys
 import classify.inference.bundle, classify.inference.predict
 import classify.cli, classify.finetune.finetune, classify.search.search
-from classify.data.views import FoldData
+from classify.stored.views import FoldData
 from classify.heads.registry import head_class
 from classify.settings.head_spec import HeadSpec
 X, y = numpy.eye(4, dtype="float32"), numpy.array([0, 1, 0, 1])

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from classify.data.dataset import Dataset
+from classify.export.export import check_targets
 from classify.inference.bundle import TrainedHead, load_head, save_head, save_report
 from classify.inference.complete_model import read_metadata
-from classify.inference.export import check_targets
 from classify.inference.head_folder import FILES, check_target
 from classify.report.analysis import Analysis, analyse
 from classify.search.leaderboard import Result

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from classify.data.preprocessing import Transform
-from classify.data.views import FoldData
 from classify.heads.linear_head import LinearHead
 from classify.heads.registry import FittedHead
 from classify.heads.sklearn_head import SklearnHead
 from classify.inference.bundle import load_head
 from classify.settings.head_spec import HeadSpec
 from classify.solvers.linear_solvers import LinearModel
+from classify.stored.views import FoldData
 from extract.core.config import TrunkSpec
 from extract.core.errors import HeadError
 from extract.limits.unpacked import parse_json

@@ -87,7 +87,7 @@ def test_scores_in_pieces_are_the_scores(monkeypatch: pytest.MonkeyPatch) -> Non
     result = run(made, TrainConfig((LDA, KNN)))
     assert isinstance(result.head, FittedHead)
     whole = result.head.predict_proba(made.X)
-    monkeypatch.setattr("classify.data.out_of_core.SCORE_BYTES", 8 * 60 * 7)
+    monkeypatch.setattr("classify.stored.out_of_core.SCORE_BYTES", 8 * 60 * 7)
     np.testing.assert_allclose(result.head.predict_proba(made.X), whole, atol=1e-12)
     again = run(made, TrainConfig((LDA, KNN)))
     for one, other in zip(result.entries, again.entries, strict=True):

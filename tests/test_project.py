@@ -41,9 +41,11 @@ ROOMS = {
         "store",
         "pipeline",
         "exchange",
+        "gallery",
     ),
     "classify": (
         "settings",
+        "stored",
         "data",
         "scores",
         "solvers",
@@ -52,6 +54,7 @@ ROOMS = {
         "finetune",
         "report",
         "inference",
+        "export",
     ),
 }
 

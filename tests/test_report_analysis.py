@@ -10,7 +10,6 @@ import pytest
 from classify.data.dataset import Dataset
 from classify.data.preprocessing import Transform
 from classify.data.splits import subsets
-from classify.data.views import FoldData
 from classify.report.analysis import MISTAKES, analyse
 from classify.report.projection import map_features
 from classify.search import evaluate
@@ -18,6 +17,7 @@ from classify.search.evaluate import fit_batch, transformed
 from classify.search.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
+from classify.stored.views import FoldData
 from extract.core.config import TrunkSpec
 
 STRONG, WEAK = HeadSpec("logistic", C=1.0), HeadSpec("logistic", C=1e-7)

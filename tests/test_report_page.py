@@ -332,7 +332,7 @@ def test_images_that_are_not_read_in_time_are_left_out(
     os.mkfifo(fifo)
     # As on a disk that does not answer.
     monkeypatch.setattr(
-        "classify.report.report.open_reader", lambda *_: lambda _: fifo.read_bytes()
+        "extract.gallery.thumbnails.open_reader", lambda *_: lambda _: fifo.read_bytes()
     )
     monkeypatch.setattr(prefetch, "LIMIT_SECONDS", 0.2)
     path, _, analysis = report(made, tmp_path / "report.html")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from classify.data.preprocessing import Transform
-from classify.data.views import FoldData
 from classify.heads.registry import FittedHead
 from classify.search.evaluate import _evaluate_fold, batches, fit_batch, transformed
 from classify.settings.head_spec import DEFAULTS, HeadSpec
+from classify.stored.views import FoldData
 
 QUICK = {
     "dense": {"units": (16,), "epochs": 5, "learning_rate": 0.03},

@@ -16,7 +16,6 @@ import pytest
 import classify
 from classify.data.dataset import Dataset, load_dataset
 from classify.data.splits import split_rows
-from classify.data.views import FoldData
 from classify.heads.keras_head import DenseHead
 from classify.report.analysis import analyse
 from classify.scores.metrics import measure
@@ -27,6 +26,7 @@ from classify.search.ranking import Finetuned
 from classify.search.search import Stopped, run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
+from classify.stored.views import FoldData
 from extract.core.config import TrunkSpec
 from extract.core.errors import HeadError, SettingError
 from tests.conftest import MakeStore

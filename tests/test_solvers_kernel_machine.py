@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from classify.data.views import FoldData
 from classify.heads.sklearn_head import SklearnHead
 from classify.scores.calibration import deal_folds, fit_logit_scale
 from classify.scores.metrics import measure
 from classify.settings.head_spec import HeadSpec
 from classify.solvers import kernel_machine
 from classify.solvers.kernel_machine import fit_svm, kernel
+from classify.stored.views import FoldData
 
 Pair = tuple[np.ndarray, np.ndarray]
 

@@ -1,1 +1,1 @@
-"""Features and labels for training: read, divided and transformed."""
+"""Rows and labels for training: chosen, divided and transformed."""

@@ -14,11 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.folds import Groups
-from classify.data.memory_budget import COPIES, MemoryBudget, plan_memory
-from classify.data.out_of_core import Features, StoredRows, check_finite, choose_layers, join_layers
-from classify.data.same_store import SameStore
-from classify.data.views import StoredViews
 from classify.settings.config import GROUPS
+from classify.stored.memory_budget import COPIES, MemoryBudget, plan_memory
+from classify.stored.out_of_core import (
+    Features,
+    StoredRows,
+    check_finite,
+    choose_layers,
+    join_layers,
+)
+from classify.stored.same_store import SameStore
+from classify.stored.views import StoredViews
 from extract.core.config import BEFORE, TrunkSpec
 from extract.core.console import Described, log
 from extract.core.errors import SettingError, StoreError, count_of, quoted, show_bytes, unknown_name

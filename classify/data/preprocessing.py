@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.out_of_core import Features, Rows, StoredRows, flatten, iter_chunks, rough_mean
+from classify.stored.out_of_core import Features, Rows, StoredRows, flatten, iter_chunks, rough_mean
 from extract.core.errors import HeadError
 from extract.limits.unpacked import read_arrays
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset
 from classify.data.folds import place_groups
-from classify.data.out_of_core import Labels
 from classify.settings.config import TrainConfig
+from classify.stored.out_of_core import Labels
 from extract.core.console import log
 from extract.core.errors import MOST_LISTED, SplitError, quoted
 from extract.images.digests import describe_leaks

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from classify.data.dataset import Dataset
-from classify.data.out_of_core import Labels, Rows, StoredRows
 from classify.data.preprocessing import Transform
 from classify.data.splits import TEST, Split, development_rows
 from classify.heads.registry import FittedHead
@@ -21,6 +20,7 @@ from classify.search import search
 from classify.search.leaderboard import Result
 from classify.search.ranking import Finetuned
 from classify.settings.config import METRICS, FinetuneConfig, TrainConfig
+from classify.stored.out_of_core import Labels, Rows, StoredRows
 from extract.core.console import log, progress
 from extract.core.errors import HeadError
 from extract.trunks.backend import fetch

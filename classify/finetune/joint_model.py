@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from classify.data.dataset import Dataset
-from classify.data.out_of_core import Labels, Rows
 from classify.data.splits import Split
 from classify.heads.keras_head import DenseHead
 from classify.heads.parallel_fit import HeadFit, read_curves
 from classify.heads.parallel_heads import CURVES, class_weights
 from classify.settings.config import FinetuneConfig
 from classify.settings.head_spec import HeadSpec
+from classify.stored.out_of_core import Labels, Rows
 from extract.core.console import log, progress
 from extract.trunks.backend import keep_freed_memory, on_gpu
 from extract.trunks.keras_import import keras

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from classify.data.out_of_core import Rows, flatten
-from classify.data.views import FoldData, RandomViews
 from classify.heads.plain_model import PlainModel, make_plain, read_plain
 from classify.settings.head_spec import HeadSpec, groups_of
+from classify.stored.out_of_core import Rows, flatten
+from classify.stored.views import FoldData, RandomViews
 from extract.core.console import progress
 from extract.core.errors import HeadError, HeadstartError, first_line
 from extract.trunks.backend import fetch, load_keras

@@ -9,8 +9,6 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.out_of_core import PIECE_BYTES, Features, Labels, Rows, StoredRows, flatten
-from classify.data.views import FoldData
 from classify.scores.calibration import (
     FOLDS,
     fit_logit_scale,
@@ -21,6 +19,8 @@ from classify.scores.calibration import (
 from classify.settings.head_spec import HeadSpec
 from classify.solvers.linear_solvers import LinearModel, RowSpace
 from classify.solvers.row_statistics import RowStatistics
+from classify.stored.out_of_core import PIECE_BYTES, Features, Labels, Rows, StoredRows, flatten
+from classify.stored.views import FoldData
 from extract.limits.unpacked import read_arrays
 
 FILE = "head.npz"

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from classify.data.out_of_core import Epoch, Labels, Rows, StoredRows
-from classify.data.views import FoldData, RandomViews
 from classify.heads.parallel_heads import CURVES, StackedHeads, Weights, build_stack
 from classify.settings.head_spec import HeadSpec
 from classify.settings.sweep import label
+from classify.stored.out_of_core import Epoch, Labels, Rows, StoredRows
+from classify.stored.views import FoldData, RandomViews
 from extract.trunks.backend import fetch
 
 # After these shares of the epochs the worse half of the heads stops.

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.out_of_core import Labels, Rows
-from classify.data.views import FoldData
 from classify.settings.head_spec import HeadSpec
+from classify.stored.out_of_core import Labels, Rows
+from classify.stored.views import FoldData
 from extract.trunks.backend import fetch
 from extract.trunks.compiled import compile_steps, fuse
 from extract.trunks.keras_import import keras

@@ -6,11 +6,11 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from classify.data.out_of_core import Features, Rows, iter_chunks
 from classify.data.preprocessing import Floats, Transform
-from classify.data.views import FoldData
 from classify.heads import keras_head, linear_head, sklearn_head
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec
+from classify.stored.out_of_core import Features, Rows, iter_chunks
+from classify.stored.views import FoldData
 
 LINEAR_HEADS = ("logistic", "ridge", "lda")
 # These can be fitted out-of-core, from a matrix of products of this many features at most (134 MB).

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.out_of_core import SCORE_BYTES, Labels, Rows, flatten
-from classify.data.views import FoldData
 from classify.scores.calibration import fit_logit_scale, left_out_folds, probabilities
 from classify.settings.head_spec import HeadSpec
 from classify.solvers import kernel_machine, naive_bayes, neighbours
 from classify.solvers.kernel_machine import kernel_blocks
+from classify.stored.out_of_core import SCORE_BYTES, Labels, Rows, flatten
+from classify.stored.views import FoldData
 from extract.limits.skops import check_skops
 
 FILE = "head.skops"

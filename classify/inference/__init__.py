@@ -1,1 +1,1 @@
-"""Trained heads on disk, on new images and in exported models."""
+"""Trained heads on disk, and on new images."""

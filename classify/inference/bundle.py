@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset
-from classify.data.out_of_core import join_layers
 from classify.heads.keras_head import FILE as KERAS_FILE
 from classify.heads.registry import FittedHead
 from classify.heads.sklearn_head import FILE as SKLEARN_FILE
@@ -44,6 +43,7 @@ from classify.report.scored_images import write_scored_images
 from classify.search import checkpoint
 from classify.search.leaderboard import Result
 from classify.settings.head_spec import KERAS_HEADS
+from classify.stored.out_of_core import join_layers
 from extract.core.atomic import atomic_write
 from extract.core.config import TrunkSpec
 from extract.core.errors import HeadError, TrunkError, quoted

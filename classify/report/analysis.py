@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset
-from classify.data.out_of_core import Labels
 from classify.data.splits import SHARES, TEST, sample, subsets
 from classify.report import diagnostics
 from classify.report.curves import Curve, class_curves
@@ -22,6 +21,7 @@ from classify.search.leaderboard import Result
 from classify.search.ranking import Entry, to_json
 from classify.settings.head_spec import HeadSpec
 from classify.settings.sweep import label
+from classify.stored.out_of_core import Labels
 from extract.core.console import log, muted, progress
 from extract.core.errors import HeadError
 

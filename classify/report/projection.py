@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.out_of_core import Features, iter_chunks
 from classify.data.preprocessing import Transform
+from classify.stored.out_of_core import Features, iter_chunks
 
 # A map of more rows or features looks the same and takes seconds.
 _MOST_ROWS, _MOST_FEATURES = 3000, 512

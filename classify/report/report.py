@@ -7,10 +7,7 @@ engine escapes every name that comes from the user.
 import hashlib
 from base64 import b64encode
 from collections.abc import Sequence
-from contextlib import closing, suppress
 from dataclasses import replace
-from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +24,11 @@ from classify.search.ranking import Entry
 from classify.settings.config import METRICS
 from classify.settings.sweep import label
 from extract.core.console import log
-from extract.core.errors import ImageError, SourceError, count_of, quoted
-from extract.images.digests import digest_bytes
-from extract.images.item import Read
-from extract.images.remote import is_url
-from extract.limits import prefetch
-from extract.limits.image_size import under_way
-from extract.pixels.decode import decode
-from extract.sources.listing import open_reader
+from extract.gallery.thumbnails import Place, Thumbnail, Wanted, read_thumbnails
 
 _PAGE = Path(__file__).with_name("page")
 # More curves, thumbnails and lines of a table would make the page harder to read.
 _MOST_CURVES, _MOST_IMAGES, _MOST_CLASSES = 8, 24, 200
-_IMAGE_SIZE = (144, 144)
 # More classes than fit have no style of their own on the map, except those with most mistakes.
 _MOST_STYLES, _FEW_STYLES = 20, 10
 _NO_VALUE = "\N{EN DASH}"
@@ -173,91 +162,20 @@ def _map_styles(dataset: Dataset, analysis: Analysis) -> dict[int, int]:
 
 
 def _thumbnails(dataset: Dataset, mistakes: Sequence[Mistake]) -> list[dict[str, Any]]:
-    """Return mistakes with their images as data URIs, or with the reason why there is none.
-
-    A file of features from a stranger names the images, so reading those in one place, each a
-    regular file of the recorded digest, takes limited time.
-    """
+    """Return mistakes with their images as data URIs, or with the reason why there is none."""
     if not dataset.trunk.trunk:
         if dataset.moved_to:
             log.warning("source: has no effect on features of another program, without images")
-        return [_shown(mistake, "", "features of another program") for mistake in mistakes]
-    tried = list[list[dict[str, Any]]]()
-    read = partial(_read_images, dataset, mistakes)
-    late = f"took longer than {prefetch.LIMIT_SECONDS:g} s to read"
-    with closing(prefetch.map_in_threads(read, _places(dataset), 1, 1)) as places:
-        for found in places:
-            tried.append(found or [_shown(mistake, "", late) for mistake in mistakes])
-            if any(shown["image"] for shown in tried[-1]):
-                return tried[-1]
-    if mistakes:
-        _explain_missing(dataset, len(mistakes))
-    return tried[0]
-
-
-def _places(dataset: Dataset) -> list[tuple[str, str]]:
-    """Return where the images may be, each with the folder of a table's images."""
-    if dataset.moved_to:
-        return [(dataset.moved_to, "")]
-    places = [(dataset.source, dataset.root)]
-    if dataset.source and dataset.path and not is_url(dataset.source):
-        # Older files have paths as they were named, perhaps from the folder of the file.
-        home = dataset.path.absolute().parent
-        root = str(home / dataset.root) if dataset.root else ""
-        places.append((str(home / dataset.source), root))
-    return list(dict.fromkeys(places))
-
-
-def _explain_missing(dataset: Dataset, count: int) -> None:
-    """Say why the report shows no image."""
-    if dataset.moved_to:
-        found = f"holds none of the {count_of(count, 'image')} that the report would show"
-        expected = "expected what extract-features read, where it is now"
-        log.warning("source: %s %s; %s", quoted(dataset.moved_to), found, expected)
-    elif dataset.source and not is_url(dataset.source):
-        found = f"no longer holds the images of the {count_of(count, 'mistake')} in the report"
-        log.info("%s %s; say where they are with --source", quoted(dataset.source), found)
-
-
-def _read_images(
-    dataset: Dataset, mistakes: Sequence[Mistake], place: tuple[str, str]
-) -> list[dict[str, Any]]:
-    """Return mistakes with their images in one place, or with the reason why there is none."""
-    shown, read = [], None
-    with suppress(SourceError):  # the archive may be gone, or on another machine
-        read = open_reader(place[0], dataset.columns, place[1])
-    for mistake in mistakes:
-        try:
-            with under_way():
-                shown.append(_shown(mistake, _thumbnail(dataset, read, mistake), ""))
-        except ImageError as error:
-            shown.append(_shown(mistake, "", str(error)))
-    return shown
-
-
-def _shown(mistake: Mistake, image: str, reason: str) -> dict[str, Any]:
-    return {"mistake": mistake, "image": image, "reason": reason}
-
-
-def _thumbnail(dataset: Dataset, read: Read | None, mistake: Mistake) -> str:
-    """Return a small image as a data URI.
-
-    Raises:
-        ImageError: It cannot be read, or is not the one that the features were made of.
-    """
-    from PIL import Image
-
-    if read is None or not (dataset.source or dataset.moved_to):
-        raise ImageError("source not available")
-    try:
-        content = read(mistake.key)
-    except ImageError as error:
-        raise ImageError("image not found") from error
-    known = None if dataset.digests is None else dataset.digests[mistake.row].tobytes()
-    if digest_bytes(content) != known:
-        raise ImageError("image changed since extraction")
-    out = BytesIO()
-    Image.fromarray(decode(content, _IMAGE_SIZE, "pad", decoding="scaled")).save(
-        out, "JPEG", quality=82
-    )
-    return f"data:image/jpeg;base64,{b64encode(out.getvalue()).decode()}"
+        thumbnails = [Thumbnail("", "features of another program")] * len(mistakes)
+    else:
+        known = dataset.digests
+        wanted = [
+            Wanted(mistake.key, None if known is None else known[mistake.row].tobytes())
+            for mistake in mistakes
+        ]
+        place = dataset.source, dataset.columns, dataset.root, dataset.moved_to
+        thumbnails = read_thumbnails(wanted, Place(dataset.path, *place))
+    return [
+        {"mistake": mistake, **thumbnail._asdict()}
+        for mistake, thumbnail in zip(mistakes, thumbnails, strict=True)
+    ]

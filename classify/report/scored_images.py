@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from classify.data.dataset import Dataset
-from classify.data.out_of_core import Labels
 from classify.data.preprocessing import Floats
 from classify.data.splits import validation_order
 from classify.search.leaderboard import Result
+from classify.stored.out_of_core import Labels
 from extract.core.console import csv_text
 
 # Of more classes only the scores of the true class and of the answer are written.

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.out_of_core import Labels
 from classify.data.preprocessing import Floats
+from classify.stored.out_of_core import Labels
 
 # They need the scores of all classes.
 AREAS = ("roc_auc", "average_precision")

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.out_of_core import Labels
 from classify.data.preprocessing import Floats
+from classify.stored.out_of_core import Labels
 
 BINS = 10
 # Folds of training rows to fit the scale of the logits.

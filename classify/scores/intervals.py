@@ -24,11 +24,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from classify.data.out_of_core import Labels
 from classify.data.preprocessing import Floats
 from classify.scores.areas import AREAS, area_values
 from classify.scores.metrics import LOWEST
 from classify.scores.pseudo_values import design_weights, pseudo_values, reduce_scores
+from classify.stored.out_of_core import Labels
 
 LEVEL = 0.95
 # Random signs of all units; with the signs that were seen, 1,000 values of the yardstick.

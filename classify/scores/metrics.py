@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.out_of_core import Labels
+from classify.stored.out_of_core import Labels
 from extract.core.errors import count_of
 
 # Lower bound of the score of the true class in every loss.

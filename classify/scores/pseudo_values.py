@@ -8,9 +8,9 @@ Source: B. Efron and R. J. Tibshirani, An introduction to the bootstrap (1993), 
 
 import numpy as np
 
-from classify.data.out_of_core import Labels
 from classify.data.preprocessing import Floats
 from classify.scores.metrics import LOWEST
+from classify.stored.out_of_core import Labels
 
 
 def reduce_scores(y: Labels, scores: Floats) -> tuple[Labels, Floats]:

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 
 from classify.data.dataset import Dataset
-from classify.data.out_of_core import Features, Labels, iter_chunks
 from classify.data.preprocessing import Floats, Transform
 from classify.data.splits import Split, validation_order, validation_rows
-from classify.data.views import FoldData, RandomViews, all_views
 from classify.heads import linear_head
 from classify.heads.registry import LINEAR_HEADS, FittedHead, Head
 from classify.heads.sklearn_head import SklearnHead
 from classify.scores.areas import area_values
 from classify.scores.pseudo_values import reduce_scores
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec, groups_of
+from classify.stored.out_of_core import Features, Labels, iter_chunks
+from classify.stored.views import FoldData, RandomViews, all_views
 
 # Transformed rows of all folds, and scores of a batch of heads, are kept up to this size.
 _KEEP_BYTES = 1 << 30

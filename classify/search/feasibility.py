@@ -7,8 +7,6 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from classify.data.dataset import Dataset, budget_for_layer
-from classify.data.memory_budget import free_memory
-from classify.data.out_of_core import StoredRows
 from classify.data.splits import Split
 from classify.heads.registry import MOST_SUMMED, SUMMED_HEADS, needs_memory
 from classify.search.checkpoint import Checkpoint
@@ -16,6 +14,8 @@ from classify.search.costs import USUAL_MACHINE, Machine, Shape, measure_machine
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec
 from classify.settings.sweep import label
+from classify.stored.memory_budget import free_memory
+from classify.stored.out_of_core import StoredRows
 from extract.core.console import log
 from extract.core.errors import HeadError, SettingError
 

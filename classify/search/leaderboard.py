@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from classify.data.dataset import Dataset
-from classify.data.out_of_core import Labels
 from classify.data.preprocessing import Floats
 from classify.data.splits import Split, validation_rows
 from classify.heads.registry import FittedHead
@@ -18,6 +17,7 @@ from classify.search.feasibility import Budget
 from classify.search.ranking import Baseline, Entry, Finetuned, rank_key
 from classify.settings.config import METRICS
 from classify.settings.sweep import label
+from classify.stored.out_of_core import Labels
 from extract.core.console import html_table
 from extract.core.errors import count_of, quoted
 

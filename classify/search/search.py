@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from classify.data.dataset import Dataset, load_dataset
-from classify.data.out_of_core import Labels
 from classify.data.splits import Split, choose_splits, validation_rows
 from classify.heads.registry import FittedHead
 from classify.scores.areas import AREAS
@@ -20,6 +19,7 @@ from classify.search.ranking import Entry, metric_scores, rank, rank_key
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
 from classify.settings.sweep import label
+from classify.stored.out_of_core import Labels
 from extract.core.console import log, progress
 from extract.core.errors import HeadError, SettingError
 

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.out_of_core import Labels, Rows
 from classify.scores.calibration import deal_folds, fit_logit_scale, left_out_folds
 from classify.settings.head_spec import HeadSpec
 from classify.solvers.linear_solvers import ridge_targets
+from classify.stored.out_of_core import Labels, Rows
 
 # Values of the kernel at a time, 64 MB.
 _VALUES = 1 << 23

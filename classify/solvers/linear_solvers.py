@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.out_of_core import Labels, Rows
 from classify.settings.head_spec import HeadSpec
 from classify.solvers import logistic
+from classify.stored.out_of_core import Labels, Rows
 
 # Columns converted to float64 at a time; wider rows are multiplied in float32.
 _COLUMNS = 4096

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.out_of_core import Labels
+from classify.stored.out_of_core import Labels
 from extract.core.console import log
 from extract.engines.memory import available_cores
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.out_of_core import Labels, Rows
+from classify.stored.out_of_core import Labels, Rows
 
 # Columns, or values, in float64 at a time.
 _COLUMNS, _VALUES = 4096, 1 << 22

@@ -7,7 +7,7 @@ the k-th neighbour; only the distances of these are computed in float64.
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.out_of_core import Labels, Rows
+from classify.stored.out_of_core import Labels, Rows
 
 # Lower bounds at a time (64 MB), and features of pairs of rows whose distance is computed (32 MB).
 _BOUNDS, _VALUES = 1 << 24, 1 << 22

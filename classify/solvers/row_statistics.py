@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from classify.data.out_of_core import Labels, Rows, StoredRows, iter_chunks, rough_mean
 from classify.settings.head_spec import HeadSpec
 from classify.solvers import linear_solvers
 from classify.solvers.linear_solvers import TINY, Double, LinearModel
+from classify.stored.out_of_core import Labels, Rows, StoredRows, iter_chunks, rough_mean
 
 # A variance within classes below this share of the variance between them is a rounding error.
 _NO_SPREAD = 1e-10

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from classify.data.out_of_core import Labels, Rows, all_finite, join_layers
-from classify.data.same_store import SameStore
+from classify.stored.out_of_core import Labels, Rows, all_finite, join_layers
+from classify.stored.same_store import SameStore
 from extract.core.errors import StoreError
 from extract.core.views import ViewSpec
 from extract.store.open import open_store

@@ -15,7 +15,6 @@ from classify import sweep
 from classify.cli import main as train_head
 from classify.data.dataset import budget_for_layer, load_dataset
 from classify.data.preprocessing import Transform
-from classify.data.views import FoldData, RandomViews, Views, all_views
 from classify.heads.keras_head import fit_heads
 from classify.heads.registry import FittedHead, head_class
 from classify.search import evaluate as module
@@ -24,6 +23,7 @@ from classify.search.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
 from classify.solvers.linear_solvers import RowSpace
+from classify.stored.views import FoldData, RandomViews, Views, all_views
 from extract.core.errors import SettingError
 from tests.conftest import MakeStore
 

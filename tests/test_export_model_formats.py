@@ -17,14 +17,14 @@ from PIL import Image
 from classify.cli import main as train_head
 from classify.data.dataset import load_dataset
 from classify.data.preprocessing import Transform
-from classify.data.views import FoldData
-from classify.inference import model_formats
+from classify.export import model_formats
+from classify.export.export import export, export_head, open_trunk
 from classify.inference.bundle import TrainedHead, load_head
 from classify.inference.complete_model import read_metadata
-from classify.inference.export import export, export_head, open_trunk
 from classify.inference.predict import predict_images
 from classify.search.evaluate import fit_batch, transformed
 from classify.settings.head_spec import HeadSpec
+from classify.stored.views import FoldData
 from extract.core.applications import TRUNKS
 from extract.core.config import TrunkSpec
 from extract.core.errors import HeadError
@@ -33,8 +33,8 @@ from extract.trunks.backend import load_keras
 from extract.trunks.trunk import Trunk, build_trunk
 from tests.conftest import QUICK, ROOT
 from tests.test_docs import blocks_of
+from tests.test_export_export import HEADS, NAMES, bundle_of, dataset_of, make_stores
 from tests.test_finetune import paint, pixels_of
-from tests.test_inference_export import HEADS, NAMES, bundle_of, dataset_of, make_stores
 
 FILES = (".onnx", ".tflite")
 # The smallest of each family of trunks.
@@ -243,7 +243,7 @@ def check_family(name: str, folder: str) -> None:
 def test_every_family_of_trunks_in_onnx_and_some_in_litert(name: str, tmp_path: Path) -> None:
     pytest.importorskip("tf2onnx")
     # In a process of its own, for TensorFlow keeps the graphs of all trunks in memory.
-    program = "import sys; from tests.test_inference_model_formats import check_family as check"
+    program = "import sys; from tests.test_export_model_formats import check_family as check"
     words = [sys.executable, "-c", f"{program}; check(*sys.argv[1:])", name, str(tmp_path)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -260,7 +260,7 @@ def test_the_families_are_all_there_are() -> None:
 GROWTH = """
 import resource, sys
 from pathlib import Path
-from classify.inference import model_formats
+from classify.export import model_formats
 from extract.trunks.keras_import import keras
 pixels = keras.Input((16, 16, 3), dtype="uint8", name="pixels")
 x = keras.layers.Flatten()(keras.ops.cast(pixels, "float32") / 255.0)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from classify import sweep
 from classify.data.dataset import Dataset, budget_for_layer, load_dataset
-from classify.data.out_of_core import iter_chunks
+from classify.stored.out_of_core import iter_chunks
 from extract.core.errors import StoreError
 from extract.pipeline.run import run_extraction as extract_features
 from tests.conftest import QUICK, MakeStore

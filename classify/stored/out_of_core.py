@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.same_store import SameStore
+from classify.stored.same_store import SameStore
 from extract.core.errors import SettingError, StoreError, quoted, unknown_name
 from extract.store.open import Store, read_features
 

@@ -19,17 +19,17 @@ from PIL import Image
 from classify.cli import main as train_head
 from classify.data.dataset import Dataset, load_dataset
 from classify.data.preprocessing import Transform
-from classify.data.views import FoldData
+from classify.export import export as export_module
+from classify.export import model_formats
+from classify.export.export import check_targets, check_trunk, export, export_head, open_trunk
+from classify.export.model_formats import build_model, describe
 from classify.heads.registry import FittedHead
-from classify.inference import export as export_module
-from classify.inference import model_formats
 from classify.inference.bundle import TrainedHead, load_head
 from classify.inference.complete_model import read_class_names
-from classify.inference.export import check_targets, check_trunk, export, export_head, open_trunk
-from classify.inference.model_formats import build_model, describe
 from classify.predict_cli import main as predict_images
 from classify.search.evaluate import fit_batch, transformed
 from classify.settings.head_spec import HeadSpec
+from classify.stored.views import FoldData
 from extract.core.config import TrunkSpec
 from extract.core.errors import HeadError, SettingError
 from extract.pipeline.run import run_extraction as extract_features

@@ -13,18 +13,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from classify.data import out_of_core as module
 from classify.data.dataset import Dataset, load_dataset
-from classify.data.memory_budget import free_memory
-from classify.data.out_of_core import Epoch, StoredRows, flatten, iter_chunks
 from classify.data.preprocessing import Transform
-from classify.data.views import FoldData
 from classify.heads.keras_head import fit_heads
 from classify.heads.linear_head import fit_linear
 from classify.scores.calibration import deal_folds, fit_logit_scale
 from classify.search.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
+from classify.stored import out_of_core as module
+from classify.stored.memory_budget import free_memory
+from classify.stored.out_of_core import Epoch, StoredRows, flatten, iter_chunks
+from classify.stored.views import FoldData
 from extract.core.errors import HeadError, StoreError
 from tests.conftest import MakeStore
 
@@ -297,7 +297,7 @@ def test_maps_are_flattened_once(pair: tuple[Dataset, Dataset]) -> None:
 
 _LARGE = """
 import re, sys
-from classify.data import out_of_core
+from classify.stored import out_of_core
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
 from classify.data.dataset import load_dataset

@@ -216,7 +216,7 @@ def export(head: TrainedHead, trunk: Any, target: str) -> None:
     Raises:
         HeadError: It cannot be written.
     """
-    from classify.inference import model_formats
+    from classify.export import model_formats
 
     write = model_formats.WRITERS[_ending(target)]
     with atomic_write(Path(target), HeadError) as temporary:

@@ -1,0 +1,1 @@
+"""Trunk and head as one model for other programs."""

@@ -1,0 +1,1 @@
+"""Small images of rows, and pages of them."""
