@@ -3,10 +3,10 @@
 Predicting needs ``bundle.json``, ``transform.npz`` and one of ``head.npz``, ``head.keras`` and
 ``head.skops``; ``report.html``, ``result.json`` (settings, versions, every number), ``result.csv``
 (the leaderboard), ``predictions.csv`` (every scored image) and ``timing.json`` are for people. Two
-runs of the same heads with the same seed write the same report, tables and ``result.json`` byte for
-byte, because what they measure is rounded to digits that do not depend on the threads. Which
-default heads fit into a budget depends on the machine. ``timing.json`` and ``candidates.jsonl``
-have seconds. The head is saved before it is analysed: an interruption then loses the report only.
+runs of the same heads with the same seed write the same files byte for byte, as measurements are
+rounded to digits that do not depend on the threads; but ``timing.json`` and ``candidates.jsonl``
+have seconds, and which default heads fit into a budget depends on the machine. The head is saved
+before it is analysed: an interruption then loses the report only.
 """
 
 import errno
@@ -37,6 +37,7 @@ from classify.inference.head_folder import (
     PathLike,
     check_target,
 )
+from classify.inference.training_images import save_training_images
 from classify.report.analysis import Analysis, describe_run
 from classify.report.report import write_report
 from classify.report.scored_images import write_scored_images
@@ -55,8 +56,7 @@ from extract.store.format import read_trunk
 FORMAT = "headstart head"
 FORMAT_VERSION, FOREIGN_VERSION = 1, 2  # the latter of features of another program
 _EXPECTED = "expected a folder that train-head wrote; train the head again"
-# A longer object of a JSON file has a line for each of its entries.
-_LONGEST_LINE = 400
+_LONGEST_LINE = 400  # a longer object of a JSON file has a line for each of its entries
 # Fields of a dataset that are recorded for its heads as they are.
 _RECORDED = ("weights_sha256", "dtype", "precision", "calibration_sha256")
 
@@ -140,13 +140,14 @@ def save_head(folder: Path, dataset: Dataset, result: Result, store: str) -> Non
     check_target(folder)
     with atomic_write(folder, HeadError) as temporary:
         temporary.mkdir()
-        assert result.head is not None
+        assert result.head
         result.head.save(temporary)
         identity = _identity(dataset, result)
         _write_json(temporary / BUNDLE, identity)
         _write_json(temporary / RESULT, identity | describe_run(dataset, result, store))
         result.write_csv(temporary / TABLE)
         write_scored_images(temporary / PREDICTIONS, dataset, result)
+        save_training_images(temporary, dataset, result)
         if (folder / checkpoint.FILE).exists():
             shutil.copyfile(folder / checkpoint.FILE, temporary / checkpoint.FILE)
 
@@ -166,9 +167,9 @@ def save_report(
     Raises:
         HeadError: The folder cannot be written.
     """
-    replaced = shutil.ignore_patterns(RESULT, TIMING, REPORT)
+    rest = shutil.ignore_patterns(RESULT, TIMING, REPORT)
     with atomic_write(folder, HeadError) as temporary:
-        shutil.copytree(folder, temporary, copy_function=_link, ignore=replaced)
+        shutil.copytree(folder, temporary, copy_function=_link, ignore=rest)
         described = json.loads((folder / RESULT).read_bytes())
         _write_json(temporary / RESULT, described | {"best": analysis.to_dict(dataset.keys)})
         _write_json(temporary / TIMING, {name: round(spent, 3) for name, spent in timing.items()})

@@ -13,7 +13,8 @@ from extract.limits.unpacked import read_json
 
 BUNDLE, RESULT, TIMING = "bundle.json", "result.json", "timing.json"
 TABLE, PREDICTIONS, REPORT = "result.csv", "predictions.csv", "report.html"
-FILES = {BUNDLE, RESULT, TIMING, TABLE, PREDICTIONS, REPORT, TRANSFORM, checkpoint.FILE}
+SEEN = "training_images.npy"
+FILES = {BUNDLE, RESULT, TIMING, TABLE, PREDICTIONS, REPORT, TRANSFORM, SEEN, checkpoint.FILE}
 FILES |= HEAD_FILES
 # The metadata of an exported model; the folder of a SavedModel that is reserved for such files.
 METADATA, EXTRA = "metadata.json", "assets.extra"
