@@ -53,6 +53,7 @@ ROOMS = {
         "search",
         "finetune",
         "report",
+        "labelling",
         "inference",
         "export",
     ),
