@@ -1,6 +1,7 @@
 """The command train-head."""
 
 import argparse
+import os
 import shlex
 from typing import Any
 
@@ -140,5 +141,9 @@ def _train_head(arguments: argparse.Namespace) -> int:
     from classify.train import train_heads
 
     result = train_heads(**given_settings(arguments), on_result=print)
-    log.info("next: predict-images %s SOURCE", shlex.quote(str(result.folder)))
+    dataset = result.dataset
+    assert dataset is not None
+    source = dataset.moved_to or dataset.source
+    source = source if os.path.exists(source) else str(dataset.path)
+    log.info("next: %s", shlex.join(["predict-images", str(result.folder), source]))
     return ExitCode.OK

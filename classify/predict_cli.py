@@ -66,7 +66,9 @@ def _predict_images(arguments: argparse.Namespace) -> int:
     from classify.inference.predict import predict_images
     from classify.inference.predictions import write_predictions
 
-    predictions = predict_images(**{k: v for k, v in vars(arguments).items() if k != "verbose"})
+    predictions = predict_images(
+        **{k: v for k, v in vars(arguments).items() if k not in ("verbose", "log")}
+    )
     if arguments.output is None:
         write_predictions(predictions, sys.stdout, arguments.format or PredictConfig.format)
     if predictions.evaluation:

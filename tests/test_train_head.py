@@ -71,7 +71,7 @@ def test_two_heads_a_table_and_a_folder(store: Path, capsys: pytest.CaptureFixtu
     assert [row["head"] for row in leaderboard] == heads
     assert "left out: 1 image that could not be read" in shown.err
     assert "trained on 19 images, best of 2 on 20 (its validation split)" in shown.err
-    assert shown.err.splitlines()[-1] == f"next: predict-images {folder} SOURCE"
+    assert shown.err.splitlines()[-1] == f"next: predict-images {folder} {store}"
 
 
 def test_the_same_command_again_writes_the_same_result(store: Path) -> None:
@@ -425,7 +425,7 @@ def test_every_long_flag_is_a_field_and_says_its_default(parser: Callable[[], ob
     }
     allowed = (
         settings
-        | {"help", "version", "quiet", "verbose", "output", "sweep", "trials"}
+        | {"help", "version", "quiet", "verbose", "log", "output", "sweep", "trials"}
         | {"export", "groups", "assert", "leave_out", "source", "list_trunks"}
     )
     text = parser().format_help()  # type: ignore[attr-defined]
@@ -640,10 +640,10 @@ def test_the_report_shows_images_that_have_moved(
     mistaken.rename(moved)
     capsys.readouterr()
     assert thumbnails(out) == 0
-    assert capsys.readouterr().err.count("in the report; say where they are with --source\n") == 1
+    assert capsys.readouterr().err.count("to show; say where they are with --source\n") == 1
     report, words = out.with_name("out_head") / "report.html", [str(out), *KNN, "--source"]
     assert train_head([*words, str(moved)]) == 0
-    assert "source" not in capsys.readouterr().err.replace("SOURCE", "")
+    assert "source" not in capsys.readouterr().err
     assert report.read_text().count("data:image/jpeg") == shown > 0
     for wrong in (moved / "train", moved.with_name("nowhere")):
         assert train_head([*words, str(wrong), "-q"]) == 0

@@ -26,10 +26,11 @@ from classify.stored.out_of_core import (
 from classify.stored.same_store import SameStore
 from classify.stored.views import StoredViews
 from extract.core.config import BEFORE, TrunkSpec
-from extract.core.console import Described, log
+from extract.core.console import log
 from extract.core.errors import SettingError, StoreError, count_of, quoted, show_bytes, unknown_name
 from extract.core.flags import check_choice
 from extract.core.row_block import DONE, PENDING
+from extract.display.tables import Described
 from extract.images.digests import group_by_digest
 from extract.store.open import Store, open_store
 

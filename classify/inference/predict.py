@@ -17,9 +17,10 @@ from classify.inference.trunk import open_engine
 from classify.report.evaluation import evaluate_labels
 from classify.settings.config import CHART_TOP, PredictConfig
 from extract.core.config import ExtractConfig, TrunkSpec
-from extract.core.console import log, progress, quiet_mode
+from extract.core.console import log, quiet_mode
 from extract.core.errors import HeadError, SettingError, quoted
 from extract.core.row_block import RowBlock
+from extract.display.progress import progress
 from extract.engines.base import Engine
 from extract.exchange.feature_table import FeatureTable, may_describe
 from extract.exchange.open import open_features

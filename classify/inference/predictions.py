@@ -10,8 +10,8 @@ from classify.report.evaluation import Evaluation
 from classify.report.figures import load_matplotlib
 from classify.settings.config import CHART_ENDINGS
 from extract.core.atomic import atomic_write
-from extract.core.console import csv_text, html_table
 from extract.core.errors import HeadError, count_of, quoted
+from extract.display.tables import csv_text, html_table
 from extract.pipeline.stream import Timings
 
 _MOST_SHOWN = 10

@@ -14,9 +14,10 @@ import numpy as np
 
 from extract.core.atomic import check_writable, move_into_place, publish, temporary_path
 from extract.core.config import ExtractConfig
-from extract.core.console import log, log_lines, progress
+from extract.core.console import log, log_lines
 from extract.core.errors import SettingError, StoreError, count_of, listed, quoted, show_bytes
 from extract.core.row_block import DONE, Failure, RowBlock
+from extract.display.progress import progress
 from extract.exchange.feature_table import FeatureTable
 from extract.exchange.rows import arrange
 from extract.images.digests import DIGEST_BYTES, describe_leaks, digest_bytes

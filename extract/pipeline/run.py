@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from extract.core.config import ExtractConfig, TrunkSpec
-from extract.core.console import Described, log, log_lines, progress
+from extract.core.console import log, log_lines
 from extract.core.errors import (
     SettingError,
     StoreError,
@@ -22,6 +22,8 @@ from extract.core.errors import (
     quoted,
 )
 from extract.core.row_block import DONE, PENDING
+from extract.display.progress import progress
+from extract.display.tables import Described
 from extract.engines.base import Engine
 from extract.engines.select import open_engine
 from extract.images.digests import describe_leaks
