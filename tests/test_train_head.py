@@ -647,7 +647,7 @@ def test_the_report_shows_images_that_have_moved(
     assert report.read_text().count("data:image/jpeg") == shown > 0
     for wrong in (moved / "train", moved.with_name("nowhere")):
         assert train_head([*words, str(wrong), "-q"]) == 0
-        line = f"warning: source: {wrong} holds none of the {shown} images that the report"
+        line = f"warning: source: {wrong} holds none of the {shown} images to show"
         assert capsys.readouterr().err.count(line) == 1
         assert "data:image/jpeg" not in report.read_text()
     # As older files have it: relative, and read from another folder.
