@@ -128,6 +128,12 @@ class Changes:
         new = (stamp_of(item) for item in self._source.items if missing and item.key not in stored)
         return (Counter(new) & missing).total()
 
+    @property
+    def is_other(self) -> bool:
+        """Whether source and store have no image in common, as far as names and times say."""
+        stored = set(self._store.keys)
+        return not self.renamed and not any(item.key in stored for item in self._source.items)
+
     def of(self, store: Store) -> "Changes":
         """Return these of the store as it is now, which another run may have changed."""
         same = all(

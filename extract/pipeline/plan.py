@@ -143,13 +143,27 @@ def _choose_action(
             _check_removed(run, source, changes.kept.removed)
         return "update", images
     if not run.config.overwrite:
-        update = "" if settings or run.config.shards else "use --update to run the new images, "
-        if update and changes and changes.renamed:
-            found = f"{count_of(changes.renamed, 'image')} seem to be only renamed or moved"
-            update = f"{found}; use --update, which keeps the rows of such images, "
-        remedy = "restore what it was made from, choose another file, or use --overwrite"
-        raise StoreError(f"{run.out}: {settings or images}; {update}{remedy}")
+        raise StoreError(f"{run.out}: {_refuse(run, source, changes, settings or images)}")
     return "replace", settings or images
+
+
+def _refuse(run: RunSettings, source: Source, changes: Changes | None, differences: str) -> str:
+    """Say how the existing file differs from a run, and what to do."""
+    remedy = "restore what it was made from, choose another file, or use --overwrite"
+    if not changes or differences != changes.found:
+        return f"{differences}; {remedy}"
+    if changes.is_other and run.existing:
+        found = f"holds {count_of(len(run.existing.keys), 'image')}"
+        expected = f"none of which is in {quoted(source.root)}; name another file for these"
+        return f"{found}, {expected}, or replace it with --overwrite"
+    if run.config.shards:
+        return f"{differences}; {remedy}"
+    if changes.renamed:
+        found = f"{count_of(changes.renamed, 'image')} seem to be only renamed or moved"
+        return (
+            f"{differences}; {found}; use --update, which keeps the rows of such images, {remedy}"
+        )
+    return f"{differences}; use --update to run the new images, {remedy}"
 
 
 def _check_removed(run: RunSettings, source: Source, removed: Sequence[str]) -> None:
