@@ -20,9 +20,9 @@ examples:
   train-head out.h5 --folds 5 --sweep logistic.C=0.001:10:9 --sweep transform=standardise,sqrt+l2
 
 The heads are ranked by their scores on images that they were not trained on: the validation split
-of the file; without one, about a fifth of the images, chosen by a hash of their keys; or, with
---folds or few images, each image once. The best head is kept. A test split is used once, for that
-head.
+of the file; without one, about a fifth of the images, chosen by a hash of their groups or files;
+or, with --folds or few images, each image once. The best head is kept. A test split is used once,
+for that head.
 """
 
 

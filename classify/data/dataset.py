@@ -128,7 +128,9 @@ class Dataset(Described):
     @cached_property
     def grouping(self) -> Groups:
         """The groups of the rows, by name and number."""
-        return Groups(self.keys, self.groups)
+        # The digest of another program's features is of their numbers, which its next export may
+        # change in the last digit; its keys stay.
+        return Groups(self.keys, self.groups, self.digests if self.trunk.trunk else None)
 
     @cached_property
     def fingerprint(self) -> str:
