@@ -5,7 +5,7 @@ import os
 import shlex
 from typing import Any
 
-from classify.settings.config import GROUPS, FinetuneConfig, TrainConfig
+from classify.settings.config import GROUPS, FinetuneConfig, LabelConfig, TrainConfig
 from classify.settings.head_spec import DEFAULTS, SETTINGS, USUAL_HEADS, HeadSpec
 from extract.core.console import Parser, add_common_flags, log, run_command
 from extract.core.errors import ExitCode
@@ -16,6 +16,7 @@ examples:
   extract-features data/ out.h5        first, once
   train-head out.h5
   train-head out.h5 --head dense --head logistic
+  train-head out.h5 --labels sex.csv -o sex_head/
   train-head out.h5 --dropout 0.5 --patience 5 -o half_dropped/
   train-head out.h5 --folds 5 --sweep logistic.C=0.001:10:9 --sweep transform=standardise,sqrt+l2
 
@@ -48,6 +49,7 @@ def train_head_parser() -> argparse.ArgumentParser:
         f"without any, {', '.join(USUAL_HEADS)})",
     )
     add_flags(parser, HeadSpec, "layer", "transform", "views")
+    add_flags(parser.add_argument_group("labels"), LabelConfig)
     text = "the folder to make (default: the file's name without its ending, and _head)"
     parser.add_argument("-o", "--output", metavar="DIR", help=text)
     text = "where the images are, for those in the report (default: where they were extracted)"
