@@ -22,7 +22,7 @@ from classify.cli import train_head_parser
 from classify.inference.bundle import load_head
 from classify.predict_cli import main as predict_images
 from classify.predict_cli import predict_images_parser
-from classify.settings.config import FinetuneConfig, PredictConfig, TrainConfig
+from classify.settings.config import FinetuneConfig, LabelConfig, PredictConfig, TrainConfig
 from classify.settings.head_spec import HeadSpec
 from classify.train import train_heads
 from extract.cli import main as extract_features_command
@@ -420,7 +420,10 @@ def test_help_loads_nothing_heavy() -> None:
 def test_every_long_flag_is_a_field_and_says_its_default(parser: Callable[[], object]) -> None:
     settings = {
         field.name
-        for kind in (HeadSpec, TrainConfig, FinetuneConfig, PredictConfig, ExtractConfig, TrunkSpec)
+        for kind in (
+            *(HeadSpec, TrainConfig, LabelConfig, FinetuneConfig, PredictConfig),
+            *(ExtractConfig, TrunkSpec),
+        )
         for field in fields(kind)
     }
     allowed = (

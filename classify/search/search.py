@@ -148,10 +148,7 @@ def _first(scores: Mapping[HeadSpec, Mapping[str, float]], metric: str) -> HeadS
 
 def _with_layer(dataset: Dataset, spec: HeadSpec, memory: float | None) -> Dataset:
     """Return the dataset with the features of a candidate's layers."""
-    layer = "+".join(spec.layer)
-    if layer in ("", dataset.layer) or not dataset.store:
-        return dataset
-    return with_layer(dataset, layer, memory)
+    return with_layer(dataset, "+".join(spec.layer), memory)
 
 
 def _refit(dataset: Dataset, best: Entry, split: Split) -> FittedHead:
