@@ -42,6 +42,7 @@ ROOMS = {
         "pipeline",
         "exchange",
         "gallery",
+        "similarity",
     ),
     "classify": (
         "settings",
