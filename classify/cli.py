@@ -1,6 +1,7 @@
 """The command train-head."""
 
 import argparse
+import os
 import shlex
 from typing import Any
 
@@ -20,9 +21,9 @@ examples:
   train-head out.h5 --folds 5 --sweep logistic.C=0.001:10:9 --sweep transform=standardise,sqrt+l2
 
 The heads are ranked by their scores on images that they were not trained on: the validation split
-of the file; without one, about a fifth of the images, chosen by a hash of their keys; or, with
---folds or few images, each image once. The best head is kept. A test split is used once, for that
-head.
+of the file; without one, about a fifth of the images, chosen by a hash of their groups or files;
+or, with --folds or few images, each image once. The best head is kept. A test split is used once,
+for that head.
 """
 
 
@@ -142,5 +143,9 @@ def _train_head(arguments: argparse.Namespace) -> int:
     from classify.train import train_heads
 
     result = train_heads(**given_settings(arguments), on_result=print)
-    log.info("next: predict-images %s SOURCE", shlex.quote(str(result.folder)))
+    dataset = result.dataset
+    assert dataset is not None
+    source = dataset.moved_to or dataset.source
+    source = source if os.path.exists(source) else str(dataset.path)
+    log.info("next: %s", shlex.join(["predict-images", str(result.folder), source]))
     return ExitCode.OK

@@ -74,7 +74,9 @@ def _predict_images(arguments: argparse.Namespace) -> int:
     from classify.inference.predictions import write_predictions
     from classify.labelling.questions import Question, write_questions
 
-    predictions = predict_images(**{k: v for k, v in vars(arguments).items() if k != "verbose"})
+    predictions = predict_images(
+        **{k: v for k, v in vars(arguments).items() if k not in ("verbose", "log")}
+    )
     if arguments.output is None and arguments.to_label:
         write_questions((Question(*prediction[:4]) for prediction in predictions), sys.stdout)
     elif arguments.output is None:

@@ -14,14 +14,8 @@ from typing import Any, Unpack
 
 from classify.data.dataset import Dataset, load_dataset
 from classify.data.splits import leave_out_lone
+from classify.inference import head_folder
 from classify.inference.bundle import save_head, save_report
-from classify.inference.head_folder import (
-    check_inputs,
-    check_target,
-    describe_head,
-    read_checkpoint,
-    reject,
-)
 from classify.report.analysis import analyse
 from classify.search import search
 from classify.search.feasibility import drop_infeasible
@@ -150,7 +144,7 @@ def _places(
     if not output:
         check_there(path)  # a wrong path is that of the file, not of the folder
     folder = Path(output or path.with_name(f"{path.stem}_head"))
-    check_inputs((folder, *targets), tables)
+    head_folder.check_inputs((folder, *targets), tables)
     return path, folder
 
 
@@ -172,13 +166,13 @@ def _train(
     began = time.perf_counter()
     dataset, config, trunk = _prepare(read, folder, config, targets)
     timing = {"read": time.perf_counter() - began}
-    former = read_checkpoint(folder)
+    former = head_folder.read_checkpoint(folder)
     result = _fit(dataset, config, folder, on_result)
     timing["train"] = time.perf_counter() - began - timing["read"]
     failure = result.missed(config.limits())
     if failure:
-        folder = reject(folder, former)
-    replaced = describe_head(folder)
+        folder = head_folder.reject(folder, former)
+    replaced = head_folder.describe_head(folder)
     save_head(folder, dataset, result, str(dataset.path))
     if trunk and not failure:
         from classify.export import export
@@ -186,8 +180,9 @@ def _train(
         export.export_best(folder, trunk, targets)
     _save_report(folder, dataset, result, config.seed, timing)
     timing["all"] = time.perf_counter() - began
-    steps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in timing.items())
-    log.info("%s: %s; %s", folder, result.summary(), steps)
+    log.info("%s: %s; in %.1f s", folder, result.summary(), timing["all"])
+    log.debug("%s", ", ".join(f"{step} {seconds:.1f} s" for step, seconds in timing.items()))
+    log.info("report: %s", folder / head_folder.REPORT)
     if replaced:
         log.info("%s: replaced %s", folder, replaced)
     if failure:
@@ -206,7 +201,7 @@ def _prepare(
     if targets:
         export.check_targets(targets, config.candidates, folder)
     remove_leftovers(Path(os.path.realpath(folder)))
-    check_target(folder)
+    head_folder.check_target(folder)
     # A candidate without a layer takes the only one of the file.
     layers = ["+".join(spec.layer) for spec in config.candidates]
     dataset = read(layer=layers[0] if all(layers) else None, memory=config.memory)

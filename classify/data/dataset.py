@@ -28,9 +28,10 @@ from classify.stored.out_of_core import (
 from classify.stored.same_store import SameStore
 from classify.stored.views import StoredViews
 from extract.core.config import BEFORE, TrunkSpec
-from extract.core.console import Described, log
+from extract.core.console import log
 from extract.core.errors import SettingError, quoted, show_bytes
 from extract.core.flags import check_choice
+from extract.display.tables import Described
 from extract.images.digests import group_by_digest
 from extract.store.open import Store, open_store
 
@@ -135,7 +136,9 @@ class Dataset(Described):
     @cached_property
     def grouping(self) -> Groups:
         """The groups of the rows, by name and number."""
-        return Groups(self.keys, self.groups)
+        # The digest of another program's features is of their numbers, which its next export may
+        # change in the last digit; its keys stay.
+        return Groups(self.keys, self.groups, self.digests if self.trunk.trunk else None)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -194,8 +197,7 @@ def load_dataset(  # noqa: PLR0913
         groups: ``stored``, or ``digest``, which also keeps images of the same bytes together.
         leave_out: Names of classes whose images are not read; the dataset does not have them.
         source: The place of the images, if they have moved.
-        labels: Tables of labels, splits and groups by key, a later one in front of an earlier one;
-            ``stored`` is the labels in the file.
+        labels: Tables of labels by key; a later one wins; ``stored`` is the labels in the file.
         columns: Their columns, such as ``"path=file,label=sex"``.
 
     Raises:
@@ -219,8 +221,7 @@ def load_dataset(  # noqa: PLR0913
     if groups == "digest" and dataset.digests is not None:
         dataset = replace(dataset, groups=group_by_digest(dataset.digests, dataset.groups))
     check_finite(dataset.X, dataset.keys, dataset.path)
-    dataset = replace(dataset, moved_to=os.fspath(source))
-    return dataset.without(left_out) if left_out else dataset
+    return replace(dataset.without(left_out) if left_out else dataset, moved_to=os.fspath(source))
 
 
 def _load(
@@ -257,14 +258,14 @@ def _load(
 
 
 def with_layer(dataset: Dataset, layer: str, memory: float | None = None) -> Dataset:
-    """Return the dataset with the features of another layer; see ``load_dataset``."""
-    assert dataset.store is not None
-    assert dataset.rows is not None
-    with dataset.store.unchanged(), open_store(dataset.store.path) as store:
-        layers = choose_layers(store, layer)
-        X, views = _read(store, dataset.store, layers, dataset.rows, memory)
+    """Return the dataset with the features of another layer of its store, if it has one."""
+    same, rows = dataset.store, dataset.rows
+    if layer in ("", dataset.layer) or same is None or rows is None:
+        return dataset
+    with same.unchanged(), open_store(same.path) as store:
+        X, views = _read(store, same, choose_layers(store, layer), rows, memory)
     check_finite(X, dataset.keys, dataset.path)
-    return replace(dataset, X=X, views=views, layer="+".join(layers))
+    return replace(dataset, X=X, views=views, layer=layer)
 
 
 def budget_for_layer(dataset: Dataset, layer: str, memory: float | None = None) -> MemoryBudget:

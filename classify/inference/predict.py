@@ -18,9 +18,10 @@ from classify.labelling.questions import check_questions
 from classify.settings.plan import as_names
 from classify.settings.prediction import CHART_TOP, PredictConfig
 from extract.core.config import ExtractConfig, TrunkSpec
-from extract.core.console import log, progress, quiet_mode
+from extract.core.console import log, quiet_mode
 from extract.core.errors import HeadError, SettingError, quoted
 from extract.core.flags import describe
+from extract.display.progress import progress
 from extract.engines.base import Engine
 from extract.exchange.feature_table import FeatureTable, may_describe
 from extract.exchange.open import open_features

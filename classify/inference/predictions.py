@@ -16,8 +16,9 @@ from classify.report.figures import load_matplotlib
 from classify.settings.prediction import CHART_ENDINGS, PredictConfig
 from extract.core.atomic import atomic_write
 from extract.core.config import ExtractConfig
-from extract.core.console import csv_text, html_table, log
+from extract.core.console import log
 from extract.core.errors import HeadError, count_of, quoted
+from extract.display.tables import csv_text, html_table
 from extract.exchange.feature_table import is_heading
 from extract.images.item import Source
 from extract.pipeline.stream import Timings

@@ -23,10 +23,11 @@ from classify.settings.prediction import ONLY, PredictConfig
 from classify.stored.out_of_core import Rows, StoredRows, all_finite, iter_chunks
 from classify.stored.same_store import SameStore
 from extract.core.config import ExtractConfig
-from extract.core.console import log, progress
+from extract.core.console import log
 from extract.core.errors import SettingError, StoreError, count_of, quoted
 from extract.core.flags import describe
 from extract.core.row_block import DONE, FAILED, PENDING
+from extract.display.progress import progress
 from extract.gallery.thumbnails import Place, place_of
 from extract.images.item import Item, Source
 from extract.pipeline.stream import Timings

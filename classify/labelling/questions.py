@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from extract.core.atomic import atomic_write, check_writable
-from extract.core.console import csv_text
 from extract.core.errors import HeadError, StoreError, count_of, quoted
+from extract.display.tables import csv_text
 from extract.gallery.page import Card, Section, check_page, write_gallery
 from extract.gallery.thumbnails import Place, Wanted, read_thumbnails
 
