@@ -496,11 +496,12 @@ FIGURES = """
 import sys
 from pathlib import Path
 from classify.cli import main as train_head
-from classify.inference.predictions import Prediction, draw_chart
+from classify.inference.predictions import Prediction
+from classify.labelling.chart import draw_chart
 
 store, chart = sys.argv[1:]
 assert train_head([store, "--head", "knn", "-q"]) == 0
-draw_chart(Path(chart), [Prediction("a.png", "cat", 1.0)])
+draw_chart(Path(chart), "a.png", [Prediction("a.png", "cat", 1.0)])
 assert "matplotlib.pyplot" not in sys.modules
 """
 
