@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.folds import Groups
+from classify.data.near_duplicates import group_near_duplicates
 from classify.settings.config import GROUPS
 from classify.stored.memory_budget import COPIES, MemoryBudget, plan_memory
 from classify.stored.out_of_core import (
@@ -62,6 +63,7 @@ class Dataset(Described):
         store: The store, to be opened again; None where nothing is read again.
         moved_to: The place of the images now, if the user has named another one than ``source``.
         left_out: The classes of the store whose images are left out; they are no class here.
+        near_joined: Whether near-duplicates are in one group each.
     """
 
     X: Any
@@ -86,6 +88,7 @@ class Dataset(Described):
     store: SameStore | None = None
     moved_to: str = ""
     left_out: tuple[str, ...] = ()
+    near_joined: bool = False
 
     @property
     def positive_label(self) -> int | None:
@@ -173,14 +176,14 @@ def load_dataset(
 ) -> Dataset:
     """Read the rows that a head can be trained on.
 
-    Rows without a label or without features are left out, and a note gives their number. Features
+    Rows without a label or without features are left out, with a note of their number. Features
     stay in the file where they, with their copies in training, need more than ``memory``.
 
     Args:
         path: A finished store.
-        layer: The layer of the features, or several joined by ``+``; None for the only one.
+        layer: The layer, or several joined by ``+``; None for the only one.
         memory: In GB (1e9 bytes); None asks the system for the free memory.
-        groups: ``stored``, or ``digest``, which also keeps images of the same bytes together.
+        groups: ``stored``, ``digest`` (and images of the same bytes) or ``near`` (and copies).
         leave_out: Names of classes whose images are not read; the dataset does not have them.
         source: The place of the images, if they have moved.
 
@@ -195,10 +198,12 @@ def load_dataset(
     with same.unchanged(), open_store(path) as store:
         left_out = _check_left_out(store, leave_out)
         dataset = _load(store, same, choose_layers(store, layer), left_out, memory)
-    if groups == "digest" and dataset.digests is not None:
+    if groups != GROUPS[0] and dataset.digests is not None:
         dataset = replace(dataset, groups=group_by_digest(dataset.digests, dataset.groups))
     check_finite(dataset.X, dataset.keys, dataset.path)
-    dataset = replace(dataset, moved_to=os.fspath(source))
+    if groups == "near":
+        dataset = replace(dataset, groups=group_near_duplicates(dataset.X, dataset.groups))
+    dataset = replace(dataset, moved_to=os.fspath(source), near_joined=groups == "near")
     return dataset.without(left_out) if left_out else dataset
 
 

@@ -18,7 +18,7 @@ from classify.settings.head_spec import (
 from extract.core.errors import SettingError
 from extract.core.flags import check_choice, check_fields, documented, flag
 
-GROUPS = ("stored", "digest")
+GROUPS = ("stored", "digest", "near")
 FORMATS = ("csv", "json")
 # The endings of charts, and the labels in one.
 CHART_ENDINGS = (".png", ".svg", ".pdf")
