@@ -9,7 +9,7 @@ import posixpath
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from itertools import islice
+from itertools import chain, islice
 from os.path import splitext
 from typing import NamedTuple
 
@@ -55,15 +55,19 @@ def match_keys(written: Sequence[str], keys: Sequence[str], folder: str = "") ->
     matches = Matches([row_of.get(key, -1) for key in written], [], {})
     missing = {place: written[place] for place, row in enumerate(matches.rows) if row < 0}
     forms_of = cache(lambda of_store: [of_store(key) for key in keys])
+    form_of = dict[_Form, dict[int, str]]()
     for find in (_find_whole, _find_below_folder, _find_ends):
         for how, of_table, of_store in _FORMS:
             if not missing:
                 return matches
-            wanted = {place: of_table(key) for place, key in missing.items()}
-            wanted = {place: form for place, form in wanted.items() if form}
+            if of_table not in form_of:
+                form_of[of_table] = {place: of_table(key) for place, key in missing.items()}
+            forms = form_of[of_table]
+            wanted = {place: forms[place] for place in missing if forms[place]}
             found = find(wanted, forms_of(of_store), folder)
             _take(found, written, keys, _HOW[find] or how, matches)
-            missing = {place: key for place, key in missing.items() if place not in found}
+            if found:
+                missing = {place: key for place, key in missing.items() if place not in found}
     return matches
 
 
@@ -98,8 +102,16 @@ def _find_ends(
     wanted: Mapping[int, str], forms: Sequence[str], _folder: str
 ) -> dict[int, list[int]]:
     """Return the rows whose key ends with a wanted one, after a folder."""
-    ends = ((row, end) for row, form in enumerate(forms) for end in _ends(form))
-    return _collect(wanted, ends)
+    depths = {form.count("/") for form in wanted.values()}
+    return _collect(wanted, chain.from_iterable(_ends_of(forms, depth) for depth in depths))
+
+
+def _ends_of(forms: Sequence[str], depth: int) -> Iterator[tuple[int, str]]:
+    """Yield each row whose form has a folder more than so many, and the end without it."""
+    for row, form in enumerate(forms):
+        parts = form.rsplit("/", depth + 1)
+        if len(parts) == depth + 2:
+            yield row, "/".join(parts[1:]) if depth else parts[1]
 
 
 def _find_below_folder(
