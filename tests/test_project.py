@@ -43,6 +43,7 @@ ROOMS = {
         "pipeline",
         "exchange",
         "gallery",
+        "similarity",
     ),
     "classify": (
         "settings",

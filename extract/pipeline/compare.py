@@ -149,7 +149,12 @@ class NoEngine(Engine):
     """What a store says of the engine that made it, for a run that computes nothing."""
 
     def __init__(self, store: Store) -> None:
-        values = {"engine": "", "precision": "float32", "batch_size": 1, "weights_sha256": ""}
+        values: dict[str, Any] = {
+            "engine": "",
+            "precision": "float32",
+            "batch_size": 1,
+            "weights_sha256": "",
+        }
         values |= store.attributes
         self.name, self.precision = str(values["engine"]), str(values["precision"])
         self.batch_size = int(values["batch_size"])
