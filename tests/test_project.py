@@ -55,6 +55,7 @@ ROOMS = {
         "search",
         "finetune",
         "report",
+        "labelling",
         "inference",
         "export",
     ),
