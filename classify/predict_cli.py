@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from classify.settings.config import PredictConfig
+from classify.settings.prediction import PredictConfig
 from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.console import Parser, add_common_flags, log, log_lines, run_command
 from extract.core.errors import ExitCode
@@ -13,13 +13,18 @@ _EXAMPLES = """\
 examples:
   predict-images out_head/ data/validation
   predict-images out_head/ data/validation --top 3 --format json -o labels.jsonl
+  predict-images out_head/ out.h5 --only unlabelled --min-score 0.6 -o labels.csv
+  predict-images out.h5 --to-label 30 -o round1.csv --page round1.html
+  predict-images out_head/ out.h5 --to-label 30 -o round2.csv
   predict-images out_head/ vectors.npz
   predict-images photo.jpg --trunk vgg16 --top 5
   predict-images photo.jpg --trunk vgg16 -o chart.png
 
 DIR is a head from train-head; --trunk uses the classes of a complete model instead. Columns: key,
-label, score (0 to 1) and reason (why an image could not be read and has no label). Where SOURCE has
-labels that the head knows, accuracy, macro F1 and a confusion table follow on stderr.
+label, score (0 to 1), margin (the best score minus the second) and reason (why there is no label:
+the image could not be read, or its score is below --min-score). Where SOURCE has labels that the
+head knows, accuracy, macro F1 and a confusion table follow on stderr. A file of features is
+labelled in seconds: its images are not read.
 """
 
 
@@ -36,8 +41,8 @@ def predict_images_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="a folder of images, an image, or a table; "
-        "for a head on features of another program, a file of such features",
+        help="a folder of images, an image, a table, or a file of features that the head's trunk "
+        "made; for a head on features of another program, a file of such features",
     )
     add_flags(parser, ExtractConfig, "columns", "root")
     group = parser.add_argument_group("complete model; with DIR only --weights")
@@ -51,8 +56,10 @@ def predict_images_parser() -> argparse.ArgumentParser:
     add_flags(
         group, TrunkSpec, "trunk", "weights", "image_size", "preprocess", "mean", "std", **texts
     )
+    group = parser.add_argument_group("file of features")
+    add_flags(group, PredictConfig, "only", "labels", "to_label", "page", "images")
     group = parser.add_argument_group("output")
-    add_flags(group, PredictConfig)
+    add_flags(group, PredictConfig, "top", "format", "scores", "min_score")
     text = "the file to write (default: stdout); for one image .png, .svg or .pdf draws a chart"
     group.add_argument("-o", "--output", metavar="FILE", help=text)
     add_flags(group, ExtractConfig, "max_bad")
@@ -65,9 +72,14 @@ def predict_images_parser() -> argparse.ArgumentParser:
 def _predict_images(arguments: argparse.Namespace) -> int:
     from classify.inference.predict import predict_images
     from classify.inference.predictions import write_predictions
+    from classify.labelling.questions import Question, write_questions
 
-    predictions = predict_images(**{k: v for k, v in vars(arguments).items() if k != "verbose"})
-    if arguments.output is None:
+    predictions = predict_images(
+        **{k: v for k, v in vars(arguments).items() if k not in ("verbose", "log")}
+    )
+    if arguments.output is None and arguments.to_label:
+        write_questions((Question(*prediction[:4]) for prediction in predictions), sys.stdout)
+    elif arguments.output is None:
         write_predictions(predictions, sys.stdout, arguments.format or PredictConfig.format)
     if predictions.evaluation:
         log_lines(str(predictions.evaluation))

@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.folds import Groups
+from classify.data.label_tables import RowLabels, Tables, check_left_out, read_labels, usable_rows
 from classify.data.near_duplicates import group_near_duplicates
-from classify.settings.config import GROUPS
+from classify.data.table_rows import TableRecord
+from classify.settings.config import GROUPS, STORED
 from classify.stored.memory_budget import COPIES, MemoryBudget, plan_memory
 from classify.stored.out_of_core import (
     Features,
@@ -27,10 +29,10 @@ from classify.stored.out_of_core import (
 from classify.stored.same_store import SameStore
 from classify.stored.views import StoredViews
 from extract.core.config import BEFORE, TrunkSpec
-from extract.core.console import Described, log
-from extract.core.errors import SettingError, StoreError, count_of, quoted, show_bytes, unknown_name
+from extract.core.console import log
+from extract.core.errors import SettingError, quoted, show_bytes
 from extract.core.flags import check_choice
-from extract.core.row_block import DONE, PENDING
+from extract.display.tables import Described
 from extract.images.digests import group_by_digest
 from extract.store.open import Store, open_store
 
@@ -63,6 +65,9 @@ class Dataset(Described):
         store: The store, to be opened again; None where nothing is read again.
         moved_to: The place of the images now, if the user has named another one than ``source``.
         left_out: The classes of the store whose images are left out; they are no class here.
+        rows: (N,) int64, the row of the store of each row; None without a store.
+        labels: The tables that labels, splits and groups come from; none where they are stored.
+        label_columns: The columns of these tables, as the user named them.
         near_joined: Whether near-duplicates are in one group each.
     """
 
@@ -88,6 +93,9 @@ class Dataset(Described):
     store: SameStore | None = None
     moved_to: str = ""
     left_out: tuple[str, ...] = ()
+    rows: NDArray[np.int64] | None = None
+    labels: tuple[TableRecord, ...] = ()
+    label_columns: str = ""
     near_joined: bool = False
 
     @property
@@ -124,13 +132,16 @@ class Dataset(Described):
             class_names=tuple(self.class_names[label] for label in kept),
             views=self.views and self.views.select(rows),
             digests=None if self.digests is None else self.digests[rows],
+            rows=None if self.rows is None else self.rows[rows],
             left_out=(*self.left_out, *left_out),
         )
 
     @cached_property
     def grouping(self) -> Groups:
         """The groups of the rows, by name and number."""
-        return Groups(self.keys, self.groups)
+        # The digest of another program's features is of their numbers, which its next export may
+        # change in the last digit; its keys stay.
+        return Groups(self.keys, self.groups, self.digests if self.trunk.trunk else None)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -166,13 +177,16 @@ class Dataset(Described):
         }
 
 
-def load_dataset(
+def load_dataset(  # noqa: PLR0913
     path: Path | str,
     layer: str | None = None,
     memory: float | None = None,
     groups: str = "stored",
     leave_out: str | Sequence[str] = (),
     source: str | os.PathLike[str] = "",
+    *,
+    labels: Tables = (),
+    columns: str = "",
 ) -> Dataset:
     """Read the rows that a head can be trained on.
 
@@ -186,19 +200,28 @@ def load_dataset(
         groups: ``stored``, ``digest`` (and images of the same bytes) or ``near`` (and copies).
         leave_out: Names of classes whose images are not read; the dataset does not have them.
         source: The place of the images, if they have moved.
+        labels: Tables of labels by key; a later one wins; ``stored`` is the labels in the file.
+        columns: Their columns, such as ``"path=file,label=sex"``.
 
     Raises:
         StoreError: The store cannot be read, is unfinished, has no labelled row, holds features
             that are not finite numbers, or changes meanwhile.
         SettingError: The layer, ``groups`` or a class is unknown, none of several layers was named,
             or fewer than two classes remain.
+        SourceError: A table of labels cannot be used.
+
+    Example:
+        >>> load_dataset("out.h5", labels="sex.csv").class_names  # doctest: +SKIP
+        ('female', 'male')
     """
     check_choice("groups", groups, GROUPS)
     same = SameStore(Path(path))
     with same.unchanged(), open_store(path) as store:
-        left_out = _check_left_out(store, leave_out)
-        dataset = _load(store, same, choose_layers(store, layer), left_out, memory)
-    if groups != GROUPS[0] and dataset.digests is not None:
+        known = read_labels(store, labels, columns)
+        left_out = check_left_out(known.class_names, leave_out)
+        rows = usable_rows(store, known, left_out)
+        dataset = _load(store, same, choose_layers(store, layer), known, rows, memory)
+    if groups != STORED and dataset.digests is not None:
         dataset = replace(dataset, groups=group_by_digest(dataset.digests, dataset.groups))
     check_finite(dataset.X, dataset.keys, dataset.path)
     if groups == "near":
@@ -208,29 +231,47 @@ def load_dataset(
 
 
 def _load(
-    store: Store, same: SameStore, layers: list[str], left_out: Sequence[str], memory: float | None
+    store: Store,
+    same: SameStore,
+    layers: list[str],
+    known: RowLabels,
+    rows: NDArray[np.int64],
+    memory: float | None,
 ) -> Dataset:
-    """Read the rows of all classes but some."""
-    rows = _usable_rows(store, left_out)
+    """Read some rows of an open store, and what is known of them."""
     same.remember(store, rows)
     X, views = _read(store, same, layers, rows, memory)
     names = ("weights_sha256", "precision", "calibration_sha256", "source", "columns", "root")
     return Dataset(
         X=X,
-        y=store.labels[rows],
+        y=known.labels[rows],
         keys=[store.keys[row] for row in rows],
-        groups=None if store.groups is None else [store.groups[row] for row in rows],
-        split=store.split[rows],
-        class_names=store.class_names,
+        groups=None if known.groups is None else [known.groups[row] for row in rows],
+        split=known.split[rows],
+        class_names=known.class_names,
         layer="+".join(layers),
         trunk=store.spec,
         dtype=store.dtype,
         path=store.path,
-        views=views,
         digests=store.digests()[rows],
+        views=views,
         store=same,
+        rows=rows,
+        labels=known.tables,
+        label_columns=known.columns,
         **{name: store.attributes.get(name, "") for name in names},
     )
+
+
+def with_layer(dataset: Dataset, layer: str, memory: float | None = None) -> Dataset:
+    """Return the dataset with the features of another layer of its store, if it has one."""
+    same, rows = dataset.store, dataset.rows
+    if layer in ("", dataset.layer) or same is None or rows is None:
+        return dataset
+    with same.unchanged(), open_store(same.path) as store:
+        X, views = _read(store, same, choose_layers(store, layer), rows, memory)
+    check_finite(X, dataset.keys, dataset.path)
+    return replace(dataset, X=X, views=views, layer=layer)
 
 
 def budget_for_layer(dataset: Dataset, layer: str, memory: float | None = None) -> MemoryBudget:
@@ -240,41 +281,6 @@ def budget_for_layer(dataset: Dataset, layer: str, memory: float | None = None) 
         return MemoryBudget(dataset.layer, dataset.X.shape[1:], in_memory, has_views)
     with dataset.store.unchanged(), open_store(dataset.store.path) as store:
         return plan_memory(store, choose_layers(store, layer), len(dataset.y), memory)
-
-
-def _check_left_out(store: Store, given: str | Sequence[str]) -> Sequence[str]:
-    """Return the names; raise SettingError unless they are classes, and two others remain."""
-    names, known = [given] if isinstance(given, str) else given, store.class_names
-    if unknown := [name for name in names if name not in known]:
-        raise SettingError(f"leave_out: {unknown_name('class', unknown[0], known)}")
-    remaining = [name for name in known if name not in names]
-    if names and len(remaining) < 2:
-        found = quoted(remaining[0]) if remaining else "no class"
-        raise SettingError(f"leave_out: leaves {found}; expected two classes or more; name fewer")
-    return names
-
-
-def _usable_rows(store: Store, left_out: Sequence[str]) -> NDArray[np.int64]:
-    """Return the increasing labelled rows with features; log the number of the others."""
-    if missing := int((store.status == PENDING).sum()):
-        found = f"{missing} of {len(store.keys)} images have no features yet"
-        raise StoreError(f"{store.path}: {found}; run the same extract-features command again")
-    done, labelled = store.status == DONE, store.labels >= 0
-    named = np.isin(store.labels, [store.class_names.index(name) for name in left_out])
-    rows = np.flatnonzero(done & labelled & ~named)
-    noun, remedy = "image", "extract features from class folders"
-    if not store.spec.trunk:
-        noun, remedy = "row", "name them: extract-features --overwrite --columns label=NAME"
-    if not len(rows):
-        found = f"none of {count_of(len(done), noun)} has features and a label"
-        raise StoreError(f"{store.path}: {found}; {remedy}")
-    reasons = {"that could not be read": ~done, "without a label": done & ~labelled}
-    if left_out:
-        reasons[f"of {', '.join(map(quoted, left_out))}"] = done & named
-    for reason, unused in reasons.items():
-        if unused.any():
-            log.info("left out: %s %s", count_of(int(unused.sum()), noun), reason)
-    return rows
 
 
 def _read(

@@ -3,10 +3,10 @@
 Predicting needs ``bundle.json``, ``transform.npz`` and one of ``head.npz``, ``head.keras`` and
 ``head.skops``; ``report.html``, ``result.json`` (settings, versions, every number), ``result.csv``
 (the leaderboard), ``predictions.csv`` (every scored image) and ``timing.json`` are for people. Two
-runs of the same heads with the same seed write the same report, tables and ``result.json`` byte for
-byte, because what they measure is rounded to digits that do not depend on the threads. Which
-default heads fit into a budget depends on the machine. ``timing.json`` and ``candidates.jsonl``
-have seconds. The head is saved before it is analysed: an interruption then loses the report only.
+runs of the same heads with the same seed write the same files byte for byte, as measurements are
+rounded to digits that do not depend on the threads; but ``timing.json`` and ``candidates.jsonl``
+have seconds, and which default heads fit into a budget depends on the machine. The head is saved
+before it is analysed: an interruption then loses the report only.
 """
 
 import errno
@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset
+from classify.data.table_rows import TableRecord, records_from_json, records_to_json
 from classify.heads.keras_head import FILE as KERAS_FILE
 from classify.heads.registry import FittedHead
 from classify.heads.sklearn_head import FILE as SKLEARN_FILE
@@ -36,7 +37,9 @@ from classify.inference.head_folder import (
     TIMING,
     PathLike,
     check_target,
+    write_json,
 )
+from classify.inference.training_images import save_training_images
 from classify.report.analysis import Analysis, describe_run
 from classify.report.report import write_report
 from classify.report.scored_images import write_scored_images
@@ -55,8 +58,6 @@ from extract.store.format import read_trunk
 FORMAT = "headstart head"
 FORMAT_VERSION, FOREIGN_VERSION = 1, 2  # the latter of features of another program
 _EXPECTED = "expected a folder that train-head wrote; train the head again"
-# A longer object of a JSON file has a line for each of its entries.
-_LONGEST_LINE = 400
 # Fields of a dataset that are recorded for its heads as they are.
 _RECORDED = ("weights_sha256", "dtype", "precision", "calibration_sha256")
 
@@ -76,6 +77,9 @@ class TrainedHead:
         calibration_sha256: Digest of the images that int8 was calibrated on, else empty.
         layer: The layer whose features it takes; several have ``+`` between them.
         shape: Shape of one image's features.
+        labels: The tables that its labels came from, each with its digest; none where they are
+            those of the file of features.
+        columns: The columns of these tables, as the user named them.
     """
 
     name: str
@@ -88,6 +92,8 @@ class TrainedHead:
     calibration_sha256: str
     layer: str
     shape: tuple[int, ...]
+    labels: tuple[TableRecord, ...] = ()
+    columns: str = ""
 
     def __repr__(self) -> str:
         more = ", ..." if len(self.class_names) > 10 else ""
@@ -140,13 +146,14 @@ def save_head(folder: Path, dataset: Dataset, result: Result, store: str) -> Non
     check_target(folder)
     with atomic_write(folder, HeadError) as temporary:
         temporary.mkdir()
-        assert result.head is not None
+        assert result.head
         result.head.save(temporary)
         identity = _identity(dataset, result)
-        _write_json(temporary / BUNDLE, identity)
-        _write_json(temporary / RESULT, identity | describe_run(dataset, result, store))
+        write_json(temporary / BUNDLE, identity)
+        write_json(temporary / RESULT, identity | describe_run(dataset, result, store))
         result.write_csv(temporary / TABLE)
         write_scored_images(temporary / PREDICTIONS, dataset, result)
+        save_training_images(temporary, dataset, result)
         if (folder / checkpoint.FILE).exists():
             shutil.copyfile(folder / checkpoint.FILE, temporary / checkpoint.FILE)
 
@@ -166,12 +173,12 @@ def save_report(
     Raises:
         HeadError: The folder cannot be written.
     """
-    replaced = shutil.ignore_patterns(RESULT, TIMING, REPORT)
+    rest = shutil.ignore_patterns(RESULT, TIMING, REPORT)
     with atomic_write(folder, HeadError) as temporary:
-        shutil.copytree(folder, temporary, copy_function=_link, ignore=replaced)
+        shutil.copytree(folder, temporary, copy_function=_link, ignore=rest)
         described = json.loads((folder / RESULT).read_bytes())
-        _write_json(temporary / RESULT, described | {"best": analysis.to_dict(dataset.keys)})
-        _write_json(temporary / TIMING, {name: round(spent, 3) for name, spent in timing.items()})
+        write_json(temporary / RESULT, described | {"best": analysis.to_dict(dataset.keys)})
+        write_json(temporary / TIMING, {name: round(spent, 3) for name, spent in timing.items()})
         write_report(temporary / REPORT, dataset, result, analysis, described["store"])
 
 
@@ -206,6 +213,8 @@ def load_head(folder: PathLike) -> TrainedHead:
             names,
             trunk=read_trunk(described["trunk"] or {"layer": [described["layer"]]}),
             shape=tuple(described["shape"]),
+            labels=records_from_json(described),
+            columns=str(described.get("columns", "")),
             **{field: described[field] for field in ("layer", *_RECORDED)},
         )
         fits = head.head.fits(head.shape, len(names))
@@ -264,23 +273,6 @@ def _library(head: str) -> tuple[str, str]:
     return ("keras", KERAS_FILE) if head in KERAS_HEADS else ("scikit-learn", SKLEARN_FILE)
 
 
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(_format_json(values) + "\n", encoding="utf-8", newline="\n")
-
-
-def _format_json(value: Any, indent: str = "\n") -> str:
-    """Return JSON text, with one line for each list of plain values and for what is short."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    inner = indent + "  "
-    if isinstance(value, dict) and len(text) > _LONGEST_LINE:
-        parts = [f"{json.dumps(name)}: {_format_json(part, inner)}" for name, part in value.items()]
-    elif isinstance(value, list | tuple) and any(isinstance(part, dict | list) for part in value):
-        parts = [_format_json(part, inner) for part in value]
-    else:
-        return text
-    return text[0] + inner + f",{inner}".join(parts) + indent + text[-1]
-
-
 def _identity(dataset: Dataset, result: Result) -> dict[str, Any]:
     """Return the content of ``bundle.json``: the fields of ``TrainedHead``, and who can read it."""
     own = result.dataset
@@ -296,4 +288,5 @@ def _identity(dataset: Dataset, result: Result) -> dict[str, Any]:
         "layer": own.layer,
         "shape": list(own.X.shape[1:]),
         "versions": {library: version(library)},
+        **records_to_json(dataset.labels, dataset.label_columns),
     }

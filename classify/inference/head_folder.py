@@ -1,8 +1,11 @@
 """The files in the folder of a trained head, and checks before something is written."""
 
+import json
 import os
 import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from classify.data.preprocessing import FILE as TRANSFORM
 from classify.heads.registry import FILES as HEAD_FILES
@@ -13,10 +16,13 @@ from extract.limits.unpacked import read_json
 
 BUNDLE, RESULT, TIMING = "bundle.json", "result.json", "timing.json"
 TABLE, PREDICTIONS, REPORT = "result.csv", "predictions.csv", "report.html"
-FILES = {BUNDLE, RESULT, TIMING, TABLE, PREDICTIONS, REPORT, TRANSFORM, checkpoint.FILE}
+SEEN = "training_images.npy"
+FILES = {BUNDLE, RESULT, TIMING, TABLE, PREDICTIONS, REPORT, TRANSFORM, SEEN, checkpoint.FILE}
 FILES |= HEAD_FILES
 # The metadata of an exported model; the folder of a SavedModel that is reserved for such files.
 METADATA, EXTRA = "metadata.json", "assets.extra"
+# A longer object of a JSON file has a line for each of its entries.
+_LONGEST_LINE = 400
 PathLike = str | os.PathLike[str]
 
 
@@ -33,6 +39,16 @@ def check_file(path: Path, *inputs: PathLike) -> None:
         if path.exists() and os.path.exists(read) and os.path.samefile(path, read):
             raise HeadError(f"{path}: is read by this command; name another file for its result")
     check_writable(path, HeadError)
+
+
+def check_inputs(targets: Iterable[PathLike], inputs: Iterable[PathLike]) -> None:
+    """Raise HeadError where a result would replace a file that is read, or a folder above it."""
+    places = {target: Path(os.path.realpath(target)) for target in targets}
+    for read in filter(os.path.exists, inputs):
+        for target, place in places.items():
+            if Path(os.path.realpath(read)).is_relative_to(place):
+                found = f"holds {quoted(os.fspath(read))}, which this command reads"
+                raise HeadError(f"{target}: {found}; name another place for the result")
 
 
 def check_target(folder: Path) -> None:
@@ -88,3 +104,21 @@ def reject(folder: Path, former: bytes | None) -> Path:
             if not any(folder.iterdir()):
                 folder.rmdir()
     return rejected
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write an object as JSON, in lines that people can read."""
+    path.write_text(_format_json(values) + "\n", encoding="utf-8", newline="\n")
+
+
+def _format_json(value: Any, indent: str = "\n") -> str:
+    """Return JSON text, with one line for each list of plain values and for what is short."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    inner = indent + "  "
+    if isinstance(value, dict) and len(text) > _LONGEST_LINE:
+        parts = [f"{json.dumps(name)}: {_format_json(part, inner)}" for name, part in value.items()]
+    elif isinstance(value, list | tuple) and any(isinstance(part, dict | list) for part in value):
+        parts = [_format_json(part, inner) for part in value]
+    else:
+        return text
+    return text[0] + inner + f",{inner}".join(parts) + indent + text[-1]

@@ -1,17 +1,21 @@
-"""The trunk that made the features of a head or a dataset, opened again and compared by digest."""
+"""The trunk that made the features of a head or a dataset: opened again, or compared."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from classify.data.dataset import Dataset
 from classify.inference.bundle import TrainedHead
 from classify.inference.head_folder import PathLike
 from extract.core.config import TrunkSpec
-from extract.core.errors import HeadError
+from extract.core.console import log
+from extract.core.errors import HeadError, quoted
 from extract.engines import select
 from extract.engines.base import Engine
+from extract.pipeline.compare import find_differences, read_recipe
 from extract.similarity import recorded_trunk
 from extract.similarity.recorded_trunk import Recorded
+from extract.store.open import Store
 
 _Opened = TypeVar("_Opened", bound=Any)
 
@@ -52,3 +56,48 @@ def reopen(
         remedy = "put it back, or say where it is now with predict-images --weights FILE"
     recorded = Recorded(made_by.trunk, made_by.weights_sha256, remedy, HeadError)
     return recorded_trunk.reopen(recorded, weights, build)
+
+
+def check_recipe(store: Store, model: TrainedHead, head: PathLike) -> list[str]:
+    """Return the layers that a head takes from a file of features.
+
+    Raises:
+        HeadError: The features were computed otherwise than those that the head was trained on.
+    """
+    known, where = store.shapes, quoted(str(store.path))
+    layers = [model.layer] if model.layer in known else model.layer.split("+")
+    ours, theirs = bool(store.spec.trunk), bool(model.trunk.trunk)
+    if not (ours and theirs) and len(known) == 1:
+        layers = list(known)  # another program may name it otherwise
+    expected = f"expected features as {quoted(str(head))} was trained on"
+    remedy = "label another file, or train a head on this one"
+    if ours and theirs and (differences := _differences(store, model)):
+        raise HeadError(f"{where}: made with {', '.join(differences)}; {expected}; {remedy}")
+    if lacking := [name for name in layers if name not in known]:
+        found = f"no layer {quoted(lacking[0])}, only {', '.join(map(quoted, known))}"
+        raise HeadError(f"{where}: {found}; {expected}; {remedy}")
+    shape = joined_shape(store, layers)
+    if shape != model.shape:
+        raise HeadError(f"{where}: shape {shape}; {expected}, {model.shape}; {remedy}")
+    if ours != theirs:
+        other = "the head was" if ours else f"{where} was"
+        log.warning("%s not made by extract-features' trunk; both must hold the same", other)
+    elif model.dtype == "float32" and store.dtype == "float16":
+        log.info("%s has float16 features: scores differ in the third digit", where)
+    return layers
+
+
+def joined_shape(store: Store, layers: Sequence[str]) -> tuple[int, ...]:
+    """Return the shape of a row of one layer, or of several joined."""
+    shapes = [store.shapes[name] for name in layers]
+    return shapes[0] if len(shapes) == 1 else (sum(map(math.prod, shapes)),)
+
+
+def _differences(store: Store, model: TrainedHead) -> list[str]:
+    """Name the settings in which a store differs from what a head was trained on."""
+    wanted = model.trunk.to_dict() | {"precision": model.precision}
+    wanted["weights_sha256"] = model.weights_sha256
+    del wanted["layer"]  # the file may hold more
+    found = find_differences(read_recipe(store.attributes), wanted)
+    calibration = store.attributes.get("calibration_sha256", "")
+    return found + ["other calibration images"] * (calibration != model.calibration_sha256)

@@ -4,6 +4,8 @@ A field here and the long flag on the command line have one name.
 """
 
 import math
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,13 +18,10 @@ from classify.settings.head_spec import (
     groups_of,
 )
 from extract.core.errors import SettingError
-from extract.core.flags import check_choice, check_fields, documented, flag
+from extract.core.flags import check_choice, check_fields, documented, flag, parse_columns
 
-GROUPS = ("stored", "digest", "near")
-FORMATS = ("csv", "json")
-# The endings of charts, and the labels in one.
-CHART_ENDINGS = (".png", ".svg", ".pdf")
-CHART_TOP = 10
+STORED = "stored"  # what the file of features has
+GROUPS = (STORED, "digest", "near")
 # Seconds for the default heads.
 BUDGET = 60.0
 # Least batches of all images for which batches grow.
@@ -201,18 +200,32 @@ class TrainConfig:
 
 @documented
 @dataclass(frozen=True)
-class PredictConfig:
-    """The output of ``predict-images``.
+class LabelConfig:
+    """Where labels, splits and groups come from, if not from the file of features.
 
     Raises:
-        SettingError: A value is unknown or out of range.
+        SettingError: ``columns`` is given without a table.
     """
 
-    top: int = flag(1, "labels per image, best first", low=1, shown=f"1; {CHART_TOP} in a chart")
-    format: str = flag("csv", "CSV with a heading, or JSON lines", choices=FORMATS)
+    labels: tuple[str, ...] = flag(
+        (),
+        "a table (CSV, TSV, Parquet or JSON lines) of labels, splits and groups by key; stored "
+        "stands for the labels in the file; repeatable, a later one wins",
+        metavar="TABLE",
+        repeat=True,
+        shown=STORED,
+    )
+    columns: str = flag(
+        "",
+        "column of the tables for the key (path), label, split and group",
+        metavar="ROLE=NAME,...",
+        shown="the column of that name; for the key also key and file_name",
+    )
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        parse_columns(self.columns)
+        if self.columns and not any(table != STORED for table in self.labels):
+            raise SettingError("columns: has no effect without --labels TABLE; drop --columns")
 
 
 class SearchSettings(HeadSettings, total=False):
@@ -231,6 +244,8 @@ class SearchSettings(HeadSettings, total=False):
 class TrainSettings(SearchSettings, total=False):
     """The settings of ``train_heads`` as keyword arguments."""
 
+    labels: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
+    columns: str | None
     assert_accuracy: float | None
     finetune_epochs: int | None
     finetune_learning_rate: float | None

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TextIO, TypeVar
 
-from extract.core.console import csv_text, html_table
 from extract.core.errors import quoted
+from extract.display.tables import csv_text, html_table
 
 Answer = TypeVar("Answer", bound=tuple[Any, ...])
 _MOST_SHOWN = 20
