@@ -96,7 +96,7 @@ def predict_images(
     Raises:
         HeadstartError: A setting, the source, the head, the trunk or ``output`` cannot be used.
     """
-    given = {name: value for name, value in settings.items() if value is not None}
+    given: dict[str, Any] = {k: value for k, value in settings.items() if value is not None}
     given = {k: os.fspath(v) if isinstance(v, Path) else v for k, v in given.items()}
     if "labels" in given:
         given["labels"] = as_names(given["labels"])
