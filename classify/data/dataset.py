@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from classify.data.folds import Groups
 from classify.data.label_tables import RowLabels, Tables, check_left_out, read_labels, usable_rows
+from classify.data.near_duplicates import group_near_duplicates
 from classify.data.table_rows import TableRecord
-from classify.settings.config import GROUPS
+from classify.settings.config import GROUPS, STORED
 from classify.stored.memory_budget import COPIES, MemoryBudget, plan_memory
 from classify.stored.out_of_core import (
     Features,
@@ -67,6 +68,7 @@ class Dataset(Described):
         rows: (N,) int64, the row of the store of each row; None without a store.
         labels: The tables that labels, splits and groups come from; none where they are stored.
         label_columns: The columns of these tables, as the user named them.
+        near_joined: Whether near-duplicates are in one group each.
     """
 
     X: Any
@@ -94,6 +96,7 @@ class Dataset(Described):
     rows: NDArray[np.int64] | None = None
     labels: tuple[TableRecord, ...] = ()
     label_columns: str = ""
+    near_joined: bool = False
 
     @property
     def positive_label(self) -> int | None:
@@ -187,14 +190,14 @@ def load_dataset(  # noqa: PLR0913
 ) -> Dataset:
     """Read the rows that a head can be trained on.
 
-    Rows without a label or without features are left out, and a note gives their number. Features
+    Rows without a label or without features are left out, with a note of their number. Features
     stay in the file where they, with their copies in training, need more than ``memory``.
 
     Args:
         path: A finished store.
-        layer: The layer of the features, or several joined by ``+``; None for the only one.
+        layer: The layer, or several joined by ``+``; None for the only one.
         memory: In GB (1e9 bytes); None asks the system for the free memory.
-        groups: ``stored``, or ``digest``, which also keeps images of the same bytes together.
+        groups: ``stored``, ``digest`` (and images of the same bytes) or ``near`` (and copies).
         leave_out: Names of classes whose images are not read; the dataset does not have them.
         source: The place of the images, if they have moved.
         labels: Tables of labels by key; a later one wins; ``stored`` is the labels in the file.
@@ -218,10 +221,13 @@ def load_dataset(  # noqa: PLR0913
         left_out = check_left_out(known.class_names, leave_out)
         rows = usable_rows(store, known, left_out)
         dataset = _load(store, same, choose_layers(store, layer), known, rows, memory)
-    if groups == "digest" and dataset.digests is not None:
+    if groups != STORED and dataset.digests is not None:
         dataset = replace(dataset, groups=group_by_digest(dataset.digests, dataset.groups))
     check_finite(dataset.X, dataset.keys, dataset.path)
-    return replace(dataset.without(left_out) if left_out else dataset, moved_to=os.fspath(source))
+    if groups == "near":
+        dataset = replace(dataset, groups=group_near_duplicates(dataset.X, dataset.groups))
+    dataset = replace(dataset, moved_to=os.fspath(source), near_joined=groups == "near")
+    return dataset.without(left_out) if left_out else dataset
 
 
 def _load(

@@ -2,18 +2,19 @@
 
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from classify.data.dataset import Dataset
 from classify.inference.bundle import TrainedHead
 from classify.inference.head_folder import PathLike
-from extract.core.config import HUB, TrunkSpec
+from extract.core.config import TrunkSpec
 from extract.core.console import log
 from extract.core.errors import HeadError, quoted
 from extract.engines import select
 from extract.engines.base import Engine
 from extract.pipeline.compare import find_differences, read_recipe
+from extract.similarity import recorded_trunk
+from extract.similarity.recorded_trunk import Recorded
 from extract.store.open import Store
 
 _Opened = TypeVar("_Opened", bound=Any)
@@ -50,23 +51,11 @@ def reopen(
     made_by: Dataset | TrainedHead, weights: PathLike | None, build: Callable[[TrunkSpec], _Opened]
 ) -> _Opened:
     """Build something with the recorded trunk; raise HeadError unless its weights are the same."""
-    is_hub = made_by.trunk.is_hub
-    field = "trunk" if made_by.trunk.is_file or is_hub else "weights"
     remedy = "put it back, or extract again"
     if isinstance(made_by, TrainedHead):
         remedy = "put it back, or say where it is now with predict-images --weights FILE"
-    name = str(weights or getattr(made_by.trunk, field))
-    place = Path(name.removeprefix(HUB))
-    is_path = place.is_absolute() if is_hub else name not in ("imagenet", "none")
-    if not weights and is_path and not place.exists():
-        expected = "expected the file that made the features"
-        raise HeadError(f"{field}: {name} is gone; {expected}; {remedy}")
-    name = f"{HUB}{place}" if is_hub else name
-    opened = build(TrunkSpec.from_dict(made_by.trunk.to_dict() | {field: name}))
-    if opened.weights_sha256 != made_by.weights_sha256:
-        digests = f"SHA-256 {opened.weights_sha256[:12]}; expected {made_by.weights_sha256[:12]}"
-        raise HeadError(f"{field}: {name} has {digests}, which made the features; {remedy}")
-    return opened
+    recorded = Recorded(made_by.trunk, made_by.weights_sha256, remedy, HeadError)
+    return recorded_trunk.reopen(recorded, weights, build)
 
 
 def check_recipe(store: Store, model: TrainedHead, head: PathLike) -> list[str]:
