@@ -189,7 +189,7 @@ def test_every_section_is_there_and_none_is_empty(
         headings = page.locator("h2").all_inner_texts()
         assert headings == [
             *("Leaderboard", "Learning curves", "Confusions", "Classes", "Scores"),
-            *("Would more images help?", "Map of the features"),
+            *("Which images are sure?", "Would more images help?", "Map of the features"),
             *("Most confident mistakes", "Label issues", "Settings"),
         ]
         for link in page.locator("nav a").all():
