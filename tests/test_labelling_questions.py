@@ -13,6 +13,7 @@ from classify import predict_images, train_heads
 from classify.labelling.questions import HEADING, check_questions
 from classify.predict_cli import main as predict_command
 from extract import extract_features, write_features
+from extract.core.console import log
 from extract.core.errors import HeadError, HeadstartError, SettingError, StoreError
 from tests.conftest import QUICK
 
@@ -210,3 +211,24 @@ def test_images_need_a_file_of_features_first(images: Path, tmp_path: Path) -> N
     for given in (complete, {"head": tmp_path}):
         with pytest.raises(SettingError, match=expected):
             predict_images(images, to_label=3, **given)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"missing.h5; expected a file of features; make it"):
+        predict_images(tmp_path / "missing.h5", to_label=3)
+
+
+def test_images_that_have_moved_are_asked_for(
+    store: Path, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings: dict[str, Any] = {**QUICK, "columns": "group=2", "quiet": True}
+    extract_features(images, tmp_path / "moved.h5", **settings)
+    images.rename(tmp_path / "elsewhere")
+    caplog.set_level("INFO", log.name)
+    predict_images(tmp_path / "moved.h5", to_label=2, page=tmp_path / "a.html")
+    assert "no longer holds the 2 images to show; say where they are with --images" in caplog.text
+    table = tmp_path / "known.csv"
+    table.write_text("key,label\n" + "".join(f"site/{i:03d}.jpg,{i % 2}\n" for i in range(40)))
+    train_heads(store, output=tmp_path / "head", head="logistic", labels=table, quiet=True)
+    with pytest.raises(StoreError, match=r"out.h5 does not say where its images are; say where"):
+        predict_images(store, tmp_path / "head", sort=tmp_path / "sorted", quiet=True)

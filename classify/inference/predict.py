@@ -95,10 +95,16 @@ def predict_images(
             a complete model.
 
     Returns:
-        In the order of the images, the best labels of each, or the reason why it has none.
+        In the order of the images, the best labels of each, or the reason why it has none. With
+        ``to_label`` the chosen images, which have the answers of the head; it needs none for the
+        first ones.
 
     Raises:
         HeadstartError: A setting, the source, the head, the trunk or ``output`` cannot be used.
+
+    Example:
+        >>> predict_images("out.h5", "out_head", min_score=0.6)  # doctest: +SKIP
+        >>> predict_images("out.h5", to_label=30, output="round1.csv")  # doctest: +SKIP
     """
     given: dict[str, Any] = {k: value for k, value in settings.items() if value is not None}
     given = {k: os.fspath(v) if isinstance(v, Path) else v for k, v in given.items()}
@@ -117,16 +123,18 @@ def _predict_images(
     if drawn and (strange := [name for name in written if name != "top"]):
         raise SettingError(f"{strange[0]}: has no effect on {path}, which is a chart; leave it out")
     config = PredictConfig(**({"top": CHART_TOP} if drawn else {}) | written)
-    if not (config.to_label and is_store(source)):
+    stored = is_store(source)
+    strange = [] if stored else [name for name in _STORED if name in written]
+    if strange:
+        expected = "expected a file of features; make it with extract-features"
+        raise SettingError(f"{strange[0]}: has no effect on {source}; {expected}")
+    if not config.to_label:
         _check_model(source, head, trunk)
     if path:
         check_file(path, source)
         check_questions(path) if config.to_label else check_replaced(path)
-    if is_store(source):
+    if stored:
         return predict_stored(Path(source), head, path, given, config)
-    if strange := [name for name in _STORED if name in written]:
-        expected = "expected a file of features; make it with extract-features"
-        raise SettingError(f"{strange[0]}: has no effect on {source}; {expected}")
     if table := open_features(source, running.columns):
         return _predict_table(table, head, path, given, config)
     return _predict_source(source, head, path, trunk, (running, config))

@@ -169,7 +169,7 @@ def read_rows(
             np.flatnonzero(store.status[rows] == DONE),
             X,
             [(place, reasons[int(rows[place])]) for place in failed],
-            place_of(store, config.images),
+            place_of(store, config.images)._replace(flag="--images"),
         )
 
 

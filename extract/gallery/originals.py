@@ -35,11 +35,12 @@ class Originals:
                 self.folder = source if Path(source).is_dir() else ""
                 if not wanted or any(self._has(image) for image in islice(wanted, _TRIED)):
                     return
-        where = (
-            quoted(place.moved_to or place.source) or "the place of the images, which is unknown"
-        )
+        remedy = f"say where they are with {place.flag}"
+        if not (place.moved_to or place.source):
+            found = f"{quoted(str(place.path))} does not say where its images are"
+            raise StoreError(f"{found}; {remedy}")
         found = "does not hold the images that the features were computed from"
-        raise StoreError(f"{where}: {found}; say where they are with --images")
+        raise StoreError(f"{quoted(place.moved_to or place.source)}: {found}; {remedy}")
 
     def _has(self, image: Wanted) -> bool:
         with suppress(ImageError):

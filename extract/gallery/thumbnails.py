@@ -49,6 +49,7 @@ class Place(NamedTuple):
         columns: The columns of the source's table, as the user named them.
         root: The folder of the table's images, if it is not that of the table.
         moved_to: The place of the images now, if the user has named another one.
+        flag: The option that names it, for messages.
     """
 
     path: Path | None
@@ -56,6 +57,7 @@ class Place(NamedTuple):
     columns: str = ""
     root: str = ""
     moved_to: str = ""
+    flag: str = "--source"
 
 
 def place_of(store: Store, moved_to: str = "") -> Place:
@@ -100,7 +102,7 @@ def _explain_missing(place: Place, count: int) -> None:
         log.warning("source: %s %s; %s", quoted(place.moved_to), found, expected)
     elif place.source and not is_url(place.source):
         found = f"no longer holds the {count_of(count, 'image')} to show"
-        log.info("%s %s; say where they are with --source", quoted(place.source), found)
+        log.info("%s %s; say where they are with %s", quoted(place.source), found, place.flag)
 
 
 def _read_images(
