@@ -16,6 +16,7 @@ from classify import load_head, predict_images, train_heads
 from classify.inference.head_folder import SEEN
 from classify.predict_cli import main as predict_command
 from extract import extract_features, write_features
+from extract.core.console import log
 from extract.core.errors import HeadError, SettingError, StoreError
 from tests.conftest import QUICK, ROOT, MakeStore
 
@@ -302,3 +303,17 @@ def test_an_unfinished_file_is_refused(make_store: MakeStore, tmp_path: Path) ->
         file["status"][5:7] = 0
     with pytest.raises(StoreError, match="2 of 60 images have no features yet; run the same"):
         predict_images(store, head)
+
+
+def test_a_head_on_half_precision_takes_float32_as_it_was_trained(
+    make_store: MakeStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    half = make_store(some_features(kind="float16"), labels_of(), name="half.h5")
+    single = make_store(some_features(), labels_of(), name="single.h5")
+    head = head_of(half, tmp_path / "head")
+    found = [predict_images(path, head, scores=True, quiet=True) for path in (half, single)]
+    np.testing.assert_array_equal(found[0].scores, found[1].scores)  # type: ignore[arg-type]
+    head = head_of(single, tmp_path / "other")
+    caplog.set_level("INFO", log.name)
+    predict_images(half, head)
+    assert "half.h5 has float16 features: scores differ in the third digit" in caplog.text
