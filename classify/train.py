@@ -6,7 +6,6 @@ Modules that need Keras are imported where they are used: other heads do without
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,13 +30,13 @@ from classify.settings.config import (
 )
 from classify.settings.head_spec import DEFAULTS, KERAS_HEADS, USUAL_HEADS, HeadSpec
 from classify.settings.sweep import choose_heads, make_candidates, parse_sweeps
+from classify.stored.stores import Paths, as_paths, list_layers
 from extract.core.atomic import remove_leftovers
 from extract.core.console import log, quiet_mode
-from extract.core.errors import HeadError, SettingError, StoreError
+from extract.core.errors import HeadError, SettingError
 from extract.core.flags import describe
 from extract.limits.locks import locked
 from extract.public import public
-from extract.store.shards import read_layers
 from extract.store.validate import check_there
 
 Names = str | Sequence[str]
@@ -47,7 +46,7 @@ _RUNNING, _TUNING = ([name for name, _ in describe(kind)] for kind in (TrainConf
 
 @public(HeadSpec, TrainConfig, FinetuneConfig)
 def train_heads(  # noqa: PLR0913
-    store: str | os.PathLike[str],
+    store: Paths,
     *,
     output: str | os.PathLike[str] | None = None,
     head: Names = (),
@@ -66,7 +65,7 @@ def train_heads(  # noqa: PLR0913
     """Train heads on a file of features, keep the best in a folder and write its report.
 
     Args:
-        store: The file of features.
+        store: The file of features, or several of the same images; see ``load_dataset``.
         output: The folder to make; by default the file's name without its ending, and ``_head``.
         head: Names of heads; by default the heads that have the given settings, or the usual ones.
         sweep: Settings to vary, such as ``"dropout=0,0.2"`` or ``"logistic.C=0.01:1:5"``.
@@ -90,10 +89,10 @@ def train_heads(  # noqa: PLR0913
     Example:
         >>> train_heads("out.h5", head="logistic", C=0.1)  # doctest: +SKIP
     """
-    config = _plan(head, sweep, trials, finetune, settings, _layers_of(Path(store)))
+    paths, folder = _places(store, output, finetune)
+    config = _plan(head, sweep, trials, finetune, settings, list_layers(paths))
     config = replace(config, asserts=_as_names(asserts))
-    path, folder = _places(store, output)
-    read = partial(load_dataset, path, groups=groups, leave_out=leave_out, source=source)
+    read = partial(load_dataset, paths, groups=groups, leave_out=leave_out, source=source)
     with quiet_mode(quiet), locked(folder, HeadError, "train-head"):
         return _train(read, folder, config, _as_names(export), on_result)
 
@@ -136,14 +135,22 @@ def sweep(
 
 
 def _places(
-    store: str | os.PathLike[str], output: str | os.PathLike[str] | None
-) -> tuple[Path, Path]:
-    """Return the file of features and the folder to make, which is beside the file by default."""
-    path = Path(store)
+    store: Paths, output: str | os.PathLike[str] | None, finetune: bool
+) -> tuple[list[Path], Path]:
+    """Return the files of features, and the folder to make: by default beside the first file.
+
+    Raises:
+        SettingError: There are several files, and fine-tuning needs one.
+    """
+    paths = as_paths(store)
+    if finetune and len(paths) > 1:
+        found = f"found {len(paths)} files of features; expected one, with maps of its trunk"
+        raise SettingError(f"finetune: {found}; name one file, or leave --finetune out")
     if output:
-        return path, Path(output)
-    check_there(path)  # a wrong path is that of the file, not of the folder
-    return path, path.with_name(f"{path.stem}_head")
+        return paths, Path(output)
+    for path in paths:
+        check_there(path)  # a wrong path is that of the file, not of the folder
+    return paths, paths[0].with_name("_".join([*(path.stem for path in paths), "head"]))
 
 
 def _as_names(names: Names | os.PathLike[str]) -> tuple[str, ...]:
@@ -157,7 +164,7 @@ def _plan(
     trials: int | None,
     finetune: bool,
     settings: Mapping[str, Any],
-    layers: Sequence[str] = (),
+    layers: Sequence[str | tuple[str, ...]] = (),
 ) -> TrainConfig:
     """Turn heads, their settings, sweeps and trials into candidates, and check everything.
 
@@ -185,19 +192,12 @@ def _plan(
         given["seed"] = seed  # it is of the run, and of the heads that have one
     every_layer = len(layers) > 1 and not given.get("layer") and (None, "layer") not in varied
     if every_layer:
-        varied = {**varied, (None, "layer"): [(layer,) for layer in layers]}
+        varied = {**varied, (None, "layer"): layers}
     candidates = make_candidates(heads, given, varied, trials, seed)
     config = FinetuneConfig(**tuning) if finetune else None
     sized = "batch_size" in given or any(setting == "batch_size" for _, setting in varied)
     running |= {"named": bool(names) and not every_layer, "batch_size_given": sized}
     return TrainConfig(candidates, finetune=config, **running)
-
-
-def _layers_of(store: Path) -> Sequence[str]:
-    """Return the layers of a store; none where it cannot be read, which is said later."""
-    with suppress(StoreError):
-        return read_layers(store)
-    return ()
 
 
 def _train(
@@ -209,7 +209,7 @@ def _train(
 ) -> Result:
     """Search, save, export and report."""
     began = time.perf_counter()
-    dataset, config, trunk = _prepare(read, folder, config, targets)
+    dataset, config, trunks = _prepare(read, folder, config, targets)
     timing = {"read": time.perf_counter() - began}
     former = read_checkpoint(folder)
     result = _fit(dataset, config, folder, on_result)
@@ -218,11 +218,12 @@ def _train(
     if failure:
         folder = reject(folder, former)
     replaced = describe_head(folder)
-    save_head(folder, dataset, result, str(dataset.path))
-    if trunk and not failure:
+    stores = [str(path) for path in dataset.paths]
+    save_head(folder, dataset, result, stores if len(stores) > 1 else stores[0])
+    if trunks and not failure:
         from classify.export import export
 
-        export.export_best(folder, trunk, targets)
+        export.export_best(folder, result, trunks, targets)
     _save_report(folder, dataset, result, config.seed, timing)
     timing["all"] = time.perf_counter() - began
     steps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in timing.items())
@@ -231,14 +232,14 @@ def _train(
         log.info("%s: replaced %s", folder, replaced)
     if failure:
         raise HeadError(f"{failure}; the head is in {folder}; try other heads, or more images")
-    if trunk:
+    if trunks:
         export.check_head(result)
     return replace(result, folder=folder)
 
 
 def _prepare(
     read: Callable[..., Dataset], folder: Path, config: TrainConfig, targets: Sequence[str]
-) -> tuple[Dataset, TrainConfig, Any]:
+) -> tuple[Dataset, TrainConfig, dict[Any, Any]]:
     """Read the features, and refuse what cannot work before anything is built or trained."""
     from classify.export import export
 
@@ -251,14 +252,14 @@ def _prepare(
     dataset = read(layer=layers[0] if all(layers) else None, memory=config.memory)
     dataset = leave_out_lone(dataset, config)
     config = config.for_images(len(dataset.y))
-    export.check_trunk(targets, dataset)
+    makers = export.makers_of(targets, dataset, config.candidates)
     if config.finetune:
         from classify.finetune.finetune import check_maps
 
         check_maps(dataset)
     else:
         config = drop_infeasible(dataset, config)
-    return dataset, config, export.open_trunk(dataset) if targets else None
+    return dataset, config, {made_by.trunk: export.open_trunk(made_by) for made_by in makers}
 
 
 def _fit(

@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,21 +15,18 @@ from numpy.typing import NDArray
 
 from classify.data.folds import Groups
 from classify.settings.config import GROUPS
-from classify.stored.memory_budget import COPIES, MemoryBudget, plan_memory
-from classify.stored.out_of_core import (
-    Features,
-    StoredRows,
-    check_finite,
-    choose_layers,
-    join_layers,
-)
+from classify.stored.alignment import align, check_complete
+from classify.stored.memory_budget import MemoryBudget
+from classify.stored.out_of_core import Labels, StoredRows
+from classify.stored.parts import MadeBy, Part
 from classify.stored.same_store import SameStore
+from classify.stored.stores import Paths, Stores, as_paths, describe_layers, name_stores
 from classify.stored.views import StoredViews
 from extract.core.config import BEFORE, TrunkSpec
 from extract.core.console import Described, log
-from extract.core.errors import SettingError, StoreError, count_of, quoted, show_bytes, unknown_name
+from extract.core.errors import SettingError, StoreError, count_of, quoted, unknown_name
 from extract.core.flags import check_choice
-from extract.core.row_block import DONE, PENDING
+from extract.core.row_block import DONE
 from extract.images.digests import group_by_digest
 from extract.store.open import Store, open_store
 
@@ -46,11 +43,12 @@ class Dataset(Described):
         groups: N names of groups, whose rows must stay together, or None; "" is no group.
         split: (N,) int8: 0 train, 1 validation, 2 test.
         class_names: K names.
-        layer: The layer of the features; several are joined by ``+``.
+        layer: The layer of the features; several are joined by ``+``. Of several stores it is
+            ``STEM:LAYER``.
         trunk: The trunk that made the features.
         weights_sha256: Digest of the trunk's weights.
         dtype: Type of the stored features.
-        path: The store.
+        path: The store; the first of several, which has the labels, splits, groups and keys.
         precision: Type that the trunk computed in.
         calibration_sha256: Digest of the images that calibrated int8, else empty.
         views: Augmented views of training rows; None without views or memory for them.
@@ -59,9 +57,11 @@ class Dataset(Described):
         root: The folder of the table's images, if it is not that of the table.
         digests: (N, 16) uint8 BLAKE2b-128 digests of the image files, or None.
         positive: The positive class of two; empty for the rarer one.
-        store: The store, to be opened again; None where nothing is read again.
+        store: The stores, to be opened again; None where nothing is read again.
         moved_to: The place of the images now, if the user has named another one than ``source``.
         left_out: The classes of the store whose images are left out; they are no class here.
+        joined: The trunk of each store, where layers of several are joined; else empty. Then
+            ``trunk``, ``weights_sha256``, ``dtype`` and ``precision`` are those of the first.
     """
 
     X: Any
@@ -83,9 +83,15 @@ class Dataset(Described):
     root: str = ""
     digests: NDArray[np.uint8] | None = None
     positive: str = ""
-    store: SameStore | None = None
+    store: Stores | None = None
     moved_to: str = ""
     left_out: tuple[str, ...] = ()
+    joined: tuple[MadeBy, ...] = ()
+
+    @property
+    def paths(self) -> list[Path | None]:
+        """Every store."""
+        return [*self.store.paths] if self.store else [self.path]
 
     @property
     def positive_label(self) -> int | None:
@@ -121,8 +127,19 @@ class Dataset(Described):
             class_names=tuple(self.class_names[label] for label in kept),
             views=self.views and self.views.select(rows),
             digests=None if self.digests is None else self.digests[rows],
+            store=self.store and self.store.select(rows),
             left_out=(*self.left_out, *left_out),
         )
+
+    def with_layer(self, layer: str | None, memory: float | None = None) -> "Dataset":
+        """Return the dataset with the features of another layer; see ``load_dataset``."""
+        if self.store is None:
+            return self
+        loaded = self.store.load(layer, memory, self.keys)
+        joined = loaded.made_by if len(loaded.made_by) > 1 else ()
+        made_by = loaded.made_by[0].fields()
+        name, X, views = loaded.layer.name, loaded.X, loaded.views
+        return replace(self, X=X, views=views, layer=name, joined=joined, **made_by)
 
     @cached_property
     def grouping(self) -> Groups:
@@ -140,6 +157,7 @@ class Dataset(Described):
         made_by = [trunk, self.weights_sha256, self.dtype, self.precision]
         made_by += [self.calibration_sha256] if self.calibration_sha256 else []
         made_by += [asdict(self.views.spec)] if self.views else []
+        made_by += self.store.identities() if self.store else []
         rows = [self.keys, self.groups, self.y.tolist(), self.split.tolist()]
         described = json.dumps([made_by, self.class_names, rows])
         digest = hashlib.blake2b(described.encode(), digest_size=16)
@@ -155,7 +173,7 @@ class Dataset(Described):
         training, validation, test = np.bincount(self.split, minlength=3)
         place = "read from the file" if isinstance(self.X, StoredRows) else "in memory"
         return {
-            "file": quoted(str(self.path)),
+            "file": ", ".join(quoted(str(path)) for path in self.paths),
             "images": str(len(self.y)),
             "classes": ", ".join(classes) + (f" and {K - 10} more" if K > 10 else ""),
             "features": f"{quoted(self.layer)}, {self.X.shape[1:]} float32, {place}",
@@ -164,7 +182,7 @@ class Dataset(Described):
 
 
 def load_dataset(
-    path: Path | str,
+    path: Paths,
     layer: str | None = None,
     memory: float | None = None,
     groups: str = "stored",
@@ -176,8 +194,12 @@ def load_dataset(
     Rows without a label or without features are left out, and a note gives their number. Features
     stay in the file where they, with their copies in training, need more than ``memory``.
 
+    Of several stores the rows of the same images are used, by key or by the bytes of the image
+    file. Labels, splits, groups and keys are those of the first store. Each layer is called
+    ``STEM:LAYER`` after the stem of its file, and layers of several stores can be joined.
+
     Args:
-        path: A finished store.
+        path: A finished store, or several of the same images.
         layer: The layer of the features, or several joined by ``+``; None for the only one.
         memory: In GB (1e9 bytes); None asks the system for the free memory.
         groups: ``stored``, or ``digest``, which also keeps images of the same bytes together.
@@ -185,46 +207,52 @@ def load_dataset(
         source: The place of the images, if they have moved.
 
     Raises:
-        StoreError: The store cannot be read, is unfinished, has no labelled row, holds features
-            that are not finite numbers, or changes meanwhile.
+        StoreError: A store cannot be read, is unfinished, has no labelled row, holds features
+            that are not finite numbers, or changes meanwhile; or stores have no image in common.
         SettingError: The layer, ``groups`` or a class is unknown, none of several layers was named,
-            or fewer than two classes remain.
+            a store was named twice, or fewer than two classes remain.
+
+    Example:
+        >>> load_dataset(["vgg.h5", "inception.h5"], "vgg:top+inception:mixed7")  # doctest: +SKIP
     """
     check_choice("groups", groups, GROUPS)
-    same = SameStore(Path(path))
-    with same.unchanged(), open_store(path) as store:
-        left_out = _check_left_out(store, leave_out)
-        dataset = _load(store, same, choose_layers(store, layer), left_out, memory)
+    paths = as_paths(path)
+    with ExitStack() as stack:
+        same = [SameStore(path) for path in paths]
+        for one in same:
+            stack.enter_context(one.unchanged())
+        stores = [stack.enter_context(open_store(path)) for path in paths]
+        left_out = _check_left_out(stores[0], leave_out)
+        rows = align(stores, _usable_rows(stores[0], left_out))
+        dataset = _describe(stores, same, rows)
+    dataset = dataset.with_layer(layer, memory)
     if groups == "digest" and dataset.digests is not None:
         dataset = replace(dataset, groups=group_by_digest(dataset.digests, dataset.groups))
-    check_finite(dataset.X, dataset.keys, dataset.path)
     dataset = replace(dataset, moved_to=os.fspath(source))
     return dataset.without(left_out) if left_out else dataset
 
 
-def _load(
-    store: Store, same: SameStore, layers: list[str], left_out: Sequence[str], memory: float | None
-) -> Dataset:
-    """Read the rows of all classes but some."""
-    rows = _usable_rows(store, left_out)
-    same.remember(store, rows)
-    X, views = _read(store, same, layers, rows, memory)
-    names = ("weights_sha256", "precision", "calibration_sha256", "source", "columns", "root")
+def _describe(stores: Sequence[Store], same: Sequence[SameStore], rows: list[Labels]) -> Dataset:
+    """Return the dataset of some rows of each store, image by image, still without features."""
+    first, own, paths = stores[0], rows[0], [store.path for store in stores]
+    parts = tuple(map(Part.of, name_stores(paths), same, stores, rows))
+    digests = first.digests()[own]
+    known = Stores(parts, hashlib.blake2b(digests.tobytes(), digest_size=16).hexdigest())
+    if len(stores) > 1:
+        log.info("%s", describe_layers(known))
     return Dataset(
-        X=X,
-        y=store.labels[rows],
-        keys=[store.keys[row] for row in rows],
-        groups=None if store.groups is None else [store.groups[row] for row in rows],
-        split=store.split[rows],
-        class_names=store.class_names,
-        layer="+".join(layers),
-        trunk=store.spec,
-        dtype=store.dtype,
-        path=store.path,
-        views=views,
-        digests=store.digests()[rows],
-        store=same,
-        **{name: store.attributes.get(name, "") for name in names},
+        X=np.empty((len(own), 0), np.float32),
+        y=first.labels[own],
+        keys=[first.keys[row] for row in own],
+        groups=None if first.groups is None else [first.groups[row] for row in own],
+        split=first.split[own],
+        class_names=first.class_names,
+        layer="",
+        path=first.path,
+        digests=digests,
+        store=known,
+        **parts[0].made_by.fields(),
+        **{name: first.attributes.get(name, "") for name in ("source", "columns", "root")},
     )
 
 
@@ -233,8 +261,7 @@ def budget_for_layer(dataset: Dataset, layer: str, memory: float | None = None) 
     if layer in ("", dataset.layer) or dataset.store is None:
         in_memory, has_views = not isinstance(dataset.X, StoredRows), dataset.views is not None
         return MemoryBudget(dataset.layer, dataset.X.shape[1:], in_memory, has_views)
-    with dataset.store.unchanged(), open_store(dataset.store.path) as store:
-        return plan_memory(store, choose_layers(store, layer), len(dataset.y), memory)
+    return dataset.store.plan(layer, memory)
 
 
 def _check_left_out(store: Store, given: str | Sequence[str]) -> Sequence[str]:
@@ -251,9 +278,7 @@ def _check_left_out(store: Store, given: str | Sequence[str]) -> Sequence[str]:
 
 def _usable_rows(store: Store, left_out: Sequence[str]) -> NDArray[np.int64]:
     """Return the increasing labelled rows with features; log the number of the others."""
-    if missing := int((store.status == PENDING).sum()):
-        found = f"{missing} of {len(store.keys)} images have no features yet"
-        raise StoreError(f"{store.path}: {found}; run the same extract-features command again")
+    check_complete(store)
     done, labelled = store.status == DONE, store.labels >= 0
     named = np.isin(store.labels, [store.class_names.index(name) for name in left_out])
     rows = np.flatnonzero(done & labelled & ~named)
@@ -270,26 +295,3 @@ def _usable_rows(store: Store, left_out: Sequence[str]) -> NDArray[np.int64]:
         if unused.any():
             log.info("left out: %s %s", count_of(int(unused.sum()), noun), reason)
     return rows
-
-
-def _read(
-    store: Store, same: SameStore, layers: list[str], rows: NDArray[np.int64], memory: float | None
-) -> tuple[Features, StoredViews | None]:
-    """Read the features if they fit into memory, and open the views if they fit as well."""
-    budget = plan_memory(store, layers, len(rows), memory)
-    size, free = show_bytes(budget.size), show_bytes(budget.free)
-    text = f"{store.path}: {len(rows)} rows of {math.prod(budget.shape)} features, {size}"
-    if budget.holds_features:
-        log.info("%s, in memory", text)
-        X: Features = join_layers([store.read(name, rows) for name in layers])
-    else:
-        text += ", read from the file while training"
-        log.info("%s: %d times as much does not fit into %s", text, COPIES, free)
-        identity = hashlib.blake2b(store.digests()[rows].tobytes(), digest_size=16).hexdigest()
-        X = StoredRows(same, layers, rows, budget.shape, identity)
-    if budget.holds_views:
-        return X, StoredViews(same, layers, rows, store.view_spec)
-    if views := store.view_spec.views:
-        needed = show_bytes((1 + views) * budget.size)
-        log.info("left out: views, for %d times %s does not fit into %s", COPIES, needed, free)
-    return X, None

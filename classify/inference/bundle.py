@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -36,6 +36,7 @@ from classify.inference.head_folder import (
     TIMING,
     PathLike,
     check_target,
+    write_json,
 )
 from classify.report.analysis import Analysis, describe_run
 from classify.report.report import write_report
@@ -44,6 +45,7 @@ from classify.search import checkpoint
 from classify.search.leaderboard import Result
 from classify.settings.head_spec import KERAS_HEADS
 from classify.stored.out_of_core import join_layers
+from classify.stored.parts import MadeBy
 from extract.core.atomic import atomic_write
 from extract.core.config import TrunkSpec
 from extract.core.errors import HeadError, TrunkError, quoted
@@ -53,10 +55,9 @@ from extract.limits.unpacked import read_json
 from extract.store.format import read_trunk
 
 FORMAT = "headstart head"
-FORMAT_VERSION, FOREIGN_VERSION = 1, 2  # the latter of features of another program
+# The latter two of features of another program, and of joined layers of several stores.
+FORMAT_VERSION, FOREIGN_VERSION, JOINED_VERSION = 1, 2, 3
 _EXPECTED = "expected a folder that train-head wrote; train the head again"
-# A longer object of a JSON file has a line for each of its entries.
-_LONGEST_LINE = 400
 # Fields of a dataset that are recorded for its heads as they are.
 _RECORDED = ("weights_sha256", "dtype", "precision", "calibration_sha256")
 
@@ -69,13 +70,14 @@ class TrainedHead:
         name: The kind of head, such as ``logistic``.
         head: The head.
         class_names: K names, in the order of its scores.
-        trunk: The trunk that it was trained on; its name is empty without one.
+        trunk: The trunk that it was trained on; its name is empty without one, or of several.
         weights_sha256: Digest of that trunk's weights.
         dtype: Type that the features were stored in.
         precision: Type that the trunk computed in.
         calibration_sha256: Digest of the images that int8 was calibrated on, else empty.
         layer: The layer whose features it takes; several have ``+`` between them.
         shape: Shape of one image's features.
+        joined: The trunk of each store, where layers of several were joined; else empty.
     """
 
     name: str
@@ -88,12 +90,14 @@ class TrainedHead:
     calibration_sha256: str
     layer: str
     shape: tuple[int, ...]
+    joined: tuple[MadeBy, ...] = ()
 
     def __repr__(self) -> str:
         more = ", ..." if len(self.class_names) > 10 else ""
         names = ", ".join(map(quoted, self.class_names[:10])) + more
         classes = f"{len(self.class_names)} classes ({names})"
-        trunk = f"trunk {quoted(self.trunk.trunk)}" if self.trunk.trunk else "no trunk"
+        trunks = [made.trunk.trunk for made in self.joined] or [self.trunk.trunk]
+        trunk = " and ".join(f"trunk {quoted(name)}" if name else "no trunk" for name in trunks)
         made_by = f"{trunk}, layer {quoted(self.layer)}"
         return f"TrainedHead: {self.name}, {classes}, {made_by}"
 
@@ -125,14 +129,14 @@ class TrainedHead:
             ) from error
 
 
-def save_head(folder: Path, dataset: Dataset, result: Result, store: str) -> None:
+def save_head(folder: Path, dataset: Dataset, result: Result, store: str | Sequence[str]) -> None:
     """Write the best head and the results of the run with an atomic write.
 
     Args:
         folder: The folder; an earlier head there is replaced.
         dataset: The rows that were trained on.
         result: The result of the run.
-        store: The store, as the user named it.
+        store: The store or stores, as the user named them.
 
     Raises:
         HeadError: The folder cannot be written, or holds something else.
@@ -143,8 +147,8 @@ def save_head(folder: Path, dataset: Dataset, result: Result, store: str) -> Non
         assert result.head is not None
         result.head.save(temporary)
         identity = _identity(dataset, result)
-        _write_json(temporary / BUNDLE, identity)
-        _write_json(temporary / RESULT, identity | describe_run(dataset, result, store))
+        write_json(temporary / BUNDLE, identity)
+        write_json(temporary / RESULT, identity | describe_run(dataset, result, store))
         result.write_csv(temporary / TABLE)
         write_scored_images(temporary / PREDICTIONS, dataset, result)
         if (folder / checkpoint.FILE).exists():
@@ -170,8 +174,8 @@ def save_report(
     with atomic_write(folder, HeadError) as temporary:
         shutil.copytree(folder, temporary, copy_function=_link, ignore=replaced)
         described = json.loads((folder / RESULT).read_bytes())
-        _write_json(temporary / RESULT, described | {"best": analysis.to_dict(dataset.keys)})
-        _write_json(temporary / TIMING, {name: round(spent, 3) for name, spent in timing.items()})
+        write_json(temporary / RESULT, described | {"best": analysis.to_dict(dataset.keys)})
+        write_json(temporary / TIMING, {name: round(spent, 3) for name, spent in timing.items()})
         write_report(temporary / REPORT, dataset, result, analysis, described["store"])
 
 
@@ -206,6 +210,7 @@ def load_head(folder: PathLike) -> TrainedHead:
             names,
             trunk=read_trunk(described["trunk"] or {"layer": [described["layer"]]}),
             shape=tuple(described["shape"]),
+            joined=_joined(described),
             **{field: described[field] for field in ("layer", *_RECORDED)},
         )
         fits = head.head.fits(head.shape, len(names))
@@ -224,6 +229,12 @@ def load_head(folder: PathLike) -> TrainedHead:
     return head
 
 
+def _joined(described: Mapping[str, Any]) -> tuple[MadeBy, ...]:
+    """Return the trunk of each store whose layers a head takes joined; none of another head."""
+    joined = described["format_version"] == JOINED_VERSION
+    return tuple(map(MadeBy.from_dict, described["joined"])) if joined else ()
+
+
 def _read_identity(folder: Path) -> dict[str, Any]:
     """Read ``bundle.json`` and check its format."""
     check_local(folder, HeadError)
@@ -237,9 +248,10 @@ def _read_identity(folder: Path) -> dict[str, Any]:
         raise HeadError(f"{folder}: {problem}; {_EXPECTED}") from error
     if not isinstance(described, dict) or described.get("format") != FORMAT:
         raise HeadError(f"{path}: from another program; {_EXPECTED}")
-    if (found := described.get("format_version")) not in (FORMAT_VERSION, FOREIGN_VERSION):
+    known = FORMAT_VERSION, FOREIGN_VERSION, JOINED_VERSION
+    if (found := described.get("format_version")) not in known:
         raise HeadError(
-            f"{path}: format {found}; expected 1 or 2; upgrade headstart or train again"
+            f"{path}: format {found}; expected 1 to 3; upgrade headstart or train again"
         )
     return described
 
@@ -264,36 +276,23 @@ def _library(head: str) -> tuple[str, str]:
     return ("keras", KERAS_FILE) if head in KERAS_HEADS else ("scikit-learn", SKLEARN_FILE)
 
 
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(_format_json(values) + "\n", encoding="utf-8", newline="\n")
-
-
-def _format_json(value: Any, indent: str = "\n") -> str:
-    """Return JSON text, with one line for each list of plain values and for what is short."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    inner = indent + "  "
-    if isinstance(value, dict) and len(text) > _LONGEST_LINE:
-        parts = [f"{json.dumps(name)}: {_format_json(part, inner)}" for name, part in value.items()]
-    elif isinstance(value, list | tuple) and any(isinstance(part, dict | list) for part in value):
-        parts = [_format_json(part, inner) for part in value]
-    else:
-        return text
-    return text[0] + inner + f",{inner}".join(parts) + indent + text[-1]
-
-
 def _identity(dataset: Dataset, result: Result) -> dict[str, Any]:
     """Return the content of ``bundle.json``: the fields of ``TrainedHead``, and who can read it."""
     own = result.dataset
     assert own is not None
     library, _ = _library(result.best.spec.head)
+    known = own.trunk.trunk and not own.joined
+    version_of_format = FORMAT_VERSION if known else FOREIGN_VERSION
+    joined = {"joined": [made_by.to_dict() for made_by in own.joined]} if own.joined else {}
     return {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION if dataset.trunk.trunk else FOREIGN_VERSION,
+        "format_version": JOINED_VERSION if joined else version_of_format,
         "settings": result.best.spec.to_dict(),
         "class_names": list(dataset.class_names),
-        "trunk": dataset.trunk.to_dict() if dataset.trunk.trunk else None,
-        **{field: getattr(dataset, field) for field in _RECORDED},
-        "layer": own.layer,
+        "trunk": own.trunk.to_dict() if known else None,
+        **{field: getattr(own, field) for field in _RECORDED},
+        **joined,
+        "layer": own.store.choose(own.layer).own_name if own.store else own.layer,
         "shape": list(own.X.shape[1:]),
         "versions": {library: version(library)},
     }

@@ -1,8 +1,11 @@
 """The files in the folder of a trained head, and checks before something is written."""
 
+import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from classify.data.preprocessing import FILE as TRANSFORM
 from classify.heads.registry import FILES as HEAD_FILES
@@ -17,6 +20,8 @@ FILES = {BUNDLE, RESULT, TIMING, TABLE, PREDICTIONS, REPORT, TRANSFORM, checkpoi
 FILES |= HEAD_FILES
 # The metadata of an exported model; the folder of a SavedModel that is reserved for such files.
 METADATA, EXTRA = "metadata.json", "assets.extra"
+# A longer object of a JSON file has a line for each of its entries.
+_LONGEST_LINE = 400
 PathLike = str | os.PathLike[str]
 
 
@@ -88,3 +93,21 @@ def reject(folder: Path, former: bytes | None) -> Path:
             if not any(folder.iterdir()):
                 folder.rmdir()
     return rejected
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write JSON, with one line for each list of plain values and for what is short."""
+    path.write_text(_format_json(values) + "\n", encoding="utf-8", newline="\n")
+
+
+def _format_json(value: Any, indent: str = "\n") -> str:
+    """Return JSON text, with one line for each list of plain values and for what is short."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    inner = indent + "  "
+    if isinstance(value, dict) and len(text) > _LONGEST_LINE:
+        parts = [f"{json.dumps(name)}: {_format_json(part, inner)}" for name, part in value.items()]
+    elif isinstance(value, list | tuple) and any(isinstance(part, dict | list) for part in value):
+        parts = [_format_json(part, inner) for part in value]
+    else:
+        return text
+    return text[0] + inner + f",{inner}".join(parts) + indent + text[-1]

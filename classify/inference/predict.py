@@ -13,14 +13,13 @@ from classify.inference.bundle import TrainedHead, load_head
 from classify.inference.complete_model import CompleteModel, open_classifier
 from classify.inference.head_folder import PathLike, check_file, is_head_folder
 from classify.inference.predictions import Prediction, Predictions, check_replaced, is_chart
-from classify.inference.trunk import open_engine
+from classify.inference.trunk import Engines, open_engines, stream_engines
 from classify.report.evaluation import evaluate_labels
 from classify.settings.config import CHART_TOP, PredictConfig
 from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.console import log, progress, quiet_mode
 from extract.core.errors import HeadError, SettingError, quoted
 from extract.core.row_block import RowBlock
-from extract.engines.base import Engine
 from extract.exchange.feature_table import FeatureTable, may_describe
 from extract.exchange.open import open_features
 from extract.exchange.rows import arrange
@@ -28,7 +27,7 @@ from extract.exchange.write import check_settings, read_rows
 from extract.images.item import Item, Source
 from extract.layouts.overview import check_source
 from extract.limits.image_size import set_limits
-from extract.pipeline.stream import Notes, Timings, stream_features
+from extract.pipeline.stream import Notes, Timings
 from extract.public import public
 from extract.sources.listing import list_source
 
@@ -115,9 +114,10 @@ def _predict_images(
     if drawn and path:
         check_file(path, items[0].path)
     model: TrainedHead | CompleteModel
+    engine: Engines
     if head:
         model = load_head(head)
-        engine = open_engine(model, trunk.get("weights"), running.batch_size, len(items))
+        engine = open_engines(model, trunk.get("weights"), running.batch_size, len(items))
     else:
         model = open_classifier(running, len(items), **trunk)
         engine = model.engine
@@ -223,7 +223,7 @@ def _check_model(source: PathLike, head: PathLike | None, trunk: Mapping[str, An
 
 def label_images(
     items: Sequence[Item],
-    engine: Engine,
+    engine: Engines,
     model: TrainedHead | CompleteModel,
     top: int = 1,
     workers: int = ExtractConfig.workers,
@@ -233,7 +233,7 @@ def label_images(
 
     Args:
         items: The images.
-        engine: The engine that runs on them.
+        engine: The engine that runs on them, or that of each trunk of the head.
         model: The head or the complete model that scores the features.
         top: Labels per image; more than K gives all of them.
         workers: Threads that read and decode.
@@ -249,7 +249,7 @@ def label_images(
     labels: list[tuple[int, Prediction]] = []
     notes = Notes()
     with progress(len(items), "images") as bar:
-        for block in stream_features(items, np.arange(len(items)), engine, workers, timings):
+        for block in stream_engines(items, engine, workers, timings):
             labels += _best_labels(block, items, model, top)
             for row, reason, _ in block.failed:
                 labels.append((row, Prediction(items[row].key, None, None, reason)))

@@ -35,7 +35,7 @@ _NO_VALUE = "\N{EN DASH}"
 
 
 def write_report(
-    path: Path, dataset: Dataset, result: Result, analysis: Analysis, store: str
+    path: Path, dataset: Dataset, result: Result, analysis: Analysis, store: str | Sequence[str]
 ) -> None:
     """Write the report of a finished run; the same run gives the same bytes.
 
@@ -44,7 +44,7 @@ def write_report(
         dataset: The rows that were trained on.
         result: The result of the run.
         analysis: The analysis of the best head.
-        store: The store, as the user named it.
+        store: The store or stores, as the user named them.
 
     Raises:
         OSError: The file cannot be written.
@@ -58,16 +58,16 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    lines: list[Any] = [*result.entries, *filter(None, [result.baseline])]
-    ends = [end for one in lines for end in (one.low, one.high, one.scores[result.metric])]
-    lowest, highest = (pick(end for end in ends if end is not None) for pick in (min, max))
+    own = result.dataset or dataset
+    lowest, highest = _range(result)
     environment.filters |= {"number": _number, "percent": _percent}
     script = (_PAGE / "report.js").read_text(encoding="utf-8")
     text = environment.get_template("report.html").render(
         script=script,
         script_digest=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         label=label,
-        store=store,
+        stores=[store] if isinstance(store, str) else store,
+        makers=own.joined or [own],
         dataset=dataset,
         result=result,
         analysis=analysis,
@@ -84,6 +84,14 @@ def write_report(
         mistakes=_thumbnails(dataset, analysis.mistakes[:_MOST_IMAGES]),
     )
     path.write_text(text.lstrip(), encoding="utf-8", newline="\n")
+
+
+def _range(result: Result) -> tuple[float, float]:
+    """Return the ends of the leaderboard's intervals."""
+    lines: list[Any] = [*result.entries, *filter(None, [result.baseline])]
+    ends = [end for one in lines for end in (one.low, one.high, one.scores[result.metric])]
+    known = [end for end in ends if end is not None]
+    return min(known), max(known)
 
 
 def _number(value: float | None, places: int = 3) -> str:
@@ -163,7 +171,8 @@ def _map_styles(dataset: Dataset, analysis: Analysis) -> dict[int, int]:
 
 def _thumbnails(dataset: Dataset, mistakes: Sequence[Mistake]) -> list[dict[str, Any]]:
     """Return mistakes with their images as data URIs, or with the reason why there is none."""
-    if not dataset.trunk.trunk:
+    first = dataset.store.parts[0].made_by if dataset.store else dataset
+    if not first.trunk.trunk:
         if dataset.moved_to:
             log.warning("source: has no effect on features of another program, without images")
         thumbnails = [Thumbnail("", "features of another program")] * len(mistakes)

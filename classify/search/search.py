@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from classify.data.dataset import Dataset, load_dataset
+from classify.data.dataset import Dataset
 from classify.data.splits import Split, choose_splits, validation_rows
 from classify.heads.registry import FittedHead
 from classify.scores.areas import AREAS
@@ -147,9 +147,7 @@ def _with_layer(dataset: Dataset, spec: HeadSpec, memory: float | None) -> Datas
     layer = "+".join(spec.layer)
     if layer in ("", dataset.layer) or not dataset.store:
         return dataset
-    with dataset.store.unchanged():
-        other = load_dataset(dataset.store.path, layer, memory, leave_out=dataset.left_out)
-    return replace(other, groups=dataset.groups, positive=dataset.positive)
+    return dataset.with_layer(layer, memory)
 
 
 def _refit(dataset: Dataset, best: Entry, split: Split) -> FittedHead:
