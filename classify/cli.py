@@ -1,10 +1,11 @@
 """The command train-head."""
 
 import argparse
+import os
 import shlex
 from typing import Any
 
-from classify.settings.config import GROUPS, FinetuneConfig, TrainConfig
+from classify.settings.config import GROUPS, FinetuneConfig, LabelConfig, TrainConfig
 from classify.settings.head_spec import DEFAULTS, SETTINGS, USUAL_HEADS, HeadSpec
 from extract.core.console import Parser, add_common_flags, log, run_command
 from extract.core.errors import ExitCode
@@ -16,13 +17,14 @@ examples:
   train-head out.h5
   train-head out.h5 --head dense --head logistic
   train-head vgg.h5 inception.h5      each of them, and both joined
+  train-head out.h5 --labels sex.csv -o sex_head/
   train-head out.h5 --dropout 0.5 --patience 5 -o half_dropped/
   train-head out.h5 --folds 5 --sweep logistic.C=0.001:10:9 --sweep transform=standardise,sqrt+l2
 
 The heads are ranked by their scores on images that they were not trained on: the validation split
-of the file; without one, about a fifth of the images, chosen by a hash of their keys; or, with
---folds or few images, each image once. The best head is kept. A test split is used once, for that
-head.
+of the file; without one, about a fifth of the images, chosen by a hash of their groups or files;
+or, with --folds or few images, each image once. The best head is kept. A test split is used once,
+for that head.
 """
 
 
@@ -49,6 +51,7 @@ def train_head_parser() -> argparse.ArgumentParser:
         f"without any, {', '.join(USUAL_HEADS)})",
     )
     add_flags(parser, HeadSpec, "layer", "transform", "views")
+    add_flags(parser.add_argument_group("labels"), LabelConfig)
     text = "the folder to make (default: the files' names without their endings, and _head)"
     parser.add_argument("-o", "--output", metavar="DIR", help=text)
     text = "where the images are, for those in the report (default: where they were extracted)"
@@ -142,5 +145,9 @@ def _train_head(arguments: argparse.Namespace) -> int:
     from classify.train import train_heads
 
     result = train_heads(**given_settings(arguments), on_result=print)
-    log.info("next: predict-images %s SOURCE", shlex.quote(str(result.folder)))
+    dataset = result.dataset
+    assert dataset is not None
+    source = dataset.moved_to or dataset.source
+    source = source if os.path.exists(source) else str(dataset.path)
+    log.info("next: %s", shlex.join(["predict-images", str(result.folder), source]))
     return ExitCode.OK

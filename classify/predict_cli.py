@@ -13,13 +13,16 @@ _EXAMPLES = """\
 examples:
   predict-images out_head/ data/validation
   predict-images out_head/ data/validation --top 3 --format json -o labels.jsonl
+  predict-images out_head/ out.h5 --only unlabelled --min-score 0.6 -o labels.csv
   predict-images out_head/ vectors.npz
   predict-images photo.jpg --trunk vgg16 --top 5
   predict-images photo.jpg --trunk vgg16 -o chart.png
 
 DIR is a head from train-head; --trunk uses the classes of a complete model instead. Columns: key,
-label, score (0 to 1) and reason (why an image could not be read and has no label). Where SOURCE has
-labels that the head knows, accuracy, macro F1 and a confusion table follow on stderr.
+label, score (0 to 1), margin (the best score minus the second) and reason (why there is no label:
+the image could not be read, or its score is below --min-score). Where SOURCE has labels that the
+head knows, accuracy, macro F1 and a confusion table follow on stderr. A file of features is
+labelled in seconds: its images are not read.
 """
 
 
@@ -36,8 +39,8 @@ def predict_images_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="a folder of images, an image, or a table; "
-        "for a head on features of another program, a file of such features",
+        help="a folder of images, an image, a table, or a file of features that the head's trunk "
+        "made; for a head on features of another program, a file of such features",
     )
     add_flags(parser, ExtractConfig, "columns", "root")
     group = parser.add_argument_group("complete model; with DIR only --weights")
@@ -66,7 +69,9 @@ def _predict_images(arguments: argparse.Namespace) -> int:
     from classify.inference.predict import predict_images
     from classify.inference.predictions import write_predictions
 
-    predictions = predict_images(**{k: v for k, v in vars(arguments).items() if k != "verbose"})
+    predictions = predict_images(
+        **{k: v for k, v in vars(arguments).items() if k not in ("verbose", "log")}
+    )
     if arguments.output is None:
         write_predictions(predictions, sys.stdout, arguments.format or PredictConfig.format)
     if predictions.evaluation:

@@ -5,7 +5,7 @@ Modules that need Keras are imported where they are used: other heads do without
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,38 +13,33 @@ from typing import Any, Unpack
 
 from classify.data.dataset import Dataset, load_dataset
 from classify.data.splits import leave_out_lone
+from classify.inference import head_folder
 from classify.inference.bundle import save_head, save_report
-from classify.inference.head_folder import check_target, describe_head, read_checkpoint, reject
 from classify.report.analysis import analyse
 from classify.search import search
 from classify.search.feasibility import drop_infeasible
 from classify.search.leaderboard import Result
 from classify.search.notes import with_notes
 from classify.settings.config import (
-    BUDGET,
     GROUPS,
     FinetuneConfig,
+    LabelConfig,
     SearchSettings,
     TrainConfig,
     TrainSettings,
 )
-from classify.settings.head_spec import DEFAULTS, KERAS_HEADS, USUAL_HEADS, HeadSpec
-from classify.settings.sweep import choose_heads, make_candidates, parse_sweeps
+from classify.settings.head_spec import HeadSpec
+from classify.settings.plan import Names, as_names, plan_run, take_labels
 from classify.stored.stores import Paths, as_paths, list_layers
 from extract.core.atomic import remove_leftovers
 from extract.core.console import log, quiet_mode
 from extract.core.errors import HeadError, SettingError
-from extract.core.flags import describe
 from extract.limits.locks import locked
 from extract.public import public
 from extract.store.validate import check_there
 
-Names = str | Sequence[str]
-# The settings that are no settings of heads.
-_RUNNING, _TUNING = ([name for name, _ in describe(kind)] for kind in (TrainConfig, FinetuneConfig))
 
-
-@public(HeadSpec, TrainConfig, FinetuneConfig)
+@public(HeadSpec, TrainConfig, LabelConfig, FinetuneConfig)
 def train_heads(  # noqa: PLR0913
     store: Paths,
     *,
@@ -87,14 +82,14 @@ def train_heads(  # noqa: PLR0913
         HeadstartError: A setting, the file, its rows or a head cannot be used, as the message says.
 
     Example:
-        >>> train_heads("out.h5", head="logistic", C=0.1)  # doctest: +SKIP
+        >>> train_heads("out.h5", head="logistic", C=0.1, labels="sex.csv")  # doctest: +SKIP
     """
-    paths, folder = _places(store, output, finetune)
-    config = _plan(head, sweep, trials, finetune, settings, list_layers(paths))
-    config = replace(config, asserts=_as_names(asserts))
-    read = partial(load_dataset, paths, groups=groups, leave_out=leave_out, source=source)
+    tables = take_labels(settings)  # type: ignore[arg-type]
+    paths, folder = _places(store, finetune, output, as_names(export), tables.labels)
+    config = plan_run(head, sweep, trials, finetune, settings, list_layers(paths), asserts)
+    read = partial(load_dataset, paths, groups=groups, leave_out=leave_out, **vars(tables))
     with quiet_mode(quiet), locked(folder, HeadError, "train-head"):
-        return _train(read, folder, config, _as_names(export), on_result)
+        return _train(partial(read, source=source), folder, config, as_names(export), on_result)
 
 
 @public(HeadSpec, TrainConfig)
@@ -128,76 +123,35 @@ def sweep(
         >>> from classify import load_dataset, sweep
         >>> sweep(load_dataset("out.h5"), "logistic.C=0.01:1:5", folds=5)  # doctest: +SKIP
     """
-    config = _plan(head, sweeps, trials, False, settings)
+    config = plan_run(head, sweeps, trials, False, settings)
     with quiet_mode(quiet):
         dataset = leave_out_lone(dataset, config)
         return with_notes(search.run(dataset, config.for_images(len(dataset.y))), dataset)
 
 
 def _places(
-    store: Paths, output: str | os.PathLike[str] | None, finetune: bool
+    store: Paths,
+    finetune: bool,
+    output: str | os.PathLike[str] | None,
+    targets: Sequence[str],
+    tables: Sequence[str],
 ) -> tuple[list[Path], Path]:
     """Return the files of features, and the folder to make: by default beside the first file.
 
     Raises:
         SettingError: There are several files, and fine-tuning needs one.
+        HeadError: A result would have the place of a table.
     """
     paths = as_paths(store)
     if finetune and len(paths) > 1:
         found = f"found {len(paths)} files of features; expected one, with maps of its trunk"
         raise SettingError(f"finetune: {found}; name one file, or leave --finetune out")
-    if output:
-        return paths, Path(output)
-    for path in paths:
+    for path in paths if not output else ():
         check_there(path)  # a wrong path is that of the file, not of the folder
-    return paths, paths[0].with_name("_".join([*(path.stem for path in paths), "head"]))
-
-
-def _as_names(names: Names | os.PathLike[str]) -> tuple[str, ...]:
-    several = (names,) if isinstance(names, str | os.PathLike) else names
-    return tuple(os.fspath(name) for name in several)
-
-
-def _plan(
-    head: Names,
-    sweeps: Names,
-    trials: int | None,
-    finetune: bool,
-    settings: Mapping[str, Any],
-    layers: Sequence[str | tuple[str, ...]] = (),
-) -> TrainConfig:
-    """Turn heads, their settings, sweeps and trials into candidates, and check everything.
-
-    Of several layers each is tried, unless the settings or a sweep name some.
-    """
-    names = _as_names(head)
-    given = {name: value for name, value in settings.items() if value is not None}
-    running = {name: given.pop(name) for name in _RUNNING if name in given}
-    tuning = {name: given.pop(name) for name in _TUNING if name in given}
-    if tuning and not finetune:
-        raise SettingError(f"{next(iter(tuning))}: has no effect without --finetune")
-    varied = parse_sweeps(_as_names(sweeps), given | {"seed": running.get("seed") or None})
-    heads = choose_heads(names, given, varied)
-    if not (names or varied or finetune or heads != USUAL_HEADS):
-        running.setdefault("budget", BUDGET)
-    elif "budget" in running:
-        expected = "expected no --head, --sweep, --finetune or setting of a head"
-        raise SettingError(f"budget: has no effect on heads that you choose; {expected}")
-    if finetune:
-        # By default the heads that can be trained further, on the output of the blocks.
-        heads = heads if names else tuple(h for h in heads if h in KERAS_HEADS) or heads
-        given.setdefault("transform", ())
-    seed = running.get("seed", 0)
-    if seed and any("seed" in DEFAULTS.get(name, {}) for name in heads):
-        given["seed"] = seed  # it is of the run, and of the heads that have one
-    every_layer = len(layers) > 1 and not given.get("layer") and (None, "layer") not in varied
-    if every_layer:
-        varied = {**varied, (None, "layer"): layers}
-    candidates = make_candidates(heads, given, varied, trials, seed)
-    config = FinetuneConfig(**tuning) if finetune else None
-    sized = "batch_size" in given or any(setting == "batch_size" for _, setting in varied)
-    running |= {"named": bool(names) and not every_layer, "batch_size_given": sized}
-    return TrainConfig(candidates, finetune=config, **running)
+    usual = paths[0].with_name("_".join([*(path.stem for path in paths), "head"]))
+    folder = Path(output or usual)
+    head_folder.check_inputs((folder, *targets), tables)
+    return paths, folder
 
 
 def _train(
@@ -211,13 +165,13 @@ def _train(
     began = time.perf_counter()
     dataset, config, trunks = _prepare(read, folder, config, targets)
     timing = {"read": time.perf_counter() - began}
-    former = read_checkpoint(folder)
+    former = head_folder.read_checkpoint(folder)
     result = _fit(dataset, config, folder, on_result)
     timing["train"] = time.perf_counter() - began - timing["read"]
     failure = result.missed(config.limits())
     if failure:
-        folder = reject(folder, former)
-    replaced = describe_head(folder)
+        folder = head_folder.reject(folder, former)
+    replaced = head_folder.describe_head(folder)
     stores = [str(path) for path in dataset.paths]
     save_head(folder, dataset, result, stores if len(stores) > 1 else stores[0])
     if trunks and not failure:
@@ -226,8 +180,9 @@ def _train(
         export.export_best(folder, result, trunks, targets)
     _save_report(folder, dataset, result, config.seed, timing)
     timing["all"] = time.perf_counter() - began
-    steps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in timing.items())
-    log.info("%s: %s; %s", folder, result.summary(), steps)
+    log.info("%s: %s; in %.1f s", folder, result.summary(), timing["all"])
+    log.debug("%s", ", ".join(f"{step} {seconds:.1f} s" for step, seconds in timing.items()))
+    log.info("report: %s", folder / head_folder.REPORT)
     if replaced:
         log.info("%s: replaced %s", folder, replaced)
     if failure:
@@ -246,7 +201,7 @@ def _prepare(
     if targets:
         export.check_targets(targets, config.candidates, folder)
     remove_leftovers(Path(os.path.realpath(folder)))
-    check_target(folder)
+    head_folder.check_target(folder)
     # A candidate without a layer takes the only one of the file.
     layers = ["+".join(spec.layer) for spec in config.candidates]
     dataset = read(layer=layers[0] if all(layers) else None, memory=config.memory)

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from extract.core.errors import StoreError as StoreError
     from extract.core.errors import TrunkError as TrunkError
     from extract.core.views import ViewSpec as ViewSpec
+    from extract.likeness import find_near_duplicates as find_near_duplicates
     from extract.pipeline.run import Summary as Summary
+    from extract.similarity.near_duplicates import NearDuplicates as NearDuplicates
     from extract.store.open import open_store as open_store
 
 _PUBLIC = {
@@ -38,7 +40,9 @@ _PUBLIC = {
         *("SourceError", "SplitError", "StoreError", "TrunkError"),
     ),
     "extract.core.views": ("ViewSpec",),
+    "extract.likeness": ("find_near_duplicates",),
     "extract.pipeline.run": ("Summary",),
+    "extract.similarity.near_duplicates": ("NearDuplicates",),
     "extract.store.open": ("open_store",),
 }
 

@@ -115,20 +115,18 @@ def _report(summary: Any) -> None:
         f"{layer} {' x '.join(map(str, shape))}" for layer, shape in summary.shapes.items()
     )
     spent = summary.seconds
-    speed = summary.computed / max(spent.work, 1e-9)
-    steps = (
-        f": start {spent.start:.1f} s, "
-        f"then {speed:.0f} images/s (trunk {spent.trunk:.1f} s, write {spent.write:.1f} s, waiting "
-        f"for images {spent.wait:.1f} s; meanwhile read {spent.read:.1f} s, decode "
-        f"{spent.decode:.1f} s)"
-    )
     log.info(
         f"{summary.out}: {count_of(summary.images, noun)}, "
         f"{count_of(len(summary.class_names), 'class')}, {shapes}; "
-        f"{summary.computed} new in {spent.start + spent.work:.1f} s"
-        + steps
-        * (not summary.foreign)
+        f"{summary.computed:,} new in {spent.start + spent.work:.1f} s"
     )
+    if not summary.foreign:
+        speed = summary.computed / max(spent.work, 1e-9)
+        log.debug(
+            f"start {spent.start:.1f} s, then {speed:.0f} images/s: trunk {spent.trunk:.1f} s, "
+            f"write {spent.write:.1f} s, waiting for images {spent.wait:.1f} s; meanwhile read "
+            f"{spent.read:.1f} s, decode {spent.decode:.1f} s"
+        )
     if error := summary.error:
         found = f"relative error {error['relative']:.2g}, cosine {error['cosine']:.5f}"
         log.info(f"against float32, on {error['images']} images: {found}")

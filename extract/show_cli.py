@@ -4,6 +4,7 @@ import argparse
 import json
 import subprocess
 import sys
+from typing import Any
 
 from extract.core.console import Parser, add_common_flags, log, run_command
 from extract.core.errors import ExitCode, SettingError, StoreError
@@ -14,8 +15,20 @@ examples:
   show-features out.h5
   show-features out.h5 --verify
   show-features out.h5 --export out.parquet
+  show-features out.h5 --near --page near.html
   show-features strangers.h5 --verify --limit 60
 """
+
+# What the command does instead of describing the file, one at a time.
+_ACTIONS = ("export", "near", "verify")
+_QUESTIONS = ("near",)
+# Flags that belong to some of these actions.
+_BELONG = {
+    "layer": ("export", *_QUESTIONS),
+    "split": ("export",),
+    "page": _QUESTIONS,
+    "source": _QUESTIONS,
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,12 +62,46 @@ def show_features_parser() -> argparse.ArgumentParser:
         help="write keys, labels, splits, groups and features for other programs: .parquet, .npz "
         "or .csv; only an earlier export is replaced",
     )
-    parser.add_argument("--layer", metavar="NAME", help="with --export: the layer of several")
     parser.add_argument(
         "--split", choices=SPLITS, help="with --export: only the rows of this split"
     )
+    parser.add_argument(
+        "--layer", metavar="NAME", help="the layer of several, to export or compare"
+    )
+    _add_questions(
+        parser.add_argument_group("likeness of the images, as CSV or with --json as JSON")
+    )
     add_common_flags(parser)
     return parser
+
+
+def _add_questions(group: Any) -> None:
+    """Add the flags of questions that the features answer."""
+    group.add_argument(
+        "--near",
+        nargs="?",
+        type=_cosine,
+        const=True,
+        metavar="X",
+        help="groups of near-duplicates: images whose features have a cosine of X or more "
+        "(default: chosen from the cosines in the file)",
+    )
+    group.add_argument(
+        "--page", metavar="FILE", help="also write an .html page with small images of them"
+    )
+    text = "where the images are, for --page (default: where they were extracted)"
+    group.add_argument("--source", metavar="DIR", help=text)
+
+
+def _cosine(text: str) -> float:
+    try:
+        cosine = float(text)
+    except ValueError:
+        cosine = 0.0
+    if not 0 < cosine <= 1:
+        expected = "a cosine above 0, at most 1; or no X, with OUT.h5 before --near"
+        raise argparse.ArgumentTypeError(f"found {text!r}; expected {expected}")
+    return cosine
 
 
 def _seconds(text: str) -> float:
@@ -64,11 +111,11 @@ def _seconds(text: str) -> float:
 
 
 def _show_features(arguments: argparse.Namespace) -> int:
-    given = [name for name in ("layer", "split") if getattr(arguments, name) is not None]
-    if given and arguments.export is None:
-        raise SettingError(f"{given[0]}: has no effect without --export")
-    if arguments.export is not None:
+    action = _choose_action(arguments)
+    if action == "export":
         return _export(arguments)
+    if action in _QUESTIONS:
+        return _answer(arguments, action)
     if arguments.limit is not None:
         return _show_within(arguments)
     from extract.store.describe import describe, format_description
@@ -93,10 +140,42 @@ def _show_features(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
+def _choose_action(arguments: argparse.Namespace) -> str:
+    """Return what to do; empty to describe the file.
+
+    Raises:
+        SettingError: Two flags cannot be combined, or one has no effect.
+    """
+    given = [name for name, value in vars(arguments).items() if value not in (None, False)]
+    actions = [name for name in _ACTIONS if name in given]
+    action = actions[0] if actions else ""
+    others = actions[1:]
+    if action and action != "verify":
+        others += [name for name in ("limit",) if name in given]
+    if action == "export":
+        others += [name for name in ("json",) if name in given]
+    if others:
+        raise SettingError(f"--{action} and --{others[0]} cannot be combined; choose one")
+    for name, needed in _BELONG.items():
+        if name in given and action not in needed:
+            flags = " or ".join(f"--{one}" for one in needed)
+            raise SettingError(f"{name}: has no effect without {flags}")
+    return action
+
+
+def _answer(arguments: argparse.Namespace, action: str) -> int:
+    """Print the images that answer a question as CSV or JSON lines."""
+    from extract.likeness import find_near_duplicates
+
+    shared = {"layer": arguments.layer, "page": arguments.page, "source": arguments.source or ""}
+    threshold = None if arguments.near is True else arguments.near
+    images = find_near_duplicates(arguments.out, threshold, **shared)
+    images.write(sys.stdout, "json" if arguments.json else "csv")
+    log.info("%s: %s", arguments.out, images.summary())
+    return ExitCode.OK
+
+
 def _export(arguments: argparse.Namespace) -> int:
-    given = [name for name in ("verify", "json", "limit") if getattr(arguments, name)]
-    if given:
-        raise SettingError(f"--export and --{given[0]} cannot be combined; choose one")
     from extract.api import export_features
 
     export_features(arguments.out, arguments.export, layer=arguments.layer, split=arguments.split)

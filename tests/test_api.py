@@ -24,7 +24,7 @@ from extract.core.views import ViewSpec
 from tests.conftest import QUICK, MakeStore
 
 # Flags that only a command has.
-_OF_COMMANDS = {"help", "version", "quiet", "verbose", "list_trunks", "list_layers"}
+_OF_COMMANDS = {"help", "version", "quiet", "verbose", "log", "list_trunks", "list_layers"}
 
 
 def keywords(function: Callable[..., Any]) -> set[str]:

@@ -4,6 +4,7 @@ import argparse
 import errno
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,8 +16,10 @@ from classify import cli as train_cli
 from classify import predict_cli
 from extract import cli, show_cli
 from extract.core import console
-from extract.core.console import html_table, log, progress, quiet_mode
-from extract.core.errors import StoreError
+from extract.core.console import log, quiet_mode
+from extract.core.errors import ExitCode, SettingError, StoreError
+from extract.display.progress import progress
+from extract.display.tables import html_table
 from tests.conftest import ROOT
 from tests.test_cli import QUICK_FLAGS
 
@@ -81,6 +84,45 @@ def test_no_error_moves_the_cursor(
     assert all(line.isprintable() for line in stderr.split("\n"))
 
 
+def run_with_log(path: Path, *words: str) -> int:
+    def fail(arguments: argparse.Namespace) -> int:
+        console.log.info("read \x1b[31m\nhere")
+        console.log.warning("odd")
+        console.log.debug("detail")
+        raise StoreError("out.h5: gone")
+
+    words = ("out.h5", "--log", str(path), *words)
+    return console.run_command(show_cli.show_features_parser(), fail, list(words))
+
+
+def test_a_log_gets_every_message_with_its_time(tmp_path: Path) -> None:
+    path = tmp_path / "run.log"
+    assert run_with_log(path) == run_with_log(path, "-q") == ExitCode.FAILED
+    lines = path.read_text().splitlines()
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d show-features: ", line) for line in lines)
+    said = [line.partition("show-features: ")[2] for line in lines]
+    assert said == [r"read \x1b[31m\nhere", *2 * ["warning: odd", "out.h5: gone"]]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "fifo", "missing folder"])
+def test_a_log_replaces_nothing(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "out.h5"
+    if kind == "file":
+        path.write_bytes(b"\x89HDF\r\n")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path = path / "run.log"
+    assert run_with_log(path) == SettingError.exit_code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"show-features: log: {path}")
+    assert kind != "file" or path.read_bytes() == b"\x89HDF\r\n"
+
+
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
 def test_a_pipe_gets_every_name_in_utf_8(encoding: str) -> None:
     # Windows gives a pipe the code page of the country.
@@ -141,7 +183,7 @@ def test_without_a_terminal_a_line_says_how_far_it_is(
 ) -> None:
     with caplog.at_level(logging.INFO, "headstart"):
         for seconds in (0.0, 3600.0):
-            monkeypatch.setattr(console, "LINE_SECONDS", seconds)
+            monkeypatch.setattr("extract.display.progress.LINE_SECONDS", seconds)
             with progress(10, "images", done=2) as bar:
                 bar.update(3)
                 bar.set_postfix_str("best 0.9")

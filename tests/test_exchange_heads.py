@@ -94,7 +94,7 @@ def test_predictions_in_the_order_of_the_file_in_each_form(
     rows = list(csv.reader(said.out.splitlines()))
     assert [row[0] for row in rows] == ["key", "b", "b", "'=a", "c", "c"]
     assert "stdout: 2 rows labelled, 1 unreadable; " in said.err
-    assert rows[3][1:] == ["", "", "has NaN or infinity in 8 of 8 features"]
+    assert rows[3][1:] == ["", "", "", "has NaN or infinity in 8 of 8 features"]
     best = load_head(tmp_path / "head").predict_proba(X[[0]])[0]
     assert rows[1][1:3] == [NAMES[best.argmax()], f"{best.max():.6f}".rstrip("0")]
     lines = [*words, "--format", "json", "-o", str(tmp_path / "new.jsonl"), "--max-bad", "1"]

@@ -333,6 +333,17 @@ def test_a_rerun_is_done_and_a_changed_file_is_refused_until_update(
         write_features(out, X[:3], keys=["c d", "a", "b"], labels=LABELS[:3])
 
 
+def test_renamed_rows_are_not_counted_as_removed(tmp_path: Path) -> None:
+    source, out = tmp_path / "v.npz", tmp_path / "out.h5"
+    np.savez(source, features=X[:3], ids=np.array(KEYS[:3]), species=LABELS[:3])
+    extract_features(source, out, columns="label=species")
+    np.savez(source, features=X[1:3], ids=np.array(["x", "y"]), species=LABELS[:2])
+    with pytest.raises(StoreError, match=rf"lacks 1 row \({KEYS[0]}\) of 3; expected at most 10%"):
+        extract_features(source, out, update=True)
+    np.savez(source, features=X[:3], ids=np.array(["x", "y", "z"]), species=LABELS[:3])
+    assert extract_features(source, out, update=True).images == 3
+
+
 def test_images_and_features_never_replace_each_other(
     images: Path, make_store: Any, tmp_path: Path
 ) -> None:

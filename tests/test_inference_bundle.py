@@ -88,6 +88,7 @@ def test_what_is_written_is_read_back(dense: Path, dense_run: Result) -> None:
         "result.csv",
         "predictions.csv",
         "timing.json",
+        "training_images.npy",
         "report.html",
     }
     made, loaded = dataset(), load_head(dense)

@@ -12,6 +12,7 @@ from PIL import Image
 from classify.inference.complete_model import imagenet_class_names, open_classifier
 from classify.inference.predict import label_images
 from classify.predict_cli import main as predict_images
+from classify.settings.config import PredictConfig
 from extract.core.applications import TRUNKS
 from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.errors import TrunkError
@@ -166,7 +167,7 @@ def test_labels_are_the_best_of_the_complete_model(complete: Any, images: Path) 
     model = open_classifier(config, **QUICK)
     names = model.class_names
     items = list_source(images).items
-    found = label_images(items, model.engine, model, 5)
+    found = label_images(items, model.engine, model, PredictConfig(top=5)).predictions
     assert [p.key for p in found] == [item.key for item in items for _ in range(5)]
     keras = load_keras()
     pixels = np.stack(

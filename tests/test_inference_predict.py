@@ -17,13 +17,21 @@ from classify.cli import main as train_head
 from classify.inference.bundle import TrainedHead, load_head
 from classify.inference.predict import label_images
 from classify.inference.predict import predict_images as label_source
-from classify.inference.predictions import Prediction, write_predictions
+from classify.inference.predictions import (
+    Answers,
+    Prediction,
+    Predictions,
+    check_replaced,
+    write_predictions,
+)
 from classify.inference.trunk import open_engine
 from classify.predict_cli import main as predict_images
+from classify.settings.config import PredictConfig
 from extract.core.errors import HeadError, SettingError
 from extract.engines.base import Engine
 from extract.images.item import Item
 from extract.pipeline.run import run_extraction as extract_features
+from extract.pipeline.stream import Timings
 from extract.sources.listing import list_source
 from extract.store.open import open_store
 from tests.conftest import QUICK
@@ -67,7 +75,7 @@ def opened(made: Made) -> tuple[TrainedHead, Engine]:
 def predict(
     bundle: TrainedHead, items: Sequence[Item], engine: Engine, top: int = 1
 ) -> list[Prediction]:
-    return label_images(items, engine, bundle, top)
+    return label_images(items, engine, bundle, PredictConfig(top=top)).predictions
 
 
 def test_scores_equal_the_head_on_the_stored_features(
@@ -117,7 +125,7 @@ def test_an_unreadable_image_becomes_a_row_with_a_reason_and_moves_no_other(
 def test_one_image_is_a_batch_of_one(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
 
-    def note(items: Any, engine: Engine, *given: Any) -> list[Prediction]:
+    def note(items: Any, engine: Engine, *given: Any) -> Answers:
         sizes.append(engine.batch_size)
         return label_images(items, engine, *given)
 
@@ -166,16 +174,20 @@ def test_weights_that_have_moved(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert predict_images([*words, "--weights", str(paths[2])]) == 0
 
 
-PREDICTIONS = [
-    Prediction("a/ä,1.png", 'says "x"', 0.98765432),
-    Prediction("b.png", "x", 0.0),
-    Prediction("c.png", None, None, "is empty"),
-]
+def answered(**settings: Any) -> Answers:
+    """The answers for four images, of which one could not be read."""
+    answers = Answers(
+        ["a/ä,1.png", "b.png", "c.png", "d.png"], ['says "x"', "x", "=z"], PredictConfig(**settings)
+    )
+    answers.add(np.array([3, 0]), np.array([[0.25, 0.25, 0.5], [0.98765432, 0.01234568, 0]]))
+    answers.fail(2, "is empty")
+    answers.add(np.array([1]), np.array([[0.25, 0.375, 0.375]]))
+    return answers
 
 
-def _written(predictions: Sequence[Prediction], form: str) -> str:
+def _written(form: str, **settings: Any) -> str:
     file = io.StringIO(newline="")
-    write_predictions(predictions, file, form)
+    write_predictions(Predictions(answered(**settings), 0, Timings()), file, form)
     return file.getvalue()
 
 
@@ -196,24 +208,74 @@ def test_a_source_of_too_long_a_name_is_no_bug(
 
 
 def test_csv() -> None:
-    text = _written(PREDICTIONS, "csv")
-    assert text.splitlines()[0] == "key,label,score,reason"
+    text = _written("csv")
+    assert text.splitlines()[0] == "key,label,score,margin,reason"
     assert "\r" not in text
     assert list(csv.reader(io.StringIO(text)))[1:] == [
-        ["a/ä,1.png", 'says "x"', "0.987654", ""],
-        ["b.png", "x", "0.0", ""],
-        ["c.png", "", "", "is empty"],
+        ["a/ä,1.png", 'says "x"', "0.987654", "0.975309", ""],
+        ["b.png", "x", "0.375", "0.0", ""],
+        ["c.png", "", "", "", "is empty"],
+        ["d.png", "'=z", "0.5", "0.25", ""],
     ]
 
 
 def test_json_lines() -> None:
-    text = _written(PREDICTIONS, "json")
+    text = _written("json")
     assert "ä" in text
-    assert [json.loads(line) for line in text.splitlines()] == [
-        {"key": "a/ä,1.png", "label": 'says "x"', "score": 0.987654, "reason": None},
-        {"key": "b.png", "label": "x", "score": 0.0, "reason": None},
-        {"key": "c.png", "label": None, "score": None, "reason": "is empty"},
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert lines[0] == {
+        **{"key": "a/ä,1.png", "label": 'says "x"', "score": 0.987654, "margin": 0.975309},
+        "reason": None,
+    }
+    none = {"label": None, "score": None, "margin": None}
+    assert lines[2] == {"key": "c.png", **none, "reason": "is empty"}
+
+
+def test_the_scores_of_all_classes() -> None:
+    rows = list(csv.DictReader(io.StringIO(_written("csv", scores=True))))
+    names = ['score_says "x"', "score_x", "score_=z"]
+    assert list(rows[0]) == ["key", "label", "score", "margin", "reason", *names]
+    assert [[row[name] for name in names] for row in rows] == [
+        ["0.987654", "0.012346", "0.0"],
+        ["0.25", "0.375", "0.375"],
+        ["", "", ""],
+        ["0.25", "0.25", "0.5"],
     ]
+    lines = [json.loads(line) for line in _written("json", scores=True).splitlines()]
+    assert lines[1]["scores"] == {'says "x"': 0.25, "x": 0.375, "=z": 0.375}
+    assert set(lines[2]["scores"].values()) == {None}
+    with pytest.raises(SettingError, match="top and scores cannot be combined"):
+        PredictConfig(top=2, scores=True)
+
+
+def test_a_low_score_is_no_label_and_no_failure() -> None:
+    found = Predictions(answered(min_score=0.5, top=2), 0, Timings())
+    assert [(p.key, p.label) for p in found] == [
+        ("a/ä,1.png", 'says "x"'),
+        ("a/ä,1.png", "x"),
+        ("b.png", None),
+        ("c.png", None),
+        ("d.png", "=z"),
+        ("d.png", 'says "x"'),
+    ]
+    assert found[2] == ("b.png", None, 0.375, 0.0, "score 0.375 below 0.5")
+    assert (found.unsure, found.unreadable) == (1, 1)
+    assert found.summary().startswith("2 images labelled, 1 unsure, 1 unreadable; ")
+    # A score just below is not shown as one that is high enough.
+    answers = Answers(["a"], ["x", "y"], PredictConfig(min_score=0.6))
+    answers.add(np.array([0]), np.array([[0.59999, 0.40001]]))
+    assert answers.best[0].reason == "score 0.5999 below 0.6"
+
+
+def test_predictions_are_replaced_whichever_version_wrote_them(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    for heading in ("key,label,score,reason", "key,label,score,margin,reason,score_a,'score_=z"):
+        path.write_text(f"{heading}\r\na,b,1,\n")
+        check_replaced(path)
+    for heading in ("key,label,score", "key,label,suggested_label", "label,key,score,reason"):
+        path.write_text(f"{heading}\na,b,1\n")
+        with pytest.raises(HeadError, match="holds something else"):
+            check_replaced(path)
 
 
 # The same from Python.
@@ -324,7 +386,9 @@ def test_many_classes_are_told_by_their_confusions() -> None:
 
     names = [f"class {number:02}" for number in range(30)]
     items = [Item(f"{i}", "", i % 30, 0, group=f"{i // 30}") for i in range(90)]
-    answers = [names[0] if item.label == 7 else names[item.label] for item in items]
+    answers = [
+        Prediction(item.key, names[0 if item.label == 7 else item.label], 1.0) for item in items
+    ]
     found = evaluate_labels(items, answers, names, names)
     assert found is not None
     lines = str(found).splitlines()

@@ -6,6 +6,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from extract.core.errors import StoreError
 from extract.pipeline import plan, run
@@ -81,6 +82,7 @@ def test_a_file_that_changes_while_the_engine_opens_is_compared_again(
     wanted: dict[str, Any] = {**QUICK, "pooling": "avg" if action == "update" else "max"}
     if action == "update":
         (images / "train/cat/0.png").unlink()
+        Image.new("RGB", (9, 9)).save(images / "train/cat/9.png")
     extract_features(images, other, **wanted | change)
     content, open_engine = other.read_bytes(), run._open_engine
 

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from classify.inference.predict import label_images
+from classify.settings.config import PredictConfig
 from extract.core.config import TrunkSpec
 from extract.core.row_block import Note
 from extract.pipeline.run import run_extraction
@@ -62,7 +63,8 @@ def test_prediction_tells_it_too(doubtful: Path, caplog: pytest.LogCaptureFixtur
     spec: dict[str, Any] = dict(QUICK)
     engine = open_engine(TrunkSpec(**spec), "float32", 2)
     items = list_source(doubtful).items
-    labels = label_images(items, engine, Model())  # type: ignore[arg-type]
+    model: Any = Model()
+    labels = label_images(items, engine, model, PredictConfig()).predictions
     assert len(labels) == 6
     assert f"4 images (0.tif, 1.tif, 2.tif, ...): {RANGE}" in caplog.messages
 

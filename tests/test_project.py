@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = {
     "extract": (
         "core",
+        "display",
         "limits",
         "images",
         "pixels",
@@ -42,6 +43,7 @@ ROOMS = {
         "pipeline",
         "exchange",
         "gallery",
+        "similarity",
     ),
     "classify": (
         "settings",
@@ -184,7 +186,7 @@ def test_a_setting_has_one_name_in_three_places(images: Path, tmp_path: Path) ->
     from extract.pipeline.run import run_extraction as extract_features
 
     settings = {f.name for kind in (TrunkSpec, ExtractConfig, ViewSpec) for f in fields(kind)}
-    other = {"help", "version", "quiet", "verbose", "list_trunks", "list_layers"}
+    other = {"help", "version", "quiet", "verbose", "log", "list_trunks", "list_layers"}
     assert flags(extract_features_parser()) - other == settings
     given: dict[str, Any] = {**QUICK, "views": 1}
     extract_features(images, tmp_path / "out.h5", **given)

@@ -17,7 +17,7 @@ from classify.search.feasibility import estimate, fast_head
 from classify.search.search import run
 from classify.settings.config import BUDGET, TrainConfig
 from classify.settings.head_spec import DEFAULTS, USUAL_HEADS, HeadSpec
-from classify.train import _plan
+from classify.settings.plan import plan_run
 from extract.core.errors import SettingError
 from tests.conftest import MakeStore
 
@@ -107,10 +107,10 @@ def test_a_run_that_goes_on_keeps_its_choice(store: Path, tmp_path: Path) -> Non
 
 
 def test_only_default_heads_have_a_budget() -> None:
-    config = _plan((), (), None, False, {"seed": 3, "transform": "none"})
+    config = plan_run((), (), None, False, {"seed": 3, "transform": "none"})
     assert config.budget == BUDGET
     assert tuple(spec.head for spec in config.candidates) == USUAL_HEADS
-    assert _plan((), (), None, False, {"budget": 5.0}).budget == 5
+    assert plan_run((), (), None, False, {"budget": 5.0}).budget == 5
     for head, sweeps, finetune, settings in (
         ("lda", (), False, {}),
         ((), ("dropout=0,0.2",), False, {}),
@@ -118,14 +118,14 @@ def test_only_default_heads_have_a_budget() -> None:
         ((), (), False, {"epochs": 3}),
         ((), (), True, {}),
     ):
-        assert _plan(head, sweeps, None, finetune, settings).budget is None
+        assert plan_run(head, sweeps, None, finetune, settings).budget is None
         with pytest.raises(SettingError, match="budget: has no effect on heads that you choose"):
-            _plan(head, sweeps, None, finetune, {**settings, "budget": 5.0})
+            plan_run(head, sweeps, None, finetune, {**settings, "budget": 5.0})
 
 
 def test_several_layers_keep_to_one_budget() -> None:
-    assert _plan((), (), None, False, {}, ["mixed5", "mixed7"]).budget == BUDGET
-    assert _plan("lda", (), None, False, {}, ["mixed5", "mixed7"]).budget is None
+    assert plan_run((), (), None, False, {}, ["mixed5", "mixed7"]).budget == BUDGET
+    assert plan_run("lda", (), None, False, {}, ["mixed5", "mixed7"]).budget is None
 
 
 def test_what_was_left_out_is_in_the_files(store: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from classify.settings.head_spec import USUAL_HEADS, HeadSpec
-from classify.settings.sweep import choose_heads, label, make_candidates, parse_sweep
+from classify.settings.sweep import choose_heads, label, label_all, make_candidates, parse_sweep
 from extract.core.errors import SettingError
 
 GOOD: list[tuple[str, str | None, str, list[Any]]] = [
@@ -128,3 +128,14 @@ def test_a_label_says_what_is_unusual() -> None:
     assert label(HeadSpec("logistic")) == "logistic"
     spec = HeadSpec("dense", units=(8, 4), dropout=0.0, transform=("l2",))
     assert label(spec) == "dense units=8+4 dropout=0 transform=l2"
+
+
+def test_a_name_has_every_setting_that_is_varied() -> None:
+    sweep = dict(map(parse_sweep, ["dropout=0,0.2", "transform=none,l2"]))
+    made = make_candidates(["dense", "ridge"], {}, sweep)
+    named = label_all(made)
+    assert len(set(named.values())) == len(made) == 6
+    usual = next(spec for spec in made if spec.dropout == 0.2 and not spec.transform)
+    assert label(usual) == "dense"
+    assert named[usual] == "dense dropout=0.2 transform=none"
+    assert label_all([usual]) == {usual: "dense"}

@@ -118,7 +118,8 @@ def test_a_source_may_grow_beyond_an_attribute_and_shrink_again(
             assert store.class_names == names_of(count)
             assert store.class_names[store.labels[-1]] == f"class {int(store.keys[-1][:-4]):05d}"
             assert verify(store) == []
-    assert computed == ([4100, 0, 20] if more else [4080, 0, 0])
+    # An update copies the row of the first image: all are byte for byte the same.
+    assert computed == ([4100, 0, 20] if more else [0, 0, 0])
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,8 @@ def test_an_updated_store_is_that_of_a_first_run(images: Path, tmp_path: Path, v
     extract(images, out, views=views)
     change(images)
     summary = extract(images, out, views=views, **UPDATE)
-    assert (summary.images, summary.computed) == (9, 4)
+    # Of four new files one was moved; if it has no views, it is run again with them.
+    assert (summary.images, summary.computed) == (9, 4 if views else 3)
     extract(images, tmp_path / "fresh.h5", views=views)
     found, wanted = contents(out), contents(tmp_path / "fresh.h5")
     for name in ("features", "views"):
@@ -95,7 +96,7 @@ def test_a_row_that_is_not_what_was_written_is_not_kept(images: Path, tmp_path: 
     with h5py.File(out, "r+") as file:
         file["features"][2] += 1
     change(images)
-    assert extract(images, out, **UPDATE).computed == 4 + 1
+    assert extract(images, out, **UPDATE).computed == 3 + 1
     extract(images, tmp_path / "fresh.h5")
     np.testing.assert_allclose(
         contents(out)["features"], contents(tmp_path / "fresh.h5")["features"], atol=1e-5
@@ -246,9 +247,203 @@ def test_killed_at_a_step_and_run_again(images: Path, tmp_path: Path, step: str)
     done = subprocess.run([sys.executable, "-c", code, str(images), str(out)], check=False)
     assert done.returncode == -signal.SIGKILL
     assert out.read_bytes() == before
-    assert extract_features(images, out, **UPDATE).computed == 4
+    assert extract_features(images, out, **UPDATE).computed == 3
     extract_features(images, copy, **UPDATE)
     assert contents(out) == contents(copy)
+
+
+def reread(images: Path, out: Path, fresh: Path, **settings: Any) -> tuple[int, list[float]]:
+    """Update, and return what was computed and how far features are from those of a first run."""
+    computed = extract(images, out, update=True, **settings).computed
+    extract(images, fresh, overwrite=True)
+    found, wanted = contents(out), contents(fresh)
+    distance = np.abs(np.subtract(found.pop("features"), wanted.pop("features"))).max()
+    assert found == wanted
+    return computed, float(distance)
+
+
+def date_apart(images: Path) -> None:
+    """Give each file a time of its own, as those of a camera have."""
+    for number, path in enumerate(sorted(images.rglob("*.png"))):
+        date(path, 1e9 + number)
+
+
+def move(folder: Path, *pairs: tuple[str, str]) -> None:
+    """Rename files or folders below a folder, all at once."""
+    for number, (old, _) in enumerate(pairs):
+        (folder / old).rename(folder / f"moving{number}")
+    for number, (_, new) in enumerate(pairs):
+        (folder / new).parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"moving{number}").rename(folder / new)
+
+
+@pytest.mark.parametrize("check", ["modified", "content"])
+@pytest.mark.parametrize(
+    ("pairs", "renamed", "classes"),
+    [
+        ([("train/cat", "train/lynx"), ("validation/cat", "validation/lynx")], 4, ("dog", "lynx")),
+        ([("train/cat/0.png", "train/dog/9.png")], 1, ("cat", "dog")),
+        ([("train/cat/0.png", "train/cat/a.png")], 1, ("cat", "dog")),
+        ([("train", "validation"), ("validation", "train")], 8, ("cat", "dog")),
+        ([("train/cat/0.png", "train/cat/1.png"), ("train/cat/1.png", "train/cat/0.png")], 2, None),
+        (
+            [("train/cat/1.png", "train/dog/1.png"), ("train/dog/1.png", "validation/dog/7.png")],
+            2,
+            None,
+        ),
+    ],
+)
+def test_a_renamed_file_keeps_its_row(
+    images: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    pairs: list[tuple[str, str]],
+    renamed: int,
+    classes: tuple[str, ...] | None,
+    check: str,
+) -> None:
+    out = tmp_path / "out.h5"
+    date_apart(images)
+    extract(images, out)
+    move(images, *pairs)
+    with caplog.at_level("INFO", "headstart"):
+        extract(images, out, update=True, dry_run=True, check=check)
+        assert f"8 images of 2 classes, 8 done before, of them {renamed} under a" in caplog.text
+        assert reread(images, out, tmp_path / "fresh.h5", check=check) == (0, 0)
+    kept = f"8 rows kept, of them {renamed} under a new name, 0 new or changed, 0 dropped"
+    assert kept in caplog.text
+    with open_store(out) as store:
+        assert store.class_names == (classes or ("cat", "dog"))
+
+
+def test_rows_of_moved_files_are_copied_and_not_computed(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.h5"
+    extract(images, out)
+    with open_store(out, write=True) as store:
+        keys = store.keys
+        written = np.broadcast_to(np.arange(8)[:, None], (8, *store.shapes["conv1_relu"]))
+        rows = np.arange(8)
+        store.write(RowBlock(rows, {"conv1_relu": written.astype("f4")}, store.digests(), []))
+    move(images, ("train", "validation"), ("validation", "train"))
+    extract(images, out, update=True, check="content")
+    with open_store(out) as store:
+        values = store.read("conv1_relu", slice(None))[:, 0].tolist()
+        assert dict(zip(store.keys, values, strict=True)) == {
+            key.replace(*words): row
+            for row, key in enumerate(keys)
+            for words in [("train", "validation"), ("validation", "train")]
+            if key.startswith(words[0])
+        }
+
+
+def test_a_table_may_name_the_same_files_by_other_paths(images: Path, tmp_path: Path) -> None:
+    table, out = images / "table.csv", tmp_path / "out.h5"
+    keys = sorted(path.relative_to(images).as_posix() for path in images.rglob("*.png"))
+    table.write_text("\n".join(["path", *keys]))
+    extract(table, out)
+    (tmp_path / "moved").mkdir()
+    shutil.move(images, tmp_path / "moved" / "photos")
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(["path", *(f"moved/photos/{key}" for key in keys)]))
+    assert extract(table, out, update=True).computed == 0
+    with open_store(out) as store:
+        assert store.keys == [f"moved/photos/{key}" for key in keys]
+
+
+def test_renamed_members_of_an_archive_keep_their_rows(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.h5"
+    shutil.make_archive(str(tmp_path / "photos"), "zip", images)
+    extract(tmp_path / "photos.zip", out)
+    move(images, ("train/dog", "train/wolf"), ("validation/dog", "validation/wolf"))
+    shutil.make_archive(str(tmp_path / "photos"), "zip", images)
+    assert extract(tmp_path / "photos.zip", out, update=True).computed == 0
+    with open_store(out) as store:
+        assert store.class_names == ("cat", "wolf")
+
+
+def test_copies_of_an_image_take_its_row(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.h5"
+    extract(images, out)
+    for name in ("8.png", "9.png"):
+        shutil.copy(images / "train" / "cat" / "0.png", images / "train" / "dog" / name)
+    assert reread(images, out, tmp_path / "fresh.h5") == (0, 0)
+    (images / "train" / "dog" / "8.png").unlink()
+    (images / "train" / "dog" / "9.png").rename(images / "train" / "dog" / "7.png")
+    assert reread(images, out, tmp_path / "fresh.h5", max_removed="1") == (0, 0)
+
+
+def test_a_moved_image_keeps_its_views_if_it_has_them(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.h5"
+    date_apart(images)
+    extract(images, out, views=2)
+    before = contents(out)
+    move(images, ("train/cat", "train/lynx"), ("validation/cat", "validation/lynx"))
+    assert extract(images, out, views=2, update=True).computed == 0
+    after = contents(out)
+    order = [before["keys"].index(key.replace("lynx", "cat")) for key in after["keys"]]
+    assert after["features"] == [before["features"][row] for row in order]
+    # Training rows come first, and those of dogs before those of the class that was renamed.
+    assert after["views"] == [before["views"][row] for row in (2, 3, 0, 1)]
+    move(
+        images, ("validation/dog/0.png", "train/dog/0.png"), ("train/dog/0.png", "train/dog/9.png")
+    )
+    assert extract(images, out, views=2, **UPDATE).computed == 1
+
+
+def test_renamed_files_are_not_counted_as_removed(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.h5"
+    extract(images, out)
+    move(images, ("train/cat", "train/lynx"), ("validation/cat", "validation/lynx"))
+    (images / "train" / "dog" / "0.png").unlink()
+    with pytest.raises(StoreError, match=r"lacks 1 image \(train/dog/0.png\) of 8; expected at"):
+        extract(images, out, update=True, max_removed="0")
+    assert extract(images, out, update=True, max_removed="1").images == 7
+
+
+def test_a_refusal_says_that_images_are_only_renamed(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.h5"
+    extract(images, out)
+    move(images, ("train/cat", "train/lynx"), ("validation/cat", "validation/lynx"))
+    found = "4 images seem to be only renamed or moved; use --update, which keeps the rows"
+    with pytest.raises(StoreError, match=found):
+        extract(images, out)
+
+
+def test_an_update_reads_only_new_names_and_files_that_changed(
+    images: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.h5"
+    extract(images, out)
+    move(images, ("train/cat/0.png", "train/lynx/0.png"))
+    draw(images / "train" / "cat" / "1.png", 3)
+    wide = np.zeros((200, 300, 3), np.uint8)  # no row has a file of this size
+    Image.fromarray(wide).save(images / "train" / "cat" / "wide.bmp")
+    for path in images.rglob("*.*"):
+        date(path)
+    date(images / "train" / "cat" / "1.png", 1e9 + 1)
+    # The new file of a size that no row has is read once, by the trunk.
+    opened, _ = count_opens(images, out)
+    assert opened == "2 train/cat/1.png train/lynx/0.png"
+
+
+def test_no_trunk_is_built_where_nothing_is_run(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: object) -> None:
+        raise AssertionError(given)
+
+    out = tmp_path / "out.h5"
+    extract(images, out)
+    with monkeypatch.context() as patch:
+        patch.setattr("extract.pipeline.run.open_engine", refuse)
+        move(images, ("train/cat", "train/lynx"), ("validation/cat", "validation/lynx"))
+        assert extract_features(images, out, update=True, dry_run=True).computed == 0
+        assert extract_features(images, out, update=True).computed == 0
+        draw(images / "train" / "dog" / "8.png", 8)
+        date(images / "train" / "dog" / "8.png")
+        with pytest.raises(AssertionError):
+            extract(images, out, update=True)
+    assert extract(images, out, update=True).computed == 1
 
 
 def test_an_update_drops_few_rows_unless_it_is_told_to(images: Path, tmp_path: Path) -> None:

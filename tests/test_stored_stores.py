@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from classify import load_dataset, sweep
-from classify.data.dataset import Dataset
+from classify.data.dataset import Dataset, with_layer
 from classify.stored.out_of_core import StoredRows, iter_chunks
 from classify.stored.stores import list_layers, name_stores
 from extract.core.errors import SettingError, StoreError
@@ -72,11 +72,11 @@ def test_rows_of_several_stores_are_of_the_same_images(
     assert made.keys == [names[0](i) for i in shared]
     assert made.y.tolist() == [i % 2 for i in shared]
     # Another layer, and a part of the rows, have the same images.
-    other = made.with_layer("c:conv1_relu", memory)
+    other = with_layer(made, "c:conv1_relu", memory)
     assert (rows_of(other) == wanted[:, 4:]).all()
     few = made.without(["dog"])
     assert few.keys == [names[0](i) for i in shared if i % 2 == 0]
-    assert (rows_of(few.with_layer(B, memory)) == wanted[wanted[:, 0] % 2 == 0, 2:4]).all()
+    assert (rows_of(with_layer(few, B, memory)) == wanted[wanted[:, 0] % 2 == 0, 2:4]).all()
 
 
 def test_what_does_not_match_is_counted(
@@ -216,12 +216,12 @@ def test_views_are_those_of_the_layers_own_store(make_store: MakeStore) -> None:
     second = store_of(make_store, "b.h5", order, views=views[order])
     made = load_dataset([first, second], A)
     assert made.views is None
-    own = made.with_layer(B)
+    own = with_layer(made, B)
     assert own.views is not None
     found = own.views.of(np.array([0, 2, 3]))
     assert (found.features == views[[0, 2, 3]]).all()
     assert found.owners.tolist() == [0, 1, 2]
-    assert made.with_layer(f"{A}+{B}").views is None
+    assert with_layer(made, f"{A}+{B}").views is None
     with pytest.raises(SettingError, match=f"views: all has no effect on {A}\\+{B}"):
         sweep(made, f"layer={A}+{B}", head="knn", views="all")
 
@@ -230,7 +230,7 @@ def test_a_store_that_is_replaced_is_not_read_on(make_store: MakeStore) -> None:
     first = store_of(make_store, "a.h5", list(range(8)))
     second = store_of(make_store, "b.h5", list(range(8)), value=1)
     every: list[Callable[[Dataset], Any]] = [
-        lambda made: made.with_layer(B),
+        lambda made: with_layer(made, B),
         lambda made: sweep(made, f"layer={B}", head="lda", folds=2),
     ]
     for value, again in enumerate(every, 2):

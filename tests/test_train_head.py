@@ -22,7 +22,7 @@ from classify.cli import train_head_parser
 from classify.inference.bundle import load_head
 from classify.predict_cli import main as predict_images
 from classify.predict_cli import predict_images_parser
-from classify.settings.config import FinetuneConfig, PredictConfig, TrainConfig
+from classify.settings.config import FinetuneConfig, LabelConfig, PredictConfig, TrainConfig
 from classify.settings.head_spec import HeadSpec
 from classify.train import train_heads
 from extract.cli import main as extract_features_command
@@ -71,7 +71,7 @@ def test_two_heads_a_table_and_a_folder(store: Path, capsys: pytest.CaptureFixtu
     assert [row["head"] for row in leaderboard] == heads
     assert "left out: 1 image that could not be read" in shown.err
     assert "trained on 19 images, best of 2 on 20 (its validation split)" in shown.err
-    assert shown.err.splitlines()[-1] == f"next: predict-images {folder} SOURCE"
+    assert shown.err.splitlines()[-1] == f"next: predict-images {folder} {store}"
 
 
 def test_the_same_command_again_writes_the_same_result(store: Path) -> None:
@@ -420,12 +420,15 @@ def test_help_loads_nothing_heavy() -> None:
 def test_every_long_flag_is_a_field_and_says_its_default(parser: Callable[[], object]) -> None:
     settings = {
         field.name
-        for kind in (HeadSpec, TrainConfig, FinetuneConfig, PredictConfig, ExtractConfig, TrunkSpec)
+        for kind in (
+            *(HeadSpec, TrainConfig, LabelConfig, FinetuneConfig, PredictConfig),
+            *(ExtractConfig, TrunkSpec),
+        )
         for field in fields(kind)
     }
     allowed = (
         settings
-        | {"help", "version", "quiet", "verbose", "output", "sweep", "trials"}
+        | {"help", "version", "quiet", "verbose", "log", "output", "sweep", "trials"}
         | {"export", "groups", "assert", "leave_out", "source", "list_trunks"}
     )
     text = parser().format_help()  # type: ignore[attr-defined]
@@ -640,14 +643,14 @@ def test_the_report_shows_images_that_have_moved(
     mistaken.rename(moved)
     capsys.readouterr()
     assert thumbnails(out) == 0
-    assert capsys.readouterr().err.count("in the report; say where they are with --source\n") == 1
+    assert capsys.readouterr().err.count("to show; say where they are with --source\n") == 1
     report, words = out.with_name("out_head") / "report.html", [str(out), *KNN, "--source"]
     assert train_head([*words, str(moved)]) == 0
-    assert "source" not in capsys.readouterr().err.replace("SOURCE", "")
+    assert "source" not in capsys.readouterr().err
     assert report.read_text().count("data:image/jpeg") == shown > 0
     for wrong in (moved / "train", moved.with_name("nowhere")):
         assert train_head([*words, str(wrong), "-q"]) == 0
-        line = f"warning: source: {wrong} holds none of the {shown} images that the report"
+        line = f"warning: source: {wrong} holds none of the {shown} images to show"
         assert capsys.readouterr().err.count(line) == 1
         assert "data:image/jpeg" not in report.read_text()
     # As older files have it: relative, and read from another folder.

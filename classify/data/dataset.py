@@ -3,8 +3,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.folds import Groups
+from classify.data.label_tables import RowLabels, Tables, check_left_out, read_labels, usable_rows
+from classify.data.table_rows import TableRecord
 from classify.settings.config import GROUPS
-from classify.stored.alignment import align, check_complete
+from classify.stored.alignment import align
 from classify.stored.memory_budget import MemoryBudget
 from classify.stored.out_of_core import Labels, StoredRows
 from classify.stored.parts import MadeBy, Part
@@ -23,10 +25,10 @@ from classify.stored.same_store import SameStore
 from classify.stored.stores import Paths, Stores, as_paths, describe_layers, name_stores
 from classify.stored.views import StoredViews
 from extract.core.config import BEFORE, TrunkSpec
-from extract.core.console import Described, log
-from extract.core.errors import SettingError, StoreError, count_of, quoted, unknown_name
+from extract.core.console import log
+from extract.core.errors import SettingError, quoted
 from extract.core.flags import check_choice
-from extract.core.row_block import DONE
+from extract.display.tables import Described
 from extract.images.digests import group_by_digest
 from extract.store.open import Store, open_store
 
@@ -60,6 +62,8 @@ class Dataset(Described):
         store: The stores, to be opened again; None where nothing is read again.
         moved_to: The place of the images now, if the user has named another one than ``source``.
         left_out: The classes of the store whose images are left out; they are no class here.
+        labels: The tables that labels, splits and groups come from; none where they are stored.
+        label_columns: The columns of these tables, as the user named them.
         joined: The trunk of each store, where layers of several are joined; else empty. Then
             ``trunk``, ``weights_sha256``, ``dtype`` and ``precision`` are those of the first.
     """
@@ -86,12 +90,19 @@ class Dataset(Described):
     store: Stores | None = None
     moved_to: str = ""
     left_out: tuple[str, ...] = ()
+    labels: tuple[TableRecord, ...] = ()
+    label_columns: str = ""
     joined: tuple[MadeBy, ...] = ()
 
     @property
     def paths(self) -> list[Path | None]:
         """Every store."""
         return [*self.store.paths] if self.store else [self.path]
+
+    @property
+    def rows(self) -> NDArray[np.int64] | None:
+        """(N,) int64, the row of the store, or of the first, of each row; None without a store."""
+        return self.store.parts[0].rows if self.store else None
 
     @property
     def positive_label(self) -> int | None:
@@ -131,20 +142,12 @@ class Dataset(Described):
             left_out=(*self.left_out, *left_out),
         )
 
-    def with_layer(self, layer: str | None, memory: float | None = None) -> "Dataset":
-        """Return the dataset with the features of another layer; see ``load_dataset``."""
-        if self.store is None:
-            return self
-        loaded = self.store.load(layer, memory, self.keys)
-        joined = loaded.made_by if len(loaded.made_by) > 1 else ()
-        made_by = loaded.made_by[0].fields()
-        name, X, views = loaded.layer.name, loaded.X, loaded.views
-        return replace(self, X=X, views=views, layer=name, joined=joined, **made_by)
-
     @cached_property
     def grouping(self) -> Groups:
         """The groups of the rows, by name and number."""
-        return Groups(self.keys, self.groups)
+        # The digest of another program's features is of their numbers, which its next export may
+        # change in the last digit; its keys stay.
+        return Groups(self.keys, self.groups, self.digests if self.trunk.trunk else None)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -181,22 +184,23 @@ class Dataset(Described):
         }
 
 
-def load_dataset(
+def load_dataset(  # noqa: PLR0913
     path: Paths,
     layer: str | None = None,
     memory: float | None = None,
     groups: str = "stored",
     leave_out: str | Sequence[str] = (),
     source: str | os.PathLike[str] = "",
+    *,
+    labels: Tables = (),
+    columns: str = "",
 ) -> Dataset:
     """Read the rows that a head can be trained on.
 
     Rows without a label or without features are left out, and a note gives their number. Features
     stay in the file where they, with their copies in training, need more than ``memory``.
-
-    Of several stores the rows of the same images are used, by key or by the bytes of the image
-    file. Labels, splits, groups and keys are those of the first store. Each layer is called
-    ``STEM:LAYER`` after the stem of its file, and layers of several stores can be joined.
+    Of several stores the rows of the same images are used, by key or bytes; labels, splits, groups
+    and keys are those of the first. Layers are called ``STEM:LAYER`` after the stems of the files.
 
     Args:
         path: A finished store, or several of the same images.
@@ -205,55 +209,79 @@ def load_dataset(
         groups: ``stored``, or ``digest``, which also keeps images of the same bytes together.
         leave_out: Names of classes whose images are not read; the dataset does not have them.
         source: The place of the images, if they have moved.
+        labels: Tables of labels by key; a later one wins; ``stored`` is the labels in the file.
+        columns: Their columns, such as ``"path=file,label=sex"``.
 
     Raises:
-        StoreError: A store cannot be read, is unfinished, has no labelled row, holds features
-            that are not finite numbers, or changes meanwhile; or stores have no image in common.
+        StoreError: A store cannot be read, is unfinished, has no labelled row or image of the
+            others, holds features that are not finite numbers, or changes meanwhile.
         SettingError: The layer, ``groups`` or a class is unknown, none of several layers was named,
-            a store was named twice, or fewer than two classes remain.
+            or fewer than two classes remain.
+        SourceError: A table of labels cannot be used.
 
     Example:
+        >>> load_dataset("out.h5", labels="sex.csv").class_names  # doctest: +SKIP
+        ('female', 'male')
         >>> load_dataset(["vgg.h5", "inception.h5"], "vgg:top+inception:mixed7")  # doctest: +SKIP
     """
     check_choice("groups", groups, GROUPS)
-    paths = as_paths(path)
+    with _opened(as_paths(path)) as (stores, same):
+        known = read_labels(stores[0], labels, columns)
+        left_out = check_left_out(known.class_names, leave_out)
+        rows = align(stores, usable_rows(stores[0], known, left_out), not known.tables)
+        dataset = _describe(stores, same, known, rows)
+    dataset = with_layer(dataset, layer or None, memory)
+    if groups == "digest" and dataset.digests is not None:
+        dataset = replace(dataset, groups=group_by_digest(dataset.digests, dataset.groups))
+    return replace(dataset.without(left_out) if left_out else dataset, moved_to=os.fspath(source))
+
+
+@contextmanager
+def _opened(paths: Sequence[Path]) -> Iterator[tuple[list[Store], list[SameStore]]]:
+    """Open stores, which must not change meanwhile."""
     with ExitStack() as stack:
         same = [SameStore(path) for path in paths]
         for one in same:
             stack.enter_context(one.unchanged())
-        stores = [stack.enter_context(open_store(path)) for path in paths]
-        left_out = _check_left_out(stores[0], leave_out)
-        rows = align(stores, _usable_rows(stores[0], left_out))
-        dataset = _describe(stores, same, rows)
-    dataset = dataset.with_layer(layer, memory)
-    if groups == "digest" and dataset.digests is not None:
-        dataset = replace(dataset, groups=group_by_digest(dataset.digests, dataset.groups))
-    dataset = replace(dataset, moved_to=os.fspath(source))
-    return dataset.without(left_out) if left_out else dataset
+        yield [stack.enter_context(open_store(path)) for path in paths], same
 
 
-def _describe(stores: Sequence[Store], same: Sequence[SameStore], rows: list[Labels]) -> Dataset:
+def _describe(
+    stores: Sequence[Store], same: Sequence[SameStore], known: RowLabels, rows: list[Labels]
+) -> Dataset:
     """Return the dataset of some rows of each store, image by image, still without features."""
     first, own, paths = stores[0], rows[0], [store.path for store in stores]
     parts = tuple(map(Part.of, name_stores(paths), same, stores, rows))
     digests = first.digests()[own]
-    known = Stores(parts, hashlib.blake2b(digests.tobytes(), digest_size=16).hexdigest())
+    read_again = Stores(parts, hashlib.blake2b(digests.tobytes(), digest_size=16).hexdigest())
     if len(stores) > 1:
-        log.info("%s", describe_layers(known))
+        log.info("%s", describe_layers(read_again))
     return Dataset(
         X=np.empty((len(own), 0), np.float32),
-        y=first.labels[own],
+        y=known.labels[own],
         keys=[first.keys[row] for row in own],
-        groups=None if first.groups is None else [first.groups[row] for row in own],
-        split=first.split[own],
-        class_names=first.class_names,
+        groups=None if known.groups is None else [known.groups[row] for row in own],
+        split=known.split[own],
+        class_names=known.class_names,
         layer="",
         path=first.path,
         digests=digests,
-        store=known,
+        store=read_again,
+        labels=known.tables,
+        label_columns=known.columns,
         **parts[0].made_by.fields(),
         **{name: first.attributes.get(name, "") for name in ("source", "columns", "root")},
     )
+
+
+def with_layer(dataset: Dataset, layer: str | None, memory: float | None = None) -> Dataset:
+    """Return the dataset with the features of another layer of its stores, if it has some."""
+    if layer in ("", dataset.layer) or dataset.store is None:
+        return dataset
+    loaded = dataset.store.load(layer, memory, dataset.keys)
+    joined = loaded.made_by if len(loaded.made_by) > 1 else ()
+    made_by, name = loaded.made_by[0].fields(), loaded.layer.name
+    return replace(dataset, X=loaded.X, views=loaded.views, layer=name, joined=joined, **made_by)
 
 
 def budget_for_layer(dataset: Dataset, layer: str, memory: float | None = None) -> MemoryBudget:
@@ -262,36 +290,3 @@ def budget_for_layer(dataset: Dataset, layer: str, memory: float | None = None) 
         in_memory, has_views = not isinstance(dataset.X, StoredRows), dataset.views is not None
         return MemoryBudget(dataset.layer, dataset.X.shape[1:], in_memory, has_views)
     return dataset.store.plan(layer, memory)
-
-
-def _check_left_out(store: Store, given: str | Sequence[str]) -> Sequence[str]:
-    """Return the names; raise SettingError unless they are classes, and two others remain."""
-    names, known = [given] if isinstance(given, str) else given, store.class_names
-    if unknown := [name for name in names if name not in known]:
-        raise SettingError(f"leave_out: {unknown_name('class', unknown[0], known)}")
-    remaining = [name for name in known if name not in names]
-    if names and len(remaining) < 2:
-        found = quoted(remaining[0]) if remaining else "no class"
-        raise SettingError(f"leave_out: leaves {found}; expected two classes or more; name fewer")
-    return names
-
-
-def _usable_rows(store: Store, left_out: Sequence[str]) -> NDArray[np.int64]:
-    """Return the increasing labelled rows with features; log the number of the others."""
-    check_complete(store)
-    done, labelled = store.status == DONE, store.labels >= 0
-    named = np.isin(store.labels, [store.class_names.index(name) for name in left_out])
-    rows = np.flatnonzero(done & labelled & ~named)
-    noun, remedy = "image", "extract features from class folders"
-    if not store.spec.trunk:
-        noun, remedy = "row", "name them: extract-features --overwrite --columns label=NAME"
-    if not len(rows):
-        found = f"none of {count_of(len(done), noun)} has features and a label"
-        raise StoreError(f"{store.path}: {found}; {remedy}")
-    reasons = {"that could not be read": ~done, "without a label": done & ~labelled}
-    if left_out:
-        reasons[f"of {', '.join(map(quoted, left_out))}"] = done & named
-    for reason, unused in reasons.items():
-        if unused.any():
-            log.info("left out: %s %s", count_of(int(unused.sum()), noun), reason)
-    return rows

@@ -27,10 +27,16 @@ class Groups:
     Args:
         keys: N different keys.
         groups: N names of groups, "" for none, or None.
+        digests: (N, 16) uint8 digests of the image files, zeros for none, or None.
     """
 
-    def __init__(self, keys: Sequence[str], groups: Sequence[str] | None) -> None:
-        self._keys, self._groups = keys, groups
+    def __init__(
+        self,
+        keys: Sequence[str],
+        groups: Sequence[str] | None,
+        digests: NDArray[np.uint8] | None = None,
+    ) -> None:
+        self._keys, self._groups, self._digests = keys, groups, digests
 
     @cached_property
     def names(self) -> NDArray[np.object_]:
@@ -49,15 +55,30 @@ class Groups:
         return np.fromiter(map(numbers.__getitem__, self.names), np.int64, len(self.names))
 
     @cached_property
+    def hashed(self) -> NDArray[np.object_]:
+        """(N,) the name of each row whose hash decides its side: group, digest, or key.
+
+        A file that is moved or renamed keeps its digest, and so its side. Identical images that
+        are in no group are on one side of a hold-out.
+        """
+        if self._digests is None:
+            return self.names
+        hashed, known = self.names.copy(), self._digests.any(axis=1)
+        alone = known if self._groups is None else known & (np.array(self._groups, object) == "")
+        for row in np.flatnonzero(alone).tolist():
+            hashed[row] = self._digests[row].tobytes().hex()
+        return hashed
+
+    @cached_property
     def held_out(self) -> NDArray[np.bool_]:
         """(N,) whether a hold-out takes each row."""
-        return held_out(self.names)
+        return held_out(self.hashed)
 
     def divide(self, rows: NDArray[np.int64], seed: int) -> list[NDArray[np.int64]]:
         """Return the rows of each group, the largest group first, equal ones by a seeded hash."""
         _, firsts, places = np.unique(self.numbers[rows], return_index=True, return_inverse=True)
         sizes = np.bincount(places)
-        hashes = [hash_name(f"{seed} {name}") for name in self.names[rows[firsts]]]
+        hashes = [hash_name(f"{seed} {name}") for name in self.hashed[rows[firsts]]]
         order = np.lexsort((np.array(hashes, np.uint64), -sizes))
         members = np.split(rows[np.argsort(places, kind="stable")], np.cumsum(sizes)[:-1])
         return [members[group] for group in order.tolist()]

@@ -21,8 +21,9 @@ from classify.search.leaderboard import Result
 from classify.search.ranking import Finetuned
 from classify.settings.config import METRICS, FinetuneConfig, TrainConfig
 from classify.stored.out_of_core import Labels, Rows, StoredRows
-from extract.core.console import log, progress
+from extract.core.console import log
 from extract.core.errors import HeadError
+from extract.display.progress import progress
 from extract.trunks.backend import fetch
 
 # Feature maps in one call of the blocks.

@@ -15,7 +15,8 @@ from classify.heads.parallel_heads import CURVES, class_weights
 from classify.settings.config import FinetuneConfig
 from classify.settings.head_spec import HeadSpec
 from classify.stored.out_of_core import Labels, Rows
-from extract.core.console import log, progress
+from extract.core.console import log
+from extract.display.progress import progress
 from extract.trunks.backend import keep_freed_memory, on_gpu
 from extract.trunks.keras_import import keras
 

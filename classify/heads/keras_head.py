@@ -15,8 +15,8 @@ from classify.heads.plain_model import PlainModel, make_plain, read_plain
 from classify.settings.head_spec import HeadSpec, groups_of
 from classify.stored.out_of_core import Rows, flatten
 from classify.stored.views import FoldData, RandomViews
-from extract.core.console import progress
 from extract.core.errors import HeadError, HeadstartError, first_line
+from extract.display.progress import progress
 from extract.trunks.backend import fetch, load_keras
 
 # Rows in one call of a trained head: bounds the memory of the hidden layers of a feature map.

@@ -3,17 +3,16 @@
 Predicting needs ``bundle.json``, ``transform.npz`` and one of ``head.npz``, ``head.keras`` and
 ``head.skops``; ``report.html``, ``result.json`` (settings, versions, every number), ``result.csv``
 (the leaderboard), ``predictions.csv`` (every scored image) and ``timing.json`` are for people. Two
-runs of the same heads with the same seed write the same report, tables and ``result.json`` byte for
-byte, because what they measure is rounded to digits that do not depend on the threads. Which
-default heads fit into a budget depends on the machine. ``timing.json`` and ``candidates.jsonl``
-have seconds. The head is saved before it is analysed: an interruption then loses the report only.
+runs of the same heads with the same seed write the same files byte for byte, as measurements are
+rounded to digits that do not depend on the threads; but ``timing.json`` and ``candidates.jsonl``
+have seconds, and which default heads fit into a budget depends on the machine. The head is saved
+before it is analysed: an interruption then loses the report only.
 """
 
 import errno
 import json
 import os
 import shutil
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,9 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset
-from classify.heads.keras_head import FILE as KERAS_FILE
+from classify.data.table_rows import TableRecord, records_from_json, records_to_json
 from classify.heads.registry import FittedHead
-from classify.heads.sklearn_head import FILE as SKLEARN_FILE
 from classify.inference.head_folder import (
     BUNDLE,
     PREDICTIONS,
@@ -36,14 +34,16 @@ from classify.inference.head_folder import (
     TIMING,
     PathLike,
     check_target,
+    library_of,
+    other_version,
     write_json,
 )
+from classify.inference.training_images import save_training_images
 from classify.report.analysis import Analysis, describe_run
 from classify.report.report import write_report
 from classify.report.scored_images import write_scored_images
 from classify.search import checkpoint
 from classify.search.leaderboard import Result
-from classify.settings.head_spec import KERAS_HEADS
 from classify.stored.out_of_core import join_layers
 from classify.stored.parts import MadeBy
 from extract.core.atomic import atomic_write
@@ -77,6 +77,9 @@ class TrainedHead:
         calibration_sha256: Digest of the images that int8 was calibrated on, else empty.
         layer: The layer whose features it takes; several have ``+`` between them.
         shape: Shape of one image's features.
+        labels: The tables that its labels came from, each with its digest; none where they are
+            those of the file of features.
+        columns: The columns of these tables, as the user named them.
         joined: The trunk of each store, where layers of several were joined; else empty.
     """
 
@@ -90,6 +93,8 @@ class TrainedHead:
     calibration_sha256: str
     layer: str
     shape: tuple[int, ...]
+    labels: tuple[TableRecord, ...] = ()
+    columns: str = ""
     joined: tuple[MadeBy, ...] = ()
 
     def __repr__(self) -> str:
@@ -144,13 +149,14 @@ def save_head(folder: Path, dataset: Dataset, result: Result, store: str | Seque
     check_target(folder)
     with atomic_write(folder, HeadError) as temporary:
         temporary.mkdir()
-        assert result.head is not None
+        assert result.head
         result.head.save(temporary)
         identity = _identity(dataset, result)
         write_json(temporary / BUNDLE, identity)
         write_json(temporary / RESULT, identity | describe_run(dataset, result, store))
         result.write_csv(temporary / TABLE)
         write_scored_images(temporary / PREDICTIONS, dataset, result)
+        save_training_images(temporary, dataset, result)
         if (folder / checkpoint.FILE).exists():
             shutil.copyfile(folder / checkpoint.FILE, temporary / checkpoint.FILE)
 
@@ -170,9 +176,9 @@ def save_report(
     Raises:
         HeadError: The folder cannot be written.
     """
-    replaced = shutil.ignore_patterns(RESULT, TIMING, REPORT)
+    rest = shutil.ignore_patterns(RESULT, TIMING, REPORT)
     with atomic_write(folder, HeadError) as temporary:
-        shutil.copytree(folder, temporary, copy_function=_link, ignore=replaced)
+        shutil.copytree(folder, temporary, copy_function=_link, ignore=rest)
         described = json.loads((folder / RESULT).read_bytes())
         write_json(temporary / RESULT, described | {"best": analysis.to_dict(dataset.keys)})
         write_json(temporary / TIMING, {name: round(spent, 3) for name, spent in timing.items()})
@@ -211,6 +217,8 @@ def load_head(folder: PathLike) -> TrainedHead:
             trunk=read_trunk(described["trunk"] or {"layer": [described["layer"]]}),
             shape=tuple(described["shape"]),
             joined=_joined(described),
+            labels=records_from_json(described),
+            columns=str(described.get("columns", "")),
             **{field: described[field] for field in ("layer", *_RECORDED)},
         )
         fits = head.head.fits(head.shape, len(names))
@@ -219,7 +227,7 @@ def load_head(folder: PathLike) -> TrainedHead:
     except Exception as error:  # Keras and skops can raise anything for a damaged file
         if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
             raise  # a limit of the machine, not a damaged head
-        if found := _other_version(folder, described):
+        if found := other_version(folder, described):
             raise HeadError(f"{folder}: {found}; train the head again") from error
         problem = f"damaged, the head cannot be read: {type(error).__name__}: {reason_of(error)}"
         raise HeadError(f"{folder}: {problem}; {_EXPECTED}") from error
@@ -256,31 +264,11 @@ def _read_identity(folder: Path) -> dict[str, Any]:
     return described
 
 
-def _other_version(folder: Path, described: Mapping[str, Any]) -> str:
-    """Say which version of its library trained a head, if another is installed; else ``""``."""
-    try:
-        library, file = _library(described["settings"]["head"])
-        with zipfile.ZipFile(folder / file):
-            # Folders of an earlier headstart have it in ``result.json`` only.
-            if not (found := described.get("versions", {}).get(library)):
-                found = read_json(folder / RESULT)["versions"][library]
-    except Exception:  # zipfile raises a dozen kinds over an odd zip
-        return ""
-    if not isinstance(found, str) or found == version(library):
-        return ""
-    return f"trained with {library} {found}, which {version(library)} cannot read"
-
-
-def _library(head: str) -> tuple[str, str]:
-    """Return the library that trains a head of this name, and the file that only it can read."""
-    return ("keras", KERAS_FILE) if head in KERAS_HEADS else ("scikit-learn", SKLEARN_FILE)
-
-
 def _identity(dataset: Dataset, result: Result) -> dict[str, Any]:
     """Return the content of ``bundle.json``: the fields of ``TrainedHead``, and who can read it."""
     own = result.dataset
     assert own is not None
-    library, _ = _library(result.best.spec.head)
+    library, _ = library_of(result.best.spec.head)
     known = own.trunk.trunk and not own.joined
     version_of_format = FORMAT_VERSION if known else FOREIGN_VERSION
     joined = {"joined": [made_by.to_dict() for made_by in own.joined]} if own.joined else {}
@@ -295,4 +283,5 @@ def _identity(dataset: Dataset, result: Result) -> dict[str, Any]:
         "layer": own.store.choose(own.layer).own_name if own.store else own.layer,
         "shape": list(own.X.shape[1:]),
         "versions": {library: version(library)},
+        **records_to_json(dataset.labels, dataset.label_columns),
     }

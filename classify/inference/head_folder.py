@@ -3,20 +3,26 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from classify.data.preprocessing import FILE as TRANSFORM
+from classify.heads.keras_head import FILE as KERAS_FILE
 from classify.heads.registry import FILES as HEAD_FILES
+from classify.heads.sklearn_head import FILE as SKLEARN_FILE
 from classify.search import checkpoint
+from classify.settings.head_spec import KERAS_HEADS
 from extract.core.atomic import check_writable
 from extract.core.errors import HeadError, quoted
 from extract.limits.unpacked import read_json
 
 BUNDLE, RESULT, TIMING = "bundle.json", "result.json", "timing.json"
 TABLE, PREDICTIONS, REPORT = "result.csv", "predictions.csv", "report.html"
-FILES = {BUNDLE, RESULT, TIMING, TABLE, PREDICTIONS, REPORT, TRANSFORM, checkpoint.FILE}
+SEEN = "training_images.npy"
+FILES = {BUNDLE, RESULT, TIMING, TABLE, PREDICTIONS, REPORT, TRANSFORM, SEEN, checkpoint.FILE}
 FILES |= HEAD_FILES
 # The metadata of an exported model; the folder of a SavedModel that is reserved for such files.
 METADATA, EXTRA = "metadata.json", "assets.extra"
@@ -38,6 +44,16 @@ def check_file(path: Path, *inputs: PathLike) -> None:
         if path.exists() and os.path.exists(read) and os.path.samefile(path, read):
             raise HeadError(f"{path}: is read by this command; name another file for its result")
     check_writable(path, HeadError)
+
+
+def check_inputs(targets: Iterable[PathLike], inputs: Iterable[PathLike]) -> None:
+    """Raise HeadError where a result would replace a file that is read, or a folder above it."""
+    places = {target: Path(os.path.realpath(target)) for target in targets}
+    for read in filter(os.path.exists, inputs):
+        for target, place in places.items():
+            if Path(os.path.realpath(read)).is_relative_to(place):
+                found = f"holds {quoted(os.fspath(read))}, which this command reads"
+                raise HeadError(f"{target}: {found}; name another place for the result")
 
 
 def check_target(folder: Path) -> None:
@@ -95,8 +111,28 @@ def reject(folder: Path, former: bytes | None) -> Path:
     return rejected
 
 
+def other_version(folder: Path, described: Mapping[str, Any]) -> str:
+    """Say which version of its library trained a head, if another is installed; else ``""``."""
+    try:
+        library, file = library_of(described["settings"]["head"])
+        with zipfile.ZipFile(folder / file):
+            # Folders of an earlier headstart have it in ``result.json`` only.
+            if not (found := described.get("versions", {}).get(library)):
+                found = read_json(folder / RESULT)["versions"][library]
+    except Exception:  # zipfile raises a dozen kinds over an odd zip
+        return ""
+    if not isinstance(found, str) or found == version(library):
+        return ""
+    return f"trained with {library} {found}, which {version(library)} cannot read"
+
+
+def library_of(head: str) -> tuple[str, str]:
+    """Return the library that trains a head of this name, and the file that only it can read."""
+    return ("keras", KERAS_FILE) if head in KERAS_HEADS else ("scikit-learn", SKLEARN_FILE)
+
+
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write JSON, with one line for each list of plain values and for what is short."""
+    """Write an object as JSON, in lines that people can read."""
     path.write_text(_format_json(values) + "\n", encoding="utf-8", newline="\n")
 
 

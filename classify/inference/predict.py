@@ -3,27 +3,26 @@
 import os
 import time
 from collections.abc import Mapping, Sequence
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
-
-import numpy as np
 
 from classify.inference.bundle import TrainedHead, load_head
 from classify.inference.complete_model import CompleteModel, open_classifier
 from classify.inference.head_folder import PathLike, check_file, is_head_folder
-from classify.inference.predictions import Prediction, Predictions, check_replaced, is_chart
+from classify.inference.predictions import Answers, Predictions, check_replaced, is_chart
+from classify.inference.stored_rows import count_seen, is_store, read_rows, score_rows
 from classify.inference.trunk import Engines, open_engines, stream_engines
 from classify.report.evaluation import evaluate_labels
 from classify.settings.config import CHART_TOP, PredictConfig
 from extract.core.config import ExtractConfig, TrunkSpec
-from extract.core.console import log, progress, quiet_mode
+from extract.core.console import log, quiet_mode
 from extract.core.errors import HeadError, SettingError, quoted
-from extract.core.row_block import RowBlock
+from extract.display.progress import progress
 from extract.exchange.feature_table import FeatureTable, may_describe
 from extract.exchange.open import open_features
 from extract.exchange.rows import arrange
-from extract.exchange.write import check_settings, read_rows
+from extract.exchange.write import check_settings
+from extract.exchange.write import read_rows as read_table
 from extract.images.item import Item, Source
 from extract.layouts.overview import check_source
 from extract.limits.image_size import set_limits
@@ -32,7 +31,7 @@ from extract.public import public
 from extract.sources.listing import list_source
 
 _TRUNK = ("trunk", "weights", "image_size", "preprocess", "mean", "std")
-_OUTPUT = ("top", "format")
+_OUTPUT = ("top", "format", "scores", "min_score", "only")
 
 
 class PredictSettings(TypedDict, total=False):
@@ -53,6 +52,9 @@ class PredictSettings(TypedDict, total=False):
     max_bad: str | None
     top: int | None
     format: str | None
+    scores: bool | None
+    min_score: float | None
+    only: str | None
 
 
 @public(TrunkSpec, ExtractConfig, PredictConfig)
@@ -68,7 +70,8 @@ def predict_images(
 
     Args:
         source: A folder of images, one image, an archive or a table of images; or, with ``head``,
-            a file of features that another program made.
+            a file of features: one that ``extract_features`` made with the same trunk and settings,
+            or for a head without a trunk one of another program. Neither needs the images.
         head: A folder made by train-head.
         output: A file to write; ``.png``, ``.svg`` or ``.pdf`` draws a chart of one image.
         quiet: Show warnings only.
@@ -95,12 +98,18 @@ def _predict_images(
     running, drawn = ExtractConfig.from_dict(given), is_chart(path)
     set_limits(running.max_image_bytes, running.max_image_pixels)
     _check_model(source, head, trunk)
-    if drawn and "format" in written:
-        raise SettingError(f"format: has no effect on {path}, which is a chart; leave it out")
+    if drawn and (strange := [name for name in written if name != "top"]):
+        raise SettingError(f"{strange[0]}: has no effect on {path}, which is a chart; leave it out")
     config = PredictConfig(**({"top": CHART_TOP} if drawn else {}) | written)
     if path:
         check_file(path, source)
         check_replaced(path)
+    if is_store(source):
+        return _predict_stored(Path(source), head, path, given, config)
+    if "only" in written:
+        raise SettingError(
+            f"only: has no effect on {source}; it chooses rows of a file of features"
+        )
     if table := open_features(source, running.columns):
         return _predict_table(table, head, path, given, config)
     began, timings = time.perf_counter(), Timings()
@@ -122,8 +131,8 @@ def _predict_images(
         model = open_classifier(running, len(items), **trunk)
         engine = model.engine
     timings.start = time.perf_counter() - began
-    labelled = label_images(items, engine, model, config.top, running.workers, timings)
-    return _finish(labelled, listed, model, (running, config), timings, path)
+    answers = label_images(items, engine, model, config, running.workers, timings)
+    return _finish(answers, listed, (running, config), timings, path)
 
 
 def _predict_table(
@@ -153,38 +162,52 @@ def _predict_table(
         found = f"found {table.count} rows in {table.where}"
         raise SettingError(f"{path}: {found}; expected one for a chart")
     timings.start = time.perf_counter() - began
-    labelled: list[Prediction] = []
+    answers = Answers([item.key for item in listed.items], model.class_names, config)
     with progress(table.count, "rows") as bar:
-        for read in read_rows(table, model.dtype):
-            features = {model.layer: read.features[table.name]}
-            block = read._replace(features=features)
-            labels = _best_labels(block, listed.items, model, config.top)
-            for row, reason, _ in block.failed:
-                labels.append((row, Prediction(listed.items[row].key, None, None, reason)))
-            labelled += [label for _, label in sorted(labels, key=itemgetter(0))]
-            bar.update(len(block.rows) + len(block.failed))
+        for read in read_table(table, model.dtype):
+            if len(read.rows):
+                answers.add(read.rows, model.score({model.layer: read.features[table.name]}))
+            for row, reason, _ in read.failed:
+                answers.fail(row, reason)
+            bar.update(len(read.rows) + len(read.failed))
     running = ExtractConfig.from_dict(given)
-    return _finish(labelled, listed, model, (running, config), timings, path, "row")
+    return _finish(answers, listed, (running, config), timings, path, "row")
 
 
-def _best_labels(
-    block: RowBlock, items: Sequence[Item], model: TrainedHead | CompleteModel, top: int
-) -> list[tuple[int, Prediction]]:
-    """Return the best labels of each finished row of a block, with its number."""
-    labels = []
-    scores = model.score(block.features) if len(block.rows) else ()
-    for row, values in zip(block.rows.tolist(), scores, strict=True):
-        # A stable sort keeps classes with equal scores in their order.
-        for i in np.argsort(-values, kind="stable")[:top]:
-            found = Prediction(items[row].key, model.class_names[i], float(values[i]))
-            labels.append((row, found))
-    return labels
+def _predict_stored(
+    path: Path,
+    head: PathLike | None,
+    output: Path | None,
+    given: Mapping[str, Any],
+    config: PredictConfig,
+) -> Predictions:
+    """Label the rows of a file of features."""
+    began, timings = time.perf_counter(), Timings()
+    where = quoted(str(path))
+    if not head:
+        found = f"found {where}, a file of features"
+        raise SettingError(f"trunk: {found}; expected images; give DIR, a head that takes them")
+    if strange := [name for name in given if name not in (*_OUTPUT, "max_bad")]:
+        found = f"{strange[0]}: has no effect on {where}, which holds features and no images"
+        raise SettingError(f"{found}; drop --{strange[0].replace('_', '-')}")
+    model = load_head(head)
+    images = read_rows(path, model, head, config.only)
+    count = len(images.listed.items)
+    if is_chart(output) and count != 1:
+        raise SettingError(f"{output}: found {count} rows in {where}; expected one for a chart")
+    timings.start = time.perf_counter() - began
+    answers = score_rows(images, model, config, timings)
+    running = ExtractConfig.from_dict(given)
+    predictions = _finish(answers, images.listed, (running, config), timings, output)
+    if predictions.evaluation:
+        seen = count_seen(Path(head), images, answers)
+        predictions.evaluation = predictions.evaluation._replace(seen=seen)
+    return predictions
 
 
 def _finish(
-    labelled: list[Prediction],
+    answers: Answers,
     listed: Source,
-    model: TrainedHead | CompleteModel,
     configs: tuple[ExtractConfig, PredictConfig],
     timings: Timings,
     path: Path | None,
@@ -192,16 +215,14 @@ def _finish(
 ) -> Predictions:
     """Compare the answers with the labels of the source, and write them."""
     (running, config), items = configs, listed.items
-    best = {prediction.key: prediction.label for prediction in reversed(labelled)}
-    answers = [best[item.key] for item in items]
-    evaluation = evaluate_labels(items, answers, listed.class_names, model.class_names)
+    evaluation = evaluate_labels(items, answers.best, listed.class_names, answers.class_names)
     tolerated = running.allowed("max_bad", len(items))
-    predictions = Predictions(labelled, tolerated, timings, evaluation, noun)
+    predictions = Predictions(answers, tolerated, timings, evaluation, noun)
     if path:
         predictions.save(path, config.format)
     for prediction in predictions:
-        if prediction.reason is not None:
-            log.warning("%s: %s", quoted(prediction.key), quoted(prediction.reason))
+        if prediction.score is None:
+            log.warning("%s: %s", quoted(prediction.key), quoted(str(prediction.reason)))
     return predictions
 
 
@@ -225,36 +246,33 @@ def label_images(
     items: Sequence[Item],
     engine: Engines,
     model: TrainedHead | CompleteModel,
-    top: int = 1,
+    config: PredictConfig,
     workers: int = ExtractConfig.workers,
     timings: Timings | None = None,
-) -> list[Prediction]:
+) -> Answers:
     """Label images by the features that an engine computes.
 
     Args:
         items: The images.
         engine: The engine that runs on them, or that of each trunk of the head.
         model: The head or the complete model that scores the features.
-        top: Labels per image; more than K gives all of them.
+        config: How many labels an image gets, and which scores are kept.
         workers: Threads that read and decode.
         timings: The seconds of each step are added here.
-
-    Returns:
-        In the order of ``items``, ``top`` predictions per image, best first; one without a label
-        for an image that could not be read.
 
     Raises:
         EngineError: The engine cannot run.
     """
-    labels: list[tuple[int, Prediction]] = []
+    answers = Answers([item.key for item in items], model.class_names, config)
     notes = Notes()
     with progress(len(items), "images") as bar:
         for block in stream_engines(items, engine, workers, timings):
-            labels += _best_labels(block, items, model, top)
+            if len(block.rows):
+                answers.add(block.rows, model.score(block.features))
             for row, reason, _ in block.failed:
-                labels.append((row, Prediction(items[row].key, None, None, reason)))
+                answers.fail(row, reason)
             for row, note in block.noted:
                 notes.add(items[row].key, note)
             bar.update(len(block.rows) + len(block.failed))
     notes.warn()
-    return [label for _, label in sorted(labels, key=itemgetter(0))]
+    return answers

@@ -2,19 +2,26 @@
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+import numpy as np
+from numpy.typing import NDArray
+
 from classify.report.evaluation import Evaluation
 from classify.report.figures import load_matplotlib
-from classify.settings.config import CHART_ENDINGS
+from classify.settings.config import CHART_ENDINGS, PredictConfig
 from extract.core.atomic import atomic_write
-from extract.core.console import csv_text, html_table
 from extract.core.errors import HeadError, count_of, quoted
+from extract.display.tables import csv_text, html_table
+from extract.exchange.feature_table import is_heading
 from extract.pipeline.stream import Timings
 
 _MOST_SHOWN = 10
+# Rows whose scores become text at a time.
+_ROWS = 4096
 _CREATOR = "headstart predict-images"  # in the metadata of a chart
 
 
@@ -23,15 +30,71 @@ class Prediction(NamedTuple):
 
     Attributes:
         key: The key of the image.
-        label: The class name; None for an image that could not be read.
-        score: The score of the class, 0 to 1; None for an image that could not be read.
-        reason: Why the image could not be read.
+        label: The class name; None without a label.
+        score: The score of the class, 0 to 1; of an image whose best score is too low that score;
+            None for an image that could not be read.
+        margin: The best score of the image minus the second, 0 to 1: the lower, the less sure.
+        reason: Why the image has no label: it could not be read, or its score is too low.
     """
 
     key: str
     label: str | None
     score: float | None
+    margin: float | None = None
     reason: str | None = None
+
+
+class Answers:
+    """Predictions for N rows, which are scored block by block in any order.
+
+    Attributes:
+        scores: (N, K) float32 scores, NaN where a row failed; None unless ``config.scores``.
+    """
+
+    def __init__(
+        self, keys: Sequence[str], class_names: Sequence[str], config: PredictConfig
+    ) -> None:
+        self._keys, self._config = keys, config
+        self.class_names = tuple(class_names)
+        self._lines: list[list[Prediction]] = [[] for _ in keys]
+        shape = len(keys), len(class_names)
+        self.scores = np.full(shape, np.nan, np.float32) if config.scores else None
+
+    def add(self, rows: NDArray[np.int64], scores: NDArray[np.floating]) -> None:
+        """Name the best classes of some rows by their (b, K) scores."""
+        if self.scores is not None:
+            self.scores[rows] = scores
+        # A stable sort keeps classes with equal scores in their order.
+        order = np.argsort(-scores, axis=1, kind="stable")[:, : max(2, self._config.top)]
+        ordered = np.take_along_axis(scores, order, axis=1)
+        margins = ordered[:, 0] - (ordered[:, 1] if ordered.shape[1] > 1 else 0)
+        columns = (rows, order[:, : self._config.top], ordered, margins)
+        for row, *found in zip(*(column.tolist() for column in columns), strict=True):
+            self._lines[row] = self._name(self._keys[row], *found)
+
+    def _name(
+        self, key: str, classes: list[int], values: list[float], margin: float
+    ) -> list[Prediction]:
+        least, best = self._config.min_score or 0, values[0]
+        if best < least:
+            reason = f"score {math.floor(best * 1e4) / 1e4:g} below {least:g}"
+            return [Prediction(key, None, best, margin, reason)]
+        pairs = zip(classes, values, strict=False)
+        return [Prediction(key, self.class_names[i], score, margin) for i, score in pairs]
+
+    def fail(self, row: int, reason: str) -> None:
+        """Say why a row cannot be scored."""
+        self._lines[row] = [Prediction(self._keys[row], None, None, reason=reason)]
+
+    @property
+    def best(self) -> list[Prediction]:
+        """The first prediction of each row."""
+        return [lines[0] for lines in self._lines]
+
+    @property
+    def predictions(self) -> list[Prediction]:
+        """All predictions, row by row, best label first."""
+        return [prediction for lines in self._lines for prediction in lines]
 
 
 class Predictions(list[Prediction]):
@@ -41,31 +104,42 @@ class Predictions(list[Prediction]):
         tolerated: Number of images that may be unreadable.
         timings: Seconds spent on each step.
         evaluation: Metrics of the answers where images have labels that the head knows, else None.
+        class_names: The K classes that have scores.
+        scores: With ``scores=True`` (N, K) float32, the score of each class for each image, NaN
+            where it could not be read; else None.
     """
 
     def __init__(
         self,
-        predictions: Iterable[Prediction],
+        answers: Answers,
         tolerated: int,
         timings: Timings,
         evaluation: Evaluation | None = None,
         noun: str = "image",
     ) -> None:
-        super().__init__(predictions)
-        self._noun = noun
+        super().__init__(answers.predictions)
+        self._noun, self.class_names, self.scores = noun, answers.class_names, answers.scores
         self.tolerated, self.timings, self.evaluation = tolerated, timings, evaluation
 
     @property
     def unreadable(self) -> int:
         """Number of images that could not be read."""
-        return sum(prediction.reason is not None for prediction in self)
+        return sum(prediction.score is None for prediction in self)
+
+    @property
+    def unsure(self) -> int:
+        """Number of images without a label because their best score is below ``min_score``."""
+        return sum(p.label is None and p.score is not None for p in self)
 
     def summary(self) -> str:
         """Return the number of images and the seconds in one line."""
-        labelled = len({prediction.key for prediction in self}) - self.unreadable
-        spent = self.timings
+        spent, unsure = self.timings, self.unsure
+        labelled = len({p.key for p in self if p.label is not None})
+        counts = f"{count_of(labelled, self._noun)} labelled, "
+        counts += f"{unsure} unsure, " * bool(unsure) + f"{self.unreadable} unreadable"
+        if not spent.trunk:  # features from a file
+            return f"{counts}; {spent.start + spent.work:.1f} s"
         times = f"start {spent.start:.1f} s, trunk {spent.trunk:.1f} s"
-        counts = f"{count_of(labelled, self._noun)} labelled, {self.unreadable} unreadable"
         return f"{counts}; {times}, waiting for images {spent.wait:.1f} s"
 
     def save(self, path: Path, form: str) -> None:
@@ -111,9 +185,8 @@ def check_replaced(path: Path) -> None:
 def _has_predictions(path: Path) -> bool:
     """Say whether a file begins as CSV or JSON lines of predictions do."""
     with path.open("rb") as file:
-        first = file.readline(2**16).decode("utf-8", "replace").rstrip()
-    is_json = first.startswith('{"key": ') and first.endswith("}")
-    return is_json or first == ",".join(Prediction._fields)
+        first = file.readline(2**20)
+    return first.startswith(b'{"key": ') or is_heading(first)
 
 
 def is_chart(path: Path | None) -> bool:
@@ -121,25 +194,43 @@ def is_chart(path: Path | None) -> bool:
     return path is not None and path.suffix.lower() in CHART_ENDINGS
 
 
-def write_predictions(predictions: Iterable[Prediction], file: TextIO, form: str) -> None:
+def write_predictions(predictions: Predictions, file: TextIO, form: str) -> None:
     """Write predictions with scores of six decimals.
 
     Args:
-        predictions: The predictions, in the order of the rows.
+        predictions: The predictions; where they have the scores of all classes, these follow.
         file: The open file.
         form: ``csv``, with a heading and empty cells for missing values, or ``json``, an object per
             line with null for them. In CSV, text that a spreadsheet would run as a formula has an
             apostrophe in front; on a terminal, text that would move its cursor is quoted.
     """
-    rounded = (p._replace(score=p.score and round(p.score, 6)) for p in predictions)
+    rounded = (
+        p._replace(score=p.score and round(p.score, 6), margin=p.margin and round(p.margin, 6))
+        for p in predictions
+    )
+    names = predictions.class_names if predictions.scores is not None else ()
     if form == "json":
-        file.writelines(json.dumps(p._asdict(), ensure_ascii=False) + "\n" for p in rounded)
+        for p, own in zip(rounded, _scores(predictions), strict=True):
+            values = {"scores": dict(zip(names, own, strict=True))}
+            line = json.dumps(p._asdict() | (values if names else {}), ensure_ascii=False)
+            file.write(line + "\n")
         return
-    table = csv.writer(file, lineterminator="\n")
-    table.writerow(Prediction._fields)
-    shown = quoted if file.isatty() else str
-    for cells in rounded:
-        table.writerow(csv_text(shown(c)) if isinstance(c, str) else c for c in cells)
+    table, shown = csv.writer(file, lineterminator="\n"), quoted if file.isatty() else str
+    columns = (csv_text(shown(f"score_{name}")) for name in names)
+    table.writerow([*Prediction._fields, *columns])
+    for p, own in zip(rounded, _scores(predictions), strict=True):
+        cells = (csv_text(shown(c)) if isinstance(c, str) else c for c in p)
+        table.writerow([*cells, *own])
+
+
+def _scores(predictions: Predictions) -> Iterator[list[float | None]]:
+    """Yield the scores of all classes for each prediction; None of an unreadable image."""
+    if predictions.scores is None:
+        yield from ([] for _ in predictions)
+        return
+    for start in range(0, len(predictions), _ROWS):
+        rows = predictions.scores[start : start + _ROWS].astype(np.float64).round(6).tolist()
+        yield from ([None if math.isnan(score) else score for score in row] for row in rows)
 
 
 def draw_chart(path: Path, labels: Sequence[Prediction]) -> None:

@@ -23,8 +23,9 @@ from classify.search.ranking import Entry, to_json
 from classify.settings.head_spec import HeadSpec
 from classify.settings.sweep import label
 from classify.stored.out_of_core import Labels
-from extract.core.console import log, muted, progress
+from extract.core.console import log, muted
 from extract.core.errors import HeadError
+from extract.display.progress import progress
 
 MISTAKES, PAIRS = 100, 12
 # What training on fewer rows may take, on the usual machine: the report is the same on each one.
@@ -176,7 +177,7 @@ def _describe(entry: Entry, y: NDArray[np.int64], K: int, with_confusion: bool) 
     own = entry.evaluation
     confusion = confusion_matrix(y, own.answers[: len(y)], K) if with_confusion else None
     return {
-        "name": label(entry.spec),
+        "name": entry.label,
         "settings": entry.spec.to_dict(),
         "scores": to_json(entry.scores),
         "interval": to_json([entry.low, entry.high]),
@@ -233,7 +234,7 @@ def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
         calibration_error=error,
         mistakes=mistakes,
         wrong_rows=rows[answers != y],
-        size_head=label(spec) if spec else None,
+        size_head=_label(spec, result) if spec else None,
         size_rows=len(sized_on),
         sizes=_training_sizes(own, spec, result, sized_on, factor, seed) if spec else [],
         maps=map_features(own.X, np.flatnonzero(dataset.split != TEST)),
@@ -251,6 +252,11 @@ def _size_head(result: Result, dataset: Dataset) -> tuple[HeadSpec | None, float
         SHARES,
         _SIZES_SECONDS,
     )
+
+
+def _label(spec: HeadSpec, result: Result) -> str:
+    """Return the name of a head as the leaderboard has it."""
+    return next((entry.label for entry in result.entries if entry.spec == spec), label(spec))
 
 
 def _training_sizes(

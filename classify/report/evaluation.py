@@ -1,7 +1,7 @@
 """A head on labelled images that it was not trained on: metrics and confusions as text."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ class Evaluation(NamedTuple):
         intervals: Their 95 % confidence intervals; without ends of fewer than ten groups.
         class_names: The classes that occur as label or as answer.
         confusion: Counts of these classes, labels on the first axis.
+        unsure: Number of labelled images without an answer, as their best score was too low.
+        seen: Number of the compared rows of a file of features that the head was trained or chosen
+            on; None where its folder does not say.
     """
 
     rows: int
@@ -34,6 +37,13 @@ class Evaluation(NamedTuple):
     intervals: Mapping[str, Interval]
     class_names: tuple[str, ...]
     confusion: NDArray[np.int64]
+    unsure: int = 0
+    seen: int | None = 0
+
+    @property
+    def coverage(self) -> float:
+        """The share of the labelled images that got an answer, 0 to 1."""
+        return self.rows / (self.rows + self.unsure)
 
     def __str__(self) -> str:
         parts = []
@@ -44,7 +54,20 @@ class Evaluation(NamedTuple):
             )
             parts.append(f"{metric} {self.scores[metric]:.3f} ({ends})")
         lines = self._table() if len(self.class_names) <= _MOST_CLASSES else self._pairs()
-        return "\n".join([f"{', '.join(parts)} of {count_of(self.rows, 'labelled image')}", *lines])
+        text = f"{', '.join(parts)} of {count_of(self.rows, 'labelled image')}"
+        if self.unsure:
+            both = self.rows + self.unsure
+            text += f"; coverage {self.coverage:.3f} ({self.unsure:,} of {both:,} are unsure)"
+        return "\n".join([text, *self._warn(), *lines])
+
+    def _warn(self) -> list[str]:
+        """Say that the head knows some of the images."""
+        if self.seen == 0:
+            return []
+        if self.seen is None:
+            return ["these may include training images of the head: no test on new images"]
+        which = "training or validation images of the head: no test on new images"
+        return [f"{self.seen:,} of these {count_of(self.rows, 'image')} are {which}"]
 
     def _table(self) -> list[str]:
         names = [quoted(name) for name in self.class_names]
@@ -66,9 +89,21 @@ class Evaluation(NamedTuple):
         return [f"{p.rows} of {p.of} {y} are predicted as {answer}" for p, y, answer in named]
 
 
+class Answer(Protocol):
+    """The answer for one image; without a label its score is None where it could not be read."""
+
+    @property
+    def label(self) -> str | None:
+        """The class name."""
+
+    @property
+    def score(self) -> float | None:
+        """The best score, 0 to 1."""
+
+
 def evaluate_labels(
     items: Sequence[Item],
-    answers: Sequence[str | None],
+    answers: Sequence[Answer],
     class_names: Sequence[str],
     known: Sequence[str],
 ) -> Evaluation | None:
@@ -76,31 +111,32 @@ def evaluate_labels(
 
     Args:
         items: The images.
-        answers: The predicted class of each; None of an image that could not be read.
+        answers: The answer for each.
         class_names: The classes of the source.
         known: The classes of the head; images of others are left out, which a note tells.
 
     Returns:
-        None where no image that was read has a label that the head knows.
+        None where no image that got an answer has a label that the head knows.
     """
     labelled = [
-        (item, class_names[item.label], answer)
+        (item, class_names[item.label], answer.label)
         for item, answer in zip(items, answers, strict=True)
-        if item.label >= 0 and answer is not None
+        if item.label >= 0 and answer.score is not None
     ]
     order = {name: label for label, name in enumerate(known)}
-    judged = [entry for entry in labelled if entry[1] in order]
+    both = [entry for entry in labelled if entry[1] in order]
     if strange := sorted({truth for _, truth, _ in labelled} - set(order)):
-        found = count_of(len(labelled) - len(judged), "image")
+        found = count_of(len(labelled) - len(both), "image")
         classes = listed(strange, "class")
         log.info("not compared: %s of %s that the head does not know", found, classes)
-    if not judged:
+    compared = [(item, truth, answer) for item, truth, answer in both if answer is not None]
+    if not compared:
         return None
-    names = sorted({name for _, *pair in judged for name in pair}, key=order.__getitem__)
+    names = sorted({name for _, *pair in compared for name in pair}, key=order.__getitem__)
     place = {name: number for number, name in enumerate(names)}
-    y = np.array([place[truth] for _, truth, _ in judged])
-    given = np.array([place[answer] for *_, answer in judged])
-    groups = [item.group or item.key for item, *_ in judged]
+    y = np.array([place[truth] for _, truth, _ in compared])
+    given = np.array([place[answer] for *_, answer in compared])
+    groups = [item.group or item.key for item, *_ in compared]
     comparison, rest = Comparison(y, len(names), groups, 0), (np.ones(len(y)), np.empty((2, 0)))
     values = {metric: comparison.values(metric, given, *rest) for metric in METRICS}
     return Evaluation(
@@ -109,4 +145,5 @@ def evaluate_labels(
         {metric: comparison.interval(metric, own) for metric, own in values.items()},
         tuple(names),
         confusion_matrix(y, given, len(names)).toarray(),
+        len(both) - len(compared),
     )

@@ -46,10 +46,13 @@ def map_features(X: Features, rows: NDArray[np.int64]) -> list[FeatureMap]:
     flat = np.concatenate([_vectors(part) for _, part in iter_chunks(X[rows])])
     if len(rows) < 3 or flat.shape[1] < 2:
         return []
+    from sklearn.decomposition import PCA
+
     scaled = Transform(("standardise",)).fit_apply(flat)
-    points = Transform(("pca=2",)).fit_apply(scaled).astype(np.float64)
-    variance = max(float(scaled.var(axis=0, dtype=np.float64).sum()), np.finfo(np.float32).tiny)
-    explained = (points.var(axis=0) / variance).round(6).tolist()
+    # In float32 the fourth decimal depends on the number of threads.
+    pca = PCA(2, svd_solver="covariance_eigh")
+    points = pca.fit_transform(scaled.astype(np.float64))
+    explained = np.nan_to_num(pca.explained_variance_ratio_).round(6).tolist()
     maps = [FeatureMap("PCA", rows, points.round(4), explained)]
     if len(rows) >= _TSNE_ROWS and find_spec("openTSNE"):
         from openTSNE import TSNE

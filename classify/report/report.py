@@ -22,7 +22,6 @@ from classify.search.evaluate import training_sample
 from classify.search.leaderboard import Result
 from classify.search.ranking import Entry
 from classify.settings.config import METRICS
-from classify.settings.sweep import label
 from extract.core.console import log
 from extract.gallery.thumbnails import Place, Thumbnail, Wanted, read_thumbnails
 
@@ -65,7 +64,6 @@ def write_report(
     text = environment.get_template("report.html").render(
         script=script,
         script_digest=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        label=label,
         stores=[store] if isinstance(store, str) else store,
         makers=own.joined or [own],
         dataset=dataset,
@@ -109,7 +107,7 @@ def _lead(result: Result) -> dict[str, Any]:
     best, tuned = result.best, result.finetuned
     above = f", fine-tuned above {tuned.layer}" if tuned and tuned.best_epoch else ""
     return {
-        "name": label(best.spec) + above,
+        "name": best.label + above,
         "score": result.score(result.metric),
         "low": (tuned or best).low,
         "high": (tuned or best).high,
@@ -123,7 +121,7 @@ def _learning(result: Result) -> list[dict[str, Any]]:
     sweep = _dropout_sweep(with_epochs)
     others = [entry for entry in with_epochs if entry not in sweep]
     panels: list[dict[str, Any]] = [
-        {"name": label(e.spec), "dropout": e.spec.dropout, "history": e.evaluation.history}
+        {"name": e.label, "dropout": e.spec.dropout, "history": e.evaluation.history}
         for e in [*sweep, *others][:_MOST_CURVES]
     ]
     for panel in panels[len(sweep) :]:

@@ -12,7 +12,7 @@ from classify.data.preprocessing import Floats
 from classify.data.splits import validation_order
 from classify.search.leaderboard import Result
 from classify.stored.out_of_core import Labels
-from extract.core.console import csv_text
+from extract.display.tables import csv_text
 
 # Of more classes only the scores of the true class and of the answer are written.
 MOST_CLASSES = 1000

@@ -16,10 +16,9 @@ from classify.scores.metrics import Metrics
 from classify.search.feasibility import Budget
 from classify.search.ranking import Baseline, Entry, Finetuned, rank_key
 from classify.settings.config import METRICS
-from classify.settings.sweep import label
 from classify.stored.out_of_core import Labels
-from extract.core.console import html_table
 from extract.core.errors import count_of, quoted
+from extract.display.tables import html_table
 
 
 @dataclass(frozen=True)
@@ -116,12 +115,12 @@ class Result:
             text += f"; {count_of(len(others), 'head')} marked = {verb} not significantly worse"
             top = min(self.entries, key=lambda entry: rank_key(self.metric, entry.scores))
             if top.scores[self.metric] != self.best.scores[self.metric]:
-                score = f"{label(top.spec)}: {top.scores[self.metric]:.3f}"
+                score = f"{top.label}: {top.scores[self.metric]:.3f}"
                 text += f" but have a higher loss ({score})"
             fastest = min(others, key=lambda entry: entry.evaluation.seconds)
             if fastest.evaluation.seconds < self.best.evaluation.seconds:
-                text += f"; the fastest of them is {label(fastest.spec)}"
-        test = f"test of {label(self.best.spec)}: {self.test}" if self.test else ""
+                text += f"; the fastest of them is {fastest.label}"
+        test = f"test of {self.best.label}: {self.test}" if self.test else ""
         return "\n".join(filter(None, [text, str(self.finetuned or ""), test]))
 
     def _best(self) -> str:
@@ -129,14 +128,14 @@ class Result:
         interval = f"no interval: {self.units} groups, {FEWEST_GROUPS} of like size needed"
         if best.low is not None and best.high is not None:
             interval = f"95 % CI {best.low:.3f} to {best.high:.3f}"
-        return f"best: {label(best.spec)}, {score} ({interval})"
+        return f"best: {best.label}, {score} ({interval})"
 
     def summary(self) -> str:
         """Describe in one line the best head, its training rows and its validation rows."""
         first, validation = self.splits[0], len(self.validation_rows)
         origins = {"store": "(its validation split)", "hold-out": "(held out by a hash)"}
         source = origins.get(first.origin, f"in {self.divisions()}")
-        name, training = label(self.best.spec), count_of(len(first.refit_rows), "image")
+        name, training = self.best.label, count_of(len(first.refit_rows), "image")
         best = f"best of {len(self.entries)} on {validation} {source}"
         return f"{name}, trained on {training}, {best}"
 
@@ -167,7 +166,7 @@ class Result:
         for place, entry in enumerate(self.entries, 1):
             training, epochs = f"{entry.evaluation.train_accuracy:.6f}", entry.evaluation.epochs
             ends = int(entry.as_good), training, epochs
-            rows.append([place, label(entry.spec), *_cells(entry), *ends])
+            rows.append([place, entry.label, *_cells(entry), *ends])
         if self.baseline:
             worse, answer = int(not self.baseline.beaten), self.baseline.answer
             rows.append(["", f"always {answer}", *_cells(self.baseline), worse, "", ""])

@@ -9,7 +9,6 @@ from classify.data.dataset import Dataset
 from classify.scores.calibration import calibration_error
 from classify.scores.intervals import Comparison
 from classify.search.leaderboard import Result
-from classify.settings.sweep import label
 from extract.core.console import log
 from extract.core.errors import quoted
 
@@ -76,6 +75,6 @@ def _on_scores(result: Result, dataset: Dataset) -> Iterator[str]:
     outside = low is not None and high is not None and not low <= sure <= high
     if error > _BADLY_CALIBRATED and outside:
         yield (
-            f"the scores of {label(result.best.spec)} are badly calibrated: {sure:.3f} on average, "
+            f"the scores of {result.best.label} are badly calibrated: {sure:.3f} on average, "
             f"where {right.mean():.3f} of the answers are right (calibration error {error:.3f})"
         )

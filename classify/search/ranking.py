@@ -10,7 +10,7 @@ from classify.scores.metrics import Metrics
 from classify.search.evaluate import Evaluation
 from classify.settings.config import METRICS
 from classify.settings.head_spec import HeadSpec
-from classify.settings.sweep import label
+from classify.settings.sweep import label_all
 from extract.core.errors import quoted
 
 
@@ -41,6 +41,7 @@ class Entry(NamedTuple):
         high: Upper end.
         as_good: Whether it is not significantly worse than the head with the best metric.
         evaluation: Its results.
+        label: Its short name.
     """
 
     spec: HeadSpec
@@ -49,11 +50,12 @@ class Entry(NamedTuple):
     high: float | None
     as_good: bool
     evaluation: Evaluation
+    label: str
 
     def name(self) -> str:
-        """Return the candidate's label, with its epoch if halving stopped the training."""
+        """Return the label, with its epoch if halving stopped the training."""
         done, asked = self.evaluation.epochs, self.spec.epochs or 0
-        return label(self.spec) + (f" (epoch {done} of {asked})" if 0 < done < asked else "")
+        return self.label + (f" (epoch {done} of {asked})" if 0 < done < asked else "")
 
     def __repr__(self) -> str:
         return f"Entry({self.name()!r}, scores={self.scores}, as_good={self.as_good})"
@@ -158,8 +160,9 @@ def rank(
         return [], None
     good = comparison.not_worse(metric, values, keys.index(min(keys))).tolist()
     ends = [comparison.interval(metric, own) for own in values]
+    labels = label_all(known)
     entries = [
-        Entry(spec, own, *interval, as_good, known[spec])
+        Entry(spec, own, *interval, as_good, known[spec], labels[spec])
         for spec, own, interval, as_good in zip(known, scores, ends, good, strict=False)
     ]
     answer = class_names[int(np.bincount(baseline.answers).argmax())]

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from classify.data.dataset import Dataset
+from classify.data.dataset import Dataset, with_layer
 from classify.data.splits import Split, choose_splits, validation_rows
 from classify.heads.registry import FittedHead
 from classify.scores.areas import AREAS
@@ -18,10 +18,11 @@ from classify.search.leaderboard import Result
 from classify.search.ranking import Entry, metric_scores, rank, rank_key
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
-from classify.settings.sweep import label
+from classify.settings.sweep import label_all
 from classify.stored.out_of_core import Labels
-from extract.core.console import log, progress
-from extract.core.errors import HeadError, SettingError
+from extract.core.console import log
+from extract.core.errors import HeadError, SettingError, count_of
+from extract.display.progress import progress
 
 
 class Stopped(KeyboardInterrupt):
@@ -119,6 +120,9 @@ def _evaluate_missing(
         if spec in known and not known[spec].failed
     }
     order = "lowest" if config.metric == "loss" else "highest"
+    labels = label_all(candidates)
+    if known:
+        log.info("%d of %s are from an earlier run", len(known), count_of(len(candidates), "head"))
     with progress(len(candidates), "head", done=len(known), label="heads") as bar:
         for layer in dict.fromkeys(spec.layer for spec in candidates):
             missing = [spec for spec in candidates if spec.layer == layer and spec not in known]
@@ -133,7 +137,7 @@ def _evaluate_missing(
                         s: kept.get(s, evaluation.scores) for s in leading if s in {*kept, spec}
                     }
                     best = scores[leading[0]][config.metric]
-                    bar.set_postfix_str(f"{order} {config.metric} {best:.3f}: {label(leading[0])}")
+                    bar.set_postfix_str(f"{order} {config.metric} {best:.3f}: {labels[leading[0]]}")
                 bar.update(1)
     return kept
 
@@ -144,10 +148,7 @@ def _first(scores: Mapping[HeadSpec, Mapping[str, float]], metric: str) -> HeadS
 
 def _with_layer(dataset: Dataset, spec: HeadSpec, memory: float | None) -> Dataset:
     """Return the dataset with the features of a candidate's layers."""
-    layer = "+".join(spec.layer)
-    if layer in ("", dataset.layer) or not dataset.store:
-        return dataset
-    return dataset.with_layer(layer, memory)
+    return with_layer(dataset, "+".join(spec.layer), memory)
 
 
 def _refit(dataset: Dataset, best: Entry, split: Split) -> FittedHead:

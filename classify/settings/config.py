@@ -4,6 +4,8 @@ A field here and the long flag on the command line have one name.
 """
 
 import math
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,10 +18,12 @@ from classify.settings.head_spec import (
     groups_of,
 )
 from extract.core.errors import SettingError
-from extract.core.flags import check_choice, check_fields, documented, flag
+from extract.core.flags import check_choice, check_fields, documented, flag, parse_columns
 
-GROUPS = ("stored", "digest")
+STORED = "stored"  # what the file of features has
+GROUPS = (STORED, "digest")
 FORMATS = ("csv", "json")
+ONLY = ("all", "unlabelled")
 # The endings of charts, and the labels in one.
 CHART_ENDINGS = (".png", ".svg", ".pdf")
 CHART_TOP = 10
@@ -201,6 +205,36 @@ class TrainConfig:
 
 @documented
 @dataclass(frozen=True)
+class LabelConfig:
+    """Where labels, splits and groups come from, if not from the file of features.
+
+    Raises:
+        SettingError: ``columns`` is given without a table.
+    """
+
+    labels: tuple[str, ...] = flag(
+        (),
+        "a table (CSV, TSV, Parquet or JSON lines) of labels, splits and groups by key; stored "
+        "stands for the labels in the file; repeatable, a later one wins",
+        metavar="TABLE",
+        repeat=True,
+        shown=STORED,
+    )
+    columns: str = flag(
+        "",
+        "column of the tables for the key (path), label, split and group",
+        metavar="ROLE=NAME,...",
+        shown="the column of that name; for the key also key and file_name",
+    )
+
+    def __post_init__(self) -> None:
+        parse_columns(self.columns)
+        if self.columns and not any(table != STORED for table in self.labels):
+            raise SettingError("columns: has no effect without --labels TABLE; drop --columns")
+
+
+@documented
+@dataclass(frozen=True)
 class PredictConfig:
     """The output of ``predict-images``.
 
@@ -210,9 +244,25 @@ class PredictConfig:
 
     top: int = flag(1, "labels per image, best first", low=1, shown=f"1; {CHART_TOP} in a chart")
     format: str = flag("csv", "CSV with a heading, or JSON lines", choices=FORMATS)
+    scores: bool = flag(False, "also write the score of each class, a column each")
+    min_score: float | None = flag(
+        None,
+        "images whose best score is below X get no label; the accuracy of the others and their "
+        "share are shown",
+        low=0,
+        high=1,
+    )
+    only: str = flag(
+        "all",
+        "rows of a file of features: all, or those without a label, in the file or in the tables "
+        "that the head was trained with",
+        choices=ONLY,
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.scores and self.top > 1:
+            raise SettingError("top and scores cannot be combined: scores has every class")
 
 
 class SearchSettings(HeadSettings, total=False):
@@ -231,6 +281,8 @@ class SearchSettings(HeadSettings, total=False):
 class TrainSettings(SearchSettings, total=False):
     """The settings of ``train_heads`` as keyword arguments."""
 
+    labels: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
+    columns: str | None
     assert_accuracy: float | None
     finetune_epochs: int | None
     finetune_learning_rate: float | None

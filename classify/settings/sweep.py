@@ -4,7 +4,7 @@ import itertools
 import math
 import random
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from classify.settings.head_spec import (
@@ -200,15 +200,33 @@ def parse_sweeps(texts: Iterable[str], settings: Mapping[str, Any]) -> Sweep:
     return sweep
 
 
-def label(spec: HeadSpec) -> str:
-    """Return a short name of a candidate: its head, and the settings that are not the default."""
+def label(spec: HeadSpec, varied: Collection[str] = ()) -> str:
+    """Return a short name of a candidate: its head, and the settings that are not the default.
+
+    Args:
+        spec: The candidate.
+        varied: Settings that are shown in any case.
+    """
     usual = HeadSpec(spec.head)
     given = [
         f"{name}={_short(value)}"
         for name in SETTINGS
-        if (value := getattr(spec, name)) != getattr(usual, name)
+        if (value := getattr(spec, name)) != getattr(usual, name) or name in varied
     ]
     return " ".join([spec.head, *given])
+
+
+def label_all(specs: Iterable[HeadSpec]) -> dict[HeadSpec, str]:
+    """Return a short name of each candidate, with every setting that its head's others vary."""
+    alike: dict[str, list[HeadSpec]] = {}
+    for spec in specs:
+        alike.setdefault(spec.head, []).append(spec)
+    return {
+        spec: label(spec, varied)
+        for members in alike.values()
+        for varied in [[n for n in SETTINGS if len({getattr(s, n) for s in members}) > 1]]
+        for spec in members
+    }
 
 
 def _short(value: Any) -> str:

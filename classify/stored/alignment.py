@@ -34,7 +34,7 @@ class Match(NamedTuple):
     changed: NDArray[np.bool_]
 
 
-def align(stores: Sequence[Store], rows: Labels) -> list[Labels]:
+def align(stores: Sequence[Store], rows: Labels, compare: bool = True) -> list[Labels]:
     """Return the rows of each store, image by image, for images that every store has.
 
     What does not match, and labels, splits and groups that differ from the first store's, are
@@ -43,6 +43,7 @@ def align(stores: Sequence[Store], rows: Labels) -> list[Labels]:
     Args:
         stores: The open stores.
         rows: The increasing rows of the first store that are used.
+        compare: Whether labels, splits and groups of the files are compared.
 
     Raises:
         StoreError: A store is unfinished, or has none of the images.
@@ -51,24 +52,22 @@ def align(stores: Sequence[Store], rows: Labels) -> list[Labels]:
     matches = [_match(first, rows, other) for other in others]
     for other, match in zip(others, matches, strict=True):
         _report(first, rows, other, match)
-    kept = np.all([match.rows >= 0 for match in matches], axis=0) if matches else slice(None)
-    aligned = [rows[kept], *(match.rows[kept] for match in matches)]
+        kept = match.rows >= 0
+        if compare:
+            _report_conflicts(first, rows[kept], other, match.rows[kept])
+    every = np.all([np.ones(len(rows), bool), *(m.rows >= 0 for m in matches)], axis=0)
+    aligned = [rows[every], *(match.rows[every] for match in matches)]
     if not len(aligned[0]):
         names = ", ".join(str(store.path) for store in stores)
         raise StoreError(f"{names}: no image is in all of them; expected some; leave a file out")
     return aligned
 
 
-def check_complete(store: Store) -> None:
-    """Raise StoreError where rows have no features yet."""
-    if missing := int((store.status == PENDING).sum()):
-        found = f"{missing} of {len(store.keys)} images have no features yet"
-        raise StoreError(f"{store.path}: {found}; run the same extract-features command again")
-
-
 def _match(first: Store, rows: Labels, other: Store) -> Match:
     """Find each row of the first store in another store, by key and by digest."""
-    check_complete(other)
+    if missing := int((other.status == PENDING).sum()):
+        found = f"{missing} of {len(other.keys)} images have no features yet"
+        raise StoreError(f"{other.path}: {found}; run the same extract-features command again")
     done = np.flatnonzero(other.status == DONE)
     by_key = {other.keys[row]: row for row in done.tolist()}
     same_key = np.array([by_key.get(first.keys[row], -1) for row in rows.tolist()], np.int64)
@@ -121,8 +120,6 @@ def _report(first: Store, rows: Labels, other: Store, match: Match) -> None:
         key = quoted(first.keys[rows[match.changed][0]])
         found = f"{count_of(int(match.changed.sum()), 'image')} of other bytes than in {first.path}"
         log.warning("%s: %s, matched by key (first %s)", other.path, found, key)
-    kept = match.rows >= 0
-    _report_conflicts(first, rows[kept], other, match.rows[kept])
 
 
 def _report_conflicts(first: Store, rows: Labels, other: Store, own: Labels) -> None:

@@ -10,20 +10,17 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
-from html import escape
 from typing import Any, NoReturn, TextIO, cast
 
-from extract.core.errors import ExitCode, HeadstartError, escaped, lacking
+from extract.core.errors import ExitCode, HeadstartError, SettingError, escaped, lacking
 
 log = logging.getLogger("headstart")
 
-# Without a terminal a line says from time to time how far a long step is.
-LINE_SECONDS = 30.0
-
-# How a formula begins, in one spreadsheet program or another, behind apostrophes or none.
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+# How the lines of a log begin.
+_LOG_TIME = "%Y-%m-%d %H:%M:%S"
+_LOG_START = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
 
 
 class _Handler(logging.Handler):
@@ -34,6 +31,38 @@ class _Handler(logging.Handler):
 
         prefix = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
         tqdm.write(prefix + escaped(record.getMessage()), file=sys.stderr)
+
+
+class _LogFile(logging.FileHandler):
+    """Appends messages to a file, each in one line with the time and the command.
+
+    Raises:
+        SettingError: The file cannot be written, or holds something else.
+    """
+
+    def __init__(self, path: str, command: str) -> None:
+        self.command = command
+        try:
+            if os.path.exists(path) and not os.path.isfile(path):
+                raise OSError("it is not a regular file")
+            super().__init__(path, encoding="utf-8", errors="backslashreplace")
+            with open(path, "rb") as file:
+                first = file.read(len(time.strftime(_LOG_TIME)) + 1)
+        except OSError as error:
+            problem = f"cannot be written: {error.strerror or error}"
+            raise SettingError(f"log: {path} {problem}; name another file") from error
+        if first and not _LOG_START.fullmatch(first):
+            self.close()
+            raise SettingError(f"log: {path} holds something else; name a new file, or a log")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a message."""
+        when = time.strftime(_LOG_TIME, time.localtime(record.created))
+        level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        return f"{when} {self.command}: {level}{escaped(record.getMessage())}"
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Go on without a message that a full disk does not take."""
 
 
 class _Terminal:
@@ -74,6 +103,8 @@ def _messages_on_stderr(level: int) -> Iterator[None]:
     try:
         yield
     finally:
+        for handler in log.handlers:
+            handler.close()
         log.handlers, log.propagate = former[:2]
         log.setLevel(former[2])
 
@@ -127,11 +158,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_common_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that every command has: ``--version``, ``-q`` and ``-v``."""
+    """Add the flags that every command has: ``--version``, ``--log``, ``-q`` and ``-v``."""
     from importlib.metadata import version
 
     release = version("headstart")
     parser.add_argument("--version", action="version", version=f"headstart {release}")
+    text = "also append the messages to a file, with their times"
+    parser.add_argument("--log", metavar="FILE", help=text)
     parser.add_argument("-q", "--quiet", action="store_true", help="warnings and errors only")
     parser.add_argument("-v", "--verbose", action="store_true", help="print more messages")
 
@@ -158,80 +191,6 @@ def quiet_mode(on: bool) -> Iterator[None]:
     """Drop notes and progress bars, but no warnings, if ``on``."""
     with muted(max(logging.WARNING, log.level) if on else log.level):
         yield
-
-
-@contextmanager
-def progress(total: int, unit: str, done: int = 0, label: str = "") -> Iterator[Any]:
-    """Show a tqdm bar with rate and remaining time; without a terminal a line every 30 s.
-
-    Args:
-        total: Steps in all.
-        unit: The name of one step.
-        done: Steps that an earlier run has finished.
-        label: The name of the work.
-
-    Yields:
-        The bar: ``update(n)`` and ``set_postfix_str(text)``.
-    """
-    quiet = log.level > logging.INFO
-    notebook = "ipykernel" in sys.modules
-    if quiet or notebook or sys.stderr.isatty():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a notebook without ipywidgets gets a text bar
-            from tqdm.auto import tqdm
-        with tqdm(
-            total=total, initial=done, unit=unit, desc=label or None, disable=quiet, smoothing=0.1
-        ) as bar:
-            yield bar
-    else:
-        yield _Lines(total, unit, done)
-
-
-class _Lines:
-    """The progress bar where stderr is no terminal: a plain line every ``LINE_SECONDS``."""
-
-    def __init__(self, total: int, unit: str, done: int) -> None:
-        self._total, self._unit, self._done, self._first = total, unit, done, done
-        self._began = self._said = time.monotonic()
-
-    def update(self, steps: int) -> None:
-        """Count steps, and print a line if the last one is long ago."""
-        self._done += steps
-        now = time.monotonic()
-        if now - self._said >= LINE_SECONDS and self._done < self._total:
-            rate = (self._done - self._first) / (now - self._began)
-            left = (self._total - self._done) / max(rate, 1e-9)
-            units = self._unit.removesuffix("s") + "s"
-            log.info(f"{self._done} of {self._total} {units}, about {left:.0f} s left")
-            self._said = now
-
-    def set_postfix_str(self, text: str) -> None:
-        """Ignore a text that a bar would show."""
-
-
-class Described:
-    """An object that is shown in a few lines, and as a table in a notebook."""
-
-    def _facts(self) -> Mapping[str, Any]:
-        """Return the name and the value of each line."""
-        raise NotImplementedError
-
-    def __repr__(self) -> str:
-        facts = self._facts()
-        width = max(map(len, facts))
-        lines = [f"  {name:<{width}}  {value}" for name, value in facts.items()]
-        return "\n".join([type(self).__name__, *lines])
-
-    def _repr_html_(self) -> str:
-        return html_table((), self._facts().items())
-
-
-def html_table(heading: Iterable[str], rows: Iterable[Iterable[object]], caption: str = "") -> str:
-    """Return an HTML table for a notebook, with a text below; all of them are escaped."""
-    lines = ["".join(f"<th>{escape(name)}</th>" for name in heading)]
-    lines += ["".join(f"<td>{escape(str(cell))}</td>" for cell in row) for row in rows]
-    table = "".join(f"<tr>{line}</tr>" for line in lines if line)
-    return f"<table>{table}</table>" + f"<p>{escape(caption)}</p>" * bool(caption)
 
 
 def run_command(
@@ -266,6 +225,8 @@ def _outcome(
 ) -> int:
     """Run one command, print what went wrong, and return the exit code."""
     try:
+        if arguments.log is not None:
+            log.addHandler(_LogFile(arguments.log, parser.prog))
         return command(arguments)
     except HeadstartError as error:
         log_lines(traceback.format_exc(), logging.DEBUG)
@@ -289,12 +250,8 @@ def _outcome(
 
 def _say(text: str) -> None:
     print(escaped(text, kept="\n"), file=sys.stderr)
-
-
-def csv_text(text: str) -> str:
-    """Return text for a CSV file: an apostrophe precedes what a spreadsheet would run.
-
-    So it does before apostrophes and a formula: without the first, the text is as it was.
-    Source: https://owasp.org/www-community/attacks/CSV_Injection
-    """
-    return f"'{text}" if _FORMULA.match(text) else text
+    for handler in log.handlers:
+        if isinstance(handler, _LogFile):
+            lines = text.removeprefix("\n").removeprefix(f"{handler.command}: ").split("\n")
+            for line in lines:
+                handler.emit(log.makeRecord(log.name, logging.INFO, "", 0, line, (), None))

@@ -150,7 +150,7 @@ def add_flags(group: Any, declared_in: type, *names: str, **texts: str) -> None:
 
 def given_settings(arguments: argparse.Namespace, *without: str) -> dict[str, Any]:
     """Return the parsed settings that were given, without the flags that every command has."""
-    without = (*without, "quiet", "verbose")
+    without = (*without, "quiet", "verbose", "log")
     return {k: v for k, v in vars(arguments).items() if v is not None and k not in without}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from extract.conversion.process import convert_apart
 from extract.core.config import HAS_SIMD, TrunkSpec
 from extract.core.console import log
-from extract.core.errors import EngineError
+from extract.core.errors import EngineError, quoted
 from extract.engines.base import Engine
 from extract.engines.memory import check_batch_memory
 from extract.engines.openvino_cache import CompiledTrunk, convert, find_compiled, keep
@@ -92,6 +92,7 @@ def _prefers_keras() -> bool:
 
 
 def _convert_apart(spec: TrunkSpec) -> CompiledTrunk | None:
+    log.info("building %s; the next run finds it in the cache", quoted(spec.trunk))
     with convert_apart(spec) as converted:
         return keep(converted.model, converted, spec) if converted else None
 

@@ -15,10 +15,12 @@ import numpy as np
 from numpy.lib import format as npy
 
 from extract.core.atomic import atomic_write, check_writable
-from extract.core.console import csv_text, log, progress
+from extract.core.console import log
 from extract.core.errors import SettingError, StoreError, count_of, quoted, unknown_name
 from extract.core.flags import check_choice
 from extract.core.row_block import DONE, PENDING
+from extract.display.progress import progress
+from extract.display.tables import csv_text
 from extract.exchange.columns import CSV_PREFIX, METADATA, MOST_HEADING
 from extract.exchange.feature_table import block_rows, may_describe
 from extract.images.item import SPLITS

@@ -25,8 +25,8 @@ USUAL_FEATURES = ("features", "feature", "embeddings", "embedding", "vectors", "
 # Other words in the names of labels, and those in the names of labels and of what a detector finds.
 _LABEL_WORDS = ("target", "targets", "class", "classes")
 _LABELS = {*USUAL["label"], *_LABEL_WORDS, "onehot", "bbox"}
-# The heading of a CSV of predict-images.
-PREDICTIONS = b"key,label,score,reason"
+# The heading of a CSV of predict-images, in this and in earlier versions; scores may follow.
+_PREDICTIONS = re.compile(rb"key,label,score,(margin,)?reason(,\"?score_.*)?\s*", re.DOTALL)
 # The endings of a table beside an array.
 _BESIDE = (".csv", ".tsv", ".parquet")
 # Bytes of features in memory at a time.
@@ -242,6 +242,11 @@ def may_describe(source: str, table: str | os.PathLike[str]) -> bool:
     return beside and os.path.splitext(table)[1].lower() in _BESIDE
 
 
+def is_heading(line: bytes) -> bool:
+    """Whether the first line of a CSV is the heading of predictions, which are no labels."""
+    return _PREDICTIONS.fullmatch(line.removeprefix(b"\xef\xbb\xbf")) is not None
+
+
 def table_beside(path: str) -> str | None:
     """Return the table that describes the rows of an array, which has the same name.
 
@@ -255,7 +260,7 @@ def table_beside(path: str) -> str | None:
         raise SourceError(f"{quoted(path)}: found {found} beside it; expected one; move the others")
     for table in there:
         with open(table, "rb") as file:
-            if file.read(len(PREDICTIONS) + 1).rstrip(b"\r\n") == PREDICTIONS:
+            if is_heading(file.readline(2**20)):
                 found = f"found predictions of predict-images in {quoted(os.path.basename(table))}"
                 expected = "expected what is known of each row; move or rename it"
                 raise SourceError(f"{quoted(path)}: {found} beside it; {expected}")

@@ -14,9 +14,10 @@ import numpy as np
 
 from extract.core.atomic import check_writable, move_into_place, publish, temporary_path
 from extract.core.config import ExtractConfig
-from extract.core.console import log, log_lines, progress
+from extract.core.console import log, log_lines
 from extract.core.errors import SettingError, StoreError, count_of, listed, quoted, show_bytes
 from extract.core.row_block import DONE, Failure, RowBlock
+from extract.display.progress import progress
 from extract.exchange.feature_table import FeatureTable
 from extract.exchange.rows import arrange
 from extract.images.digests import DIGEST_BYTES, describe_leaks, digest_bytes
@@ -146,7 +147,7 @@ def _choose_action(
     if not settings and not rows:
         return "keep", ""
     if config.update and not settings:
-        _check_removed(existing, layout, config, table.where)
+        _check_removed(existing, layout, config, table)
         return "update", rows
     if not config.overwrite:
         update = "" if settings else "use --update to take the new rows, "
@@ -213,11 +214,17 @@ def _stamp_of(table: FeatureTable) -> Stamp:
     return (entry.st_size, entry.st_mtime_ns) if is_settled else NO_STAMP
 
 
-def _check_removed(store: Store, layout: Layout, config: ExtractConfig, where: str) -> None:
-    """Raise StoreError where an update would drop many rows."""
+def _check_removed(
+    store: Store, layout: Layout, config: ExtractConfig, table: FeatureTable
+) -> None:
+    """Raise StoreError where an update would drop many rows; renamed ones are not dropped."""
     removed = set(store.keys) - {item.key for item in layout.items}
-    if len(removed) > config.allowed("max_removed", len(store.keys)):
-        found = f"{where} lacks {listed(removed, 'row')} of {len(store.keys):,}"
+    if len(removed) > (most := config.allowed("max_removed", len(store.keys))):
+        now = set(_digests(store.dtype, table))
+        rows = zip(store.keys, store.digests(), strict=True)
+        removed = {key for key, digest in rows if key in removed and digest.tobytes() not in now}
+    if len(removed) > most:
+        found = f"{table.where} lacks {listed(removed, 'row')} of {len(store.keys):,}"
         remedy = "check that all of it is there, or add --max-removed 100%"
         raise StoreError(f"{store.path}: {found}; expected at most {config.max_removed}; {remedy}")
 

@@ -60,8 +60,8 @@ class Place(NamedTuple):
 
 def place_of(store: Store, moved_to: str = "") -> Place:
     """Return where the images of an open file of features are."""
-    named = [str(store.attributes.get(name, "")) for name in ("source", "columns", "root")]
-    return Place(store.path, *named, moved_to)
+    named = {n: str(store.attributes.get(n, "")) for n in ("source", "columns", "root")}
+    return Place(store.path, moved_to=moved_to, **named)
 
 
 def read_thumbnails(wanted: Sequence[Wanted], place: Place) -> list[Thumbnail]:

@@ -91,7 +91,7 @@ def choose_columns(
             near = [name.strip() for name in known if _is_near(name, role)]
             named_so = _as_flag(role, near[0] if len(near) == 1 else "NAME")
             remedy = f"name the {role} with {named_so}"
-            if role == "path" and noun == "column":
+            if role == "path" and usual is USUAL:
                 remedy += ", or columns f0, f1 of features with --columns features=f"
             raise SourceError(f"{where}: {problem}; {remedy}")
         chosen.append(column)
@@ -263,7 +263,9 @@ def parse_cells(where: str, cells: Sequence[Any], named: Named) -> tuple[str, st
         group = group.strip()
         return path, label.strip(), split_number, "" if is_missing(group) else group
     column = named.get(ROLES[place], ROLES[place])
-    raise SourceError(f"{where}: found {cells[place]!r} in column {column}; expected {expected}")
+    raise SourceError(
+        f"{where}: found {cells[place]!r:.200} in column {column}; expected {expected}"
+    )
 
 
 def _to_text(cell: Any) -> str:

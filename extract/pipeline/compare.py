@@ -1,20 +1,23 @@
 """Compare what a run needs with what a store holds: one recipe with one recipe, image by image."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from itertools import repeat
 from typing import Any
 
 import numpy as np
 
-from extract.core.config import HUB, MODEL_ENDINGS
+from extract.core.config import HUB, MODEL_ENDINGS, TrunkSpec
 from extract.core.errors import MOST_LISTED, listed
 from extract.core.row_block import DONE
 from extract.core.views import ViewSpec
-from extract.images.item import Source
+from extract.engines.base import Engine
+from extract.images.item import NO_STAMP, Source, stamp_of
 from extract.store.format import read_trunk
-from extract.store.open import Store
-from extract.store.update import find_same
+from extract.store.open import Store, open_store
+from extract.store.update import Kept, find_kept, find_same
 
 # Settings of a run that its store keeps.
 KEPT = ("precision", "dtype", "columns", "root", "shards")
@@ -87,6 +90,92 @@ def _flag(name: str, value: Any) -> str:
     if isinstance(value, list):
         return " ".join(f"{flag} {entry}" for entry in value)
     return f"{flag} {value:g}" if isinstance(value, float) else f"{flag} {value}"
+
+
+class Changes:
+    """The differences between the images of a store and its source, each computed once.
+
+    Args:
+        store: The store; it may be closed.
+        source: The images as they are now.
+        check: See ``find_other_images``.
+    """
+
+    def __init__(self, store: Store, source: Source, check: str) -> None:
+        self._store, self._source, self._check = store, source, check
+
+    @cached_property
+    def found(self) -> str:
+        """What ``find_other_images`` says."""
+        return find_other_images(self._store, self._source, self._check)
+
+    @cached_property
+    def kept(self) -> Kept:
+        """The rows that an update keeps."""
+        with open_store(self._store.path) as store:
+            return find_kept(store, self._source.items, self._check == "content")
+
+    @cached_property
+    def renamed(self) -> int:
+        """How many new images have size and time of a missing one; no file is read."""
+        keys = {item.key for item in self._source.items}
+        stored, pairs = (
+            set(self._store.keys),
+            zip(self._store.keys, self._store.stamps, strict=True),
+        )
+        missing = Counter((*stamp.tolist(),) for key, stamp in pairs if key not in keys)
+        missing.pop(NO_STAMP, None)
+        new = (stamp_of(item) for item in self._source.items if missing and item.key not in stored)
+        return (Counter(new) & missing).total()
+
+    @property
+    def is_other(self) -> bool:
+        """Whether source and store have no image in common, as far as names and times say."""
+        stored = set(self._store.keys)
+        return not self.renamed and not any(item.key in stored for item in self._source.items)
+
+    def of(self, store: Store) -> "Changes":
+        """Return these of the store as it is now, which another run may have changed."""
+        same = all(
+            np.array_equal(getattr(store, name), getattr(self._store, name))
+            for name in ("keys", "labels", "split", "status", "checksums", "stamps", "class_names")
+        )
+        if same and np.array_equal(store.digests(), self._store.digests()):
+            return self
+        return Changes(store, self._source, self._check)
+
+
+class NoEngine(Engine):
+    """What a store says of the engine that made it, for a run that computes nothing."""
+
+    def __init__(self, store: Store) -> None:
+        values: dict[str, Any] = {
+            "engine": "",
+            "precision": "float32",
+            "batch_size": 1,
+            "weights_sha256": "",
+        }
+        values |= store.attributes
+        self.name, self.precision = str(values["engine"]), str(values["precision"])
+        self.batch_size = int(values["batch_size"])
+        self.weights_sha256 = str(values["weights_sha256"])
+        self.spec, self.shapes, self.dtype = store.spec, store.shapes, store.dtype
+
+
+def needs_no_trunk(store: Store, spec: TrunkSpec, changes: Changes) -> bool:
+    """Say whether an update has nothing to compute, nor to compare with the weights of its trunk.
+
+    Args:
+        store: The existing store.
+        spec: The trunk of the run.
+        changes: Those of the source since then.
+    """
+    # Weights in a file may have changed; in a low precision, features are compared with float32.
+    is_named = not spec.trunk.startswith(HUB) and not spec.trunk.endswith(MODEL_ENDINGS)
+    is_exact = store.attributes.get("precision", "float32") == "float32"
+    if spec != store.spec or not (is_named and is_exact and spec.weights in ("imagenet", "none")):
+        return False
+    return bool((store.status == DONE).all() and changes.found and changes.kept.is_all)
 
 
 def find_other_images(store: Store, source: Source, check: str) -> str:

@@ -4,7 +4,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 
@@ -15,12 +15,12 @@ from extract.core.row_block import DONE
 from extract.engines.base import Engine
 from extract.images.item import Source
 from extract.images.remote import hide_secrets, is_url
-from extract.pipeline.compare import find_differences, find_other_images, read_recipe
+from extract.pipeline.compare import Changes, find_differences, find_other_images, read_recipe
 from extract.pipeline.resume import RunSettings
 from extract.store.format import Layout, create_store
 from extract.store.open import Store, open_store
 from extract.store.shards import SHARD_ROWS, create_shards, find_shards
-from extract.store.update import find_unchanged, recreate_lost, update_store
+from extract.store.update import recreate_lost, update_store
 from extract.store.validate import is_in_use
 from extract.trunks.configuration import backend_name, installed_version
 
@@ -29,13 +29,16 @@ _ACTIONS = ("overwrite", "update", "check", "dry_run", "repair", "cluster")
 
 
 @contextmanager
-def open_prepared(run: RunSettings, source: Source, engine: Engine) -> Iterator[Store]:
+def open_prepared(
+    run: RunSettings, source: Source, engine: Engine, changes: Changes | None = None
+) -> Iterator[Store]:
     """Create the store, or check that the existing one fits the run, and open it for writing.
 
     Args:
         run: The settings; they say whether a store that differs is replaced or updated.
         source: The images.
         engine: The engine that runs the trunk.
+        changes: The differences between the existing store and the source.
 
     Yields:
         The store.
@@ -47,14 +50,16 @@ def open_prepared(run: RunSettings, source: Source, engine: Engine) -> Iterator[
         recreate_lost(run.out, source.items)
         with open_store(run.out) as store:
             run = run._replace(existing=store)
+            changes = Changes(store, source, run.config.check)
     layout = _plan_layout(run, source, engine)
-    action, reason = _choose_action(run, source, layout)
-    if action != "continue" and run.existing:
+    action, reason = _choose_action(run, source, layout, changes)
+    if action != "continue" and run.existing and changes:
         # Another run may have changed it while the images were listed and the engine opened.
         with open_store(run.out) as store:
-            action, reason = _choose_action(run._replace(existing=store), source, layout)
-    if action == "update":
-        update_store(run.out, layout, run.config.check == "content")
+            run, changes = run._replace(existing=store), changes.of(store)
+            action, reason = _choose_action(run, source, layout, changes)
+    if action == "update" and changes:
+        update_store(run.out, layout, changes.kept)
     elif action != "continue":
         if reason:
             log.info("%s: %s; all rows are computed again", run.out, reason)
@@ -69,24 +74,22 @@ def open_prepared(run: RunSettings, source: Source, engine: Engine) -> Iterator[
         # Another run may have replaced it since it was compared.
         if _find_other_settings(store, layout) or find_other_images(store, source, ""):
             raise StoreError(f"{run.out}: another run replaced it; run the same command again")
-        del run, layout  # columns that are no longer needed
+        del run, layout, changes  # columns that are no longer needed
         yield store
 
 
-def log_plan(run: RunSettings, source: Source, engine: Engine) -> None:
+def log_plan(run: RunSettings, source: Source, engine: Engine, changes: Changes | None) -> None:
     """Say what a run would do, and write nothing; refuse what the run would refuse.
 
     Arguments and errors are those of ``open_prepared``.
     """
-    layout, done = _plan_layout(run, source, engine), 0
-    action, reason = _choose_action(run, source, layout)
+    layout, done, renamed = _plan_layout(run, source, engine), 0, 0
+    action, reason = _choose_action(run, source, layout, changes)
     if action == "continue" and run.existing:
         done = int((run.existing.status == DONE).sum())
     else:
-        if action == "update":
-            with open_store(run.out) as store:
-                content = run.config.check == "content"
-                done = len(find_unchanged(store, layout.items, content)[0])
+        if action == "update" and changes:
+            done, renamed = len(changes.kept.rows), changes.kept.renamed
         folder = run.out.resolve().parent / run.config.shards
         layout.check_disk_space(folder if run.config.shards else run.out)
         check_writable(run.out, StoreError)
@@ -95,9 +98,10 @@ def log_plan(run: RunSettings, source: Source, engine: Engine) -> None:
     layers = ", ".join(f"{layer} {shape}" for layer, shape in engine.shapes.items())
     images = count_of(len(source.items), "image")
     classes = count_of(len(source.class_names), "class")
+    under_new = f", of them {renamed:,} under a new name" if renamed else ""
     log.info(
         f"would {action} {run.out}{reason and f', for {reason}'}: {images} of {classes}"
-        f"{and_views(run.views.views)}, {done} done before; "
+        f"{and_views(run.views.views)}, {done} done before{under_new}; "
         f"{engine.spec.trunk} at {layers} in {run.config.dtype}, {show_bytes(layout.size)}{within}"
     )
 
@@ -116,12 +120,14 @@ def _find_other_settings(store: Store, layout: Layout) -> str:
     return f"it was made with {', '.join(differences)}" if differences else ""
 
 
-def _choose_action(run: RunSettings, source: Source, layout: Layout) -> tuple[str, str]:
+def _choose_action(
+    run: RunSettings, source: Source, layout: Layout, changes: Changes | None
+) -> tuple[str, str]:
     """Return whether to make, continue, update or replace the store, and why."""
     settings, images = run.lost, ""
-    if run.existing:
+    if run.existing and changes:
         settings = _find_other_settings(run.existing, layout)
-        images = "" if settings else find_other_images(run.existing, source, run.config.check)
+        images = "" if settings else changes.found
         if not settings and not images:
             return "continue", ""
     elif not run.lost:
@@ -133,19 +139,36 @@ def _choose_action(run: RunSettings, source: Source, layout: Layout) -> tuple[st
             found = "in int8 each row depends on the images that the trunk was calibrated on"
             remedy = "use --overwrite or another precision"
             raise StoreError(f"{run.out}: {found}, which have changed; {remedy}")
-        _check_removed(run, source)
+        if changes:
+            _check_removed(run, source, changes.kept.removed)
         return "update", images
     if not run.config.overwrite:
-        update = "" if settings or run.config.shards else "use --update to run the new images, "
-        remedy = "restore what it was made from, choose another file, or use --overwrite"
-        raise StoreError(f"{run.out}: {settings or images}; {update}{remedy}")
+        raise StoreError(f"{run.out}: {_refuse(run, source, changes, settings or images)}")
     return "replace", settings or images
 
 
-def _check_removed(run: RunSettings, source: Source) -> None:
+def _refuse(run: RunSettings, source: Source, changes: Changes | None, differences: str) -> str:
+    """Say how the existing file differs from a run, and what to do."""
+    remedy = "restore what it was made from, choose another file, or use --overwrite"
+    if not changes or differences != changes.found:
+        return f"{differences}; {remedy}"
+    if changes.is_other and run.existing:
+        found = f"holds {count_of(len(run.existing.keys), 'image')}"
+        expected = f"none of which is in {quoted(source.root)}; name another file for these"
+        return f"{found}, {expected}, or replace it with --overwrite"
+    if run.config.shards:
+        return f"{differences}; {remedy}"
+    if changes.renamed:
+        found = f"{count_of(changes.renamed, 'image')} seem to be only renamed or moved"
+        return (
+            f"{differences}; {found}; use --update, which keeps the rows of such images, {remedy}"
+        )
+    return f"{differences}; use --update to run the new images, {remedy}"
+
+
+def _check_removed(run: RunSettings, source: Source, removed: Sequence[str]) -> None:
     """Raise StoreError where an update would drop many rows: a disk may not be mounted."""
     keys = run.existing.keys if run.existing else []
-    removed = set(keys) - {item.key for item in source.items}
     if len(removed) > run.config.allowed("max_removed", len(keys)):
         found = f"{quoted(source.root)} lacks {listed(removed, 'image')} of {len(keys):,}"
         expected = f"expected at most {run.config.max_removed}"

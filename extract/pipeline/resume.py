@@ -51,16 +51,7 @@ def complete_settings(out: Path, settings: Mapping[str, Any]) -> RunSettings:
         raise SettingError(f"{min(unknown)!r} is not a setting of extract_features")
     if given.get("shards"):
         given["shards"] = _below(out, given["shards"])
-    # A store must find its files from any folder.
-    if given.get("weights") not in (None, "imagenet", "none"):
-        given["weights"] = str(Path(given["weights"]).absolute())
-    trunk = given.get("trunk", "")
-    if trunk.startswith(HUB) and not is_name(trunk):
-        given["trunk"] = f"{HUB}{Path(trunk.removeprefix(HUB)).absolute()}"
-    elif trunk.endswith(MODEL_ENDINGS) and not trunk.startswith(HUB):
-        given["trunk"] = str(Path(trunk).absolute())
-    if given.get("root") and not is_url(given["root"]):
-        given["root"] = str(Path(given["root"]).absolute())
+    _make_absolute(given)
     config = ExtractConfig.from_dict(given)
     existing, lost = _read_existing(out, config)
     if existing and not existing.spec.trunk and not config.overwrite:
@@ -88,6 +79,21 @@ def complete_settings(out: Path, settings: Mapping[str, Any]) -> RunSettings:
         existing,
         lost,
     )
+
+
+def _make_absolute(given: dict[str, Any]) -> None:
+    """Make the paths in settings absolute: a store must find its files from any folder."""
+    if given.get("weights") not in (None, "imagenet", "none"):
+        given["weights"] = str(Path(given["weights"]).absolute())
+    trunk = given.get("trunk", "")
+    if trunk.startswith(HUB) and not is_name(trunk):
+        given["trunk"] = f"{HUB}{Path(trunk.removeprefix(HUB)).absolute()}"
+    elif trunk.endswith(MODEL_ENDINGS) and not trunk.startswith(HUB):
+        given["trunk"] = str(Path(trunk).absolute())
+    elif trunk:
+        TrunkSpec(trunk)  # an unknown name is said before what the file was made with
+    if given.get("root") and not is_url(given["root"]):
+        given["root"] = str(Path(given["root"]).absolute())
 
 
 def _as_stored(name: str, value: Any) -> Any:

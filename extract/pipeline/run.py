@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from extract.core.config import ExtractConfig, TrunkSpec
-from extract.core.console import Described, log, log_lines, progress
+from extract.core.console import log, log_lines
 from extract.core.errors import (
     SettingError,
     StoreError,
@@ -22,6 +22,8 @@ from extract.core.errors import (
     quoted,
 )
 from extract.core.row_block import DONE, PENDING
+from extract.display.progress import progress
+from extract.display.tables import Described
 from extract.engines.base import Engine
 from extract.engines.select import open_engine
 from extract.images.digests import describe_leaks
@@ -29,6 +31,7 @@ from extract.images.item import Item, Source
 from extract.layouts.overview import check_source, describe_source
 from extract.limits.image_size import set_limits
 from extract.pipeline.cluster import check_ray, stream_on_cluster
+from extract.pipeline.compare import Changes, NoEngine, needs_no_trunk
 from extract.pipeline.low_precision import choose_calibration, measure_error
 from extract.pipeline.plan import and_views, log_plan, open_prepared
 from extract.pipeline.resume import RunSettings, complete_settings
@@ -106,15 +109,15 @@ def run_extraction(
     began = time.monotonic()
     run = complete_settings(Path(out), settings)
     set_limits(run.config.max_image_bytes, run.config.max_image_pixels)
-    images, engine = _open_inputs(source, run)
+    images, engine, changes = _open_inputs(source, run)
     summary = Summary(run.out, len(images.items), 0, [], 0, images.class_names, engine.shapes)
     config = replace(run.config, batch_size=engine.batch_size, engine=engine.name)
     run = run._replace(config=config)
     if config.dry_run:
-        log_plan(run, images, engine)
+        log_plan(run, images, engine, changes)
         return summary
-    with open_prepared(run, images, engine) as store:
-        del run  # the columns of the existing file are no longer needed
+    with open_prepared(run, images, engine, changes) as store:
+        del run, changes  # the columns of the existing file are no longer needed
         if config.repair:
             store.forget(log_rejected(store))
         summary.seconds.start = time.monotonic() - began
@@ -130,8 +133,10 @@ def run_extraction(
         )
 
 
-def _open_inputs(source: str | os.PathLike[str], run: RunSettings) -> tuple[Source, Engine]:
-    """List the images and open the engine."""
+def _open_inputs(
+    source: str | os.PathLike[str], run: RunSettings
+) -> tuple[Source, Engine, Changes | None]:
+    """List the images, compare them with the existing store, and open the engine if needed."""
     if run.config.repair and not run.existing:
         raise StoreError(f"{run.out}: no such file; expected one to repair; leave --repair out")
     if run.config.cluster:
@@ -141,8 +146,18 @@ def _open_inputs(source: str | os.PathLike[str], run: RunSettings) -> tuple[Sour
     check_source(images, run.config.dry_run)
     if run.views.views and not len(training_rows(images.items)):
         raise SettingError(f"views: have no effect, for {images.root} has no training images")
+    if not run.existing:
+        return images, _open_trunk(run, images), None
+    changes = Changes(run.existing, images, run.config.check)
+    if run.config.update and needs_no_trunk(run.existing, run.spec, changes):
+        return images, NoEngine(run.existing), changes
+    return images, _open_trunk(run, images), changes
+
+
+def _open_trunk(run: RunSettings, images: Source) -> Engine:
+    """Open the engine of the chosen trunk, or of the fallback where weights are not available."""
     try:
-        return images, _open_engine(run.spec, run, images)
+        return _open_engine(run.spec, run, images)
     except WeightsUnavailableError as error:
         if not run.fallback:
             raise
@@ -151,7 +166,7 @@ def _open_inputs(source: str | os.PathLike[str], run: RunSettings) -> tuple[Sour
             used = f"using {run.fallback.trunk}, whose ImageNet weights are at hand"
             log.warning("%s", error)
             log.warning("%s, in the place of %s", used, run.spec.trunk)
-            return images, engine
+            return engine
         raise
 
 
@@ -174,6 +189,11 @@ def _fill(
 ) -> int:
     """Compute the rows that are still to do, and return their number."""
     rows = np.flatnonzero(store.status != DONE)
+    if isinstance(engine, NoEngine):
+        if not len(rows):
+            return 0
+        found = "it, or its images, changed while they were compared"
+        raise StoreError(f"{store.path}: {found}; run the same command again")
     finished, workers = len(items) - len(rows), config.workers
     height, width = engine.spec.image_size
     images = count_of(len(items), "image")

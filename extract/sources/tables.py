@@ -7,7 +7,7 @@ import codecs
 import csv
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from io import BytesIO, StringIO
 from typing import Any, BinaryIO
@@ -24,7 +24,10 @@ from extract.limits.image_size import claim_bytes
 from extract.limits.unpacked import parse_json as read_values
 from extract.sources.arrow import check_rows, image_column, read_cells
 
-_Rows = Iterator[tuple[int, Sequence[Any]]]  # (number, cells in the order of ROLES)
+Row = tuple[int, Sequence[Any]]  # number, and cells in the order of ROLES
+_Rows = Iterator[Row]
+# Place of the table and names of its columns -> the column of each role, None without one.
+Pick = Callable[[str, Iterable[str]], Sequence[str | None]]
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 # Marks at the start of a text, longest first: that of UTF-32 begins with that of UTF-16.
 _MARKS = {
@@ -51,7 +54,6 @@ def list_table(root: str, named: Named, folder: str = "") -> Source:
         SourceError: The table cannot be read, lacks a column, names no image or one twice, or a
             cell has no meaning; the message gives the row.
     """
-    read_rows = TABLE_FORMATS[os.path.splitext(without_query(root))[1].lower()]
     shown, said = hide_secrets(root), Said([], [])
     if folder and not is_url(folder) and not os.path.isdir(folder):
         raise SourceError(f"root: found {quoted(folder)}; expected the folder of the images")
@@ -62,7 +64,10 @@ def list_table(root: str, named: Named, folder: str = "") -> Source:
         reading(shown, "a table", "tables"),
         BytesIO(read_url(root)) if is_url(root) else open(root, "rb") as file,
     ):
-        rows, problem = list(read_rows(quoted(shown), file, named, said)), ""
+        if is_url(root) and ending_of(root) == ".parquet":
+            _refuse_images(quoted(shown), file, named)
+        pick = partial(choose_columns, named=named)
+        rows, problem = list(_format_of(root)(quoted(shown), file, pick, said)), ""
         if not is_url(base):
             rows, problem = _mend_rows(rows, base, folder, said)
         remote = is_url(base) or any(is_url(str(cells[0])) for _, cells in rows)
@@ -70,6 +75,31 @@ def list_table(root: str, named: Named, folder: str = "") -> Source:
         source = arrange_rows(shown, rows, named, read, said)
     problem = problem and f"{quoted(shown)}: {problem}"
     return source._replace(notes=(*said.notes,), problem=problem)
+
+
+def read_table(root: str, content: bytes, pick: Pick) -> tuple[list[Row], Said]:
+    """Return the rows of a table, whose paths stay as they are written, and what is said of it.
+
+    Args:
+        root: The table, for messages; its ending is the format.
+        content: Its bytes.
+        pick: Returns the columns of the roles, see ``Pick``; it may be called several times.
+
+    Raises:
+        SourceError: The table cannot be read, or lacks a column.
+    """
+    said = Said([], [])
+    with reading(root, "a table", "tables"), BytesIO(content) as file:
+        return list(_format_of(root)(quoted(root), file, pick, said)), said
+
+
+def ending_of(root: str) -> str:
+    """Return the ending of a path or URL in lower case, which tells the format of a table."""
+    return os.path.splitext(without_query(root))[1].lower()
+
+
+def _format_of(root: str) -> Callable[..., _Rows]:
+    return TABLE_FORMATS[ending_of(root)]
 
 
 def folder_of(root: str) -> str:
@@ -124,7 +154,7 @@ def _decode(where: str, content: bytes, said: Said) -> str:
     return text
 
 
-def _read_csv(where: str, file: BinaryIO, named: Named, said: Said, delimiter: str = ",") -> _Rows:
+def _read_csv(where: str, file: BinaryIO, pick: Pick, said: Said, delimiter: str = ",") -> _Rows:
     text = _decode(where, _read_all(file), said).rstrip("\x1a")  # the last byte of a text in DOS
     if not text.strip() or text[:1] == "<" or text[:2] == "PK":
         what = (
@@ -133,7 +163,7 @@ def _read_csv(where: str, file: BinaryIO, named: Named, said: Said, delimiter: s
         raise SourceError(f"{where}: found {what}; expected a table as text; save it as CSV")
     if match := re.match(r"sep=(.)\r?\n", text):  # Excel's own line
         text = text[match.end() :]
-    found = _find_separator(text, named, delimiter)
+    found = _find_separator(text, pick, delimiter)
     if found != delimiter:
         said.notes.append(f"cells are separated by a {_SEPARATORS[found]}")
     csv.field_size_limit(2**31 - 1)  # a cell may hold a mask
@@ -144,7 +174,7 @@ def _read_csv(where: str, file: BinaryIO, named: Named, said: Said, delimiter: s
     if any(cell.strip().lower().endswith(IMAGE_ENDINGS) for cell in heading):
         problem = f"found {', '.join(heading)[:100]!r} as the first line"
         raise SourceError(f"{where}: {problem}; expected the names of columns, such as path,label")
-    columns = choose_columns(where, heading, named)
+    columns = pick(where, heading)
     _tell_columns(heading, columns, said)
     places = [None if column is None else heading.index(column) for column in columns]
     for number, cells in enumerate(table, 1):
@@ -156,7 +186,7 @@ def _read_csv(where: str, file: BinaryIO, named: Named, said: Said, delimiter: s
         yield number, [None if place is None else cells[place] for place in places]
 
 
-def _find_separator(text: str, named: Named, usual: str) -> str:
+def _find_separator(text: str, pick: Pick, usual: str) -> str:
     """Return the character between the cells of the heading, by which it has a column of paths."""
     most = usual, 0
     for separator in dict.fromkeys((usual, *_SEPARATORS)):
@@ -170,7 +200,7 @@ def _find_separator(text: str, named: Named, usual: str) -> str:
             [],
         )
         try:
-            choose_columns("", heading, named)
+            pick("", heading)
         except SourceError:
             if len(heading) > most[1]:
                 most = separator, len(heading)
@@ -185,28 +215,34 @@ def _tell_columns(known: Sequence[str], columns: Sequence[str | None], said: Sai
     said.warnings.extend(warning for warning in warnings if warning not in said.warnings)
 
 
-def _read_json(where: str, file: BinaryIO, named: Named, said: Said) -> _Rows:
-    chosen: dict[tuple[str, ...], list[str | None]] = {}  # most rows have the same keys
+def _read_json(where: str, file: BinaryIO, pick: Pick, said: Said) -> _Rows:
+    chosen: dict[tuple[str, ...], Sequence[str | None]] = {}  # most rows have the same keys
     lines = StringIO(_decode(where, _read_all(file), said), newline="")
     for number, line in enumerate(lines, 1):
         if line.strip():
             row = parse_json(f"{where}: row {number}", line)
             if (keys := tuple(row)) not in chosen:
-                chosen[keys] = choose_columns(f"{where}: row {number}", keys, named)
+                chosen[keys] = pick(f"{where}: row {number}", keys)
                 _tell_columns(keys, chosen[keys], said)
             yield number, [row.get(column) for column in chosen[keys]]
 
 
-def _read_parquet(where: str, file: BinaryIO, named: Named, said: Said) -> _Rows:
+def _refuse_images(where: str, file: BinaryIO, named: Named) -> None:
+    """Raise SourceError for a remote Parquet file that holds images; a local one is of records."""
     from pyarrow import parquet
 
     with parquet.ParquetFile(file) as table:
-        if image_column(table.schema_arrow, named):  # only a remote file is not read as records
-            raise SourceError(
-                f"{where}: contains the images; fetch it with: {fetch_command(where)}"
-            )
+        holds_images = image_column(table.schema_arrow, named)
+    if holds_images:
+        raise SourceError(f"{where}: contains the images; fetch it with: {fetch_command(where)}")
+
+
+def _read_parquet(where: str, file: BinaryIO, pick: Pick, said: Said) -> _Rows:
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(file) as table:
         check_rows(table.metadata.num_rows, file.seek(0, os.SEEK_END))
-        columns = choose_columns(where, table.schema_arrow.names, named)
+        columns = pick(where, table.schema_arrow.names)
         _tell_columns(table.schema_arrow.names, columns, said)
         yield from enumerate(read_cells(table, columns), 1)
 

@@ -1,6 +1,7 @@
 """Describe a store, for people and programs."""
 
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -34,6 +35,9 @@ def describe(store: Store) -> dict[str, Any]:
     return {
         "file": str(store.path),
         "bytes": sum(path.stat().st_size for path in files),
+        "modified": time.strftime(
+            "%Y-%m-%d %H:%M", time.localtime(max(path.stat().st_mtime for path in files))
+        ),
         "images": len(store.keys),
         "shards": len(store.shards),
         "complete": store.complete,
@@ -64,6 +68,7 @@ def format_description(description: dict[str, Any]) -> str:
         f"features   {quoted(layer)}: {' x '.join(map(str, shape))} {values['dtype']}{pooling}"
         for layer, shape in description["layers"].items()
     ]
+    lines += _format_origin(description)
     if description["viewed"]:
         recipe = asdict(ViewSpec.from_dict(values))
         text = f"{recipe.pop('views')} of each of {description['viewed']} training images: "
@@ -87,6 +92,20 @@ def _format_trunk(values: Mapping[str, Any]) -> list[str]:
         f"preprocessing {values['preprocess']}{_normalization(values)}",
         f"weights    {quoted(values['weights'])}, SHA-256 {values['weights_sha256']}",
     ]
+
+
+def _format_origin(description: Mapping[str, Any]) -> list[str]:
+    """Format how, of what and when the features were computed."""
+    values, lines = description["attributes"], []
+    if "trunk" in values:
+        engine = f", in {values['engine']}" if values.get("engine") else ""
+        lines.append(f"precision  {values.get('precision', 'float32')}{engine}")
+        lines.append(f"source     {quoted(str(values.get('source') or 'not recorded'))}")
+    if versions := values.get("versions"):
+        lines.append(f"versions   {quoted(', '.join(map(str, versions)))}")
+    if command := values.get("command"):
+        lines.append(f"command    {quoted(str(command))}")
+    return [*lines, f"modified   {description['modified']}"]
 
 
 def _normalization(values: Mapping[str, Any]) -> str:

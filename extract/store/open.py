@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from extract.core.config import BEFORE
-from extract.core.console import Described
 from extract.core.errors import listed, quoted
 from extract.core.row_block import DONE, FAILED, PENDING, Failure, RowBlock
+from extract.display.tables import Described
 from extract.store.format import to_plain
 from extract.store.shards import Shard, check_same, find_shards, open_shard, read_index
 from extract.store.single_file import StoreFile, feature_sets, read_store_file

@@ -1,0 +1,44 @@
+"""The images that a head was trained or chosen on: its accuracy on them says nothing of new ones.
+
+An image is known by the digest of its file, or of its key where no digest is stored.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from classify.data.dataset import Dataset
+from classify.inference.head_folder import SEEN
+from classify.search.leaderboard import Result
+from extract.images.digests import DIGEST_BYTES, digest_bytes
+
+
+def save_training_images(folder: Path, dataset: Dataset, result: Result) -> None:
+    """Write the identities of all images of a run except the test images."""
+    test = np.isin(np.arange(len(dataset.y)), result.splits[0].test)
+    rows = np.flatnonzero(~test)
+    digests = None if dataset.digests is None else dataset.digests[rows]
+    np.save(folder / SEEN, identify([dataset.keys[row] for row in rows], digests))
+
+
+def identify(keys: Sequence[str], digests: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    """Return the (N, 16) uint8 identities of images."""
+    shape = len(keys), DIGEST_BYTES
+    known = np.zeros(shape, np.uint8) if digests is None else digests.copy()
+    for row in np.flatnonzero(~known.any(axis=1)).tolist():
+        known[row] = np.frombuffer(digest_bytes(keys[row].encode()), np.uint8)
+    return known
+
+
+def count_training_images(
+    folder: Path, keys: Sequence[str], digests: NDArray[np.uint8]
+) -> int | None:
+    """Count the images that the head in a folder was trained on; None where that is not known."""
+    try:
+        seen = np.load(folder / SEEN, allow_pickle=False)
+        trained = {row.tobytes() for row in seen.reshape(-1, DIGEST_BYTES)}
+    except (OSError, ValueError, EOFError):  # a folder of an earlier version, or damaged
+        return None
+    return sum(row.tobytes() in trained for row in identify(keys, digests))

@@ -1,0 +1,1 @@
+"""Progress, and results as text and tables."""
