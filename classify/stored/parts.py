@@ -112,7 +112,7 @@ class Layer(NamedTuple):
         return ", ".join(str(part.same.path) for part in self.parts)
 
     def plan(self, memory: float | None) -> MemoryBudget:
-        """Return what fits into memory; views of several stores show different cuts of an image."""
+        """Return what fits into memory; joined layers of several stores have no views."""
         shapes = [part.shapes[layer] for part, layer in self.members]
         parts = self.parts
         views = parts[0].view_spec.views if len(parts) == 1 else 0
