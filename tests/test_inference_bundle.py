@@ -87,6 +87,7 @@ def test_what_is_written_is_read_back(dense: Path, dense_run: Result) -> None:
         "result.json",
         "result.csv",
         "predictions.csv",
+        "label_issues.csv",
         "timing.json",
         "training_images.npy",
         "report.html",
@@ -115,7 +116,7 @@ def test_a_head_of_scikit_learn(spec: HeadSpec, file: str, tmp_path: Path) -> No
     folder = tmp_path / "head"
     save(folder, dataset(), run_of(spec), "out.h5", {"read": 0.1})
     parts = {"bundle.json", "transform.npz", "result.json", "result.csv", "timing.json"}
-    parts |= {"predictions.csv"}
+    parts |= {"predictions.csv", "label_issues.csv", "training_images.npy"}
     assert names(folder) == {*parts, file, "report.html"}
     assert load_head(folder).class_names == ("Käse", "<b>")
 

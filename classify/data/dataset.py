@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from classify.data.folds import Groups
 from classify.data.label_tables import RowLabels, Tables, check_left_out, read_labels, usable_rows
+from classify.data.near_duplicates import group_near_duplicates
 from classify.data.table_rows import TableRecord
-from classify.settings.config import GROUPS
+from classify.settings.config import GROUPS, STORED
 from classify.stored.alignment import align
 from classify.stored.memory_budget import MemoryBudget
 from classify.stored.out_of_core import Labels, StoredRows
@@ -64,6 +65,7 @@ class Dataset(Described):
         left_out: The classes of the store whose images are left out; they are no class here.
         labels: The tables that labels, splits and groups come from; none where they are stored.
         label_columns: The columns of these tables, as the user named them.
+        near_joined: Whether near-duplicates are in one group each.
         joined: The trunk of each store, where layers of several are joined; else empty. Then
             ``trunk``, ``weights_sha256``, ``dtype`` and ``precision`` are those of the first.
     """
@@ -92,6 +94,7 @@ class Dataset(Described):
     left_out: tuple[str, ...] = ()
     labels: tuple[TableRecord, ...] = ()
     label_columns: str = ""
+    near_joined: bool = False
     joined: tuple[MadeBy, ...] = ()
 
     @property
@@ -197,7 +200,7 @@ def load_dataset(  # noqa: PLR0913
 ) -> Dataset:
     """Read the rows that a head can be trained on.
 
-    Rows without a label or without features are left out, and a note gives their number. Features
+    Rows without a label or without features are left out, with a note of their number. Features
     stay in the file where they, with their copies in training, need more than ``memory``.
     Of several stores the rows of the same images are used, by key or bytes; labels, splits, groups
     and keys are those of the first. Layers are called ``STEM:LAYER`` after the stems of the files.
@@ -206,7 +209,7 @@ def load_dataset(  # noqa: PLR0913
         path: A finished store, or several of the same images.
         layer: The layer of the features, or several joined by ``+``; None for the only one.
         memory: In GB (1e9 bytes); None asks the system for the free memory.
-        groups: ``stored``, or ``digest``, which also keeps images of the same bytes together.
+        groups: ``stored``, ``digest`` (and images of the same bytes) or ``near`` (and copies).
         leave_out: Names of classes whose images are not read; the dataset does not have them.
         source: The place of the images, if they have moved.
         labels: Tables of labels by key; a later one wins; ``stored`` is the labels in the file.
@@ -231,9 +234,12 @@ def load_dataset(  # noqa: PLR0913
         rows = align(stores, usable_rows(stores[0], known, left_out), not known.tables)
         dataset = _describe(stores, same, known, rows)
     dataset = with_layer(dataset, layer or None, memory)
-    if groups == "digest" and dataset.digests is not None:
+    if groups != STORED and dataset.digests is not None:
         dataset = replace(dataset, groups=group_by_digest(dataset.digests, dataset.groups))
-    return replace(dataset.without(left_out) if left_out else dataset, moved_to=os.fspath(source))
+    if groups == "near":
+        dataset = replace(dataset, groups=group_near_duplicates(dataset.X, dataset.groups))
+    dataset = replace(dataset, moved_to=os.fspath(source), near_joined=groups == "near")
+    return dataset.without(left_out) if left_out else dataset
 
 
 @contextmanager

@@ -2,11 +2,12 @@
 
 Predicting needs ``bundle.json``, ``transform.npz`` and one of ``head.npz``, ``head.keras`` and
 ``head.skops``; ``report.html``, ``result.json`` (settings, versions, every number), ``result.csv``
-(the leaderboard), ``predictions.csv`` (every scored image) and ``timing.json`` are for people. Two
-runs of the same heads with the same seed write the same files byte for byte, as measurements are
-rounded to digits that do not depend on the threads; but ``timing.json`` and ``candidates.jsonl``
-have seconds, and which default heads fit into a budget depends on the machine. The head is saved
-before it is analysed: an interruption then loses the report only.
+(the leaderboard), ``predictions.csv`` (every scored image), ``label_issues.csv`` and
+``timing.json`` are for people. Two runs of the same heads with the same seed write the same files
+byte for byte, as measurements are rounded to digits that do not depend on the threads; but
+``timing.json`` and ``candidates.jsonl`` have seconds, and which default heads fit into a budget
+depends on the machine. The head is saved before it is analysed: an interruption then loses the
+report only.
 """
 
 import errno
@@ -27,6 +28,7 @@ from classify.data.table_rows import TableRecord, records_from_json, records_to_
 from classify.heads.registry import FittedHead
 from classify.inference.head_folder import (
     BUNDLE,
+    ISSUES,
     PREDICTIONS,
     REPORT,
     RESULT,
@@ -176,12 +178,13 @@ def save_report(
     Raises:
         HeadError: The folder cannot be written.
     """
-    rest = shutil.ignore_patterns(RESULT, TIMING, REPORT)
+    rest = shutil.ignore_patterns(RESULT, TIMING, REPORT, ISSUES)
     with atomic_write(folder, HeadError) as temporary:
         shutil.copytree(folder, temporary, copy_function=_link, ignore=rest)
         described = json.loads((folder / RESULT).read_bytes())
         write_json(temporary / RESULT, described | {"best": analysis.to_dict(dataset.keys)})
         write_json(temporary / TIMING, {name: round(spent, 3) for name, spent in timing.items()})
+        analysis.label_issues.write_csv(temporary / ISSUES)
         write_report(temporary / REPORT, dataset, result, analysis, described["store"])
 
 

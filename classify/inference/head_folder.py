@@ -17,13 +17,15 @@ from classify.search import checkpoint
 from classify.settings.head_spec import KERAS_HEADS
 from extract.core.atomic import check_writable
 from extract.core.errors import HeadError, quoted
+from extract.images.digests import digest_bytes
 from extract.limits.unpacked import read_json
 
 BUNDLE, RESULT, TIMING = "bundle.json", "result.json", "timing.json"
 TABLE, PREDICTIONS, REPORT = "result.csv", "predictions.csv", "report.html"
+ISSUES = "label_issues.csv"
 SEEN = "training_images.npy"
 FILES = {BUNDLE, RESULT, TIMING, TABLE, PREDICTIONS, REPORT, TRANSFORM, SEEN, checkpoint.FILE}
-FILES |= HEAD_FILES
+FILES |= {ISSUES} | HEAD_FILES
 # The metadata of an exported model; the folder of a SavedModel that is reserved for such files.
 METADATA, EXTRA = "metadata.json", "assets.extra"
 # A longer object of a JSON file has a line for each of its entries.
@@ -69,6 +71,20 @@ def check_target(folder: Path) -> None:
         found = ", ".join(sorted(names - FILES)[:3]) or "an unfinished head"
         expected = "a folder that is new, empty or only a trained head"
         raise HeadError(f"{folder}: found {found}; expected {expected}; name another with -o")
+    _check_unedited(folder)
+
+
+def _check_unedited(folder: Path) -> None:
+    """Raise HeadError where somebody has corrected labels in a file that would be replaced."""
+    path = folder / ISSUES
+    try:
+        written = read_json(folder / RESULT)["best"]["label_issues"]["digest"]
+        edited = digest_bytes(path.read_bytes()).hex() != written
+    except (OSError, ValueError, TypeError, KeyError):
+        return
+    if edited:
+        found = "found labels that were edited; expected the file of the head that is replaced"
+        raise HeadError(f"{path}: {found}; move it to another folder, or name another with -o")
 
 
 def describe_head(folder: Path) -> str:
