@@ -3,8 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +22,14 @@ from classify.stored.memory_budget import MemoryBudget
 from classify.stored.out_of_core import Labels, StoredRows
 from classify.stored.parts import MadeBy, Part
 from classify.stored.same_store import SameStore
-from classify.stored.stores import Paths, Stores, as_paths, describe_layers, name_stores
+from classify.stored.stores import (
+    Paths,
+    Stores,
+    as_paths,
+    describe_layers,
+    name_stores,
+    open_unchanged,
+)
 from classify.stored.views import StoredViews
 from extract.core.config import BEFORE, TrunkSpec
 from extract.core.console import log
@@ -31,7 +37,7 @@ from extract.core.errors import SettingError, quoted
 from extract.core.flags import check_choice
 from extract.display.tables import Described
 from extract.images.digests import group_by_digest
-from extract.store.open import Store, open_store
+from extract.store.open import Store
 
 
 @dataclass(frozen=True, repr=False)
@@ -228,28 +234,23 @@ def load_dataset(  # noqa: PLR0913
         >>> load_dataset(["vgg.h5", "inception.h5"], "vgg:top+inception:mixed7")  # doctest: +SKIP
     """
     check_choice("groups", groups, GROUPS)
-    with _opened(as_paths(path)) as (stores, same):
+    with open_unchanged(as_paths(path)) as (stores, same):
         known = read_labels(stores[0], labels, columns)
         left_out = check_left_out(known.class_names, leave_out)
         rows = align(stores, usable_rows(stores[0], known, left_out), not known.tables)
         dataset = _describe(stores, same, known, rows)
-    dataset = with_layer(dataset, layer or None, memory)
-    if groups != STORED and dataset.digests is not None:
-        dataset = replace(dataset, groups=group_by_digest(dataset.digests, dataset.groups))
-    if groups == "near":
-        dataset = replace(dataset, groups=group_near_duplicates(dataset.X, dataset.groups))
+    dataset = _group(with_layer(dataset, layer or None, memory), groups)
     dataset = replace(dataset, moved_to=os.fspath(source), near_joined=groups == "near")
     return dataset.without(left_out) if left_out else dataset
 
 
-@contextmanager
-def _opened(paths: Sequence[Path]) -> Iterator[tuple[list[Store], list[SameStore]]]:
-    """Open stores, which must not change meanwhile."""
-    with ExitStack() as stack:
-        same = [SameStore(path) for path in paths]
-        for one in same:
-            stack.enter_context(one.unchanged())
-        yield [stack.enter_context(open_store(path)) for path in paths], same
+def _group(dataset: Dataset, groups: str) -> Dataset:
+    """Join the groups of copies, and of near-duplicates."""
+    if groups != STORED and dataset.digests is not None:
+        dataset = replace(dataset, groups=group_by_digest(dataset.digests, dataset.groups))
+    if groups == "near":
+        dataset = replace(dataset, groups=group_near_duplicates(dataset.X, dataset.groups))
+    return dataset
 
 
 def _describe(

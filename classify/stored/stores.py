@@ -7,8 +7,8 @@ in the order in which they are named.
 
 import math
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,9 +18,11 @@ import numpy as np
 from classify.stored.memory_budget import COPIES, MemoryBudget
 from classify.stored.out_of_core import Features, Labels, StoredRows, check_finite
 from classify.stored.parts import Layer, MadeBy, Part, name_layers
+from classify.stored.same_store import SameStore
 from classify.stored.views import StoredViews
 from extract.core.console import log
 from extract.core.errors import SettingError, StoreError, quoted, show_bytes, unknown_name
+from extract.store.open import Store, open_store
 from extract.store.shards import read_layers
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -146,6 +148,16 @@ def as_paths(store: Paths) -> list[Path]:
         if other is not path:
             raise SettingError(f"store: found {other} and {path}, the same file; name it once")
     return paths
+
+
+@contextmanager
+def open_unchanged(paths: Sequence[Path]) -> Iterator[tuple[list[Store], list[SameStore]]]:
+    """Open stores, which must not change until the end of the block."""
+    with ExitStack() as stack:
+        same = [SameStore(path) for path in paths]
+        for one in same:
+            stack.enter_context(one.unchanged())
+        yield [stack.enter_context(open_store(path)) for path in paths], same
 
 
 def name_stores(paths: Sequence[Path]) -> list[str]:
