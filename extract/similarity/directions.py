@@ -110,8 +110,7 @@ def to_units(features: NDArray[np.floating]) -> Vectors:
         largest = np.abs(values).max(axis=1, keepdims=True)
         values = values / largest  # no square overflows
         units: Vectors = values / np.linalg.norm(values, axis=1, keepdims=True)
-    bad = ~np.isfinite(largest[:, 0]) | ~np.isfinite(units).all(axis=1)
-    units[bad] = np.nan
+    units[~np.isfinite(units).all(axis=1)] = np.nan
     return units
 
 
