@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from classify.inference.predict import predict_images as predict_images
     from classify.inference.predictions import Prediction as Prediction
     from classify.inference.predictions import Predictions as Predictions
+    from classify.labelling.issues import LabelIssue as LabelIssue
+    from classify.labelling.issues import LabelIssues as LabelIssues
+    from classify.labelling.issues import find_label_issues as find_label_issues
     from classify.search.leaderboard import Result as Result
     from classify.search.ranking import Entry as Entry
     from classify.settings.head_spec import HeadSpec as HeadSpec
@@ -28,6 +31,7 @@ _PUBLIC = {
     "classify.export.export": ("export_head",),
     "classify.inference.predict": ("predict_images",),
     "classify.inference.predictions": ("Prediction", "Predictions"),
+    "classify.labelling.issues": ("LabelIssue", "LabelIssues", "find_label_issues"),
     "classify.search.leaderboard": ("Result",),
     "classify.search.ranking": ("Entry",),
     "classify.settings.head_spec": ("HeadSpec",),

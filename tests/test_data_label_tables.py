@@ -171,10 +171,13 @@ def test_a_key_matches_as_paths_of_tables_do(key: str, row: int) -> None:
 
 def test_unicode_forms_are_one_key() -> None:
     assert match_keys(["cafe\u0301/1.jpg"], ["caf\u00e9/1.jpg"]).rows == [0]
+    assert match_keys(["https://me:pw@host/1.jpg"], ["https://host/1.jpg"]).rows == [0]
     assert match_keys(["a.jpg"], ["A.jpg", "a.JPG"]).rows == [-1]
     assert match_keys(["a.jpg"], ["A.jpg", "a.jpg"]).rows == [1]
     assert match_keys(["x/1.jpg", "y/1.jpg"], ["1.jpg"], "y").rows == [-1, 0]
     assert match_keys(["x/1.jpg", "y/1.jpg"], ["1.jpg"], "z").rows == [-1, -1]
+    others = [f"other/{row}.jpg" for row in range(3000)]
+    assert match_keys([*others, "photos/cat/1.jpg"], ["cat/1.jpg"]).rows[-1] == 0
 
 
 _NAME = st.text("ab12", min_size=1, max_size=3)
@@ -225,8 +228,8 @@ def test_the_command_counts_what_does_not_match(
         read(store, table)
     text = "\n".join(caplog.messages)
     assert "found no image for 1 key (no.jpg)" in text
-    assert "1 key that fit more than one image (1.jpg fits cat/1.jpg and dog/1.jpg)" in text
-    assert "1 key are written otherwise (dog\\1.jpg is dog/1.jpg)" in text
+    assert "left out 1 key of more than one image (1.jpg fits cat/1.jpg and dog/1.jpg)" in text
+    assert "matched 1 key in another form (dog\\1.jpg is dog/1.jpg)" in text
     assert "found no row for 2 images (cat/2.jpg, dog/3.jpg)" in text
     assert "--labels stored" in text
     caplog.clear()

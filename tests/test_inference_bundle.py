@@ -87,6 +87,7 @@ def test_what_is_written_is_read_back(dense: Path, dense_run: Result) -> None:
         "result.json",
         "result.csv",
         "predictions.csv",
+        "label_issues.csv",
         "timing.json",
         "training_images.npy",
         "report.html",
@@ -115,7 +116,7 @@ def test_a_head_of_scikit_learn(spec: HeadSpec, file: str, tmp_path: Path) -> No
     folder = tmp_path / "head"
     save(folder, dataset(), run_of(spec), "out.h5", {"read": 0.1})
     parts = {"bundle.json", "transform.npz", "result.json", "result.csv", "timing.json"}
-    parts |= {"predictions.csv"}
+    parts |= {"predictions.csv", "label_issues.csv", "training_images.npy"}
     assert names(folder) == {*parts, file, "report.html"}
     assert load_head(folder).class_names == ("Käse", "<b>")
 
@@ -308,7 +309,8 @@ def _without(folder: Path, name: str) -> None:
         (lambda f: _truncate(f / "bundle.json"), "not JSON"),
         (lambda f: (f / "bundle.json").write_text("[1]"), "from another program"),
         (lambda f: _change(f, format="other"), "from another program"),
-        (lambda f: _change(f, format_version=3), "format 3; expected 1 or 2"),
+        (lambda f: _change(f, format_version=4), "format 4; expected 1 to 3"),
+        (lambda f: _change(f, format_version=3), "damaged"),
         (lambda f: _without(f, "layer"), "damaged"),
         (lambda f: _change(f, settings={"head": "oracle"}), "damaged"),
         (lambda f: _change(f, settings=[]), "cannot be read"),

@@ -206,6 +206,7 @@ def test_what_does_not_go_together(store: Path, settings: dict[str, Any], said: 
 
 def test_images_need_a_file_of_features_first(images: Path, tmp_path: Path) -> None:
     expected = r"to_label: has no effect on .*; expected a file of features; make it with extract-"
-    for given in ({"trunk": "mobilenet", "weights": "none"}, {"head": tmp_path}):
+    complete: dict[str, Any] = {"trunk": "mobilenet", "weights": "none"}
+    for given in (complete, {"head": tmp_path}):
         with pytest.raises(SettingError, match=expected):
-            predict_images(images, to_label=3, **given)  # type: ignore[arg-type]
+            predict_images(images, to_label=3, **given)

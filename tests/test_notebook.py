@@ -58,7 +58,7 @@ def test_the_labelling_loop_learns(tmp_path: Path) -> None:
     table = (tmp_path / "round1.csv").read_text().splitlines()
     assert len(table) == 7
     assert all(re.match(r"data/\w+/(\w+)/[^,]+,\1,", row) for row in table[1:])
-    rounds = ast.literal_eval(shown[5][shown[5].rindex("[(") :].strip())
+    rounds = ast.literal_eval(shown[4][shown[4].rindex("[(") :].strip())
     assert [labels for labels, _ in rounds] == [6, 12, 18, 24, 30]
     assert rounds[-1][1] > rounds[0][1]
     assert len((tmp_path / "rest.csv").read_text().splitlines()) == 85

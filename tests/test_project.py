@@ -54,6 +54,7 @@ ROOMS = {
         "heads",
         "search",
         "finetune",
+        "labelling",
         "report",
         "labelling",
         "inference",

@@ -190,7 +190,7 @@ def test_every_section_is_there_and_none_is_empty(
         assert headings == [
             *("Leaderboard", "Learning curves", "Confusions", "Classes", "Scores"),
             *("Would more images help?", "Map of the features"),
-            *("Most confident mistakes", "Settings"),
+            *("Most confident mistakes", "Label issues", "Settings"),
         ]
         for link in page.locator("nav a").all():
             assert page.locator(str(link.get_attribute("href"))).count() == 1
@@ -265,7 +265,10 @@ def test_images_of_an_archive_are_shown_until_it_is_gone(tmp_path: Path) -> None
     packed = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "images")
     shutil.rmtree(tmp_path / "images")
     path, _, analysis = report(replace(made, source=packed), tmp_path / "report.html")
-    assert path.read_text().count("data:image/jpeg") == min(24, len(analysis.mistakes)) > 0
+    issues = analysis.label_issues.issues
+    assert min(len(analysis.mistakes), len(issues)) > 0
+    shown = min(24, len(analysis.mistakes)) + min(12, len(issues))
+    assert path.read_text().count("data:image/jpeg") == shown
     Path(packed).unlink()
     path, _, _ = report(replace(made, source=packed), tmp_path / "report.html")
     assert "data:image/jpeg" not in path.read_text()
@@ -310,6 +313,7 @@ def test_no_key_leads_to_another_file(kind: str, tmp_path: Path) -> None:
     path, _, analysis = report(made, tmp_path / "report.html")
     shown = path.read_text().count("data:image/jpeg")
     first = analysis.mistakes[0]
+    places = 1 + (first.row in [issue.row for issue in analysis.label_issues.issues[:12]])
     image, outside = tmp_path / "images" / first.key, tmp_path / "outside.png"
     image.rename(outside)
     if kind == "fifo":
@@ -320,8 +324,8 @@ def test_no_key_leads_to_another_file(kind: str, tmp_path: Path) -> None:
         key = {"device": "/dev/zero", "outside": "../outside.png", "absolute": str(outside)}[kind]
         made.keys[first.row] = key
     path, _, _ = report(made, tmp_path / "report.html")
-    assert path.read_text().count("data:image/jpeg") == shown - 1
-    assert path.read_text().count("image not found") == 1
+    assert path.read_text().count("data:image/jpeg") == shown - places
+    assert path.read_text().count("image not found") == places
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs fifos")
@@ -337,7 +341,8 @@ def test_images_that_are_not_read_in_time_are_left_out(
     monkeypatch.setattr(prefetch, "LIMIT_SECONDS", 0.2)
     path, _, analysis = report(made, tmp_path / "report.html")
     fifo.open("wb").close()  # ends the thread
-    assert path.read_text().count("took longer than 0.2 s to read") == len(analysis.mistakes) > 0
+    shown = len(analysis.mistakes) + len(analysis.label_issues.issues)
+    assert path.read_text().count("took longer than 0.2 s to read") == shown > 0
     assert "data:image/jpeg" not in path.read_text()
 
 

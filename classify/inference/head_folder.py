@@ -3,22 +3,29 @@
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from classify.data.preprocessing import FILE as TRANSFORM
+from classify.heads.keras_head import FILE as KERAS_FILE
 from classify.heads.registry import FILES as HEAD_FILES
+from classify.heads.sklearn_head import FILE as SKLEARN_FILE
 from classify.search import checkpoint
+from classify.settings.head_spec import KERAS_HEADS
 from extract.core.atomic import check_writable
 from extract.core.errors import HeadError, quoted
+from extract.images.digests import digest_bytes
 from extract.limits.unpacked import read_json
 
 BUNDLE, RESULT, TIMING = "bundle.json", "result.json", "timing.json"
 TABLE, PREDICTIONS, REPORT = "result.csv", "predictions.csv", "report.html"
+ISSUES = "label_issues.csv"
 SEEN = "training_images.npy"
 FILES = {BUNDLE, RESULT, TIMING, TABLE, PREDICTIONS, REPORT, TRANSFORM, SEEN, checkpoint.FILE}
-FILES |= HEAD_FILES
+FILES |= {ISSUES} | HEAD_FILES
 # The metadata of an exported model; the folder of a SavedModel that is reserved for such files.
 METADATA, EXTRA = "metadata.json", "assets.extra"
 # A longer object of a JSON file has a line for each of its entries.
@@ -64,6 +71,20 @@ def check_target(folder: Path) -> None:
         found = ", ".join(sorted(names - FILES)[:3]) or "an unfinished head"
         expected = "a folder that is new, empty or only a trained head"
         raise HeadError(f"{folder}: found {found}; expected {expected}; name another with -o")
+    _check_unedited(folder)
+
+
+def _check_unedited(folder: Path) -> None:
+    """Raise HeadError where somebody has corrected labels in a file that would be replaced."""
+    path = folder / ISSUES
+    try:
+        written = read_json(folder / RESULT)["best"]["label_issues"]["digest"]
+        edited = digest_bytes(path.read_bytes()).hex() != written
+    except (OSError, ValueError, TypeError, KeyError):
+        return
+    if edited:
+        found = "found labels that were edited; expected the file of the head that is replaced"
+        raise HeadError(f"{path}: {found}; move it to another folder, or name another with -o")
 
 
 def describe_head(folder: Path) -> str:
@@ -104,6 +125,26 @@ def reject(folder: Path, former: bytes | None) -> Path:
             if not any(folder.iterdir()):
                 folder.rmdir()
     return rejected
+
+
+def other_version(folder: Path, described: Mapping[str, Any]) -> str:
+    """Say which version of its library trained a head, if another is installed; else ``""``."""
+    try:
+        library, file = library_of(described["settings"]["head"])
+        with zipfile.ZipFile(folder / file):
+            # Folders of an earlier headstart have it in ``result.json`` only.
+            if not (found := described.get("versions", {}).get(library)):
+                found = read_json(folder / RESULT)["versions"][library]
+    except Exception:  # zipfile raises a dozen kinds over an odd zip
+        return ""
+    if not isinstance(found, str) or found == version(library):
+        return ""
+    return f"trained with {library} {found}, which {version(library)} cannot read"
+
+
+def library_of(head: str) -> tuple[str, str]:
+    """Return the library that trains a head of this name, and the file that only it can read."""
+    return ("keras", KERAS_FILE) if head in KERAS_HEADS else ("scikit-learn", SKLEARN_FILE)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-import numpy as np
-
 from classify.inference.bundle import TrainedHead, load_head
 from classify.inference.complete_model import CompleteModel, open_classifier
 from classify.inference.head_folder import PathLike, check_file, is_head_folder
 from classify.inference.predictions import Answers, Predictions, check_replaced, conclude, is_chart
 from classify.inference.stored_rows import is_store, predict_stored
-from classify.inference.trunk import open_engine
+from classify.inference.trunk import Engines, open_engines, stream_engines
 from classify.labelling.questions import check_questions
 from classify.settings.plan import as_names
 from classify.settings.prediction import CHART_TOP, PredictConfig
@@ -22,7 +20,6 @@ from extract.core.console import log, quiet_mode
 from extract.core.errors import HeadError, SettingError, quoted
 from extract.core.flags import describe
 from extract.display.progress import progress
-from extract.engines.base import Engine
 from extract.exchange.feature_table import FeatureTable, may_describe
 from extract.exchange.open import open_features
 from extract.exchange.rows import arrange
@@ -31,7 +28,7 @@ from extract.exchange.write import read_rows as read_table
 from extract.images.item import Item
 from extract.layouts.overview import check_source
 from extract.limits.image_size import set_limits
-from extract.pipeline.stream import Notes, Timings, stream_features
+from extract.pipeline.stream import Notes, Timings
 from extract.public import public
 from extract.sources.listing import list_source
 
@@ -96,7 +93,7 @@ def predict_images(
     Raises:
         HeadstartError: A setting, the source, the head, the trunk or ``output`` cannot be used.
     """
-    given = {name: value for name, value in settings.items() if value is not None}
+    given: dict[str, Any] = {k: value for k, value in settings.items() if value is not None}
     given = {k: os.fspath(v) if isinstance(v, Path) else v for k, v in given.items()}
     if "labels" in given:
         given["labels"] = as_names(given["labels"])
@@ -136,9 +133,10 @@ def _predict_images(
     if drawn and path:
         check_file(path, items[0].path)
     model: TrainedHead | CompleteModel
+    engine: Engines
     if head:
         model = load_head(head)
-        engine = open_engine(model, trunk.get("weights"), running.batch_size, len(items))
+        engine = open_engines(model, trunk.get("weights"), running.batch_size, len(items))
     else:
         model = open_classifier(running, len(items), **trunk)
         engine = model.engine
@@ -204,7 +202,7 @@ def _check_model(source: PathLike, head: PathLike | None, trunk: Mapping[str, An
 
 def label_images(
     items: Sequence[Item],
-    engine: Engine,
+    engine: Engines,
     model: TrainedHead | CompleteModel,
     config: PredictConfig,
     workers: int = ExtractConfig.workers,
@@ -214,7 +212,7 @@ def label_images(
 
     Args:
         items: The images.
-        engine: The engine that runs on them.
+        engine: The engine that runs on them, or that of each trunk of the head.
         model: The head or the complete model that scores the features.
         config: How many labels an image gets, and which scores are kept.
         workers: Threads that read and decode.
@@ -226,7 +224,7 @@ def label_images(
     answers = Answers([item.key for item in items], model.class_names, config)
     notes = Notes()
     with progress(len(items), "images") as bar:
-        for block in stream_features(items, np.arange(len(items)), engine, workers, timings):
+        for block in stream_engines(items, engine, workers, timings):
             if len(block.rows):
                 answers.add(block.rows, model.score(block.features))
             for row, reason, _ in block.failed:

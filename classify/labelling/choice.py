@@ -123,4 +123,4 @@ def _first_centres(
 def _distances(rows: Rows, centres: Rows) -> NDArray[np.float64]:
     """Return (N, K) squared distances of rows of length 1, or 0, to centres."""
     squares = np.einsum("nd,nd->n", rows, rows)[:, None] + np.einsum("kd,kd->k", centres, centres)
-    return np.maximum(squares - 2 * rows @ centres.T, 0).astype(np.float64)
+    return np.asarray(np.maximum(squares - 2 * rows @ centres.T, 0), np.float64)

@@ -1,5 +1,6 @@
 """The numbers of a run and the analysis of its best head, for ``result.json`` and the report."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset
 from classify.data.splits import SHARES, TEST, sample, subsets
+from classify.labelling.issues import LabelIssues, find_label_issues
 from classify.report import diagnostics
 from classify.report.curves import Curve, class_curves
 from classify.report.projection import FeatureMap, map_features
@@ -31,24 +33,6 @@ MISTAKES, PAIRS = 100, 12
 _SIZES_SECONDS = 2.0
 # Validation rows that heads trained on fewer rows are scored on.
 _SIZES_ROWS = 10_000
-
-
-class Mistake(NamedTuple):
-    """An image that the head classifies wrongly with a high score.
-
-    Attributes:
-        row: Its row in the dataset.
-        key: Its key.
-        truth: Its class in the store.
-        answer: The predicted class.
-        score: The score of the predicted class, 0 to 1.
-    """
-
-    row: int
-    key: str
-    truth: str
-    answer: str
-    score: float
 
 
 class TrainingSize(NamedTuple):
@@ -80,6 +64,7 @@ class Analysis:
         sizes: Scores of that head by number of training images, fewest first; without the sizes at
             which it cannot be trained.
         maps: The features in two dimensions; empty where they have fewer.
+        label_issues: The training and validation images whose label may be wrong.
     """
 
     confusion: Any
@@ -91,12 +76,13 @@ class Analysis:
     precision_recall: list[Curve]
     calibration: list[diagnostics.CalibrationBin]
     calibration_error: float
-    mistakes: list[Mistake]
+    mistakes: list[diagnostics.Mistake]
     wrong_rows: NDArray[np.int64]
     size_head: str | None
     size_rows: int
     sizes: list[TrainingSize]
     maps: list[FeatureMap]
+    label_issues: LabelIssues
 
     def to_dict(self, keys: list[str]) -> dict[str, Any]:
         """Return every number as JSON values, with keys in place of row numbers."""
@@ -106,6 +92,7 @@ class Analysis:
         return {
             **{name: to_json(getattr(self, name)) for name in plain},
             "mistakes": {"count": len(self.wrong_rows), "most_confident": to_json(mistakes)},
+            "label_issues": self.label_issues.to_dict(),
             "sized": self.size_head,
             "sized_on": self.size_rows,
             "sizes": to_json(self.sizes),
@@ -122,19 +109,20 @@ class Analysis:
         }
 
 
-def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]:
+def describe_run(dataset: Dataset, result: Result, store: str | Sequence[str]) -> dict[str, Any]:
     """Return every setting and number of a run as JSON values.
 
     Args:
         dataset: The rows that were trained on.
         result: The result of the run.
-        store: The store, as the user named it.
+        store: The store or stores, as the user named them.
 
     Returns:
         The content of ``result.json`` without that of ``bundle.json``. ``best``, the analysis of
         the best head, is still None.
     """
-    first, rows, views = result.splits[0], result.validation_rows, dataset.views
+    first, rows = result.splits[0], result.validation_rows
+    views = (result.dataset or dataset).views
     y, K = dataset.y[rows], len(dataset.class_names)
     repeats = result.splits[-1].repeat + 1
     return {
@@ -209,11 +197,6 @@ def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
     thresholds = class_thresholds(y, scores)
     classes = diagnostics.class_metrics(y, scores, names, units, thresholds)
     bins, error = diagnostics.calibration(y, scores, units)
-    keys, best = [dataset.keys[row] for row in rows], scores.max(axis=1)
-    mistakes = [
-        Mistake(int(rows[i]), keys[i], names[y[i]], names[answers[i]], float(best[i]))
-        for i in diagnostics.confident_mistakes(y, scores, MISTAKES)
-    ]
     spec, factor = (None, 1.0) if result.finetuned else _size_head(result, own)
     sized_on = sample(result.splits[0].validation, _SIZES_ROWS, seed)
     return Analysis(
@@ -230,12 +213,13 @@ def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
         ),
         calibration=bins,
         calibration_error=error,
-        mistakes=mistakes,
+        mistakes=diagnostics.describe_mistakes(dataset, rows, scores, MISTAKES),
         wrong_rows=rows[answers != y],
         size_head=_label(spec, result) if spec else None,
         size_rows=len(sized_on),
         sizes=_training_sizes(own, spec, result, sized_on, factor, seed) if spec else [],
         maps=map_features(own.X, np.flatnonzero(dataset.split != TEST)),
+        label_issues=find_label_issues(own, seed=seed),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from classify.data.dataset import Dataset
 from classify.scores.areas import Thresholds, iter_classes
 from classify.scores.calibration import calibration_bins, calibration_error
 from classify.scores.intervals import share_interval, units_of
@@ -211,6 +212,46 @@ def confused_pairs(confusion: Any, names: tuple[str, ...], most: int) -> list[Co
     return [
         ConfusedPair(names[truth], names[answer], count, rows[truth])
         for truth, answer, count in pairs[order].tolist()
+    ]
+
+
+class Mistake(NamedTuple):
+    """An image that the head classifies wrongly with a high score.
+
+    Attributes:
+        row: Its row in the dataset.
+        key: Its key.
+        truth: Its class in the store.
+        answer: The predicted class.
+        score: The score of the predicted class, 0 to 1.
+    """
+
+    row: int
+    key: str
+    truth: str
+    answer: str
+    score: float
+
+
+def describe_mistakes(dataset: Dataset, rows: Labels, scores: Scores, most: int) -> list[Mistake]:
+    """Return the mistakes among some rows with the highest scores, at most ``most``.
+
+    Args:
+        dataset: The rows that were trained on.
+        rows: (N,) some of them.
+        scores: (N, K) their scores.
+        most: Mistakes to return.
+    """
+    y, names, answers = dataset.y[rows], dataset.class_names, scores.argmax(axis=1)
+    return [
+        Mistake(
+            int(rows[i]),
+            dataset.keys[rows[i]],
+            names[y[i]],
+            names[answers[i]],
+            float(scores[i, answers[i]]),
+        )
+        for i in confident_mistakes(y, scores, most)
     ]
 
 

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from classify.data.dataset import Dataset
+from classify.labelling.issues import LabelIssue
 from classify.report import figures
-from classify.report.analysis import Analysis, Mistake
-from classify.report.diagnostics import ClassMetrics
+from classify.report.analysis import Analysis
+from classify.report.diagnostics import ClassMetrics, Mistake
 from classify.scores.intervals import FEWEST_GROUPS
 from classify.search.evaluate import training_sample
 from classify.search.leaderboard import Result
@@ -27,14 +28,14 @@ from extract.gallery.thumbnails import Place, Thumbnail, Wanted, read_thumbnails
 
 _PAGE = Path(__file__).with_name("page")
 # More curves, thumbnails and lines of a table would make the page harder to read.
-_MOST_CURVES, _MOST_IMAGES, _MOST_CLASSES = 8, 24, 200
+_MOST_CURVES, _MOST_IMAGES, _MOST_ISSUES, _MOST_CLASSES = 8, 24, 12, 200
 # More classes than fit have no style of their own on the map, except those with most mistakes.
 _MOST_STYLES, _FEW_STYLES = 20, 10
 _NO_VALUE = "\N{EN DASH}"
 
 
 def write_report(
-    path: Path, dataset: Dataset, result: Result, analysis: Analysis, store: str
+    path: Path, dataset: Dataset, result: Result, analysis: Analysis, store: str | Sequence[str]
 ) -> None:
     """Write the report of a finished run; the same run gives the same bytes.
 
@@ -43,11 +44,46 @@ def write_report(
         dataset: The rows that were trained on.
         result: The result of the run.
         analysis: The analysis of the best head.
-        store: The store, as the user named it.
+        store: The store or stores, as the user named them.
 
     Raises:
         OSError: The file cannot be written.
     """
+    listed = analysis.mistakes[:_MOST_IMAGES], analysis.label_issues.issues[:_MOST_ISSUES]
+    images, shown = _thumbnails(dataset, [*listed[0], *listed[1]]), len(listed[0])
+    own = result.dataset or dataset
+    lowest, highest = _range(result)
+    script = (_PAGE / "report.js").read_text(encoding="utf-8")
+    text = (
+        _environment()
+        .get_template("report.html")
+        .render(
+            script=script,
+            script_digest=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            stores=[store] if isinstance(store, str) else store,
+            makers=own.joined or [own],
+            dataset=dataset,
+            result=result,
+            analysis=analysis,
+            metrics=[result.metric, *(name for name in METRICS if name != result.metric)],
+            lead=_lead(result),
+            train_scored=training_sample(len(result.splits[0].train)),
+            lowest=lowest,
+            highest=highest,
+            fewest_groups=FEWEST_GROUPS,
+            learning=_learning(result),
+            figures=figures,
+            worst_classes=_worst_classes(analysis.classes),
+            styles=_map_styles(dataset, analysis),
+            mistakes=images[:shown],
+            issues=images[shown:],
+        )
+    )
+    path.write_text(text.lstrip(), encoding="utf-8", newline="\n")
+
+
+def _environment() -> Any:
+    """Return the template engine, which escapes names."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -57,31 +93,16 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"number": _number, "percent": _percent}
+    return environment
+
+
+def _range(result: Result) -> tuple[float, float]:
+    """Return the ends of the leaderboard's intervals."""
     lines: list[Any] = [*result.entries, *filter(None, [result.baseline])]
     ends = [end for one in lines for end in (one.low, one.high, one.scores[result.metric])]
-    lowest, highest = (pick(end for end in ends if end is not None) for pick in (min, max))
-    environment.filters |= {"number": _number, "percent": _percent}
-    script = (_PAGE / "report.js").read_text(encoding="utf-8")
-    text = environment.get_template("report.html").render(
-        script=script,
-        script_digest=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        store=store,
-        dataset=dataset,
-        result=result,
-        analysis=analysis,
-        metrics=[result.metric, *(name for name in METRICS if name != result.metric)],
-        lead=_lead(result),
-        train_scored=training_sample(len(result.splits[0].train)),
-        lowest=lowest,
-        highest=highest,
-        fewest_groups=FEWEST_GROUPS,
-        learning=_learning(result),
-        figures=figures,
-        worst_classes=_worst_classes(analysis.classes),
-        styles=_map_styles(dataset, analysis),
-        mistakes=_thumbnails(dataset, analysis.mistakes[:_MOST_IMAGES]),
-    )
-    path.write_text(text.lstrip(), encoding="utf-8", newline="\n")
+    known = [end for end in ends if end is not None]
+    return min(known), max(known)
 
 
 def _number(value: float | None, places: int = 3) -> str:
@@ -159,9 +180,10 @@ def _map_styles(dataset: Dataset, analysis: Analysis) -> dict[int, int]:
     return {label: number for number, label in enumerate(classes)}
 
 
-def _thumbnails(dataset: Dataset, mistakes: Sequence[Mistake]) -> list[dict[str, Any]]:
-    """Return mistakes with their images as data URIs, or with the reason why there is none."""
-    if not dataset.trunk.trunk:
+def _thumbnails(dataset: Dataset, mistakes: Sequence[Mistake | LabelIssue]) -> list[dict[str, Any]]:
+    """Return mistakes and label issues with their images, or the reason why there is none."""
+    first = dataset.store.parts[0].made_by if dataset.store else dataset
+    if not first.trunk.trunk:
         if dataset.moved_to:
             log.warning("source: has no effect on features of another program, without images")
         thumbnails = [Thumbnail("", "features of another program")] * len(mistakes)

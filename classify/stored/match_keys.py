@@ -20,7 +20,7 @@ from extract.layouts.class_names import to_nfc
 from extract.layouts.split_folders import split_in
 
 # Keys that are tried to find the folder in front of them all.
-_MOST_TRIED = 1000
+_MOST_TRIED = 100_000
 
 _Form = Callable[[str], str]
 
@@ -88,7 +88,7 @@ def _take(
     if single:
         place, row = next(iter(single.items()))
         example = f"{quoted(written[place])} is {quoted(keys[row])}"
-        matches.notes.append(f"{count_of(len(single), 'key')} {how} ({example})")
+        matches.notes.append(f"matched {count_of(len(single), 'key')} {how} ({example})")
 
 
 def _find_whole(
@@ -120,7 +120,7 @@ def _find_below_folder(
     """Return the rows of wanted keys without the folder that they have in front."""
     known = set(forms)
     fronts = Counter[str]()
-    for form in islice(wanted.values(), _MOST_TRIED):
+    for form in islice(wanted.values(), 0, None, 1 + len(wanted) // _MOST_TRIED):
         if end := next((end for end in _ends(form) if end in known), ""):  # the longest
             front = form.removesuffix(end)
             fronts[front] += _is_safe(front, end, folder)
@@ -197,8 +197,8 @@ def _without_ending(path: str) -> str:
 
 # How keys differ, the form of a key in the table, and that of a key in the store.
 _FORMS: Sequence[tuple[str, _Form, _Form]] = (
-    ("are written otherwise", _plain, _plain),
-    ("have another case", _folded, _folded),
-    ("have no ending", _without_ending, _stem),
+    ("in another form", _plain, _plain),
+    ("in another case", _folded, _folded),
+    ("without an ending", _without_ending, _stem),
 )
-_HOW = {_find_whole: "", _find_below_folder: "have a folder in front", _find_ends: "have no folder"}
+_HOW = {_find_whole: "", _find_below_folder: "below a folder", _find_ends: "without a folder"}
