@@ -20,6 +20,7 @@ from extract.similarity.directions import Directions, to_units
 from extract.similarity.near_duplicates import group_near
 from extract.similarity.near_pairs import find_pairs
 from extract.similarity.threshold import SAMPLE, TOO_FEW, choose_threshold
+from extract.store.open import open_store
 from tests.conftest import QUICK, MakeStore
 
 
@@ -164,6 +165,18 @@ def test_rows_without_a_direction_are_left_out(
     assert found.rows == (8, 9)
     assert found.compared == 25
     assert "left out: 4 images whose features are all zero or not finite" in caplog.text
+
+
+def test_rows_that_are_still_to_do_are_left_out(
+    make_store: MakeStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    X = clusters(30, 16, 0)
+    X[9] = X[8]
+    path = make_store(X, [0, 1] * 15)
+    with open_store(path, write=True) as store:
+        store.forget(np.array([2, 8]))
+    assert find_near_duplicates(path).rows == ()
+    assert "2 images still to do are left out" in caplog.text
 
 
 def test_all_rows_alike_are_one_group(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from extract.core.console import log
 from extract.core.errors import SettingError, count_of, unknown_name
-from extract.core.row_block import DONE
+from extract.core.row_block import DONE, PENDING
 from extract.store.open import Store
 
 Vectors = NDArray[np.float32]  # (n, D) unit vectors
@@ -70,6 +70,9 @@ class Directions:
     def of_store(cls, store: Store, layer: str, rows: Numbers | None = None) -> "Directions":
         """Return those of the finished rows of an open store, or of some increasing rows."""
         chosen = np.flatnonzero(store.status == DONE) if rows is None else rows
+        if rows is None and not store.complete:
+            missing = count_of(int((store.status == PENDING).sum()), "image")
+            log.warning("%s: %s still to do are left out", store.path, missing)
         row_bytes = 4 * int(np.prod(store.shapes[layer]))
         return cls(lambda part: store.read(layer, part), chosen, row_bytes)
 
