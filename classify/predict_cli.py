@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from classify.settings.config import PredictConfig
+from classify.settings.prediction import PredictConfig
 from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.console import Parser, add_common_flags, log, log_lines, run_command
 from extract.core.errors import ExitCode
@@ -14,6 +14,8 @@ examples:
   predict-images out_head/ data/validation
   predict-images out_head/ data/validation --top 3 --format json -o labels.jsonl
   predict-images out_head/ out.h5 --only unlabelled --min-score 0.6 -o labels.csv
+  predict-images out.h5 --to-label 30 -o round1.csv --page round1.html
+  predict-images out_head/ out.h5 --to-label 30 -o round2.csv
   predict-images out_head/ vectors.npz
   predict-images photo.jpg --trunk vgg16 --top 5
   predict-images photo.jpg --trunk vgg16 -o chart.png
@@ -54,8 +56,10 @@ def predict_images_parser() -> argparse.ArgumentParser:
     add_flags(
         group, TrunkSpec, "trunk", "weights", "image_size", "preprocess", "mean", "std", **texts
     )
+    group = parser.add_argument_group("file of features")
+    add_flags(group, PredictConfig, "only", "labels", "to_label", "page", "images")
     group = parser.add_argument_group("output")
-    add_flags(group, PredictConfig)
+    add_flags(group, PredictConfig, "top", "format", "scores", "min_score")
     text = "the file to write (default: stdout); for one image .png, .svg or .pdf draws a chart"
     group.add_argument("-o", "--output", metavar="FILE", help=text)
     add_flags(group, ExtractConfig, "max_bad")
@@ -68,11 +72,14 @@ def predict_images_parser() -> argparse.ArgumentParser:
 def _predict_images(arguments: argparse.Namespace) -> int:
     from classify.inference.predict import predict_images
     from classify.inference.predictions import write_predictions
+    from classify.labelling.questions import Question, write_questions
 
     predictions = predict_images(
         **{k: v for k, v in vars(arguments).items() if k not in ("verbose", "log")}
     )
-    if arguments.output is None:
+    if arguments.output is None and arguments.to_label:
+        write_questions((Question(*prediction[:4]) for prediction in predictions), sys.stdout)
+    elif arguments.output is None:
         write_predictions(predictions, sys.stdout, arguments.format or PredictConfig.format)
     if predictions.evaluation:
         log_lines(str(predictions.evaluation))

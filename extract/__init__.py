@@ -26,8 +26,12 @@ if TYPE_CHECKING:
     from extract.core.errors import TrunkError as TrunkError
     from extract.core.views import ViewSpec as ViewSpec
     from extract.likeness import find_near_duplicates as find_near_duplicates
+    from extract.likeness import find_outliers as find_outliers
+    from extract.likeness import find_similar as find_similar
     from extract.pipeline.run import Summary as Summary
     from extract.similarity.near_duplicates import NearDuplicates as NearDuplicates
+    from extract.similarity.similar import Outliers as Outliers
+    from extract.similarity.similar import SimilarImages as SimilarImages
     from extract.store.open import open_store as open_store
 
 _PUBLIC = {
@@ -40,9 +44,10 @@ _PUBLIC = {
         *("SourceError", "SplitError", "StoreError", "TrunkError"),
     ),
     "extract.core.views": ("ViewSpec",),
-    "extract.likeness": ("find_near_duplicates",),
+    "extract.likeness": ("find_near_duplicates", "find_outliers", "find_similar"),
     "extract.pipeline.run": ("Summary",),
     "extract.similarity.near_duplicates": ("NearDuplicates",),
+    "extract.similarity.similar": ("Outliers", "SimilarImages"),
     "extract.store.open": ("open_store",),
 }
 

@@ -16,18 +16,22 @@ examples:
   show-features out.h5 --verify
   show-features out.h5 --export out.parquet
   show-features out.h5 --near --page near.html
+  show-features out.h5 --like photo.jpg --top 5
+  show-features out.h5 --outliers 20 --page outliers.html
   show-features strangers.h5 --verify --limit 60
 """
 
 # What the command does instead of describing the file, one at a time.
-_ACTIONS = ("export", "near", "verify")
-_QUESTIONS = ("near",)
+_ACTIONS = ("export", "near", "like", "outliers", "verify")
+_QUESTIONS = ("near", "like", "outliers")
 # Flags that belong to some of these actions.
 _BELONG = {
     "layer": ("export", *_QUESTIONS),
     "split": ("export",),
     "page": _QUESTIONS,
     "source": _QUESTIONS,
+    "top": ("like",),
+    "weights": ("like",),
 }
 
 
@@ -87,6 +91,23 @@ def _add_questions(group: Any) -> None:
         "(default: chosen from the cosines in the file)",
     )
     group.add_argument(
+        "--like",
+        metavar="IMAGE",
+        help="the images most similar to one: to a key of the file, or to a photo, whose features "
+        "the recorded trunk computes",
+    )
+    group.add_argument(
+        "--top", type=_count, metavar="N", help="with --like: how many (default: 10)"
+    )
+    text = "with --like: where the weights of the trunk, or its file, are now"
+    group.add_argument("--weights", metavar="FILE", help=text)
+    group.add_argument(
+        "--outliers",
+        type=_count,
+        metavar="N",
+        help="the N images with the lowest mean cosine to their ten nearest neighbours",
+    )
+    group.add_argument(
         "--page", metavar="FILE", help="also write an .html page with small images of them"
     )
     text = "where the images are, for --page (default: where they were extracted)"
@@ -108,6 +129,12 @@ def _seconds(text: str) -> float:
     if not 0 < float(text) < 1e6:
         raise argparse.ArgumentTypeError(f"found {text!r}; expected seconds above 0")
     return float(text)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"found {text!r}; expected a whole number above 0")
+    return int(text)
 
 
 def _show_features(arguments: argparse.Namespace) -> int:
@@ -165,11 +192,18 @@ def _choose_action(arguments: argparse.Namespace) -> str:
 
 def _answer(arguments: argparse.Namespace, action: str) -> int:
     """Print the images that answer a question as CSV or JSON lines."""
-    from extract.likeness import find_near_duplicates
+    from extract.likeness import find_near_duplicates, find_outliers, find_similar
 
     shared = {"layer": arguments.layer, "page": arguments.page, "source": arguments.source or ""}
-    threshold = None if arguments.near is True else arguments.near
-    images = find_near_duplicates(arguments.out, threshold, **shared)
+    images: Any
+    if action == "near":
+        threshold = None if arguments.near is True else arguments.near
+        images = find_near_duplicates(arguments.out, threshold, **shared)
+    elif action == "like":
+        how = {"top": arguments.top or 10, "weights": arguments.weights}
+        images = find_similar(arguments.out, arguments.like, **how, **shared)
+    else:
+        images = find_outliers(arguments.out, arguments.outliers, **shared)
     images.write(sys.stdout, "json" if arguments.json else "csv")
     log.info("%s: %s", arguments.out, images.summary())
     return ExitCode.OK

@@ -65,6 +65,45 @@ def _tables(folder: Path) -> list[Path]:
     return [write_table(folder / f"table{form}", ROWS) for form in FORMS]
 
 
+def _label_tables(folder: Path) -> list[Path]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    rows = [
+        {"path": f"{name}/{n}.png", "label": name, "split": "val", "group": str(n)}
+        for name in ("cat", "dog")
+        for n in range(3)
+    ]
+    parquet.write_table(pa.Table.from_pylist(rows), folder / "labels.parquet")
+    texts = [",".join(row.values()) for row in ({key: key for key in rows[0]}, *rows)]
+    files = {
+        "labels.csv": "\n".join(texts),
+        "labels.tsv": "\n".join(texts).replace(",", "\t"),
+        "labels.jsonl": "\n".join(map(json.dumps, rows)),
+    }
+    written = _write(folder, {name: text.encode() for name, text in files.items()})
+    return [*written, folder / "labels.parquet"]
+
+
+def _read_labels(path: Path) -> None:
+    from classify.data.label_tables import read_labels
+
+    keys = [f"{name}/{n}.png" for name in ("cat", "dog") for n in range(4)]
+    store: Any = SimpleNamespace(
+        keys=keys,
+        labels=np.repeat([0, 1], 4),
+        split=np.zeros(8, np.int8),
+        groups=None,
+        class_names=("cat", "dog"),
+        status=np.ones(8, np.uint8),
+        attributes={},
+        path=Path("out.h5"),
+    )
+    known = read_labels(store, ["stored", path])
+    assert len(known.names) == len(known.labels) == len(known.split) == 8
+    assert {known.class_names[label] for label in known.labels} == set(known.names)
+
+
 def _archives(folder: Path) -> list[Path]:
     from tests.test_sources_archives import pack
 
@@ -323,6 +362,7 @@ def _extract(settings: dict[str, Any], out: Path) -> None:
 TARGETS = {
     "decode": Target(_images, _decode),
     "manifest": Target(_tables, _list),
+    "labels": Target(_label_tables, _read_labels),
     "archive": Target(_archives, _list),
     "records": Target(_records, _list),
     "bundle": Target(_heads, _load_head),

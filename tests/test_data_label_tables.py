@@ -1,23 +1,32 @@
 """Labels, splits and groups of the rows of a store from tables."""
 
 import csv
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
+from sklearn.linear_model import LogisticRegression
 
+from classify.cli import main as train_head
 from classify.data.dataset import load_dataset
 from classify.data.label_tables import RowLabels, read_labels
 from classify.data.table_rows import TableRecord
+from classify.inference.bundle import load_head
 from classify.stored.match_keys import match_keys
-from extract.core.errors import HeadstartError, SettingError, SourceError, StoreError
+from classify.stored.out_of_core import StoredRows
+from classify.train import train_heads
+from extract import write_features
+from extract.core.errors import HeadError, HeadstartError, SettingError, SourceError, StoreError
 from extract.store.open import open_store
 from tests.conftest import MakeStore
 
@@ -162,10 +171,13 @@ def test_a_key_matches_as_paths_of_tables_do(key: str, row: int) -> None:
 
 def test_unicode_forms_are_one_key() -> None:
     assert match_keys(["cafe\u0301/1.jpg"], ["caf\u00e9/1.jpg"]).rows == [0]
+    assert match_keys(["https://me:pw@host/1.jpg"], ["https://host/1.jpg"]).rows == [0]
     assert match_keys(["a.jpg"], ["A.jpg", "a.JPG"]).rows == [-1]
     assert match_keys(["a.jpg"], ["A.jpg", "a.jpg"]).rows == [1]
     assert match_keys(["x/1.jpg", "y/1.jpg"], ["1.jpg"], "y").rows == [-1, 0]
     assert match_keys(["x/1.jpg", "y/1.jpg"], ["1.jpg"], "z").rows == [-1, -1]
+    others = [f"other/{row}.jpg" for row in range(3000)]
+    assert match_keys([*others, "photos/cat/1.jpg"], ["cat/1.jpg"]).rows[-1] == 0
 
 
 _NAME = st.text("ab12", min_size=1, max_size=3)
@@ -216,8 +228,8 @@ def test_the_command_counts_what_does_not_match(
         read(store, table)
     text = "\n".join(caplog.messages)
     assert "found no image for 1 key (no.jpg)" in text
-    assert "1 key that fit more than one image (1.jpg fits cat/1.jpg and dog/1.jpg)" in text
-    assert "1 key are written otherwise (dog\\1.jpg is dog/1.jpg)" in text
+    assert "left out 1 key of more than one image (1.jpg fits cat/1.jpg and dog/1.jpg)" in text
+    assert "matched 1 key in another form (dog\\1.jpg is dog/1.jpg)" in text
     assert "found no row for 2 images (cat/2.jpg, dog/3.jpg)" in text
     assert "--labels stored" in text
     caplog.clear()
@@ -364,3 +376,172 @@ def test_no_label_at_all_says_what_to_do(make_store: MakeStore, tmp_path: Path) 
     table = write(tmp_path / "empty.csv", [("path", "label"), ("cat/1.jpg", "")])
     with pytest.raises(StoreError, match=r"none of 4 images has .*fill the column of labels"):
         load_dataset(store, labels=table)
+
+
+# Heads of tables
+
+SPECIES = np.array(["jay", "owl", "tit"])
+
+
+@pytest.fixture
+def birds(tmp_path: Path) -> Path:
+    """A store of 120 birds whose features tell species and sex, and a table of the sex of 100."""
+    generator = np.random.default_rng(0)
+    species, sex = generator.integers(0, 3, 120), generator.integers(0, 2, 120)
+    X = generator.normal(size=(120, 8)).astype("f4")
+    X[np.arange(120), species] += 1.5
+    X[:, 5] += 1.5 * sex
+    keys = [f"{name}/{row:03d}.jpg" for row, name in enumerate(SPECIES[species])]
+    split = np.array(["train", "validation", "test"])[np.arange(120) // 10 % 3]
+    write_features(
+        tmp_path / "birds.h5", X, labels=SPECIES[species], keys=keys, split=split, quiet=True
+    )
+    table = pd.DataFrame({"image": keys, "sex": np.array(["f", "m"])[sex], "id": range(120)})
+    table.loc[::6, "sex"] = None
+    table.sample(frac=1, random_state=0).to_csv(tmp_path / "birds.csv", index=False)
+    return tmp_path / "birds.h5"
+
+
+def test_two_questions_about_one_store_score_as_by_hand(birds: Path, tmp_path: Path) -> None:
+    content = birds.read_bytes()
+    settings: Any = {"head": "logistic", "C": 0.5, "transform": (), "quiet": True}
+    result = train_heads(birds, output=tmp_path / "species", **settings)
+    table = tmp_path / "birds.csv"
+    named = "path=image,label=sex"
+    sexed = train_heads(birds, output=tmp_path / "sex", labels=table, columns=named, **settings)
+    assert birds.read_bytes() == content
+    with h5py.File(birds) as file:
+        keys, X = file["keys"].asstr()[:], file["features"][:].astype(float)
+        split, species = file["split"][:], file["labels"][:]
+    sexes = pd.read_csv(table).set_index("image").loc[keys, "sex"].to_numpy()
+    known = pd.notna(sexes)
+    for one, rows, y in ((result, split < 3, SPECIES[species]), (sexed, known, sexes)):
+        train, rest, test = (np.flatnonzero(rows & (split == side)) for side in (0, 1, 2))
+        hand = LogisticRegression(C=0.5, tol=1e-10, solver="newton-cholesky")
+        hand.fit(X[train], y[train].astype(str))
+        assert one.scores is not None
+        np.testing.assert_allclose(one.scores, hand.predict_proba(X[rest]), atol=1e-4)
+        assert one.accuracy == pytest.approx(hand.score(X[rest], y[rest].astype(str)))
+        assert one.test is not None
+        assert one.test.accuracy == pytest.approx(hand.score(X[test], y[test].astype(str)))
+    assert load_head(tmp_path / "species").class_names == tuple(SPECIES)
+    assert load_head(tmp_path / "sex").class_names == ("f", "m")
+
+
+def test_a_head_remembers_its_tables(birds: Path, tmp_path: Path) -> None:
+    table, folder = tmp_path / "birds.csv", tmp_path / "sex"
+    words = [str(birds), "--labels", str(table), "--columns", "path=image,label=sex"]
+    words += ["--labels", "stored", "--head", "ridge", "-o", str(folder)]
+    assert train_head(words) == 0
+    digest = hashlib.sha256(table.read_bytes()).hexdigest()
+    recorded = [{"path": str(table), "sha256": digest}, {"path": "stored", "sha256": ""}]
+    for name in ("bundle.json", "result.json"):
+        described = json.loads((folder / name).read_text())
+        assert described["labels"] == recorded
+        assert described["columns"] == "path=image,label=sex"
+    head = load_head(folder)
+    assert head.labels == (TableRecord(str(table), digest), TableRecord("stored"))
+    assert head.columns == "path=image,label=sex"
+    page = (folder / "report.html").read_text()
+    assert f"birds.csv</bdi>, SHA-256 {digest[:12]}" in page
+    assert "those of the file" in page
+    with open_store(birds) as store:
+        assert read_labels(store, head.labels, head.columns).class_names == tuple(SPECIES)
+
+
+def test_a_head_of_the_labels_in_the_file_remembers_no_table(birds: Path, tmp_path: Path) -> None:
+    for labels in ((), "stored"):
+        train_heads(birds, output=tmp_path / "head", labels=labels, head="ridge", quiet=True)
+        assert "labels" not in json.loads((tmp_path / "head/bundle.json").read_text())
+        assert load_head(tmp_path / "head").labels == ()
+        assert "SHA-256" not in (tmp_path / "head/report.html").read_text()
+
+
+@pytest.mark.parametrize("labels", [3, [3], ["a.csv"], [{"path": 3}], [{"sha": "a"}]])
+def test_damaged_tables_in_a_folder_are_named(birds: Path, tmp_path: Path, labels: Any) -> None:
+    folder = tmp_path / "head"
+    train_heads(birds, output=folder, head="ridge", quiet=True)
+    described = json.loads((folder / "bundle.json").read_text())
+    (folder / "bundle.json").write_text(json.dumps(described | {"labels": labels}))
+    with pytest.raises(HeadError, match="damaged"):
+        load_head(folder)
+
+
+def test_a_table_is_never_replaced(birds: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "head"
+    train_heads(birds, output=folder, head="ridge", quiet=True)
+    table = folder / "predictions.csv"
+    content = table.read_bytes()
+    (tmp_path / "link").symlink_to(folder)
+    settings: Any = {"columns": "label=truth", "head": "ridge", "quiet": True}
+    for output in (folder, tmp_path / "link", tmp_path):
+        with pytest.raises(HeadError, match=r"predictions.csv, which this command reads"):
+            train_heads(birds, labels=table, output=output, **settings)
+    with pytest.raises(HeadError, match=r"predictions.csv, which this command reads"):
+        train_heads(birds, labels=table, output=tmp_path / "new", export=folder, **settings)
+    assert table.read_bytes() == content
+
+
+def test_other_labels_are_another_search(birds: Path, tmp_path: Path) -> None:
+    folder, named = tmp_path / "head", "path=image,label=sex"
+    words = [str(birds), "--head", "ridge", "--head", "lda", "-q", "-o", str(folder)]
+    assert train_head(words) == 0
+    kept = (folder / "candidates.jsonl").read_bytes()
+    words += ["--labels", str(tmp_path / "birds.csv"), "--columns", named]
+    assert train_head(words) == 0
+    other = (folder / "candidates.jsonl").read_bytes()
+    assert kept.split(b"\n")[0] != other.split(b"\n")[0]
+    trained = [row for row in range(120) if row % 6 and row // 10 % 3 == 0]
+    described = json.loads((folder / "result.json").read_text())
+    assert described["split"]["train"] == len(trained)
+    assert train_head(words) == 0
+    assert (folder / "candidates.jsonl").read_bytes() == other  # nothing was trained again
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--folds", "3"],
+        ["--positive", "m", "--metric", "average_precision"],
+        ["--groups", "digest"],
+        ["--memory", "1e-6", "--head", "ridge"],
+        ["--layer", "features"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_other_flags_work_with_tables(
+    birds: Path, tmp_path: Path, more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(birds), "--labels", str(tmp_path / "birds.csv"), "--columns"]
+    words += ["path=image,label=sex", "-o", str(tmp_path / "head"), *more]
+    assert train_head([*words, *([] if "--head" in more else ["--head", "lda"])]) == 0
+    assert load_head(tmp_path / "head").class_names == ("f", "m")
+    assert "left out: 20 rows without a label" in capsys.readouterr().err
+
+
+def test_features_that_stay_in_the_file_have_the_labels_of_a_table(
+    birds: Path, tmp_path: Path
+) -> None:
+    named: Any = {"labels": tmp_path / "birds.csv", "columns": "path=image,label=sex"}
+    held, left = (load_dataset(birds, memory=memory, **named) for memory in (None, 1e-6))
+    assert isinstance(left.X, StoredRows)
+    assert left.y.tolist() == held.y.tolist()
+    np.testing.assert_array_equal(left.X.read(np.arange(len(left.y))), held.X)
+
+
+def test_the_layers_of_a_store_have_the_labels_of_a_table(
+    make_store: MakeStore, tmp_path: Path
+) -> None:
+    generator = np.random.default_rng(0)
+    X = generator.normal(size=(60, 4)).astype("f4")
+    y = generator.integers(0, 2, 60)
+    other = X.copy()
+    other[:, 0] += 20 * y
+    store = make_store({"conv1_relu": X, "conv_pw_1_relu": other}, [0, 1] * 30)
+    keys = [f"{row:06d}.png" for row in range(60)]
+    table = write(tmp_path / "y.csv", [("path", "label"), *zip(keys, y.tolist(), strict=True)])
+    settings: Any = {"head": "lda", "output": tmp_path / "head", "quiet": True}
+    result = train_heads(store, labels=table, **settings)
+    assert result.best.spec.layer == ("conv_pw_1_relu",)
+    assert result.accuracy == 1
+    assert load_head(tmp_path / "head").class_names == ("0", "1")

@@ -14,7 +14,7 @@ from tests.fuzz_targets import TARGETS, write_head
 from tests.test_inference_bundle import dataset, run_of
 
 TRIES = {
-    **{"decode": 600, "manifest": 300, "archive": 300, "records": 300},
+    **{"decode": 600, "manifest": 300, "labels": 300, "archive": 300, "records": 300},
     **{"bundle": 120, "weights": 120, "trunk": 60},
     **{"store": 60, "shards": 40, "pixels": 200},
 }

@@ -12,7 +12,7 @@ from PIL import Image
 from classify.inference.complete_model import imagenet_class_names, open_classifier
 from classify.inference.predict import label_images
 from classify.predict_cli import main as predict_images
-from classify.settings.config import PredictConfig
+from classify.settings.prediction import PredictConfig
 from extract.core.applications import TRUNKS
 from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.errors import TrunkError

@@ -26,7 +26,7 @@ from classify.inference.predictions import (
 )
 from classify.inference.trunk import open_engine
 from classify.predict_cli import main as predict_images
-from classify.settings.config import PredictConfig
+from classify.settings.prediction import PredictConfig
 from extract.core.errors import HeadError, SettingError
 from extract.engines.base import Engine
 from extract.images.item import Item

@@ -292,7 +292,7 @@ def test_the_output_is_checked_and_written(
     assert predict_command([str(store), "--trunk", "mobilenet"]) == 2
     assert "a file of features; expected images; give DIR" in capsys.readouterr().err
     assert predict_command([str(head), str(tmp_path), "--only", "unlabelled"]) == 2
-    assert "it chooses rows of a file of features" in capsys.readouterr().err
+    assert "expected a file of features; make it with extract-features" in capsys.readouterr().err
 
 
 def test_an_unfinished_file_is_refused(make_store: MakeStore, tmp_path: Path) -> None:

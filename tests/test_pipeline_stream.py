@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from classify.inference.predict import label_images
-from classify.settings.config import PredictConfig
+from classify.settings.prediction import PredictConfig
 from extract.core.config import TrunkSpec
 from extract.core.row_block import Note
 from extract.pipeline.run import run_extraction

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from classify.settings.config import FinetuneConfig, PredictConfig, TrainConfig
+from classify.settings.config import FinetuneConfig, TrainConfig
 from classify.settings.head_spec import DEFAULTS, HeadSpec
+from classify.settings.prediction import PredictConfig
 from extract.core.errors import SettingError
 
 GOOD: list[dict[str, Any]] = [

@@ -22,8 +22,9 @@ from classify.cli import train_head_parser
 from classify.inference.bundle import load_head
 from classify.predict_cli import main as predict_images
 from classify.predict_cli import predict_images_parser
-from classify.settings.config import FinetuneConfig, LabelConfig, PredictConfig, TrainConfig
+from classify.settings.config import FinetuneConfig, LabelConfig, TrainConfig
 from classify.settings.head_spec import HeadSpec
+from classify.settings.prediction import PredictConfig
 from classify.train import train_heads
 from extract.cli import main as extract_features_command
 from extract.core.config import ExtractConfig, TrunkSpec

@@ -181,8 +181,8 @@ class _Rows:
         for note in notes:
             log.info("%s: %s", table.where, note)
         if several:
-            found = f"left out {count_of(len(several), 'key')} that fit more than one image"
-            log.warning("%s: %s (%s); write them whole", table.where, found, several[0])
+            found = f"left out {count_of(len(several), 'key')} of more than one image"
+            log.warning("%s: %s (%s); write the whole keys", table.where, found, several[0])
         if unknown := [key for key in lost if key not in ambiguous]:
             found = f"found no image for {listed(unknown, 'key')}; correct or remove them"
             log.warning("%s: %s", table.where, found)

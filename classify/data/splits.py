@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset
 from classify.data.folds import place_groups
+from classify.data.near_duplicates import describe_near_leaks
 from classify.settings.config import TrainConfig
 from classify.stored.out_of_core import Labels
 from extract.core.console import log
@@ -69,7 +70,7 @@ def choose_splits(dataset: Dataset, config: TrainConfig) -> list[Split]:
     return [
         replace(split, repeat=repeat)
         for repeat in range(config.repeats or 1)
-        for split in split_folds(dataset, folds, config.seed + repeat)
+        for split in split_folds(dataset, folds, config.seed + repeat, warn=repeat == 0)
     ]
 
 
@@ -152,8 +153,8 @@ def split_rows(dataset: Dataset) -> Split:
         The split. Warns about classes without validation rows.
 
     Raises:
-        SplitError: There are fewer than two classes, no validation rows, a class without training
-            rows, or a group in two splits.
+        SplitError: There are fewer than two classes, or no validation rows; or a class has no
+            training rows, or a group is in two splits.
     """
     sides, origin = dataset.split, "store"
     if not (sides == VALIDATION).any():
@@ -165,7 +166,7 @@ def split_rows(dataset: Dataset) -> Split:
     return _split(sides, origin)
 
 
-def split_folds(dataset: Dataset, folds: int, seed: int = 0) -> list[Split]:
+def split_folds(dataset: Dataset, folds: int, seed: int = 0, warn: bool = True) -> list[Split]:
     """Divide all rows except the test rows into folds; each fold is the validation rows once.
 
     Groups stay together and classes are spread evenly. The order of the rows has no effect: groups
@@ -176,6 +177,7 @@ def split_folds(dataset: Dataset, folds: int, seed: int = 0) -> list[Split]:
         dataset: The labelled rows.
         folds: Number of folds, 2 or more.
         seed: Seed of the hash.
+        warn: Warn of identical images and near-duplicates in two folds.
 
     Returns:
         One split per fold.
@@ -197,7 +199,8 @@ def split_folds(dataset: Dataset, folds: int, seed: int = 0) -> list[Split]:
     folded = [np.where(fold_of_row == fold, VALIDATION, rest) for fold in range(folds)]
     for sides in folded:
         _check_classes(dataset, sides, warn=False)
-    _warn_of_leaks(dataset, fold_of_row, "folds", _GROUP_COPIES)
+    if warn:
+        _warn_of_leaks(dataset, fold_of_row, "folds", _GROUP_COPIES)
     return [_split(sides, "fold") for sides in folded]
 
 
@@ -258,11 +261,13 @@ def _check_groups(dataset: Dataset, sides: _Sides) -> None:
 
 
 def _warn_of_leaks(dataset: Dataset, sides: _Sides, noun: str, remedy: str) -> None:
-    """Warn about identical image files in two splits."""
-    if dataset.digests is not None and (
-        leaks := describe_leaks(dataset.digests, sides, dataset.keys, noun, remedy)
-    ):
+    """Warn about identical image files and near-duplicates in two splits."""
+    rows = dataset.X, dataset.digests, dataset.keys
+    if rows[1] is not None and (leaks := describe_leaks(rows[1], sides, rows[2], noun, remedy)):
         log.warning("%s: %s", dataset.path, leaks)
+    fix = "give --groups near" if remedy else "see show-features --near, and remove one of each"
+    if not dataset.near_joined and (near := describe_near_leaks(*rows, sides, noun, fix)):
+        log.warning("%s: %s", dataset.path, near)
 
 
 def sample(rows: Labels, most: int, seed: int) -> Labels:

@@ -6,35 +6,36 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-import numpy as np
-
 from classify.inference.bundle import TrainedHead, load_head
 from classify.inference.complete_model import CompleteModel, open_classifier
 from classify.inference.head_folder import PathLike, check_file, is_head_folder
-from classify.inference.predictions import Answers, Predictions, check_replaced, is_chart
-from classify.inference.stored_rows import count_seen, is_store, read_rows, score_rows
-from classify.inference.trunk import open_engine
-from classify.report.evaluation import evaluate_labels
-from classify.settings.config import CHART_TOP, PredictConfig
+from classify.inference.predictions import Answers, Predictions, check_replaced, conclude, is_chart
+from classify.inference.stored_rows import is_store, predict_stored
+from classify.inference.trunk import Engines, open_engines, stream_engines
+from classify.labelling.questions import check_questions
+from classify.settings.plan import as_names
+from classify.settings.prediction import CHART_TOP, PredictConfig
 from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.console import log, quiet_mode
 from extract.core.errors import HeadError, SettingError, quoted
+from extract.core.flags import describe
 from extract.display.progress import progress
-from extract.engines.base import Engine
 from extract.exchange.feature_table import FeatureTable, may_describe
 from extract.exchange.open import open_features
 from extract.exchange.rows import arrange
 from extract.exchange.write import check_settings
 from extract.exchange.write import read_rows as read_table
-from extract.images.item import Item, Source
+from extract.images.item import Item
 from extract.layouts.overview import check_source
 from extract.limits.image_size import set_limits
-from extract.pipeline.stream import Notes, Timings, stream_features
+from extract.pipeline.stream import Notes, Timings
 from extract.public import public
 from extract.sources.listing import list_source
 
 _TRUNK = ("trunk", "weights", "image_size", "preprocess", "mean", "std")
-_OUTPUT = ("top", "format", "scores", "min_score", "only")
+_OUTPUT = tuple(name for name, _ in describe(PredictConfig))
+# Those for files of features.
+_STORED = ("only", "labels", "to_label", "images")
 
 
 class PredictSettings(TypedDict, total=False):
@@ -58,6 +59,10 @@ class PredictSettings(TypedDict, total=False):
     scores: bool | None
     min_score: float | None
     only: str | None
+    labels: PathLike | Sequence[PathLike] | None
+    to_label: int | None
+    page: PathLike | None
+    images: PathLike | None
 
 
 @public(TrunkSpec, ExtractConfig, PredictConfig)
@@ -88,8 +93,10 @@ def predict_images(
     Raises:
         HeadstartError: A setting, the source, the head, the trunk or ``output`` cannot be used.
     """
-    given = {name: value for name, value in settings.items() if value is not None}
+    given: dict[str, Any] = {k: value for k, value in settings.items() if value is not None}
     given = {k: os.fspath(v) if isinstance(v, Path) else v for k, v in given.items()}
+    if "labels" in given:
+        given["labels"] = as_names(given["labels"])
     with quiet_mode(quiet):
         return _predict_images(source, head, None if output is None else Path(output), given)
 
@@ -100,19 +107,19 @@ def _predict_images(
     trunk, written = ({k: given[k] for k in names if k in given} for names in (_TRUNK, _OUTPUT))
     running, drawn = ExtractConfig.from_dict(given), is_chart(path)
     set_limits(running.max_image_bytes, running.max_image_pixels)
-    _check_model(source, head, trunk)
     if drawn and (strange := [name for name in written if name != "top"]):
         raise SettingError(f"{strange[0]}: has no effect on {path}, which is a chart; leave it out")
     config = PredictConfig(**({"top": CHART_TOP} if drawn else {}) | written)
+    if not (config.to_label and is_store(source)):
+        _check_model(source, head, trunk)
     if path:
         check_file(path, source)
-        check_replaced(path)
+        check_questions(path) if config.to_label else check_replaced(path)
     if is_store(source):
-        return _predict_stored(Path(source), head, path, given, config)
-    if "only" in written:
-        raise SettingError(
-            f"only: has no effect on {source}; it chooses rows of a file of features"
-        )
+        return predict_stored(Path(source), head, path, given, config)
+    if strange := [name for name in _STORED if name in written]:
+        expected = "expected a file of features; make it with extract-features"
+        raise SettingError(f"{strange[0]}: has no effect on {source}; {expected}")
     if table := open_features(source, running.columns):
         return _predict_table(table, head, path, given, config)
     began, timings = time.perf_counter(), Timings()
@@ -126,15 +133,16 @@ def _predict_images(
     if drawn and path:
         check_file(path, items[0].path)
     model: TrainedHead | CompleteModel
+    engine: Engines
     if head:
         model = load_head(head)
-        engine = open_engine(model, trunk.get("weights"), running.batch_size, len(items))
+        engine = open_engines(model, trunk.get("weights"), running.batch_size, len(items))
     else:
         model = open_classifier(running, len(items), **trunk)
         engine = model.engine
     timings.start = time.perf_counter() - began
     answers = label_images(items, engine, model, config, running.workers, timings)
-    return _finish(answers, listed, (running, config), timings, path)
+    return conclude(answers, listed, (running, config), timings, path)
 
 
 def _predict_table(
@@ -173,59 +181,7 @@ def _predict_table(
                 answers.fail(row, reason)
             bar.update(len(read.rows) + len(read.failed))
     running = ExtractConfig.from_dict(given)
-    return _finish(answers, listed, (running, config), timings, path, "row")
-
-
-def _predict_stored(
-    path: Path,
-    head: PathLike | None,
-    output: Path | None,
-    given: Mapping[str, Any],
-    config: PredictConfig,
-) -> Predictions:
-    """Label the rows of a file of features."""
-    began, timings = time.perf_counter(), Timings()
-    where = quoted(str(path))
-    if not head:
-        found = f"found {where}, a file of features"
-        raise SettingError(f"trunk: {found}; expected images; give DIR, a head that takes them")
-    if strange := [name for name in given if name not in (*_OUTPUT, "max_bad")]:
-        found = f"{strange[0]}: has no effect on {where}, which holds features and no images"
-        raise SettingError(f"{found}; drop --{strange[0].replace('_', '-')}")
-    model = load_head(head)
-    images = read_rows(path, model, head, config.only)
-    count = len(images.listed.items)
-    if is_chart(output) and count != 1:
-        raise SettingError(f"{output}: found {count} rows in {where}; expected one for a chart")
-    timings.start = time.perf_counter() - began
-    answers = score_rows(images, model, config, timings)
-    running = ExtractConfig.from_dict(given)
-    predictions = _finish(answers, images.listed, (running, config), timings, output)
-    if predictions.evaluation:
-        seen = count_seen(Path(head), images, answers)
-        predictions.evaluation = predictions.evaluation._replace(seen=seen)
-    return predictions
-
-
-def _finish(
-    answers: Answers,
-    listed: Source,
-    configs: tuple[ExtractConfig, PredictConfig],
-    timings: Timings,
-    path: Path | None,
-    noun: str = "image",
-) -> Predictions:
-    """Compare the answers with the labels of the source, and write them."""
-    (running, config), items = configs, listed.items
-    evaluation = evaluate_labels(items, answers.best, listed.class_names, answers.class_names)
-    tolerated = running.allowed("max_bad", len(items))
-    predictions = Predictions(answers, tolerated, timings, evaluation, noun)
-    if path:
-        predictions.save(path, config.format)
-    for prediction in predictions:
-        if prediction.score is None:
-            log.warning("%s: %s", quoted(prediction.key), quoted(str(prediction.reason)))
-    return predictions
+    return conclude(answers, listed, (running, config), timings, path, "row")
 
 
 def _check_model(source: PathLike, head: PathLike | None, trunk: Mapping[str, Any]) -> None:
@@ -246,7 +202,7 @@ def _check_model(source: PathLike, head: PathLike | None, trunk: Mapping[str, An
 
 def label_images(
     items: Sequence[Item],
-    engine: Engine,
+    engine: Engines,
     model: TrainedHead | CompleteModel,
     config: PredictConfig,
     workers: int = ExtractConfig.workers,
@@ -256,7 +212,7 @@ def label_images(
 
     Args:
         items: The images.
-        engine: The engine that runs on them.
+        engine: The engine that runs on them, or that of each trunk of the head.
         model: The head or the complete model that scores the features.
         config: How many labels an image gets, and which scores are kept.
         workers: Threads that read and decode.
@@ -268,7 +224,7 @@ def label_images(
     answers = Answers([item.key for item in items], model.class_names, config)
     notes = Notes()
     with progress(len(items), "images") as bar:
-        for block in stream_features(items, np.arange(len(items)), engine, workers, timings):
+        for block in stream_engines(items, engine, workers, timings):
             if len(block.rows):
                 answers.add(block.rows, model.score(block.features))
             for row, reason, _ in block.failed:

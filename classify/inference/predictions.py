@@ -4,19 +4,23 @@ import csv
 import json
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.report.evaluation import Evaluation
+from classify.report.evaluation import Evaluation, evaluate_labels
 from classify.report.figures import load_matplotlib
-from classify.settings.config import CHART_ENDINGS, PredictConfig
+from classify.settings.prediction import CHART_ENDINGS, PredictConfig
 from extract.core.atomic import atomic_write
+from extract.core.config import ExtractConfig
+from extract.core.console import log
 from extract.core.errors import HeadError, count_of, quoted
 from extract.display.tables import csv_text, html_table
 from extract.exchange.feature_table import is_heading
+from extract.images.item import Source
 from extract.pipeline.stream import Timings
 
 _MOST_SHOWN = 10
@@ -56,7 +60,7 @@ class Answers:
     ) -> None:
         self._keys, self._config = keys, config
         self.class_names = tuple(class_names)
-        self._lines: list[list[Prediction]] = [[] for _ in keys]
+        self._lines = [[Prediction(key, None, None)] for key in keys]
         shape = len(keys), len(class_names)
         self.scores = np.full(shape, np.nan, np.float32) if config.scores else None
 
@@ -86,6 +90,13 @@ class Answers:
         """Say why a row cannot be scored."""
         self._lines[row] = [Prediction(self._keys[row], None, None, reason=reason)]
 
+    def select(self, rows: NDArray[np.int64]) -> "Answers":
+        """Return the predictions of some rows, in their order, without the scores."""
+        keys = [self._keys[row] for row in rows.tolist()]
+        selected = Answers(keys, self.class_names, replace(self._config, scores=False))
+        selected._lines = [self._lines[row] for row in rows.tolist()]
+        return selected
+
     @property
     def best(self) -> list[Prediction]:
         """The first prediction of each row."""
@@ -105,6 +116,7 @@ class Predictions(list[Prediction]):
         timings: Seconds spent on each step.
         evaluation: Metrics of the answers where images have labels that the head knows, else None.
         class_names: The K classes that have scores.
+        unlabelled: With ``to_label`` the number of images that were chosen from, else 0.
         scores: With ``scores=True`` (N, K) float32, the score of each class for each image, NaN
             where it could not be read; else None.
     """
@@ -120,11 +132,12 @@ class Predictions(list[Prediction]):
         super().__init__(answers.predictions)
         self._noun, self.class_names, self.scores = noun, answers.class_names, answers.scores
         self.tolerated, self.timings, self.evaluation = tolerated, timings, evaluation
+        self.unlabelled = 0
 
     @property
     def unreadable(self) -> int:
         """Number of images that could not be read."""
-        return sum(prediction.score is None for prediction in self)
+        return sum(p.score is None and p.reason is not None for p in self)
 
     @property
     def unsure(self) -> int:
@@ -134,6 +147,9 @@ class Predictions(list[Prediction]):
     def summary(self) -> str:
         """Return the number of images and the seconds in one line."""
         spent, unsure = self.timings, self.unsure
+        if self.unlabelled:
+            counts = f"{len(self):,} of {count_of(self.unlabelled, 'image')} without a label"
+            return f"{counts}; {spent.start + spent.work:.1f} s"
         labelled = len({p.key for p in self if p.label is not None})
         counts = f"{count_of(labelled, self._noun)} labelled, "
         counts += f"{unsure} unsure, " * bool(unsure) + f"{self.unreadable} unreadable"
@@ -169,8 +185,32 @@ class Predictions(list[Prediction]):
         return html_table(("key", "label", "score or reason"), self._rows(), self.summary())
 
     def _rows(self) -> list[tuple[str, str, str]]:
-        shown = [(p.key, p.label or "", p.reason or f"{p.score:.4f}") for p in self[:_MOST_SHOWN]]
+        shown = [
+            (p.key, p.label or "", p.reason or ("" if p.score is None else f"{p.score:.4f}"))
+            for p in self[:_MOST_SHOWN]
+        ]
         return shown + [("...", "", "")] * (len(self) > _MOST_SHOWN)
+
+
+def conclude(
+    answers: Answers,
+    listed: Source,
+    configs: tuple[ExtractConfig, PredictConfig],
+    timings: Timings,
+    path: Path | None,
+    noun: str = "image",
+) -> Predictions:
+    """Compare the answers with the labels of the source, and write them."""
+    (running, config), items = configs, listed.items
+    evaluation = evaluate_labels(items, answers.best, listed.class_names, answers.class_names)
+    tolerated = running.allowed("max_bad", len(items))
+    predictions = Predictions(answers, tolerated, timings, evaluation, noun)
+    if path:
+        predictions.save(path, config.format)
+    for prediction in predictions:
+        if prediction.score is None:
+            log.warning("%s: %s", quoted(prediction.key), quoted(str(prediction.reason)))
+    return predictions
 
 
 def check_replaced(path: Path) -> None:

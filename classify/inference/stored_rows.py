@@ -1,27 +1,35 @@
 """Labels for the rows of a file of features: no trunk is built, and no image is read."""
 
 import math
+import shlex
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.inference.bundle import TrainedHead
-from classify.inference.head_folder import PathLike
-from classify.inference.predictions import Answers
+from classify.data.label_tables import RowLabels, read_labels
+from classify.inference.bundle import TrainedHead, load_head
+from classify.inference.head_folder import PathLike, check_inputs
+from classify.inference.predictions import Answers, Predictions, conclude, is_chart
 from classify.inference.training_images import count_training_images
-from classify.settings.config import PredictConfig
-from classify.stored.out_of_core import Rows, StoredRows, all_finite, iter_chunks
+from classify.inference.trunk import check_recipe, joined_shape
+from classify.labelling.choice import choose_different, least_sure
+from classify.labelling.questions import Question, check_questions_page, save_page, save_questions
+from classify.settings.prediction import ONLY, PredictConfig
+from classify.stored.out_of_core import Member, Rows, StoredRows, all_finite, iter_chunks
 from classify.stored.same_store import SameStore
+from extract.core.config import ExtractConfig
 from extract.core.console import log
-from extract.core.errors import HeadError, StoreError, count_of, quoted
+from extract.core.errors import SettingError, StoreError, count_of, quoted
+from extract.core.flags import describe
 from extract.core.row_block import DONE, FAILED, PENDING
 from extract.display.progress import progress
+from extract.gallery.thumbnails import Place, place_of
 from extract.images.item import Item, Source
-from extract.pipeline.compare import find_differences, read_recipe
 from extract.pipeline.stream import Timings
 from extract.store.format import FORMAT
 from extract.store.open import Store, open_store, read_attribute
@@ -29,17 +37,20 @@ from extract.store.shards import INDEX_FORMAT
 
 _ENDINGS = (".h5", ".hdf5")
 _FAULT = "its features are not finite numbers; extract again with --dtype float32"
+# Rows, and bytes of them, among which the first images to label are chosen.
+_MOST_ROWS, _MOST_BYTES = 20_000, 2**28
 
 
 class StoredImages(NamedTuple):
     """The rows of a file of features that get labels.
 
     Attributes:
-        listed: The images as items, and the classes of the file.
+        listed: The images as items, and the classes of their labels.
         digests: (N, 16) uint8, of the image files.
-        done: The positions of the N rows that have features, increasing.
+        done: The positions of the rows that have features, increasing.
         X: Their features.
         failures: Position and reason of each row that could not be read.
+        place: Where the images are.
     """
 
     listed: Source
@@ -47,6 +58,7 @@ class StoredImages(NamedTuple):
     done: NDArray[np.int64]
     X: StoredRows
     failures: list[tuple[int, str]]
+    place: Place
 
 
 def is_store(source: PathLike) -> bool:
@@ -59,38 +71,114 @@ def is_store(source: PathLike) -> bool:
     return False
 
 
-def read_rows(path: Path, model: TrainedHead, head: PathLike, only: str) -> StoredImages:
+def predict_stored(
+    path: Path,
+    head: PathLike | None,
+    output: Path | None,
+    given: Mapping[str, Any],
+    config: PredictConfig,
+) -> Predictions:
+    """Label the rows of a file of features, or choose those that are worth labelling."""
+    began, timings = time.perf_counter(), Timings()
+    where, running = quoted(str(path)), ExtractConfig.from_dict(given)
+    if not (head or config.to_label):
+        found = f"found {where}, a file of features"
+        raise SettingError(f"trunk: {found}; expected images; give DIR, a head that takes them")
+    _check_settings(where, given)
+    if config.page:
+        check_questions_page(Path(config.page))
+    model = load_head(head) if head else None
+    tables = config.labels or ([table.path for table in model.labels] if model else [])
+    check_inputs([target for target in (output, config.page) if target], [path, *tables])
+    images = read_rows(path, model, head or "", config, running.columns)
+    count = len(images.listed.items)
+    if is_chart(output) and count != 1:
+        raise SettingError(f"{output}: found {count} rows in {where}; expected one for a chart")
+    timings.start = time.perf_counter() - began
+    if config.to_label or not model:
+        return _choose(images, model, config, timings, output)
+    answers = score_rows(images, model, config, timings)
+    predictions = conclude(answers, images.listed, (running, config), timings, output)
+    if predictions.evaluation:
+        seen = count_seen(Path(head or ""), images, answers)
+        predictions.evaluation = predictions.evaluation._replace(seen=seen)
+    return predictions
+
+
+def _check_settings(where: str, given: Mapping[str, Any]) -> None:
+    """Raise SettingError for a setting that needs images or a trunk."""
+    known = [name for name, _ in describe(PredictConfig)]
+    if strange := [name for name in given if name not in (*known, "columns", "max_bad")]:
+        found = f"{strange[0]}: has no effect on {where}, which holds features and no images"
+        raise SettingError(f"{found}; drop --{strange[0].replace('_', '-')}")
+
+
+def read_rows(
+    path: Path, model: TrainedHead | None, head: PathLike, config: PredictConfig, columns: str
+) -> StoredImages:
     """Choose the rows to label; their features stay in the file until they are needed.
 
     Args:
         path: The file of features.
-        model: The head.
+        model: The head; None takes all layers.
         head: Its folder, for messages.
-        only: ``all`` rows, or those that are ``unlabelled``.
+        config: ``only``, ``to_label`` and ``labels`` choose the rows.
+        columns: The columns of the tables of labels.
 
     Raises:
         StoreError: The file cannot be read, is unfinished, or has no such row.
         HeadError: The features are not those that the head takes.
+        SourceError: A table of labels cannot be read, or has changed.
     """
     same = SameStore(path)
     with same.unchanged(), open_store(path) as store:
-        layers = check_recipe(store, model, head)
-        rows = _choose_rows(store, only)
+        layers = check_recipe(store, model, head) if model else list(store.shapes)
+        recorded = (model.labels, model.columns) if model and not config.labels else ((), "")
+        known = read_labels(store, config.labels or recorded[0], columns or recorded[1])
+        rows = _choose_rows(store, known, config)
         own = rows[store.status[rows] == DONE]
         same.remember(store, own)
-        X = StoredRows(same, layers, own, model.shape, "")
-        if model.dtype == "float16" and store.dtype == "float32":
+        X = StoredRows([Member(same, layers, own)], joined_shape(store, layers), "")
+        if model and model.dtype == "float16" and store.dtype == "float32":
             # As the features that the head was trained on.
             X = X.map(lambda part: part.astype(np.float16).astype(np.float32), model.shape)
         reasons = {failure.row: failure.reason for failure in store.failures()}
         failed = np.flatnonzero(store.status[rows] == FAILED).tolist()
         return StoredImages(
-            _list_rows(store, rows),
+            _list_rows(store, known, rows),
             store.digests()[rows],
             np.flatnonzero(store.status[rows] == DONE),
             X,
             [(place, reasons[int(rows[place])]) for place in failed],
+            place_of(store, config.images),
         )
+
+
+def _choose_rows(store: Store, known: RowLabels, config: PredictConfig) -> NDArray[np.int64]:
+    """Return all rows of a finished file, or those without a label."""
+    where, count = quoted(str(store.path)), len(store.keys)
+    if pending := int((store.status == PENDING).sum()):
+        found = f"{pending} of {count} images have no features yet"
+        raise StoreError(f"{where}: {found}; run the same extract-features command again")
+    if not config.to_label and config.only == ONLY[0]:
+        return np.arange(count)
+    rows = np.flatnonzero(known.labels < 0)
+    if config.to_label:
+        rows = rows[store.status[rows] == DONE]
+    if not len(rows):
+        found = f"each of its {count_of(count, 'image')} has a label"
+        remedy = "name the tables of its labels with --labels"
+        raise StoreError(f"{where}: {found}; expected some without; {remedy}")
+    return rows
+
+
+def _list_rows(store: Store, known: RowLabels, rows: NDArray[np.int64]) -> Source:
+    """Return rows as items that cannot be read."""
+    columns = (values[rows].tolist() for values in (known.labels, known.split))
+    groups = [known.groups[row] for row in rows] if known.groups else [""] * len(rows)
+    keys = [store.keys[row] for row in rows.tolist()]
+    items = (Item(key, key, *rest) for key, *rest in zip(keys, *columns, groups, strict=True))
+    return Source(tuple(items), known.class_names, (), str(store.path))
 
 
 def score_rows(
@@ -102,10 +190,9 @@ def score_rows(
     answers = Answers(keys, model.class_names, config)
     for place, reason in images.failures:
         answers.fail(place, reason)
+    chunks = iter_chunks(images.X, len(model.class_names)) if len(images.X) else ()
     with progress(len(keys), "rows", done=len(images.failures)) as bar:
-        for part, features in (
-            iter_chunks(images.X, len(model.class_names)) if len(images.X) else ()
-        ):
+        for part, features in chunks:
             places = images.done[part]
             finite = _finite_rows(features)
             for place in places[~finite].tolist():
@@ -116,6 +203,12 @@ def score_rows(
             bar.update(len(places))
     timings.wait += time.perf_counter() - began
     return answers
+
+
+def _finite_rows(features: Rows) -> NDArray[np.bool_]:
+    if all_finite(features):
+        return np.ones(len(features), bool)
+    return np.asarray(np.isfinite(features.reshape(len(features), -1)).all(axis=1))
 
 
 def count_seen(head: Path, images: StoredImages, answers: Answers) -> int | None:
@@ -130,68 +223,48 @@ def count_seen(head: Path, images: StoredImages, answers: Answers) -> int | None
     return count_training_images(head, keys, images.digests[rows])
 
 
-def _finite_rows(features: Rows) -> NDArray[np.bool_]:
-    if all_finite(features):
-        return np.ones(len(features), bool)
-    return np.asarray(np.isfinite(features.reshape(len(features), -1)).all(axis=1))
+def _choose(
+    images: StoredImages,
+    model: TrainedHead | None,
+    config: PredictConfig,
+    timings: Timings,
+    output: Path | None,
+) -> Predictions:
+    """Choose the images worth labelling next, and write them."""
+    began, count = time.perf_counter(), config.to_label or 1
+    if model:
+        answers = score_rows(images, model, config, Timings())
+        # An image whose features are no numbers is never chosen.
+        margins = np.array([2 if p.margin is None else p.margin for p in answers.best])
+        pool = least_sure(margins, count)
+        pool = pool[margins[pool] <= 1]
+        chosen = choose_different(images.X.read(pool), count, margins[pool])
+    else:
+        answers = Answers([item.key for item in images.listed.items], (), config)
+        pool = _sample(images.X, count)
+        chosen = choose_different(images.X.read(pool), count)
+    places = pool[chosen]
+    predictions = Predictions(answers.select(places), 0, timings)
+    predictions.unlabelled = len(answers.best)
+    questions = [Question(*prediction[:4]) for prediction in predictions]
+    if output:
+        save_questions(output, questions)
+    if config.page:
+        digests = [digest.tobytes() for digest in images.digests[places]]
+        table = output.name if output else ""
+        save_page(Path(config.page), questions, digests, images.place, table)
+    timings.wait += time.perf_counter() - began
+    if output:
+        tables = [table.path for table in model.labels] if model else []
+        words = [word for table in (*tables, str(output)) for word in ("--labels", table)]
+        command = shlex.join(["train-head", images.listed.root, *words])
+        log.info("next: fill in the column label of %s, then %s", output, command)
+    return predictions
 
 
-def check_recipe(store: Store, model: TrainedHead, head: PathLike) -> list[str]:
-    """Return the layers that a head takes from a file of features.
-
-    Raises:
-        HeadError: The features were computed otherwise than those that the head was trained on.
-    """
-    known, where = store.shapes, quoted(str(store.path))
-    layers = [model.layer] if model.layer in known else model.layer.split("+")
-    ours, theirs = bool(store.spec.trunk), bool(model.trunk.trunk)
-    if not (ours and theirs) and len(known) == 1:
-        layers = list(known)  # another program may name it otherwise
-    expected = f"expected features as {quoted(str(head))} was trained on"
-    remedy = "label another file, or train a head on this one"
-    if ours and theirs and (differences := _differences(store, model)):
-        raise HeadError(f"{where}: made with {', '.join(differences)}; {expected}; {remedy}")
-    if lacking := [name for name in layers if name not in known]:
-        found = f"no layer {quoted(lacking[0])}, only {', '.join(map(quoted, known))}"
-        raise HeadError(f"{where}: {found}; {expected}; {remedy}")
-    shapes = [known[name] for name in layers]
-    shape = shapes[0] if len(shapes) == 1 else (sum(map(math.prod, shapes)),)
-    if shape != model.shape:
-        raise HeadError(f"{where}: shape {shape}; {expected}, {model.shape}; {remedy}")
-    if ours != theirs:
-        other = "the head was" if ours else f"{where} was"
-        log.warning("%s not made by extract-features' trunk; both must hold the same", other)
-    elif model.dtype == "float32" and store.dtype == "float16":
-        log.info("%s has float16 features: scores differ in the third digit", where)
-    return layers
-
-
-def _differences(store: Store, model: TrainedHead) -> list[str]:
-    """Name the settings in which a store differs from what a head was trained on."""
-    wanted = model.trunk.to_dict() | {"precision": model.precision}
-    wanted["weights_sha256"] = model.weights_sha256
-    del wanted["layer"]  # the file may hold more
-    found = find_differences(read_recipe(store.attributes), wanted)
-    calibration = store.attributes.get("calibration_sha256", "")
-    return found + ["other calibration images"] * (calibration != model.calibration_sha256)
-
-
-def _choose_rows(store: Store, only: str) -> NDArray[np.int64]:
-    where, count = quoted(str(store.path)), len(store.keys)
-    if pending := int((store.status == PENDING).sum()):
-        found = f"{pending} of {count} images have no features yet"
-        raise StoreError(f"{where}: {found}; run the same extract-features command again")
-    rows = np.flatnonzero(store.labels < 0) if only == "unlabelled" else np.arange(count)
-    if not len(rows):
-        found = f"each of its {count_of(count, 'image')} has a label"
-        raise StoreError(f"{where}: {found}; expected some without; leave out --only")
-    return rows
-
-
-def _list_rows(store: Store, rows: NDArray[np.int64]) -> Source:
-    """Return rows as items that cannot be read."""
-    columns = (values[rows].tolist() for values in (store.labels, store.split))
-    groups = [store.groups[row] for row in rows] if store.groups else [""] * len(rows)
-    keys = [store.keys[row] for row in rows.tolist()]
-    items = (Item(key, key, *rest) for key, *rest in zip(keys, *columns, groups, strict=True))
-    return Source(tuple(items), store.class_names, (), str(store.path))
+def _sample(X: StoredRows, count: int) -> NDArray[np.int64]:
+    """Return the positions of the rows, or of many a random sample that fits into memory."""
+    most = max(count, min(_MOST_ROWS, _MOST_BYTES // (4 * math.prod(X.shape[1:]))))
+    if len(X) <= most:
+        return np.arange(len(X))
+    return np.sort(np.random.default_rng(0).choice(len(X), most, replace=False))

@@ -1,5 +1,6 @@
 """The numbers of a run and the analysis of its best head, for ``result.json`` and the report."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -116,19 +117,20 @@ class Analysis:
         }
 
 
-def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]:
+def describe_run(dataset: Dataset, result: Result, store: str | Sequence[str]) -> dict[str, Any]:
     """Return every setting and number of a run as JSON values.
 
     Args:
         dataset: The rows that were trained on.
         result: The result of the run.
-        store: The store, as the user named it.
+        store: The store or stores, as the user named them.
 
     Returns:
         The content of ``result.json`` without that of ``bundle.json``. ``best``, the analysis of
         the best head, is still None.
     """
-    first, rows, views = result.splits[0], result.validation_rows, dataset.views
+    first, rows = result.splits[0], result.validation_rows
+    views = (result.dataset or dataset).views
     y, K = dataset.y[rows], len(dataset.class_names)
     repeats = result.splits[-1].repeat + 1
     return {

@@ -21,12 +21,7 @@ from extract.core.errors import SettingError
 from extract.core.flags import check_choice, check_fields, documented, flag, parse_columns
 
 STORED = "stored"  # what the file of features has
-GROUPS = (STORED, "digest")
-FORMATS = ("csv", "json")
-ONLY = ("all", "unlabelled")
-# The endings of charts, and the labels in one.
-CHART_ENDINGS = (".png", ".svg", ".pdf")
-CHART_TOP = 10
+GROUPS = (STORED, "digest", "near")
 # Seconds for the default heads.
 BUDGET = 60.0
 # Least batches of all images for which batches grow.
@@ -231,38 +226,6 @@ class LabelConfig:
         parse_columns(self.columns)
         if self.columns and not any(table != STORED for table in self.labels):
             raise SettingError("columns: has no effect without --labels TABLE; drop --columns")
-
-
-@documented
-@dataclass(frozen=True)
-class PredictConfig:
-    """The output of ``predict-images``.
-
-    Raises:
-        SettingError: A value is unknown or out of range.
-    """
-
-    top: int = flag(1, "labels per image, best first", low=1, shown=f"1; {CHART_TOP} in a chart")
-    format: str = flag("csv", "CSV with a heading, or JSON lines", choices=FORMATS)
-    scores: bool = flag(False, "also write the score of each class, a column each")
-    min_score: float | None = flag(
-        None,
-        "images whose best score is below X get no label; the accuracy of the others and their "
-        "share are shown",
-        low=0,
-        high=1,
-    )
-    only: str = flag(
-        "all",
-        "rows of a file of features: all, or those without a label, in the file or in the tables "
-        "that the head was trained with",
-        choices=ONLY,
-    )
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if self.scores and self.top > 1:
-            raise SettingError("top and scores cannot be combined: scores has every class")
 
 
 class SearchSettings(HeadSettings, total=False):

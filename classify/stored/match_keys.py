@@ -9,7 +9,7 @@ import posixpath
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from itertools import islice
+from itertools import chain, islice
 from os.path import splitext
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from extract.layouts.class_names import to_nfc
 from extract.layouts.split_folders import split_in
 
 # Keys that are tried to find the folder in front of them all.
-_MOST_TRIED = 1000
+_MOST_TRIED = 100_000
 
 _Form = Callable[[str], str]
 
@@ -55,15 +55,19 @@ def match_keys(written: Sequence[str], keys: Sequence[str], folder: str = "") ->
     matches = Matches([row_of.get(key, -1) for key in written], [], {})
     missing = {place: written[place] for place, row in enumerate(matches.rows) if row < 0}
     forms_of = cache(lambda of_store: [of_store(key) for key in keys])
+    form_of = dict[_Form, dict[int, str]]()
     for find in (_find_whole, _find_below_folder, _find_ends):
         for how, of_table, of_store in _FORMS:
             if not missing:
                 return matches
-            wanted = {place: of_table(key) for place, key in missing.items()}
-            wanted = {place: form for place, form in wanted.items() if form}
+            if of_table not in form_of:
+                form_of[of_table] = {place: of_table(key) for place, key in missing.items()}
+            forms = form_of[of_table]
+            wanted = {place: forms[place] for place in missing if forms[place]}
             found = find(wanted, forms_of(of_store), folder)
             _take(found, written, keys, _HOW[find] or how, matches)
-            missing = {place: key for place, key in missing.items() if place not in found}
+            if found:
+                missing = {place: key for place, key in missing.items() if place not in found}
     return matches
 
 
@@ -84,7 +88,7 @@ def _take(
     if single:
         place, row = next(iter(single.items()))
         example = f"{quoted(written[place])} is {quoted(keys[row])}"
-        matches.notes.append(f"{count_of(len(single), 'key')} {how} ({example})")
+        matches.notes.append(f"matched {count_of(len(single), 'key')} {how} ({example})")
 
 
 def _find_whole(
@@ -98,8 +102,16 @@ def _find_ends(
     wanted: Mapping[int, str], forms: Sequence[str], _folder: str
 ) -> dict[int, list[int]]:
     """Return the rows whose key ends with a wanted one, after a folder."""
-    ends = ((row, end) for row, form in enumerate(forms) for end in _ends(form))
-    return _collect(wanted, ends)
+    depths = {form.count("/") for form in wanted.values()}
+    return _collect(wanted, chain.from_iterable(_ends_of(forms, depth) for depth in depths))
+
+
+def _ends_of(forms: Sequence[str], depth: int) -> Iterator[tuple[int, str]]:
+    """Yield each row whose form has a folder more than so many, and the end without it."""
+    for row, form in enumerate(forms):
+        parts = form.rsplit("/", depth + 1)
+        if len(parts) == depth + 2:
+            yield row, "/".join(parts[1:]) if depth else parts[1]
 
 
 def _find_below_folder(
@@ -108,7 +120,7 @@ def _find_below_folder(
     """Return the rows of wanted keys without the folder that they have in front."""
     known = set(forms)
     fronts = Counter[str]()
-    for form in islice(wanted.values(), _MOST_TRIED):
+    for form in islice(wanted.values(), 0, None, 1 + len(wanted) // _MOST_TRIED):
         if end := next((end for end in _ends(form) if end in known), ""):  # the longest
             front = form.removesuffix(end)
             fronts[front] += _is_safe(front, end, folder)
@@ -185,8 +197,8 @@ def _without_ending(path: str) -> str:
 
 # How keys differ, the form of a key in the table, and that of a key in the store.
 _FORMS: Sequence[tuple[str, _Form, _Form]] = (
-    ("are written otherwise", _plain, _plain),
-    ("have another case", _folded, _folded),
-    ("have no ending", _without_ending, _stem),
+    ("in another form", _plain, _plain),
+    ("in another case", _folded, _folded),
+    ("without an ending", _without_ending, _stem),
 )
-_HOW = {_find_whole: "", _find_below_folder: "have a folder in front", _find_ends: "have no folder"}
+_HOW = {_find_whole: "", _find_below_folder: "below a folder", _find_ends: "without a folder"}

@@ -82,7 +82,8 @@ class Directions:
     def read(self, positions: Numbers) -> Vectors:
         """Return the (n, D) unit vectors at some positions, in any order."""
         if self._kept is not None:
-            return self._kept[positions]
+            kept: Vectors = self._kept[positions]
+            return kept
         distinct, places = np.unique(self.rows[positions], return_inverse=True)
         if not len(distinct):
             return np.empty((0, 1), np.float32)
@@ -108,7 +109,7 @@ def to_units(features: NDArray[np.floating]) -> Vectors:
             values = values.reshape(len(values), -1, values.shape[-1]).mean(axis=1)
         largest = np.abs(values).max(axis=1, keepdims=True)
         values = values / largest  # no square overflows
-        units = values / np.linalg.norm(values, axis=1, keepdims=True)
+        units: Vectors = values / np.linalg.norm(values, axis=1, keepdims=True)
     bad = ~np.isfinite(largest[:, 0]) | ~np.isfinite(units).all(axis=1)
     units[bad] = np.nan
     return units

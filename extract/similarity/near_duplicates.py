@@ -25,7 +25,7 @@ from extract.similarity.threshold import GIVEN, Threshold, choose_threshold
 from extract.store.open import Store, open_store
 
 # A group with this share of the images, and so many of them, is warned of.
-_LARGE, _MANY = 0.1, 20
+LARGE, MANY = 0.1, 20
 
 
 class NearImage(NamedTuple):
@@ -149,7 +149,7 @@ def _sections(result: NearDuplicates) -> list[Shown]:
 def _warn_of_chains(result: NearDuplicates) -> None:
     """Warn about a group that holds a large part of the images."""
     largest = len(result.groups[0]) if len(result) else 0
-    if largest >= max(_MANY, _LARGE * result.compared):
+    if largest >= max(MANY, LARGE * result.compared):
         found = f"one group holds {largest} of {result.compared} images, perhaps linked by a chain"
         log.warning("near: %s; look at it, and name a higher cosine with --near X", found)
 

@@ -41,16 +41,17 @@ FITTED = "from the cosines of {}"
 TOO_FEW = "the same features only, for there are too few other images to compare"
 
 
-def choose_threshold(directions: Directions) -> Threshold:
+def choose_threshold(directions: Directions, total: int | None = None) -> Threshold:
     """Return the cosine above which a tenth of a pair is expected among images that are no copies.
 
-    Of more than ``SAMPLE`` images it is measured on a random sample, and continued to all pairs.
+    Of more than ``SAMPLE`` images it is measured on a random sample, and continued to all pairs;
+    where the images are themselves a sample, to the pairs of ``total`` images.
     """
     distinct = np.flatnonzero(directions.firsts == np.arange(len(directions)))
     chosen = distinct
     if len(distinct) > SAMPLE:
         chosen = np.sort(np.random.default_rng(0).choice(distinct, SAMPLE, replace=False))
-    return fit_threshold(directions.read(chosen), len(distinct))
+    return fit_threshold(directions.read(chosen), max(len(distinct), total or 0))
 
 
 def fit_threshold(units: Vectors, total: int) -> Threshold:

@@ -1,0 +1,111 @@
+"""Near-duplicates in training: kept in one group, or warned of where they are on two sides."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from classify.stored.out_of_core import Features, Labels, StoredRows
+from extract.core.console import log
+from extract.core.errors import SettingError, count_of, quoted
+from extract.images.digests import group_by_digest
+from extract.similarity.directions import Directions
+from extract.similarity.near_duplicates import LARGE, MANY, group_near
+from extract.similarity.near_pairs import Pairs, find_pairs
+from extract.similarity.threshold import choose_threshold
+
+# Rows that are looked at before training, in runs of neighbours, and their bytes if they are read
+# from the file. Copies are often neighbours by key.
+_MOST_ROWS, _RUN, _MOST_BYTES = 3072, 256, 2**27
+
+
+def group_near_duplicates(X: Features, groups: Sequence[str] | None) -> list[str]:
+    """Join the groups of rows that are near-duplicates under the first of their names.
+
+    Args:
+        X: (N, *shape) features.
+        groups: N names, or None.
+
+    Returns:
+        N names.
+
+    Raises:
+        SettingError: There are too many pairs of near-duplicates.
+    """
+    directions = _directions(X, np.arange(len(X)))
+    threshold = choose_threshold(directions)
+    parts, _ = group_near(directions, threshold.cosine)
+    numbers = len(directions) + np.arange(len(X))  # a row without a direction is alone
+    numbers[directions.rows] = parts
+    sizes = np.bincount(parts, minlength=1)
+    found = f"{count_of(int((sizes > 1).sum()), 'group')} of near-duplicates stay together"
+    log.info("%s: cosine of %.4f or more, %s", found, *threshold)
+    if sizes.max() >= max(MANY, LARGE * len(X)):
+        remedy = "look at them with show-features --near --page FILE.html"
+        log.warning("groups near: one holds %d of %d images; %s", sizes.max(), len(X), remedy)
+    return group_by_digest(np.stack([numbers, numbers], 1).view(np.uint8), groups)
+
+
+def describe_near_leaks(
+    X: Features, digests: Any, keys: Sequence[str], sides: Any, noun: str, remedy: str
+) -> str:
+    """Name near-duplicates that are on two sides, in a bounded sample; return "" without any.
+
+    Args:
+        X: (N, *shape) features.
+        digests: (N, 16) uint8 of the image files, or None; identical files are left out here.
+        keys: N names, for an example.
+        sides: (N,) the side of each row.
+        noun: The word for the sides, such as folds.
+        remedy: What to do.
+    """
+    rows = _sample(X)
+    directions = _directions(X, rows)
+    if len(directions) < 2:
+        return ""
+    try:
+        pairs = find_pairs(directions, choose_threshold(directions, len(X)).cosine)
+    except SettingError:  # more pairs than memory holds: nothing that one line could say
+        return ""
+    first, second, cosine = _with_copies(directions, pairs)
+    parted = sides[first] != sides[second]
+    if digests is not None:
+        parted &= (digests[first] != digests[second]).any(axis=1)
+    if not parted.any():
+        return ""
+    first, second, cosine = first[parted], second[parted], cosine[parted]
+    best = int(cosine.argmax())
+    pair = f"{quoted(keys[first[best]])} ~ {quoted(keys[second[best]])}, cosine {cosine[best]:.3f}"
+    count = count_of(len(np.union1d(first, second)), "image")
+    sampled = f" in a sample of {len(rows):,} of {len(X):,}" if len(rows) < len(X) else ""
+    found = f"found near-duplicates in two {noun}: {count}{sampled} ({pair})"
+    return f"{found}; expected each with its copies in one, or scores are too high; {remedy}"
+
+
+def _sample(X: Features) -> Labels:
+    """Return all rows, or runs of neighbours that are evenly spaced."""
+    most = _MOST_ROWS
+    if isinstance(X, StoredRows):
+        most = max(1, min(most, _MOST_BYTES // (4 * int(np.prod(X.shape[1:])))))
+    if len(X) <= most:
+        return np.arange(len(X))
+    run = min(_RUN, most)
+    starts = np.linspace(0, len(X) - run, most // run).astype(np.int64)
+    return np.unique(starts[:, None] + np.arange(run))
+
+
+def _directions(X: Features, rows: Labels) -> Directions:
+    def read(part: Labels) -> NDArray[np.floating]:
+        return X.read(part) if isinstance(X, StoredRows) else X[part]
+
+    return Directions(read, rows, 4 * int(np.prod(X.shape[1:])))
+
+
+def _with_copies(directions: Directions, pairs: Pairs) -> tuple[Labels, Labels, NDArray[Any]]:
+    """Return the rows of pairs, and of each exact copy with the first one, with their cosines."""
+    copies = np.flatnonzero(directions.firsts != np.arange(len(directions)))
+    first = np.concatenate([pairs.first, directions.firsts[copies]])
+    second = np.concatenate([pairs.second, copies])
+    cosine = np.concatenate([pairs.cosine, np.ones(len(copies))])
+    return directions.rows[first], directions.rows[second], cosine
