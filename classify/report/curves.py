@@ -16,9 +16,7 @@ _MOST_POINTS = 101
 # More curves would make the figure harder to read.
 _WORST_CLASSES = 3
 
-# Shares of the images that get an answer, and specificities, of which a report has a line each.
-
-Line = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+Line = tuple[Floats, Floats, Floats]
 
 
 class Curve(NamedTuple):

@@ -161,7 +161,7 @@ def _resample(
     count, draws = int(units.max()) + 1, max(_FEWEST_DRAWS, _MOST_VALUES // len(sides))
     generator, drawn = np.random.default_rng(seed), []
     for _ in range(min(_DRAWS, draws)):
-        weights = np.bincount(generator.integers(0, count, count), minlength=count)[units]
+        weights = np.bincount(generator.integers(0, count, count), minlength=count)[units] * 1.0
         if 0 < weights @ sides < weights.sum():
             drawn.append(_choose(weights, sides, last, specificities)[1])
     known = bool(drawn) and (count == len(sides) or count >= FEWEST_GROUPS)
