@@ -16,6 +16,7 @@ examples:
   extract-features data/ out.h5        first, once
   train-head out.h5
   train-head out.h5 --head dense --head logistic
+  train-head vgg.h5 inception.h5      each of them, and both joined
   train-head out.h5 --labels sex.csv -o sex_head/
   train-head out.h5 --dropout 0.5 --patience 5 -o half_dropped/
   train-head out.h5 --folds 5 --sweep logistic.C=0.001:10:9 --sweep transform=standardise,sqrt+l2
@@ -36,11 +37,12 @@ def train_head_parser() -> argparse.ArgumentParser:
     """Build the parser of ``train-head``."""
     parser = Parser(
         "train-head",
-        "OUT.h5",
+        "OUT.h5 [OUT.h5 ...]",
         "Train classifier heads on a file of features and keep the best.",
         _EXAMPLES,
     )
-    parser.add_argument("store", metavar="OUT.h5", help="a file made by extract-features")
+    text = "a file made by extract-features, or several of the same images"
+    parser.add_argument("store", nargs="+", metavar="OUT.h5", help=text)
     parser.add_argument(
         "--head",
         action="append",
@@ -50,7 +52,7 @@ def train_head_parser() -> argparse.ArgumentParser:
     )
     add_flags(parser, HeadSpec, "layer", "transform", "views")
     add_flags(parser.add_argument_group("labels"), LabelConfig)
-    text = "the folder to make (default: the file's name without its ending, and _head)"
+    text = "the folder to make (default: the files' names without their endings, and _head)"
     parser.add_argument("-o", "--output", metavar="DIR", help=text)
     text = "where the images are, for those in the report (default: where they were extracted)"
     parser.add_argument("--source", metavar="DIR", help=text)

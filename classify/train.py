@@ -6,7 +6,6 @@ Modules that need Keras are imported where they are used: other heads do without
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,18 +30,18 @@ from classify.settings.config import (
 )
 from classify.settings.head_spec import HeadSpec
 from classify.settings.plan import Names, as_names, plan_run, take_labels
+from classify.stored.stores import Paths, as_paths, list_layers
 from extract.core.atomic import remove_leftovers
 from extract.core.console import log, quiet_mode
-from extract.core.errors import HeadError, StoreError
+from extract.core.errors import HeadError, SettingError
 from extract.limits.locks import locked
 from extract.public import public
-from extract.store.shards import read_layers
 from extract.store.validate import check_there
 
 
 @public(HeadSpec, TrainConfig, LabelConfig, FinetuneConfig)
 def train_heads(  # noqa: PLR0913
-    store: str | os.PathLike[str],
+    store: Paths,
     *,
     output: str | os.PathLike[str] | None = None,
     head: Names = (),
@@ -61,7 +60,7 @@ def train_heads(  # noqa: PLR0913
     """Train heads on a file of features, keep the best in a folder and write its report.
 
     Args:
-        store: The file of features.
+        store: The file of features, or several of the same images; see ``load_dataset``.
         output: The folder to make; by default the file's name without its ending, and ``_head``.
         head: Names of heads; by default the heads that have the given settings, or the usual ones.
         sweep: Settings to vary, such as ``"dropout=0,0.2"`` or ``"logistic.C=0.01:1:5"``.
@@ -86,9 +85,9 @@ def train_heads(  # noqa: PLR0913
         >>> train_heads("out.h5", head="logistic", C=0.1, labels="sex.csv")  # doctest: +SKIP
     """
     tables = take_labels(settings)  # type: ignore[arg-type]
-    config = plan_run(head, sweep, trials, finetune, settings, _layers_of(Path(store)), asserts)
-    path, folder = _places(store, output, as_names(export), tables.labels)
-    read = partial(load_dataset, path, groups=groups, leave_out=leave_out, **vars(tables))
+    paths, folder = _places(store, finetune, output, as_names(export), tables.labels)
+    config = plan_run(head, sweep, trials, finetune, settings, list_layers(paths), asserts)
+    read = partial(load_dataset, paths, groups=groups, leave_out=leave_out, **vars(tables))
     with quiet_mode(quiet), locked(folder, HeadError, "train-head"):
         return _train(partial(read, source=source), folder, config, as_names(export), on_result)
 
@@ -131,28 +130,28 @@ def sweep(
 
 
 def _places(
-    store: str | os.PathLike[str],
+    store: Paths,
+    finetune: bool,
     output: str | os.PathLike[str] | None,
     targets: Sequence[str],
     tables: Sequence[str],
-) -> tuple[Path, Path]:
-    """Return the file of features and the folder to make, which is beside the file by default.
+) -> tuple[list[Path], Path]:
+    """Return the files of features, and the folder to make: by default beside the first file.
 
-    No result may be written in the place of a table.
+    Raises:
+        SettingError: There are several files, and fine-tuning needs one.
+        HeadError: A result would have the place of a table.
     """
-    path = Path(store)
-    if not output:
+    paths = as_paths(store)
+    if finetune and len(paths) > 1:
+        found = f"found {len(paths)} files of features; expected one, with maps of its trunk"
+        raise SettingError(f"finetune: {found}; name one file, or leave --finetune out")
+    for path in paths if not output else ():
         check_there(path)  # a wrong path is that of the file, not of the folder
-    folder = Path(output or path.with_name(f"{path.stem}_head"))
+    usual = paths[0].with_name("_".join([*(path.stem for path in paths), "head"]))
+    folder = Path(output or usual)
     head_folder.check_inputs((folder, *targets), tables)
-    return path, folder
-
-
-def _layers_of(store: Path) -> Sequence[str]:
-    """Return the layers of a store; none where it cannot be read, which is said later."""
-    with suppress(StoreError):
-        return read_layers(store)
-    return ()
+    return paths, folder
 
 
 def _train(
@@ -164,7 +163,7 @@ def _train(
 ) -> Result:
     """Search, save, export and report."""
     began = time.perf_counter()
-    dataset, config, trunk = _prepare(read, folder, config, targets)
+    dataset, config, trunks = _prepare(read, folder, config, targets)
     timing = {"read": time.perf_counter() - began}
     former = head_folder.read_checkpoint(folder)
     result = _fit(dataset, config, folder, on_result)
@@ -173,11 +172,12 @@ def _train(
     if failure:
         folder = head_folder.reject(folder, former)
     replaced = head_folder.describe_head(folder)
-    save_head(folder, dataset, result, str(dataset.path))
-    if trunk and not failure:
+    stores = [str(path) for path in dataset.paths]
+    save_head(folder, dataset, result, stores if len(stores) > 1 else stores[0])
+    if trunks and not failure:
         from classify.export import export
 
-        export.export_best(folder, trunk, targets)
+        export.export_best(folder, result, trunks, targets)
     _save_report(folder, dataset, result, config.seed, timing)
     timing["all"] = time.perf_counter() - began
     log.info("%s: %s; in %.1f s", folder, result.summary(), timing["all"])
@@ -187,14 +187,14 @@ def _train(
         log.info("%s: replaced %s", folder, replaced)
     if failure:
         raise HeadError(f"{failure}; the head is in {folder}; try other heads, or more images")
-    if trunk:
+    if trunks:
         export.check_head(result)
     return replace(result, folder=folder)
 
 
 def _prepare(
     read: Callable[..., Dataset], folder: Path, config: TrainConfig, targets: Sequence[str]
-) -> tuple[Dataset, TrainConfig, Any]:
+) -> tuple[Dataset, TrainConfig, dict[Any, Any]]:
     """Read the features, and refuse what cannot work before anything is built or trained."""
     from classify.export import export
 
@@ -207,14 +207,14 @@ def _prepare(
     dataset = read(layer=layers[0] if all(layers) else None, memory=config.memory)
     dataset = leave_out_lone(dataset, config)
     config = config.for_images(len(dataset.y))
-    export.check_trunk(targets, dataset)
+    makers = export.makers_of(targets, dataset, config.candidates)
     if config.finetune:
         from classify.finetune.finetune import check_maps
 
         check_maps(dataset)
     else:
         config = drop_infeasible(dataset, config)
-    return dataset, config, export.open_trunk(dataset) if targets else None
+    return dataset, config, {made_by.trunk: export.open_trunk(made_by) for made_by in makers}
 
 
 def _fit(

@@ -6,16 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from classify.report.curves import class_curves, coverages, operating_points, precision_recall, roc
+from classify.report.curves import class_curves, precision_recall, roc
 from classify.report.diagnostics import (
     ConfusedPair,
     calibration,
     class_metrics,
     confident_mistakes,
     confused_pairs,
-    proportion,
 )
 from classify.scores.areas import class_thresholds
+from classify.scores.intervals import proportion
 from classify.scores.metrics import confusion_matrix
 
 Rows = tuple[NDArray[np.int64], NDArray[np.float64]]
@@ -177,52 +177,3 @@ def test_pairs_and_mistakes_by_hand() -> None:
 
 
 # What a least score would answer.
-
-
-def some_scores(classes: int, count: int = 150) -> tuple[np.ndarray, np.ndarray]:
-    """Classes, and scores that know something of them; some are equal."""
-    random = np.random.default_rng(classes)
-    y = random.integers(0, classes, count)
-    scores = np.exp(random.normal(size=(count, classes)) + 1.5 * np.eye(classes)[y])
-    return y, (scores / scores.sum(axis=1, keepdims=True)).round(2)
-
-
-@pytest.mark.parametrize("classes", [2, 5])
-def test_coverage_is_the_share_above_a_score(classes: int) -> None:
-    y, scores = some_scores(classes)
-    found = coverages(y, scores, np.arange(len(y)))
-    assert found[0].min_score == 0
-    assert found[0].coverage == 1
-    assert found[0].accuracy.value == pytest.approx((scores.argmax(axis=1) == y).mean())
-    for line in found:
-        sure = [row for row in range(len(y)) if scores[row].max() >= line.min_score]
-        right = [row for row in sure if scores[row].argmax() == y[row]]
-        assert line.rows == len(sure)
-        assert line.coverage == pytest.approx(len(sure) / len(y))
-        assert line.accuracy.value == pytest.approx(len(right) / len(sure))
-    shares = [line.coverage for line in found]
-    assert shares == sorted(set(shares), reverse=True)
-    for wanted, share in zip((1, 0.95, 0.9, 0.8, 0.7, 0.5), shares, strict=False):
-        assert share >= wanted
-    # All equal scores are one line.
-    assert len(coverages(np.array([0, 1, 1]), np.full((3, 2), 0.5), np.arange(3))) == 1
-
-
-@pytest.mark.parametrize("positive", [0, 1])
-def test_sensitivity_is_the_highest_with_a_specificity(positive: int) -> None:
-    y, scores = some_scores(2)
-    units = np.arange(len(y))
-    points = operating_points(y, scores, units, positive)
-    from sklearn import metrics
-
-    false, true, _ = metrics.roc_curve(y == positive, scores[:, positive], drop_intermediate=False)
-    assert [point.specificity for point in points] == [0.8, 0.9, 0.95, 0.99]
-    for point in points:
-        assert point.sensitivity.value == pytest.approx(true[1 - false >= point.specificity].max())
-        answered = scores[:, positive] >= point.min_score
-        assert 1 - answered[y != positive].mean() >= point.specificity
-    assert operating_points(y, scores, units, None) == []
-    assert operating_points(np.zeros(4, int), scores[:4], units[:4], 1) == []
-    # A specificity that no score but the best one reaches: nothing is answered.
-    worst = operating_points(np.array([0, 1]), np.array([[0.1, 0.9], [0.2, 0.8]]), units[:2], 1)
-    assert [point.sensitivity.value for point in worst] == [0, 0, 0, 0]

@@ -189,13 +189,13 @@ def test_every_section_is_there_and_none_is_empty(
         headings = page.locator("h2").all_inner_texts()
         assert headings == [
             *("Leaderboard", "Learning curves", "Confusions", "Classes", "Scores"),
-            *("Which images are sure?", "Would more images help?", "Map of the features"),
-            *("Most confident mistakes", "Label issues", "Settings"),
+            *("Would more images help?", "Map of the features", "Most confident mistakes"),
+            *("Label issues", "Settings"),
         ]
         for link in page.locator("nav a").all():
             assert page.locator(str(link.get_attribute("href"))).count() == 1
-        # Confusion, ROC, precision-recall, calibration, sizes, two learning curves, and the maps.
-        count = 7 + len(swept[2].maps)
+        # Confusion, ROC, precision-recall, calibration, coverage, sizes, two learning curves, maps.
+        count = 8 + len(swept[2].maps)
         assert page.locator("svg[role=img][aria-label]").count() == count
         for drawing in page.locator("svg").all():
             box = drawing.bounding_box()

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,23 +17,27 @@ from classify.data.label_tables import RowLabels, Tables, check_left_out, read_l
 from classify.data.near_duplicates import group_near_duplicates
 from classify.data.table_rows import TableRecord
 from classify.settings.config import GROUPS, STORED
-from classify.stored.memory_budget import COPIES, MemoryBudget, plan_memory
-from classify.stored.out_of_core import (
-    Features,
-    StoredRows,
-    check_finite,
-    choose_layers,
-    join_layers,
-)
+from classify.stored.alignment import align
+from classify.stored.memory_budget import MemoryBudget
+from classify.stored.out_of_core import Labels, StoredRows
+from classify.stored.parts import MadeBy, Part
 from classify.stored.same_store import SameStore
+from classify.stored.stores import (
+    Paths,
+    Stores,
+    as_paths,
+    describe_layers,
+    name_stores,
+    open_unchanged,
+)
 from classify.stored.views import StoredViews
 from extract.core.config import BEFORE, TrunkSpec
 from extract.core.console import log
-from extract.core.errors import SettingError, quoted, show_bytes
+from extract.core.errors import SettingError, quoted
 from extract.core.flags import check_choice
 from extract.display.tables import Described
 from extract.images.digests import group_by_digest
-from extract.store.open import Store, open_store
+from extract.store.open import Store
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,11 +52,12 @@ class Dataset(Described):
         groups: N names of groups, whose rows must stay together, or None; "" is no group.
         split: (N,) int8: 0 train, 1 validation, 2 test.
         class_names: K names.
-        layer: The layer of the features; several are joined by ``+``.
+        layer: The layer of the features; several are joined by ``+``. Of several stores it is
+            ``STEM:LAYER``.
         trunk: The trunk that made the features.
         weights_sha256: Digest of the trunk's weights.
         dtype: Type of the stored features.
-        path: The store.
+        path: The store; the first of several, which has the labels, splits, groups and keys.
         precision: Type that the trunk computed in.
         calibration_sha256: Digest of the images that calibrated int8, else empty.
         views: Augmented views of training rows; None without views or memory for them.
@@ -62,13 +66,14 @@ class Dataset(Described):
         root: The folder of the table's images, if it is not that of the table.
         digests: (N, 16) uint8 BLAKE2b-128 digests of the image files, or None.
         positive: The positive class of two; empty for the rarer one.
-        store: The store, to be opened again; None where nothing is read again.
+        store: The stores, to be opened again; None where nothing is read again.
         moved_to: The place of the images now, if the user has named another one than ``source``.
         left_out: The classes of the store whose images are left out; they are no class here.
-        rows: (N,) int64, the row of the store of each row; None without a store.
         labels: The tables that labels, splits and groups come from; none where they are stored.
         label_columns: The columns of these tables, as the user named them.
         near_joined: Whether near-duplicates are in one group each.
+        joined: The trunk of each store, where layers of several are joined; else empty. Then
+            ``trunk``, ``weights_sha256``, ``dtype`` and ``precision`` are those of the first.
     """
 
     X: Any
@@ -90,13 +95,23 @@ class Dataset(Described):
     root: str = ""
     digests: NDArray[np.uint8] | None = None
     positive: str = ""
-    store: SameStore | None = None
+    store: Stores | None = None
     moved_to: str = ""
     left_out: tuple[str, ...] = ()
-    rows: NDArray[np.int64] | None = None
     labels: tuple[TableRecord, ...] = ()
     label_columns: str = ""
     near_joined: bool = False
+    joined: tuple[MadeBy, ...] = ()
+
+    @property
+    def paths(self) -> list[Path | None]:
+        """Every store."""
+        return [*self.store.paths] if self.store else [self.path]
+
+    @property
+    def rows(self) -> NDArray[np.int64] | None:
+        """(N,) int64, the row of the store, or of the first, of each row; None without a store."""
+        return self.store.parts[0].rows if self.store else None
 
     @property
     def positive_label(self) -> int | None:
@@ -132,7 +147,7 @@ class Dataset(Described):
             class_names=tuple(self.class_names[label] for label in kept),
             views=self.views and self.views.select(rows),
             digests=None if self.digests is None else self.digests[rows],
-            rows=None if self.rows is None else self.rows[rows],
+            store=self.store and self.store.select(rows),
             left_out=(*self.left_out, *left_out),
         )
 
@@ -154,6 +169,7 @@ class Dataset(Described):
         made_by = [trunk, self.weights_sha256, self.dtype, self.precision]
         made_by += [self.calibration_sha256] if self.calibration_sha256 else []
         made_by += [asdict(self.views.spec)] if self.views else []
+        made_by += self.store.identities() if self.store else []
         rows = [self.keys, self.groups, self.y.tolist(), self.split.tolist()]
         described = json.dumps([made_by, self.class_names, rows])
         digest = hashlib.blake2b(described.encode(), digest_size=16)
@@ -169,7 +185,7 @@ class Dataset(Described):
         training, validation, test = np.bincount(self.split, minlength=3)
         place = "read from the file" if isinstance(self.X, StoredRows) else "in memory"
         return {
-            "file": quoted(str(self.path)),
+            "file": ", ".join(quoted(str(path)) for path in self.paths),
             "images": str(len(self.y)),
             "classes": ", ".join(classes) + (f" and {K - 10} more" if K > 10 else ""),
             "features": f"{quoted(self.layer)}, {self.X.shape[1:]} float32, {place}",
@@ -178,7 +194,7 @@ class Dataset(Described):
 
 
 def load_dataset(  # noqa: PLR0913
-    path: Path | str,
+    path: Paths,
     layer: str | None = None,
     memory: float | None = None,
     groups: str = "stored",
@@ -192,10 +208,12 @@ def load_dataset(  # noqa: PLR0913
 
     Rows without a label or without features are left out, with a note of their number. Features
     stay in the file where they, with their copies in training, need more than ``memory``.
+    Of several stores the rows of the same images are used, by key or bytes; labels, splits, groups
+    and keys are those of the first. Layers are called ``STEM:LAYER`` after the stems of the files.
 
     Args:
-        path: A finished store.
-        layer: The layer, or several joined by ``+``; None for the only one.
+        path: A finished store, or several of the same images.
+        layer: The layer of the features, or several joined by ``+``; None for the only one.
         memory: In GB (1e9 bytes); None asks the system for the free memory.
         groups: ``stored``, ``digest`` (and images of the same bytes) or ``near`` (and copies).
         leave_out: Names of classes whose images are not read; the dataset does not have them.
@@ -204,8 +222,8 @@ def load_dataset(  # noqa: PLR0913
         columns: Their columns, such as ``"path=file,label=sex"``.
 
     Raises:
-        StoreError: The store cannot be read, is unfinished, has no labelled row, holds features
-            that are not finite numbers, or changes meanwhile.
+        StoreError: A store cannot be read, is unfinished, has no labelled row or image of the
+            others, holds features that are not finite numbers, or changes meanwhile.
         SettingError: The layer, ``groups`` or a class is unknown, none of several layers was named,
             or fewer than two classes remain.
         SourceError: A table of labels cannot be used.
@@ -213,65 +231,64 @@ def load_dataset(  # noqa: PLR0913
     Example:
         >>> load_dataset("out.h5", labels="sex.csv").class_names  # doctest: +SKIP
         ('female', 'male')
+        >>> load_dataset(["vgg.h5", "inception.h5"], "vgg:top+inception:mixed7")  # doctest: +SKIP
     """
     check_choice("groups", groups, GROUPS)
-    same = SameStore(Path(path))
-    with same.unchanged(), open_store(path) as store:
-        known = read_labels(store, labels, columns)
+    with open_unchanged(as_paths(path)) as (stores, same):
+        known = read_labels(stores[0], labels, columns)
         left_out = check_left_out(known.class_names, leave_out)
-        rows = usable_rows(store, known, left_out)
-        dataset = _load(store, same, choose_layers(store, layer), known, rows, memory)
-    if groups != STORED and dataset.digests is not None:
-        dataset = replace(dataset, groups=group_by_digest(dataset.digests, dataset.groups))
-    check_finite(dataset.X, dataset.keys, dataset.path)
-    if groups == "near":
-        dataset = replace(dataset, groups=group_near_duplicates(dataset.X, dataset.groups))
+        rows = align(stores, usable_rows(stores[0], known, left_out), not known.tables)
+        dataset = _describe(stores, same, known, rows)
+    dataset = _group(with_layer(dataset, layer or None, memory), groups)
     dataset = replace(dataset, moved_to=os.fspath(source), near_joined=groups == "near")
     return dataset.without(left_out) if left_out else dataset
 
 
-def _load(
-    store: Store,
-    same: SameStore,
-    layers: list[str],
-    known: RowLabels,
-    rows: NDArray[np.int64],
-    memory: float | None,
+def _group(dataset: Dataset, groups: str) -> Dataset:
+    """Join the groups of copies, and of near-duplicates."""
+    if groups != STORED and dataset.digests is not None:
+        dataset = replace(dataset, groups=group_by_digest(dataset.digests, dataset.groups))
+    if groups == "near":
+        dataset = replace(dataset, groups=group_near_duplicates(dataset.X, dataset.groups))
+    return dataset
+
+
+def _describe(
+    stores: Sequence[Store], same: Sequence[SameStore], known: RowLabels, rows: list[Labels]
 ) -> Dataset:
-    """Read some rows of an open store, and what is known of them."""
-    same.remember(store, rows)
-    X, views = _read(store, same, layers, rows, memory)
-    names = ("weights_sha256", "precision", "calibration_sha256", "source", "columns", "root")
+    """Return the dataset of some rows of each store, image by image, still without features."""
+    first, own, paths = stores[0], rows[0], [store.path for store in stores]
+    parts = tuple(map(Part.of, name_stores(paths), same, stores, rows))
+    digests = first.digests()[own]
+    read_again = Stores(parts, hashlib.blake2b(digests.tobytes(), digest_size=16).hexdigest())
+    if len(stores) > 1:
+        log.info("%s", describe_layers(read_again))
     return Dataset(
-        X=X,
-        y=known.labels[rows],
-        keys=[store.keys[row] for row in rows],
-        groups=None if known.groups is None else [known.groups[row] for row in rows],
-        split=known.split[rows],
+        X=np.empty((len(own), 0), np.float32),
+        y=known.labels[own],
+        keys=[first.keys[row] for row in own],
+        groups=None if known.groups is None else [known.groups[row] for row in own],
+        split=known.split[own],
         class_names=known.class_names,
-        layer="+".join(layers),
-        trunk=store.spec,
-        dtype=store.dtype,
-        path=store.path,
-        digests=store.digests()[rows],
-        views=views,
-        store=same,
-        rows=rows,
+        layer="",
+        path=first.path,
+        digests=digests,
+        store=read_again,
         labels=known.tables,
         label_columns=known.columns,
-        **{name: store.attributes.get(name, "") for name in names},
+        **parts[0].made_by.fields(),
+        **{name: first.attributes.get(name, "") for name in ("source", "columns", "root")},
     )
 
 
-def with_layer(dataset: Dataset, layer: str, memory: float | None = None) -> Dataset:
-    """Return the dataset with the features of another layer of its store, if it has one."""
-    same, rows = dataset.store, dataset.rows
-    if layer in ("", dataset.layer) or same is None or rows is None:
+def with_layer(dataset: Dataset, layer: str | None, memory: float | None = None) -> Dataset:
+    """Return the dataset with the features of another layer of its stores, if it has some."""
+    if layer in ("", dataset.layer) or dataset.store is None:
         return dataset
-    with same.unchanged(), open_store(same.path) as store:
-        X, views = _read(store, same, choose_layers(store, layer), rows, memory)
-    check_finite(X, dataset.keys, dataset.path)
-    return replace(dataset, X=X, views=views, layer=layer)
+    loaded = dataset.store.load(layer, memory, dataset.keys)
+    joined = loaded.made_by if len(loaded.made_by) > 1 else ()
+    made_by, name = loaded.made_by[0].fields(), loaded.layer.name
+    return replace(dataset, X=loaded.X, views=loaded.views, layer=name, joined=joined, **made_by)
 
 
 def budget_for_layer(dataset: Dataset, layer: str, memory: float | None = None) -> MemoryBudget:
@@ -279,28 +296,4 @@ def budget_for_layer(dataset: Dataset, layer: str, memory: float | None = None) 
     if layer in ("", dataset.layer) or dataset.store is None:
         in_memory, has_views = not isinstance(dataset.X, StoredRows), dataset.views is not None
         return MemoryBudget(dataset.layer, dataset.X.shape[1:], in_memory, has_views)
-    with dataset.store.unchanged(), open_store(dataset.store.path) as store:
-        return plan_memory(store, choose_layers(store, layer), len(dataset.y), memory)
-
-
-def _read(
-    store: Store, same: SameStore, layers: list[str], rows: NDArray[np.int64], memory: float | None
-) -> tuple[Features, StoredViews | None]:
-    """Read the features if they fit into memory, and open the views if they fit as well."""
-    budget = plan_memory(store, layers, len(rows), memory)
-    size, free = show_bytes(budget.size), show_bytes(budget.free)
-    text = f"{store.path}: {len(rows)} rows of {math.prod(budget.shape)} features, {size}"
-    if budget.holds_features:
-        log.info("%s, in memory", text)
-        X: Features = join_layers([store.read(name, rows) for name in layers])
-    else:
-        text += ", read from the file while training"
-        log.info("%s: %d times as much does not fit into %s", text, COPIES, free)
-        identity = hashlib.blake2b(store.digests()[rows].tobytes(), digest_size=16).hexdigest()
-        X = StoredRows(same, layers, rows, budget.shape, identity)
-    if budget.holds_views:
-        return X, StoredViews(same, layers, rows, store.view_spec)
-    if views := store.view_spec.views:
-        needed = show_bytes((1 + views) * budget.size)
-        log.info("left out: views, for %d times %s does not fit into %s", COPIES, needed, free)
-    return X, None
+    return dataset.store.plan(layer, memory)

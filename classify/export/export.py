@@ -1,7 +1,7 @@
 """Export of a trained head and its trunk as one model, for programs without headstart."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from itertools import permutations
 from mmap import ACCESS_READ, mmap
@@ -16,7 +16,10 @@ from classify.inference.head_folder import EXTRA, METADATA, PathLike, check_file
 from classify.inference.trunk import reopen
 from classify.search.leaderboard import Result
 from classify.settings.head_spec import KERAS_HEADS, HeadSpec
+from classify.settings.sweep import label
+from classify.stored.parts import MadeBy, Part
 from extract.core.atomic import atomic_write, check_writable
+from extract.core.config import TrunkSpec
 from extract.core.console import log, quiet_mode
 from extract.core.errors import HeadError, SettingError
 from extract.public import public
@@ -24,6 +27,7 @@ from extract.trunks.configuration import backend_name
 
 EXPORTABLE = (*KERAS_HEADS, *LINEAR_HEADS)
 _ENDINGS = (".keras", ".onnx", ".tflite", "")
+_JOINED = "a head on joined layers of several files, and a model has one trunk"
 _MARK = b"headstart_version"  # in the metadata of every model
 _OTHER = "holds something else than a model of train-head; expected one, or none; name another"
 _SAVED_MODEL = {"saved_model.pb", "fingerprint.pb", "variables", "assets", EXTRA}
@@ -60,12 +64,14 @@ def export_head(
     with quiet_mode(quiet):
         head = load_head(folder)
         check_targets([os.fspath(target)], [HeadSpec(head.name)], folder)
+        if head.joined:
+            raise HeadError(f"export: found {_JOINED}; use predict-images, or train on one file")
         check_trunk([os.fspath(target)], head)
         export(head, open_trunk(head, weights), os.fspath(target))
     return Path(target)
 
 
-def open_trunk(made_by: Dataset | TrainedHead, weights: PathLike | None = None) -> Any:
+def open_trunk(made_by: Dataset | TrainedHead | MadeBy, weights: PathLike | None = None) -> Any:
     """Build the trunk of a dataset or a head, in float32; see ``trunk.open_engine``."""
     from extract.trunks import trunk
 
@@ -77,7 +83,34 @@ def open_trunk(made_by: Dataset | TrainedHead, weights: PathLike | None = None) 
     return reopen(made_by, weights, trunk.build_trunk)
 
 
-def check_trunk(targets: Sequence[str], made_by: Dataset | TrainedHead) -> None:
+def makers_of(targets: Sequence[str], dataset: Dataset, specs: Sequence[HeadSpec]) -> list[MadeBy]:
+    """Check, before anything is trained, the trunks of the heads that can be exported.
+
+    Returns:
+        The trunk of each store whose layers are tried alone; none without targets.
+
+    Raises:
+        SettingError: All heads are on joined layers of several stores.
+        HeadError: A model would replace its parts, or has no trunk that loads.
+    """
+    if not targets:
+        return []
+    parts = [_parts(dataset, spec) for spec in specs]
+    makers = list(dict.fromkeys(own[0].made_by for own in parts if len(own) == 1))
+    if not makers:
+        raise SettingError(f"export: found {_JOINED}; name a --layer of one file")
+    for made_by in makers:
+        check_trunk(targets, made_by)
+    return makers
+
+
+def _parts(dataset: Dataset, spec: HeadSpec) -> list[Part]:
+    """Return the stores of a head's layers."""
+    assert dataset.store is not None
+    return dataset.store.choose("+".join(spec.layer) or dataset.layer).parts
+
+
+def check_trunk(targets: Sequence[str], made_by: Dataset | TrainedHead | MadeBy) -> None:
     """Raise HeadError for a model that would replace its parts, or has no trunk that loads."""
     spec = made_by.trunk
     if targets and not spec.trunk:
@@ -184,25 +217,40 @@ def _ending(target: str) -> str:
 
 def check_head(result: Result) -> None:
     """Raise HeadError unless the best head can be exported; name the best one that can be."""
-    best = result.best.spec.head
-    if best in EXPORTABLE:
+    best, dataset = result.best.spec, result.dataset
+    assert dataset is not None
+    if _is_exportable(dataset, best):
         return
-    other = next(entry for entry in result.entries if entry.spec.head in EXPORTABLE)
-    expected = f"expected one of {', '.join(EXPORTABLE)}"
-    score = f"{result.metric} {other.scores[result.metric]:.4f}"
-    remedy = f"the best of those here is {other.spec.head} ({score}); train it alone with --head"
-    raise HeadError(f"export: {best} cannot be exported; {expected}; {remedy} {other.spec.head}")
+    remedy, expected = "train others with --head", f"expected one of {', '.join(EXPORTABLE)}"
+    for other in result.entries:
+        if _is_exportable(dataset, other.spec):
+            layer = f" --layer {'+'.join(other.spec.layer)}" if dataset.joined else ""
+            score = f"{label(other.spec)} ({result.metric} {other.scores[result.metric]:.4f})"
+            remedy = f"the best of those here is {score}; train it alone with --head"
+            remedy += f" {other.spec.head}{layer}"
+            break
+    if dataset.joined:
+        raise HeadError(f"export: {label(best)} is {_JOINED}; {remedy}")
+    raise HeadError(f"export: {best.head} cannot be exported; {expected}; {remedy}")
 
 
-def export_best(folder: Path, trunk: Any, targets: Sequence[str]) -> None:
+def _is_exportable(dataset: Dataset, spec: HeadSpec) -> bool:
+    return spec.head in EXPORTABLE and len(_parts(dataset, spec)) == 1
+
+
+def export_best(
+    folder: Path, result: Result, trunks: Mapping[TrunkSpec, Any], targets: Sequence[str]
+) -> None:
     """Export the best head of a run, saved in ``folder``, to each target, unless it cannot be.
 
     Raises:
         HeadError: A model cannot be written.
     """
-    head = load_head(folder)
-    for target in targets if head.name in EXPORTABLE else ():
-        export(head, trunk, target)
+    own = result.dataset
+    if own and _is_exportable(own, result.best.spec):
+        head = load_head(folder)
+        for target in targets:
+            export(head, trunks[own.trunk], target)
 
 
 def export(head: TrainedHead, trunk: Any, target: str) -> None:

@@ -104,7 +104,6 @@ def _select(dataset: Dataset, X: Rows, rows: Labels) -> Dataset:
         digests=None if digests is None else digests[rows],
         path=None,
         store=None,
-        rows=None,
         views=None,
     )
 

@@ -14,8 +14,7 @@ import errno
 import json
 import os
 import shutil
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,9 +25,7 @@ from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset
 from classify.data.table_rows import TableRecord, records_from_json, records_to_json
-from classify.heads.keras_head import FILE as KERAS_FILE
 from classify.heads.registry import FittedHead
-from classify.heads.sklearn_head import FILE as SKLEARN_FILE
 from classify.inference.head_folder import (
     BUNDLE,
     ISSUES,
@@ -39,6 +36,8 @@ from classify.inference.head_folder import (
     TIMING,
     PathLike,
     check_target,
+    library_of,
+    other_version,
     write_json,
 )
 from classify.inference.training_images import save_training_images
@@ -47,8 +46,8 @@ from classify.report.report import write_report
 from classify.report.scored_images import write_scored_images
 from classify.search import checkpoint
 from classify.search.leaderboard import Result
-from classify.settings.head_spec import KERAS_HEADS
 from classify.stored.out_of_core import join_layers
+from classify.stored.parts import MadeBy
 from extract.core.atomic import atomic_write
 from extract.core.config import TrunkSpec
 from extract.core.errors import HeadError, TrunkError, quoted
@@ -58,7 +57,8 @@ from extract.limits.unpacked import read_json
 from extract.store.format import read_trunk
 
 FORMAT = "headstart head"
-FORMAT_VERSION, FOREIGN_VERSION = 1, 2  # the latter of features of another program
+# The latter two of features of another program, and of joined layers of several stores.
+FORMAT_VERSION, FOREIGN_VERSION, JOINED_VERSION = 1, 2, 3
 _EXPECTED = "expected a folder that train-head wrote; train the head again"
 # Fields of a dataset that are recorded for its heads as they are.
 _RECORDED = ("weights_sha256", "dtype", "precision", "calibration_sha256")
@@ -72,7 +72,7 @@ class TrainedHead:
         name: The kind of head, such as ``logistic``.
         head: The head.
         class_names: K names, in the order of its scores.
-        trunk: The trunk that it was trained on; its name is empty without one.
+        trunk: The trunk that it was trained on; its name is empty without one, or of several.
         weights_sha256: Digest of that trunk's weights.
         dtype: Type that the features were stored in.
         precision: Type that the trunk computed in.
@@ -82,6 +82,7 @@ class TrainedHead:
         labels: The tables that its labels came from, each with its digest; none where they are
             those of the file of features.
         columns: The columns of these tables, as the user named them.
+        joined: The trunk of each store, where layers of several were joined; else empty.
     """
 
     name: str
@@ -96,12 +97,14 @@ class TrainedHead:
     shape: tuple[int, ...]
     labels: tuple[TableRecord, ...] = ()
     columns: str = ""
+    joined: tuple[MadeBy, ...] = ()
 
     def __repr__(self) -> str:
         more = ", ..." if len(self.class_names) > 10 else ""
         names = ", ".join(map(quoted, self.class_names[:10])) + more
         classes = f"{len(self.class_names)} classes ({names})"
-        trunk = f"trunk {quoted(self.trunk.trunk)}" if self.trunk.trunk else "no trunk"
+        trunks = [made.trunk.trunk for made in self.joined] or [self.trunk.trunk]
+        trunk = " and ".join(f"trunk {quoted(name)}" if name else "no trunk" for name in trunks)
         made_by = f"{trunk}, layer {quoted(self.layer)}"
         return f"TrainedHead: {self.name}, {classes}, {made_by}"
 
@@ -133,14 +136,14 @@ class TrainedHead:
             ) from error
 
 
-def save_head(folder: Path, dataset: Dataset, result: Result, store: str) -> None:
+def save_head(folder: Path, dataset: Dataset, result: Result, store: str | Sequence[str]) -> None:
     """Write the best head and the results of the run with an atomic write.
 
     Args:
         folder: The folder; an earlier head there is replaced.
         dataset: The rows that were trained on.
         result: The result of the run.
-        store: The store, as the user named it.
+        store: The store or stores, as the user named them.
 
     Raises:
         HeadError: The folder cannot be written, or holds something else.
@@ -216,6 +219,7 @@ def load_head(folder: PathLike) -> TrainedHead:
             names,
             trunk=read_trunk(described["trunk"] or {"layer": [described["layer"]]}),
             shape=tuple(described["shape"]),
+            joined=_joined(described),
             labels=records_from_json(described),
             columns=str(described.get("columns", "")),
             **{field: described[field] for field in ("layer", *_RECORDED)},
@@ -226,7 +230,7 @@ def load_head(folder: PathLike) -> TrainedHead:
     except Exception as error:  # Keras and skops can raise anything for a damaged file
         if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
             raise  # a limit of the machine, not a damaged head
-        if found := _other_version(folder, described):
+        if found := other_version(folder, described):
             raise HeadError(f"{folder}: {found}; train the head again") from error
         problem = f"damaged, the head cannot be read: {type(error).__name__}: {reason_of(error)}"
         raise HeadError(f"{folder}: {problem}; {_EXPECTED}") from error
@@ -234,6 +238,12 @@ def load_head(folder: PathLike) -> TrainedHead:
         problem = f"does not take {head.shape} and score {len(names)} classes, as {BUNDLE} says"
         raise HeadError(f"{folder}: the head {problem}; train the head again")
     return head
+
+
+def _joined(described: Mapping[str, Any]) -> tuple[MadeBy, ...]:
+    """Return the trunk of each store whose layers a head takes joined; none of another head."""
+    joined = described["format_version"] == JOINED_VERSION
+    return tuple(map(MadeBy.from_dict, described["joined"])) if joined else ()
 
 
 def _read_identity(folder: Path) -> dict[str, Any]:
@@ -249,46 +259,31 @@ def _read_identity(folder: Path) -> dict[str, Any]:
         raise HeadError(f"{folder}: {problem}; {_EXPECTED}") from error
     if not isinstance(described, dict) or described.get("format") != FORMAT:
         raise HeadError(f"{path}: from another program; {_EXPECTED}")
-    if (found := described.get("format_version")) not in (FORMAT_VERSION, FOREIGN_VERSION):
+    known = FORMAT_VERSION, FOREIGN_VERSION, JOINED_VERSION
+    if (found := described.get("format_version")) not in known:
         raise HeadError(
-            f"{path}: format {found}; expected 1 or 2; upgrade headstart or train again"
+            f"{path}: format {found}; expected 1 to 3; upgrade headstart or train again"
         )
     return described
-
-
-def _other_version(folder: Path, described: Mapping[str, Any]) -> str:
-    """Say which version of its library trained a head, if another is installed; else ``""``."""
-    try:
-        library, file = _library(described["settings"]["head"])
-        with zipfile.ZipFile(folder / file):
-            # Folders of an earlier headstart have it in ``result.json`` only.
-            if not (found := described.get("versions", {}).get(library)):
-                found = read_json(folder / RESULT)["versions"][library]
-    except Exception:  # zipfile raises a dozen kinds over an odd zip
-        return ""
-    if not isinstance(found, str) or found == version(library):
-        return ""
-    return f"trained with {library} {found}, which {version(library)} cannot read"
-
-
-def _library(head: str) -> tuple[str, str]:
-    """Return the library that trains a head of this name, and the file that only it can read."""
-    return ("keras", KERAS_FILE) if head in KERAS_HEADS else ("scikit-learn", SKLEARN_FILE)
 
 
 def _identity(dataset: Dataset, result: Result) -> dict[str, Any]:
     """Return the content of ``bundle.json``: the fields of ``TrainedHead``, and who can read it."""
     own = result.dataset
     assert own is not None
-    library, _ = _library(result.best.spec.head)
+    library, _ = library_of(result.best.spec.head)
+    known = own.trunk.trunk and not own.joined
+    version_of_format = FORMAT_VERSION if known else FOREIGN_VERSION
+    joined = {"joined": [made_by.to_dict() for made_by in own.joined]} if own.joined else {}
     return {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION if dataset.trunk.trunk else FOREIGN_VERSION,
+        "format_version": JOINED_VERSION if joined else version_of_format,
         "settings": result.best.spec.to_dict(),
         "class_names": list(dataset.class_names),
-        "trunk": dataset.trunk.to_dict() if dataset.trunk.trunk else None,
-        **{field: getattr(dataset, field) for field in _RECORDED},
-        "layer": own.layer,
+        "trunk": own.trunk.to_dict() if known else None,
+        **{field: getattr(own, field) for field in _RECORDED},
+        **joined,
+        "layer": own.store.choose(own.layer).own_name if own.store else own.layer,
         "shape": list(own.X.shape[1:]),
         "versions": {library: version(library)},
         **records_to_json(dataset.labels, dataset.label_columns),

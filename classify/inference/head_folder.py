@@ -3,13 +3,18 @@
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from classify.data.preprocessing import FILE as TRANSFORM
+from classify.heads.keras_head import FILE as KERAS_FILE
 from classify.heads.registry import FILES as HEAD_FILES
+from classify.heads.sklearn_head import FILE as SKLEARN_FILE
 from classify.search import checkpoint
+from classify.settings.head_spec import KERAS_HEADS
 from extract.core.atomic import check_writable
 from extract.core.errors import HeadError, quoted
 from extract.images.digests import digest_bytes
@@ -120,6 +125,26 @@ def reject(folder: Path, former: bytes | None) -> Path:
             if not any(folder.iterdir()):
                 folder.rmdir()
     return rejected
+
+
+def other_version(folder: Path, described: Mapping[str, Any]) -> str:
+    """Say which version of its library trained a head, if another is installed; else ``""``."""
+    try:
+        library, file = library_of(described["settings"]["head"])
+        with zipfile.ZipFile(folder / file):
+            # Folders of an earlier headstart have it in ``result.json`` only.
+            if not (found := described.get("versions", {}).get(library)):
+                found = read_json(folder / RESULT)["versions"][library]
+    except Exception:  # zipfile raises a dozen kinds over an odd zip
+        return ""
+    if not isinstance(found, str) or found == version(library):
+        return ""
+    return f"trained with {library} {found}, which {version(library)} cannot read"
+
+
+def library_of(head: str) -> tuple[str, str]:
+    """Return the library that trains a head of this name, and the file that only it can read."""
+    return ("keras", KERAS_FILE) if head in KERAS_HEADS else ("scikit-learn", SKLEARN_FILE)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

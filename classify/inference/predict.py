@@ -7,14 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-import numpy as np
-
 from classify.inference.bundle import TrainedHead, load_head
 from classify.inference.complete_model import CompleteModel, open_classifier
 from classify.inference.head_folder import PathLike, check_file, is_head_folder
 from classify.inference.predictions import Answers, Predictions, check_replaced, conclude, is_chart
 from classify.inference.stored_rows import is_store, predict_stored
-from classify.inference.trunk import open_engine
+from classify.inference.trunk import Engines, open_engines, stream_engines
 from classify.labelling.questions import check_questions
 from classify.labelling.sorting import check_folder
 from classify.settings.plan import as_names
@@ -24,7 +22,6 @@ from extract.core.console import log, quiet_mode
 from extract.core.errors import HeadError, SettingError, quoted
 from extract.core.flags import describe
 from extract.display.progress import progress
-from extract.engines.base import Engine
 from extract.exchange.feature_table import FeatureTable, may_describe
 from extract.exchange.open import open_features
 from extract.exchange.rows import arrange
@@ -33,7 +30,7 @@ from extract.exchange.write import read_rows as read_table
 from extract.images.item import Item, read_item
 from extract.layouts.overview import check_source
 from extract.limits.image_size import set_limits
-from extract.pipeline.stream import Notes, Timings, stream_features
+from extract.pipeline.stream import Notes, Timings
 from extract.public import public
 from extract.sources.listing import list_source
 
@@ -162,9 +159,10 @@ def _predict_source(
     if drawn and path:
         check_file(path, items[0].path)
     model: TrainedHead | CompleteModel
+    engine: Engines
     if head:
         model = load_head(head)
-        engine = open_engine(model, trunk.get("weights"), running.batch_size, len(items))
+        engine = open_engines(model, trunk.get("weights"), running.batch_size, len(items))
     else:
         model = open_classifier(running, len(items), **trunk)
         engine = model.engine
@@ -235,7 +233,7 @@ def _check_model(source: PathLike, head: PathLike | None, trunk: Mapping[str, An
 
 def label_images(
     items: Sequence[Item],
-    engine: Engine,
+    engine: Engines,
     model: TrainedHead | CompleteModel,
     config: PredictConfig,
     workers: int = ExtractConfig.workers,
@@ -245,7 +243,7 @@ def label_images(
 
     Args:
         items: The images.
-        engine: The engine that runs on them.
+        engine: The engine that runs on them, or that of each trunk of the head.
         model: The head or the complete model that scores the features.
         config: How many labels an image gets, and which scores are kept.
         workers: Threads that read and decode.
@@ -257,7 +255,7 @@ def label_images(
     answers = Answers([item.key for item in items], model.class_names, config)
     notes = Notes()
     with progress(len(items), "images") as bar:
-        for block in stream_features(items, np.arange(len(items)), engine, workers, timings):
+        for block in stream_engines(items, engine, workers, timings):
             if len(block.rows):
                 answers.add(block.rows, model.score(block.features))
             for row, reason, _ in block.failed:

@@ -22,7 +22,7 @@ from classify.labelling.choice import choose_different, least_sure, sample
 from classify.labelling.questions import Question, check_questions_page, save_page, save_questions
 from classify.labelling.sorting import check_folder
 from classify.settings.prediction import ONLY, PredictConfig
-from classify.stored.out_of_core import Rows, StoredRows, all_finite, iter_chunks
+from classify.stored.out_of_core import Member, Rows, StoredRows, all_finite, iter_chunks
 from classify.stored.same_store import SameStore
 from extract.core.config import ExtractConfig
 from extract.core.console import log
@@ -157,7 +157,7 @@ def read_rows(
         rows = _choose_rows(store, known, config)
         own = rows[store.status[rows] == DONE]
         same.remember(store, own)
-        X = StoredRows(same, layers, own, joined_shape(store, layers), "")
+        X = StoredRows([Member(same, layers, own)], joined_shape(store, layers), "")
         if model and model.dtype == "float16" and store.dtype == "float32":
             # As the features that the head was trained on.
             X = X.map(lambda part: part.astype(np.float16).astype(np.float32), model.shape)

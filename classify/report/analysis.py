@@ -1,5 +1,6 @@
 """The numbers of a run and the analysis of its best head, for ``result.json`` and the report."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -10,18 +11,12 @@ from classify.data.dataset import Dataset
 from classify.data.splits import SHARES, TEST, sample, subsets
 from classify.labelling.issues import LabelIssues, find_label_issues
 from classify.report import diagnostics
-from classify.report.curves import (
-    Coverage,
-    Curve,
-    OperatingPoint,
-    class_curves,
-    coverages,
-    operating_points,
-)
+from classify.report.curves import Curve, class_curves, coverage_curve
 from classify.report.projection import FeatureMap, map_features
 from classify.scores.areas import class_thresholds
-from classify.scores.intervals import Comparison
+from classify.scores.intervals import Comparison, Proportion
 from classify.scores.metrics import MATRIX_CLASSES, confusion_matrix, list_confusion
+from classify.scores.operating_points import Coverage, Sensitivity, coverage, sensitivities
 from classify.search.checkpoint import library_versions
 from classify.search.evaluate import evaluate, training_sample
 from classify.search.feasibility import fast_head
@@ -45,7 +40,7 @@ class TrainingSize(NamedTuple):
     """Metric that ranks, of a head trained on ``rows`` images of the first split."""
 
     rows: int
-    score: diagnostics.Proportion
+    score: Proportion
 
 
 @dataclass(frozen=True)
@@ -60,8 +55,9 @@ class Analysis:
         groups: Scores of each group of images; empty without groups.
         roc: Curves of true against false positive rate; see ``curves.class_curves``.
         precision_recall: Curves of precision against recall.
-        coverage: Accuracy by the share of the images that ``--min-score`` gives an answer.
-        operating_points: Sensitivity at some specificities of two classes.
+        coverage: Share and accuracy of the images with a least score.
+        coverage_curve: Accuracy against that share.
+        sensitivities: Of two classes, sensitivity for the positive one by specificity.
         calibration: Accuracy by score.
         calibration_error: Expected calibration error, 0 to 1.
         mistakes: The mistakes with the highest scores.
@@ -83,7 +79,8 @@ class Analysis:
     roc: list[Curve]
     precision_recall: list[Curve]
     coverage: list[Coverage]
-    operating_points: list[OperatingPoint]
+    coverage_curve: Curve
+    sensitivities: list[Sensitivity]
     calibration: list[diagnostics.CalibrationBin]
     calibration_error: float
     mistakes: list[diagnostics.Mistake]
@@ -97,7 +94,8 @@ class Analysis:
     def to_dict(self, keys: list[str]) -> dict[str, Any]:
         """Return every number as JSON values, with keys in place of row numbers."""
         plain = ["classes", "pairs", "positive", "groups", "roc", "precision_recall"]
-        plain += ["calibration", "calibration_error", "coverage", "operating_points"]
+        plain += ["coverage", "coverage_curve", "sensitivities"]
+        plain += ["calibration", "calibration_error"]
         mistakes = [{k: v for k, v in m._asdict().items() if k != "row"} for m in self.mistakes]
         return {
             **{name: to_json(getattr(self, name)) for name in plain},
@@ -119,19 +117,20 @@ class Analysis:
         }
 
 
-def describe_run(dataset: Dataset, result: Result, store: str) -> dict[str, Any]:
+def describe_run(dataset: Dataset, result: Result, store: str | Sequence[str]) -> dict[str, Any]:
     """Return every setting and number of a run as JSON values.
 
     Args:
         dataset: The rows that were trained on.
         result: The result of the run.
-        store: The store, as the user named it.
+        store: The store or stores, as the user named them.
 
     Returns:
         The content of ``result.json`` without that of ``bundle.json``. ``best``, the analysis of
         the best head, is still None.
     """
-    first, rows, views = result.splits[0], result.validation_rows, dataset.views
+    first, rows = result.splits[0], result.validation_rows
+    views = (result.dataset or dataset).views
     y, K = dataset.y[rows], len(dataset.class_names)
     repeats = result.splits[-1].repeat + 1
     return {
@@ -220,8 +219,9 @@ def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
         precision_recall=class_curves(
             y, scores, classes, thresholds, "average_precision", positive
         ),
-        coverage=coverages(y, scores, units),
-        operating_points=operating_points(y, scores, units, positive),
+        coverage=coverage(y, scores, units),
+        coverage_curve=coverage_curve(y, scores),
+        sensitivities=sensitivities(y, scores, positive, units, seed),
         calibration=bins,
         calibration_error=error,
         mistakes=diagnostics.describe_mistakes(dataset, rows, scores, MISTAKES),
@@ -281,7 +281,5 @@ def _training_sizes(
         values = comparison.values(result.metric, *results)
         if np.isfinite(values).all():
             interval = comparison.interval(result.metric, values)
-            sizes.append(
-                TrainingSize(count, diagnostics.Proportion(float(values.mean()), *interval))
-            )
+            sizes.append(TrainingSize(count, Proportion(float(values.mean()), *interval)))
     return sizes

@@ -1,6 +1,5 @@
 """Curves of one class against all others, and what a least score would answer."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,18 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.preprocessing import Floats
-from classify.report.diagnostics import ClassMetrics, Labels, Proportion, Scores, proportion
+from classify.report.diagnostics import ClassMetrics, Labels, Scores
 from classify.scores.areas import Thresholds
+from classify.scores.operating_points import coverage_line
 
 # A drawn curve has at most this many points; more cannot be seen.
 _MOST_POINTS = 101
 # More curves would make the figure harder to read.
 _WORST_CLASSES = 3
 
-# Shares of the images that get an answer, and specificities, of which a report has a line each.
-_COVERAGES, _SPECIFICITIES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5), (0.8, 0.9, 0.95, 0.99)
-
-Line = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+Line = tuple[Floats, Floats, Floats]
 
 
 class Curve(NamedTuple):
@@ -32,69 +29,6 @@ class Curve(NamedTuple):
     x: list[float]
     y: list[float]
     thresholds: list[float | None]
-
-
-class Coverage(NamedTuple):
-    """The images whose best score is at least ``min_score``: share of all, number, accuracy."""
-
-    min_score: float
-    coverage: float
-    rows: int
-    accuracy: Proportion
-
-
-class OperatingPoint(NamedTuple):
-    """The positive class of two, answered from a least score on.
-
-    ``specificity`` is the lowest one that was asked for, ``sensitivity`` the highest with it.
-    """
-
-    specificity: float
-    min_score: float
-    sensitivity: Proportion
-
-
-def coverages(y: Labels, scores: Scores, units: Labels) -> list[Coverage]:
-    """Return the accuracy where a share of the images gets an answer, the surest ones.
-
-    Args:
-        y: (N,) true classes.
-        scores: (N, K) scores, 0 to 1.
-        units: (N,) unit of each row: its group, or itself.
-    """
-    best, right = scores.max(axis=1), scores.argmax(axis=1) == y
-    ordered, found = np.sort(best)[::-1], list[Coverage]()
-    for share in _COVERAGES:
-        least = ordered[math.ceil(share * len(y)) - 1]
-        # As few digits as are shown, and rounded down: no image is lost to rounding.
-        least = math.floor(least * 1e4) / 1e4 if share < 1 else 0.0
-        sure = best >= least
-        line = Coverage(
-            least, float(sure.mean()), int(sure.sum()), proportion(right[sure], units[sure])
-        )
-        if not found or line.rows < found[-1].rows:
-            found.append(line)
-    return found
-
-
-def operating_points(
-    y: Labels, scores: Scores, units: Labels, positive: int | None
-) -> list[OperatingPoint]:
-    """Return the sensitivity at some specificities; none of more than two classes."""
-    if positive is None or len(np.unique(y)) < 2:
-        return []
-    truth, score = y == positive, scores[:, positive]
-    false, _, thresholds = roc(truth, score)
-    points = []
-    for specificity in _SPECIFICITIES:
-        # Rates are shares of whole images, so that 0.9 of ten is met exactly.
-        allowed = np.flatnonzero(false <= 1 - specificity + 1e-9)
-        least = thresholds[allowed[-1]]
-        hits = (score >= least)[truth]
-        points.append(
-            OperatingPoint(specificity, float(min(least, 1.0)), proportion(hits, units[truth]))
-        )
-    return points
 
 
 def roc(truth: NDArray[np.bool_], score: Scores) -> Line:
@@ -165,6 +99,11 @@ def class_curves(
     for counts in filter(None, thresholds):
         total += _roc_at(grid, counts) if kind == "roc_area" else _precision_at(grid, counts)
     return [Curve("", _rounded(grid), _rounded(total / len(known)), []), *named]
+
+
+def coverage_curve(y: Labels, scores: Scores) -> Curve:
+    """Return the curve of accuracy against the share of the images that have a label."""
+    return _curve("", coverage_line(y, scores))
 
 
 def _roc_at(false_rates: Floats, counts: Thresholds) -> Floats:

@@ -35,7 +35,7 @@ _NO_VALUE = "\N{EN DASH}"
 
 
 def write_report(
-    path: Path, dataset: Dataset, result: Result, analysis: Analysis, store: str
+    path: Path, dataset: Dataset, result: Result, analysis: Analysis, store: str | Sequence[str]
 ) -> None:
     """Write the report of a finished run; the same run gives the same bytes.
 
@@ -44,16 +44,15 @@ def write_report(
         dataset: The rows that were trained on.
         result: The result of the run.
         analysis: The analysis of the best head.
-        store: The store, as the user named it.
+        store: The store or stores, as the user named them.
 
     Raises:
         OSError: The file cannot be written.
     """
-    lines: list[Any] = [*result.entries, *filter(None, [result.baseline])]
-    ends = [end for one in lines for end in (one.low, one.high, one.scores[result.metric])]
-    lowest, highest = (pick(end for end in ends if end is not None) for pick in (min, max))
     listed = analysis.mistakes[:_MOST_IMAGES], analysis.label_issues.issues[:_MOST_ISSUES]
     images, shown = _thumbnails(dataset, [*listed[0], *listed[1]]), len(listed[0])
+    own = result.dataset or dataset
+    lowest, highest = _range(result)
     script = (_PAGE / "report.js").read_text(encoding="utf-8")
     text = (
         _environment()
@@ -61,7 +60,8 @@ def write_report(
         .render(
             script=script,
             script_digest=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            store=store,
+            stores=[store] if isinstance(store, str) else store,
+            makers=own.joined or [own],
             dataset=dataset,
             result=result,
             analysis=analysis,
@@ -95,6 +95,14 @@ def _environment() -> Any:
     )
     environment.filters |= {"number": _number, "percent": _percent}
     return environment
+
+
+def _range(result: Result) -> tuple[float, float]:
+    """Return the ends of the leaderboard's intervals."""
+    lines: list[Any] = [*result.entries, *filter(None, [result.baseline])]
+    ends = [end for one in lines for end in (one.low, one.high, one.scores[result.metric])]
+    known = [end for end in ends if end is not None]
+    return min(known), max(known)
 
 
 def _number(value: float | None, places: int = 3) -> str:
@@ -174,7 +182,8 @@ def _map_styles(dataset: Dataset, analysis: Analysis) -> dict[int, int]:
 
 def _thumbnails(dataset: Dataset, mistakes: Sequence[Mistake | LabelIssue]) -> list[dict[str, Any]]:
     """Return mistakes and label issues with their images, or the reason why there is none."""
-    if not dataset.trunk.trunk:
+    first = dataset.store.parts[0].made_by if dataset.store else dataset
+    if not first.trunk.trunk:
         if dataset.moved_to:
             log.warning("source: has no effect on features of another program, without images")
         thumbnails = [Thumbnail("", "features of another program")] * len(mistakes)

@@ -38,7 +38,7 @@ def plan_run(
     trials: int | None,
     finetune: bool,
     settings: Mapping[str, Any],
-    layers: Sequence[str] = (),
+    layers: Sequence[str | tuple[str, ...]] = (),
     asserts: Names = (),
 ) -> TrainConfig:
     """Turn heads, their settings, sweeps and trials into candidates, and check everything.
@@ -67,7 +67,7 @@ def plan_run(
         given["seed"] = seed  # it is of the run, and of the heads that have one
     every_layer = len(layers) > 1 and not given.get("layer") and (None, "layer") not in varied
     if every_layer:
-        varied = {**varied, (None, "layer"): [(layer,) for layer in layers]}
+        varied = {**varied, (None, "layer"): layers}
     candidates = make_candidates(heads, given, varied, trials, seed)
     config = FinetuneConfig(**tuning) if finetune else None
     sized = "batch_size" in given or any(setting == "batch_size" for _, setting in varied)

@@ -71,7 +71,7 @@ def parse_sweep(text: str) -> tuple[tuple[str | None, str], list[Any]]:
 
 def _spread(values: str, parse: Callable[[str], Any]) -> list[str]:
     """Split a list of values, or spell a logarithmic range out."""
-    if values.count(":") != 2:
+    if parse not in (int, float) or values.count(":") != 2:  # STEM:LAYER has colons, too
         return values.split(",")
     low, high, count = values.split(":")
     first, steps = float(low), int(count)

@@ -1,10 +1,10 @@
 """The memory that training may use, and the features that fit into it."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from extract.engines.memory import available_memory
-from extract.store.open import Store
 
 # Training holds the rows, the rows of one split, and a transformed or float64 copy of them.
 COPIES = 4
@@ -30,21 +30,23 @@ class MemoryBudget(NamedTuple):
     free: int = 0
 
 
-def plan_memory(store: Store, layers: list[str], rows: int, memory: float | None) -> MemoryBudget:
+def plan_memory(
+    layer: str, shapes: Sequence[tuple[int, ...]], views: int, rows: int, memory: float | None
+) -> MemoryBudget:
     """Compare the memory that features need with the memory that is free.
 
     Args:
-        store: The file of features.
-        layers: The layers that are used, joined.
+        layer: Name of the layer; several are joined by ``+``.
+        shapes: Shape of one row of each of them.
+        views: Augmented views of a row; 0 without.
         rows: The number of rows that are used.
         memory: In GB (1e9 bytes); None asks the system for the free memory.
     """
-    shapes = [store.shapes[name] for name in layers]
     shape = shapes[0] if len(shapes) == 1 else (sum(map(math.prod, shapes)),)
     free = free_memory() if memory is None else int(memory * 1e9)
-    size, views = 4 * rows * math.prod(shape), store.view_spec.views
+    size = 4 * rows * math.prod(shape)
     holds_views = views > 0 and COPIES * size * (1 + views) <= free
-    return MemoryBudget("+".join(layers), shape, COPIES * size <= free, holds_views, size, free)
+    return MemoryBudget(layer, shape, COPIES * size <= free, holds_views, size, free)
 
 
 def free_memory() -> int:

@@ -11,16 +11,16 @@ import copy
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import compress, pairwise
-from pathlib import Path
-from typing import Any, TypeAlias
+from contextlib import ExitStack
+from itertools import chain, compress, pairwise
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from classify.stored.same_store import SameStore
-from extract.core.errors import SettingError, StoreError, quoted, unknown_name
-from extract.store.open import Store, read_features
+from extract.core.errors import StoreError, quoted
+from extract.store.open import read_features
 
 # One read from the file, as long as a chunk. Blocks of a quarter took 1.6 times as long.
 BLOCK_BYTES = 2**20
@@ -36,25 +36,43 @@ Rows: TypeAlias = NDArray[np.float32]  # features in memory, (N, *shape)
 Labels: TypeAlias = NDArray[np.int64]  # (N,) classes, groups or positions
 
 
+class Member(NamedTuple):
+    """Layers of a store, and the rows of it that are used.
+
+    Attributes:
+        same: The store, which must not change.
+        layers: The layers, joined.
+        rows: (N,) int64 row of each image, in any order.
+    """
+
+    same: SameStore
+    layers: list[str]
+    rows: Labels
+
+    def read(self, blocks: Sequence[Labels]) -> Iterator[Sequence[NDArray[np.floating]]]:
+        """Yield the rows of each block of neighbouring positions, by layer, in the stored type."""
+        rows = [self.rows[block] for block in blocks]
+        ranges = [slice(int(block.min()), int(block.max()) + 1) for block in rows]
+        values = read_features(self.same.path, self.layers, ranges)
+        for block, within, parts in zip(rows, ranges, values, strict=bool(blocks)):
+            if len(block) == within.stop - within.start and (np.diff(block) == 1).all():
+                yield parts
+            else:
+                yield [part[block - within.start] for part in parts]
+
+
 class StoredRows:
-    """(N, *shape) float32 rows of a store, read when they are needed.
+    """(N, *shape) float32 rows of a store, or of several joined, read when they are needed.
 
     Attributes:
         shape: (N, *shape).
         identity: Digest of the images of all the rows.
     """
 
-    def __init__(
-        self,
-        store: SameStore,
-        layers: Sequence[str],
-        rows: Labels,
-        shape: tuple[int, ...],
-        identity: str,
-    ) -> None:
-        self.shape = (len(rows), *shape)
+    def __init__(self, members: Sequence[Member], shape: tuple[int, ...], identity: str) -> None:
+        self.shape = (len(members[0].rows), *shape)
         self.identity = identity
-        self._store, self._layers, self._rows = store, list(layers), rows
+        self._members = list(members)
         self._row_bytes = 4 * math.prod(shape)
         self._steps: list[Callable[[Rows], Rows]] = []
 
@@ -64,8 +82,8 @@ class StoredRows:
     def __getitem__(self, positions: Labels | slice) -> "StoredRows":
         """Select rows, in increasing order, without reading them."""
         selected = copy.copy(self)
-        selected._rows = self._rows[positions]
-        selected.shape = (len(selected._rows), *self.shape[1:])
+        selected._members = [m._replace(rows=m.rows[positions]) for m in self._members]
+        selected.shape = (len(selected._members[0].rows), *self.shape[1:])
         return selected
 
     def map(self, step: Callable[[Rows], Rows], shape: tuple[int, ...]) -> "StoredRows":
@@ -85,30 +103,29 @@ class StoredRows:
             (len(positions), *shape) float32.
 
         Raises:
-            StoreError: The store cannot be read, or has changed.
+            StoreError: A store cannot be read, or has changed.
         """
-        with self._store.unchanged():
+        with ExitStack() as stack:
+            for member in self._members:
+                stack.enter_context(member.same.unchanged())
             return self._read(positions)
 
     def _read(self, positions: Labels) -> Rows:
-        rows, done = self._rows[positions], 0
-        out = np.empty((len(rows), *self.shape[1:]), np.float32)
-        blocks = np.split(rows, self._edges(rows))
-        ranges = [slice(int(block[0]), int(block[-1]) + 1) for block in blocks if len(block)]
-        values = read_features(self._store.path, self._layers, ranges)
-        for block, parts in zip(blocks, values, strict=bool(ranges)):
-            if len(block) < len(parts[0]):
-                parts = [part[block - block[0]] for part in parts]  # noqa: PLW2901
-            features = join_layers(parts)
+        done, out = 0, np.empty((len(positions), *self.shape[1:]), np.float32)
+        blocks = [block for block in self._blocks(positions) if len(block)]
+        for parts in zip(*(member.read(blocks) for member in self._members), strict=True):
+            features = join_layers(list(chain.from_iterable(parts)))
             for step in self._steps:
                 features = step(features)
-            out[done : done + len(block)] = features
-            done += len(block)
+            out[done : done + len(features)] = features
+            done += len(features)
         return out
 
-    def _edges(self, rows: Labels) -> Labels:
-        """Return the positions in increasing rows where a new block begins."""
-        return np.flatnonzero(np.diff(rows // max(1, BLOCK_BYTES // self._row_bytes))) + 1
+    def _blocks(self, positions: Labels) -> list[Labels]:
+        """Divide positions where one of the stores begins another block of rows."""
+        most = max(1, BLOCK_BYTES // self._row_bytes)
+        numbers = np.stack([member.rows[positions] // most for member in self._members])
+        return np.split(positions, np.flatnonzero(np.diff(numbers).any(axis=0)) + 1)
 
     def windows(self, size: int, random: np.random.Generator | None = None) -> list[Labels]:
         """Divide all positions into windows of complete blocks.
@@ -120,7 +137,7 @@ class StoredRows:
         Returns:
             Increasing positions of each window; each position is in one.
         """
-        blocks = np.split(np.arange(len(self)), self._edges(self._rows))
+        blocks = self._blocks(np.arange(len(self)))
         if random:
             blocks = [blocks[i] for i in random.permutation(len(blocks))]
         lengths = np.array([len(block) for block in blocks])
@@ -243,24 +260,11 @@ def join_layers(features: Sequence[NDArray[np.floating]]) -> Rows:
     return np.concatenate(flattened, axis=1, dtype=np.float32)
 
 
-def choose_layers(store: Store, layer: str | None) -> list[str]:
-    """Return the names of one layer, or of several joined by ``+``; None is the only one."""
-    known = list(store.shapes)
-    if layer is None and len(known) > 1:
-        remedy = f"name one, as in load_dataset({str(store.path)!r}, {known[0]!r})"
-        raise SettingError(f"layer: the store holds {', '.join(known)}; {remedy}")
-    # The name of a single layer may contain "+".
-    layers = known if layer is None else [layer] if layer in known else layer.split("+")
-    if unknown := [name for name in layers if name not in known]:
-        raise SettingError(unknown_name("layer", unknown[0], known))
-    return layers
-
-
-def check_finite(X: Features, keys: Sequence[str], path: Path | None) -> None:
+def check_finite(X: Features, keys: Sequence[str], place: str) -> None:
     """Raise StoreError where a feature is NaN or infinite."""
     if bad := list(compress(keys, _are_not_finite(X))):
         found = f"the features of {len(bad)} images are not finite numbers, first {quoted(bad[0])}"
-        raise StoreError(f"{path}: {found}; extract again with --dtype float32")
+        raise StoreError(f"{place}: {found}; extract again with --dtype float32")
 
 
 def _are_not_finite(X: Features) -> Iterator[bool]:

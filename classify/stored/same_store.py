@@ -23,18 +23,21 @@ class SameStore:
 
     Args:
         path: The store, which is opened after this.
+
+    Attributes:
+        content: Digest of the rows and of the settings that they were made with.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._files = {path: _look(path)}
-        self._content, self._rows = "", np.empty(0, np.int64)
+        self.content, self._rows = "", np.empty(0, np.int64)
 
     def remember(self, store: Store, rows: NDArray[np.int64]) -> None:
         """Remember the content of the open store; only these of its rows are used."""
         shards = {shard.path for shard in store.shards} - self._files.keys()
         self._files |= {path: _look(path) for path in shards}
-        self._content, self._rows = _describe(store, rows), rows
+        self.content, self._rows = _describe(store, rows), rows
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:
@@ -57,7 +60,7 @@ class SameStore:
         # The same command of extract-features touches a file and changes nothing.
         with open_store(self.path) as store:
             content = _describe(store, self._rows)
-        if content != self._content:
+        if content != self.content:
             found = "changed while it was read; expected the same file all the time"
             raise StoreError(f"{self.path}: {found}; run the same command again")
         self._files = files
@@ -74,7 +77,7 @@ def _look(path: Path) -> tuple[int, ...] | None:
 
 def _describe(store: Store, rows: NDArray[np.int64]) -> str:
     """Return a digest of some rows, their positions, and the settings that they were made with."""
-    if len(rows) and rows[-1] >= len(store.keys):
+    if len(rows) and rows.max() >= len(store.keys):
         return ""
     settings = {name: value for name, value in store.attributes.items() if name != "complete"}
     digest = hashlib.blake2b(json.dumps(settings).encode(), digest_size=16)

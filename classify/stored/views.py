@@ -4,13 +4,11 @@ Views are only trained on. ``StoredViews.of`` returns the views of the rows that
 split or fold separates views from their image.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from classify.stored.out_of_core import Labels, Rows, all_finite, join_layers
-from classify.stored.same_store import SameStore
+from classify.stored.out_of_core import Labels, Member, Rows, all_finite, join_layers
 from extract.core.errors import StoreError
 from extract.core.views import ViewSpec
 from extract.store.open import open_store
@@ -63,15 +61,13 @@ class StoredViews:
         spec: How the views were made.
     """
 
-    def __init__(
-        self, store: SameStore, layers: Sequence[str], rows: Labels, spec: ViewSpec
-    ) -> None:
-        self.spec = spec
-        self._store, self._layers, self._rows = store, list(layers), rows
+    def __init__(self, member: Member, spec: ViewSpec) -> None:
+        self.spec, self._member = spec, member
 
     def select(self, positions: Labels) -> "StoredViews":
         """Return the views of a part of the rows; ``positions`` increase."""
-        return StoredViews(self._store, self._layers, self._rows[positions], self.spec)
+        rows = self._member.rows[positions]
+        return StoredViews(self._member._replace(rows=rows), self.spec)
 
     def of(self, positions: Labels) -> Views:
         """Read the views of some rows.
@@ -85,14 +81,18 @@ class StoredViews:
         Raises:
             StoreError: The store cannot be read, has changed, or a feature is not a finite number.
         """
-        rows = self._rows[positions]
-        with self._store.unchanged(), open_store(self._store.path) as store:
+        same, rows = self._member.same, self._member.rows[positions]
+        with same.unchanged(), open_store(same.path) as store:
             has_views = np.isin(rows, store.view_rows)
-            parts = [store.read_views(layer, rows[has_views]) for layer in self._layers]
+            # A store whose rows were matched can have them in another order.
+            own, places = np.unique(rows[has_views], return_inverse=True)
+            parts = [store.read_views(layer, own) for layer in self._member.layers]
+        if len(own) < len(places) or (np.diff(places) < 0).any():
+            parts = [part[places] for part in parts]
         joined = join_layers([part.reshape(-1, *part.shape[2:]) for part in parts])
         if joined.size and not all_finite(joined):
             found = "found views with numbers that are not finite"
-            raise StoreError(f"{self._store.path}: {found}; extract again with --dtype float32")
+            raise StoreError(f"{same.path}: {found}; extract again with --dtype float32")
         features = joined.reshape(*parts[0].shape[:2], *joined.shape[1:])
         return Views(features, np.flatnonzero(has_views))
 

@@ -277,7 +277,7 @@ def read_features(
             yield [_join(values) for values in zip(*parts, strict=True)]
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=8)
 def _recall(path: Path, _changed: int) -> list[Shard]:
     """Return the files of a store, which training asks for every few megabytes."""
     return find_shards(path) or [Shard(path, range(2**62))]
