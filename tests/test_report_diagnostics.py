@@ -13,9 +13,9 @@ from classify.report.diagnostics import (
     class_metrics,
     confident_mistakes,
     confused_pairs,
-    proportion,
 )
 from classify.scores.areas import class_thresholds
+from classify.scores.intervals import proportion
 from classify.scores.metrics import confusion_matrix
 
 Rows = tuple[NDArray[np.int64], NDArray[np.float64]]

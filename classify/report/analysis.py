@@ -14,7 +14,7 @@ from classify.report import diagnostics
 from classify.report.curves import Curve, class_curves, coverage_curve
 from classify.report.projection import FeatureMap, map_features
 from classify.scores.areas import class_thresholds
-from classify.scores.intervals import Comparison
+from classify.scores.intervals import Comparison, Proportion
 from classify.scores.metrics import MATRIX_CLASSES, confusion_matrix, list_confusion
 from classify.scores.operating_points import Coverage, Sensitivity, coverage, sensitivities
 from classify.search.checkpoint import library_versions
@@ -40,7 +40,7 @@ class TrainingSize(NamedTuple):
     """Metric that ranks, of a head trained on ``rows`` images of the first split."""
 
     rows: int
-    score: diagnostics.Proportion
+    score: Proportion
 
 
 @dataclass(frozen=True)
@@ -281,7 +281,5 @@ def _training_sizes(
         values = comparison.values(result.metric, *results)
         if np.isfinite(values).all():
             interval = comparison.interval(result.metric, values)
-            sizes.append(
-                TrainingSize(count, diagnostics.Proportion(float(values.mean()), *interval))
-            )
+            sizes.append(TrainingSize(count, Proportion(float(values.mean()), *interval)))
     return sizes

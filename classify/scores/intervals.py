@@ -146,7 +146,7 @@ def proportion(hits: NDArray[np.bool_], units: Labels) -> Proportion:
     return Proportion(float(values.mean()), *interval)
 
 
-def spread_interval(share: float, variance: float, rows: int) -> Interval:
+def spread_interval(share: float, variance: float, rows: float) -> Interval:
     """Return the interval of a share whose variance is known from resamples.
 
     Args:
