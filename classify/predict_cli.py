@@ -59,7 +59,7 @@ def predict_images_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("file of features")
     add_flags(group, PredictConfig, "only", "labels", "to_label", "page", "images")
     group = parser.add_argument_group("output")
-    add_flags(group, PredictConfig, "top", "format", "scores", "min_score")
+    add_flags(group, PredictConfig, "top", "format", "scores", "min_score", "sort", "link")
     text = "the file to write (default: stdout); for one image .png, .svg or .pdf draws a chart"
     group.add_argument("-o", "--output", metavar="FILE", help=text)
     add_flags(group, ExtractConfig, "max_bad")

@@ -200,8 +200,10 @@ def _answer(arguments: argparse.Namespace, action: str) -> int:
         threshold = None if arguments.near is True else arguments.near
         images = find_near_duplicates(arguments.out, threshold, **shared)
     elif action == "like":
-        how = {"top": arguments.top or 10, "weights": arguments.weights}
-        images = find_similar(arguments.out, arguments.like, **how, **shared)
+        top = {} if arguments.top is None else {"top": arguments.top}
+        images = find_similar(
+            arguments.out, arguments.like, **top, weights=arguments.weights, **shared
+        )
     else:
         images = find_outliers(arguments.out, arguments.outliers, **shared)
     images.write(sys.stdout, "json" if arguments.json else "csv")

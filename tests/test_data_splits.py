@@ -174,7 +174,9 @@ def test_identical_images_are_on_one_side() -> None:
 def test_a_group_or_a_key_decides_where_there_is_no_digest_to_hash() -> None:
     keys, groups = [f"{n}.jpg" for n in range(300)], ["a", "", "b"] * 100
     made = with_digests(dataset([0, 1] * 150, keys=keys, groups=groups), [0, 5, 7] * 100)
-    wanted = held_out(["a", with_digests(made, [5] * 300).digests[0].tobytes().hex(), "b"] * 100)
+    digests = with_digests(made, [5] * 300).digests
+    assert digests is not None
+    wanted = held_out(["a", digests[0].tobytes().hex(), "b"] * 100)
     assert made.grouping.held_out.tolist() == wanted.tolist()
     plain = with_digests(dataset([0, 1] * 150, keys=keys), [0] * 300)
     assert plain.grouping.held_out.tolist() == held_out(keys).tolist()

@@ -247,6 +247,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(min((folder / "new").glob("*.jpg")), folder / "photo.jpg")
     rows = (f"{path.relative_to(folder)},{path.parent.name}" for path in folder.glob("photos/*/*"))
     (folder / "birds.csv").write_text("\n".join(["file,species", *rows]))
+    keys = sorted(str(path.relative_to(folder / "data")) for path in folder.glob("data/*/*/*"))
+    for name, heading, values in (("sex", "path,label", "fm"), ("cameras", "file,light", "dn")):
+        rows = (f"{key},{values[number % 2]}" for number, key in enumerate(keys))
+        (folder / f"{name}.csv").write_text("\n".join([heading, *rows]))
     vectors = np.random.default_rng(0).normal(size=(30, 8)).astype("float32")
     np.savez(folder / "vectors.npz", features=vectors, labels=["cat", "dog", "emu"] * 10)
     np.savez(folder / "new-vectors.npz", features=vectors[:3])

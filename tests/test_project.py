@@ -56,7 +56,6 @@ ROOMS = {
         "finetune",
         "labelling",
         "report",
-        "labelling",
         "inference",
         "export",
     ),

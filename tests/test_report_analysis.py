@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_curve
 
 from classify.data.dataset import Dataset
 from classify.data.preprocessing import Transform
@@ -229,6 +230,35 @@ def test_images_of_a_group_say_less_and_few_groups_have_no_interval() -> None:
         assert group.recall.low < single.recall.low
     few = replace(made, groups=[f"{row // 30}" for row in range(360)], split=grouped.split)
     assert {c.recall.low for c in analyse(few, run(few, TrainConfig((STRONG,)))).classes} == {None}
+
+
+@pytest.mark.parametrize(("K", "folds"), [(2, None), (3, None), (2, 3)])
+def test_coverage_and_sensitivities_are_those_of_the_validation_images(
+    K: int, folds: int | None
+) -> None:
+    made = dataset(K=K, test_rows=10)
+    result = run(made, TrainConfig(SEVERAL, folds))
+    described = analyse(made, result).to_dict(made.keys)
+    assert result.scores is not None
+    rows, scores, positive = result.validation_rows, result.scores, made.positive_label
+    first, *_, last = described["coverage"]
+    assert (first["images"], first["share"]) == (len(rows), 1.0)
+    assert first["accuracy"]["value"] == pytest.approx(result.accuracy, abs=1e-6)
+    assert last["images"] == (scores.max(axis=1) >= 0.99).sum()
+    curve = described["coverage_curve"]
+    assert (curve["x"][-1], curve["y"][-1]) == (1.0, first["accuracy"]["value"])
+    assert bool(described["sensitivities"]) == (K == 2)
+    for point in described["sensitivities"]:
+        false, true, _ = roc_curve(made.y[rows] == positive, scores[:, positive])
+        best = true[false <= 1 - point["specificity"] + 1e-9].max()
+        assert point["sensitivity"]["value"] == pytest.approx(best, abs=1e-6)
+
+
+def test_label_issues_leave_the_test_images_alone() -> None:
+    made = dataset(test_rows=10)
+    issues = analyse(made, run(made, TrainConfig(SEVERAL))).label_issues
+    assert issues.scored == 110
+    assert all(issue.row < 110 for issue in issues.issues)
 
 
 def test_it_is_plain_json_and_the_same_each_time() -> None:

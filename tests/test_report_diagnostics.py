@@ -174,3 +174,6 @@ def test_pairs_and_mistakes_by_hand() -> None:
     assert confused_pairs(confusion, NAMES[:3], 1) == [ConfusedPair("a", "b", 2, 3)]
     assert confident_mistakes(y, scores, 10).tolist() == [3, 1, 2]
     assert confident_mistakes(y, scores, 2).tolist() == [3, 1]
+
+
+# What a least score would answer.

@@ -189,13 +189,13 @@ def test_every_section_is_there_and_none_is_empty(
         headings = page.locator("h2").all_inner_texts()
         assert headings == [
             *("Leaderboard", "Learning curves", "Confusions", "Classes", "Scores"),
-            *("Would more images help?", "Map of the features"),
-            *("Most confident mistakes", "Label issues", "Settings"),
+            *("Would more images help?", "Map of the features", "Most confident mistakes"),
+            *("Label issues", "Settings"),
         ]
         for link in page.locator("nav a").all():
             assert page.locator(str(link.get_attribute("href"))).count() == 1
-        # Confusion, ROC, precision-recall, calibration, sizes, two learning curves, and the maps.
-        count = 7 + len(swept[2].maps)
+        # Confusion, ROC, precision-recall, calibration, coverage, sizes, two learning curves, maps.
+        count = 8 + len(swept[2].maps)
         assert page.locator("svg[role=img][aria-label]").count() == count
         for drawing in page.locator("svg").all():
             box = drawing.bounding_box()
@@ -501,11 +501,12 @@ FIGURES = """
 import sys
 from pathlib import Path
 from classify.cli import main as train_head
-from classify.inference.predictions import Prediction, draw_chart
+from classify.inference.predictions import Prediction
+from classify.labelling.chart import draw_chart
 
 store, chart = sys.argv[1:]
 assert train_head([store, "--head", "knn", "-q"]) == 0
-draw_chart(Path(chart), [Prediction("a.png", "cat", 1.0)])
+draw_chart(Path(chart), "a.png", [Prediction("a.png", "cat", 1.0)])
 assert "matplotlib.pyplot" not in sys.modules
 """
 

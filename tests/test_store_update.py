@@ -252,7 +252,7 @@ def test_killed_at_a_step_and_run_again(images: Path, tmp_path: Path, step: str)
     assert contents(out) == contents(copy)
 
 
-def reread(images: Path, out: Path, fresh: Path, **settings: Any) -> tuple[int, list[float]]:
+def reread(images: Path, out: Path, fresh: Path, **settings: Any) -> tuple[int, float]:
     """Update, and return what was computed and how far features are from those of a first run."""
     computed = extract(images, out, update=True, **settings).computed
     extract(images, fresh, overwrite=True)

@@ -112,13 +112,13 @@ def read_labels(store: Store, labels: Tables = (), columns: str = "") -> RowLabe
     heads = Headings(named, lenient=count > 1)
     tables = [None if r.path == STORED else read_label_table(r, heads) for r in records]
     heads.check_used()
-    for table in filter(None, tables):
-        table.check_roles()
+    for read in filter(None, tables):
+        read.check_roles()
     rows = _Rows(store, tables)
     for table in tables:
         rows.apply(table)
-    read = [TableRecord(STORED) if table is None else table.record for table in tables]
-    return rows.finish(tuple(read), columns)
+    used = [TableRecord(STORED) if table is None else table.record for table in tables]
+    return rows.finish(tuple(used), columns)
 
 
 def _as_records(labels: Tables) -> list[TableRecord]:

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -13,6 +14,7 @@ from classify.inference.predictions import Answers, Predictions, check_replaced,
 from classify.inference.stored_rows import is_store, predict_stored
 from classify.inference.trunk import Engines, open_engines, stream_engines
 from classify.labelling.questions import check_questions
+from classify.labelling.sorting import check_folder
 from classify.settings.plan import as_names
 from classify.settings.prediction import CHART_TOP, PredictConfig
 from extract.core.config import ExtractConfig, TrunkSpec
@@ -25,7 +27,7 @@ from extract.exchange.open import open_features
 from extract.exchange.rows import arrange
 from extract.exchange.write import check_settings
 from extract.exchange.write import read_rows as read_table
-from extract.images.item import Item
+from extract.images.item import Item, read_item
 from extract.layouts.overview import check_source
 from extract.limits.image_size import set_limits
 from extract.pipeline.stream import Notes, Timings
@@ -63,6 +65,8 @@ class PredictSettings(TypedDict, total=False):
     to_label: int | None
     page: PathLike | None
     images: PathLike | None
+    sort: PathLike | None
+    link: bool | None
 
 
 @public(TrunkSpec, ExtractConfig, PredictConfig)
@@ -122,6 +126,20 @@ def _predict_images(
         raise SettingError(f"{strange[0]}: has no effect on {source}; {expected}")
     if table := open_features(source, running.columns):
         return _predict_table(table, head, path, given, config)
+    return _predict_source(source, head, path, trunk, (running, config))
+
+
+def _predict_source(
+    source: PathLike,
+    head: PathLike | None,
+    path: Path | None,
+    trunk: Mapping[str, Any],
+    configs: tuple[ExtractConfig, PredictConfig],
+) -> Predictions:
+    """Label images, with a head or with a complete model."""
+    (running, config), drawn = configs, is_chart(path)
+    if config.sort:
+        check_folder(Path(config.sort), os.fspath(source))
     began, timings = time.perf_counter(), Timings()
     listed = list_source(source, running.columns, running.root)
     check_source(listed)
@@ -142,7 +160,9 @@ def _predict_images(
         engine = model.engine
     timings.start = time.perf_counter() - began
     answers = label_images(items, engine, model, config, running.workers, timings)
-    return conclude(answers, listed, (running, config), timings, path)
+    if config.sort:
+        answers.sort([partial(read_item, item) for item in items], [item.path for item in items])
+    return conclude(answers, listed, configs, timings, path)
 
 
 def _predict_table(
@@ -157,6 +177,9 @@ def _predict_table(
     if not head:
         found = f"found {table.where}, features of another program"
         raise SettingError(f"trunk: {found}; expected images; give DIR, a head that takes them")
+    if config.sort:
+        found = f"sort: has no effect on {table.where}, which holds features and no images"
+        raise SettingError(f"{found}; drop --sort")
     check_settings(table, {k: v for k, v in given.items() if k not in (*_OUTPUT, "max_bad")})
     if path and may_describe(table.path, path):
         found = f"has the place of the table that describes the rows of {table.where}"

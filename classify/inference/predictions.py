@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -11,8 +11,9 @@ from typing import NamedTuple, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from classify.labelling.chart import CREATOR, draw_chart
+from classify.labelling.sorting import Sorted, sort_images
 from classify.report.evaluation import Evaluation, evaluate_labels
-from classify.report.figures import load_matplotlib
 from classify.settings.prediction import CHART_ENDINGS, PredictConfig
 from extract.core.atomic import atomic_write
 from extract.core.config import ExtractConfig
@@ -26,7 +27,6 @@ from extract.pipeline.stream import Timings
 _MOST_SHOWN = 10
 # Rows whose scores become text at a time.
 _ROWS = 4096
-_CREATOR = "headstart predict-images"  # in the metadata of a chart
 
 
 class Prediction(NamedTuple):
@@ -96,6 +96,15 @@ class Answers:
         selected = Answers(keys, self.class_names, replace(self._config, scores=False))
         selected._lines = [self._lines[row] for row in rows.tolist()]
         return selected
+
+    def sort(self, reads: Sequence[Callable[[], bytes]], paths: Sequence[str]) -> None:
+        """Sort the images by their labels; ``paths`` are those of images that are files."""
+        images = [
+            Sorted(best.key, best.label, best.score, read, path)
+            for best, read, path in zip(self.best, reads, paths, strict=True)
+            if best.score is not None
+        ]
+        sort_images(Path(self._config.sort), images, self._config.link)
 
     @property
     def best(self) -> list[Prediction]:
@@ -172,7 +181,7 @@ class Predictions(list[Prediction]):
             return
         with atomic_write(path, HeadError) as temporary:
             if is_chart(path):
-                draw_chart(temporary, self)
+                draw_chart(temporary, self[0].key, self)
             else:
                 with temporary.open("w", encoding="utf-8", newline="") as file:
                     write_predictions(self, file, form)
@@ -217,7 +226,7 @@ def check_replaced(path: Path) -> None:
     """Raise HeadError where predictions would replace a file that holds something else."""
     if path.is_file() and path.stat().st_size:
         chart = is_chart(path)
-        if not (_CREATOR.encode() in path.read_bytes() if chart else _has_predictions(path)):
+        if not (CREATOR.encode() in path.read_bytes() if chart else _has_predictions(path)):
             expected = f"expected {'a chart' if chart else 'predictions'}, or a new file"
             raise HeadError(f"{path}: holds something else; {expected}; name another")
 
@@ -271,29 +280,3 @@ def _scores(predictions: Predictions) -> Iterator[list[float | None]]:
     for start in range(0, len(predictions), _ROWS):
         rows = predictions.scores[start : start + _ROWS].astype(np.float64).round(6).tolist()
         yield from ([None if math.isnan(score) else score for score in row] for row in rows)
-
-
-def draw_chart(path: Path, labels: Sequence[Prediction]) -> None:
-    """Draw a bar for each label of one image, the first on top.
-
-    Args:
-        path: The file; its ending, one of ``CHART_ENDINGS``, is the format.
-        labels: The labels of the image, best first.
-    """
-    load_matplotlib()
-    from matplotlib.figure import Figure  # pyplot would look for a screen
-
-    places, scores = range(len(labels)), [p.score or 0.0 for p in labels]
-    figure = Figure(figsize=(8, 1.2 + 0.35 * len(labels)), layout="constrained")
-    axes = figure.subplots()
-    axes.bar_label(axes.barh(places, scores), [f"{score:.1%}" for score in scores], padding=3)
-    # A dollar in a name would start a formula.
-    axes.set_yticks(places, [str(p.label) for p in labels], parse_math=False)
-    axes.set_title(labels[0].key, parse_math=False)
-    axes.set(xlabel="score", xlim=(0, 1.1), xticks=[0, 0.2, 0.4, 0.6, 0.8, 1])
-    axes.invert_yaxis()
-    axes.grid(axis="x", alpha=0.3)
-    axes.set_axisbelow(True)
-    form = path.suffix[1:].lower()
-    creator = {"Software" if form == "png" else "Creator": _CREATOR}
-    figure.savefig(path, dpi=120, format=form, metadata=creator)

@@ -1,10 +1,11 @@
 """Labels for the rows of a file of features: no trunk is built, and no image is read."""
 
-import math
+import os
 import shlex
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +18,9 @@ from classify.inference.head_folder import PathLike, check_inputs
 from classify.inference.predictions import Answers, Predictions, conclude, is_chart
 from classify.inference.training_images import count_training_images
 from classify.inference.trunk import check_recipe, joined_shape
-from classify.labelling.choice import choose_different, least_sure
+from classify.labelling.choice import choose_different, least_sure, sample
 from classify.labelling.questions import Question, check_questions_page, save_page, save_questions
+from classify.labelling.sorting import check_folder
 from classify.settings.prediction import ONLY, PredictConfig
 from classify.stored.out_of_core import Member, Rows, StoredRows, all_finite, iter_chunks
 from classify.stored.same_store import SameStore
@@ -28,7 +30,8 @@ from extract.core.errors import SettingError, StoreError, count_of, quoted
 from extract.core.flags import describe
 from extract.core.row_block import DONE, FAILED, PENDING
 from extract.display.progress import progress
-from extract.gallery.thumbnails import Place, place_of
+from extract.gallery.originals import Originals
+from extract.gallery.thumbnails import Place, Wanted, place_of
 from extract.images.item import Item, Source
 from extract.pipeline.stream import Timings
 from extract.store.format import FORMAT
@@ -37,8 +40,6 @@ from extract.store.shards import INDEX_FORMAT
 
 _ENDINGS = (".h5", ".hdf5")
 _FAULT = "its features are not finite numbers; extract again with --dtype float32"
-# Rows, and bytes of them, among which the first images to label are chosen.
-_MOST_ROWS, _MOST_BYTES = 20_000, 2**28
 
 
 class StoredImages(NamedTuple):
@@ -97,12 +98,30 @@ def predict_stored(
     timings.start = time.perf_counter() - began
     if config.to_label or not model:
         return _choose(images, model, config, timings, output)
+    originals = _open_originals(images, config) if config.sort else None
     answers = score_rows(images, model, config, timings)
+    if originals:
+        wanted = _wanted(images)
+        paths = [os.path.join(originals.folder, image.key) for image in wanted]
+        answers.sort([partial(originals.read, image) for image in wanted], paths)
     predictions = conclude(answers, images.listed, (running, config), timings, output)
     if predictions.evaluation:
         seen = count_seen(Path(head or ""), images, answers)
         predictions.evaluation = predictions.evaluation._replace(seen=seen)
     return predictions
+
+
+def _wanted(images: StoredImages) -> list[Wanted]:
+    pairs = zip(images.listed.items, images.digests, strict=True)
+    return [Wanted(item.key, digest.tobytes()) for item, digest in pairs]
+
+
+def _open_originals(images: StoredImages, config: PredictConfig) -> Originals:
+    """Find the images of the rows that have features, and check the folder to sort them into."""
+    wanted = _wanted(images)
+    originals = Originals(images.place, [wanted[place] for place in images.done.tolist()])
+    check_folder(Path(config.sort), originals.folder)
+    return originals
 
 
 def _check_settings(where: str, given: Mapping[str, Any]) -> None:
@@ -241,7 +260,7 @@ def _choose(
         chosen = choose_different(images.X.read(pool), count, margins[pool])
     else:
         answers = Answers([item.key for item in images.listed.items], (), config)
-        pool = _sample(images.X, count)
+        pool = sample(images.X.shape, count)
         chosen = choose_different(images.X.read(pool), count)
     places = pool[chosen]
     predictions = Predictions(answers.select(places), 0, timings)
@@ -250,9 +269,9 @@ def _choose(
     if output:
         save_questions(output, questions)
     if config.page:
-        digests = [digest.tobytes() for digest in images.digests[places]]
-        table = output.name if output else ""
-        save_page(Path(config.page), questions, digests, images.place, table)
+        wanted = _wanted(images)
+        own = [wanted[place] for place in places.tolist()]
+        save_page(Path(config.page), questions, own, images.place, output.name if output else "")
     timings.wait += time.perf_counter() - began
     if output:
         tables = [table.path for table in model.labels] if model else []
@@ -260,11 +279,3 @@ def _choose(
         command = shlex.join(["train-head", images.listed.root, *words])
         log.info("next: fill in the column label of %s, then %s", output, command)
     return predictions
-
-
-def _sample(X: StoredRows, count: int) -> NDArray[np.int64]:
-    """Return the positions of the rows, or of many a random sample that fits into memory."""
-    most = max(count, min(_MOST_ROWS, _MOST_BYTES // (4 * math.prod(X.shape[1:]))))
-    if len(X) <= most:
-        return np.arange(len(X))
-    return np.sort(np.random.default_rng(0).choice(len(X), most, replace=False))

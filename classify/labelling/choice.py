@@ -14,12 +14,17 @@ low budgets, 2022, https://arxiv.org/abs/2202.02794
 ``benchmarks/labelling.py`` compares these rules with random choice and others.
 """
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 # The least sure images among which are chosen, for each one that is wanted.
 POOL = 10
 _STEPS = 30
+# Rows, and bytes of them, among which the first images to label are chosen.
+_MOST_ROWS, _MOST_BYTES = 20_000, 2**28
 # Rows whose distances are computed at a time.
 _ROWS = 4096
 
@@ -31,6 +36,14 @@ def least_sure(margins: NDArray[np.floating], count: int) -> Places:
     """Return the places of ``POOL`` times ``count`` lowest margins, increasing."""
     order = np.argsort(margins, kind="stable")
     return np.sort(order[: POOL * count])
+
+
+def sample(shape: Sequence[int], count: int) -> Places:
+    """Return the places of (N, *shape) rows to choose from, increasing: all, or a random sample."""
+    most = max(count, min(_MOST_ROWS, _MOST_BYTES // (4 * math.prod(shape[1:]))))
+    if shape[0] <= most:
+        return np.arange(shape[0])
+    return np.sort(np.random.default_rng(0).choice(shape[0], most, replace=False))
 
 
 def choose_different(

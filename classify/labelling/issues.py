@@ -190,7 +190,7 @@ def _score(
 ) -> tuple[Labels, Floats, Floats]:
     """Return, of each row, the class that other images suggest, and its label's and its score."""
     development = np.sort(np.concatenate([split.validation for split in splits]))
-    reduced = strongest_directions(dataset.X, development, seed)
+    reduced: Any = strongest_directions(dataset.X, development, seed)  # in float64
     classes = np.flatnonzero(usable)
     answers = np.zeros(len(dataset.y), np.int64)
     own, best = np.zeros((2, len(dataset.y)))

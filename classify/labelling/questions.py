@@ -91,18 +91,17 @@ def check_questions_page(path: Path) -> None:
 
 
 def save_page(
-    path: Path, questions: Sequence[Question], digests: Sequence[bytes], place: Place, table: str
+    path: Path, questions: Sequence[Question], wanted: Sequence[Wanted], place: Place, table: str
 ) -> None:
     """Write a page with a small image of each, in the order of the table.
 
     Args:
         path: The HTML file.
         questions: The images.
-        digests: The digest of the file of each.
+        wanted: The image of each.
         place: Where the images are.
         table: The name of the table, for the text of the page.
     """
-    wanted = [Wanted(q.key, digest) for q, digest in zip(questions, digests, strict=True)]
     cards = [
         Card(q.key, thumbnail, _lines(q))
         for q, thumbnail in zip(questions, read_thumbnails(wanted, place), strict=True)

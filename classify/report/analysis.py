@@ -11,11 +11,12 @@ from classify.data.dataset import Dataset
 from classify.data.splits import SHARES, TEST, sample, subsets
 from classify.labelling.issues import LabelIssues, find_label_issues
 from classify.report import diagnostics
-from classify.report.curves import Curve, class_curves
+from classify.report.curves import Curve, class_curves, coverage_curve
 from classify.report.projection import FeatureMap, map_features
 from classify.scores.areas import class_thresholds
 from classify.scores.intervals import Comparison
 from classify.scores.metrics import MATRIX_CLASSES, confusion_matrix, list_confusion
+from classify.scores.operating_points import Coverage, Sensitivity, coverage, sensitivities
 from classify.search.checkpoint import library_versions
 from classify.search.evaluate import evaluate, training_sample
 from classify.search.feasibility import fast_head
@@ -54,6 +55,9 @@ class Analysis:
         groups: Scores of each group of images; empty without groups.
         roc: Curves of true against false positive rate; see ``curves.class_curves``.
         precision_recall: Curves of precision against recall.
+        coverage: Share and accuracy of the images with a least score.
+        coverage_curve: Accuracy against that share.
+        sensitivities: Of two classes, sensitivity for the positive one by specificity.
         calibration: Accuracy by score.
         calibration_error: Expected calibration error, 0 to 1.
         mistakes: The mistakes with the highest scores.
@@ -74,6 +78,9 @@ class Analysis:
     groups: list[diagnostics.GroupScore]
     roc: list[Curve]
     precision_recall: list[Curve]
+    coverage: list[Coverage]
+    coverage_curve: Curve
+    sensitivities: list[Sensitivity]
     calibration: list[diagnostics.CalibrationBin]
     calibration_error: float
     mistakes: list[diagnostics.Mistake]
@@ -87,6 +94,7 @@ class Analysis:
     def to_dict(self, keys: list[str]) -> dict[str, Any]:
         """Return every number as JSON values, with keys in place of row numbers."""
         plain = ["classes", "pairs", "positive", "groups", "roc", "precision_recall"]
+        plain += ["coverage", "coverage_curve", "sensitivities"]
         plain += ["calibration", "calibration_error"]
         mistakes = [{k: v for k, v in m._asdict().items() if k != "row"} for m in self.mistakes]
         return {
@@ -211,6 +219,9 @@ def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
         precision_recall=class_curves(
             y, scores, classes, thresholds, "average_precision", positive
         ),
+        coverage=coverage(y, scores, units),
+        coverage_curve=coverage_curve(y, scores),
+        sensitivities=sensitivities(y, scores, positive, units, seed),
         calibration=bins,
         calibration_error=error,
         mistakes=diagnostics.describe_mistakes(dataset, rows, scores, MISTAKES),

@@ -1,4 +1,4 @@
-"""ROC curves, and curves of precision against recall, of one class against all others."""
+"""Curves of one class against all others, and what a least score would answer."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,11 +9,14 @@ from numpy.typing import NDArray
 from classify.data.preprocessing import Floats
 from classify.report.diagnostics import ClassMetrics, Labels, Scores
 from classify.scores.areas import Thresholds
+from classify.scores.operating_points import coverage_line
 
 # A drawn curve has at most this many points; more cannot be seen.
 _MOST_POINTS = 101
 # More curves would make the figure harder to read.
 _WORST_CLASSES = 3
+
+# Shares of the images that get an answer, and specificities, of which a report has a line each.
 
 Line = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
@@ -98,6 +101,11 @@ def class_curves(
     for counts in filter(None, thresholds):
         total += _roc_at(grid, counts) if kind == "roc_area" else _precision_at(grid, counts)
     return [Curve("", _rounded(grid), _rounded(total / len(known)), []), *named]
+
+
+def coverage_curve(y: Labels, scores: Scores) -> Curve:
+    """Return the curve of accuracy against the share of the images that have a label."""
+    return _curve("", coverage_line(y, scores))
 
 
 def _roc_at(false_rates: Floats, counts: Thresholds) -> Floats:

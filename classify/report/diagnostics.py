@@ -9,22 +9,11 @@ from numpy.typing import NDArray
 from classify.data.dataset import Dataset
 from classify.scores.areas import Thresholds, iter_classes
 from classify.scores.calibration import calibration_bins, calibration_error
-from classify.scores.intervals import share_interval, units_of
+from classify.scores.intervals import Proportion, proportion
 from classify.scores.pseudo_values import reduce_scores
 
 Labels = NDArray[np.int64]
 Scores = NDArray[np.floating]
-
-
-class Proportion(NamedTuple):
-    """A proportion of images, 0 to 1, and its 95 % interval.
-
-    All are None where there are no images, and the ends where there are few groups.
-    """
-
-    value: float | None
-    low: float | None
-    high: float | None
 
 
 class ClassMetrics(NamedTuple):
@@ -96,23 +85,6 @@ class ConfusedPair(NamedTuple):
     answer: str
     rows: int
     of: int
-
-
-def proportion(hits: NDArray[np.bool_], units: Labels) -> Proportion:
-    """Return the share of the rows that are hits, and its interval.
-
-    Args:
-        hits: (N,) whether each row counts.
-        units: (N,) unit of each row.
-
-    Returns:
-        None three times without rows; no ends of fewer than ten groups.
-    """
-    if not len(hits):
-        return Proportion(None, None, None)
-    values = hits.astype(np.float64)
-    interval = share_interval(values, units_of(units), np.ones(len(values)))
-    return Proportion(float(values.mean()), *interval)
 
 
 def class_metrics(

@@ -140,11 +140,15 @@ def _shorten(name: str) -> str:
 
 
 def draw_curves(name: str, curves: Sequence[Curve], labels: tuple[str, str]) -> str:
-    """Draw curves in the unit square: the first in ink, the others in the series' colours."""
+    """Draw curves in the unit square: the first in ink, the others in the series' colours.
+
+    Accuracy begins at its lowest value: differences near 1 matter.
+    """
+    lowest = min(curves[0].y) - 0.05 if labels[1] == "accuracy" else 0
 
     def draw(figure: Any) -> None:
         axes = add_axes(figure, (0.5, 0.45, 0.1, 0.1), xlabel=labels[0], ylabel=labels[1])
-        axes.set(xlim=(-0.01, 1.01), ylim=(0, 1.02))
+        axes.set(xlim=(-0.01, 1.01), ylim=(max(0, lowest), 1.02))
         for i, curve in reversed(list(enumerate(curves))):
             colour = SERIES[i - 1] if i else INK
             axes.plot(curve.x, curve.y, color=colour, linewidth=1.3 if i else 2.2)

@@ -53,6 +53,17 @@ class Interval(NamedTuple):
 NO_INTERVAL = Interval(None, None)
 
 
+class Proportion(NamedTuple):
+    """A proportion of images, 0 to 1, and its 95 % interval.
+
+    All are None where there are no images, and the ends where there are few groups.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
 class Variance(NamedTuple):
     """Spread of the mean of some pseudo-values.
 
@@ -116,6 +127,36 @@ def loss_interval(values: Floats, units: Labels) -> Interval:
     highest = -math.log(LOWEST)
     low, high = share_interval(values / highest, units, np.ones(len(values)))
     return Interval(low and highest * low, high and highest * high)
+
+
+def proportion(hits: NDArray[np.bool_], units: Labels) -> Proportion:
+    """Return the share of the rows that are hits, and its interval.
+
+    Args:
+        hits: (N,) whether each row counts.
+        units: (N,) unit of each row.
+
+    Returns:
+        None three times without rows; no ends of fewer than ten groups.
+    """
+    if not len(hits):
+        return Proportion(None, None, None)
+    values = hits.astype(np.float64)
+    interval = share_interval(values, units_of(units), np.ones(len(values)))
+    return Proportion(float(values.mean()), *interval)
+
+
+def spread_interval(share: float, variance: float, rows: int) -> Interval:
+    """Return the interval of a share whose variance is known from resamples.
+
+    Args:
+        share: 0 to 1.
+        variance: Of the share.
+        rows: Independent rows that it is a share of, at most.
+    """
+    if variance > _NOTHING:
+        rows = min(share * (1 - share) / variance + 1, rows)
+    return _exact(share, max(rows, _NOTHING))
 
 
 def _variance(values: Floats, units: Labels, weights: Floats, means: int) -> Variance:

@@ -11,7 +11,7 @@ ONLY = ("all", "unlabelled")
 CHART_ENDINGS = (".png", ".svg", ".pdf")
 CHART_TOP = 10
 # Settings, with their defaults, that images to label do not have.
-_NOT_TO_LABEL = {"top": 1, "format": FORMATS[0], "scores": False, "min_score": None}
+_NOT_TO_LABEL = {"top": 1, "format": FORMATS[0], "scores": False, "min_score": None, "sort": ""}
 
 
 @documented
@@ -61,12 +61,22 @@ class PredictConfig:
         shown="where they were extracted",
     )
 
+    sort: str = flag(
+        "",
+        "also copy the images into a folder for each class, and those below --min-score into one "
+        "for images without a label; only an earlier --sort that nobody has changed is replaced",
+        metavar="DIR",
+    )
+    link: bool = flag(False, "with --sort: hard links instead of copies, where possible")
+
     def __post_init__(self) -> None:
         check_fields(self)
         if self.scores and self.top > 1:
             raise SettingError("top and scores cannot be combined: scores has every class")
         if self.page and self.to_label is None:
             raise SettingError("page: has no effect without --to-label")
+        if self.link and not self.sort:
+            raise SettingError("link: has no effect without --sort")
         changed = {name: getattr(self, name) != default for name, default in _NOT_TO_LABEL.items()}
         if self.to_label is not None and any(changed.values()):
             name = next(name for name in changed if changed[name])

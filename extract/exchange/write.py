@@ -147,7 +147,7 @@ def _choose_action(
     if not settings and not rows:
         return "keep", ""
     if config.update and not settings:
-        _check_removed(existing, layout, config, table)
+        _check_gone(existing, layout, config, table)
         return "update", rows
     if not config.overwrite:
         update = "" if settings else "use --update to take the new rows, "
@@ -214,15 +214,13 @@ def _stamp_of(table: FeatureTable) -> Stamp:
     return (entry.st_size, entry.st_mtime_ns) if is_settled else NO_STAMP
 
 
-def _check_removed(
-    store: Store, layout: Layout, config: ExtractConfig, table: FeatureTable
-) -> None:
+def _check_gone(store: Store, layout: Layout, config: ExtractConfig, table: FeatureTable) -> None:
     """Raise StoreError where an update would drop many rows; renamed ones are not dropped."""
     removed = set(store.keys) - {item.key for item in layout.items}
     if len(removed) > (most := config.allowed("max_removed", len(store.keys))):
         now = set(_digests(store.dtype, table))
-        rows = zip(store.keys, store.digests(), strict=True)
-        removed = {key for key, digest in rows if key in removed and digest.tobytes() not in now}
+        digests = dict(zip(store.keys, store.digests(), strict=True))
+        removed = {key for key in removed if digests[key].tobytes() not in now}
     if len(removed) > most:
         found = f"{table.where} lacks {listed(removed, 'row')} of {len(store.keys):,}"
         remedy = "check that all of it is there, or add --max-removed 100%"

@@ -69,8 +69,8 @@ def read_thumbnails(wanted: Sequence[Wanted], place: Place) -> list[Thumbnail]:
     tried = list[list[Thumbnail]]()
     read = partial(_read_images, wanted, place)
     late = Thumbnail("", f"took longer than {prefetch.LIMIT_SECONDS:g} s to read")
-    with closing(prefetch.map_in_threads(read, _candidates(place), 1, 1)) as candidates:
-        for found in candidates:
+    with closing(prefetch.map_in_threads(read, candidates(place), 1, 1)) as tries:
+        for found in tries:
             tried.append(found or [late for _ in wanted])
             if any(thumbnail.image for thumbnail in tried[-1]):
                 return tried[-1]
@@ -79,7 +79,7 @@ def read_thumbnails(wanted: Sequence[Wanted], place: Place) -> list[Thumbnail]:
     return tried[0]
 
 
-def _candidates(place: Place) -> list[tuple[str, str]]:
+def candidates(place: Place) -> list[tuple[str, str]]:
     """Return where the images may be, each with the folder of a table's images."""
     if place.moved_to:
         return [(place.moved_to, "")]

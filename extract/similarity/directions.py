@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from extract.core.console import log
 from extract.core.errors import SettingError, count_of, unknown_name
-from extract.core.row_block import DONE
+from extract.core.row_block import DONE, PENDING
 from extract.store.open import Store
 
 Vectors = NDArray[np.float32]  # (n, D) unit vectors
@@ -70,6 +70,9 @@ class Directions:
     def of_store(cls, store: Store, layer: str, rows: Numbers | None = None) -> "Directions":
         """Return those of the finished rows of an open store, or of some increasing rows."""
         chosen = np.flatnonzero(store.status == DONE) if rows is None else rows
+        if rows is None and not store.complete:
+            missing = count_of(int((store.status == PENDING).sum()), "image")
+            log.warning("%s: %s still to do are left out", store.path, missing)
         row_bytes = 4 * int(np.prod(store.shapes[layer]))
         return cls(lambda part: store.read(layer, part), chosen, row_bytes)
 
@@ -110,8 +113,7 @@ def to_units(features: NDArray[np.floating]) -> Vectors:
         largest = np.abs(values).max(axis=1, keepdims=True)
         values = values / largest  # no square overflows
         units: Vectors = values / np.linalg.norm(values, axis=1, keepdims=True)
-    bad = ~np.isfinite(largest[:, 0]) | ~np.isfinite(units).all(axis=1)
-    units[bad] = np.nan
+    units[~np.isfinite(units).all(axis=1)] = np.nan
     return units
 
 
