@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from classify.inference.bundle import TrainedHead as TrainedHead
     from classify.inference.bundle import load_head as load_head
     from classify.inference.predict import predict_images as predict_images
-    from classify.inference.predictions import Prediction as Prediction
-    from classify.inference.predictions import Predictions as Predictions
     from classify.labelling.issues import LabelIssue as LabelIssue
     from classify.labelling.issues import LabelIssues as LabelIssues
     from classify.labelling.issues import find_label_issues as find_label_issues
+    from classify.output.predictions import Prediction as Prediction
+    from classify.output.predictions import Predictions as Predictions
     from classify.search.leaderboard import Result as Result
     from classify.search.ranking import Entry as Entry
     from classify.settings.head_spec import HeadSpec as HeadSpec
@@ -30,7 +30,7 @@ _PUBLIC = {
     "classify.inference.bundle": ("TrainedHead", "load_head"),
     "classify.export.export": ("export_head",),
     "classify.inference.predict": ("predict_images",),
-    "classify.inference.predictions": ("Prediction", "Predictions"),
+    "classify.output.predictions": ("Prediction", "Predictions"),
     "classify.labelling.issues": ("LabelIssue", "LabelIssues", "find_label_issues"),
     "classify.search.leaderboard": ("Result",),
     "classify.search.ranking": ("Entry",),

@@ -71,8 +71,8 @@ def predict_images_parser() -> argparse.ArgumentParser:
 
 def _predict_images(arguments: argparse.Namespace) -> int:
     from classify.inference.predict import predict_images
-    from classify.inference.predictions import write_predictions
     from classify.labelling.questions import Question, write_questions
+    from classify.output.predictions import write_predictions
 
     predictions = predict_images(
         **{k: v for k, v in vars(arguments).items() if k not in ("verbose", "log")}

@@ -76,20 +76,22 @@ def train_heads(  # noqa: PLR0913
         **settings: See below.
 
     Returns:
-        The ranked candidates and the best head; ``folder`` is where it was saved.
+        The ranked candidates, the best head, and the folder where it was saved.
 
     Raises:
-        HeadstartError: A setting, the file, its rows or a head cannot be used, as the message says.
+        HeadstartError: A setting, a file, its rows or a head cannot be used, as the message says.
 
     Example:
         >>> train_heads("out.h5", head="logistic", C=0.1, labels="sex.csv")  # doctest: +SKIP
     """
     tables = take_labels(settings)  # type: ignore[arg-type]
+    layers = list_layers(as_paths(store))
+    config = plan_run(head, sweep, trials, finetune, settings, layers, asserts)
     paths, folder = _places(store, finetune, output, as_names(export), tables.labels)
-    config = plan_run(head, sweep, trials, finetune, settings, list_layers(paths), asserts)
-    read = partial(load_dataset, paths, groups=groups, leave_out=leave_out, **vars(tables))
+    chosen = {"groups": groups, "leave_out": leave_out, "source": source, **vars(tables)}
     with quiet_mode(quiet), locked(folder, HeadError, "train-head"):
-        return _train(partial(read, source=source), folder, config, as_names(export), on_result)
+        read = partial(load_dataset, paths, **chosen)
+        return _train(read, folder, config, as_names(export), on_result)
 
 
 @public(HeadSpec, TrainConfig)

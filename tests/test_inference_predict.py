@@ -17,14 +17,14 @@ from classify.cli import main as train_head
 from classify.inference.bundle import TrainedHead, load_head
 from classify.inference.predict import label_images
 from classify.inference.predict import predict_images as label_source
-from classify.inference.predictions import (
+from classify.inference.trunk import open_engine
+from classify.output.predictions import (
     Answers,
     Prediction,
     Predictions,
     check_replaced,
     write_predictions,
 )
-from classify.inference.trunk import open_engine
 from classify.predict_cli import main as predict_images
 from classify.settings.prediction import PredictConfig
 from extract.core.errors import HeadError, SettingError

@@ -56,6 +56,7 @@ ROOMS = {
         "finetune",
         "labelling",
         "report",
+        "output",
         "inference",
         "export",
     ),

@@ -501,8 +501,8 @@ FIGURES = """
 import sys
 from pathlib import Path
 from classify.cli import main as train_head
-from classify.inference.predictions import Prediction
-from classify.labelling.chart import draw_chart
+from classify.output.predictions import Prediction
+from classify.output.chart import draw_chart
 
 store, chart = sys.argv[1:]
 assert train_head([store, "--head", "knn", "-q"]) == 0

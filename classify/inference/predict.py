@@ -10,11 +10,11 @@ from typing import Any, TypedDict, Unpack
 from classify.inference.bundle import TrainedHead, load_head
 from classify.inference.complete_model import CompleteModel, open_classifier
 from classify.inference.head_folder import PathLike, check_file, is_head_folder
-from classify.inference.predictions import Answers, Predictions, check_replaced, conclude, is_chart
 from classify.inference.stored_rows import is_store, predict_stored
 from classify.inference.trunk import Engines, open_engines, stream_engines
 from classify.labelling.questions import check_questions
-from classify.labelling.sorting import check_folder
+from classify.output.predictions import Answers, Predictions, check_replaced, conclude, is_chart
+from classify.output.sorting import check_folder
 from classify.settings.plan import as_names
 from classify.settings.prediction import CHART_TOP, PredictConfig
 from extract.core.config import ExtractConfig, TrunkSpec

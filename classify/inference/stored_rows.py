@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from classify.data.label_tables import RowLabels, read_labels
 from classify.inference.bundle import TrainedHead, load_head
 from classify.inference.head_folder import PathLike, check_inputs
-from classify.inference.predictions import Answers, Predictions, conclude, is_chart
 from classify.inference.training_images import count_training_images
 from classify.inference.trunk import check_recipe, joined_shape
 from classify.labelling.choice import choose_different, least_sure, sample
 from classify.labelling.questions import Question, check_questions_page, save_page, save_questions
-from classify.labelling.sorting import check_folder
+from classify.output.predictions import Answers, Predictions, conclude, is_chart
+from classify.output.sorting import check_folder
 from classify.settings.prediction import ONLY, PredictConfig
 from classify.stored.out_of_core import Member, Rows, StoredRows, all_finite, iter_chunks
 from classify.stored.same_store import SameStore

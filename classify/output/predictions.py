@@ -11,8 +11,8 @@ from typing import NamedTuple, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.labelling.chart import CREATOR, draw_chart
-from classify.labelling.sorting import Sorted, sort_images
+from classify.output.chart import CREATOR, draw_chart
+from classify.output.sorting import Sorted, sort_images
 from classify.report.evaluation import Evaluation, evaluate_labels
 from classify.settings.prediction import CHART_ENDINGS, PredictConfig
 from extract.core.atomic import atomic_write

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from classify import predict_images, train_heads
-from classify.labelling.sorting import LIST, Sorted, check_folder, sort_images
+from classify.output.sorting import LIST, Sorted, check_folder, sort_images
 from classify.predict_cli import main as predict_command
 from extract import extract_features
 from extract.core.errors import HeadError, ImageError, SettingError, StoreError

@@ -1,0 +1,1 @@
+"""Predictions as CSV, JSON lines, a chart or class folders."""
