@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +217,7 @@ def test_unicode_forms_are_one_key() -> None:
 
 _NAME = st.text("ab12", min_size=1, max_size=3)
 _KEY = st.tuples(_NAME, _NAME, _NAME).map(lambda parts: "/".join(parts) + ".jpg")
-_DECORATIONS = {
+_DECORATIONS: dict[str, Callable[[str], str]] = {
     "as it is": str,
     "outer space": " {} ".format,
     "a dot": "./{}".format,
