@@ -128,6 +128,41 @@ def test_names_of_classes_are_those_of_any_table(store: Path, tmp_path: Path) ->
     assert known.labels.tolist() == [1, 0, 0, -1]
 
 
+def test_numbers_and_forms_of_unicode_are_one_name_in_all_tables(
+    make_store: MakeStore, tmp_path: Path
+) -> None:
+    store = make_store(np.zeros((4, 2), "f4"), LABELS, keys=KEYS, groups=["1", "2", "", ""])
+    rows = [(KEYS[0], "9.0", ""), (KEYS[1], "cafe\u0301", "b"), (KEYS[2], "caf\u00e9", "1.0")]
+    first = write(tmp_path / "1.csv", [("path", "label", "group"), *rows])
+    second = write(tmp_path / "2.csv", [("path", "label"), (KEYS[3], "9")])
+    known = read(store, first, second)
+    assert known.names.tolist() == ["9", "caf\u00e9", "caf\u00e9", "9"]
+    assert known.labels.tolist() == [0, 1, 1, 0]
+    assert known.groups == ["1", "b", "1", ""]
+
+
+def test_new_classes_are_in_order_with_those_of_the_file(store: Path, tmp_path: Path) -> None:
+    table = write(tmp_path / "more.csv", [("path", "label"), (KEYS[0], "bird")])
+    assert read(store, "stored", table).class_names == ("bird", "cat", "dog")
+
+
+def test_a_table_of_keys_alone_is_refused_among_others(store: Path, tmp_path: Path) -> None:
+    table = write(tmp_path / "sex.csv", [("path", "label"), (KEYS[0], "f")])
+    keys = write(tmp_path / "keys.csv", [("path",), (KEYS[0],)])
+    with pytest.raises(SourceError, match=r"keys.csv: found no column for label"):
+        read(store, table, keys)
+
+
+def test_a_row_of_a_table_of_splits_is_none_for_the_label(
+    store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = write(tmp_path / "sex.csv", [("path", "label"), (KEYS[0], "f"), (KEYS[1], "m")])
+    splits = write(tmp_path / "splits.csv", [("path", "split"), *((k, "train") for k in KEYS)])
+    with caplog.at_level("INFO"):
+        read(store, splits, table)
+    assert "found no row for 2 images (dog/1.jpg, dog/3.jpg)" in caplog.text
+
+
 def test_classes_keep_an_order_of_their_own(make_store: MakeStore, tmp_path: Path) -> None:
     X = np.zeros((4, 2), "f4")
     store = make_store(X, LABELS, keys=KEYS, class_names=("small", "large"))
@@ -479,6 +514,9 @@ def test_a_table_is_never_replaced(birds: Path, tmp_path: Path) -> None:
             train_heads(birds, labels=table, output=output, **settings)
     with pytest.raises(HeadError, match=r"predictions.csv, which this command reads"):
         train_heads(birds, labels=table, output=tmp_path / "new", export=folder, **settings)
+    (tmp_path / "linked.csv").symlink_to(table)
+    with pytest.raises(HeadError, match=r"linked.csv, which this command reads"):
+        train_heads(birds, labels=tmp_path / "linked.csv", output=folder, **settings)
     assert table.read_bytes() == content
 
 
