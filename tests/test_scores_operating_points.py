@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, roc_curve
 
@@ -59,6 +59,7 @@ def test_the_line_has_a_point_for_each_score(rows: list[tuple[int, int]]) -> Non
         assert own == pytest.approx(right[of].mean())
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     st.lists(st.tuples(st.booleans(), st.integers(0, 10)), min_size=2, max_size=60),
     st.lists(st.sampled_from([0.0, 0.5, 0.9, 0.95, 1.0]), min_size=1, max_size=3),
