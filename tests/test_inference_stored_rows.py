@@ -312,7 +312,7 @@ def test_a_head_on_half_precision_takes_float32_as_it_was_trained(
     single = make_store(some_features(), labels_of(), name="single.h5")
     head = head_of(half, tmp_path / "head")
     found = [predict_images(path, head, scores=True, quiet=True) for path in (half, single)]
-    np.testing.assert_array_equal(found[0].scores, found[1].scores)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(found[0].scores, found[1].scores)
     head = head_of(single, tmp_path / "other")
     caplog.set_level("INFO", log.name)
     predict_images(half, head)
