@@ -134,6 +134,22 @@ def test_labels_and_splits_are_those_of_the_first_store(
     assert f"{second}: found {found}; those of {first} are used" in caplog.messages
 
 
+def test_labels_of_a_table_are_of_the_first_stores_keys(
+    make_store: MakeStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = store_of(make_store, "a.h5", list(range(8)))
+    second = store_of(make_store, "b.h5", list(range(7, 0, -1)), labels=[0] * 7)
+    (tmp_path / "size.csv").write_text("key,label\n5.jpg,small\n3.jpg,large\n0.jpg,large\n")
+    for layer, column in ((A, 0), (B, 0), (f"{A}+{B}", 2)):
+        made = load_dataset([first, second], layer, labels=tmp_path / "size.csv")
+        assert made.keys == ["3.jpg", "5.jpg"]
+        assert [made.class_names[label] for label in made.y] == ["large", "small"]
+        assert made.X[:, column].tolist() == [3, 5]
+    assert "another label" not in caplog.text
+    for groups in ("digest", "near"):
+        assert load_dataset([first, second], B, groups=groups).groups is not None
+
+
 def test_stores_that_do_not_fit_together_are_refused(make_store: MakeStore, tmp_path: Path) -> None:
     first = store_of(make_store, "a.h5", list(range(6)))
     other = store_of(make_store, "b.h5", list(range(10, 16)))
@@ -222,6 +238,7 @@ def test_views_are_those_of_the_layers_own_store(make_store: MakeStore) -> None:
     assert (found.features == views[[0, 2, 3]]).all()
     assert found.owners.tolist() == [0, 1, 2]
     assert with_layer(made, f"{A}+{B}").views is None
+    assert with_layer(made, f"{B}+{A}").views is None
     with pytest.raises(SettingError, match=f"views: all has no effect on {A}\\+{B}"):
         sweep(made, f"layer={A}+{B}", head="knn", views="all")
 

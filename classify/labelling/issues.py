@@ -190,7 +190,8 @@ def _score(
 ) -> tuple[Labels, Floats, Floats]:
     """Return, of each row, the class that other images suggest, and its label's and its score."""
     development = np.sort(np.concatenate([split.validation for split in splits]))
-    reduced: Any = strongest_directions(dataset.X, development, seed)  # in float64
+    # Linear heads take float64, too, which is what keeps digits apart from threads.
+    reduced: Any = strongest_directions(dataset.X, development, seed)
     classes = np.flatnonzero(usable)
     answers = np.zeros(len(dataset.y), np.int64)
     own, best = np.zeros((2, len(dataset.y)))

@@ -22,6 +22,8 @@ from classify.scores.intervals import (
 )
 from classify.stored.out_of_core import Labels
 
+Double = NDArray[np.float64]
+
 # Least scores of the table, after 0, with which every image is labelled.
 LEAST_SCORES = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 SPECIFICITIES = (0.9, 0.95, 0.99)
@@ -80,12 +82,13 @@ def coverage(
     ]
 
 
-def coverage_line(y: Labels, scores: Floats) -> tuple[Floats, Floats, Floats]:
+def coverage_line(y: Labels, scores: Floats) -> tuple[Double, Double, Double]:
     """Return shares of the images (increasing), their accuracy, and the least score of each."""
     best, right = scores.max(axis=1), scores.argmax(axis=1) == y
     order = np.argsort(-best, kind="stable")
     last = np.append(np.flatnonzero(np.diff(best[order])), len(y) - 1)
-    return (last + 1) / len(y), np.cumsum(right[order])[last] / (last + 1), best[order][last]
+    share, accuracy = (last + 1) / len(y), np.cumsum(right[order])[last] / (last + 1)
+    return share, accuracy, best[order][last].astype(np.float64)
 
 
 def sensitivities(
@@ -161,7 +164,8 @@ def _resample(
     count, draws = int(units.max()) + 1, max(_FEWEST_DRAWS, _MOST_VALUES // len(sides))
     generator, drawn = np.random.default_rng(seed), []
     for _ in range(min(_DRAWS, draws)):
-        weights = np.bincount(generator.integers(0, count, count), minlength=count)[units] * 1.0
+        counts = np.bincount(generator.integers(0, count, count), minlength=count)
+        weights = counts[units].astype(np.float64)
         if 0 < weights @ sides < weights.sum():
             drawn.append(_choose(weights, sides, last, specificities)[1])
     known = bool(drawn) and (count == len(sides) or count >= FEWEST_GROUPS)
