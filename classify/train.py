@@ -71,7 +71,7 @@ def train_heads(  # noqa: PLR0913
         finetune: Then train the trunk's blocks above the cached layer together with the head.
         export: Places for the exported model: ``.keras``, ``.onnx``, ``.tflite`` or a folder.
         asserts: Least metrics, as in ``"macro_f1=0.8"``; a worse head goes to ``output.rejected``.
-        on_result: Called with the result before the report is made, or with a part after Ctrl-C.
+        on_result: Called with the result before the report is made, or with a part of it on Ctrl-C.
         quiet: Show no progress bar and log no notes.
         **settings: See below.
 
@@ -79,19 +79,17 @@ def train_heads(  # noqa: PLR0913
         The ranked candidates, the best head, and the folder where it was saved.
 
     Raises:
-        HeadstartError: A setting, a file, its rows or a head cannot be used, as the message says.
+        HeadstartError: A setting, a file, its rows or a head cannot be used.
 
     Example:
         >>> train_heads("out.h5", head="logistic", C=0.1, labels="sex.csv")  # doctest: +SKIP
     """
-    tables = take_labels(settings)  # type: ignore[arg-type]
-    layers = list_layers(as_paths(store))
+    tables, layers = take_labels(settings), list_layers(as_paths(store))  # type: ignore[arg-type]
     config = plan_run(head, sweep, trials, finetune, settings, layers, asserts)
     paths, folder = _places(store, finetune, output, as_names(export), tables.labels)
-    chosen = {"groups": groups, "leave_out": leave_out, "source": source, **vars(tables)}
+    read = partial(load_dataset, paths, groups=groups, leave_out=leave_out, **vars(tables))
     with quiet_mode(quiet), locked(folder, HeadError, "train-head"):
-        read = partial(load_dataset, paths, **chosen)
-        return _train(read, folder, config, as_names(export), on_result)
+        return _train(partial(read, source=source), folder, config, as_names(export), on_result)
 
 
 @public(HeadSpec, TrainConfig)

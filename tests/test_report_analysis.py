@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.decomposition import PCA
 from sklearn.metrics import roc_curve
 
 from classify.data.dataset import Dataset
@@ -274,3 +275,13 @@ def test_it_is_plain_json_and_the_same_each_time() -> None:
     assert found["classes"][0]["recall"].keys() == {"value", "low", "high"}
     assert found["mistakes"]["most_confident"][0].keys() == {"key", "truth", "answer", "score"}
     assert len(found["maps"][0]["keys"]) == len(found["maps"][0]["x"]) == 120
+
+
+def test_the_principal_components_are_those_of_scikit_learn() -> None:
+    random = np.random.default_rng(0)
+    X = (random.normal(size=(25, 40)) @ random.normal(size=(40, 40))).astype(np.float32)
+    (found,) = map_features(X, np.arange(25))
+    scaled = (X - X.mean(axis=0)) / X.std(axis=0)
+    wanted = PCA(2, svd_solver="covariance_eigh")
+    np.testing.assert_allclose(found.points, wanted.fit_transform(scaled), atol=2e-3)
+    assert found.explained == pytest.approx(wanted.explained_variance_ratio_, abs=1e-4)

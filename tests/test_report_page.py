@@ -503,9 +503,11 @@ from pathlib import Path
 from classify.cli import main as train_head
 from classify.output.predictions import Prediction
 from classify.output.chart import draw_chart
+from classify.report.figures import load_matplotlib
 
 store, chart = sys.argv[1:]
 assert train_head([store, "--head", "knn", "-q"]) == 0
+load_matplotlib()
 draw_chart(Path(chart), "a.png", [Prediction("a.png", "cat", 1.0)])
 assert "matplotlib.pyplot" not in sys.modules
 """

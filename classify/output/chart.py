@@ -2,22 +2,31 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-
-from classify.report.evaluation import Answer
-from classify.report.figures import load_matplotlib
+from typing import Protocol
 
 CREATOR = "headstart predict-images"  # in the metadata of a chart
 
 
-def draw_chart(path: Path, key: str, labels: Sequence[Answer]) -> None:
-    """Draw a bar for each label of one image, the first on top.
+class Label(Protocol):
+    """A label of an image, and its score."""
+
+    @property
+    def label(self) -> str | None:
+        """The class name."""
+
+    @property
+    def score(self) -> float | None:
+        """The score, 0 to 1."""
+
+
+def draw_chart(path: Path, key: str, labels: Sequence[Label]) -> None:
+    """Draw a bar for each label of one image, the first on top; matplotlib is loaded before.
 
     Args:
         path: The file; its ending, one of ``CHART_ENDINGS``, is the format.
         key: The key of the image.
         labels: Its labels, best first.
     """
-    load_matplotlib()
     from matplotlib.figure import Figure  # pyplot would look for a screen
 
     places, scores = range(len(labels)), [p.score or 0.0 for p in labels]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from classify.output.chart import CREATOR, draw_chart
 from classify.output.sorting import Sorted, sort_images
 from classify.report.evaluation import Evaluation, evaluate_labels
+from classify.report.figures import load_matplotlib
 from classify.settings.prediction import CHART_ENDINGS, PredictConfig
 from extract.core.atomic import atomic_write
 from extract.core.config import ExtractConfig
@@ -181,6 +182,7 @@ class Predictions(list[Prediction]):
             return
         with atomic_write(path, HeadError) as temporary:
             if is_chart(path):
+                load_matplotlib()
                 draw_chart(temporary, self[0].key, self)
             else:
                 with temporary.open("w", encoding="utf-8", newline="") as file:

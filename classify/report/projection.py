@@ -46,14 +46,9 @@ def map_features(X: Features, rows: NDArray[np.int64]) -> list[FeatureMap]:
     flat = np.concatenate([_vectors(part) for _, part in iter_chunks(X[rows])])
     if len(rows) < 3 or flat.shape[1] < 2:
         return []
-    from sklearn.decomposition import PCA
-
     scaled = Transform(("standardise",)).fit_apply(flat)
-    # In float32 the fourth decimal depends on the number of threads.
-    pca = PCA(2, svd_solver="covariance_eigh")
-    points = pca.fit_transform(scaled.astype(np.float64))
-    explained = np.nan_to_num(pca.explained_variance_ratio_).round(6).tolist()
-    maps = [FeatureMap("PCA", rows, points.round(4), explained)]
+    points, explained = _principal_components(scaled)
+    maps = [FeatureMap("PCA", rows, points.round(4), explained.round(6).tolist())]
     if len(rows) >= _TSNE_ROWS and find_spec("openTSNE"):
         from openTSNE import TSNE
 
@@ -64,6 +59,26 @@ def map_features(X: Features, rows: NDArray[np.int64]) -> list[FeatureMap]:
         placed = TSNE(perplexity=perplexity, random_state=0, n_jobs=1).fit(reduced)
         maps.append(FeatureMap("t-SNE", rows, np.asarray(placed, float).round(4)))
     return maps
+
+
+def _principal_components(
+    rows: NDArray[np.float32],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return (N, 2) coordinates, and the shares of the variance, as scikit-learn's PCA does.
+
+    Importing scikit-learn takes as long as all else in the report of a small file.
+    """
+    # In float32 the fourth decimal depends on the number of threads.
+    centred = rows.astype(np.float64)
+    centred -= centred.mean(axis=0)
+    covariance = centred.T @ centred / (len(rows) - 1)
+    values, vectors = np.linalg.eigh(covariance)
+    axes = vectors[:, -2:][:, ::-1]
+    # The largest entry of an axis is positive.
+    axes = axes * np.sign(axes[abs(axes).argmax(axis=0), [0, 1]])
+    total = values.clip(0).sum()
+    shares = values[-2:][::-1].clip(0) / total if total > 0 else np.zeros(2)
+    return centred @ axes, shares
 
 
 def _vectors(X: NDArray[np.float32]) -> NDArray[np.float32]:
