@@ -27,6 +27,7 @@ from classify.stored.out_of_core import StoredRows
 from classify.train import train_heads
 from extract import write_features
 from extract.core.errors import HeadError, HeadstartError, SettingError, SourceError, StoreError
+from extract.display.tables import csv_text
 from extract.store.open import open_store
 from tests.conftest import MakeStore
 
@@ -202,6 +203,23 @@ def test_a_class_of_failed_images_alone_is_none(make_store: MakeStore, tmp_path:
 )
 def test_a_key_matches_as_paths_of_tables_do(key: str, row: int) -> None:
     assert match_keys([key], KEYS, "photos").rows == [row]
+
+
+def test_apostrophes_against_spreadsheets_are_undone(make_store: MakeStore, tmp_path: Path) -> None:
+    keys = ["=a.jpg", "'+b.jpg", "@c.jpg", "d.jpg"]
+    store = make_store(np.zeros((4, 2), "f4"), [-1] * 4, keys=keys)
+    rows = [(csv_text(key), csv_text(name)) for key, name in zip(keys, "=-@x", strict=True)]
+    known = read(store, write(tmp_path / "t.csv", [("path", "label"), *rows]))
+    assert known.names.tolist() == ["=", "-", "@", "x"]
+
+
+def test_answers_of_a_head_as_labels_are_warned_of(
+    store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    heading = ("key", "label", "score", "margin", "reason")
+    table = write(tmp_path / "p.csv", [heading, (KEYS[0], "cat", "0.9", "0.8", "")])
+    assert read(store, table).names.tolist() == ["cat", "", "", ""]
+    assert "p.csv: holds the answers of a head, which are taken as labels here" in caplog.text
 
 
 def test_unicode_forms_are_one_key() -> None:

@@ -10,6 +10,8 @@ from classify.settings.config import STORED
 from extract.core.console import log
 from extract.core.errors import ImageError, SettingError, SourceError, quoted, unknown_name
 from extract.core.flags import ROLES, parse_columns
+from extract.display.tables import from_csv_text
+from extract.exchange.feature_table import is_heading
 from extract.images.item import SPLITS, read_file
 from extract.images.remote import is_url
 from extract.layouts.class_names import clean_labels, is_missing
@@ -158,6 +160,9 @@ def read_label_table(record: TableRecord, heads: Headings) -> LabelTable:
         found = f"has SHA-256 {digest[:12]}; expected {record.sha256[:12]}, as in training"
         raise SourceError(f"{where}: {found}; restore it, or name the tables with --labels")
     heads.roles = set()
+    if is_heading(content.partition(b"\n")[0].rstrip(b"\r")):
+        found = "holds the answers of a head, which are taken as labels here"
+        log.warning("%s: %s; correct them first, or leave the table out", where, found)
     rows, said = read_table(path, content, heads)
     if not rows:
         raise SourceError(f"{where}: found no rows; expected one for each image")
@@ -199,6 +204,7 @@ def _add_row(
         named = {role: name for role, name in named.items() if role != "split"}
         cells = [cells[0], cells[1], None, cells[3]]
     key, label, split, group = parse_cells(where, cells, named)
+    label, group = from_csv_text(label), from_csv_text(group)
     if len(label) > _LONGEST_NAME:
         found = f"found a label of {len(label):,} characters"
         raise SourceError(f"{where}: {found}; expected a name of at most {_LONGEST_NAME:,}")

@@ -14,6 +14,7 @@ from os.path import splitext
 from typing import NamedTuple
 
 from extract.core.errors import count_of, quoted
+from extract.display.tables import from_csv_text
 from extract.images.kinds import IMAGE_ENDINGS
 from extract.images.remote import hide_secrets, is_url
 from extract.layouts.class_names import to_nfc
@@ -195,8 +196,14 @@ def _without_ending(path: str) -> str:
     return "" if folded.endswith(tuple(IMAGE_ENDINGS)) else folded
 
 
+def _without_apostrophe(path: str) -> str:
+    """Return a key that has an apostrophe in front against spreadsheets; "" for another one."""
+    return text if (text := from_csv_text(path)) != path else ""
+
+
 # How keys differ, the form of a key in the table, and that of a key in the store.
 _FORMS: Sequence[tuple[str, _Form, _Form]] = (
+    ("without the apostrophe", _without_apostrophe, str),
     ("in another form", _plain, _plain),
     ("in another case", _folded, _folded),
     ("without an ending", _without_ending, _stem),

@@ -41,3 +41,8 @@ def csv_text(text: str) -> str:
     Source: https://owasp.org/www-community/attacks/CSV_Injection
     """
     return f"'{text}" if _FORMULA.match(text) else text
+
+
+def from_csv_text(cell: str) -> str:
+    """Return the text that ``csv_text`` made a cell of."""
+    return cell[1:] if cell[:1] == "'" and _FORMULA.match(cell[1:]) else cell
