@@ -130,10 +130,19 @@ def _report(summary: Any) -> None:
     if error := summary.error:
         found = f"relative error {error['relative']:.2g}, cosine {error['cosine']:.5f}"
         log.info(f"against float32, on {error['images']} images: {found}")
-    can_train = len(summary.class_names) > 1 and len(summary.failed) < summary.images
-    command = "train-head" if can_train else "show-features"
-    why = "" if can_train else f"a head needs {noun}s of two classes; "
-    log.info("%snext: %s %s", why, command, shlex.quote(str(summary.out)))
+    log.info("%s", _next_step(summary, noun))
+
+
+def _next_step(summary: Any, noun: str) -> str:
+    """Return the next command, and why it is not to train a head."""
+    if len(summary.class_names) > 1 and len(summary.failed) < summary.images:
+        return f"next: {shlex.join(['train-head', str(summary.out)])}"
+    words, why = ["show-features", str(summary.out)], f"a head needs {noun}s of two classes"
+    if not summary.class_names and len(summary.failed) < summary.images:
+        table = f"{summary.out.stem}_labels.csv"
+        words = ["predict-images", str(summary.out), "--to-label", "30", "-o", table]
+        why = f"no {noun} has a label, and a head needs two classes"
+    return f"{why}; next: {shlex.join(words)}"
 
 
 def _print_trunks() -> int:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from classify import predict_cli
 from extract import cli, show_cli
 from extract.store.open import open_store
 from tests.conftest import ROOT, MakeStore
@@ -55,16 +56,27 @@ def test_done_is_0_and_stdout_is_empty(
 
 
 def test_what_comes_next_can_be_done(
-    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    images: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "my features.h5"
     assert extract(images, out, *QUICK_FLAGS) == 0
     assert capsys.readouterr().err.splitlines()[-1] == f"next: train-head '{out}'"
     assert extract(images / "train/cat", tmp_path / "flat.h5", *QUICK_FLAGS) == 0
+    why, next_step = capsys.readouterr().err.splitlines()[-1].split("; next: ")
+    assert why == "no image has a label, and a head needs two classes"
+    command = f"predict-images {tmp_path / 'flat.h5'} --to-label 30 -o flat_labels.csv"
+    assert next_step == command
+    monkeypatch.chdir(tmp_path)
+    assert predict_cli.main(command.split()[1:]) == 0
+    assert len((tmp_path / "flat_labels.csv").read_text().splitlines()) == 3
+    one = tmp_path / "one"
+    shutil.copytree(images / "train/cat", one / "cat")
+    assert extract(one, tmp_path / "one.h5", *QUICK_FLAGS) == 0
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last == "a head needs images of two classes; next: show-features " + str(
-        tmp_path / "flat.h5"
-    )
+    assert last == f"a head needs images of two classes; next: show-features {tmp_path / 'one.h5'}"
 
 
 def test_flags_may_stand_between_the_words(images: Path, tmp_path: Path) -> None:
