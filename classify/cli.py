@@ -3,6 +3,7 @@
 import argparse
 import os
 import shlex
+from pathlib import Path
 from typing import Any
 
 from classify.settings.config import GROUPS, FinetuneConfig, LabelConfig, TrainConfig
@@ -149,5 +150,7 @@ def _train_head(arguments: argparse.Namespace) -> int:
     assert dataset is not None
     source = dataset.moved_to or dataset.source
     source = source if os.path.exists(source) else str(dataset.path)
+    if Path(source).is_absolute() and Path(source).is_relative_to(Path.cwd()):
+        source = os.path.relpath(source)
     log.info("next: %s", shlex.join(["predict-images", str(result.folder), source]))
     return ExitCode.OK

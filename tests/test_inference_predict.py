@@ -296,7 +296,7 @@ def test_python_does_what_the_command_does(
     assert found.timings.trunk > 0
     assert isinstance(found[0], Prediction)
     lines = repr(found).splitlines()
-    assert lines[0].startswith("24 images labelled, 0 unreadable; start ")
+    assert lines[0].startswith("24 images labelled, 0 unreadable; ")
     assert len(lines) == 12
     assert lines[1].startswith("bright/0.png  bright  0.")
     assert found._repr_html_().count("<tr>") == 12

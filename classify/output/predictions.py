@@ -163,10 +163,7 @@ class Predictions(list[Prediction]):
         labelled = len({p.key for p in self if p.label is not None})
         counts = f"{count_of(labelled, self._noun)} labelled, "
         counts += f"{unsure} unsure, " * bool(unsure) + f"{self.unreadable} unreadable"
-        if not spent.trunk:  # features from a file
-            return f"{counts}; {spent.start + spent.work:.1f} s"
-        times = f"start {spent.start:.1f} s, trunk {spent.trunk:.1f} s"
-        return f"{counts}; {times}, waiting for images {spent.wait:.1f} s"
+        return f"{counts}; {spent.start + spent.work:.1f} s"
 
     def save(self, path: Path, form: str) -> None:
         """Write a chart of one image, CSV or JSON lines with an atomic write.
