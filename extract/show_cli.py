@@ -73,7 +73,7 @@ def show_features_parser() -> argparse.ArgumentParser:
         "--layer", metavar="NAME", help="the layer of several, to export or compare"
     )
     _add_questions(
-        parser.add_argument_group("likeness of the images, as CSV or with --json as JSON")
+        parser.add_argument_group("similarity of the images, as CSV or with --json as JSON")
     )
     add_common_flags(parser)
     return parser
@@ -192,7 +192,7 @@ def _choose_action(arguments: argparse.Namespace) -> str:
 
 def _answer(arguments: argparse.Namespace, action: str) -> int:
     """Print the images that answer a question as CSV or JSON lines."""
-    from extract.likeness import find_near_duplicates, find_outliers, find_similar
+    from extract.similar_images import find_near_duplicates, find_outliers, find_similar
 
     shared = {"layer": arguments.layer, "page": arguments.page, "source": arguments.source or ""}
     images: Any

@@ -134,7 +134,9 @@ def test_predictions_do_not_become_labels(ending: str, store: Path, tmp_path: Pa
 
 def test_rows_without_labels_name_the_flag_for_them(tmp_path: Path) -> None:
     write_features(tmp_path / "out.h5", draw(3, 1)[0])
-    with pytest.raises(StoreError, match="none of 3 rows has features and a label; name them: ext"):
+    with pytest.raises(
+        StoreError, match=r"none of 3 rows has features and a label; .*name them: ext"
+    ):
         train_heads(tmp_path / "out.h5", output=tmp_path / "head")
 
 

@@ -55,7 +55,7 @@ def test_extract_features_names_leaks(
     assert "1 time (train/cat/0.png = validation/cat/9.png)" in caplog.text
 
 
-def test_train_head_names_leaks_of_its_own_hold_out(
+def test_copies_are_on_one_side_of_a_hold_out_but_not_of_folds(
     make_store: MakeStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
@@ -63,12 +63,15 @@ def test_train_head_names_leaks_of_its_own_hold_out(
     X = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
     made = load_dataset(make_store(X, y))
     split = split_rows(made)
-    assert "two splits" not in caplog.text
     same = made.digests
     assert same is not None
-    same[split.train[0]] = same[split.validation[0]]
-    split_rows(replace(made, digests=same))
-    assert "found the same image in two splits 1 time" in caplog.text
+    same[split.train[:4]] = same[split.validation[0]]
+    copied = replace(made, digests=same)
+    divided = split_rows(copied)
+    assert {*split.train[:4].tolist(), int(split.validation[0])} <= {*divided.validation.tolist()}
+    assert "two splits" not in caplog.text
+    split_folds(copied, 5, 0)
+    assert "found the same image in two folds" in caplog.text
     assert "give --groups digest, or remove one of each" in caplog.text
 
 

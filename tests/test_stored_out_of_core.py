@@ -203,8 +203,9 @@ def test_ridge_and_lda_are_the_direct_solutions(
         # The scale of lda is fitted on one fold here, and on three in memory.
         loose = 0.05 if spec.head == "lda" else 1e-6
         assert here.pop("loss") == pytest.approx(there.pop("loss"), abs=loose)
-        # Areas compare scores across folds and, of three classes, across images.
-        assert here == pytest.approx(there, abs=1e-3 if spec.head == "lda" else 1e-6)
+        # Areas compare scores across folds and, of three classes, across images, so that the scale
+        # moves them, too.
+        assert here == pytest.approx(there, abs=5e-3 if spec.head == "lda" else 1e-6)
         np.testing.assert_array_equal(left[spec].evaluation.answers, held[spec].evaluation.answers)
         assert left[spec].evaluation.train_accuracy == held[spec].evaluation.train_accuracy
     wanted, found = (

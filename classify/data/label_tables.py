@@ -241,7 +241,7 @@ def _merge(names: NDArray[np.object_]) -> NDArray[np.object_]:
 
 
 def _warnings(sizes: Mapping[str, int], places: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """Yield doubts about the classes of all tables together."""
+    """Yield warnings about the classes of all tables together."""
     totals = Counter[str]()
     for name, size in sizes.items():
         totals[to_nfc(name)] += size
