@@ -8,7 +8,7 @@ from typing import Any
 
 from classify.settings.config import GROUPS, FinetuneConfig, LabelConfig, TrainConfig
 from classify.settings.head_spec import DEFAULTS, SETTINGS, USUAL_HEADS, HeadSpec
-from extract.core.console import Parser, add_common_flags, log, run_command
+from extract.core.console import Parser, add_common_flags, as_word, log, run_command
 from extract.core.errors import ExitCode
 from extract.core.flags import add_flags, given_settings
 
@@ -152,5 +152,5 @@ def _train_head(arguments: argparse.Namespace) -> int:
     source = source if os.path.exists(source) else str(dataset.path)
     if Path(source).is_absolute() and Path(source).is_relative_to(Path.cwd()):
         source = os.path.relpath(source)
-    log.info("next: %s", shlex.join(["predict-images", str(result.folder), source]))
+    log.info("next: %s", shlex.join(["predict-images", as_word(result.folder), as_word(source)]))
     return ExitCode.OK

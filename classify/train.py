@@ -210,6 +210,7 @@ def _prepare(
     layers = ["+".join(spec.layer) for spec in config.candidates]
     dataset = read(layer=layers[0] if all(layers) else None, memory=config.memory)
     dataset = leave_out_lone(dataset, config)
+    head_folder.check_question(folder, dataset.class_names)
     config = config.for_images(len(dataset.y))
     makers = export.makers_of(targets, dataset, config.candidates)
     if config.finetune:

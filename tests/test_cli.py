@@ -79,6 +79,17 @@ def test_what_comes_next_can_be_done(
     assert last == f"a head needs images of two classes; next: show-features {tmp_path / 'one.h5'}"
 
 
+def test_a_leading_dash_is_no_flag_in_the_next_command(
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert extract(images, "./-dash.h5", *QUICK_FLAGS) == 0
+    assert capsys.readouterr().err.splitlines()[-1] == "next: train-head ./-dash.h5"
+
+
 def test_flags_may_stand_between_the_words(images: Path, tmp_path: Path) -> None:
     assert extract(*QUICK_FLAGS[:4], images, *QUICK_FLAGS[4:], tmp_path / "out.h5") == 0
     assert (tmp_path / "out.h5").exists()

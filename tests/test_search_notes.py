@@ -47,6 +47,15 @@ def test_a_head_that_finds_no_defect_is_no_better_than_none() -> None:
     assert str(result).splitlines()[-2].split()[:4] == ["-", "always", "good", "0.9756"]
 
 
+def test_few_groups_are_no_test_of_a_head() -> None:
+    made = defects(9)
+    grouped = replace(made, groups=[f"camera {row % 3}" for row in range(len(made.y))])
+    result = classify.sweep(grouped, head="logistic", folds=3)
+    assert result.best.low is None
+    assert result.notes[0].startswith("cannot test whether a head is better than always answering")
+    assert "found 3 groups; expected 10 of like size or more" in result.notes[0]
+
+
 def test_a_head_that_finds_them_is() -> None:
     result = classify.sweep(defects(3), head="logistic", folds=4, metric="balanced_accuracy")
     assert result.baseline is not None

@@ -64,7 +64,9 @@ def choose_splits(dataset: Dataset, config: TrainConfig) -> list[Split]:
     folds = config.folds
     if not folds and _can_fold(config) and not _holds_out(dataset):
         folds = min(FOLDS, len(set(dataset.grouping.numbers[development_rows(dataset)].tolist())))
-        log.info("too few images to hold a fifth of them out: compared in %d folds", folds)
+        log.info(
+            "too few images or groups to hold a fifth of them out: compared in %d folds", folds
+        )
     if not folds:
         return [split_rows(dataset)]
     return [

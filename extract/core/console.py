@@ -169,6 +169,11 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-v", "--verbose", action="store_true", help="print more messages")
 
 
+def as_word(path: object) -> str:
+    """Return a path as a word of a command, which no leading dash makes a flag."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
+
+
 def log_lines(text: str, level: int = logging.INFO) -> None:
     """Log each line of a text, in whose names line breaks are escapes already."""
     for line in text.rstrip("\n").split("\n"):
