@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -88,6 +89,25 @@ def test_the_loop(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     found = predict_images(store, head, to_label=99, quiet=True)
     assert len(found) == found.unlabelled == 16
     assert {p.key for p in found}.isdisjoint(result.dataset.keys)
+
+
+def test_features_that_are_no_numbers_are_never_chosen(store: Path, tmp_path: Path) -> None:
+    table = tmp_path / "known.csv"
+    table.write_text("key,label\n" + "".join(f"site/{i:03d}.jpg,{i % 2}\n" for i in range(20)))
+    train_heads(store, output=tmp_path / "head", head="logistic", labels=table, quiet=True)
+    for rows, left in ((slice(25, 30), 15), (slice(20, 40), 0)):
+        with h5py.File(store, "r+") as file:
+            file["features"][rows, 1] = np.nan
+        for head in (None, tmp_path / "head"):
+            settings: dict[str, Any] = {"head": head, "labels": table, "to_label": 40}
+            if left:
+                found = predict_images(store, **settings, quiet=True)
+                bad = {f"site/{i:03d}.jpg" for i in range(25, 30)}
+                assert len(found) == left
+                assert bad.isdisjoint(p.key for p in found)
+                continue
+            with pytest.raises(StoreError, match=r"none of 20 images can be chosen: its feat"):
+                predict_images(store, **settings, quiet=True)
 
 
 def test_tables_of_labels_can_be_named(store: Path, tmp_path: Path) -> None:

@@ -242,6 +242,18 @@ def count_seen(head: Path, images: StoredImages, answers: Answers) -> int | None
     return count_training_images(head, keys, images.digests[rows])
 
 
+def _read_finite(images: StoredImages, pool: NDArray[np.int64]) -> tuple[NDArray[np.int64], Rows]:
+    """Read the rows to choose from, without those whose features are no numbers."""
+    if len(pool):
+        X = images.X.read(pool)
+        finite = _finite_rows(X)
+        pool, X = pool[finite], X[finite]
+    if not len(pool):
+        rows = count_of(len(images.X), "image")
+        raise StoreError(f"{quoted(images.listed.root)}: none of {rows} can be chosen: {_FAULT}")
+    return pool, X
+
+
 def _choose(
     images: StoredImages,
     model: TrainedHead | None,
@@ -256,12 +268,12 @@ def _choose(
         # An image whose features are no numbers is never chosen.
         margins = np.array([2 if p.margin is None else p.margin for p in answers.best])
         pool = least_sure(margins, count)
-        pool = pool[margins[pool] <= 1]
-        chosen = choose_different(images.X.read(pool), count, margins[pool])
+        pool, X = _read_finite(images, pool[margins[pool] <= 1])
+        chosen = choose_different(X, count, margins[pool])
     else:
         answers = Answers([item.key for item in images.listed.items], (), config)
-        pool = sample(images.X.shape, count)
-        chosen = choose_different(images.X.read(pool), count)
+        pool, X = _read_finite(images, sample(images.X.shape, count))
+        chosen = choose_different(X, count)
     places = pool[chosen]
     predictions = Predictions(answers.select(places), 0, timings)
     predictions.unlabelled = len(answers.best)
