@@ -240,7 +240,7 @@ def test_rows_of_the_training_are_no_test(
     for content in (b"", b"damaged", None):
         (head / SEEN).unlink() if content is None else (head / SEEN).write_bytes(content)
         assert predict_command([str(head), str(store)]) == 0
-        assert "may include training images of the head: no test" in capsys.readouterr().err
+        assert "may include training images: no test" in capsys.readouterr().err
 
 
 def test_coverage_and_the_accuracy_of_the_others(

@@ -94,7 +94,10 @@ def test_a_head_on_joined_layers_predicts_with_every_trunk(
     (source / "bright" / "0a.png").write_bytes(b"no image")
     for size in (1024, 7):
         monkeypatch.setattr("classify.inference.trunk._JOINED_IMAGES", size)
-        found = {p.key: p for p in predict_images(source, folder)}
+        predictions = predict_images(source, folder)
+        found = {p.key: p for p in predictions}
+        assert predictions.evaluation is not None
+        assert predictions.evaluation.seen == predictions.evaluation.rows == len(scores)
         assert found["bright/0a.png"].reason
         for key, own in zip(dataset.keys, scores, strict=True):
             assert found[key].label == dataset.class_names[own.argmax()]

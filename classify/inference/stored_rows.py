@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from classify.data.label_tables import RowLabels, read_labels
 from classify.inference.bundle import TrainedHead, load_head
 from classify.inference.head_folder import PathLike, check_inputs
-from classify.inference.training_images import count_training_images
+from classify.inference.training_images import count_seen
 from classify.inference.trunk import check_recipe, joined_shape
 from classify.labelling.choice import choose_different, least_sure, sample
 from classify.labelling.questions import Question, check_questions_page, save_page, save_questions
@@ -106,7 +106,7 @@ def predict_stored(
         answers.sort([partial(originals.read, image) for image in wanted], paths)
     predictions = conclude(answers, images.listed, (running, config), timings, output)
     if predictions.evaluation:
-        seen = count_seen(Path(head or ""), images, answers)
+        seen = count_seen(head or "", images.listed, images.digests, answers)
         predictions.evaluation = predictions.evaluation._replace(seen=seen)
     return predictions
 
@@ -228,18 +228,6 @@ def _finite_rows(features: Rows) -> NDArray[np.bool_]:
     if all_finite(features):
         return np.ones(len(features), bool)
     return np.asarray(np.isfinite(features.reshape(len(features), -1)).all(axis=1))
-
-
-def count_seen(head: Path, images: StoredImages, answers: Answers) -> int | None:
-    """Count the labelled images with an answer that the head was trained on; None if unknown."""
-    names, known = images.listed.class_names, set(answers.class_names)
-    rows = [
-        row
-        for row, (item, best) in enumerate(zip(images.listed.items, answers.best, strict=True))
-        if item.label >= 0 and names[item.label] in known and best.label is not None
-    ]
-    keys = [images.listed.items[row].key for row in rows]
-    return count_training_images(head, keys, images.digests[rows])
 
 
 def _read_finite(images: StoredImages, pool: NDArray[np.int64]) -> tuple[NDArray[np.int64], Rows]:

@@ -29,8 +29,8 @@ class Evaluation(NamedTuple):
         class_names: The classes that occur as label or as answer.
         confusion: Counts of these classes, labels on the first axis.
         unsure: Number of labelled images without an answer, as their best score was too low.
-        seen: Number of the compared rows of a file of features that the head was trained or chosen
-            on; None where its folder does not say.
+        seen: Number of the compared images that the head was trained or chosen on; None where its
+            folder does not say, and of a complete model.
     """
 
     rows: int
@@ -39,7 +39,7 @@ class Evaluation(NamedTuple):
     class_names: tuple[str, ...]
     confusion: NDArray[np.int64]
     unsure: int = 0
-    seen: int | None = 0
+    seen: int | None = None
 
     @property
     def coverage(self) -> float:
@@ -69,7 +69,7 @@ class Evaluation(NamedTuple):
         if self.seen == 0:
             return []
         if self.seen is None:
-            return ["these may include training images of the head: no test on new images"]
+            return ["these may include training images: no test on new images"]
         which = "training or validation images of the head: no test on new images"
         return [f"{self.seen:,} of these {count_of(self.rows, 'image')} are {which}"]
 
