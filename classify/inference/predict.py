@@ -14,7 +14,7 @@ from classify.inference.bundle import TrainedHead, load_head
 from classify.inference.complete_model import CompleteModel, open_classifier
 from classify.inference.head_folder import PathLike, check_file, is_head_folder
 from classify.inference.stored_rows import is_store, predict_stored
-from classify.inference.training_images import count_seen
+from classify.inference.training_images import tell_seen
 from classify.inference.trunk import Engines, open_engines, stream_engines
 from classify.labelling.questions import check_questions
 from classify.output.predictions import Answers, Predictions, check_replaced, conclude, is_chart
@@ -177,10 +177,7 @@ def _predict_source(
     if config.sort:
         answers.sort([partial(read_item, item) for item in items], [item.path for item in items])
     predictions = conclude(answers, listed, configs, timings, path)
-    if head and predictions.evaluation:
-        seen = count_seen(head, listed, digests, answers)
-        predictions.evaluation = predictions.evaluation._replace(seen=seen)
-    return predictions
+    return tell_seen(predictions, head, listed, digests, answers) if head else predictions
 
 
 def _predict_table(
@@ -225,10 +222,7 @@ def _predict_table(
             bar.update(len(read.rows) + len(read.failed))
     running = ExtractConfig.from_dict(given)
     predictions = conclude(answers, listed, (running, config), timings, path, "row")
-    if predictions.evaluation:
-        seen = count_seen(head, listed, digests, answers)
-        predictions.evaluation = predictions.evaluation._replace(seen=seen)
-    return predictions
+    return tell_seen(predictions, head, listed, digests, answers)
 
 
 def _check_model(source: PathLike, head: PathLike | None, trunk: Mapping[str, Any]) -> None:

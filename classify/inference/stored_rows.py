@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from classify.data.label_tables import RowLabels, read_labels
 from classify.inference.bundle import TrainedHead, load_head
 from classify.inference.head_folder import PathLike, check_inputs
-from classify.inference.training_images import count_seen
+from classify.inference.training_images import tell_seen
 from classify.inference.trunk import check_recipe, joined_shape
 from classify.labelling.choice import choose_different, least_sure, sample
 from classify.labelling.questions import Question, check_questions_page, save_page, save_questions
@@ -105,10 +105,7 @@ def predict_stored(
         paths = [os.path.join(originals.folder, image.key) for image in wanted]
         answers.sort([partial(originals.read, image) for image in wanted], paths)
     predictions = conclude(answers, images.listed, (running, config), timings, output)
-    if predictions.evaluation:
-        seen = count_seen(head or "", images.listed, images.digests, answers)
-        predictions.evaluation = predictions.evaluation._replace(seen=seen)
-    return predictions
+    return tell_seen(predictions, head or "", images.listed, images.digests, answers)
 
 
 def _wanted(images: StoredImages) -> list[Wanted]:
