@@ -109,6 +109,31 @@ def test_a_head_on_joined_layers_predicts_with_every_trunk(
     )
 
 
+def test_the_command_that_is_printed_works(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(made[0], tmp_path / "images")
+    paths = [str(tmp_path / name) for name in ("small.h5", "large.h5")]
+    for path, layer in zip(paths, ("conv1_relu", "conv_pw_1_relu"), strict=True):
+        settings: dict[str, Any] = {**QUICK, "pooling": "avg", "layer": (layer,)}
+        extract_features(tmp_path / "images", path, **settings)
+    for gone in (False, True):
+        if gone:
+            shutil.rmtree(tmp_path / "images")
+        for layer in (*LAYERS, JOINED):
+            folder = tmp_path / "head"
+            words = [*paths, "--head", "lda", "--layer", layer, "-o", str(folder)]
+            assert train_head(words) == 0
+            last = capsys.readouterr().err.splitlines()[-1]
+            if gone and layer == JOINED:
+                assert "next:" not in last
+                continue
+            wanted = paths[LAYERS.index(layer)] if gone else tmp_path / "images"
+            assert last == f"next: predict-images {folder} {wanted}"
+            assert predict(last.split()[2:]) == 0
+            capsys.readouterr()
+
+
 def test_what_needs_one_trunk_is_refused(
     made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
