@@ -53,6 +53,11 @@ def test_a_head_scores_new_vectors_as_scikit_learn_does(store: Path, tmp_path: P
     assert found.evaluation
     assert found.evaluation.rows == 40
     assert found.evaluation.scores["accuracy"] == (wanted.argmax(1) == truth).mean()
+    assert found.evaluation.seen == 0
+    np.savez(tmp_path / "old.npz", vectors=X[5:].astype(np.float64), y=NAMES[y[5:]])
+    again = predict_images(tmp_path / "old.npz", tmp_path / "head").evaluation
+    assert again is not None
+    assert (again.rows, again.seen) == (85, 70)
     assert result.test
     assert result.test.accuracy == direct.score(X[75:], y[75:])
     assert load_head(tmp_path / "head").trunk.trunk == ""

@@ -240,7 +240,7 @@ def test_rows_of_the_training_are_no_test(
     for content in (b"", b"damaged", None):
         (head / SEEN).unlink() if content is None else (head / SEEN).write_bytes(content)
         assert predict_command([str(head), str(store)]) == 0
-        assert "may include training images of the head: no test" in capsys.readouterr().err
+        assert "may include training images: no test" in capsys.readouterr().err
 
 
 def test_coverage_and_the_accuracy_of_the_others(
@@ -263,7 +263,13 @@ def test_coverage_and_the_accuracy_of_the_others(
     assert predict_command([str(head), str(store), "--min-score", "0.8"]) == 0
     unsure = f"coverage {sure.mean():.3f} ({(~sure).sum()} of 60 are unsure)"
     assert unsure in capsys.readouterr().err
-    assert predict_images(store, head, min_score=1, quiet=True).evaluation is None
+    none = predict_images(store, head, min_score=1, quiet=True).evaluation
+    assert none is not None
+    assert (none.rows, none.unsure, none.coverage) == (0, 60, 0)
+    assert np.isnan(none.scores["accuracy"])
+    assert predict_command([str(head), str(store), "--min-score", "1"]) == 0
+    expected = "none of 60 labelled images gets an answer; coverage 0.000 (60 of 60 are unsure)"
+    assert expected in capsys.readouterr().err
 
 
 def test_the_output_is_checked_and_written(

@@ -94,7 +94,10 @@ def test_a_head_on_joined_layers_predicts_with_every_trunk(
     (source / "bright" / "0a.png").write_bytes(b"no image")
     for size in (1024, 7):
         monkeypatch.setattr("classify.inference.trunk._JOINED_IMAGES", size)
-        found = {p.key: p for p in predict_images(source, folder)}
+        predictions = predict_images(source, folder)
+        found = {p.key: p for p in predictions}
+        assert predictions.evaluation is not None
+        assert predictions.evaluation.seen == predictions.evaluation.rows == len(scores)
         assert found["bright/0a.png"].reason
         for key, own in zip(dataset.keys, scores, strict=True):
             assert found[key].label == dataset.class_names[own.argmax()]
@@ -104,6 +107,31 @@ def test_a_head_on_joined_layers_predicts_with_every_trunk(
     assert (
         "weights: found one file for several trunks (mobilenet, mobile" in capsys.readouterr().err
     )
+
+
+def test_the_command_that_is_printed_works(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(made[0], tmp_path / "images")
+    paths = [str(tmp_path / name) for name in ("small.h5", "large.h5")]
+    for path, layer in zip(paths, ("conv1_relu", "conv_pw_1_relu"), strict=True):
+        settings: dict[str, Any] = {**QUICK, "pooling": "avg", "layer": (layer,)}
+        extract_features(tmp_path / "images", path, **settings)
+    for gone in (False, True):
+        if gone:
+            shutil.rmtree(tmp_path / "images")
+        for layer in (*LAYERS, JOINED):
+            folder = tmp_path / "head"
+            words = [*paths, "--head", "lda", "--layer", layer, "-o", str(folder)]
+            assert train_head(words) == 0
+            last = capsys.readouterr().err.splitlines()[-1]
+            if gone and layer == JOINED:
+                assert "next:" not in last
+                continue
+            wanted = paths[LAYERS.index(layer)] if gone else tmp_path / "images"
+            assert last == f"next: predict-images {folder} {wanted}"
+            assert predict(last.split()[2:]) == 0
+            capsys.readouterr()
 
 
 def test_what_needs_one_trunk_is_refused(

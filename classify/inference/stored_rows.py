@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from classify.data.label_tables import RowLabels, read_labels
 from classify.inference.bundle import TrainedHead, load_head
 from classify.inference.head_folder import PathLike, check_inputs
-from classify.inference.training_images import count_training_images
+from classify.inference.training_images import tell_seen
 from classify.inference.trunk import check_recipe, joined_shape
 from classify.labelling.choice import choose_different, least_sure, sample
 from classify.labelling.questions import Question, check_questions_page, save_page, save_questions
@@ -105,10 +105,7 @@ def predict_stored(
         paths = [os.path.join(originals.folder, image.key) for image in wanted]
         answers.sort([partial(originals.read, image) for image in wanted], paths)
     predictions = conclude(answers, images.listed, (running, config), timings, output)
-    if predictions.evaluation:
-        seen = count_seen(Path(head or ""), images, answers)
-        predictions.evaluation = predictions.evaluation._replace(seen=seen)
-    return predictions
+    return tell_seen(predictions, head or "", images.listed, images.digests, answers)
 
 
 def _wanted(images: StoredImages) -> list[Wanted]:
@@ -230,16 +227,16 @@ def _finite_rows(features: Rows) -> NDArray[np.bool_]:
     return np.asarray(np.isfinite(features.reshape(len(features), -1)).all(axis=1))
 
 
-def count_seen(head: Path, images: StoredImages, answers: Answers) -> int | None:
-    """Count the labelled images with an answer that the head was trained on; None if unknown."""
-    names, known = images.listed.class_names, set(answers.class_names)
-    rows = [
-        row
-        for row, (item, best) in enumerate(zip(images.listed.items, answers.best, strict=True))
-        if item.label >= 0 and names[item.label] in known and best.label is not None
-    ]
-    keys = [images.listed.items[row].key for row in rows]
-    return count_training_images(head, keys, images.digests[rows])
+def _read_finite(images: StoredImages, pool: NDArray[np.int64]) -> tuple[NDArray[np.int64], Rows]:
+    """Read the rows to choose from, without those whose features are no numbers."""
+    if len(pool):
+        X = images.X.read(pool)
+        finite = _finite_rows(X)
+        pool, X = pool[finite], X[finite]
+    if not len(pool):
+        rows = count_of(len(images.X), "image")
+        raise StoreError(f"{quoted(images.listed.root)}: none of {rows} can be chosen: {_FAULT}")
+    return pool, X
 
 
 def _choose(
@@ -256,12 +253,12 @@ def _choose(
         # An image whose features are no numbers is never chosen.
         margins = np.array([2 if p.margin is None else p.margin for p in answers.best])
         pool = least_sure(margins, count)
-        pool = pool[margins[pool] <= 1]
-        chosen = choose_different(images.X.read(pool), count, margins[pool])
+        pool, X = _read_finite(images, pool[margins[pool] <= 1])
+        chosen = choose_different(X, count, margins[pool])
     else:
         answers = Answers([item.key for item in images.listed.items], (), config)
-        pool = sample(images.X.shape, count)
-        chosen = choose_different(images.X.read(pool), count)
+        pool, X = _read_finite(images, sample(images.X.shape, count))
+        chosen = choose_different(X, count)
     places = pool[chosen]
     predictions = Predictions(answers.select(places), 0, timings)
     predictions.unlabelled = len(answers.best)
