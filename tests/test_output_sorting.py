@@ -4,7 +4,7 @@ import csv
 import os
 import shutil
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from classify import predict_images, train_heads
-from classify.output.sorting import LIST, Sorted, check_folder, sort_images
+from classify.output.sorting import LIST, RECORD, Sorted, check_folder, sort_images
 from classify.predict_cli import main as predict_command
 from extract import extract_features
 from extract.core.errors import HeadError, ImageError, SettingError, StoreError
@@ -30,7 +30,9 @@ def sort(folder: Path, images: Sequence[tuple[str, str | None, bytes]], **how: b
 
 
 def files_in(folder: Path) -> list[str]:
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    """The files of a folder, without the record of a sort."""
+    files = (p for p in folder.rglob("*") if p.is_file() and p.name != RECORD)
+    return sorted(p.relative_to(folder).as_posix() for p in files)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +53,11 @@ def files_in(folder: Path) -> list[str]:
         (".hidden.png", "a", "a/_.hidden.png"),
         (f"{'k' * 300}.jpg", "ä" * 200, f"{'ä' * 100}/{'k' * 200}.jpg"),
         (LIST, "cat", f"cat/{LIST}"),
+        ("a .jpg", "cat .", "cat/a.jpg"),
+        ("conin$.jpg", "COM¹", "_COM¹/_conin$.jpg"),
+        ("con .jpg", "lpt².x", "_lpt².x/_con.jpg"),
+        ("a.jpg", "Sorted.CSV", "Sorted.CSV-2/a.jpg"),
+        ("a.jpg", ".sorted", "_.sorted/a.jpg"),
         ("a\u202egpj.jpg", "cat", "cat/a_gpj.jpg"),
     ],
     ids=str,
@@ -86,17 +93,21 @@ def test_files_of_one_name_are_all_kept(tmp_path: Path) -> None:
 def test_what_somebody_changed_is_not_replaced(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     images = [("a.jpg", "cat", b"1"), ("b.jpg", "dog", b"2")]
-    for change in ("move", "add", "remove", "list"):
+    changes: list[Callable[[], object]] = [
+        lambda: (folder / "cat/a.jpg").rename(folder / "dog/a.jpg"),  # a person corrects a label
+        lambda: (folder / "notes.txt").touch(),
+        lambda: (folder / "cat/a.jpg").unlink(),
+        lambda: (folder / LIST).write_text("mine\n"),
+        lambda: (folder / LIST).write_text((folder / LIST).read_text().replace(",cat,", ",cow,")),
+        lambda: (folder / "cat/a.jpg").write_bytes(b"22"),
+        lambda: os.utime(folder / "cat/a.jpg", ns=(1, 1)),
+        lambda: (folder / "more").symlink_to(tmp_path),
+        lambda: (folder / "cow").mkdir(),
+    ]
+    for change in changes:
         shutil.rmtree(folder, ignore_errors=True)
         sort(folder, images)
-        if change == "move":  # a person corrects a label
-            (folder / "cat/a.jpg").rename(folder / "dog/a.jpg")
-        elif change == "add":
-            (folder / "notes.txt").touch()
-        elif change == "remove":
-            (folder / "cat/a.jpg").unlink()
-        else:
-            (folder / LIST).write_text("mine\n")
+        change()
         before = files_in(folder)
         with pytest.raises(HeadError, match="expected a new folder, or one that --sort wrote and"):
             check_folder(folder)
@@ -109,6 +120,19 @@ def test_what_somebody_changed_is_not_replaced(tmp_path: Path) -> None:
             check_folder(tmp_path / name)
     (tmp_path / "empty").mkdir()
     check_folder(tmp_path / "empty")
+
+
+def test_a_change_during_the_run_is_not_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    sort(folder, [("a.jpg", "cat", b"1")])
+
+    def change() -> bytes:
+        (folder / "notes.txt").write_text("mine")
+        return b"2"
+
+    with pytest.raises(HeadError, match="notes.txt that --sort did not write"):
+        sort_images(folder, [Sorted("b.jpg", "dog", 1, change)])
+    assert files_in(folder) == ["cat/a.jpg", "notes.txt", LIST]
 
 
 def test_the_images_and_the_folder_lie_apart(tmp_path: Path) -> None:
