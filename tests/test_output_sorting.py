@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from classify import predict_images, train_heads
+from classify.output import predictions
 from classify.output.sorting import LIST, RECORD, Sorted, check_folder, sort_images
 from classify.predict_cli import main as predict_command
 from extract import extract_features
@@ -251,3 +252,34 @@ def test_what_does_not_go_together(made: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "new.npz", X=np.zeros((3, 32), np.float32))
     with pytest.raises(SettingError, match=r"sort: has no effect on .*, which holds features and"):
         predict_images(tmp_path / "new.npz", made / "head", sort=tmp_path / "out")
+
+
+@pytest.mark.parametrize("source", ["photos", "out.h5"])
+def test_predictions_are_written_although_sorting_fails(
+    made: Path, tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise HeadError("the disk is full")
+
+    monkeypatch.setattr(predictions, "sort_images", fail)
+    settings: dict[str, Any] = {"sort": tmp_path / "out", "output": tmp_path / "p.csv"}
+    with pytest.raises(HeadError, match="the disk is full"):
+        predict_images(made / source, made / "head", **settings)
+    assert len((tmp_path / "p.csv").read_text().splitlines()) == 25
+
+
+def test_a_result_in_the_folder_is_refused(made: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    settings: dict[str, Any] = {"sort": folder, "quiet": True}
+    for source in ("photos", "out.h5"):
+        predict_images(made / source, made / "head", **settings)
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to(folder)
+        for output in (folder / "x.csv", folder / "dark/x.csv", tmp_path / "link/x.csv"):
+            with pytest.raises(HeadError, match=r"x.csv: lies in .*, the folder of sorted images"):
+                predict_images(made / source, made / "head", output=output, **settings)
+        with pytest.raises(HeadError, match="holds something else"):
+            predict_images(made / source, made / "head", output=folder / LIST, **settings)
+        assert not (folder / "x.csv").exists()
+    with pytest.raises(HeadError, match=r"lies in .*, the folder of sorted images"):
+        predict_images(made / "photos", made / "head", sort=tmp_path / "a", output=tmp_path / "a")

@@ -100,14 +100,14 @@ def predict_stored(
         return _choose(images, model, config, timings, output)
     originals = _open_originals(images, config) if config.sort else None
     answers = score_rows(images, model, config, timings)
-    if originals:
-        wanted = _wanted(images)
-        paths = [os.path.join(originals.folder, image.key) for image in wanted]
-        answers.sort([partial(originals.read, image) for image in wanted], paths)
     predictions = conclude(answers, images.listed, (running, config), timings, output)
     if predictions.evaluation:
         seen = count_seen(Path(head or ""), images, answers)
         predictions.evaluation = predictions.evaluation._replace(seen=seen)
+    if originals:
+        wanted = _wanted(images)
+        paths = [os.path.join(originals.folder, image.key) for image in wanted]
+        answers.sort([partial(originals.read, image) for image in wanted], paths)
     return predictions
 
 

@@ -66,6 +66,13 @@ def check_folder(folder: Path, source: str = "") -> None:
         raise HeadError(f"{folder}: {found}; {expected}; name another")
 
 
+def check_apart(folder: Path, output: Path) -> None:
+    """Raise HeadError where a result would lie in the folder of sorted images, or be that."""
+    if Path(os.path.realpath(output)).is_relative_to(os.path.realpath(folder)):
+        found = f"lies in {quoted(str(folder))}, the folder of sorted images"
+        raise HeadError(f"{output}: {found}; expected another place; name one")
+
+
 def _find_changes(folder: Path) -> str:
     """Say what a folder holds beside the files of a sort, or lacks of them; empty for nothing."""
     try:
