@@ -283,3 +283,20 @@ def test_a_result_in_the_folder_is_refused(made: Path, tmp_path: Path) -> None:
         assert not (folder / "x.csv").exists()
     with pytest.raises(HeadError, match=r"lies in .*, the folder of sorted images"):
         predict_images(made / "photos", made / "head", sort=tmp_path / "a", output=tmp_path / "a")
+
+
+def test_the_disks_are_asked_once_for_all_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, sync, fsync = list[str](), os.sync, os.fsync
+    monkeypatch.setattr(os, "sync", lambda: (asked.append("sync"), sync()))
+    monkeypatch.setattr(os, "fsync", lambda handle: (asked.append("fsync"), fsync(handle)))
+    sort(tmp_path / "out", [(f"{i}.jpg", "cat", b"x") for i in range(20)])
+    assert asked == ["sync", "fsync"]  # the content, and the folder's name after it
+
+
+def test_each_of_many_files_of_one_name_has_a_number(tmp_path: Path) -> None:
+    names = ["a-3.jpg", *["a.jpg"] * 5, "A.jpg"]
+    found = sort(tmp_path / "out", [(f"{i}/{n}", "cat", b"x") for i, n in enumerate(names)])
+    numbered = ["A-7.jpg", *(f"a-{i}.jpg" for i in range(2, 7)), "a.jpg"]
+    assert found == sorted([*(f"cat/{name}" for name in numbered), LIST])

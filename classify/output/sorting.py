@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from extract.core.atomic import atomic_write, check_writable
+from extract.core.atomic import atomic_write, check_writable, sync_disks
 from extract.core.console import log
 from extract.core.errors import HeadError, ImageError, count_of, listed, quoted
 from extract.display.progress import progress
@@ -121,7 +121,10 @@ def sort_images(folder: Path, images: Sequence[Sorted], link: bool = False) -> N
     """
     folders, names = _Names([UNLABELLED, LIST, RECORD]), dict[str, _Names]()
     rows, missing = [], list[str]()
-    with atomic_write(folder, HeadError) as temporary, progress(len(images), "images") as bar:
+    with (
+        atomic_write(folder, HeadError, sync_disks) as temporary,
+        progress(len(images), "images") as bar,
+    ):
         temporary.mkdir()
         for image in images:
             try:
