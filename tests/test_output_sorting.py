@@ -4,7 +4,7 @@ import csv
 import os
 import shutil
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from classify import predict_images, train_heads
-from classify.output.sorting import LIST, Sorted, check_folder, sort_images
+from classify.output import predictions
+from classify.output.sorting import LIST, RECORD, Sorted, check_folder, sort_images
 from classify.predict_cli import main as predict_command
 from extract import extract_features
 from extract.core.errors import HeadError, ImageError, SettingError, StoreError
@@ -30,7 +31,9 @@ def sort(folder: Path, images: Sequence[tuple[str, str | None, bytes]], **how: b
 
 
 def files_in(folder: Path) -> list[str]:
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    """The files of a folder, without the record of a sort."""
+    files = (p for p in folder.rglob("*") if p.is_file() and p.name != RECORD)
+    return sorted(p.relative_to(folder).as_posix() for p in files)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +54,11 @@ def files_in(folder: Path) -> list[str]:
         (".hidden.png", "a", "a/_.hidden.png"),
         (f"{'k' * 300}.jpg", "ä" * 200, f"{'ä' * 100}/{'k' * 200}.jpg"),
         (LIST, "cat", f"cat/{LIST}"),
+        ("a .jpg", "cat .", "cat/a.jpg"),
+        ("conin$.jpg", "COM¹", "_COM¹/_conin$.jpg"),
+        ("con .jpg", "lpt².x", "_lpt².x/_con.jpg"),
+        ("a.jpg", "Sorted.CSV", "Sorted.CSV-2/a.jpg"),
+        ("a.jpg", ".sorted", "_.sorted/a.jpg"),
         ("a\u202egpj.jpg", "cat", "cat/a_gpj.jpg"),
     ],
     ids=str,
@@ -86,17 +94,21 @@ def test_files_of_one_name_are_all_kept(tmp_path: Path) -> None:
 def test_what_somebody_changed_is_not_replaced(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     images = [("a.jpg", "cat", b"1"), ("b.jpg", "dog", b"2")]
-    for change in ("move", "add", "remove", "list"):
+    changes: list[Callable[[], object]] = [
+        lambda: (folder / "cat/a.jpg").rename(folder / "dog/a.jpg"),  # a person corrects a label
+        (folder / "notes.txt").touch,
+        (folder / "cat/a.jpg").unlink,
+        lambda: (folder / LIST).write_text("mine\n"),
+        lambda: (folder / LIST).write_text((folder / LIST).read_text().replace(",cat,", ",cow,")),
+        lambda: (folder / "cat/a.jpg").write_bytes(b"22"),
+        lambda: os.utime(folder / "cat/a.jpg", ns=(1, 1)),
+        lambda: (folder / "more").symlink_to(tmp_path),
+        (folder / "cow").mkdir,
+    ]
+    for change in changes:
         shutil.rmtree(folder, ignore_errors=True)
         sort(folder, images)
-        if change == "move":  # a person corrects a label
-            (folder / "cat/a.jpg").rename(folder / "dog/a.jpg")
-        elif change == "add":
-            (folder / "notes.txt").touch()
-        elif change == "remove":
-            (folder / "cat/a.jpg").unlink()
-        else:
-            (folder / LIST).write_text("mine\n")
+        change()
         before = files_in(folder)
         with pytest.raises(HeadError, match="expected a new folder, or one that --sort wrote and"):
             check_folder(folder)
@@ -109,6 +121,19 @@ def test_what_somebody_changed_is_not_replaced(tmp_path: Path) -> None:
             check_folder(tmp_path / name)
     (tmp_path / "empty").mkdir()
     check_folder(tmp_path / "empty")
+
+
+def test_a_change_during_the_run_is_not_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    sort(folder, [("a.jpg", "cat", b"1")])
+
+    def change() -> bytes:
+        (folder / "notes.txt").write_text("mine")
+        return b"2"
+
+    with pytest.raises(HeadError, match=r"1 file \(notes.txt\) that --sort did not"):
+        sort_images(folder, [Sorted("b.jpg", "dog", 1, change)])
+    assert files_in(folder) == ["cat/a.jpg", "notes.txt", LIST]
 
 
 def test_the_images_and_the_folder_lie_apart(tmp_path: Path) -> None:
@@ -227,3 +252,51 @@ def test_what_does_not_go_together(made: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "new.npz", X=np.zeros((3, 32), np.float32))
     with pytest.raises(SettingError, match=r"sort: has no effect on .*, which holds features and"):
         predict_images(tmp_path / "new.npz", made / "head", sort=tmp_path / "out")
+
+
+@pytest.mark.parametrize("source", ["photos", "out.h5"])
+def test_predictions_are_written_although_sorting_fails(
+    made: Path, tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise HeadError("the disk is full")
+
+    monkeypatch.setattr(predictions, "sort_images", fail)
+    settings: dict[str, Any] = {"sort": tmp_path / "out", "output": tmp_path / "p.csv"}
+    with pytest.raises(HeadError, match="the disk is full"):
+        predict_images(made / source, made / "head", **settings)
+    assert len((tmp_path / "p.csv").read_text().splitlines()) == 25
+
+
+def test_a_result_in_the_folder_is_refused(made: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    settings: dict[str, Any] = {"sort": folder, "quiet": True}
+    for source in ("photos", "out.h5"):
+        predict_images(made / source, made / "head", **settings)
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to(folder)
+        for output in (folder / "x.csv", folder / "dark/x.csv", tmp_path / "link/x.csv"):
+            with pytest.raises(HeadError, match=r"x.csv: lies in .*, the folder of sorted images"):
+                predict_images(made / source, made / "head", output=output, **settings)
+        with pytest.raises(HeadError, match="holds something else"):
+            predict_images(made / source, made / "head", output=folder / LIST, **settings)
+        assert not (folder / "x.csv").exists()
+    with pytest.raises(HeadError, match=r"lies in .*, the folder of sorted images"):
+        predict_images(made / "photos", made / "head", sort=tmp_path / "a", output=tmp_path / "a")
+
+
+def test_the_disks_are_asked_once_for_all_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, sync, fsync = list[str](), os.sync, os.fsync
+    monkeypatch.setattr(os, "sync", lambda: (asked.append("sync"), sync()))
+    monkeypatch.setattr(os, "fsync", lambda handle: (asked.append("fsync"), fsync(handle)))
+    sort(tmp_path / "out", [(f"{i}.jpg", "cat", b"x") for i in range(20)])
+    assert asked == ["sync", "fsync"]  # the content, and the folder's name after it
+
+
+def test_each_of_many_files_of_one_name_has_a_number(tmp_path: Path) -> None:
+    names = ["a-3.jpg", *["a.jpg"] * 5, "A.jpg"]
+    found = sort(tmp_path / "out", [(f"{i}/{n}", "cat", b"x") for i, n in enumerate(names)])
+    numbered = ["A-7.jpg", *(f"a-{i}.jpg" for i in range(2, 7)), "a.jpg"]
+    assert found == sorted([*(f"cat/{name}" for name in numbered), LIST])

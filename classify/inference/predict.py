@@ -18,7 +18,7 @@ from classify.inference.training_images import tell_seen
 from classify.inference.trunk import Engines, open_engines, stream_engines
 from classify.labelling.questions import check_questions
 from classify.output.predictions import Answers, Predictions, check_replaced, conclude, is_chart
-from classify.output.sorting import check_folder
+from classify.output.sorting import check_apart, check_folder
 from classify.settings.plan import as_names
 from classify.settings.prediction import CHART_TOP, PredictConfig
 from extract.core.config import ExtractConfig, TrunkSpec
@@ -135,6 +135,8 @@ def _predict_images(
     if path:
         check_file(path, source)
         check_questions(path) if config.to_label else check_replaced(path)
+        if config.sort:
+            check_apart(Path(config.sort), path)
     if stored:
         return predict_stored(Path(source), head, path, given, config)
     if table := open_features(source, running.columns):
@@ -174,9 +176,9 @@ def _predict_source(
     timings.start = time.perf_counter() - began
     digests = np.zeros((len(items), DIGEST_BYTES), np.uint8)
     answers = label_images(items, engine, model, config, running.workers, timings, digests)
+    predictions = conclude(answers, listed, configs, timings, path)
     if config.sort:
         answers.sort([partial(read_item, item) for item in items], [item.path for item in items])
-    predictions = conclude(answers, listed, configs, timings, path)
     return tell_seen(predictions, head, listed, digests, answers) if head else predictions
 
 

@@ -100,11 +100,11 @@ def predict_stored(
         return _choose(images, model, config, timings, output)
     originals = _open_originals(images, config) if config.sort else None
     answers = score_rows(images, model, config, timings)
+    predictions = conclude(answers, images.listed, (running, config), timings, output)
     if originals:
         wanted = _wanted(images)
         paths = [os.path.join(originals.folder, image.key) for image in wanted]
         answers.sort([partial(originals.read, image) for image in wanted], paths)
-    predictions = conclude(answers, images.listed, (running, config), timings, output)
     return tell_seen(predictions, head or "", images.listed, images.digests, answers)
 
 

@@ -1,7 +1,8 @@
 """Images sorted into a folder for each class.
 
 The folder is new, or is the unchanged work of an earlier sort: ``sorted.csv`` in it lists every
-file with its key. Keys and class names may come from a stranger: no name leads out of the folder.
+file with its key, and ``.sorted`` has a digest of the list and of all sizes and times. Keys and
+class names may come from a stranger: no name leads out of the folder.
 """
 
 import csv
@@ -11,10 +12,10 @@ import re
 import shutil
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from extract.core.atomic import atomic_write, check_writable
+from extract.core.atomic import atomic_write, check_writable, sync_disks
 from extract.core.console import log
 from extract.core.errors import HeadError, ImageError, count_of, listed, quoted
 from extract.display.progress import progress
@@ -22,11 +23,14 @@ from extract.display.tables import csv_text
 from extract.images.kinds import IMAGE_ENDINGS, IMAGE_KINDS, image_kind
 
 LIST = "sorted.csv"
+RECORD = ".sorted"
 UNLABELLED = "unlabelled"
 _HEADING = ["file", "key", "label", "score"]
 # What Windows takes in no name, and what moves a terminal's cursor.
 _UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]')
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+_RESERVED = re.compile(
+    r"(con|conin\$|conout\$|prn|aux|nul|(com|lpt)[\d¹²³]) *(\..*)?", re.IGNORECASE
+)
 # Bytes of a name that leave room for a number and an ending, of 255 in all.
 _MOST_BYTES = 200
 _HEAD_BYTES = 1024
@@ -62,6 +66,13 @@ def check_folder(folder: Path, source: str = "") -> None:
         raise HeadError(f"{folder}: {found}; {expected}; name another")
 
 
+def check_apart(folder: Path, output: Path) -> None:
+    """Raise HeadError where a result would lie in the folder of sorted images, or be that."""
+    if Path(os.path.realpath(output)).is_relative_to(os.path.realpath(folder)):
+        found = f"lies in {quoted(str(folder))}, the folder of sorted images"
+        raise HeadError(f"{output}: {found}; expected another place; name one")
+
+
 def _find_changes(folder: Path) -> str:
     """Say what a folder holds beside the files of a sort, or lacks of them; empty for nothing."""
     try:
@@ -71,14 +82,28 @@ def _find_changes(folder: Path) -> str:
             return f"{LIST} is of another program"
     except (OSError, ValueError, csv.Error):
         return f"holds no {LIST}" if folder.is_dir() else "not a folder"
-    known = {row[0] for row in rows if row} | {LIST}
+    files = {row[0] for row in rows if row} | {LIST, RECORD}
+    known = files | {PurePosixPath(name).parent.as_posix() for name in files if "/" in name}
     there = {
         Path(parent, name).relative_to(folder).as_posix()
-        for parent, _, names in os.walk(folder)
+        for parent, *kinds in os.walk(folder)  # a link to a folder is a folder
+        for names in kinds
         for name in names
     }
     parts = [(there - known, "that --sort did not write"), (known - there, "fewer")]
-    return ", ".join(f"holds {listed(names, 'file')} {what}" for names, what in parts if names)
+    if found := [f"holds {listed(names, 'file')} {what}" for names, what in parts if names]:
+        return ", ".join(found)
+    same = (folder / RECORD).read_bytes() == _record(folder, files)
+    return "" if same else "holds a file that somebody has changed"
+
+
+def _record(folder: Path, files: Iterable[str]) -> bytes:
+    """Return a digest of the list, and of the size and time of each file beside it."""
+    digest = hashlib.blake2b((folder / LIST).read_bytes(), digest_size=16)
+    for name in sorted({*files} - {LIST, RECORD}):
+        state = (folder / name).lstat()
+        digest.update(f"{name}\0{state.st_size}\0{state.st_mtime_ns}\0".encode())
+    return digest.hexdigest().encode() + b"\n"
 
 
 def sort_images(folder: Path, images: Sequence[Sorted], link: bool = False) -> None:
@@ -94,9 +119,12 @@ def sort_images(folder: Path, images: Sequence[Sorted], link: bool = False) -> N
     Raises:
         HeadError: The folder cannot be written.
     """
-    folders, names = _Names([UNLABELLED]), dict[str, _Names]()
+    folders, names = _Names([UNLABELLED, LIST, RECORD]), dict[str, _Names]()
     rows, missing = [], list[str]()
-    with atomic_write(folder, HeadError) as temporary, progress(len(images), "images") as bar:
+    with (
+        atomic_write(folder, HeadError, sync_disks) as temporary,
+        progress(len(images), "images") as bar,
+    ):
         temporary.mkdir()
         for image in images:
             try:
@@ -115,6 +143,8 @@ def sort_images(folder: Path, images: Sequence[Sorted], link: bool = False) -> N
             rows.append([f"{own}/{name}", csv_text(image.key), label, score])
         with (temporary / LIST).open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([_HEADING, *rows])
+        (temporary / RECORD).write_bytes(_record(temporary, [row[0] for row in rows]))
+        check_folder(folder)  # somebody may have changed it meanwhile
     if missing:
         count = count_of(len(missing), "image")
         log.warning("%s: %s not sorted, first %s", folder, count, missing[0])
@@ -156,7 +186,7 @@ class _Names:
 
     def __init__(self, taken: Iterable[str] = ()) -> None:
         self._taken = {_folded(name) for name in taken}
-        self._known = dict[str, str]()
+        self._known, self._numbers = dict[str, str](), dict[str, int]()
 
     def of(self, text: str) -> str:
         """Return the name of a text, the same each time."""
@@ -167,13 +197,15 @@ class _Names:
     def add(self, text: str, ending: str = "") -> str:
         """Return a name for a text, with an ending, that no other one has."""
         stem, ending = (_UNSAFE.sub("_", part) for part in (text, ending))
-        stem = stem.encode()[:_MOST_BYTES].decode("utf-8", "ignore").strip(" ").rstrip(".")
+        stem = stem.encode()[:_MOST_BYTES].decode("utf-8", "ignore").lstrip(" ").rstrip(" .")
         if not stem.strip(".") or stem.startswith(".") or _RESERVED.fullmatch(stem):
             stem = f"_{stem}"
-        name, number = f"{stem}{ending}", 1
+        name = first = f"{stem}{ending}"
+        number = self._numbers.get(_folded(first), 1)
         while _folded(name) in self._taken:
             number += 1
             name = f"{stem}-{number}{ending}"
+        self._numbers[_folded(first)] = number
         self._taken.add(_folded(name))
         return name
 

@@ -12,9 +12,9 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from extract.core.errors import HeadstartError, StoreError
@@ -47,7 +47,9 @@ def temporary_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_write(path: Path, error: type[HeadstartError]) -> Iterator[Path]:
+def atomic_write(
+    path: Path, error: type[HeadstartError], wait: Callable[[Path], None] | None = None
+) -> Iterator[Path]:
     """Yield a temporary path and move it into place on success.
 
     After a failure the former file or folder is still there. A link stays; its target is replaced.
@@ -55,6 +57,7 @@ def atomic_write(path: Path, error: type[HeadstartError]) -> Iterator[Path]:
     Args:
         path: The file or folder to write.
         error: The exception to raise if it cannot be written.
+        wait: Waits until the content is on the disk, by default file by file.
 
     Yields:
         The path to write to, with the same ending.
@@ -66,7 +69,7 @@ def atomic_write(path: Path, error: type[HeadstartError]) -> Iterator[Path]:
     try:
         with temporary_path(target) as temporary:
             yield temporary
-            move_into_place(temporary, target)
+            move_into_place(temporary, target, wait)
     except OSError as failed:
         if isinstance(failed, HeadstartError):
             raise
@@ -118,13 +121,15 @@ def check_writable(path: Path, error: type[HeadstartError]) -> None:
         raise error(f"{path}: cannot be written: {failed.strerror}; name another place") from failed
 
 
-def move_into_place(temporary: Path, path: Path) -> None:
+def move_into_place(
+    temporary: Path, path: Path, wait: Callable[[Path], None] | None = None
+) -> None:
     """Move a file or folder to its final path, with its content on the disk before its name.
 
     A file replaces another in one step. A folder cannot: if the process is killed between two
     renames, the former folder has a name from which ``remove_leftovers`` restores it.
     """
-    _fsync_tree(temporary)
+    (wait or _fsync_tree)(temporary)
     former = _name(path, _OLD)
     try:
         if temporary.is_dir() and path.is_dir():
@@ -217,6 +222,12 @@ def fsync_handle(handle: int) -> None:
         fcntl.fcntl(handle, getattr(fcntl, "F_FULLFSYNC"))  # noqa: B009
     except (ImportError, AttributeError, OSError):  # another system, or a disk without that
         os.fsync(handle)
+
+
+def sync_disks(path: Path) -> None:
+    """Wait until all content is on the disks: for many files faster than file by file."""
+    # Windows has no such call.
+    getattr(os, "sync", partial(_fsync_tree, path))()
 
 
 def _fsync_tree(path: Path) -> None:
