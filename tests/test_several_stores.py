@@ -164,3 +164,16 @@ def test_features_of_another_program_join_by_key(
     assert predict([str(folder), str(tmp_path / "clip.npz")]) == 0
     train_heads(paths, layer="small:conv1_relu", head="lda", output=folder)
     assert predict([str(folder), str(made[0])]) == 0
+
+
+def test_the_hold_out_does_not_depend_on_the_layer_that_is_read(made: Made, tmp_path: Path) -> None:
+    keys = load_dataset(made[1]).keys
+    X, labels = np.ones((24, 3), np.float32), [key.split("/")[0] for key in keys]
+    write_features(tmp_path / "clip.h5", X, keys=keys, labels=labels)
+    for paths in ([made[1], tmp_path / "clip.h5"], [tmp_path / "clip.h5", made[1]]):
+        sides = [
+            load_dataset(paths, layer).grouping.hashed.tolist()
+            for layer in ("small:conv1_relu", "clip:features", "clip:features+small:conv1_relu")
+        ]
+        assert sides[0] == sides[1] == sides[2]
+        assert (sides[0] == keys) == (paths[1] == made[1])

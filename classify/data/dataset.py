@@ -155,8 +155,9 @@ class Dataset(Described):
     def grouping(self) -> Groups:
         """The groups of the rows, by name and number."""
         # The digest of another program's features is of their numbers, which its next export may
-        # change in the last digit; its keys stay.
-        return Groups(self.keys, self.groups, self.digests if self.trunk.trunk else None)
+        # change in the last digit; its keys stay. The first store decides, whatever the layer.
+        trunk = self.store.parts[0].made_by.trunk if self.store else self.trunk
+        return Groups(self.keys, self.groups, self.digests if trunk.trunk else None)
 
     @cached_property
     def fingerprint(self) -> str:
