@@ -177,3 +177,18 @@ def test_the_hold_out_does_not_depend_on_the_layer_that_is_read(made: Made, tmp_
         ]
         assert sides[0] == sides[1] == sides[2]
         assert (sides[0] == keys) == (paths[1] == made[1])
+
+
+def test_features_of_another_program_among_several_are_said_once_before_training(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = load_dataset(made[1]).keys
+    write_features(tmp_path / "clip.h5", np.random.default_rng(0).random((24, 3)), keys=keys)
+    words = [str(made[1]), str(tmp_path / "clip.h5"), "--head", "lda", "-o", str(tmp_path / "head")]
+    assert train_head(words) == 0
+    lines = capsys.readouterr().err.splitlines()
+    (line,) = [line for line in lines if "of another program" in line]
+    assert line.startswith("warning: ")
+    assert "heads on clip:features, alone or joined, label no images" in line
+    assert train_head([*map(str, made[1:]), *words[2:-1], str(tmp_path / "both")]) == 0
+    assert "another program" not in capsys.readouterr().err
