@@ -196,7 +196,12 @@ def list_layers(paths: Sequence[Path]) -> list[tuple[str, ...]]:
     return []
 
 
-def describe_layers(stores: Stores) -> str:
-    """Name the layers of several stores, with the file that each has its name from."""
+def log_layers(stores: Stores) -> None:
+    """Name the layers of several stores, and those whose heads label no images."""
     shown = (f"{', '.join(part.layers)} of {quoted(str(part.same.path))}" for part in stores.parts)
-    return "layers: " + "; ".join(shown)
+    log.info("layers: %s", "; ".join(shown))
+    foreign = [part for part in stores.parts if not part.made_by.trunk.trunk]
+    if foreign:
+        path, names = quoted(str(foreign[0].same.path)), ", ".join(foreign[0].layers)
+        found = f"{path}: features of another program; heads on {names}, alone or joined, label"
+        log.warning(f"{found} no images, only tables of features; for images name another --layer")
