@@ -20,8 +20,6 @@ from extract.core.errors import MOST_LISTED, SplitError, quoted
 TRAIN, VALIDATION, TEST = 0, 1, 2
 # Folds of data that is too small for a hold-out.
 FOLDS = 5
-# Shares of the training rows that show whether more rows would help.
-SHARES = (1 / 8, 1 / 4, 1 / 2)
 _MADE = re.compile("[0-9a-f]{32}")  # a group that --groups made, named after a digest
 _Sides = NDArray[np.signedinteger]  # (N,) TRAIN, VALIDATION or TEST
 
@@ -232,7 +230,7 @@ def _check_classes(dataset: Dataset, sides: _Sides, warn: bool = True) -> None:
     """Raise SplitError where no head could be trained or compared."""
     names = dataset.class_names
     if len(names) < 2:
-        expected = "expected two or more; put the images of each class in a folder of its own"
+        expected = "expected two or more; add images, or labels, of another class"
         raise SplitError(f"classes: found {', '.join(names)}; {expected}")
     missing_train, missing = (
         [names[label] for label in np.setdiff1d(np.arange(len(names)), dataset.y[sides == side])]
@@ -270,33 +268,3 @@ def _warn_of_leaks(dataset: Dataset, sides: _Sides, noun: str, fixed: NDArray[An
     rows = dataset.X, dataset.digests, dataset.keys
     for line in describe_all_leaks(*rows, (sides, fixed), noun, near=not dataset.near_joined):
         log.warning("%s: %s", dataset.path, line)
-
-
-def sample(rows: Labels, most: int, seed: int) -> Labels:
-    """Return at most ``most`` of some increasing rows, at random."""
-    if len(rows) <= most:
-        return rows
-    return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
-
-
-def subsets(y: Labels, seed: int, shares: Sequence[float] = SHARES) -> list[Labels]:
-    """Draw growing subsets of the rows; each holds the one before it and every class.
-
-    Args:
-        y: (A,) classes.
-        seed: Decides the draw.
-        shares: Increasing shares.
-
-    Returns:
-        Increasing positions of about these shares of each class; without subsets of fewer than two
-        rows per class on average.
-    """
-    generator = np.random.default_rng(seed)
-    members = [generator.permutation(np.flatnonzero(y == label)) for label in np.unique(y)]
-    drawn: list[Labels] = []
-    for share in shares:
-        places = np.concatenate([rows[: max(1, round(share * len(rows)))] for rows in members])
-        fewest = max(2 * len(members), len(drawn[-1]) + 1 if drawn else 0)
-        if fewest <= len(places) < len(y):
-            drawn.append(np.sort(places))
-    return drawn

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset
 from classify.data.preprocessing import Floats
-from classify.data.splits import FOLDS, Split, development_rows, leave_out_lone, sample, split_folds
+from classify.data.samples import sample
+from classify.data.splits import FOLDS, Split, development_rows, leave_out_lone, split_folds
 from classify.heads.linear_head import fit_linear
 from classify.labelling.directions import nearest_rows, strongest_directions
 from classify.settings.config import TrainConfig
