@@ -147,7 +147,7 @@ def test_unlabelled_rows_alone(make_store: MakeStore, tmp_path: Path) -> None:
     assert found[1] == ("000003.png", None, None, None, "is empty")
     assert (found.unreadable, found.tolerated, found.evaluation) == (1, 0, None)
     full = make_store(some_features(), labels_of(), name="full.h5")
-    with pytest.raises(StoreError, match=r"each of its 60 images has a label; expected some wit"):
+    with pytest.raises(StoreError, match=r"nothing to label: each of its 60 images has a label$"):
         predict_images(full, head, only="unlabelled")
     with pytest.raises(SettingError, match=r"only 'labelled' is unknown; nearest: unlabelled"):
         predict_images(full, head, only="labelled")
