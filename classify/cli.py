@@ -154,7 +154,7 @@ def _train_head(arguments: argparse.Namespace) -> int:
 def _next_source(result: Any) -> str:
     """Return what the head can label, the images or its file of features; empty where neither."""
     dataset = result.dataset
-    source = dataset.moved_to or dataset.source
+    source: str = dataset.moved_to or dataset.source
     stores = [part.same.path for part in dataset.store.choose(dataset.layer).parts]
     if len(stores) > 1:  # it needs all trunks, and images
         has_trunks = all(made_by.trunk.trunk for made_by in dataset.joined)

@@ -96,7 +96,7 @@ def predict_stored(
     model = load_head(head) if head else None
     images = read_rows(path, model, head or "", config, running.columns)
     recorded = [table.path for table in model.labels] if model else []
-    inputs = [path, *config.labels, *images.tables, *recorded]
+    inputs: list[PathLike] = [path, *config.labels, *images.tables, *recorded]
     check_inputs([target for target in (output, config.page) if target], inputs)
     count = len(images.listed.items)
     if is_chart(output) and count != 1:
