@@ -398,6 +398,6 @@ def test_many_classes_are_told_by_their_confusions() -> None:
     ]
     found = evaluate_labels(items, answers, names, names)
     assert found is not None
-    lines = str(found).splitlines()
+    lines = str(found._replace(seen=0)).splitlines()
     assert lines[0].startswith("accuracy 0.967 (no interval of few groups), macro_f1 0.9")
     assert lines[1:] == ["3 of 3 class 07 are predicted as class 00"]

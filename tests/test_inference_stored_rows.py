@@ -147,8 +147,12 @@ def test_unlabelled_rows_alone(make_store: MakeStore, tmp_path: Path) -> None:
     assert found[1] == ("000003.png", None, None, None, "is empty")
     assert (found.unreadable, found.tolerated, found.evaluation) == (1, 0, None)
     full = make_store(some_features(), labels_of(), name="full.h5")
-    with pytest.raises(StoreError, match=r"each of its 60 images has a label; expected some wit"):
+    with pytest.raises(StoreError, match=r"nothing to label: each of its 60 images has a label$"):
         predict_images(full, head, only="unlabelled")
+    part = make_store(some_features(), [-1, -1, *labels_of(58)], failed=[0, 1], name="part.h5")
+    rest = r"nothing to label: each of its images has a label, or could not be read \(2\)$"
+    with pytest.raises(StoreError, match=rest):
+        predict_images(part, head, to_label=3)
     with pytest.raises(SettingError, match=r"only 'labelled' is unknown; nearest: unlabelled"):
         predict_images(full, head, only="labelled")
 
