@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
-from classify.labelling.choice import PART, POOL, choose_different, least_sure, unit_rows
+from classify.labelling.choice import PART, POOL, _shares, choose_different, least_sure, unit_rows
 
 
 def blobs(
@@ -105,3 +105,10 @@ def test_maps_are_averaged_over_their_positions() -> None:
     means = maps.astype(np.float64).mean(axis=(1, 2))
     lengths = np.linalg.norm(means, axis=1, keepdims=True)
     np.testing.assert_allclose(unit_rows(maps), means / lengths, atol=1e-6)
+
+
+def test_no_part_gets_more_than_its_rows() -> None:
+    labels, weights = np.array([0, 0, 1, 1, 1, 1]), np.array([9.0, 9, 1, 1, 1, 1])
+    assert [_shares(labels, weights, count) for count in (1, 3, 5, 6)] == [
+        *([1, 0], [2, 1], [2, 3], [2, 4])
+    ]
