@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.labelling.choice import choose_different, least_sure, normalise
+from classify.labelling.choice import choose_different, least_sure, unit_rows
 
 Rows = NDArray[np.float32]
 Places = NDArray[np.int64]
@@ -47,7 +47,7 @@ def by_badge(X: Rows, scores: Scores, count: int, random: np.random.Generator) -
 
     Source: Ash et al., Deep batch active learning by diverse, uncertain gradient lower bounds, 2020
     """
-    rows, parts = normalise(X), scores.copy()
+    rows, parts = unit_rows(X), scores.copy()
     parts[np.arange(len(parts)), parts.argmax(axis=1)] -= 1
     squares = (parts**2).sum(axis=1)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
-from classify.labelling.choice import POOL, choose_different, least_sure, normalise
+from classify.labelling.choice import PART, POOL, _shares, choose_different, least_sure, unit_rows
 
 
 def blobs(
@@ -30,7 +30,7 @@ def test_each_cluster_gets_one_and_the_largest_is_first() -> None:
 def test_the_chosen_row_is_the_nearest_to_the_centre_that_scikit_learn_finds() -> None:
     X, _ = blobs([40, 30, 20], spread=0.2)
     weights = np.random.default_rng(1).uniform(0.05, 1, len(X))
-    rows = normalise(X)
+    rows = unit_rows(X)
     model = KMeans(3, n_init=5, random_state=0).fit(rows, sample_weight=weights)
     distances = model.transform(rows)
     wanted = {int(column.argmin()) for column in distances.T}
@@ -67,3 +67,48 @@ def test_the_pool_has_the_lowest_margins(count: int) -> None:
     assert np.all(np.diff(pool) > 0)
     rest = np.setdiff1d(np.arange(200), pool)
     assert not len(rest) or margins[pool].max() <= margins[rest].min()
+
+
+def test_many_are_chosen_in_parts() -> None:
+    count = 3 * PART // 2
+    X, owners = blobs([*[8] * count, 200], features=count + 1, spread=0.01)
+    chosen = choose_different(X, count + 1)
+    assert len(set(chosen.tolist())) == count + 1
+    # At random about 60 % of the directions have a row among as many.
+    assert len(set(owners[chosen].tolist())) > 0.8 * count
+    np.testing.assert_array_equal(choose_different(X, count + 1), chosen)
+    margins = np.random.default_rng(1).uniform(size=len(X))
+    places = choose_different(X, count + 1, margins)
+    assert np.all(np.diff(margins[places]) >= 0)
+    assert len(set(places.tolist())) == count + 1
+
+
+@pytest.mark.parametrize("copies", [0, 950, 999])
+def test_copies_do_not_keep_parts_from_being_made(copies: int) -> None:
+    X = np.random.default_rng(0).normal(size=(1000, 6)).astype(np.float32)
+    X[:copies] = 1
+    for count in (PART + 1, 5 * PART, 1000):
+        assert len(set(choose_different(X, count).tolist())) == count
+
+
+def test_a_pool_of_very_many_is_no_larger_than_needed() -> None:
+    margins = np.random.default_rng(0).uniform(size=50_000)
+    assert [len(least_sure(margins, count)) for count in (1_999, 2_500, 30_000)] == [
+        *(19_990, 20_000, 30_000)
+    ]
+
+
+def test_maps_are_averaged_over_their_positions() -> None:
+    maps = np.random.default_rng(0).normal(size=(60, 3, 3, 5)).astype(np.float32)
+    wanted = choose_different(maps.mean(axis=(1, 2)), 6)
+    np.testing.assert_array_equal(choose_different(maps, 6), wanted)
+    means = maps.astype(np.float64).mean(axis=(1, 2))
+    lengths = np.linalg.norm(means, axis=1, keepdims=True)
+    np.testing.assert_allclose(unit_rows(maps), means / lengths, atol=1e-6)
+
+
+def test_no_part_gets_more_than_its_rows() -> None:
+    labels, weights = np.array([0, 0, 1, 1, 1, 1]), np.array([9.0, 9, 1, 1, 1, 1])
+    assert [_shares(labels, weights, count) for count in (1, 3, 5, 6)] == [
+        *([1, 0], [2, 1], [2, 3], [2, 4])
+    ]

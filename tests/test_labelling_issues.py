@@ -99,6 +99,23 @@ def test_the_most_similar_image_is_the_nearest_other_one_outside_the_test_split(
         assert issue.cosine == pytest.approx(cosines.max(), abs=1e-5)
 
 
+def test_maps_have_the_cosine_of_similar_images() -> None:
+    made, _ = clusters(planted=30)
+    shifts = np.random.default_rng(5).normal(size=(COUNT, 2, 3, 8)).astype(np.float32)
+    maps = made.X[:, None, None, :] + 3 * shifts
+    maps[7] = 0  # it has no direction
+    means = maps.astype(np.float64).mean(axis=(1, 2))
+    lengths = np.linalg.norm(means, axis=1, keepdims=True)
+    X = means / np.where(lengths > 0, lengths, 1)
+    issues = find_label_issues(replace(made, X=maps)).issues
+    assert len(issues) > 10
+    for issue in issues:
+        cosines = X @ X[issue.row]
+        cosines[issue.row] = -2
+        assert issue.cosine == pytest.approx(cosines.max(), abs=1e-5)
+        assert made.keys[cosines.argmax()] == issue.nearest
+
+
 def test_identical_images_and_groups_stay_in_one_fold() -> None:
     made, _ = clusters()
     numbers = np.arange(COUNT) // 4

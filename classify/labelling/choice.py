@@ -11,6 +11,9 @@ what there is, and typical images are better than odd ones for few labels.
 Source: Hacohen, Dekel and Weinshall, Active learning on a budget: opposite strategies suit high and
 low budgets, 2022, https://arxiv.org/abs/2202.02794
 
+K-means takes time as rows times clusters. More than ``PART`` are chosen in parts: a first
+k-means divides the rows, and each part gets clusters by its weight.
+
 ``benchmarks/labelling.py`` compares these rules with random choice and others.
 """
 
@@ -20,22 +23,29 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from extract.similarity.directions import to_units
+
 # The least sure images among which are chosen, for each one that is wanted.
 POOL = 10
+# Clusters of one k-means, at most.
+PART = 100
 _STEPS = 30
 # Rows, and bytes of them, among which the first images to label are chosen.
 _MOST_ROWS, _MOST_BYTES = 20_000, 2**28
+# The share of rows in one part from which on they are divided by their order.
+_MOST_IN_A_PART = 0.9
 # Rows whose distances are computed at a time.
 _ROWS = 4096
 
 Rows = NDArray[np.float32]
 Places = NDArray[np.int64]
+Weights = NDArray[np.float64]
 
 
 def least_sure(margins: NDArray[np.floating], count: int) -> Places:
-    """Return the places of ``POOL`` times ``count`` lowest margins, increasing."""
+    """Return the places of ``POOL`` times ``count`` lowest margins, increasing; of many fewer."""
     order = np.argsort(margins, kind="stable")
-    return np.sort(order[: POOL * count])
+    return np.sort(order[: max(count, min(POOL * count, _MOST_ROWS))])
 
 
 def sample(shape: Sequence[int], count: int) -> Places:
@@ -61,40 +71,84 @@ def choose_different(
         The places, those of the lowest margins first; without margins those of the largest
         clusters.
     """
-    rows = normalise(X)
+    rows = unit_rows(X)
     weights = np.ones(len(rows)) if margins is None else 1 - np.asarray(margins, np.float64)
     weights = np.maximum(weights, 1e-6)
-    count = min(count, len(rows))
-    centres, labels = _cluster(rows, weights, count, np.random.default_rng(seed))
-    sizes = np.bincount(labels, weights, minlength=count)
-    chosen: list[int] = []
-    for cluster in np.argsort(-sizes, kind="stable").tolist():
-        distances = _distances(rows, centres[cluster : cluster + 1])[:, 0]
-        # A centre that lost its rows takes the nearest one that is left.
-        distances[labels != cluster] += 4 * (labels == cluster).any()
-        distances[chosen] = np.inf
-        chosen.append(int(distances.argmin()))
-    places = np.array(chosen, np.int64)
+    random = np.random.default_rng(seed)
+    places, sizes = _choose(rows, weights, min(count, len(rows)), random)
+    places = places[np.argsort(-sizes, kind="stable")]
     return places if margins is None else places[np.argsort(margins[places], kind="stable")]
 
 
-def normalise(X: NDArray[np.floating]) -> Rows:
-    """Return features as vectors of length 1."""
-    rows = X.reshape(len(X), -1).astype(np.float32)
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(rows / np.where(lengths > 0, lengths, 1))
+def unit_rows(X: NDArray[np.floating]) -> Rows:
+    """Return features as vectors of length 1; of zeros if they have no direction."""
+    return np.nan_to_num(to_units(X), copy=False)
+
+
+def _choose(
+    rows: Rows, weights: Weights, count: int, random: np.random.Generator
+) -> tuple[Places, Weights]:
+    """Return the places of ``count`` rows that stand for all, and the weight of their clusters."""
+    if count <= PART:
+        return _choose_central(rows, weights, count, random)
+    parts = math.ceil(count / PART)
+    labels = _cluster(rows, weights, parts, random)[1]
+    if np.bincount(labels).max() > _MOST_IN_A_PART * len(rows):  # many copies
+        labels = np.arange(len(rows)) * parts // len(rows)
+    places, sizes = list[Places](), list[Weights]()
+    for part, share in enumerate(_shares(labels, weights, count)):
+        own = np.flatnonzero(labels == part)
+        chosen, size = _choose(rows[own], weights[own], share, random)
+        places.append(own[chosen])
+        sizes.append(size)
+    return np.concatenate(places), np.concatenate(sizes)
+
+
+def _shares(labels: Places, weights: Weights, count: int) -> list[int]:
+    """Divide a number among parts by their weights; none gets more than its rows.
+
+    Each goes to the part with the most weight for one more, as seats in D'Hondt's method.
+    """
+    rows, sums = np.bincount(labels), np.bincount(labels, weights)
+    shares = np.zeros(len(rows), np.int64)
+    for _ in range(count):
+        shares[np.where(shares < rows, sums / (shares + 1), -1).argmax()] += 1
+    return shares.tolist()
+
+
+def _choose_central(
+    rows: Rows, weights: Weights, count: int, random: np.random.Generator
+) -> tuple[Places, Weights]:
+    """Return the row nearest to the centre of each cluster, and its weight, the largest first."""
+    if not count:
+        return np.zeros(0, np.int64), np.zeros(0)
+    centres, labels = _cluster(rows, weights, count, random)
+    sizes = np.bincount(labels, weights, minlength=count)
+    order = np.argsort(-sizes, kind="stable")
+    chosen, left = list[int](), np.ones(len(rows), bool)
+    for cluster in order.tolist():
+        own = np.flatnonzero(left & (labels == cluster))
+        if not len(own):  # a centre that lost its rows takes the nearest one that is left
+            own = np.flatnonzero(left)
+        near = _distances(rows[own], _squares(rows[own]), centres[cluster : cluster + 1])
+        chosen.append(int(own[near[:, 0].argmin()]))
+        left[chosen[-1]] = False
+    return np.array(chosen, np.int64), sizes[order]
 
 
 def _cluster(
-    rows: Rows, weights: NDArray[np.float64], count: int, random: np.random.Generator
+    rows: Rows, weights: Weights, count: int, random: np.random.Generator
 ) -> tuple[Rows, Places]:
     """Return the centres of weighted k-means, and the cluster of each row."""
-    centres = _first_centres(rows, weights, count, random)
+    squares = _squares(rows)
+    centres = _first_centres(rows, squares, weights, random, count)
     labels = np.full(len(rows), -1)
     for _ in range(_STEPS):
         nearest = np.concatenate(
             [
-                _distances(rows[start : start + _ROWS], centres).argmin(axis=1)
+                _distances(
+                    rows[start : start + _ROWS], squares[start : start + _ROWS], centres
+                ).argmin(axis=1)
                 for start in range(0, len(rows), _ROWS)
             ]
         )
@@ -109,7 +163,7 @@ def _cluster(
 
 
 def _first_centres(
-    rows: Rows, weights: NDArray[np.float64], count: int, random: np.random.Generator
+    rows: Rows, squares: Rows, weights: Weights, random: np.random.Generator, count: int
 ) -> Rows:
     """Draw rows as centres, with probabilities as their squared distances to those before.
 
@@ -117,7 +171,7 @@ def _first_centres(
     Source: Arthur and Vassilvitskii, k-means++: the advantages of careful seeding, 2007
     """
     chosen = [int(random.choice(len(rows), p=weights / weights.sum()))]
-    nearest = _distances(rows, rows[chosen])[:, 0]
+    nearest = _distances(rows, squares, rows[chosen])[:, 0]
     tries = 2 + int(np.log(count))
     while len(chosen) < count:
         chances = nearest * weights
@@ -126,14 +180,18 @@ def _first_centres(
             chances = weights.copy()
             chances[chosen] = 0
         drawn = random.choice(len(rows), tries, p=chances / chances.sum())
-        reached = np.minimum(nearest[:, None], _distances(rows, rows[drawn]))
+        reached = np.minimum(nearest[:, None], _distances(rows, squares, rows[drawn]))
         best = int((weights @ reached).argmin())
         chosen.append(int(drawn[best]))
         nearest = reached[:, best]
     return rows[chosen].copy()
 
 
-def _distances(rows: Rows, centres: Rows) -> NDArray[np.float64]:
-    """Return (N, K) squared distances of rows of length 1, or 0, to centres."""
-    squares = np.einsum("nd,nd->n", rows, rows)[:, None] + np.einsum("kd,kd->k", centres, centres)
-    return np.asarray(np.maximum(squares - 2 * rows @ centres.T, 0), np.float64)
+def _squares(rows: Rows) -> Rows:
+    return np.asarray(np.einsum("nd,nd->n", rows, rows))
+
+
+def _distances(rows: Rows, squares: Rows, centres: Rows) -> Weights:
+    """Return (N, K) squared distances of rows with their (N,) squared lengths to centres."""
+    sums = squares[:, None] + _squares(centres)
+    return np.asarray(np.maximum(sums - rows @ (2 * centres).T, 0), np.float64)

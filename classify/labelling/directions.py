@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from classify.data.samples import sample
 from classify.stored.out_of_core import Features, Labels, iter_chunks
+from extract.similarity.directions import to_units
 
 # Directions of the features; of 32 to 256 these found the most planted wrong labels.
 WIDTH = 128
@@ -71,7 +72,5 @@ def nearest_rows(X: Features, queries: Labels, rows: Labels) -> tuple[Labels, Do
 
 
 def _unit(values: Any) -> Double:
-    """Return vectors of length 1; zeros stay."""
-    vectors = _vectors(values)
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.where(length > 0, length, 1), np.float64)
+    """Return the vectors of similar images in float64; zeros of rows that have no direction."""
+    return np.nan_to_num(to_units(np.asarray(values))).astype(np.float64)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.output.chart import CREATOR, draw_chart
+from classify.output.earlier import find_edited
 from classify.output.sorting import Sorted, sort_images
 from classify.report.evaluation import Evaluation, evaluate_labels
 from classify.report.figures import load_matplotlib
@@ -173,10 +174,11 @@ class Predictions(list[Prediction]):
             form: See ``write_predictions``.
 
         Raises:
-            HeadError: The file cannot be written.
+            HeadError: The file cannot be written, or somebody has changed labels in it.
         """
         if is_chart(path) and self.unreadable:
             return
+        check_replaced(path, self)
         with atomic_write(path, HeadError) as temporary:
             if is_chart(path):
                 load_matplotlib()
@@ -221,13 +223,16 @@ def conclude(
     return predictions
 
 
-def check_replaced(path: Path) -> None:
-    """Raise HeadError where predictions would replace a file that holds something else."""
+def check_replaced(path: Path, predictions: Sequence[Prediction] = ()) -> None:
+    """Raise HeadError where predictions would replace something else, or the work of a person."""
     if path.is_file() and path.stat().st_size:
         chart = is_chart(path)
         if not (CREATOR.encode() in path.read_bytes() if chart else _has_predictions(path)):
             expected = f"expected {'a chart' if chart else 'predictions'}, or a new file"
             raise HeadError(f"{path}: holds something else; {expected}; name another")
+        if not chart and (found := find_edited(path, predictions)):
+            expected = "expected predictions as they were written, or a new file"
+            raise HeadError(f"{path}: {found}; {expected}; name another")
 
 
 def _has_predictions(path: Path) -> bool:
