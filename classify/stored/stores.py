@@ -202,7 +202,7 @@ def log_layers(stores: Stores) -> None:
     shown = (f"{', '.join(part.layers)} of {quoted(str(part.same.path))}" for part in stores.parts)
     log.info("layers: %s", "; ".join(shown))
     foreign = [part for part in stores.parts if not part.made_by.trunk.trunk]
-    if foreign:
+    if 0 < len(foreign) < len(stores.parts):
         path, names = quoted(str(foreign[0].same.path)), ", ".join(foreign[0].layers)
         found = f"{path}: features of another program; heads on {names}, alone or joined, label"
         log.warning(f"{found} no images, only tables of features; for images name another --layer")
