@@ -45,7 +45,7 @@ def show_features_parser() -> argparse.ArgumentParser:
     parser = Parser(
         "show-features",
         "OUT.h5",
-        "Describe a file of features, verify that it is intact, or export it.",
+        "Describe a file of features, verify or export it, and ask what it says about the images.",
         _EXAMPLES,
     )
     parser.add_argument("out", metavar="OUT.h5", help="a file made by extract-features")
@@ -224,6 +224,7 @@ def _show_within(arguments: argparse.Namespace) -> int:
     # -P: import nothing from the folder of the stranger's file.
     code = "import sys; from extract.show_cli import main; sys.exit(main())"
     words = [sys.executable, "-P", "-c", code, *(f"--{flag}" for flag in flags)]
+    words += [] if arguments.log is None else ["--log", arguments.log]
     try:
         ended = subprocess.run(
             [*words, "--", arguments.out], timeout=arguments.limit, check=False
