@@ -8,7 +8,7 @@ from typing import Any
 
 from classify.settings.config import GROUPS, FinetuneConfig, LabelConfig, TrainConfig
 from classify.settings.head_spec import DEFAULTS, SETTINGS, USUAL_HEADS, HeadSpec
-from extract.core.console import Parser, add_common_flags, log, run_command
+from extract.core.console import Parser, add_common_flags, as_word, log, run_command
 from extract.core.errors import ExitCode
 from extract.core.flags import add_flags, given_settings
 
@@ -146,11 +146,23 @@ def _train_head(arguments: argparse.Namespace) -> int:
     from classify.train import train_heads
 
     result = train_heads(**given_settings(arguments), on_result=print)
-    dataset = result.dataset
-    assert dataset is not None
-    source = dataset.moved_to or dataset.source
-    source = source if os.path.exists(source) else str(dataset.path)
-    if Path(source).is_absolute() and Path(source).is_relative_to(Path.cwd()):
-        source = os.path.relpath(source)
-    log.info("next: %s", shlex.join(["predict-images", str(result.folder), source]))
+    if source := _next_source(result):
+        log.info(
+            "next: %s", shlex.join(["predict-images", as_word(result.folder), as_word(source)])
+        )
     return ExitCode.OK
+
+
+def _next_source(result: Any) -> str:
+    """Return what the head can label, the images or its file of features; empty where neither."""
+    dataset = result.dataset
+    source: str = dataset.moved_to or dataset.source
+    stores = [part.same.path for part in dataset.store.choose(dataset.layer).parts]
+    if len(stores) > 1:  # it needs all trunks, and images
+        has_trunks = all(made_by.trunk.trunk for made_by in dataset.joined)
+        source = source if has_trunks and os.path.exists(source) else ""
+    elif not os.path.exists(source) or (stores != [dataset.path] and not dataset.trunk.trunk):
+        source = str(stores[0])
+    if source and Path(source).is_absolute() and Path(source).is_relative_to(Path.cwd()):
+        source = os.path.relpath(source)
+    return source

@@ -84,9 +84,9 @@ def train_heads(  # noqa: PLR0913
     Example:
         >>> train_heads("out.h5", head="logistic", C=0.1, labels="sex.csv")  # doctest: +SKIP
     """
-    tables, layers = take_labels(settings), list_layers(as_paths(store))  # type: ignore[arg-type]
+    tables, layers = take_labels(settings), _layers_of(store, finetune)  # type: ignore[arg-type]
     config = plan_run(head, sweep, trials, finetune, settings, layers, asserts)
-    paths, folder = _places(store, finetune, output, as_names(export), tables.labels)
+    paths, folder = _places(store, output, as_names(export), tables.labels)
     read = partial(load_dataset, paths, groups=groups, leave_out=leave_out, **vars(tables))
     with quiet_mode(quiet), locked(folder, HeadError, "train-head"):
         return _train(partial(read, source=source), folder, config, as_names(export), on_result)
@@ -129,9 +129,17 @@ def sweep(
         return with_notes(search.run(dataset, config.for_images(len(dataset.y))), dataset)
 
 
+def _layers_of(store: Paths, finetune: bool) -> list[tuple[str, ...]]:
+    """Return the layers to try; raise SettingError for several files and fine-tuning."""
+    paths = as_paths(store)
+    if finetune and len(paths) > 1:
+        found = f"found {len(paths)} files of features; expected one, with maps of its trunk"
+        raise SettingError(f"finetune: {found}; name one file, or leave --finetune out")
+    return list_layers(paths)
+
+
 def _places(
     store: Paths,
-    finetune: bool,
     output: str | os.PathLike[str] | None,
     targets: Sequence[str],
     tables: Sequence[str],
@@ -139,13 +147,9 @@ def _places(
     """Return the files of features, and the folder to make: by default beside the first file.
 
     Raises:
-        SettingError: There are several files, and fine-tuning needs one.
         HeadError: A result would have the place of a table.
     """
     paths = as_paths(store)
-    if finetune and len(paths) > 1:
-        found = f"found {len(paths)} files of features; expected one, with maps of its trunk"
-        raise SettingError(f"finetune: {found}; name one file, or leave --finetune out")
     for path in paths if not output else ():
         check_there(path)  # a wrong path is that of the file, not of the folder
     usual = paths[0].with_name("_".join([*(path.stem for path in paths), "head"]))
@@ -206,6 +210,7 @@ def _prepare(
     layers = ["+".join(spec.layer) for spec in config.candidates]
     dataset = read(layer=layers[0] if all(layers) else None, memory=config.memory)
     dataset = leave_out_lone(dataset, config)
+    head_folder.check_question(folder, dataset.class_names)
     config = config.for_images(len(dataset.y))
     makers = export.makers_of(targets, dataset, config.candidates)
     if config.finetune:

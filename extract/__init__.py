@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from extract.core.errors import StoreError as StoreError
     from extract.core.errors import TrunkError as TrunkError
     from extract.core.views import ViewSpec as ViewSpec
-    from extract.likeness import find_near_duplicates as find_near_duplicates
-    from extract.likeness import find_outliers as find_outliers
-    from extract.likeness import find_similar as find_similar
     from extract.pipeline.run import Summary as Summary
+    from extract.similar_images import find_near_duplicates as find_near_duplicates
+    from extract.similar_images import find_outliers as find_outliers
+    from extract.similar_images import find_similar as find_similar
     from extract.similarity.near_duplicates import NearDuplicates as NearDuplicates
     from extract.similarity.similar import Outliers as Outliers
     from extract.similarity.similar import SimilarImages as SimilarImages
@@ -44,7 +44,7 @@ _PUBLIC = {
         *("SourceError", "SplitError", "StoreError", "TrunkError"),
     ),
     "extract.core.views": ("ViewSpec",),
-    "extract.likeness": ("find_near_duplicates", "find_outliers", "find_similar"),
+    "extract.similar_images": ("find_near_duplicates", "find_outliers", "find_similar"),
     "extract.pipeline.run": ("Summary",),
     "extract.similarity.near_duplicates": ("NearDuplicates",),
     "extract.similarity.similar": ("Outliers", "SimilarImages"),

@@ -6,7 +6,7 @@ from typing import Any
 
 from extract.core.applications import EXTRAS
 from extract.core.config import PIXEL_SETTINGS, ExtractConfig, TrunkSpec
-from extract.core.console import Parser, add_common_flags, log, run_command
+from extract.core.console import Parser, add_common_flags, as_word, log, run_command
 from extract.core.errors import ExitCode, SettingError, count_of, quoted
 from extract.core.flags import add_flags, given_settings
 from extract.core.views import ViewSpec
@@ -136,11 +136,12 @@ def _report(summary: Any) -> None:
 def _next_step(summary: Any, noun: str) -> str:
     """Return the next command, and why it is not to train a head."""
     if len(summary.class_names) > 1 and len(summary.failed) < summary.images:
-        return f"next: {shlex.join(['train-head', str(summary.out)])}"
-    words, why = ["show-features", str(summary.out)], f"a head needs {noun}s of two classes"
+        return f"next: {shlex.join(['train-head', as_word(summary.out)])}"
+    words, why = ["show-features", as_word(summary.out)], f"a head needs {noun}s of two classes"
     if not summary.class_names and len(summary.failed) < summary.images:
         table = f"{summary.out.stem}_labels.csv"
-        words = ["predict-images", str(summary.out), "--to-label", "30", "-o", table]
+        words = ["predict-images", as_word(summary.out), "--to-label", "30"]
+        words += ["-o", as_word(table)]
         why = f"no {noun} has a label, and a head needs two classes"
     return f"{why}; next: {shlex.join(words)}"
 

@@ -45,7 +45,7 @@ def show_features_parser() -> argparse.ArgumentParser:
     parser = Parser(
         "show-features",
         "OUT.h5",
-        "Describe a file of features, verify that it is intact, or export it.",
+        "Describe a file of features, verify or export it, and ask what it says about the images.",
         _EXAMPLES,
     )
     parser.add_argument("out", metavar="OUT.h5", help="a file made by extract-features")
@@ -73,7 +73,7 @@ def show_features_parser() -> argparse.ArgumentParser:
         "--layer", metavar="NAME", help="the layer of several, to export or compare"
     )
     _add_questions(
-        parser.add_argument_group("likeness of the images, as CSV or with --json as JSON")
+        parser.add_argument_group("similarity of the images, as CSV or with --json as JSON")
     )
     add_common_flags(parser)
     return parser
@@ -192,7 +192,7 @@ def _choose_action(arguments: argparse.Namespace) -> str:
 
 def _answer(arguments: argparse.Namespace, action: str) -> int:
     """Print the images that answer a question as CSV or JSON lines."""
-    from extract.likeness import find_near_duplicates, find_outliers, find_similar
+    from extract.similar_images import find_near_duplicates, find_outliers, find_similar
 
     shared = {"layer": arguments.layer, "page": arguments.page, "source": arguments.source or ""}
     images: Any
@@ -224,6 +224,7 @@ def _show_within(arguments: argparse.Namespace) -> int:
     # -P: import nothing from the folder of the stranger's file.
     code = "import sys; from extract.show_cli import main; sys.exit(main())"
     words = [sys.executable, "-P", "-c", code, *(f"--{flag}" for flag in flags)]
+    words += [] if arguments.log is None else ["--log", arguments.log]
     try:
         ended = subprocess.run(
             [*words, "--", arguments.out], timeout=arguments.limit, check=False

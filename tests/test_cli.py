@@ -79,6 +79,17 @@ def test_what_comes_next_can_be_done(
     assert last == f"a head needs images of two classes; next: show-features {tmp_path / 'one.h5'}"
 
 
+def test_a_leading_dash_is_no_flag_in_the_next_command(
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert extract(images, "./-dash.h5", *QUICK_FLAGS) == 0
+    assert capsys.readouterr().err.splitlines()[-1] == "next: train-head ./-dash.h5"
+
+
 def test_flags_may_stand_between_the_words(images: Path, tmp_path: Path) -> None:
     assert extract(*QUICK_FLAGS[:4], images, *QUICK_FLAGS[4:], tmp_path / "out.h5") == 0
     assert (tmp_path / "out.h5").exists()
@@ -261,8 +272,8 @@ def test_a_file_of_other_images_is_named_as_such(
     Image.new("RGB", (32, 32)).save(other / "train/cat/new.png")
     assert extract(other, out, "-q") == 1
     said = capsys.readouterr().err.splitlines()[-1]
-    assert f"out.h5: holds 8 images, none of which is in {other}; name another" in said
-    assert "--update" not in said
+    assert f"no image of {other} has the name or the time of one of its 8 images; if" in said
+    assert said.index("--update keeps their rows; otherwise name another") < said.index("overwrite")
     # With one image in common it may be the same source.
     first = next(path for path in sorted(images.rglob("*.png")))
     kept = other / first.relative_to(images)
@@ -270,6 +281,20 @@ def test_a_file_of_other_images_is_named_as_such(
     shutil.copy2(first, kept)
     assert extract(other, out, "-q") == 1
     assert "use --update" in capsys.readouterr().err
+
+
+def test_the_same_images_in_another_folder_and_of_another_time_can_be_kept(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, deeper = tmp_path / "out.h5", tmp_path / "deeper"
+    assert extract(images, out, *QUICK_FLAGS) == 0
+    shutil.copytree(images, deeper / "within", copy_function=shutil.copyfile)
+    assert extract(deeper, out, "-q") == 1
+    said = capsys.readouterr().err
+    assert "none of which" not in said
+    assert "if they are the same images under other names, --update keeps their rows" in said
+    assert extract(deeper, out, "--update", "--dry-run") == 0
+    assert "8 done before, of them 8 under a new name" in capsys.readouterr().err
 
 
 def test_an_unknown_trunk_is_said_before_what_the_file_has(

@@ -10,11 +10,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from classify import cli as train_cli
 from classify import predict_cli
-from extract import cli, show_cli
+from extract import cli, show_cli, write_features
 from extract.core import console
 from extract.core.console import log, quiet_mode
 from extract.core.errors import ExitCode, SettingError, StoreError
@@ -104,6 +105,27 @@ def test_a_log_gets_every_message_with_its_time(tmp_path: Path) -> None:
     assert said == [r"read \x1b[31m\nhere", *2 * ["warning: odd", "out.h5: gone"]]
 
 
+@pytest.mark.parametrize("flag", ["--export", "--page"])
+def test_a_log_is_no_output_of_the_same_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    (tmp_path / "here").symlink_to(tmp_path)
+    path, out = tmp_path / "out.csv", tmp_path / "here/out.csv"
+    near = [] if flag == "--export" else ["--near"]
+    words = ["none.h5", *near, flag, str(out), "--log", str(path)]
+    assert show_cli.main(words) == SettingError.exit_code
+    said = f"log: {path} is also given as {flag[2:]}; name another file"
+    assert capsys.readouterr().err == f"show-features: {said}\n"
+    assert not path.exists()
+
+
+def test_a_log_has_the_messages_of_a_limited_process(tmp_path: Path) -> None:
+    write_features(tmp_path / "a.h5", np.ones((2, 3)), quiet=True)
+    words = [str(tmp_path / "a.h5"), "--verify", "--limit", "100", "--log", str(tmp_path / "log")]
+    assert show_cli.main(words) == ExitCode.OK
+    assert "verified: every row is there" in (tmp_path / "log").read_text()
+
+
 @pytest.mark.parametrize("kind", ["file", "folder", "fifo", "missing folder"])
 def test_a_log_replaces_nothing(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -146,7 +168,7 @@ sys.stdin, sys.stdout, sys.stderr = (  # as Python finds them where they are clo
     for number, stream in enumerate((sys.stdin, sys.stdout, sys.stderr))
 )
 from classify.cli import main as train_head
-from extract import cli, show_cli
+from extract import cli, show_cli, write_features
 images, out, *flags = sys.argv[2:]
 assert cli.main([images, out, *flags]) == 0
 assert show_cli.main([out, "--verify"]) == 0

@@ -541,9 +541,12 @@ def test_a_table_is_never_replaced(birds: Path, tmp_path: Path) -> None:
 def test_other_labels_are_another_search(birds: Path, tmp_path: Path) -> None:
     folder, named = tmp_path / "head", "path=image,label=sex"
     words = [str(birds), "--head", "ridge", "--head", "lda", "-q", "-o", str(folder)]
-    assert train_head(words) == 0
+    words += ["--columns", named]
+    swapped = pd.read_csv(tmp_path / "birds.csv").replace({"sex": {"f": "m", "m": "f"}})
+    swapped.to_csv(tmp_path / "swapped.csv", index=False)
+    assert train_head([*words, "--labels", str(tmp_path / "swapped.csv")]) == 0
     kept = (folder / "candidates.jsonl").read_bytes()
-    words += ["--labels", str(tmp_path / "birds.csv"), "--columns", named]
+    words += ["--labels", str(tmp_path / "birds.csv")]
     assert train_head(words) == 0
     other = (folder / "candidates.jsonl").read_bytes()
     assert kept.split(b"\n")[0] != other.split(b"\n")[0]

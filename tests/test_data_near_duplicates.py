@@ -56,7 +56,7 @@ def test_nothing_is_said_without_copies_or_within_one_split(
     X[90] = X[10]
     split_rows(load_dataset(make_store(X, [0, 1] * 60, split, name="d.h5")))
     assert "000010.png ~ 000090.png" in caplog.text
-    assert "see show-features --near, and remove one of each" in caplog.text
+    assert "see show-features --near, and move or remove one of each" in caplog.text
 
 
 def test_identical_files_are_named_once(
@@ -67,12 +67,12 @@ def test_identical_files_are_named_once(
     digests = np.arange(60 * 16).reshape(60, 16).astype(np.uint8)
     digests[50] = digests[10]
     said = near_duplicates.describe_near_leaks(
-        X, digests, [str(row) for row in range(60)], np.arange(60) // 30, "splits", "do"
+        X, digests, [str(row) for row in range(60)], np.arange(60) // 30, "splits", np.zeros(60)
     )
     assert said == ""
     digests[50] = 7
     said = near_duplicates.describe_near_leaks(
-        X, digests, [str(row) for row in range(60)], np.arange(60) // 30, "splits", "do"
+        X, digests, [str(row) for row in range(60)], np.arange(60) // 30, "splits", np.zeros(60)
     )
     assert "(10 ~ 50, cosine 1.000)" in said
 
@@ -140,8 +140,29 @@ def test_a_split_of_the_file_that_parts_copies_is_refused(make_store: MakeStore)
     X = clusters(60, 64, 7)
     X[50] = X[10]
     path = make_store(X, [0, 1] * 30, [0] * 40 + [1] * 20)
-    with pytest.raises(SplitError, match=r"000010\.png and 000050\.png are in two splits"):
+    with pytest.raises(
+        SplitError, match=r"near-duplicates in two splits of the file, 000010\.png and"
+    ):
         split_rows(load_dataset(path, groups="near"))
+
+
+def test_groups_are_offered_where_they_end_in_no_error(
+    make_store: MakeStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    X = clusters(120, 64, 7)
+    X[80], X[100] = X[3] * 1.01 + 0.001, X[4]
+    for name, split in (("a.h5", [0] * 110 + [2] * 10), ("b.h5", [0] * 90 + [2] * 30)):
+        path = make_store(X, [0, 1] * 60, split, name=name)
+        caplog.clear()
+        split_folds(load_dataset(path), 4)
+        offered = "give --groups near" in caplog.text
+        assert offered == ("move or remove one of each" not in caplog.text)
+        if offered:
+            split_folds(load_dataset(path, groups="near"), 4)
+            continue
+        with pytest.raises(SplitError, match=r"000004\.png and 000100\.png; expected"):
+            split_folds(load_dataset(path, groups="near"), 4)
+    assert not offered
 
 
 def test_copies_no_longer_raise_the_accuracy(

@@ -463,7 +463,7 @@ def test_too_few_images_for_a_hold_out_are_divided_into_folds(
     with caplog.at_level(logging.INFO, "headstart"):
         splits = choose_splits(made, config())
     assert caplog.messages == [
-        f"too few images to hold a fifth of them out: compared in {folds} folds"
+        f"too few images or groups to hold a fifth of them out: compared in {folds} folds"
     ]
     again = split_folds(made, folds)
     assert [s.validation.tolist() for s in splits] == [s.validation.tolist() for s in again]

@@ -251,6 +251,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, heading, values in (("sex", "path,label", "fm"), ("cameras", "file,light", "dn")):
         rows = (f"{key},{values[number % 2]}" for number, key in enumerate(keys))
         (folder / f"{name}.csv").write_text("\n".join([heading, *rows]))
+    (folder / "corrected.csv").write_text(f"key,label\n{keys[0]},food\n")
     vectors = np.random.default_rng(0).normal(size=(30, 8)).astype("float32")
     np.savez(folder / "vectors.npz", features=vectors, labels=["cat", "dog", "emu"] * 10)
     np.savez(folder / "new-vectors.npz", features=vectors[:3])

@@ -53,6 +53,11 @@ def test_a_head_scores_new_vectors_as_scikit_learn_does(store: Path, tmp_path: P
     assert found.evaluation
     assert found.evaluation.rows == 40
     assert found.evaluation.scores["accuracy"] == (wanted.argmax(1) == truth).mean()
+    assert found.evaluation.seen == 0
+    np.savez(tmp_path / "old.npz", vectors=X[5:].astype(np.float64), y=NAMES[y[5:]])
+    again = predict_images(tmp_path / "old.npz", tmp_path / "head").evaluation
+    assert again is not None
+    assert (again.rows, again.seen) == (85, 70)
     assert result.test
     assert result.test.accuracy == direct.score(X[75:], y[75:])
     assert load_head(tmp_path / "head").trunk.trunk == ""
@@ -134,7 +139,9 @@ def test_predictions_do_not_become_labels(ending: str, store: Path, tmp_path: Pa
 
 def test_rows_without_labels_name_the_flag_for_them(tmp_path: Path) -> None:
     write_features(tmp_path / "out.h5", draw(3, 1)[0])
-    with pytest.raises(StoreError, match="none of 3 rows has features and a label; name them: ext"):
+    with pytest.raises(
+        StoreError, match=r"none of 3 rows has features and a label; .*name them: ext"
+    ):
         train_heads(tmp_path / "out.h5", output=tmp_path / "head")
 
 

@@ -13,11 +13,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pyarrow import feather, parquet
 from scipy.sparse import csr_matrix
 
 from extract import SettingError, SourceError, StoreError, extract_features, write_features
 from extract.cli import main
+from extract.display.tables import csv_text, from_csv_text
 from extract.exchange import feature_table
 from extract.limits import unpacked
 from extract.show_cli import main as show
@@ -574,3 +577,8 @@ def test_a_file_of_a_stranger_has_no_trunk_and_no_views(tmp_path: Path) -> None:
         del file.attrs["weights_sha256"], file.attrs["layer"]
     with pytest.raises(StoreError, match="lacks layer"):
         read(out)
+
+
+@given(st.text("'=+-@\t\ra", max_size=5))
+def test_text_of_a_csv_file_is_as_it_was(text: str) -> None:
+    assert from_csv_text(csv_text(text)) == text

@@ -307,7 +307,8 @@ def test_a_head_of_another_scikit_learn_predicts_the_same_or_is_refused(
         with patch.context() as inner:
             inner.setattr("sklearn.base.__version__", "2.0")
             loaded = SklearnHead.load(tmp_path, name)
-        np.testing.assert_array_equal(loaded.predict_proba(X), head.predict_proba(X))
+        # Not to the last digit: where arrays begin in memory decides how sums are rounded.
+        np.testing.assert_allclose(loaded.predict_proba(X), head.predict_proba(X), rtol=1e-6)
         head._parts["example_scores"] = head._parts["example_scores"][::-1]
         head.save(tmp_path)
     with pytest.raises(ValueError, match="found other scores than those of the version"):

@@ -1,5 +1,6 @@
 import json
 import logging
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -55,20 +56,24 @@ def test_extract_features_names_leaks(
     assert "1 time (train/cat/0.png = validation/cat/9.png)" in caplog.text
 
 
-def test_train_head_names_leaks_of_its_own_hold_out(
+def test_copies_are_on_one_side_of_a_hold_out_but_not_of_folds(
     make_store: MakeStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
     y = [0, 1] * 20
     X = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
     made = load_dataset(make_store(X, y))
+    made = replace(made, groups=made.keys)  # copies in no group would be on one side
     split = split_rows(made)
-    assert "two splits" not in caplog.text
     same = made.digests
     assert same is not None
-    same[split.train[0]] = same[split.validation[0]]
-    split_rows(replace(made, digests=same))
-    assert "found the same image in two splits 1 time" in caplog.text
+    same[split.train[:4]] = same[split.validation[0]]
+    copied = replace(made, digests=same)
+    divided = split_rows(copied)
+    assert {*split.train[:4].tolist(), int(split.validation[0])} <= {*divided.validation.tolist()}
+    assert "two splits" not in caplog.text
+    split_folds(copied, 5, 0)
+    assert "found the same image in two folds" in caplog.text
     assert "give --groups digest, or remove one of each" in caplog.text
 
 
@@ -79,7 +84,7 @@ def test_splits_of_the_file_that_share_an_image_are_for_their_maker_to_mend(
     with caplog.at_level(logging.WARNING, "headstart"):
         split_rows(load_dataset(path))
     assert caplog.messages[0].startswith(f"{path}: found the same image in two splits 12 times")
-    assert caplog.messages[0].endswith("; remove one of each")
+    assert caplog.messages[0].endswith("; move or remove one of each")
 
 
 @pytest.mark.parametrize(
@@ -159,12 +164,27 @@ def test_copies_that_the_splits_of_the_file_part_are_refused(
     path, _ = copied_store(make_store, [0, 1, 2, 0] * 10)
     made = load_dataset(path, groups="digest")
     for parted in (lambda: split_rows(made), lambda: split_folds(made, 4)):
-        with pytest.raises(SplitError, match=r"its images 0000\d\d.png and 0000\d\d.png are in"):
+        with pytest.raises(
+            SplitError, match=r"^groups: found copies in .*, 0000\d\d.png and 0000\d\d.png;"
+        ):
             parted()
     assert train_head([str(path), "--head", "logistic", "--groups", "digest"]) == 1
-    assert "are in two splits" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "found copies in two splits of the file" in said
+    assert not re.search("[0-9a-f]{32}", said)
     with pytest.raises(SettingError, match="groups 'digests' is unknown; nearest: digest"):
         load_dataset(path, groups="digests")
+
+
+@pytest.mark.parametrize("test_images", [0, 10])
+def test_groups_are_offered_only_outside_the_test_split(
+    make_store: MakeStore, caplog: pytest.LogCaptureFixture, test_images: int
+) -> None:
+    path, _ = copied_store(make_store, [2] * test_images + [0] * (40 - test_images))
+    with caplog.at_level(logging.WARNING, "headstart"):
+        split_folds(load_dataset(path), 4)
+    assert ("--groups digest" in caplog.text) == (not test_images)
+    assert ("; move or remove one of each" in caplog.text) == (test_images > 0)
 
 
 def test_train_head_groups_copies(make_store: MakeStore, tmp_path: Path) -> None:

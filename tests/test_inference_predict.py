@@ -375,6 +375,13 @@ def test_labelled_images_are_compared_with_their_labels(
     assert "not compared: 8 images of 1 class (purple) that the head does not know" in said
     assert "accuracy 0.917 (95 % CI 0.7" in said
     assert "true class  bright  dark  middling\nbright           8     2         0\n" in said
+    # The head was trained on them; one that has changed since is another image.
+    assert found.seen == 24
+    assert "24 of these 24 images are training or validation images of the head: no test" in said
+    Image.new("RGB", (30, 40), (10, 10, 10)).save(images / "dark/7.png")
+    changed = label_source(images, made[2]).evaluation
+    assert changed is not None
+    assert (changed.rows, changed.seen) == (24, 23)
     # One image, or images of unknown classes alone, are not compared.
     assert label_source(images / "purple/0.png", made[2]).evaluation is None
     shutil.move(images / "purple", tmp_path / "other/purple")
@@ -391,6 +398,6 @@ def test_many_classes_are_told_by_their_confusions() -> None:
     ]
     found = evaluate_labels(items, answers, names, names)
     assert found is not None
-    lines = str(found).splitlines()
+    lines = str(found._replace(seen=0)).splitlines()
     assert lines[0].startswith("accuracy 0.967 (no interval of few groups), macro_f1 0.9")
     assert lines[1:] == ["3 of 3 class 07 are predicted as class 00"]

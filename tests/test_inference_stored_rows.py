@@ -147,8 +147,12 @@ def test_unlabelled_rows_alone(make_store: MakeStore, tmp_path: Path) -> None:
     assert found[1] == ("000003.png", None, None, None, "is empty")
     assert (found.unreadable, found.tolerated, found.evaluation) == (1, 0, None)
     full = make_store(some_features(), labels_of(), name="full.h5")
-    with pytest.raises(StoreError, match=r"each of its 60 images has a label; expected some wit"):
+    with pytest.raises(StoreError, match=r"nothing to label: each of its 60 images has a label$"):
         predict_images(full, head, only="unlabelled")
+    part = make_store(some_features(), [-1, -1, *labels_of(58)], failed=[0, 1], name="part.h5")
+    rest = r"nothing to label: each of its images has a label, or could not be read \(2\)$"
+    with pytest.raises(StoreError, match=rest):
+        predict_images(part, head, to_label=3)
     with pytest.raises(SettingError, match=r"only 'labelled' is unknown; nearest: unlabelled"):
         predict_images(full, head, only="labelled")
 
@@ -240,7 +244,7 @@ def test_rows_of_the_training_are_no_test(
     for content in (b"", b"damaged", None):
         (head / SEEN).unlink() if content is None else (head / SEEN).write_bytes(content)
         assert predict_command([str(head), str(store)]) == 0
-        assert "may include training images of the head: no test" in capsys.readouterr().err
+        assert "may include training images: no test" in capsys.readouterr().err
 
 
 def test_coverage_and_the_accuracy_of_the_others(
@@ -263,7 +267,13 @@ def test_coverage_and_the_accuracy_of_the_others(
     assert predict_command([str(head), str(store), "--min-score", "0.8"]) == 0
     unsure = f"coverage {sure.mean():.3f} ({(~sure).sum()} of 60 are unsure)"
     assert unsure in capsys.readouterr().err
-    assert predict_images(store, head, min_score=1, quiet=True).evaluation is None
+    none = predict_images(store, head, min_score=1, quiet=True).evaluation
+    assert none is not None
+    assert (none.rows, none.unsure, none.coverage) == (0, 60, 0)
+    assert np.isnan(none.scores["accuracy"])
+    assert predict_command([str(head), str(store), "--min-score", "1"]) == 0
+    expected = "none of 60 labelled images gets an answer; coverage 0.000 (60 of 60 are unsure)"
+    assert expected in capsys.readouterr().err
 
 
 def test_the_output_is_checked_and_written(

@@ -146,7 +146,7 @@ def test_what_cannot_be_divided_has_no_issues_and_says_why() -> None:
     found = find_label_issues(replace(made, groups=["one"] * COUNT))
     assert found.issues == []
     assert "found one image or group of" in found.problem
-    assert "not looked at" in repr(found)
+    assert "not checked" in repr(found)
     assert found.to_csv().splitlines()[0].startswith("rank,key,label,suggested,label_score")
 
 

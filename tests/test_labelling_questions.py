@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -90,6 +91,25 @@ def test_the_loop(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert {p.key for p in found}.isdisjoint(result.dataset.keys)
 
 
+def test_features_that_are_no_numbers_are_never_chosen(store: Path, tmp_path: Path) -> None:
+    table = tmp_path / "known.csv"
+    table.write_text("key,label\n" + "".join(f"site/{i:03d}.jpg,{i % 2}\n" for i in range(20)))
+    train_heads(store, output=tmp_path / "head", head="logistic", labels=table, quiet=True)
+    for rows, left in ((slice(25, 30), 15), (slice(20, 40), 0)):
+        with h5py.File(store, "r+") as file:
+            file["features"][rows, 1] = np.nan
+        for head in (None, tmp_path / "head"):
+            settings: dict[str, Any] = {"head": head, "labels": table, "to_label": 40}
+            if left:
+                found = predict_images(store, **settings, quiet=True)
+                bad = {f"site/{i:03d}.jpg" for i in range(25, 30)}
+                assert len(found) == left
+                assert bad.isdisjoint(p.key for p in found)
+                continue
+            with pytest.raises(StoreError, match=r"none of 20 images can be chosen: its feat"):
+                predict_images(store, **settings, quiet=True)
+
+
 def test_tables_of_labels_can_be_named(store: Path, tmp_path: Path) -> None:
     table = tmp_path / "known.csv"
     table.write_text("file,species\n" + "".join(f"site/{i:03d}.jpg,x\n" for i in range(30)))
@@ -100,7 +120,7 @@ def test_tables_of_labels_can_be_named(store: Path, tmp_path: Path) -> None:
     assert (found.unreadable, found.unsure) == (0, 0)
     assert "10 of 10 images without a label" in repr(found)
     table.write_text("key,label\n" + "".join(f"site/{i:03d}.jpg,x\n" for i in range(40)))
-    with pytest.raises(StoreError, match="each of its 40 images has a label; expected some wit"):
+    with pytest.raises(StoreError, match=r"nothing to label: each of its 40 images has a label$"):
         predict_images(store, to_label=5, labels=[table], quiet=True)
 
 
@@ -111,13 +131,16 @@ def test_tables_of_labels_can_be_named(store: Path, tmp_path: Path) -> None:
         HEAD + "a.jpg,,,,\nb.jpg, cat ,,,\n",
         "\ufeff" + HEAD.replace("\n", "\r\n") + "a.jpg,cat,,,\r\n",
         HEAD + "a.jpg,,,,,a note\n",
+        HEAD + "a.jpg,,corrected,0.5,0.1\n",
+        HEAD + "a.jpg,,,,\n",
+        HEAD,
         HEAD.replace(",", ";") + "a.jpg;cat;;;\n",
         "key,label\na.jpg,cat\n",
         "key,label,score,margin,reason\n",
         "# my notes\n",
         b"\xff\xfe\x00",
     ],
-    ids=range(9),
+    ids=range(12),
 )
 def test_what_a_person_wrote_is_never_replaced(
     store: Path, tmp_path: Path, content: str | bytes
@@ -125,17 +148,18 @@ def test_what_a_person_wrote_is_never_replaced(
     table = tmp_path / "next.csv"
     table.write_bytes(content if isinstance(content, bytes) else content.encode())
     before = table.read_bytes()
-    with pytest.raises(HeadError, match=r"holds (1 label|something else); expected"):
+    with pytest.raises(HeadError, match=r"is there already, and may hold labels; expected a n"):
         predict_images(store, to_label=3, output=table, quiet=True)
     assert table.read_bytes() == before
 
 
-def test_an_earlier_list_without_labels_is_replaced(store: Path, tmp_path: Path) -> None:
+def test_a_table_is_new_or_empty(store: Path, tmp_path: Path) -> None:
     table = tmp_path / "next.csv"
-    for content in ("", HEAD, HEAD + "old.jpg,,,,\n"):
-        table.write_text(content)
-        predict_images(store, to_label=3, output=table, quiet=True)
-        assert len(table.read_text().splitlines()) == 4
+    table.touch()
+    for count in (3, 5):
+        predict_images(store, to_label=count, output=table, quiet=True)
+        assert len(table.read_text().splitlines()) == count + 1
+        table.unlink()
     with pytest.raises(HeadError, match=r"found the ending '.txt'; expected .csv, which train-"):
         check_questions(tmp_path / "next.txt")
 
@@ -170,11 +194,14 @@ def test_the_page_shows_the_images(
     assert [row["key"] for row in rows] == [f"{number}<b>.png" for number in shown]
     assert "the column label of next.csv" in text
     flat.rename(tmp_path / "moved")
+    words[5] = str(tmp_path / "again.csv")
     assert predict_command(words) == 0
     assert "data:image/jpeg" not in page.read_text()
+    words[5] = str(tmp_path / "third.csv")
     assert predict_command([*words, "--images", str(tmp_path / "moved")]) == 0
     assert page.read_text().count("data:image/jpeg;base64,") == 5
     # Everything else is left as it is.
+    words[5] = str(tmp_path / "fourth.csv")
     for target in (store, table):
         before = target.read_bytes()
         assert predict_command([*words[:-1], str(target)]) == 1

@@ -242,6 +242,15 @@ def test_images_of_a_store_are_those_of_the_extraction(
     assert not (tmp_path / "out2").exists()
 
 
+def test_the_first_images_may_be_gone(made: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(made / "photos", moved)
+    for i in range(20):
+        (moved / f"{i:02d}.png").unlink()
+    predict_images(made / "out.h5", made / "head", sort=tmp_path / "out", images=moved)
+    assert len(files_in(tmp_path / "out")) == 4 + 1
+
+
 def test_what_does_not_go_together(made: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="link: has no effect without --sort"):
         predict_images(made / "out.h5", made / "head", link=True)

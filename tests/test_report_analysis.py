@@ -11,7 +11,7 @@ from sklearn.metrics import roc_curve
 
 from classify.data.dataset import Dataset
 from classify.data.preprocessing import Transform
-from classify.data.splits import subsets
+from classify.data.samples import subsets
 from classify.report.analysis import MISTAKES, analyse
 from classify.report.projection import map_features
 from classify.search import evaluate

@@ -10,7 +10,8 @@ import pytest
 
 from classify.cli import main as train_head
 from classify.data.dataset import load_dataset
-from classify.data.splits import SHARES, choose_splits
+from classify.data.samples import SHARES
+from classify.data.splits import choose_splits
 from classify.search import feasibility
 from classify.search.costs import USUAL_MACHINE, Shape, measure_machine, work_of
 from classify.search.feasibility import estimate, fast_head

@@ -94,7 +94,10 @@ def test_a_head_on_joined_layers_predicts_with_every_trunk(
     (source / "bright" / "0a.png").write_bytes(b"no image")
     for size in (1024, 7):
         monkeypatch.setattr("classify.inference.trunk._JOINED_IMAGES", size)
-        found = {p.key: p for p in predict_images(source, folder)}
+        predictions = predict_images(source, folder)
+        found = {p.key: p for p in predictions}
+        assert predictions.evaluation is not None
+        assert predictions.evaluation.seen == predictions.evaluation.rows == len(scores)
         assert found["bright/0a.png"].reason
         for key, own in zip(dataset.keys, scores, strict=True):
             assert found[key].label == dataset.class_names[own.argmax()]
@@ -104,6 +107,31 @@ def test_a_head_on_joined_layers_predicts_with_every_trunk(
     assert (
         "weights: found one file for several trunks (mobilenet, mobile" in capsys.readouterr().err
     )
+
+
+def test_the_command_that_is_printed_works(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(made[0], tmp_path / "images")
+    paths = [str(tmp_path / name) for name in ("small.h5", "large.h5")]
+    for path, layer in zip(paths, ("conv1_relu", "conv_pw_1_relu"), strict=True):
+        settings: dict[str, Any] = {**QUICK, "pooling": "avg", "layer": (layer,)}
+        extract_features(tmp_path / "images", path, **settings)
+    for gone in (False, True):
+        if gone:
+            shutil.rmtree(tmp_path / "images")
+        for layer in (*LAYERS, JOINED):
+            folder = tmp_path / "head"
+            words = [*paths, "--head", "lda", "--layer", layer, "-o", str(folder)]
+            assert train_head(words) == 0
+            last = capsys.readouterr().err.splitlines()[-1]
+            if gone and layer == JOINED:
+                assert "next:" not in last
+                continue
+            wanted = paths[LAYERS.index(layer)] if gone else tmp_path / "images"
+            assert last == f"next: predict-images {folder} {wanted}"
+            assert predict(last.split()[2:]) == 0
+            capsys.readouterr()
 
 
 def test_what_needs_one_trunk_is_refused(
@@ -164,3 +192,31 @@ def test_features_of_another_program_join_by_key(
     assert predict([str(folder), str(tmp_path / "clip.npz")]) == 0
     train_heads(paths, layer="small:conv1_relu", head="lda", output=folder)
     assert predict([str(folder), str(made[0])]) == 0
+
+
+def test_the_hold_out_does_not_depend_on_the_layer_that_is_read(made: Made, tmp_path: Path) -> None:
+    keys = load_dataset(made[1]).keys
+    X, labels = np.ones((24, 3), np.float32), [key.split("/")[0] for key in keys]
+    write_features(tmp_path / "clip.h5", X, keys=keys, labels=labels)
+    for paths in ([made[1], tmp_path / "clip.h5"], [tmp_path / "clip.h5", made[1]]):
+        sides = [
+            load_dataset(paths, layer).grouping.hashed.tolist()
+            for layer in ("small:conv1_relu", "clip:features", "clip:features+small:conv1_relu")
+        ]
+        assert sides[0] == sides[1] == sides[2]
+        assert (sides[0] == keys) == (paths[1] == made[1])
+
+
+def test_features_of_another_program_among_several_are_said_once_before_training(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = load_dataset(made[1]).keys
+    write_features(tmp_path / "clip.h5", np.random.default_rng(0).random((24, 3)), keys=keys)
+    words = [str(made[1]), str(tmp_path / "clip.h5"), "--head", "lda", "-o", str(tmp_path / "head")]
+    assert train_head(words) == 0
+    lines = capsys.readouterr().err.splitlines()
+    (line,) = [line for line in lines if "of another program" in line]
+    assert line.startswith("warning: ")
+    assert "heads on clip:features, alone or joined, label no images" in line
+    assert train_head([*map(str, made[1:]), *words[2:-1], str(tmp_path / "both")]) == 0
+    assert "another program" not in capsys.readouterr().err

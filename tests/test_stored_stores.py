@@ -14,10 +14,12 @@ from sklearn.preprocessing import StandardScaler
 
 from classify import load_dataset, sweep
 from classify.data.dataset import Dataset, with_layer
+from classify.stored import out_of_core
 from classify.stored.out_of_core import StoredRows, iter_chunks
 from classify.stored.stores import list_layers, name_stores
 from extract.core.errors import SettingError, StoreError
 from extract.images.digests import digest_bytes
+from extract.store.open import read_features
 from tests.conftest import MakeStore
 
 NONE = 1e-9  # GB: no room for anything
@@ -269,3 +271,43 @@ def test_the_fingerprint_is_of_every_store(make_store: MakeStore) -> None:
         prints |= {made.fingerprint, load_dataset([second], None).fingerprint}
     assert len(prints) == 4
     assert load_dataset([first]).fingerprint == load_dataset(first).fingerprint
+
+
+@pytest.mark.parametrize("memory", [None, NONE])
+@pytest.mark.parametrize("layer", [B, f"{A}+{B}"])
+def test_rows_in_another_order_are_read_in_the_order_of_their_store(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch, memory: float | None, layer: str
+) -> None:
+    """No block of a store is read once for each of its rows."""
+    random, count = np.random.default_rng(0), 600
+    order = random.permutation(count)
+    parts = [random.normal(size=(count, 8)).astype(np.float32) for _ in "ab"]
+    keys = [f"{i}.jpg" for i in range(count)]
+    paths = []
+    for name, ids, X in zip("ab", (np.arange(count), order), parts, strict=True):
+        paths.append(make_store(X[ids], (ids % 2).tolist(), keys=[keys[i] for i in ids], name=name))
+        with h5py.File(paths[-1], "r+") as file:
+            file["digest"][...] = file["digest"][...][ids]
+    reads = list[slice]()
+
+    def count_reads(path: Path, layers: Any, ranges: list[slice]) -> Any:
+        reads.extend(ranges)
+        return read_features(path, layers, ranges)
+
+    monkeypatch.setattr(out_of_core, "read_features", count_reads)
+    monkeypatch.setattr(out_of_core, "BLOCK_BYTES", 20 * 64)
+    monkeypatch.setattr(out_of_core, "WINDOW_BYTES", 200 * 64)
+    monkeypatch.setattr(out_of_core, "PIECE_BYTES", 40 * 64)
+    made = load_dataset(paths, layer, memory)
+    wanted = np.concatenate([parts["ab".index(name[0])] for name in layer.split("+")], axis=1)
+    assert isinstance(made.X, StoredRows) == (memory is not None)
+    assert len(reads) <= (4 if memory else 1) * 2 * (count / 20 + 1)
+    assert (rows_of(made) == wanted).all()
+    if isinstance(made.X, StoredRows):
+        chosen = np.arange(1, count, 3)
+        assert (made.X[chosen].read(np.arange(200)) == wanted[chosen]).all()
+        narrow = made.X.map(lambda block: block[:, :4], (4,))
+        assert (narrow.read(chosen) == wanted[chosen, :4]).all()
+        epoch = out_of_core.Epoch(made.X, [0, 1])
+        assert sorted(epoch.order) == list(range(count))
+        assert (epoch.take(0, count) == wanted[epoch.order]).all()

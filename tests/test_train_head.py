@@ -26,8 +26,10 @@ from classify.settings.config import FinetuneConfig, LabelConfig, TrainConfig
 from classify.settings.head_spec import HeadSpec
 from classify.settings.prediction import PredictConfig
 from classify.train import train_heads
+from extract import write_features
 from extract.cli import main as extract_features_command
 from extract.core.config import ExtractConfig, TrunkSpec
+from extract.core.errors import HeadError
 from extract.pipeline.run import run_extraction as extract_features
 from tests.conftest import QUICK, MakeStore
 
@@ -183,6 +185,24 @@ def test_the_number_of_threads_changes_nothing_that_is_written(
         assert (one / name).read_bytes() == (two / name).read_bytes(), name
 
 
+def test_a_head_of_another_question_is_not_replaced(tmp_path: Path) -> None:
+    X = np.random.default_rng(0).normal(size=(40, 4)).astype("f4")
+    first, second, wider = (tmp_path / f"{name}.h5" for name in ("first", "second", "wider"))
+    questions = ("llama", "okapi"), ("day", "night"), ("okapi", "puma")
+    for path, names in zip((first, second, wider), questions, strict=True):
+        write_features(path, X, labels=[0, 1] * 20, class_names=names, quiet=True)
+    out = tmp_path / "head"
+    train_heads(first, head="ridge", output=out, quiet=True)
+    before = (out / "bundle.json").read_bytes()
+    expected = (
+        r"found a head that knows 2 classes \(llama, okapi\), none of 2 classes \(day, night\)"
+    )
+    with pytest.raises(HeadError, match=expected):
+        train_heads(second, head="ridge", output=out, quiet=True)
+    assert (out / "bundle.json").read_bytes() == before
+    train_heads(wider, head="ridge", output=out, quiet=True)  # a class may come or go
+
+
 def test_lines_end_on_windows_as_elsewhere(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     former = Path.open
 
@@ -330,7 +350,9 @@ def test_few_images_are_compared_in_folds(
     assert train_head([str(path), "--head", "lda"]) == 0
     said = capsys.readouterr().err
     assert "warning: left out: fox, with one image or group, which cannot be both trained" in said
-    assert said.count("too few images to hold a fifth of them out: compared in 5 folds") == 1
+    assert (
+        said.count("too few images or groups to hold a fifth of them out: compared in 5 folds") == 1
+    )
     assert "lda, trained on 8 images, best of 1 on 8 in 5 folds" in said
     folder = path.with_name("made_head")
     result = json.loads((folder / "result.json").read_text())

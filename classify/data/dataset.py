@@ -22,17 +22,9 @@ from classify.stored.memory_budget import MemoryBudget
 from classify.stored.out_of_core import Labels, StoredRows
 from classify.stored.parts import MadeBy, Part
 from classify.stored.same_store import SameStore
-from classify.stored.stores import (
-    Paths,
-    Stores,
-    as_paths,
-    describe_layers,
-    name_stores,
-    open_unchanged,
-)
+from classify.stored.stores import Paths, Stores, as_paths, log_layers, name_stores, open_unchanged
 from classify.stored.views import StoredViews
 from extract.core.config import BEFORE, TrunkSpec
-from extract.core.console import log
 from extract.core.errors import SettingError, quoted
 from extract.core.flags import check_choice
 from extract.display.tables import Described
@@ -155,8 +147,9 @@ class Dataset(Described):
     def grouping(self) -> Groups:
         """The groups of the rows, by name and number."""
         # The digest of another program's features is of their numbers, which its next export may
-        # change in the last digit; its keys stay.
-        return Groups(self.keys, self.groups, self.digests if self.trunk.trunk else None)
+        # change in the last digit; its keys stay. The first store decides, whatever the layer.
+        trunk = self.store.parts[0].made_by.trunk if self.store else self.trunk
+        return Groups(self.keys, self.groups, self.digests if trunk.trunk else None)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -262,7 +255,7 @@ def _describe(
     digests = first.digests()[own]
     read_again = Stores(parts, hashlib.blake2b(digests.tobytes(), digest_size=16).hexdigest())
     if len(stores) > 1:
-        log.info("%s", describe_layers(read_again))
+        log_layers(read_again)
     return Dataset(
         X=np.empty((len(own), 0), np.float32),
         y=known.labels[own],

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from classify.data.table_rows import (
     Headings,
     LabelTable,
+    TableError,
     TableRecord,
     label_columns,
     read_label_table,
@@ -24,15 +25,7 @@ from classify.data.table_rows import (
 from classify.settings.config import STORED
 from classify.stored.match_keys import match_keys
 from extract.core.console import log
-from extract.core.errors import (
-    SettingError,
-    SourceError,
-    StoreError,
-    count_of,
-    listed,
-    quoted,
-    unknown_name,
-)
+from extract.core.errors import SettingError, StoreError, count_of, listed, quoted, unknown_name
 from extract.core.row_block import DONE, PENDING
 from extract.images.item import SPLITS
 from extract.images.remote import is_url
@@ -177,7 +170,8 @@ class _Rows:
             found = f"no key is that of an image in {quoted(str(self.store.path))}"
             example = f"found {quoted(lost[0])}, and {quoted(keys[0])} there"
             remedy = "name the column of the keys with --columns path=NAME, or write them alike"
-            raise SourceError(f"{table.where}: {found}: {(several or [example])[0]}; {remedy}")
+            problem = f"{found}: {(several or [example])[0]}; {remedy}"
+            raise TableError(f"{table.where}: {problem}", table.record)
         for note in notes:
             log.info("%s: %s", table.where, note)
         if several:
@@ -241,7 +235,7 @@ def _merge(names: NDArray[np.object_]) -> NDArray[np.object_]:
 
 
 def _warnings(sizes: Mapping[str, int], places: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """Yield doubts about the classes of all tables together."""
+    """Yield warnings about the classes of all tables together."""
     totals = Counter[str]()
     for name, size in sizes.items():
         totals[to_nfc(name)] += size

@@ -1,6 +1,6 @@
 """Near-duplicates in training: kept in one group, or warned of where they are on two sides."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from classify.stored.out_of_core import Features, Labels, StoredRows
 from extract.core.console import log
 from extract.core.errors import SettingError, count_of, quoted
-from extract.images.digests import group_by_digest
+from extract.images.digests import describe_leaks, group_by_digest
 from extract.similarity.directions import Directions
 from extract.similarity.near_duplicates import LARGE, MANY, group_near
 from extract.similarity.near_pairs import Pairs, find_pairs
@@ -47,8 +47,39 @@ def group_near_duplicates(X: Features, groups: Sequence[str] | None) -> list[str
     return group_by_digest(np.stack([numbers, numbers], 1).view(np.uint8), groups)
 
 
+def describe_all_leaks(
+    X: Features,
+    digests: Any,
+    keys: Sequence[str],
+    sides: tuple[Any, Any],
+    noun: str,
+    *,
+    near: bool = True,
+) -> Iterator[str]:
+    """Yield a line about identical image files and one about near-duplicates on two sides.
+
+    Args:
+        X: (N, *shape) features.
+        digests: (N, 16) uint8 of the image files, or None.
+        keys: N names, for examples.
+        sides: (N,) the side of each row, and (N,) those that no ``--groups`` changes.
+        noun: The word for the sides, such as folds.
+        near: Look for near-duplicates.
+    """
+    now, fixed = sides
+    stuck = "" if digests is None else describe_leaks(digests, fixed, keys)
+    remedy = "move or " if stuck else "give --groups digest, or "
+    if digests is not None and (leaks := describe_leaks(digests, now, keys, noun, remedy)):
+        yield leaks
+    # With copies that are stuck, --groups near ends in an error as well.
+    if near and (
+        found := describe_near_leaks(X, digests, keys, now, noun, now if stuck else fixed)
+    ):
+        yield found
+
+
 def describe_near_leaks(
-    X: Features, digests: Any, keys: Sequence[str], sides: Any, noun: str, remedy: str
+    X: Features, digests: Any, keys: Sequence[str], sides: Any, noun: str, fixed: Any
 ) -> str:
     """Name near-duplicates that are on two sides, in a bounded sample; return "" without any.
 
@@ -58,7 +89,7 @@ def describe_near_leaks(
         keys: N names, for an example.
         sides: (N,) the side of each row.
         noun: The word for the sides, such as folds.
-        remedy: What to do.
+        fixed: (N,) the sides that no ``--groups`` changes; it is offered for pairs within them.
     """
     rows = _sample(X)
     directions = _directions(X, rows)
@@ -69,6 +100,7 @@ def describe_near_leaks(
     except SettingError:  # more pairs than memory holds: nothing that one line could say
         return ""
     first, second, cosine = _with_copies(directions, pairs)
+    stuck = (fixed[first] != fixed[second]).any()
     parted = sides[first] != sides[second]
     if digests is not None:
         parted &= (digests[first] != digests[second]).any(axis=1)
@@ -79,6 +111,9 @@ def describe_near_leaks(
     pair = f"{quoted(keys[first[best]])} ~ {quoted(keys[second[best]])}, cosine {cosine[best]:.3f}"
     count = count_of(len(np.union1d(first, second)), "image")
     sampled = f" in a sample of {len(rows):,} of {len(X):,}" if len(rows) < len(X) else ""
+    remedy = "give --groups near"
+    if stuck:
+        remedy = "see show-features --near, and move or remove one of each"
     found = f"found near-duplicates in two {noun}: {count}{sampled} ({pair})"
     return f"{found}; expected each with its copies in one, or scores are too high; {remedy}"
 

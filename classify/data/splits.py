@@ -1,28 +1,26 @@
 """Division of the rows into training, validation and test rows."""
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset
 from classify.data.folds import place_groups
-from classify.data.near_duplicates import describe_near_leaks
+from classify.data.near_duplicates import describe_all_leaks
 from classify.settings.config import TrainConfig
 from classify.stored.out_of_core import Labels
 from extract.core.console import log
 from extract.core.errors import MOST_LISTED, SplitError, quoted
-from extract.images.digests import describe_leaks
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 # Folds of data that is too small for a hold-out.
 FOLDS = 5
-# Shares of the training rows that show whether more rows would help.
-SHARES = (1 / 8, 1 / 4, 1 / 2)
-_GROUP_COPIES = "give --groups digest, or "
-
+_MADE = re.compile("[0-9a-f]{32}")  # a group that --groups made, named after a digest
 _Sides = NDArray[np.signedinteger]  # (N,) TRAIN, VALIDATION or TEST
 
 
@@ -64,7 +62,9 @@ def choose_splits(dataset: Dataset, config: TrainConfig) -> list[Split]:
     folds = config.folds
     if not folds and _can_fold(config) and not _holds_out(dataset):
         folds = min(FOLDS, len(set(dataset.grouping.numbers[development_rows(dataset)].tolist())))
-        log.info("too few images to hold a fifth of them out: compared in %d folds", folds)
+        log.info(
+            "too few images or groups to hold a fifth of them out: compared in %d folds", folds
+        )
     if not folds:
         return [split_rows(dataset)]
     return [
@@ -162,7 +162,7 @@ def split_rows(dataset: Dataset) -> Split:
         sides = _hold_out(dataset)
     _check_classes(dataset, sides)
     _check_groups(dataset, sides)
-    _warn_of_leaks(dataset, sides, "splits", "" if origin == "store" else _GROUP_COPIES)
+    _warn_of_leaks(dataset, sides, "splits", sides if origin == "store" else dataset.split == TEST)
     return _split(sides, origin)
 
 
@@ -200,7 +200,7 @@ def split_folds(dataset: Dataset, folds: int, seed: int = 0, warn: bool = True) 
     for sides in folded:
         _check_classes(dataset, sides, warn=False)
     if warn:
-        _warn_of_leaks(dataset, fold_of_row, "folds", _GROUP_COPIES)
+        _warn_of_leaks(dataset, fold_of_row, "folds", dataset.split == TEST)
     return [_split(sides, "fold") for sides in folded]
 
 
@@ -230,7 +230,7 @@ def _check_classes(dataset: Dataset, sides: _Sides, warn: bool = True) -> None:
     """Raise SplitError where no head could be trained or compared."""
     names = dataset.class_names
     if len(names) < 2:
-        expected = "expected two or more; put the images of each class in a folder of its own"
+        expected = "expected two or more; add images, or labels, of another class"
         raise SplitError(f"classes: found {', '.join(names)}; {expected}")
     missing_train, missing = (
         [names[label] for label in np.setdiff1d(np.arange(len(names)), dataset.y[sides == side])]
@@ -256,45 +256,15 @@ def _check_groups(dataset: Dataset, sides: _Sides) -> None:
         first = first_rows.setdefault(group, row) if group else row
         if sides[first] != sides[row]:
             pair = f"{quoted(dataset.keys[first])} and {quoted(dataset.keys[row])}"
+            if _MADE.fullmatch(group):
+                copies = "near-duplicates" if dataset.near_joined else "copies"
+                found = f"found {copies} in two splits of the file, {pair}; expected one"
+                raise SplitError(f"groups: {found}; move or remove one of each")
             found = f"its images {pair} are in two splits; expected one"
             raise SplitError(f"group {group!r}: {found}; move them together or remove one")
 
 
-def _warn_of_leaks(dataset: Dataset, sides: _Sides, noun: str, remedy: str) -> None:
-    """Warn about identical image files and near-duplicates in two splits."""
+def _warn_of_leaks(dataset: Dataset, sides: _Sides, noun: str, fixed: NDArray[Any]) -> None:
     rows = dataset.X, dataset.digests, dataset.keys
-    if rows[1] is not None and (leaks := describe_leaks(rows[1], sides, rows[2], noun, remedy)):
-        log.warning("%s: %s", dataset.path, leaks)
-    fix = "give --groups near" if remedy else "see show-features --near, and remove one of each"
-    if not dataset.near_joined and (near := describe_near_leaks(*rows, sides, noun, fix)):
-        log.warning("%s: %s", dataset.path, near)
-
-
-def sample(rows: Labels, most: int, seed: int) -> Labels:
-    """Return at most ``most`` of some increasing rows, at random."""
-    if len(rows) <= most:
-        return rows
-    return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
-
-
-def subsets(y: Labels, seed: int, shares: Sequence[float] = SHARES) -> list[Labels]:
-    """Draw growing subsets of the rows; each holds the one before it and every class.
-
-    Args:
-        y: (A,) classes.
-        seed: Decides the draw.
-        shares: Increasing shares.
-
-    Returns:
-        Increasing positions of about these shares of each class; without subsets of fewer than two
-        rows per class on average.
-    """
-    generator = np.random.default_rng(seed)
-    members = [generator.permutation(np.flatnonzero(y == label)) for label in np.unique(y)]
-    drawn: list[Labels] = []
-    for share in shares:
-        places = np.concatenate([rows[: max(1, round(share * len(rows)))] for rows in members])
-        fewest = max(2 * len(members), len(drawn[-1]) + 1 if drawn else 0)
-        if fewest <= len(places) < len(y):
-            drawn.append(np.sort(places))
-    return drawn
+    for line in describe_all_leaks(*rows, (sides, fixed), noun, near=not dataset.near_joined):
+        log.warning("%s: %s", dataset.path, line)

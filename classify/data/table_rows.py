@@ -36,6 +36,14 @@ class TableRecord(NamedTuple):
     sha256: str = ""
 
 
+class TableError(SourceError):
+    """A table does not fit the images: it has no key of them, or says two things of one."""
+
+    def __init__(self, message: str, record: TableRecord) -> None:
+        super().__init__(message)
+        self.record = record
+
+
 def label_columns(columns: str) -> dict[str, str]:
     """Return the column of each role; the key may be called ``key`` or ``path``."""
     named = parse_columns(columns)
@@ -139,7 +147,7 @@ class LabelTable:
                     both = f"row {self.numbers[other]} and {self.numbers[place]}"
                     found = f"the {role} {quoted(values[other])} and {quoted(value)}"
                     problem = f"{both} give {quoted(keys[row])} {found}"
-                    raise SourceError(f"{self.where}: {problem}; remove one")
+                    raise TableError(f"{self.where}: {problem}; remove one", self.record)
 
 
 def read_label_table(record: TableRecord, heads: Headings) -> LabelTable:

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from classify.heads.sklearn_head import FILE as SKLEARN_FILE
 from classify.search import checkpoint
 from classify.settings.head_spec import KERAS_HEADS
 from extract.core.atomic import check_writable
-from extract.core.errors import HeadError, quoted
+from extract.core.errors import HeadError, listed, quoted
 from extract.images.digests import digest_bytes
 from extract.limits.unpacked import read_json
 
@@ -85,6 +85,23 @@ def _check_unedited(folder: Path) -> None:
     if edited:
         found = "found labels that were edited; expected the file of the head that is replaced"
         raise HeadError(f"{path}: {found}; move it to another folder, or name another with -o")
+
+
+def check_question(folder: Path, class_names: Sequence[str]) -> None:
+    """Raise HeadError where a folder has a head that answers another question: no class is common.
+
+    Args:
+        folder: The folder to write.
+        class_names: The classes of the new head.
+    """
+    try:
+        known = [str(name) for name in read_json(folder / BUNDLE)["class_names"]]
+    except (OSError, ValueError, TypeError, KeyError):
+        return
+    if known and not {*known} & {*class_names}:
+        found = f"found a head that knows {listed(known, 'class')}"
+        expected = f"none of {listed(class_names, 'class')}"
+        raise HeadError(f"{folder}: {found}, {expected}; name another folder with -o, or remove it")
 
 
 def describe_head(folder: Path) -> str:

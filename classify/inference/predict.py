@@ -7,10 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
+import numpy as np
+from numpy.typing import NDArray
+
 from classify.inference.bundle import TrainedHead, load_head
 from classify.inference.complete_model import CompleteModel, open_classifier
 from classify.inference.head_folder import PathLike, check_file, is_head_folder
 from classify.inference.stored_rows import is_store, predict_stored
+from classify.inference.training_images import tell_seen
 from classify.inference.trunk import Engines, open_engines, stream_engines
 from classify.labelling.questions import check_questions
 from classify.output.predictions import Answers, Predictions, check_replaced, conclude, is_chart
@@ -27,6 +31,7 @@ from extract.exchange.open import open_features
 from extract.exchange.rows import arrange
 from extract.exchange.write import check_settings
 from extract.exchange.write import read_rows as read_table
+from extract.images.digests import DIGEST_BYTES
 from extract.images.item import Item, read_item
 from extract.layouts.overview import check_source
 from extract.limits.image_size import set_limits
@@ -169,11 +174,12 @@ def _predict_source(
         model = open_classifier(running, len(items), **trunk)
         engine = model.engine
     timings.start = time.perf_counter() - began
-    answers = label_images(items, engine, model, config, running.workers, timings)
+    digests = np.zeros((len(items), DIGEST_BYTES), np.uint8)
+    answers = label_images(items, engine, model, config, running.workers, timings, digests)
     predictions = conclude(answers, listed, configs, timings, path)
     if config.sort:
         answers.sort([partial(read_item, item) for item in items], [item.path for item in items])
-    return predictions
+    return tell_seen(predictions, head, listed, digests, answers) if head else predictions
 
 
 def _predict_table(
@@ -207,15 +213,18 @@ def _predict_table(
         raise SettingError(f"{path}: {found}; expected one for a chart")
     timings.start = time.perf_counter() - began
     answers = Answers([item.key for item in listed.items], model.class_names, config)
+    digests = np.zeros((table.count, DIGEST_BYTES), np.uint8)
     with progress(table.count, "rows") as bar:
         for read in read_table(table, model.dtype):
             if len(read.rows):
+                digests[read.rows] = read.digests
                 answers.add(read.rows, model.score({model.layer: read.features[table.name]}))
             for row, reason, _ in read.failed:
                 answers.fail(row, reason)
             bar.update(len(read.rows) + len(read.failed))
     running = ExtractConfig.from_dict(given)
-    return conclude(answers, listed, (running, config), timings, path, "row")
+    predictions = conclude(answers, listed, (running, config), timings, path, "row")
+    return tell_seen(predictions, head, listed, digests, answers)
 
 
 def _check_model(source: PathLike, head: PathLike | None, trunk: Mapping[str, Any]) -> None:
@@ -241,6 +250,7 @@ def label_images(
     config: PredictConfig,
     workers: int = ExtractConfig.workers,
     timings: Timings | None = None,
+    digests: NDArray[np.uint8] | None = None,
 ) -> Answers:
     """Label images by the features that an engine computes.
 
@@ -251,6 +261,7 @@ def label_images(
         config: How many labels an image gets, and which scores are kept.
         workers: Threads that read and decode.
         timings: The seconds of each step are added here.
+        digests: Receives the digest of each image file that could be read: (N, 16) uint8.
 
     Raises:
         EngineError: The engine cannot run.
@@ -261,6 +272,8 @@ def label_images(
         for block in stream_engines(items, engine, workers, timings):
             if len(block.rows):
                 answers.add(block.rows, model.score(block.features))
+                if digests is not None:
+                    digests[block.rows] = block.digests
             for row, reason, _ in block.failed:
                 answers.fail(row, reason)
             for row, note in block.noted:

@@ -3,7 +3,7 @@
 import os
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.label_tables import RowLabels, read_labels
+from classify.data.label_tables import RowLabels
 from classify.inference.bundle import TrainedHead, load_head
 from classify.inference.head_folder import PathLike, check_inputs
-from classify.inference.training_images import count_training_images
+from classify.inference.known_labels import read_known, tables_of
+from classify.inference.training_images import tell_seen
 from classify.inference.trunk import check_recipe, joined_shape
 from classify.labelling.choice import choose_different, least_sure, sample
 from classify.labelling.questions import Question, check_questions_page, save_page, save_questions
@@ -52,6 +53,8 @@ class StoredImages(NamedTuple):
         X: Their features.
         failures: Position and reason of each row that could not be read.
         place: Where the images are.
+        tables: The tables of their labels, and ``stored`` for labels in the file.
+        columns: The columns of the tables, as the user named them.
     """
 
     listed: Source
@@ -60,6 +63,8 @@ class StoredImages(NamedTuple):
     X: StoredRows
     failures: list[tuple[int, str]]
     place: Place
+    tables: Sequence[str]
+    columns: str
 
 
 def is_store(source: PathLike) -> bool:
@@ -89,26 +94,24 @@ def predict_stored(
     if config.page:
         check_questions_page(Path(config.page))
     model = load_head(head) if head else None
-    tables = config.labels or ([table.path for table in model.labels] if model else [])
-    check_inputs([target for target in (output, config.page) if target], [path, *tables])
     images = read_rows(path, model, head or "", config, running.columns)
+    recorded = [table.path for table in model.labels] if model else []
+    inputs: list[PathLike] = [path, *config.labels, *images.tables, *recorded]
+    check_inputs([target for target in (output, config.page) if target], inputs)
     count = len(images.listed.items)
     if is_chart(output) and count != 1:
         raise SettingError(f"{output}: found {count} rows in {where}; expected one for a chart")
     timings.start = time.perf_counter() - began
     if config.to_label or not model:
-        return _choose(images, model, config, timings, output)
+        return _choose(images, model, config, timings, (head, output))
     originals = _open_originals(images, config) if config.sort else None
     answers = score_rows(images, model, config, timings)
     predictions = conclude(answers, images.listed, (running, config), timings, output)
-    if predictions.evaluation:
-        seen = count_seen(Path(head or ""), images, answers)
-        predictions.evaluation = predictions.evaluation._replace(seen=seen)
     if originals:
         wanted = _wanted(images)
         paths = [os.path.join(originals.folder, image.key) for image in wanted]
         answers.sort([partial(originals.read, image) for image in wanted], paths)
-    return predictions
+    return tell_seen(predictions, head or "", images.listed, images.digests, answers)
 
 
 def _wanted(images: StoredImages) -> list[Wanted]:
@@ -152,8 +155,7 @@ def read_rows(
     same = SameStore(path)
     with same.unchanged(), open_store(path) as store:
         layers = check_recipe(store, model, head) if model else list(store.shapes)
-        recorded = (model.labels, model.columns) if model and not config.labels else ((), "")
-        known = read_labels(store, config.labels or recorded[0], columns or recorded[1])
+        known = read_known(store, model, head, config, columns)
         rows = _choose_rows(store, known, config)
         own = rows[store.status[rows] == DONE]
         same.remember(store, own)
@@ -170,6 +172,8 @@ def read_rows(
             X,
             [(place, reasons[int(rows[place])]) for place in failed],
             place_of(store, config.images)._replace(flag="--images"),
+            tables_of(store, known),
+            known.columns,
         )
 
 
@@ -185,9 +189,11 @@ def _choose_rows(store: Store, known: RowLabels, config: PredictConfig) -> NDArr
     if config.to_label:
         rows = rows[store.status[rows] == DONE]
     if not len(rows):
+        labelled = int((known.labels >= 0).sum())
         found = f"each of its {count_of(count, 'image')} has a label"
-        remedy = "name the tables of its labels with --labels"
-        raise StoreError(f"{where}: {found}; expected some without; {remedy}")
+        if labelled < count:
+            found = f"each of its images has a label, or could not be read ({count - labelled:,})"
+        raise StoreError(f"{where}: nothing to label: {found}")
     return rows
 
 
@@ -230,16 +236,16 @@ def _finite_rows(features: Rows) -> NDArray[np.bool_]:
     return np.asarray(np.isfinite(features.reshape(len(features), -1)).all(axis=1))
 
 
-def count_seen(head: Path, images: StoredImages, answers: Answers) -> int | None:
-    """Count the labelled images with an answer that the head was trained on; None if unknown."""
-    names, known = images.listed.class_names, set(answers.class_names)
-    rows = [
-        row
-        for row, (item, best) in enumerate(zip(images.listed.items, answers.best, strict=True))
-        if item.label >= 0 and names[item.label] in known and best.label is not None
-    ]
-    keys = [images.listed.items[row].key for row in rows]
-    return count_training_images(head, keys, images.digests[rows])
+def _read_finite(images: StoredImages, pool: NDArray[np.int64]) -> tuple[NDArray[np.int64], Rows]:
+    """Read the rows to choose from, without those whose features are no numbers."""
+    if len(pool):
+        X = images.X.read(pool)
+        finite = _finite_rows(X)
+        pool, X = pool[finite], X[finite]
+    if not len(pool):
+        rows = count_of(len(images.X), "image")
+        raise StoreError(f"{quoted(images.listed.root)}: none of {rows} can be chosen: {_FAULT}")
+    return pool, X
 
 
 def _choose(
@@ -247,35 +253,45 @@ def _choose(
     model: TrainedHead | None,
     config: PredictConfig,
     timings: Timings,
-    output: Path | None,
+    places: tuple[PathLike | None, Path | None],
 ) -> Predictions:
     """Choose the images worth labelling next, and write them."""
-    began, count = time.perf_counter(), config.to_label or 1
+    (head, output), began, count = places, time.perf_counter(), config.to_label or 1
     if model:
         answers = score_rows(images, model, config, Timings())
         # An image whose features are no numbers is never chosen.
         margins = np.array([2 if p.margin is None else p.margin for p in answers.best])
         pool = least_sure(margins, count)
-        pool = pool[margins[pool] <= 1]
-        chosen = choose_different(images.X.read(pool), count, margins[pool])
+        pool, X = _read_finite(images, pool[margins[pool] <= 1])
+        chosen = choose_different(X, count, margins[pool])
     else:
         answers = Answers([item.key for item in images.listed.items], (), config)
-        pool = sample(images.X.shape, count)
-        chosen = choose_different(images.X.read(pool), count)
-    places = pool[chosen]
-    predictions = Predictions(answers.select(places), 0, timings)
+        pool, X = _read_finite(images, sample(images.X.shape, count))
+        chosen = choose_different(X, count)
+    rows = pool[chosen]
+    predictions = Predictions(answers.select(rows), 0, timings)
     predictions.unlabelled = len(answers.best)
     questions = [Question(*prediction[:4]) for prediction in predictions]
     if output:
         save_questions(output, questions)
     if config.page:
         wanted = _wanted(images)
-        own = [wanted[place] for place in places.tolist()]
+        own = [wanted[row] for row in rows.tolist()]
         save_page(Path(config.page), questions, own, images.place, output.name if output else "")
     timings.wait += time.perf_counter() - began
     if output:
-        tables = [table.path for table in model.labels] if model else []
-        words = [word for table in (*tables, str(output)) for word in ("--labels", table)]
-        command = shlex.join(["train-head", images.listed.root, *words])
+        command = _next_command(images, head, output)
         log.info("next: fill in the column label of %s, then %s", output, command)
     return predictions
+
+
+def _next_command(images: StoredImages, head: PathLike | None, output: Path) -> str:
+    """Return the command that trains with all labels so far and those of a new table."""
+    path = Path(images.listed.root)
+    words = [word for table in (*images.tables, str(output)) for word in ("--labels", table)]
+    if images.columns:
+        words += ["--columns", images.columns]
+    usual = path.with_name(f"{path.stem}_head")
+    if head and os.path.realpath(head) != os.path.realpath(usual):
+        words += ["-o", os.fspath(head)]
+    return shlex.join(["train-head", str(path), *words])

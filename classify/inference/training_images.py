@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset
-from classify.inference.head_folder import SEEN
+from classify.inference.head_folder import SEEN, PathLike
+from classify.output.predictions import Answers, Predictions
 from classify.search.leaderboard import Result
 from extract.images.digests import DIGEST_BYTES, digest_bytes
+from extract.images.item import Source
 
 
 def save_training_images(folder: Path, dataset: Dataset, result: Result) -> None:
@@ -30,6 +32,36 @@ def identify(keys: Sequence[str], digests: NDArray[np.uint8] | None) -> NDArray[
     for row in np.flatnonzero(~known.any(axis=1)).tolist():
         known[row] = np.frombuffer(digest_bytes(keys[row].encode()), np.uint8)
     return known
+
+
+def tell_seen(
+    predictions: Predictions,
+    head: PathLike,
+    listed: Source,
+    digests: NDArray[np.uint8],
+    answers: Answers,
+) -> Predictions:
+    """Count the compared images that the head was trained on, in the evaluation of predictions.
+
+    Args:
+        predictions: The predictions; they are returned.
+        head: The folder of the head.
+        listed: The images, and the classes of their labels.
+        digests: (N, 16) uint8, of their files or, of another program, of their features; zeros
+            where it is not known.
+        answers: The answers.
+    """
+    if not predictions.evaluation:
+        return predictions
+    names, known = listed.class_names, set(answers.class_names)
+    rows = [
+        row
+        for row, (item, best) in enumerate(zip(listed.items, answers.best, strict=True))
+        if item.label >= 0 and names[item.label] in known and best.label is not None
+    ]
+    seen = count_training_images(Path(head), [listed.items[row].key for row in rows], digests[rows])
+    predictions.evaluation = predictions.evaluation._replace(seen=seen)
+    return predictions
 
 
 def count_training_images(

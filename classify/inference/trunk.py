@@ -19,6 +19,7 @@ from extract.core.errors import HeadError, SettingError, quoted
 from extract.core.row_block import RowBlock
 from extract.engines import select
 from extract.engines.base import Engine
+from extract.images.digests import DIGEST_BYTES
 from extract.images.item import Item
 from extract.pipeline.compare import find_differences, read_recipe
 from extract.pipeline.stream import Timings, stream_features
@@ -105,17 +106,18 @@ def _join_blocks(blocks: Mapping[str, Sequence[RowBlock]]) -> RowBlock:
     every = [block for own in blocks.values() for block in own]
     failed = {failure.row: failure for block in every for failure in block.failed}
     features: dict[str, np.ndarray] = {}
-    rows = np.empty(0, np.int64)
+    rows, digests = np.empty(0, np.int64), np.empty((0, DIGEST_BYTES), np.uint8)
     for name, own in blocks.items():
         own_rows = np.concatenate([block.rows for block in own])
         order = np.argsort(own_rows)
         order = order[~np.isin(own_rows[order], list(failed))]
         rows = own_rows[order]
+        # Each engine read the same files.
+        digests = np.concatenate([block.digests for block in own])[order]
         for layer in own[0].features if own else ():
             values = np.concatenate([block.features[layer] for block in own if len(block.rows)])
             features[f"{name}:{layer}"] = values[order]
     noted = dict.fromkeys(note for block in every for note in block.noted)
-    digests = np.zeros((len(rows), 16), np.uint8)
     return RowBlock(rows, features, digests, list(failed.values()), noted=list(noted))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.data.splits import sample
+from classify.data.samples import sample
 from classify.stored.out_of_core import Features, Labels, iter_chunks
 from extract.similarity.directions import to_units
 

@@ -1,4 +1,4 @@
-"""Images whose label may be wrong: those that a head trained on other images sees otherwise.
+"""Images whose label may be wrong: a head trained on other images scores another class higher.
 
 Each image is scored by ``lda``, trained on four fifths of the other images, on the 128 strongest
 directions of the features: that takes milliseconds, and finds as many wrong labels as slower heads,
@@ -7,8 +7,8 @@ not their label. The first one is that whose label scores least, relative to the
 
 Source: a simpler relative of confident learning (Northcutt, Jiang and Chuang 2021, "Confident
 learning: estimating uncertainty in dataset labels", https://arxiv.org/abs/1911.00068). That ranks
-by the difference of the two scores, which puts doubts between two similar classes before labels
-that nothing speaks for.
+by the difference of the two scores, which ranks doubts between two similar classes before labels
+of a very low score.
 """
 
 import csv
@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset
 from classify.data.preprocessing import Floats
-from classify.data.splits import FOLDS, Split, development_rows, leave_out_lone, sample, split_folds
+from classify.data.samples import sample
+from classify.data.splits import FOLDS, Split, development_rows, leave_out_lone, split_folds
 from classify.heads.linear_head import fit_linear
 from classify.labelling.directions import nearest_rows, strongest_directions
 from classify.settings.config import TrainConfig
@@ -96,7 +97,7 @@ class LabelIssues(Described):
 
     def _facts(self) -> dict[str, Any]:
         if self.problem:
-            return {"images": f"not looked at: {self.problem}"}
+            return {"images": f"not checked: {self.problem}"}
         first = self.issues[0] if self.issues else None
         return {
             "images": f"{self.scored:,}",

@@ -13,7 +13,6 @@ from extract.gallery.thumbnails import Place, Wanted, read_thumbnails
 
 HEADING = ("key", "label", "suggested_label", "suggested_score", "suggested_margin")
 _ENDING = ".csv"
-_MOST_BYTES = 2**28
 
 
 class Question(NamedTuple):
@@ -26,7 +25,9 @@ class Question(NamedTuple):
 
 
 def check_questions(path: Path) -> None:
-    """Raise HeadError where a table would replace labels that somebody filled in, or other things.
+    """Raise HeadError where a table would replace another file, which may hold a person's work.
+
+    A list of images in which a person has corrected a suggestion looks like an untouched one.
 
     Args:
         path: The table to write.
@@ -35,30 +36,9 @@ def check_questions(path: Path) -> None:
         found = f"found the ending {path.suffix!r}"
         raise HeadError(f"{path}: {found}; expected {_ENDING}, which train-head --labels reads")
     check_writable(path, HeadError)
-    if not path.exists() or not path.stat().st_size:
-        return
-    filled = _count_labels(path)
-    if filled is None:
-        found, expected = "holds something else", "expected an earlier list without labels"
-        raise HeadError(f"{path}: {found}; {expected}, or a new file; name another")
-    if filled:
-        remedy = f"name another, and train with --labels {path}"
-        raise HeadError(f"{path}: holds {count_of(filled, 'label')}; expected none; {remedy}")
-
-
-def _count_labels(path: Path) -> int | None:
-    """Count the labels in a table of images to label; None of any other file."""
-    if not path.is_file() or path.stat().st_size > _MOST_BYTES:
-        return None
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file)
-            if tuple(next(rows)) != HEADING:
-                return None
-            # A row that is not as it was written has been edited.
-            return sum(len(row) != len(HEADING) or bool(row[1].strip()) for row in rows if row)
-    except (UnicodeDecodeError, csv.Error, StopIteration):
-        return None
+    if path.exists() and path.stat().st_size:
+        found = "is there already, and may hold labels"
+        raise HeadError(f"{path}: {found}; expected a new file; name another, or remove it")
 
 
 def save_questions(path: Path, questions: Iterable[Question]) -> None:

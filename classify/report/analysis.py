@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset
-from classify.data.splits import SHARES, TEST, sample, subsets
+from classify.data.samples import SHARES, sample, subsets
+from classify.data.splits import TEST
 from classify.labelling.issues import LabelIssues, find_label_issues
 from classify.report import diagnostics
 from classify.report.curves import Curve, class_curves, coverage_curve

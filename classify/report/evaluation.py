@@ -1,5 +1,6 @@
 """A head on labelled images that it was not trained on: metrics and confusions as text."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -7,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.report.diagnostics import confused_pairs
-from classify.scores.intervals import Comparison, Interval
+from classify.scores.intervals import NO_INTERVAL, Comparison, Interval
 from classify.scores.metrics import confusion_matrix
 from extract.core.console import log
 from extract.core.errors import count_of, listed, quoted
@@ -22,14 +23,14 @@ class Evaluation(NamedTuple):
     """Answers for labelled images, compared with their labels.
 
     Attributes:
-        rows: Number of compared images.
-        scores: ``accuracy`` and ``macro_f1``.
+        rows: Number of compared images; 0 where the best score of each was too low.
+        scores: ``accuracy`` and ``macro_f1``, NaN without compared images.
         intervals: Their 95 % confidence intervals; without ends of fewer than ten groups.
         class_names: The classes that occur as label or as answer.
         confusion: Counts of these classes, labels on the first axis.
         unsure: Number of labelled images without an answer, as their best score was too low.
-        seen: Number of the compared rows of a file of features that the head was trained or chosen
-            on; None where its folder does not say.
+        seen: Number of the compared images that the head was trained or chosen on; None where its
+            folder does not say, and of a complete model.
     """
 
     rows: int
@@ -38,7 +39,7 @@ class Evaluation(NamedTuple):
     class_names: tuple[str, ...]
     confusion: NDArray[np.int64]
     unsure: int = 0
-    seen: int | None = 0
+    seen: int | None = None
 
     @property
     def coverage(self) -> float:
@@ -46,6 +47,10 @@ class Evaluation(NamedTuple):
         return self.rows / (self.rows + self.unsure)
 
     def __str__(self) -> str:
+        both = self.rows + self.unsure
+        coverage = f"coverage {self.coverage:.3f} ({self.unsure:,} of {both:,} are unsure)"
+        if not self.rows:
+            return f"none of {count_of(both, 'labelled image')} gets an answer; {coverage}"
         parts = []
         for metric in METRICS:
             low, high = self.intervals[metric]
@@ -56,8 +61,7 @@ class Evaluation(NamedTuple):
         lines = self._table() if len(self.class_names) <= _MOST_CLASSES else self._pairs()
         text = f"{', '.join(parts)} of {count_of(self.rows, 'labelled image')}"
         if self.unsure:
-            both = self.rows + self.unsure
-            text += f"; coverage {self.coverage:.3f} ({self.unsure:,} of {both:,} are unsure)"
+            text += f"; {coverage}"
         return "\n".join([text, *self._warn(), *lines])
 
     def _warn(self) -> list[str]:
@@ -65,7 +69,7 @@ class Evaluation(NamedTuple):
         if self.seen == 0:
             return []
         if self.seen is None:
-            return ["these may include training images of the head: no test on new images"]
+            return ["these may include training images: no test on new images"]
         which = "training or validation images of the head: no test on new images"
         return [f"{self.seen:,} of these {count_of(self.rows, 'image')} are {which}"]
 
@@ -116,7 +120,7 @@ def evaluate_labels(
         known: The classes of the head; images of others are left out, which a note tells.
 
     Returns:
-        None where no image that got an answer has a label that the head knows.
+        None where no image that could be read has a label that the head knows.
     """
     labelled = [
         (item, class_names[item.label], answer.label)
@@ -130,8 +134,11 @@ def evaluate_labels(
         classes = listed(strange, "class")
         log.info("not compared: %s of %s that the head does not know", found, classes)
     compared = [(item, truth, answer) for item, truth, answer in both if answer is not None]
-    if not compared:
+    if not both:
         return None
+    if not compared:
+        scores, intervals = dict.fromkeys(METRICS, math.nan), dict.fromkeys(METRICS, NO_INTERVAL)
+        return Evaluation(0, scores, intervals, (), np.zeros((0, 0), np.int64), len(both))
     names = sorted({name for _, *pair in compared for name in pair}, key=order.__getitem__)
     place = {name: number for number, name in enumerate(names)}
     y = np.array([place[truth] for _, truth, _ in compared])

@@ -110,7 +110,7 @@ def sensitivities(
         specificities: The specificities.
 
     Returns:
-        None without a class, or where all rows are of it, or no row is.
+        An entry for each; none without a class, or where all rows are of it, or no row is.
     """
     truth = y == positive
     if positive is None or truth.all() or not truth.any():

@@ -116,7 +116,8 @@ class Result:
             top = min(self.entries, key=lambda entry: rank_key(self.metric, entry.scores))
             if top.scores[self.metric] != self.best.scores[self.metric]:
                 score = f"{top.label}: {top.scores[self.metric]:.3f}"
-                text += f" but have a higher loss ({score})"
+                has = "has" if len(others) == 1 else "have"
+                text += f" but {has} a higher loss ({score})"
             fastest = min(others, key=lambda entry: entry.evaluation.seconds)
             if fastest.evaluation.seconds < self.best.evaluation.seconds:
                 text += f"; the fastest of them is {fastest.label}"

@@ -7,7 +7,7 @@ import numpy as np
 
 from classify.data.dataset import Dataset
 from classify.scores.calibration import calibration_error
-from classify.scores.intervals import Comparison
+from classify.scores.intervals import FEWEST_GROUPS, Comparison
 from classify.search.leaderboard import Result
 from extract.core.console import log
 from extract.core.errors import quoted
@@ -35,6 +35,11 @@ def _on_baseline(result: Result) -> Iterator[str]:
     baseline = result.baseline
     if baseline and not baseline.beaten:
         score = f"{result.metric} {baseline.scores[result.metric]:.4f}"
+        if result.best.low is None:
+            found = f"found {result.units} groups; expected {FEWEST_GROUPS} of like size or more"
+            answer = f"always answering {quoted(baseline.answer)} ({score})"
+            yield f"cannot test whether a head is better than {answer}: {found}"
+            return
         yield (
             f"no head is significantly better than always answering {quoted(baseline.answer)} "
             f"({score}); add images, or try other heads or another layer"

@@ -12,14 +12,14 @@ import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from itertools import chain, compress, pairwise
+from functools import reduce
+from itertools import chain, pairwise
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from classify.stored.same_store import SameStore
-from extract.core.errors import StoreError, quoted
 from extract.store.open import read_features
 
 # One read from the file, as long as a chunk. Blocks of a quarter took 1.6 times as long.
@@ -29,8 +29,7 @@ WINDOW_BYTES = 2**27
 PIECE_BYTES = 2**24
 # Scores that are computed at once, as float64; most heads need a few times as much for them.
 SCORE_BYTES = 2**26
-# Rows in ``rough_mean``.
-_FIRST_ROWS = 256
+_FIRST_ROWS = 256  # in ``rough_mean``
 
 Rows: TypeAlias = NDArray[np.float32]  # features in memory, (N, *shape)
 Labels: TypeAlias = NDArray[np.int64]  # (N,) classes, groups or positions
@@ -49,8 +48,12 @@ class Member(NamedTuple):
     layers: list[str]
     rows: Labels
 
+    def is_in_order(self, positions: Labels) -> bool:
+        """Return whether the rows at some positions lie in the store one after the other."""
+        return bool((np.diff(self.rows[positions]) >= 0).all())
+
     def read(self, blocks: Sequence[Labels]) -> Iterator[Sequence[NDArray[np.floating]]]:
-        """Yield the rows of each block of neighbouring positions, by layer, in the stored type."""
+        """Yield the rows of each block of positions, by layer, in the stored type."""
         rows = [self.rows[block] for block in blocks]
         ranges = [slice(int(block.min()), int(block.max()) + 1) for block in rows]
         values = read_features(self.same.path, self.layers, ranges)
@@ -72,6 +75,7 @@ class StoredRows:
     def __init__(self, members: Sequence[Member], shape: tuple[int, ...], identity: str) -> None:
         self.shape = (len(members[0].rows), *shape)
         self.identity = identity
+        self._row_shape = shape  # before any step
         self._members = list(members)
         self._row_bytes = 4 * math.prod(shape)
         self._steps: list[Callable[[Rows], Rows]] = []
@@ -111,20 +115,53 @@ class StoredRows:
             return self._read(positions)
 
     def _read(self, positions: Labels) -> Rows:
+        in_order = all(member.is_in_order(positions) for member in self._members)
+        if not (in_order or self._steps):
+            return self._gather(positions)
         done, out = 0, np.empty((len(positions), *self.shape[1:]), np.float32)
         blocks = [block for block in self._blocks(positions) if len(block)]
-        for parts in zip(*(member.read(blocks) for member in self._members), strict=True):
-            features = join_layers(list(chain.from_iterable(parts)))
-            for step in self._steps:
-                features = step(features)
+        for rows in self._joined(blocks) if in_order else self._gathered(positions):
+            features = reduce(lambda value, step: step(value), self._steps, rows)
             out[done : done + len(features)] = features
             done += len(features)
         return out
 
+    def _joined(self, blocks: Sequence[Labels]) -> Iterator[Rows]:
+        """Yield the rows of each block; the stores are read side by side."""
+        for parts in zip(*(member.read(blocks) for member in self._members), strict=True):
+            yield join_layers(list(chain.from_iterable(parts)))
+
+    def _gathered(self, positions: Labels) -> Iterator[Rows]:
+        """Yield the rows window by window."""
+        most = max(1, WINDOW_BYTES // self._row_bytes)
+        for start in range(0, len(positions), most):
+            yield self._gather(positions[start : start + most])
+
+    def _gather(self, positions: Labels) -> Rows:
+        """Read each store in its own order, so that no block is read twice."""
+        out = np.empty((len(positions), *self._row_shape), np.float32)
+        flat, begin, end = out.reshape(len(out), -1), 0, 0
+        for member in self._members:
+            rows = member.rows[positions]
+            order = np.argsort(rows, kind="stable")
+            places = np.split(order, np.flatnonzero(np.diff(rows[order] // self._most)) + 1)
+            values = member.read([positions[block] for block in places])
+            for block, parts in zip(places, values, strict=True):
+                joined = join_layers(parts).reshape(len(block), -1)
+                end = begin + joined.shape[1]
+                flat[block, begin:end] = joined
+            begin = end
+        return out
+
+    @property
+    def _most(self) -> int:
+        """Rows of a block."""
+        return max(1, BLOCK_BYTES // self._row_bytes)
+
     def _blocks(self, positions: Labels) -> list[Labels]:
-        """Divide positions where one of the stores begins another block of rows."""
-        most = max(1, BLOCK_BYTES // self._row_bytes)
-        numbers = np.stack([member.rows[positions] // most for member in self._members])
+        """Divide positions where a store that has them in order begins another block of rows."""
+        ordered = [m.rows[positions] for m in self._members if m.is_in_order(positions)]
+        numbers = np.stack(ordered or [np.arange(len(positions))]) // self._most
         return np.split(positions, np.flatnonzero(np.diff(numbers).any(axis=0)) + 1)
 
     def windows(self, size: int, random: np.random.Generator | None = None) -> list[Labels]:
@@ -137,7 +174,10 @@ class StoredRows:
         Returns:
             Increasing positions of each window; each position is in one.
         """
-        blocks = self._blocks(np.arange(len(self)))
+        every = np.arange(len(self))
+        blocks = self._blocks(every)
+        if not all(member.is_in_order(every) for member in self._members):
+            size = max(size, WINDOW_BYTES)  # each window may read the whole of such a store
         if random:
             blocks = [blocks[i] for i in random.permutation(len(blocks))]
         lengths = np.array([len(block) for block in blocks])
@@ -258,17 +298,3 @@ def join_layers(features: Sequence[NDArray[np.floating]]) -> Rows:
         return features[0].astype(np.float32, copy=False)
     flattened = [part.reshape(len(part), -1) for part in features]
     return np.concatenate(flattened, axis=1, dtype=np.float32)
-
-
-def check_finite(X: Features, keys: Sequence[str], place: str) -> None:
-    """Raise StoreError where a feature is NaN or infinite."""
-    if bad := list(compress(keys, _are_not_finite(X))):
-        found = f"the features of {len(bad)} images are not finite numbers, first {quoted(bad[0])}"
-        raise StoreError(f"{place}: {found}; extract again with --dtype float32")
-
-
-def _are_not_finite(X: Features) -> Iterator[bool]:
-    """Yield for each row whether a feature is NaN or infinite."""
-    for _, rows in iter_chunks(X):
-        chunk_is_finite = all_finite(rows)
-        yield from (not (chunk_is_finite or all_finite(row)) for row in rows)

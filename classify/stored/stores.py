@@ -10,13 +10,14 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from classify.stored.memory_budget import COPIES, MemoryBudget
-from classify.stored.out_of_core import Features, Labels, StoredRows, check_finite
+from classify.stored.out_of_core import Features, Labels, StoredRows, all_finite, iter_chunks
 from classify.stored.parts import Layer, MadeBy, Part, name_layers
 from classify.stored.same_store import SameStore
 from classify.stored.views import StoredViews
@@ -124,7 +125,7 @@ class Stores:
         else:
             text += ", read from the file while training"
             log.info("%s: %d times as much does not fit into %s", text, COPIES, free)
-        check_finite(X, keys, str(chosen))
+        _check_finite(X, keys, str(chosen))
         made_by = tuple(part.made_by for part in chosen.parts)
         views, counts = None, [part.view_spec.views for part in chosen.parts]
         if budget.holds_views:
@@ -196,7 +197,26 @@ def list_layers(paths: Sequence[Path]) -> list[tuple[str, ...]]:
     return []
 
 
-def describe_layers(stores: Stores) -> str:
-    """Name the layers of several stores, with the file that each has its name from."""
+def log_layers(stores: Stores) -> None:
+    """Name the layers of several stores, and those whose heads label no images."""
     shown = (f"{', '.join(part.layers)} of {quoted(str(part.same.path))}" for part in stores.parts)
-    return "layers: " + "; ".join(shown)
+    log.info("layers: %s", "; ".join(shown))
+    foreign = [part for part in stores.parts if not part.made_by.trunk.trunk]
+    if 0 < len(foreign) < len(stores.parts):
+        path, names = quoted(str(foreign[0].same.path)), ", ".join(foreign[0].layers)
+        found = f"{path}: features of another program; heads on {names}, alone or joined, label"
+        log.warning(f"{found} no images, only tables of features; for images name another --layer")
+
+
+def _check_finite(X: Features, keys: Sequence[str], place: str) -> None:
+    """Raise StoreError where a feature is NaN or infinite."""
+    if bad := list(compress(keys, _are_not_finite(X))):
+        found = f"the features of {len(bad)} images are not finite numbers, first {quoted(bad[0])}"
+        raise StoreError(f"{place}: {found}; extract again with --dtype float32")
+
+
+def _are_not_finite(X: Features) -> Iterator[bool]:
+    """Yield for each row whether a feature is NaN or infinite."""
+    for _, rows in iter_chunks(X):
+        chunk_is_finite = all_finite(rows)
+        yield from (not (chunk_is_finite or all_finite(row)) for row in rows)

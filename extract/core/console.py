@@ -169,6 +169,11 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-v", "--verbose", action="store_true", help="print more messages")
 
 
+def as_word(path: object) -> str:
+    """Return a path as a word of a command, which no leading dash makes a flag."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
+
+
 def log_lines(text: str, level: int = logging.INFO) -> None:
     """Log each line of a text, in whose names line breaks are escapes already."""
     for line in text.rstrip("\n").split("\n"):
@@ -226,6 +231,7 @@ def _outcome(
     """Run one command, print what went wrong, and return the exit code."""
     try:
         if arguments.log is not None:
+            _check_log(arguments)
             log.addHandler(_LogFile(arguments.log, parser.prog))
         return command(arguments)
     except HeadstartError as error:
@@ -246,6 +252,16 @@ def _outcome(
         bug = "this is a bug in headstart; please report it with the lines above"
         _say(f"{traceback.format_exc()}{parser.prog}: {bug}")
         return ExitCode.BUG
+
+
+def _check_log(arguments: argparse.Namespace) -> None:
+    """Raise SettingError where the log is a file that another argument names."""
+    for name, value in vars(arguments).items():
+        values = value if isinstance(value, list) else [value]
+        paths = [os.path.realpath(path) for path in values if isinstance(path, str) and path]
+        if name != "log" and os.path.realpath(arguments.log) in paths:
+            found = f"{arguments.log} is also given as {name.replace('_', '-')}"
+            raise SettingError(f"log: {found}; name another file")
 
 
 def _say(text: str) -> None:

@@ -1,5 +1,6 @@
 """TrunkSpec -> the engine that runs it fastest on this machine."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -92,7 +93,9 @@ def _prefers_keras() -> bool:
 
 
 def _convert_apart(spec: TrunkSpec) -> CompiledTrunk | None:
-    log.info("building %s; the next run finds it in the cache", quoted(spec.trunk))
+    # The path of a trunk may be a URL by mistake, with a password in it.
+    name = quoted(os.path.basename(spec.trunk))
+    log.info("building %s; the next run finds it in the cache", name)
     with convert_apart(spec) as converted:
         return keep(converted.model, converted, spec) if converted else None
 

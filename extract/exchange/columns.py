@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from extract.core.errors import SourceError, quoted
+from extract.display.tables import from_csv_text
 from extract.exchange.feature_table import (
     BLOCK_BYTES,
     USUAL,
@@ -31,7 +32,6 @@ METADATA = b"headstart"
 # Columns of a CSV that are the features, in this order: feature_0, feature_1, or feature_0_0_0.
 CSV_PREFIX = "feature_"
 MOST_HEADING = 2**24
-_FORMULA = re.compile(r"'+[=+\-@\t\r]")
 
 
 def open_columns(path: str, named: Named) -> FeatureTable | None:
@@ -211,9 +211,7 @@ def _csv_columns(
     for row in _csv_rows(path, delimiter, len(heading)):
         columns["rows"].append(None)
         for role, place in used.items():
-            text = row[place]
-            # An apostrophe stands before what a spreadsheet would run as a formula.
-            columns[role].append(text[1:] if _FORMULA.match(text) else text)
+            columns[role].append(from_csv_text(row[place]))
     return columns
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 
 from extract.core.errors import ImageError, SourceError, StoreError, quoted
@@ -10,8 +9,8 @@ from extract.gallery.thumbnails import Place, Wanted, candidates
 from extract.images.digests import digest_bytes
 from extract.sources.listing import open_reader
 
-# Images that are tried in a place.
-_TRIED = 5
+# Images that are tried in a place, spread over all: some may have been moved or removed since.
+_TRIED = 50
 
 
 class Originals:
@@ -29,11 +28,12 @@ class Originals:
     """
 
     def __init__(self, place: Place, wanted: Sequence[Wanted]) -> None:
+        tried = wanted[:: -(-len(wanted) // _TRIED) or 1]
         for source, root in candidates(place):
             with suppress(SourceError):  # it may be gone, or on another machine
                 self._read = open_reader(source, place.columns, root)
                 self.folder = source if Path(source).is_dir() else ""
-                if not wanted or any(self._has(image) for image in islice(wanted, _TRIED)):
+                if not wanted or any(map(self._has, tried)):
                     return
         remedy = f"say where they are with {place.flag}"
         if not (place.moved_to or place.source):

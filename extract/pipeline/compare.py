@@ -130,7 +130,7 @@ class Changes:
 
     @property
     def is_other(self) -> bool:
-        """Whether source and store have no image in common, as far as names and times say."""
+        """Whether no image of the source has the name or the time of a stored one."""
         stored = set(self._store.keys)
         return not self.renamed and not any(item.key in stored for item in self._source.items)
 

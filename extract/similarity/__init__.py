@@ -1,1 +1,1 @@
-"""Likeness of images by their features: near-duplicates, similar images and outliers."""
+"""Similarity of images by their features: near-duplicates, similar images and outliers."""

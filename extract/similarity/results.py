@@ -1,4 +1,4 @@
-"""Lists of images that a question about likeness is answered with, and their forms.
+"""Lists of similar images, near-duplicates and outliers, as text, tables, CSV and JSON.
 
 In Python they are sequences, in a notebook tables, and for other programs CSV or JSON.
 """
