@@ -297,9 +297,9 @@ def test_a_result_in_the_folder_is_refused(made: Path, tmp_path: Path) -> None:
 def test_the_disks_are_asked_once_for_all_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, sync, fsync = list[str](), os.sync, os.fsync
-    monkeypatch.setattr(os, "sync", lambda: (asked.append("sync"), sync()))
-    monkeypatch.setattr(os, "fsync", lambda handle: (asked.append("fsync"), fsync(handle)))
+    asked = list[str]()
+    monkeypatch.setattr(os, "sync", lambda: asked.append("sync"))
+    monkeypatch.setattr(os, "fsync", lambda _: asked.append("fsync"))
     sort(tmp_path / "out", [(f"{i}.jpg", "cat", b"x") for i in range(20)])
     assert asked == ["sync", "fsync"]  # the content, and the folder's name after it
 

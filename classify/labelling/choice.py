@@ -123,7 +123,7 @@ def _choose_central(
     if not count:
         return np.zeros(0, np.int64), np.zeros(0)
     centres, labels = _cluster(rows, weights, count, random)
-    sizes = np.bincount(labels, weights, minlength=count)
+    sizes = np.bincount(labels, weights, minlength=count).astype(np.float64)
     order = np.argsort(-sizes, kind="stable")
     chosen, left = list[int](), np.ones(len(rows), bool)
     for cluster in order.tolist():

@@ -143,7 +143,7 @@ def sort_images(folder: Path, images: Sequence[Sorted], link: bool = False) -> N
             rows.append([f"{own}/{name}", csv_text(image.key), label, score])
         with (temporary / LIST).open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([_HEADING, *rows])
-        (temporary / RECORD).write_bytes(_record(temporary, [row[0] for row in rows]))
+        (temporary / RECORD).write_bytes(_record(temporary, [str(row[0]) for row in rows]))
         check_folder(folder)  # somebody may have changed it meanwhile
     if missing:
         count = count_of(len(missing), "image")
