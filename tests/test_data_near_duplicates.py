@@ -185,3 +185,11 @@ def test_copies_no_longer_raise_the_accuracy(
         assert result["split"]["groups"] == (120 if groups == "near" else None)
     assert accuracy["stored"] > 0.95
     assert accuracy["near"] < 0.65
+
+
+def test_a_large_group_is_warned_of_as_by_show_features(caplog: pytest.LogCaptureFixture) -> None:
+    X = clusters(60, 64, 7)
+    X[:30] = X[30]
+    near_duplicates.group_near_duplicates(X, None)
+    (line,) = caplog.messages
+    assert line.startswith("near: one group holds 31 of 60 images, perhaps linked by a chain; ")

@@ -184,7 +184,7 @@ def test_all_rows_alike_are_one_group(
 ) -> None:
     found = find_near_duplicates(make_store(np.ones((70, 8), "f"), [0, 1] * 35))
     assert [len(group) for group in found.groups] == [70]
-    assert "one group holds 70 of 70 images" in caplog.text
+    assert "near: one group holds 70 of 70 images, perhaps linked by a chain; look" in caplog.text
     assert "35 with different" not in found.summary()
     assert "1 with different labels" in found.summary()
     zeros = find_near_duplicates(make_store(np.zeros((70, 8), "f"), [0, 1] * 35, name="zero.h5"))

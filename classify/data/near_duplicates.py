@@ -11,7 +11,7 @@ from extract.core.console import log
 from extract.core.errors import SettingError, count_of, quoted
 from extract.images.digests import describe_leaks, group_by_digest
 from extract.similarity.directions import Directions
-from extract.similarity.near_duplicates import LARGE, MANY, group_near
+from extract.similarity.near_duplicates import group_near, warn_of_chains
 from extract.similarity.near_pairs import Pairs, find_pairs
 from extract.similarity.threshold import choose_threshold
 
@@ -41,9 +41,7 @@ def group_near_duplicates(X: Features, groups: Sequence[str] | None) -> list[str
     sizes = np.bincount(parts, minlength=1)
     found = f"{count_of(int((sizes > 1).sum()), 'group')} of near-duplicates stay together"
     log.info("%s: cosine of %.4f or more, %s", found, *threshold)
-    if sizes.max() >= max(MANY, LARGE * len(X)):
-        remedy = "look at them with show-features --near --page FILE.html"
-        log.warning("groups near: one holds %d of %d images; %s", sizes.max(), len(X), remedy)
+    warn_of_chains(int(sizes.max()), len(directions))
     return group_by_digest(np.stack([numbers, numbers], 1).view(np.uint8), groups)
 
 

@@ -1,9 +1,9 @@
 """Groups of images that are nearly the same, such as bursts and copies encoded again.
 
 Two images whose cosine reaches the threshold are in one group, and so are images that others link
-(single linkage): of a group that is divided among splits, no image would be free of a copy on the
-other side. A chain of links can make a group whose ends differ; a warning says so where one group
-holds a tenth of the images.
+(single linkage): no part of a group can be a validation split without a copy in training. A chain
+of links can make a group whose ends differ; a warning says so where one group holds a tenth of the
+images.
 """
 
 from dataclasses import dataclass
@@ -103,7 +103,7 @@ def find_near(
         directions.warn_of_left_out()
         given = None if threshold is None else Threshold(threshold, GIVEN)
         result = _describe(store, directions, given or choose_threshold(directions), name)
-        _warn_of_chains(result)
+        warn_of_chains(len(result.groups[0]) if len(result) else 0, result.compared)
         if page is not None:
             texts = ("Near-duplicates", f"{path.name}: {result.summary()}.")
             write_page(store, page, source, texts, _sections(result))
@@ -146,12 +146,12 @@ def _sections(result: NearDuplicates) -> list[Shown]:
     return sections
 
 
-def _warn_of_chains(result: NearDuplicates) -> None:
+def warn_of_chains(largest: int, images: int) -> None:
     """Warn about a group that holds a large part of the images."""
-    largest = len(result.groups[0]) if len(result) else 0
-    if largest >= max(MANY, LARGE * result.compared):
-        found = f"one group holds {largest} of {result.compared} images, perhaps linked by a chain"
-        log.warning("near: %s; look at it, and name a higher cosine with --near X", found)
+    if largest >= max(MANY, LARGE * images):
+        found = f"one group holds {largest:,} of {images:,} images, perhaps linked by a chain"
+        remedy = "look at it with show-features --near X --page FILE.html; a higher X divides it"
+        log.warning("near: %s; %s", found, remedy)
 
 
 def group_near(directions: Directions, threshold: float) -> tuple[Numbers, Pairs]:
