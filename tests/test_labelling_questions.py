@@ -55,7 +55,7 @@ def test_the_loop(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert predict_command(words) == 0
     said = capsys.readouterr().err
     assert f"then train-head {store} --labels {tables[0]}" in said
-    assert "12 of 40 images without a label; " in said
+    assert "12 images chosen of 40 without a label; " in said
     rows = list(csv.reader(tables[0].read_text().splitlines()))
     assert tuple(rows[0]) == HEADING
     assert all(row[1:] == ["", "", "", ""] for row in rows[1:])
@@ -118,7 +118,7 @@ def test_tables_of_labels_can_be_named(store: Path, tmp_path: Path) -> None:
     assert sorted(p.key for p in found) == [f"site/{i:03d}.jpg" for i in range(30, 40)]
     assert all(p[1:] == (None, None, None, None) for p in found)
     assert (found.unreadable, found.unsure) == (0, 0)
-    assert "10 of 10 images without a label" in repr(found)
+    assert "10 images chosen of 10 without a label" in repr(found)
     table.write_text("key,label\n" + "".join(f"site/{i:03d}.jpg,x\n" for i in range(40)))
     with pytest.raises(StoreError, match=r"nothing to label: each of its 40 images has a label$"):
         predict_images(store, to_label=5, labels=[table], quiet=True)

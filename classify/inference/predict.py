@@ -235,7 +235,8 @@ def _check_model(source: PathLike, head: PathLike | None, trunk: Mapping[str, An
         )
     if not head and "trunk" not in trunk:
         raise SettingError(
-            f"found SOURCE {source} alone; expected DIR, a folder made by train-head, or --trunk"
+            f"found SOURCE {source} alone; expected DIR, a folder made by train-head, or --trunk, "
+            "or for a file of features --to-label N"
         )
     if head and is_head_folder(source) and not is_head_folder(head):
         raise SettingError(

@@ -159,7 +159,8 @@ class Predictions(list[Prediction]):
         """Return the number of images and the seconds in one line."""
         spent, unsure = self.timings, self.unsure
         if self.unlabelled:
-            counts = f"{len(self):,} of {count_of(self.unlabelled, 'image')} without a label"
+            chosen = f"{count_of(len(self), 'image')} chosen"
+            counts = f"{chosen} of {self.unlabelled:,} without a label"
             return f"{counts}; {spent.start + spent.work:.1f} s"
         labelled = len({p.key for p in self if p.label is not None})
         counts = f"{count_of(labelled, self._noun)} labelled, "
