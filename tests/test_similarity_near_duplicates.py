@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,15 +82,20 @@ def test_features_of_a_high_rank_are_compared_block_by_block(
     quantile: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pairs and cosines are bit by bit those of pairs that are compared one by one."""
-    random, count = np.random.default_rng(0), SAMPLE + 200
-    X = random.standard_normal((count, 150)) @ random.standard_normal((150, 200))
+    random = np.random.default_rng(0)
+    X = random.standard_normal((SAMPLE + 200, 150)) @ random.standard_normal((150, 200))
     X[-100:] = X[:100] + 0.1 * random.standard_normal((100, 200))
     cosines = brute_force(X[:, None])
     above = np.sort(cosines[np.triu_indices(count, 1)])
     threshold = float(above[int(quantile * len(above))])
     directions, blocks = directions_of(X.astype("f")), list[int]()
     are_near = near_pairs._are_near
-    monkeypatch.setattr(near_pairs, "_are_near", lambda *a: (blocks.append(1), are_near(*a))[1])
+
+    def count(*block: Any) -> np.ndarray:
+        blocks.append(1)
+        return are_near(*block)
+
+    monkeypatch.setattr(near_pairs, "_are_near", count)
     pairs = find_pairs(directions, threshold)
     assert blocks
     monkeypatch.setattr(near_pairs, "_DENSE", 1)
