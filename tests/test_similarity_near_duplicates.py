@@ -86,7 +86,7 @@ def test_features_of_a_high_rank_are_compared_block_by_block(
     X = random.standard_normal((SAMPLE + 200, 150)) @ random.standard_normal((150, 200))
     X[-100:] = X[:100] + 0.1 * random.standard_normal((100, 200))
     cosines = brute_force(X[:, None])
-    above = np.sort(cosines[np.triu_indices(count, 1)])
+    above = np.sort(cosines[np.triu_indices(len(X), 1)])
     threshold = float(above[int(quantile * len(above))])
     directions, blocks = directions_of(X.astype("f")), list[int]()
     are_near = near_pairs._are_near
