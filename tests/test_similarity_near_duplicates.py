@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from extract import find_near_duplicates, write_features
 from extract.core.errors import SettingError, StoreError
 from extract.pipeline.run import run_extraction as extract_features
 from extract.show_cli import main as show
+from extract.similarity import near_pairs
 from extract.similarity.directions import Directions, to_units
 from extract.similarity.near_duplicates import group_near
 from extract.similarity.near_pairs import find_pairs
@@ -73,6 +75,34 @@ def test_pairs_are_those_of_all_products(count: int, width: int) -> None:
     assert sure <= set(zip(pairs.first, pairs.second, strict=True)) <= most
     assert len(pairs.first) == len(set(zip(pairs.first, pairs.second, strict=True)))
     np.testing.assert_allclose(pairs.cosine, cosines[pairs.first, pairs.second], atol=2e-6)
+
+
+@pytest.mark.parametrize("quantile", [0.9, 0.999, 0.99999])
+def test_features_of_a_high_rank_are_compared_block_by_block(
+    quantile: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pairs and cosines are bit by bit those of pairs that are compared one by one."""
+    random = np.random.default_rng(0)
+    X = random.standard_normal((SAMPLE + 200, 150)) @ random.standard_normal((150, 200))
+    X[-100:] = X[:100] + 0.1 * random.standard_normal((100, 200))
+    cosines = brute_force(X[:, None])
+    above = np.sort(cosines[np.triu_indices(len(X), 1)])
+    threshold = float(above[int(quantile * len(above))])
+    directions, blocks = directions_of(X.astype("f")), list[int]()
+    are_near = near_pairs._are_near
+
+    def count(*block: Any) -> np.ndarray:
+        blocks.append(1)
+        return are_near(*block)
+
+    monkeypatch.setattr(near_pairs, "_are_near", count)
+    pairs = find_pairs(directions, threshold)
+    assert blocks
+    monkeypatch.setattr(near_pairs, "_DENSE", 1)
+    for found, wanted in zip(pairs, find_pairs(directions, threshold), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    least, most = ((above >= threshold + rest).sum() for rest in (3e-6, -3e-6))
+    assert least <= len(pairs.first) <= most
 
 
 def test_no_pair_is_missed_that_differs_outside_of_the_projection() -> None:

@@ -6,7 +6,8 @@ vectors. So only the pairs whose projections are close enough are compared in fu
 missed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,8 @@ _ROWS, _COLUMNS, _VALUES = 2**10, 2**12, 2**22
 # More than rounding errors of float32.
 ROUNDING = 1e-6
 _SLACK = 1e-5
+# A larger share of pairs of a block is faster compared by a product of matrices.
+_DENSE = 0.002
 MOST_PAIRS = 5_000_000
 
 
@@ -47,7 +50,8 @@ def find_pairs(directions: Directions, threshold: float) -> Pairs:
     found, count = list[Pairs](), 0
     sketch, is_exact = _project(directions, distinct)
     limit = threshold - 1 - (ROUNDING if is_exact else _SLACK)
-    for first, second, values in _close_pairs(sketch, limit):
+    full = None if is_exact else partial(_are_near, directions, distinct, threshold)
+    for first, second, values in _close_pairs(sketch, limit, full):
         if count + len(first) > MOST_PAIRS and is_exact:
             _refuse(threshold)
         pairs = Pairs(distinct[first], distinct[second], 1 + values.astype(np.float64))
@@ -96,9 +100,12 @@ def _project(directions: Directions, distinct: Numbers) -> tuple[Vectors, bool]:
 
 
 def _close_pairs(
-    sketch: Vectors, limit: float
+    sketch: Vectors, limit: float, full: Callable[[int, int], NDArray[np.bool_]] | None
 ) -> Iterator[tuple[Numbers, Numbers, NDArray[np.float32]]]:
-    """Yield the pairs whose half squared distance, negated, is at least ``limit``; with it."""
+    """Yield the pairs whose half squared distance, negated, is at least ``limit``; with it.
+
+    Where the sketch leaves many pairs of a block, ``full`` says which of them may be near.
+    """
     half = np.einsum("nd,nd->n", sketch, sketch)[:, None] / 2
     ones = np.ones_like(half)
     left, right = np.hstack([sketch, -half, ones]), np.hstack([sketch, ones, -half])
@@ -106,11 +113,29 @@ def _close_pairs(
         rows = left[start : start + _ROWS]
         for begin in range(start - start % _COLUMNS, len(sketch), _COLUMNS):
             values = rows @ right[begin : begin + _COLUMNS].T
-            places = np.flatnonzero(values.ravel() >= limit)
+            close = values >= limit
+            if full and np.count_nonzero(close) > _DENSE * close.size:
+                close &= full(start, begin)
+            places = np.flatnonzero(close)
             first, second = places // values.shape[1] + start, places % values.shape[1] + begin
             kept = first < second
             if kept.any():
                 yield first[kept], second[kept], values.ravel()[places[kept]]
+
+
+def _are_near(
+    directions: Directions, distinct: Numbers, threshold: float, start: int, begin: int
+) -> NDArray[np.bool_]:
+    """Return for a block of pairs whether their product, rounded, may reach the threshold."""
+    rows = directions.read(distinct[start : start + _ROWS])
+    columns, width = distinct[begin : begin + _COLUMNS], rows.shape[1]
+    # No rounding error of a product of unit vectors is larger.
+    limit = threshold - ROUNDING - width * np.finfo(np.float32).eps
+    step, near = max(1, _VALUES // width), np.empty((len(rows), len(columns)), np.bool_)
+    for first in range(0, len(columns), step):
+        part = slice(first, first + step)
+        near[:, part] = rows @ directions.read(columns[part]).T >= limit
+    return near
 
 
 def _compare(directions: Directions, pairs: Pairs, threshold: float) -> Pairs:
