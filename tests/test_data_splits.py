@@ -201,8 +201,7 @@ def test_digests_of_the_groups_give_the_same_side(make_store: Any) -> None:
     [
         (
             dataset([0, 0, 0], [0, 0, 1], class_names=["cat"]),
-            "classes: found cat; expected two or more; put the images of each class in a folder "
-            "of its own",
+            "classes: found cat; expected two or more; add images, or labels, of another class",
         ),
         (
             dataset([0, 1, 1], [0, 0, 2], keys=["b", "c", "d"]),
