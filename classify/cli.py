@@ -80,7 +80,8 @@ def _add_candidate_flags(group: Any) -> None:
         "--groups",
         choices=GROUPS,
         help="images that stay in one split: the groups in the file; digest adds images that are "
-        f"byte for byte the same, and near also near-duplicates (default: {GROUPS[0]})",
+        f"byte for byte the same, near also near-duplicates, and none divides the groups "
+        f"(default: {GROUPS[0]})",
     )
     group.add_argument(
         "--leave-out",

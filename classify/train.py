@@ -65,7 +65,7 @@ def train_heads(  # noqa: PLR0913
         head: Names of heads; by default the heads that have the given settings, or the usual ones.
         sweep: Settings to vary, such as ``"dropout=0,0.2"`` or ``"logistic.C=0.01:1:5"``.
         trials: Number of candidates to draw at random.
-        groups: ``stored``, or ``digest`` or ``near``: identical images, or copies, stay together.
+        groups: ``stored``, or ``digest`` or ``near``: copies stay together, too; or ``none``.
         leave_out: Names of classes whose images are not used.
         source: The place of the images, for the report, if they have moved.
         finetune: Then train the trunk's blocks above the cached layer together with the head.

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from classify.data.dataset import load_dataset
+from classify.data.splits import leave_out_lone
+from classify.settings.config import TrainConfig
+from classify.settings.head_spec import HeadSpec
 from extract.core.config import TrunkSpec
-from extract.core.errors import SettingError, StoreError
+from extract.core.errors import SettingError, SplitError, StoreError
 from extract.store.format import Layout, create_store
 from tests.conftest import MakeStore, items_of
 
@@ -164,3 +167,15 @@ def test_a_file_of_another_program_is_refused(tmp_path: Path) -> None:
         load_dataset(path)
     with pytest.raises(StoreError, match="no such file"):
         load_dataset(tmp_path / "none.h5")
+
+
+def test_groups_can_be_divided(make_store: MakeStore) -> None:
+    X = np.random.default_rng(0).normal(size=(40, 4)).astype("f4")
+    path = make_store(X, [0] * 20 + [1] * 20, groups=["a"] * 20 + ["b"] * 20)
+    config = TrainConfig((HeadSpec("ridge"),), folds=2)
+    remedy = "add images, or divide the groups with --groups none"
+    with pytest.raises(SplitError, match=remedy):
+        leave_out_lone(load_dataset(path), config)
+    divided = load_dataset(path, groups="none")
+    assert divided.groups is None
+    assert leave_out_lone(divided, config) is divided

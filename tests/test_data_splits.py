@@ -509,7 +509,7 @@ def test_a_class_with_one_image_or_group_is_left_out_of_folds(
     smaller = leave_out_lone(made, config(folds=3))
     assert caplog.messages == [
         "left out: fox, gnu, with one image or group, which cannot be both trained and validated "
-        "on; add images"
+        "on; add images, or divide the groups with --groups none"
     ]
     assert smaller.class_names == ("cat", "dog")
     assert smaller.left_out == ("fox", "gnu")

@@ -303,7 +303,7 @@ def _without(folder: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (shutil.rmtree, "no readable bundle.json"),
+        (shutil.rmtree, "no such folder; expected one that train-head wrote"),
         (lambda f: (f / "bundle.json").unlink(), "no readable bundle.json"),
         (lambda f: (f / "bundle.json").write_bytes(b"\xff\xfe"), "not JSON"),
         (lambda f: _truncate(f / "bundle.json"), "not JSON"),

@@ -208,7 +208,7 @@ def load_dataset(  # noqa: PLR0913
         path: A finished store, or several of the same images.
         layer: The layer of the features, or several joined by ``+``; None for the only one.
         memory: In GB (1e9 bytes); None asks the system for the free memory.
-        groups: ``stored``, ``digest`` (and images of the same bytes) or ``near`` (and copies).
+        groups: ``stored``, ``digest`` (and same bytes), ``near`` (and copies) or ``none``.
         leave_out: Names of classes whose images are not read; the dataset does not have them.
         source: The place of the images, if they have moved.
         labels: Tables of labels by key; a later one wins; ``stored`` is the labels in the file.
@@ -238,7 +238,9 @@ def load_dataset(  # noqa: PLR0913
 
 
 def _group(dataset: Dataset, groups: str) -> Dataset:
-    """Join the groups of copies, and of near-duplicates."""
+    """Drop all groups, or join those of copies, and of near-duplicates."""
+    if groups == "none":
+        return replace(dataset, groups=None)
     if groups != STORED and dataset.digests is not None:
         dataset = replace(dataset, groups=group_by_digest(dataset.digests, dataset.groups))
     if groups == "near":

@@ -100,10 +100,11 @@ def leave_out_lone(dataset: Dataset, config: TrainConfig) -> Dataset:
     if not lone.any():
         return dataset
     shown, other = (", ".join(map(quoted, names[side])) for side in (lone, ~lone))
+    remedy = "add images" + (", or divide the groups with --groups none" if dataset.groups else "")
     if (~lone).sum() < 2:
         found = f"found one image or group of {shown}" + (f", more of {other}" if other else "")
-        raise SplitError(f"classes: {found}; expected more of two classes at least; add images")
-    reason = "with one image or group, which cannot be both trained and validated on; add images"
+        raise SplitError(f"classes: {found}; expected more of two classes at least; {remedy}")
+    reason = f"with one image or group, which cannot be both trained and validated on; {remedy}"
     log.warning("left out: %s, %s", shown, reason)
     return dataset.without(names[lone])
 

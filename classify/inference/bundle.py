@@ -254,6 +254,10 @@ def _read_identity(folder: Path) -> dict[str, Any]:
         described = read_json(path)
     except (OSError, ValueError) as error:
         problem = f"no readable {BUNDLE}" if isinstance(error, OSError) else f"{BUNDLE}: {error}"
+        if not folder.exists():
+            raise HeadError(
+                f"{folder}: no such folder; expected one that train-head wrote"
+            ) from error
         if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
             problem = f"not JSON in {BUNDLE}"
         raise HeadError(f"{folder}: {problem}; {_EXPECTED}") from error

@@ -83,8 +83,10 @@ def save_page(
         table: The name of the table, for the text of the page.
     """
     cards = [
-        Card(q.key, thumbnail, _lines(q))
-        for q, thumbnail in zip(questions, read_thumbnails(wanted, place), strict=True)
+        Card(q.key, thumbnail, [f"row {number}", *_lines(q)])
+        for number, (q, thumbnail) in enumerate(
+            zip(questions, read_thumbnails(wanted, place), strict=True), 1
+        )
     ]
     where = f"the column label of {table}" if table else "a table with the columns key and label"
     lead = f"Write the class of each image into {where}, and give it to train-head --labels."

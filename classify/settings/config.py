@@ -21,7 +21,7 @@ from extract.core.errors import SettingError
 from extract.core.flags import check_choice, check_fields, documented, flag, parse_columns
 
 STORED = "stored"  # what the file of features has
-GROUPS = (STORED, "digest", "near")
+GROUPS = (STORED, "digest", "near", "none")
 # Seconds for the default heads.
 BUDGET = 60.0
 # Least batches of all images for which batches grow.
