@@ -41,7 +41,7 @@ from extract.store.single_file import StoreFile
 
 source, disk = Path(sys.argv[1]), Path(sys.argv[2])
 flags = [*sys.argv[3:], "--pooling", "none", "--batch-size", "1"]
-subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=True)
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], check=True)
 out, ballast = disk / "out.h5", disk / "ballast"
 
 def fill(leave):
