@@ -304,6 +304,10 @@ def test_the_command_prints_groups_and_a_summary(
         (["--page", "a.html"], "page: has no effect without --near"),
         (["--near", "--source", "a"], "source: has no effect without a page"),
         (["--near", "--split", "train"], "split: has no effect without --export"),
+        (["--outliers", "0"], "found '0'; expected a whole number above 0"),
+        (["--like", "a", "--outliers", "3"], "--like and --outliers cannot be combined"),
+        (["--top", "3"], "top: has no effect without --like"),
+        (["--near", "--weights", "a"], "weights: has no effect without --like"),
     ],
 )
 def test_flags_that_do_not_go_together_are_named(

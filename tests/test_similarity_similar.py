@@ -176,24 +176,3 @@ def test_the_commands_print_images_and_write_pages(
     ]
     assert "the 2 of 8 images with the lowest mean cosine" in err
     assert page.read_text(encoding="utf-8").count("data:image/jpeg;base64") == 2
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--outliers", "0"], "found '0'; expected a whole number above 0"),
-        (["--like", "a", "--outliers", "3"], "--like and --outliers cannot be combined"),
-        (["--top", "3"], "top: has no effect without --like"),
-        (["--near", "--weights", "a"], "weights: has no effect without --like"),
-    ],
-)
-def test_flags_that_do_not_go_together_are_named(
-    make_store: MakeStore, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
-) -> None:
-    path = make_store(clusters(5, 8, 0), [0, 1, 0, 1, 0])
-    try:
-        code = show([str(path), *flags])
-    except SystemExit as ended:
-        code = int(str(ended.code))
-    assert code == 2
-    assert message in capsys.readouterr().err

@@ -125,7 +125,7 @@ def _as_records(labels: Tables) -> list[TableRecord]:
 
 
 class _Rows:
-    """The rows of a store, on which tables are put one after the other."""
+    """The rows of a store, to which tables are applied one after another."""
 
     def __init__(self, store: Store, tables: Sequence[LabelTable | None]) -> None:
         self.store, self.stored = store, stored_labels(store)
@@ -138,7 +138,7 @@ class _Rows:
         self.seen = np.zeros(len(store.keys), bool)
 
     def apply(self, table: LabelTable | None) -> None:
-        """Put a table, or the labels of the file, on what there is."""
+        """Apply a table, or the labels of the file, to the rows."""
         if table is None:
             self.names = np.where(self.store.labels >= 0, self.stored.names, self.names)
             return

@@ -37,7 +37,7 @@ class TableRecord(NamedTuple):
 
 
 class TableError(SourceError):
-    """A table does not fit the images: it has no key of them, or says two things of one."""
+    """A table does not match the images: it has none of their keys, or two rows disagree."""
 
     def __init__(self, message: str, record: TableRecord) -> None:
         super().__init__(message)

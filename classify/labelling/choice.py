@@ -1,4 +1,4 @@
-"""The images worth labelling next: the least sure ones, and of these different ones.
+"""The images worth labelling next: the least certain ones that differ from each other.
 
 With a head, the images with the lowest margins (best score minus second) are a pool of some times
 as many as wanted. K-means divides the pool into as many clusters as wanted, each image weighted by

@@ -26,7 +26,7 @@ from classify.data.preprocessing import Floats
 from classify.data.samples import sample
 from classify.data.splits import FOLDS, Split, development_rows, leave_out_lone, split_folds
 from classify.heads.linear_head import fit_linear
-from classify.labelling.directions import nearest_rows, strongest_directions
+from classify.labelling.reduced_features import nearest_rows, strongest_directions
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
 from classify.stored.out_of_core import Labels, iter_chunks

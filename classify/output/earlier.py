@@ -44,7 +44,7 @@ class _Row(NamedTuple):
 
 
 def find_edited(path: Path, found: Iterable[Prediction] = ()) -> str:
-    """Say which row of a file has a label that no head gave it; empty for none.
+    """Name the row of a file whose label no head gave; empty for none.
 
     An image has a label and a score, or a reason why it has no label. With the same score and
     margin it has the same label.

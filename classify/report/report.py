@@ -24,6 +24,7 @@ from classify.search.leaderboard import Result
 from classify.search.ranking import Entry
 from classify.settings.config import METRICS
 from extract.core.console import log
+from extract.gallery.page import open_templates
 from extract.gallery.thumbnails import Place, Thumbnail, Wanted, read_thumbnails
 
 _PAGE = Path(__file__).with_name("page")
@@ -83,16 +84,8 @@ def write_report(
 
 
 def _environment() -> Any:
-    """Return the template engine, which escapes names."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(_PAGE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    """Return the template engine with the filters of the report."""
+    environment = open_templates(_PAGE)
     environment.filters |= {"number": _number, "percent": _percent}
     return environment
 

@@ -10,7 +10,7 @@ from classify.scores.calibration import calibration_error
 from classify.scores.intervals import FEWEST_GROUPS, Comparison
 from classify.search.leaderboard import Result
 from extract.core.console import log
-from extract.core.errors import quoted
+from extract.core.errors import count_of, quoted
 
 # One class with more of the validation images than this decides the accuracy.
 _MOST = 2 / 3
@@ -36,7 +36,8 @@ def _on_baseline(result: Result) -> Iterator[str]:
     if baseline and not baseline.beaten:
         score = f"{result.metric} {baseline.scores[result.metric]:.4f}"
         if result.best.low is None:
-            found = f"found {result.units} groups; expected {FEWEST_GROUPS} of like size or more"
+            groups = count_of(result.units, "group")
+            found = f"found {groups}; expected {FEWEST_GROUPS} of like size or more"
             answer = f"always answering {quoted(baseline.answer)} ({score})"
             yield f"cannot test whether a head is better than {answer}: {found}"
             return

@@ -94,8 +94,7 @@ def _prefers_keras() -> bool:
 
 def _convert_apart(spec: TrunkSpec) -> CompiledTrunk | None:
     # The path of a trunk may be a URL by mistake, with a password in it.
-    name = quoted(os.path.basename(spec.trunk))
-    log.info("building %s; the next run finds it in the cache", name)
+    log.info("building %s", quoted(os.path.basename(spec.trunk)))
     with convert_apart(spec) as converted:
         return keep(converted.model, converted, spec) if converted else None
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from extract.core.atomic import atomic_write
 from extract.core.errors import StoreError
@@ -39,20 +39,24 @@ def write_gallery(path: Path, title: str, lead: str, sections: Sequence[Section]
     Raises:
         StoreError: The file cannot be written, or holds something else.
     """
+    check_page(path)
+    template = open_templates(_TEMPLATES).get_template("gallery.html")
+    text = template.render(title=title, lead=lead, sections=sections)
+    with atomic_write(path, StoreError) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def open_templates(folder: Path) -> Any:
+    """Return the template engine of pages, which escapes every name."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    check_page(path)
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
+    return Environment(
+        loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    template = environment.get_template("gallery.html")
-    text = template.render(title=title, lead=lead, sections=sections)
-    with atomic_write(path, StoreError) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def check_page(path: Path) -> None:

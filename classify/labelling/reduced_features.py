@@ -52,7 +52,7 @@ def _vectors(values: Any) -> Double:
 
 
 def nearest_rows(X: Features, queries: Labels, rows: Labels) -> tuple[Labels, Double]:
-    """Return the row, of some, with the highest cosine to each query, another one than itself."""
+    """Return the most similar of some rows to each query, other than the query itself."""
     nearest, highest = np.zeros(len(queries), np.int64), np.full(len(queries), -np.inf)
     if not len(queries):
         return nearest, highest
