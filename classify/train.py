@@ -13,9 +13,9 @@ from typing import Any, Unpack
 
 from classify.data.dataset import Dataset, load_dataset
 from classify.data.splits import leave_out_lone
+from classify.diagnosis.analysis import analyse
 from classify.inference import head_folder
 from classify.inference.bundle import save_head, save_report
-from classify.report.analysis import analyse
 from classify.search import search
 from classify.search.feasibility import drop_infeasible
 from classify.search.leaderboard import Result

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from classify.data.dataset import Dataset
+from classify.diagnosis.analysis import Analysis, analyse
 from classify.export.export import check_targets
 from classify.inference.bundle import TrainedHead, load_head, save_head, save_report
 from classify.inference.complete_model import read_metadata
 from classify.inference.head_folder import FILES, check_target
-from classify.report.analysis import Analysis, analyse
 from classify.search.leaderboard import Result
 from classify.search.search import run
 from classify.settings.config import TrainConfig

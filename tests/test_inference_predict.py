@@ -389,7 +389,7 @@ def test_labelled_images_are_compared_with_their_labels(
 
 
 def test_many_classes_are_told_by_their_confusions() -> None:
-    from classify.report.evaluation import evaluate_labels
+    from classify.output.evaluation import evaluate_labels
 
     names = [f"class {number:02}" for number in range(30)]
     items = [Item(f"{i}", "", i % 30, 0, group=f"{i // 30}") for i in range(90)]

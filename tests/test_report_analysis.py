@@ -12,8 +12,8 @@ from sklearn.metrics import roc_curve
 from classify.data.dataset import Dataset
 from classify.data.preprocessing import Transform
 from classify.data.samples import subsets
-from classify.report.analysis import MISTAKES, analyse
-from classify.report.projection import map_features
+from classify.diagnosis.analysis import MISTAKES, analyse
+from classify.diagnosis.projection import map_features
 from classify.search import evaluate
 from classify.search.evaluate import fit_batch, transformed
 from classify.search.search import run
@@ -112,7 +112,7 @@ def test_of_few_rows_no_part_comes_twice() -> None:
 def test_more_images_are_better_and_all_of_them_are_the_head_itself(folds: int | None) -> None:
     made = dataset(count=600)
     result = run(made, TrainConfig((STRONG,), folds))
-    sizes = analyse(made, result).sizes
+    sizes = analyse(made, result).fewer_images.sizes
     assert [size.rows for size in sizes] == sorted({size.rows for size in sizes})
     assert len(sizes) == 4
     assert sizes[-1].rows == len(result.splits[0].train)
@@ -128,15 +128,15 @@ def test_a_head_with_epochs_is_not_trained_again_on_fewer_images() -> None:
     result = run(made, TrainConfig((STRONG,)))
     slow = replace(result, entries=[result.best._replace(spec=HeadSpec("dense"))])
     found = analyse(made, slow)
-    assert found.size_head == "logistic"
-    assert found.sizes[-1].rows == len(result.splits[0].train)
-    assert len(found.sizes) == 4
+    assert found.fewer_images.head == "logistic"
+    assert found.fewer_images.sizes[-1].rows == len(result.splits[0].train)
+    assert len(found.fewer_images.sizes) == 4
 
 
 def test_a_size_that_cannot_be_trained_is_left_out() -> None:
     made = dataset(width=60)
     result = run(made, TrainConfig((replace(STRONG, transform=("pca=30",)),)))
-    assert [size.rows for size in analyse(made, result).sizes] == [41, 80]
+    assert [size.rows for size in analyse(made, result).fewer_images.sizes] == [41, 80]
 
 
 # The map.
@@ -160,7 +160,7 @@ def test_the_map_is_scikit_learns_pca() -> None:
 def test_the_map_of_many_rows_and_of_feature_maps_is_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("classify.report.projection.find_spec", lambda name: None)
+    monkeypatch.setattr("classify.diagnosis.projection.find_spec", lambda name: None)
     X = np.random.default_rng(0).normal(size=(4000, 2, 2, 3)).astype(np.float32)
     (found,) = map_features(X, np.arange(4000))
     assert len(found.rows) == len(set(found.rows.tolist())) == 3000

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from classify.report.curves import class_curves, precision_recall, roc
-from classify.report.diagnostics import (
+from classify.diagnosis.curves import class_curves, precision_recall, roc
+from classify.diagnosis.diagnostics import (
     ConfusedPair,
     calibration,
     class_metrics,

@@ -16,8 +16,8 @@ import pytest
 import classify
 from classify.data.dataset import Dataset, load_dataset
 from classify.data.splits import split_rows
+from classify.diagnosis.analysis import analyse
 from classify.heads.keras_head import DenseHead
-from classify.report.analysis import analyse
 from classify.scores.metrics import measure
 from classify.search import evaluate as module
 from classify.search.checkpoint import FILE, Checkpoint

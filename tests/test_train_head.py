@@ -148,8 +148,8 @@ def test_predictions_have_six_decimals_and_of_very_many_scores_two_columns(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for most, names in ((160, ["score_cat", "score_dog"]), (79, ["score_of_truth"])):
-        monkeypatch.setattr("classify.report.scored_images._MOST_SCORES", most)
-        monkeypatch.setattr("classify.report.scored_images._SCORES", 10)  # rows in pieces
+        monkeypatch.setattr("classify.output.scored_images._MOST_SCORES", most)
+        monkeypatch.setattr("classify.output.scored_images._SCORES", 10)  # rows in pieces
         result = train_heads(store, head="lda", quiet=True)
         assert result.folder
         lines = list(csv.DictReader((result.folder / "predictions.csv").read_text().splitlines()))

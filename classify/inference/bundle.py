@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset
 from classify.data.table_rows import TableRecord, records_from_json, records_to_json
+from classify.diagnosis.analysis import Analysis
 from classify.heads.registry import FittedHead
 from classify.inference.head_folder import (
     BUNDLE,
@@ -41,9 +42,9 @@ from classify.inference.head_folder import (
     write_json,
 )
 from classify.inference.training_images import save_training_images
-from classify.report.analysis import Analysis, describe_run
+from classify.output.scored_images import write_scored_images
 from classify.report.report import write_report
-from classify.report.scored_images import write_scored_images
+from classify.report.run_record import describe_run
 from classify.search import checkpoint
 from classify.search.leaderboard import Result
 from classify.stored.out_of_core import join_layers

@@ -11,11 +11,11 @@ from typing import NamedTuple, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from classify.figures.drawing import load_matplotlib
 from classify.output.chart import CREATOR, draw_chart
 from classify.output.earlier import find_edited
+from classify.output.evaluation import Evaluation, evaluate_labels
 from classify.output.sorting import Sorted, sort_images
-from classify.report.evaluation import Evaluation, evaluate_labels
-from classify.report.figures import load_matplotlib
 from classify.settings.prediction import CHART_ENDINGS, PredictConfig
 from extract.core.atomic import atomic_write
 from extract.core.config import ExtractConfig

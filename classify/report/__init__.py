@@ -1,1 +1,1 @@
-"""The report: analysis, figures and the page."""
+"""The report: the numbers of a run, and the page."""

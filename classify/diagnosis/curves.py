@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.preprocessing import Floats
-from classify.report.diagnostics import ClassMetrics, Labels, Scores
+from classify.diagnosis.diagnostics import ClassMetrics, Labels, Scores
 from classify.scores.areas import Thresholds
 from classify.scores.operating_points import coverage_line
 

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.report.diagnostics import confused_pairs
+from classify.diagnosis.diagnostics import confused_pairs
 from classify.scores.intervals import NO_INTERVAL, Comparison, Interval
 from classify.scores.metrics import confusion_matrix
 from extract.core.console import log

@@ -1,0 +1,1 @@
+"""What the scores of the heads say: tables, curves and maps as numbers."""

@@ -1,0 +1,136 @@
+"""The analysis of the best head of a run, for ``result.json`` and the report."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from classify.data.dataset import Dataset
+from classify.data.splits import TEST
+from classify.diagnosis import diagnostics
+from classify.diagnosis.curves import Curve, class_curves, coverage_curve
+from classify.diagnosis.projection import FeatureMap, map_features
+from classify.diagnosis.training_sizes import TrainingSizes, train_on_fewer
+from classify.labelling.issues import LabelIssues, find_label_issues
+from classify.scores.areas import class_thresholds
+from classify.scores.metrics import confusion_matrix
+from classify.scores.operating_points import Coverage, Sensitivity, coverage, sensitivities
+from classify.search.leaderboard import Result
+from classify.search.ranking import to_json
+
+MISTAKES, PAIRS = 100, 12
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Diagnostics of the best head on the validation images.
+
+    Attributes:
+        confusion: (K, K) int64 counts, truth on the first axis; a sparse array.
+        classes: Metrics of each class.
+        pairs: The pairs of classes that are confused most often.
+        positive: The positive class of two; None of more.
+        groups: Scores of each group of images; empty without groups.
+        roc: Curves of true against false positive rate; see ``curves.class_curves``.
+        precision_recall: Curves of precision against recall.
+        coverage: Share and accuracy of the images with a least score.
+        coverage_curve: Accuracy against that share.
+        sensitivities: Of two classes, sensitivity for the positive one by specificity.
+        calibration: Accuracy by score.
+        calibration_error: Expected calibration error, 0 to 1.
+        mistakes: The mistakes with the highest scores.
+        wrong_rows: (E,) int64 rows of the dataset that are classified wrongly.
+        fewer_images: Scores of a fast head by the number of its training images.
+        maps: The features in two dimensions; empty where they have fewer.
+        label_issues: The training and validation images whose label may be wrong.
+    """
+
+    confusion: Any
+    classes: list[diagnostics.ClassMetrics]
+    pairs: list[diagnostics.ConfusedPair]
+    positive: diagnostics.Positive | None
+    groups: list[diagnostics.GroupScore]
+    roc: list[Curve]
+    precision_recall: list[Curve]
+    coverage: list[Coverage]
+    coverage_curve: Curve
+    sensitivities: list[Sensitivity]
+    calibration: list[diagnostics.CalibrationBin]
+    calibration_error: float
+    mistakes: list[diagnostics.Mistake]
+    wrong_rows: NDArray[np.int64]
+    fewer_images: TrainingSizes
+    maps: list[FeatureMap]
+    label_issues: LabelIssues
+
+    def to_dict(self, keys: list[str]) -> dict[str, Any]:
+        """Return every number as JSON values, with keys in place of row numbers."""
+        plain = ["classes", "pairs", "positive", "groups", "roc", "precision_recall"]
+        plain += ["coverage", "coverage_curve", "sensitivities"]
+        plain += ["calibration", "calibration_error"]
+        mistakes = [{k: v for k, v in m._asdict().items() if k != "row"} for m in self.mistakes]
+        return {
+            **{name: to_json(getattr(self, name)) for name in plain},
+            "mistakes": {"count": len(self.wrong_rows), "most_confident": to_json(mistakes)},
+            "label_issues": self.label_issues.to_dict(),
+            "sized": self.fewer_images.head,
+            "sized_on": self.fewer_images.rows,
+            "sizes": to_json(self.fewer_images.sizes),
+            "maps": [
+                {
+                    "method": method,
+                    "keys": [keys[row] for row in rows],
+                    "x": points[:, 0].tolist(),
+                    "y": points[:, 1].tolist(),
+                    "explained": explained,
+                }
+                for method, rows, points, explained in self.maps
+            ],
+        }
+
+
+def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
+    """Analyse the best head of a finished run.
+
+    Args:
+        dataset: The rows that were trained on.
+        result: The result of the run, with scores.
+        seed: Decides the rows of the smaller training sets.
+
+    Returns:
+        The analysis.
+    """
+    own, rows, scores = result.dataset, result.validation_rows, result.scores
+    assert own is not None
+    assert scores is not None
+    scores = scores[: len(rows)]  # of the first repeat
+    y, names, answers = dataset.y[rows], dataset.class_names, scores.argmax(axis=1)
+    units, positive = dataset.grouping.numbers[rows], own.positive_label
+    confusion = confusion_matrix(y, answers, len(names))
+    thresholds = class_thresholds(y, scores)
+    classes = diagnostics.class_metrics(y, scores, names, units, thresholds)
+    bins, error = diagnostics.calibration(y, scores, units)
+    return Analysis(
+        confusion=confusion,
+        classes=classes,
+        pairs=diagnostics.confused_pairs(confusion, names, PAIRS) if len(names) > 2 else [],
+        positive=diagnostics.positive_metrics(classes, positive),
+        groups=diagnostics.group_scores(y, scores, dataset.grouping.names[rows])
+        if dataset.groups
+        else [],
+        roc=class_curves(y, scores, classes, thresholds, "roc_area", positive),
+        precision_recall=class_curves(
+            y, scores, classes, thresholds, "average_precision", positive
+        ),
+        coverage=coverage(y, scores, units),
+        coverage_curve=coverage_curve(y, scores),
+        sensitivities=sensitivities(y, scores, positive, units, seed),
+        calibration=bins,
+        calibration_error=error,
+        mistakes=diagnostics.describe_mistakes(dataset, rows, scores, MISTAKES),
+        wrong_rows=rows[answers != y],
+        fewer_images=train_on_fewer(own, result, seed),
+        maps=map_features(own.X, np.flatnonzero(dataset.split != TEST)),
+        label_issues=find_label_issues(own, seed=seed),
+    )

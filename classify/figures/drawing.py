@@ -1,0 +1,111 @@
+"""Figures as SVG for the page, each under a name that is unique on it.
+
+A figure is drawn in placeholder colours, which become CSS custom properties: one drawing serves
+light mode, dark mode and paper. Text stays text. The same numbers give the same bytes.
+"""
+
+import html
+import json
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from io import StringIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# Placeholder colours, also in the style sheet, and the custom properties that replace them.
+INK, MUTED, GRID = "#010101", "#020202", "#030303"
+TRAIN, HELD, BAD = "#040404", "#050505", "#060606"
+SERIES = tuple(f"#0a0a{i:02x}" for i in range(10))
+_NAMES = ("ink", "muted", "grid", "train", "held", "bad", *(f"s{i}" for i in range(10)))
+_COLOURS = dict(zip((INK, MUTED, GRID, TRAIN, HELD, BAD, *SERIES), _NAMES, strict=True))
+_STYLE = Path(__file__).with_name("figures.mplstyle")
+
+
+class Drawing(NamedTuple):
+    """A figure that can be drawn: on the page, on paper, in a notebook.
+
+    Attributes:
+        name: Its name, and the prefix of its identifiers; no other figure of a report has it.
+        label: Description for screen readers.
+        size: Width and height in inches of 72 units.
+        draw: Function that draws on a matplotlib figure.
+    """
+
+    name: str
+    label: str
+    size: tuple[float, float]
+    draw: Callable[[Any], None]
+
+
+def to_svg(drawing: Drawing) -> str:
+    """Return a figure as SVG for the page.
+
+    Its attribute ``data-axes`` has, for each pair of axes, left, top, width and height in units of
+    the SVG, and the limits of x and y: so a script finds the place of a value.
+    """
+    out = StringIO()
+    with (
+        load_matplotlib().rc_context({"svg.hashsalt": "headstart"}, _STYLE),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", message="Glyph ")  # the browser has more fonts
+        from matplotlib.figure import Figure  # pyplot would look for a screen
+
+        figure = Figure(figsize=drawing.size)
+        drawing.draw(figure)
+        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(out, format="svg", transparent=True, metadata=metadata)
+    width, height = (f"{round(72 * side, 1):g}" for side in drawing.size)
+    axes = json.dumps([_place(axes, drawing.size) for axes in figure.axes])
+    opening = (
+        f'<svg viewBox="0 0 {width} {height}" style="--width: {width}px" role="img" '
+        f'aria-label="{html.escape(drawing.label)}" data-axes="{axes}">'
+    )
+    # Matplotlib's own style would apply to the whole page.
+    text = re.sub(r"<style.*?</style>", "", out.getvalue(), flags=re.DOTALL)
+    text = re.sub(r"^.*?<svg[^>]*>", lambda _: opening, text.rstrip(), count=1, flags=re.DOTALL)
+    # Only tags are changed: a class may be called "#010101", and text has no brackets.
+    return re.sub(r"<[^>]+>", lambda tag: _adapt(tag[0], drawing.name), text)
+
+
+def _place(axes: Any, size: tuple[float, float]) -> list[float]:
+    """Return the place of axes in units of the SVG, from the top left, and their limits."""
+    box, (width, height) = axes.get_position(), (72 * side for side in size)
+    place = box.x0 * width, (1 - box.y1) * height, box.width * width, box.height * height
+    return [float(f"{n:.6g}") for n in (*place, *axes.get_xlim(), *axes.get_ylim())]
+
+
+def load_matplotlib() -> Any:
+    """Import matplotlib, also where MPLBACKEND is no backend that it knows: none is needed."""
+    named = os.environ.pop("MPLBACKEND", "")
+    is_new = "matplotlib" not in sys.modules
+    import matplotlib
+
+    if named:
+        os.environ["MPLBACKEND"] = named
+        with suppress(ValueError):
+            matplotlib.rcParams.update({"backend": named} if is_new else {})
+    return matplotlib
+
+
+def _adapt(tag: str, name: str) -> str:
+    """Give a tag the colours of the page, a prefix for its identifiers and two decimals."""
+    if "base64," in tag:
+        return tag.replace(' id="', f' id="{name}-')
+    tag = re.sub(
+        r"#0\w{5}\b", lambda c: f"var(--{_COLOURS[c[0]]})" if c[0] in _COLOURS else c[0], tag
+    )
+    tag = re.sub(r"(\d\.\d\d)\d+", r"\1", tag)
+    return re.sub(r'( id="|url\(#|href="#)', rf"\1{name}-", tag)
+
+
+def add_axes(figure: Any, box: Sequence[float], **settings: Any) -> Any:
+    """Add axes at (left, bottom, right, top) inches from the sides of the figure."""
+    width, height = figure.get_size_inches()
+    left, bottom, right, top = box
+    size = (1 - (left + right) / width, 1 - (bottom + top) / height)
+    return figure.add_axes((left / width, bottom / height, *size), **settings)

@@ -1,0 +1,58 @@
+"""Every figure of a result, by name: for the page, for paper and for notebooks."""
+
+import numpy as np
+
+from classify.data.dataset import Dataset
+from classify.diagnosis.analysis import Analysis
+from classify.figures.confusion import draw_confusion
+from classify.figures.curves import draw_calibration, draw_curves, draw_sizes
+from classify.figures.drawing import Drawing
+from classify.figures.feature_map import draw_map
+from classify.figures.learning import draw_panels, list_panels
+from classify.search.leaderboard import Result
+
+# More classes than fit have no style of their own on the map, except those with most mistakes.
+_MOST_STYLES, _FEW_STYLES = 20, 10
+
+
+def draw_figures(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, Drawing]:
+    """Return the figures of a finished run by name; nothing is drawn yet."""
+    rates = "false positive rate", "true positive rate"
+    labelled = "share of the images labelled", "accuracy"
+    metric = result.metric.replace("_", " ").replace("f1", "F1").replace("roc auc", "ROC area")
+    styles = map_styles(dataset, analysis)
+    drawings = [
+        *draw_panels(list_panels(result)),
+        draw_confusion("confusion", analysis.confusion, dataset.class_names),
+        draw_calibration("calibration", analysis.calibration),
+        draw_curves("coverage", [analysis.coverage_curve], labelled),
+    ]
+    if analysis.roc:
+        drawings.append(draw_curves("roc", analysis.roc, rates))
+        precision = draw_curves(
+            "precision_recall", analysis.precision_recall, ("recall", "precision")
+        )
+        drawings.append(precision)
+    if analysis.fewer_images.sizes:
+        drawings.append(draw_sizes("fewer_images", analysis.fewer_images.sizes, metric))
+    for feature_map in analysis.maps:
+        drawings.append(
+            draw_map(
+                map_name(feature_map.method), feature_map, dataset.y, styles, analysis.wrong_rows
+            )
+        )
+    return {drawing.name: drawing for drawing in drawings}
+
+
+def map_name(method: str) -> str:
+    """Return the name of the figure of a map."""
+    return f"map_{method.lower().replace('-', '')}"
+
+
+def map_styles(dataset: Dataset, analysis: Analysis) -> dict[int, int]:
+    """Return class -> number of its colour and marker on the map."""
+    K = len(dataset.class_names)
+    wrong = np.bincount(dataset.y[analysis.wrong_rows], minlength=K)
+    worst = np.argsort(-wrong, kind="stable")[:_FEW_STYLES]
+    classes = worst.tolist() if K > _MOST_STYLES else range(K)
+    return {label: number for number, label in enumerate(classes)}
