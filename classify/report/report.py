@@ -31,7 +31,7 @@ from extract.gallery.thumbnails import Place, Thumbnail, Wanted, read_thumbnails
 _PAGE = Path(__file__).with_name("page")
 # In the order of the page; rules for paper and telephones come last.
 _STYLES = "style/base.css", "style/print_and_phone.css"
-_SCRIPTS = ("scripts/tables.js",)
+_SCRIPTS = "scripts/page.js", "scripts/tables.js"
 # More thumbnails and lines of a table would make the page harder to read.
 _MOST_IMAGES, _MOST_ISSUES, _MOST_CLASSES = 24, 12, 200
 _NO_VALUE = "\N{EN DASH}"

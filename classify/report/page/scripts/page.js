@@ -1,0 +1,10 @@
+"use strict";
+// The data of the page, and elements whose text is never read as HTML.
+const pageData = JSON.parse(document.getElementById("page-data").textContent);
+
+function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
