@@ -11,7 +11,7 @@ from classify.data.splits import TEST
 from classify.diagnosis import diagnostics
 from classify.diagnosis.curves import Curve, class_curves, coverage_curve
 from classify.diagnosis.projection import FeatureMap, map_features
-from classify.diagnosis.shift import Shift, compare_splits
+from classify.diagnosis.shift import Shift, compare_splits, find_leaks
 from classify.diagnosis.training_sizes import TrainingSizes, train_on_fewer
 from classify.labelling.issues import LabelIssues, find_label_issues
 from classify.scores.areas import class_thresholds
@@ -46,6 +46,7 @@ class Analysis:
         maps: The features in two dimensions; empty where they have fewer.
         label_issues: The training and validation images whose label may be wrong.
         shift: Whether training and validation images look different; None where it is not tested.
+        leaks: Lines about images with copies or near-duplicates on another side of the division.
     """
 
     confusion: Any
@@ -66,6 +67,7 @@ class Analysis:
     maps: list[FeatureMap]
     label_issues: LabelIssues
     shift: Shift | None
+    leaks: list[str]
 
     def to_dict(self, keys: list[str]) -> dict[str, Any]:
         """Return every number as JSON values, with keys in place of row numbers."""
@@ -78,9 +80,11 @@ class Analysis:
             "mistakes": {"count": len(self.wrong_rows), "most_confident": to_json(mistakes)},
             "label_issues": self.label_issues.to_dict(),
             "shift": to_json(self.shift),
+            "leaks": self.leaks,
             "sized": self.fewer_images.head,
             "sized_on": self.fewer_images.rows,
             "sizes": to_json(self.fewer_images.sizes),
+            "gain": to_json(self.fewer_images.gain),
             "maps": [
                 {
                     "method": method,
@@ -138,4 +142,5 @@ def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
         maps=map_features(own.X, np.flatnonzero(dataset.split != TEST)),
         label_issues=find_label_issues(own, seed=seed),
         shift=compare_splits(own, result.splits[0], seed),
+        leaks=find_leaks(own, result.splits),
     )

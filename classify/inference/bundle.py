@@ -45,6 +45,7 @@ from classify.inference.training_images import save_training_images
 from classify.output.scored_images import write_scored_images
 from classify.report.report import write_report
 from classify.report.run_record import describe_run
+from classify.report.summary import summarise
 from classify.search import checkpoint
 from classify.search.leaderboard import Result
 from classify.stored.out_of_core import join_layers
@@ -183,7 +184,9 @@ def save_report(
     with atomic_write(folder, HeadError) as temporary:
         shutil.copytree(folder, temporary, copy_function=_link, ignore=rest)
         described = json.loads((folder / RESULT).read_bytes())
-        write_json(temporary / RESULT, described | {"best": analysis.to_dict(dataset.keys)})
+        best = analysis.to_dict(dataset.keys)
+        summary = summarise(dataset, result, analysis).to_list()
+        write_json(temporary / RESULT, described | {"summary": summary, "best": best})
         write_json(temporary / TIMING, {name: round(spent, 3) for name, spent in timing.items()})
         analysis.label_issues.write_csv(temporary / ISSUES)
         write_report(temporary / REPORT, dataset, result, analysis, described["store"])

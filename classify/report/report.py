@@ -18,6 +18,7 @@ from classify.figures.drawing import SERIES, Drawing, to_svg
 from classify.figures.learning import list_panels
 from classify.figures.result_figures import draw_figures, map_name, map_styles
 from classify.labelling.issues import LabelIssue
+from classify.report.summary import Name, summarise
 from classify.scores.intervals import FEWEST_GROUPS
 from classify.search.evaluate import training_sample
 from classify.search.leaderboard import Result
@@ -81,6 +82,7 @@ def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, 
         "analysis": analysis,
         "metrics": [result.metric, *(name for name in METRICS if name != result.metric)],
         "lead": _lead(result),
+        "summary": summarise(dataset, result, analysis),
         "train_scored": training_sample(len(result.splits[0].train)),
         "lowest": lowest,
         "highest": highest,
@@ -102,6 +104,7 @@ def _environment() -> Any:
     """Return the template engine with the filters of the report."""
     environment = open_templates(_PAGE)
     environment.filters |= {"number": _number, "percent": _percent, "svg": _svg}
+    environment.tests["name"] = lambda text: isinstance(text, Name)
     return environment
 
 
