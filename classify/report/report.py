@@ -1,6 +1,6 @@
 """The report of a run: one HTML file that says which head to use and where it is wrong.
 
-The page loads nothing. Its only script sorts tables and is allowed by its digest. The template
+The page loads nothing. Its only script is allowed by its digest. The template
 engine escapes every name that comes from the user.
 """
 
@@ -15,24 +15,22 @@ import numpy as np
 from classify.activation.explain import Explained
 from classify.data.dataset import Dataset
 from classify.diagnosis.analysis import Analysis
-from classify.diagnosis.diagnostics import ClassMetrics, Mistake
+from classify.diagnosis.diagnostics import ClassMetrics
 from classify.figures.confusion import cell_width
 from classify.figures.drawing import SERIES, Drawing, to_svg
 from classify.figures.learning import list_panels
 from classify.figures.result_figures import draw_figures, map_name, map_styles
-from classify.labelling.issues import LabelIssue
+from classify.report.images import read_images
 from classify.scores.intervals import FEWEST_GROUPS
 from classify.search.evaluate import training_sample
 from classify.search.leaderboard import Result
 from classify.settings.config import METRICS
-from extract.core.console import log
 from extract.gallery.page import open_templates
-from extract.gallery.thumbnails import Place, Thumbnail, Wanted, read_thumbnails
 
 _PAGE = Path(__file__).with_name("page")
 # In the order of the page; rules for paper and telephones come last.
-_STYLES = "style/base.css", "style/print_and_phone.css"
-_SCRIPTS = "scripts/page.js", "scripts/tables.js"
+_STYLES = ("style/base.css", "style/images.css", "style/print_and_phone.css")
+_SCRIPTS = ("scripts/page.js", "scripts/tables.js", "scripts/images.js")
 # More thumbnails and lines of a table would make the page harder to read.
 _MOST_IMAGES, _MOST_ISSUES, _MOST_CLASSES = 24, 12, 200
 _NO_VALUE = "\N{EN DASH}"
@@ -79,7 +77,9 @@ def _page() -> dict[str, Any]:
 def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, Any]:
     """Return the content of the page by the names that its templates use."""
     listed = analysis.mistakes[:_MOST_IMAGES], analysis.label_issues.issues[:_MOST_ISSUES]
-    images, shown = _thumbnails(dataset, [*listed[0], *listed[1]]), len(listed[0])
+    wanted: list[int] = []  # rows whose small images scripts show, the most important ones first
+    large = [one.row for part in listed for one in part]
+    images = read_images(dataset, result, analysis, large, wanted)
     own = result.dataset or dataset
     lowest, highest = _range(result)
     return {
@@ -100,9 +100,10 @@ def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, 
         "colours": len(SERIES),
         "cell_width": cell_width(len(dataset.class_names)),
         "worst_classes": _worst_classes(analysis.classes),
-        "mistakes": images[:shown],
-        "issues": images[shown:],
-        "page_data": {},
+        "images": images,
+        "mistakes": images.show(listed[0]),
+        "issues": images.show(listed[1]),
+        "page_data": {"images": images.to_page(dataset, result)},
     }
 
 
@@ -157,24 +158,3 @@ def _worst_classes(classes: Sequence[ClassMetrics]) -> Sequence[ClassMetrics]:
         return classes
     known = [metrics for metrics in classes if metrics.f1.value is not None]
     return sorted(known, key=lambda of: (of.f1.value, -of.rows))[:_MOST_CLASSES]
-
-
-def _thumbnails(dataset: Dataset, mistakes: Sequence[Mistake | LabelIssue]) -> list[dict[str, Any]]:
-    """Return mistakes and label issues with their images, or the reason why there is none."""
-    first = dataset.store.parts[0].made_by if dataset.store else dataset
-    if not first.trunk.trunk:
-        if dataset.moved_to:
-            log.warning("source: has no effect on features of another program, without images")
-        thumbnails = [Thumbnail("", "features of another program")] * len(mistakes)
-    else:
-        known = dataset.digests
-        wanted = [
-            Wanted(mistake.key, None if known is None else known[mistake.row].tobytes())
-            for mistake in mistakes
-        ]
-        place = dataset.source, dataset.columns, dataset.root, dataset.moved_to
-        thumbnails = read_thumbnails(wanted, Place(dataset.path, *place))
-    return [
-        {"mistake": mistake, **thumbnail._asdict()}
-        for mistake, thumbnail in zip(mistakes, thumbnails, strict=True)
-    ]
