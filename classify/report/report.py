@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from classify.activation.explain import Explained
 from classify.data.dataset import Dataset
 from classify.diagnosis.analysis import Analysis
 from classify.diagnosis.diagnostics import ClassMetrics
@@ -36,7 +37,12 @@ _NO_VALUE = "\N{EN DASH}"
 
 
 def write_report(
-    path: Path, dataset: Dataset, result: Result, analysis: Analysis, store: str | Sequence[str]
+    path: Path,
+    dataset: Dataset,
+    result: Result,
+    analysis: Analysis,
+    store: str | Sequence[str],
+    explained: Explained | None = None,
 ) -> None:
     """Write the report of a finished run; the same run gives the same bytes.
 
@@ -46,6 +52,7 @@ def write_report(
         result: The result of the run.
         analysis: The analysis of the best head.
         store: The store or stores, as the user named them.
+        explained: The mistakes that are shown; None shows them without explanation.
 
     Raises:
         OSError: The file cannot be written.
@@ -54,6 +61,7 @@ def write_report(
     text = template.render(
         **_page(),
         **_results(dataset, result, analysis),
+        explained=explained or Explained.left_out(analysis.mistakes, "not made"),
         stores=[store] if isinstance(store, str) else store,
     )
     path.write_text(text.lstrip(), encoding="utf-8", newline="\n")
