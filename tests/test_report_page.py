@@ -5,8 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from extract.gallery.page import Card, Section, write_gallery
 from extract.gallery.thumbnails import Thumbnail
 from extract.images.digests import digest_bytes
 from extract.limits import prefetch
+from tests.browser import opened
 from tests.conftest import ROOT, MakeStore
 
 SCRIPT = "<script>alert(1)</script>"
@@ -66,51 +65,6 @@ def report(
     analysis = analyse(made, result)
     write_report(path, made, result, analysis, f"{IMAGE}.h5")
     return path, result, analysis
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    found = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
-    program = next(filter(None, found), None)
-    if program is None:
-        pytest.skip("no Chromium is here to show the report in")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        # As root, in a container, there is no sandbox to be had.
-        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
-@contextmanager
-def opened(browser: Any, path: Path, **settings: Any) -> Iterator[Any]:
-    """Show a page; fail on any message, error, dialog or request but for the file itself."""
-    page = browser.new_page(**settings)
-    said: list[str] = []
-
-    def answer(dialog: Any) -> None:
-        said.append(dialog.message)
-        dialog.dismiss()
-
-    def broken(directive: str) -> None:
-        said.append(directive)
-
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("dialog", answer)
-    page.expose_function("policyBroken", broken)
-    page.add_init_script(
-        "document.addEventListener('securitypolicyviolation', event =>"
-        " policyBroken(`${event.violatedDirective}: ${event.sample}`));"
-    )
-    requests: list[str] = []
-    page.on("request", lambda request: requests.append(request.url))
-    page.goto(path.as_uri())
-    yield page
-    page.close()
-    assert said == []
-    assert [url for url in requests if not url.startswith("data:")] == [path.as_uri()]
 
 
 @pytest.fixture(scope="module")
