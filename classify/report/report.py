@@ -14,12 +14,13 @@ import numpy as np
 
 from classify.data.dataset import Dataset
 from classify.diagnosis.analysis import Analysis
-from classify.diagnosis.diagnostics import ClassMetrics, Mistake
-from classify.figures.confusion import cell_width
+from classify.diagnosis.diagnostics import ClassMetrics, Mistake, confused_pairs
+from classify.figures.confusion import cell_width, to_page
 from classify.figures.drawing import SERIES, Drawing, to_svg
 from classify.figures.learning import list_panels
 from classify.figures.result_figures import draw_figures, map_name, map_styles
 from classify.labelling.issues import LabelIssue
+from classify.report.confusion_cells import CellImages
 from classify.scores.intervals import FEWEST_GROUPS
 from classify.search.evaluate import training_sample
 from classify.search.leaderboard import Result
@@ -30,10 +31,10 @@ from extract.gallery.thumbnails import Place, Thumbnail, Wanted, read_thumbnails
 
 _PAGE = Path(__file__).with_name("page")
 # In the order of the page; rules for paper and telephones come last.
-_STYLES = "style/base.css", "style/print_and_phone.css"
-_SCRIPTS = "scripts/page.js", "scripts/tables.js"
+_STYLES = ("style/base.css", "style/confusion.css", "style/print_and_phone.css")
+_SCRIPTS = ("scripts/page.js", "scripts/tables.js", "scripts/confusion.js")
 # More thumbnails and lines of a table would make the page harder to read.
-_MOST_IMAGES, _MOST_ISSUES, _MOST_CLASSES = 24, 12, 200
+_MOST_IMAGES, _MOST_ISSUES, _MOST_CLASSES, _MOST_PAIRS = 24, 12, 200, 200
 _NO_VALUE = "\N{EN DASH}"
 
 
@@ -74,6 +75,8 @@ def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, 
     images, shown = _thumbnails(dataset, [*listed[0], *listed[1]]), len(listed[0])
     own = result.dataset or dataset
     lowest, highest = _range(result)
+    figures = draw_figures(dataset, result, analysis)
+    cells = CellImages(analysis.confusion, dataset, result)
     return {
         "makers": own.joined or [own],
         "dataset": dataset,
@@ -86,15 +89,26 @@ def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, 
         "highest": highest,
         "fewest_groups": FEWEST_GROUPS,
         "learning": list_panels(result),
-        "figures": draw_figures(dataset, result, analysis),
+        "figures": figures,
         "map_name": map_name,
         "map_styles": map_styles(dataset, analysis),
         "colours": len(SERIES),
-        "cell_width": cell_width(len(dataset.class_names)),
+        **_confusions(dataset, analysis, figures["confusion"]),
         "worst_classes": _worst_classes(analysis.classes),
         "mistakes": images[:shown],
         "issues": images[shown:],
-        "page_data": {},
+        "page_data": {"confusion": cells.to_page(())},
+    }
+
+
+def _confusions(dataset: Dataset, analysis: Analysis, drawing: Drawing) -> dict[str, Any]:
+    """Return the content of the section of confusions."""
+    names, confusion = dataset.class_names, analysis.confusion
+    return {
+        "confusion_matrix": to_page(drawing),
+        "cell_width": cell_width(len(names)),
+        "confused": confused_pairs(confusion, names, _MOST_PAIRS),
+        "wrong_cells": int(confusion.count_nonzero() - (confusion.diagonal() > 0).sum()),
     }
 
 
