@@ -13,9 +13,10 @@ from classify.figures.drawing import GRID, INK, MUTED, Drawing, add_axes, to_svg
 # A confusion matrix of more classes has no numbers in its cells, no class names, or one cell for
 # several classes.
 _MOST_NUMBERS, _MOST_NAMES, MOST_CELLS = 30, 60, 500
-# In inches; the page shows figures of matrices 1.15 times as large, and text as 11 pixels.
+# In inches; the page shows matrices _SCALE times as large, and text as 11 pixels.
 # A cell of fewer than two pixels may be lost between them.
-_FONT, _DIGIT, _CELL, _SMALL_CELL = 9.8, 0.083, 0.17, 2 / 72 / 1.15
+_SCALE = 1.15
+_FONT, _DIGIT, _CELL, _SMALL_CELL = 9.8, 0.083, 0.17, 2 / 72 / _SCALE
 # Colours of paper. On the page the two images are masks of its own colours; see ``to_page``.
 _RIGHT, _WRONG = (20, 60, 140), (127, 29, 16)
 _ON_WEAK, _ON_STRONG = "#0b0b0b", "#ffffff"
@@ -122,17 +123,17 @@ def to_page(drawing: Drawing) -> str:
         colour = next(names)
         name = f"{drawing.name}-{colour}"
         return (
-            f'<mask id="{name}" style="mask-type: alpha">{image[0]}</mask><rect width="100%" '
-            f'height="100%" mask="url(#{name})" style="fill: var(--{colour})"/>'
+            f'<mask id="{name}" mask-type="alpha">{image[0]}</mask><rect width="100%" '
+            f'height="100%" mask="url(#{name})" fill="var(--{colour})"/>'
         )
 
     numbers = {_ON_WEAK: "var(--on-weak-cell)", _ON_STRONG: "var(--on-strong-cell)"}
 
     def adapt(tag: re.Match[str]) -> str:
-        text = re.sub(r"font-family: [^;]*; ", "", tag[0])  # the page has its own, which is shorter
-        return re.sub("|".join(numbers), lambda colour: numbers[colour[0]], text)
+        return re.sub("|".join(numbers), lambda colour: numbers[colour[0]], tag[0])
 
-    return re.sub(r"<text [^>]*>", adapt, re.sub(r"<image [^>]*/>", mask, to_svg(drawing)))
+    text = re.sub(r"<image [^>]*/>", mask, to_svg(drawing, _SCALE))
+    return re.sub(r"<text [^>]*>", adapt, text)
 
 
 def cell_width(classes: int) -> int:
