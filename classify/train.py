@@ -34,6 +34,7 @@ from classify.stored.stores import Paths, as_paths, list_layers
 from extract.core.atomic import remove_leftovers
 from extract.core.console import log, quiet_mode
 from extract.core.errors import HeadError, SettingError
+from extract.display.progress import step
 from extract.limits.locks import locked
 from extract.public import public
 from extract.store.validate import check_there
@@ -250,8 +251,8 @@ def _save_report(
     """Analyse the head that was saved, and write the report beside it."""
     began = time.perf_counter()
     try:
-        log.debug("%s: saved; the analysis for the report follows", folder)
-        save_report(folder, dataset, result, analyse(dataset, result, seed), timing)
+        with step("writing the report"):
+            save_report(folder, dataset, result, analyse(dataset, result, seed), timing)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"the head is saved in {folder}, its report is not; the same command goes on"
