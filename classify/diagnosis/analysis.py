@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from classify.data.dataset import Dataset
 from classify.data.splits import TEST
 from classify.diagnosis import diagnostics
+from classify.diagnosis.comparison import HeadPair, compare_heads
 from classify.diagnosis.curves import Curve, class_curves, coverage_curve
 from classify.diagnosis.projection import FeatureMap, map_features
 from classify.diagnosis.shift import Shift, compare_splits, find_leaks
@@ -45,6 +46,7 @@ class Analysis:
         fewer_images: Scores of a fast head by the number of its training images.
         maps: The features in two dimensions; empty where they have fewer.
         label_issues: The training and validation images whose label may be wrong.
+        comparisons: Pairs of heads on the same images.
         shift: Whether training and validation images look different; None where it is not tested.
         leaks: Lines about images with copies or near-duplicates on another side of the division.
     """
@@ -66,6 +68,7 @@ class Analysis:
     fewer_images: TrainingSizes
     maps: list[FeatureMap]
     label_issues: LabelIssues
+    comparisons: list[HeadPair]
     shift: Shift | None
     leaks: list[str]
 
@@ -79,6 +82,7 @@ class Analysis:
             **{name: to_json(getattr(self, name)) for name in plain},
             "mistakes": {"count": len(self.wrong_rows), "most_confident": to_json(mistakes)},
             "label_issues": self.label_issues.to_dict(),
+            "comparisons": [pair.to_dict(keys) for pair in self.comparisons],
             "shift": to_json(self.shift),
             "leaks": self.leaks,
             "sized": self.fewer_images.head,
@@ -141,6 +145,7 @@ def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
         fewer_images=train_on_fewer(own, result, seed),
         maps=map_features(own.X, np.flatnonzero(dataset.split != TEST)),
         label_issues=find_label_issues(own, seed=seed),
+        comparisons=compare_heads(dataset, result),
         shift=compare_splits(own, result.splits[0], seed),
         leaks=find_leaks(own, result.splits),
     )

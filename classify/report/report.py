@@ -10,34 +10,39 @@ from typing import Any
 
 import numpy as np
 
+from classify.activation.explain import Explained
 from classify.data.dataset import Dataset
 from classify.diagnosis.analysis import Analysis
-from classify.diagnosis.diagnostics import ClassMetrics, Mistake
-from classify.figures.confusion import cell_width
+from classify.diagnosis.diagnostics import ClassMetrics, confused_pairs
+from classify.figures.confusion import cell_width, to_page
 from classify.figures.drawing import SERIES, Drawing, to_svg
 from classify.figures.learning import list_panels
 from classify.figures.result_figures import draw_figures, map_name, map_styles
-from classify.labelling.issues import LabelIssue
+from classify.report.confusion_cells import CellImages
+from classify.report.images import read_images
 from classify.report.summary import Name, summarise
 from classify.scores.intervals import FEWEST_GROUPS
 from classify.search.evaluate import training_sample
 from classify.search.leaderboard import Result
 from classify.settings.config import METRICS
-from extract.core.console import log
 from extract.gallery.page import content_policy, open_templates
-from extract.gallery.thumbnails import Place, Thumbnail, Wanted, read_thumbnails
 
 _PAGE = Path(__file__).with_name("page")
 # In the order of the page; rules for paper and telephones come last.
-_STYLES = "style/base.css", "style/print_and_phone.css"
-_SCRIPTS = "scripts/page.js", "scripts/tables.js"
+_STYLES = ("style/base.css", "style/images.css", "style/confusion.css", "style/print_and_phone.css")
+_SCRIPTS = ("scripts/page.js", "scripts/tables.js", "scripts/images.js", "scripts/confusion.js")
 # More thumbnails and lines of a table would make the page harder to read.
-_MOST_IMAGES, _MOST_ISSUES, _MOST_CLASSES = 24, 12, 200
+_MOST_IMAGES, _MOST_ISSUES, _MOST_CLASSES, _MOST_PAIRS = 24, 12, 200, 200
 _NO_VALUE = "\N{EN DASH}"
 
 
 def write_report(
-    path: Path, dataset: Dataset, result: Result, analysis: Analysis, store: str | Sequence[str]
+    path: Path,
+    dataset: Dataset,
+    result: Result,
+    analysis: Analysis,
+    store: str | Sequence[str],
+    explained: Explained | None = None,
 ) -> None:
     """Write the report of a finished run; the same run gives the same bytes.
 
@@ -47,6 +52,7 @@ def write_report(
         result: The result of the run.
         analysis: The analysis of the best head.
         store: The store or stores, as the user named them.
+        explained: The mistakes that are shown; None shows them without explanation.
 
     Raises:
         OSError: The file cannot be written.
@@ -55,6 +61,7 @@ def write_report(
     text = template.render(
         **_page(),
         **_results(dataset, result, analysis),
+        explained=explained or Explained.left_out(analysis.mistakes, "not made"),
         stores=[store] if isinstance(store, str) else store,
     )
     path.write_text(text.lstrip(), encoding="utf-8", newline="\n")
@@ -72,9 +79,14 @@ def _page() -> dict[str, Any]:
 def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, Any]:
     """Return the content of the page by the names that its templates use."""
     listed = analysis.mistakes[:_MOST_IMAGES], analysis.label_issues.issues[:_MOST_ISSUES]
-    images, shown = _thumbnails(dataset, [*listed[0], *listed[1]]), len(listed[0])
+    cells = CellImages(analysis.confusion, dataset, result)
+    # Rows whose small images scripts show, the most important ones first.
+    wanted = [*cells.rows.tolist()]
+    large = [one.row for part in listed for one in part]
+    images = read_images(dataset, result, analysis, large, wanted)
     own = result.dataset or dataset
     lowest, highest = _range(result)
+    figures = draw_figures(dataset, result, analysis)
     return {
         "makers": own.joined or [own],
         "dataset": dataset,
@@ -88,15 +100,30 @@ def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, 
         "highest": highest,
         "fewest_groups": FEWEST_GROUPS,
         "learning": list_panels(result),
-        "figures": draw_figures(dataset, result, analysis),
+        "figures": figures,
         "map_name": map_name,
         "map_styles": map_styles(dataset, analysis),
         "colours": len(SERIES),
-        "cell_width": cell_width(len(dataset.class_names)),
+        **_confusions(dataset, analysis, figures["confusion"]),
         "worst_classes": _worst_classes(analysis.classes),
-        "mistakes": images[:shown],
-        "issues": images[shown:],
-        "page_data": {},
+        "images": images,
+        "mistakes": images.show(listed[0]),
+        "issues": images.show(listed[1]),
+        "page_data": {
+            "images": images.to_page(dataset, result),
+            "confusion": cells.to_page(set(images.rows.tolist())),
+        },
+    }
+
+
+def _confusions(dataset: Dataset, analysis: Analysis, drawing: Drawing) -> dict[str, Any]:
+    """Return the content of the section of confusions."""
+    names, confusion = dataset.class_names, analysis.confusion
+    return {
+        "confusion_matrix": to_page(drawing),
+        "cell_width": cell_width(len(names)),
+        "confused": confused_pairs(confusion, names, _MOST_PAIRS),
+        "wrong_cells": int(confusion.count_nonzero() - (confusion.diagonal() > 0).sum()),
     }
 
 
@@ -152,24 +179,3 @@ def _worst_classes(classes: Sequence[ClassMetrics]) -> Sequence[ClassMetrics]:
         return classes
     known = [metrics for metrics in classes if metrics.f1.value is not None]
     return sorted(known, key=lambda of: (of.f1.value, -of.rows))[:_MOST_CLASSES]
-
-
-def _thumbnails(dataset: Dataset, mistakes: Sequence[Mistake | LabelIssue]) -> list[dict[str, Any]]:
-    """Return mistakes and label issues with their images, or the reason why there is none."""
-    first = dataset.store.parts[0].made_by if dataset.store else dataset
-    if not first.trunk.trunk:
-        if dataset.moved_to:
-            log.warning("source: has no effect on features of another program, without images")
-        thumbnails = [Thumbnail("", "features of another program")] * len(mistakes)
-    else:
-        known = dataset.digests
-        wanted = [
-            Wanted(mistake.key, None if known is None else known[mistake.row].tobytes())
-            for mistake in mistakes
-        ]
-        place = dataset.source, dataset.columns, dataset.root, dataset.moved_to
-        thumbnails = read_thumbnails(wanted, Place(dataset.path, *place))
-    return [
-        {"mistake": mistake, **thumbnail._asdict()}
-        for mistake, thumbnail in zip(mistakes, thumbnails, strict=True)
-    ]
