@@ -15,10 +15,13 @@ import numpy as np
 from classify.data.dataset import Dataset
 from classify.diagnosis.analysis import Analysis
 from classify.diagnosis.diagnostics import ClassMetrics, Mistake
+from classify.diagnosis.sweeps import find_sweeps
+from classify.figures.candidates import name_heads
 from classify.figures.confusion import cell_width
 from classify.figures.drawing import SERIES, Drawing, to_svg
 from classify.figures.learning import list_panels
 from classify.figures.result_figures import draw_figures, map_name, map_styles
+from classify.figures.sweeps import MOST_SWEEPS, kind_of
 from classify.labelling.issues import LabelIssue
 from classify.scores.intervals import FEWEST_GROUPS
 from classify.search.evaluate import training_sample
@@ -30,7 +33,7 @@ from extract.gallery.thumbnails import Place, Thumbnail, Wanted, read_thumbnails
 
 _PAGE = Path(__file__).with_name("page")
 # In the order of the page; rules for paper and telephones come last.
-_STYLES = "style/base.css", "style/print_and_phone.css"
+_STYLES = "style/base.css", "style/sweeps.css", "style/print_and_phone.css"
 _SCRIPTS = "scripts/page.js", "scripts/tables.js"
 # More thumbnails and lines of a table would make the page harder to read.
 _MOST_IMAGES, _MOST_ISSUES, _MOST_CLASSES = 24, 12, 200
@@ -40,7 +43,9 @@ _NO_VALUE = "\N{EN DASH}"
 def write_report(
     path: Path, dataset: Dataset, result: Result, analysis: Analysis, store: str | Sequence[str]
 ) -> None:
-    """Write the report of a finished run; the same run gives the same bytes.
+    """Write the report of a finished run; the same result gives the same bytes.
+
+    Two runs with the same seed differ in their training seconds only.
 
     Args:
         path: The HTML file.
@@ -86,6 +91,8 @@ def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, 
         "highest": highest,
         "fewest_groups": FEWEST_GROUPS,
         "learning": list_panels(result),
+        "sweeps": [(kind_of(sweep), sweep) for sweep in find_sweeps(result.entries)[:MOST_SWEEPS]],
+        "named_heads": name_heads(result.entries),
         "figures": draw_figures(dataset, result, analysis),
         "map_name": map_name,
         "map_styles": map_styles(dataset, analysis),
