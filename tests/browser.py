@@ -44,6 +44,11 @@ def opened(browser: Any, path: Path, **settings: Any) -> Iterator[Any]:
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("dialog", answer)
+    page.expose_function("policyBroken", said.append)
+    page.add_init_script(
+        "document.addEventListener('securitypolicyviolation', event =>"
+        " policyBroken(`${event.violatedDirective}: ${event.sample}`));"
+    )
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
     page.goto(path.as_uri())
