@@ -89,9 +89,11 @@ def build_gallery(folder: Path) -> dict[str, Path]:
             continue
         store = folder / f"{source.name}.h5"
         extract_features(source, store, trunk=TRUNK, quiet=True)
-        tables = {"labels": _rare_labels(store)} if exhibit.name == "rare" else {}
+        settings = dict(exhibit.settings)
+        if exhibit.name == "rare":
+            settings["labels"] = _rare_labels(store)
         made = folder / exhibit.name
-        result = train_heads(store, output=made, quiet=True, **exhibit.settings, **tables)
+        result = train_heads(store, output=made, quiet=True, **settings)
         print(f"{exhibit.name}: {result.summary()}")
         reports[exhibit.name] = made / "report.html"
     return reports

@@ -38,10 +38,9 @@ def run_in_terminal(command: str, folder: Path) -> list[str]:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, COLUMNS, 0, 0))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    streams = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
-    child = subprocess.Popen(
-        shlex.split(command), cwd=folder, env={**os.environ, "PATH": path}, **streams
-    )
+    environment = {**os.environ, "PATH": path, "TERM": "xterm"}
+    words, io = shlex.split(command), theirs
+    child = subprocess.Popen(words, cwd=folder, env=environment, stdin=io, stdout=io, stderr=io)
     os.close(theirs)
     written = b""
     while block := _read(ours):
