@@ -4,7 +4,7 @@ The page loads nothing. Its only script and its only style sheet are allowed by 
 element has a style attribute. The template engine escapes every name that comes from the user.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,13 @@ from classify.activation.explain import Explained
 from classify.data.dataset import Dataset
 from classify.diagnosis.analysis import Analysis
 from classify.diagnosis.diagnostics import ClassMetrics, confused_pairs
+from classify.diagnosis.sweeps import find_sweeps
+from classify.figures.candidates import name_heads
 from classify.figures.confusion import cell_width, to_page
-from classify.figures.drawing import SERIES, Drawing, to_svg
+from classify.figures.drawing import SERIES, Drawing, to_svg, width_rules
 from classify.figures.learning import list_panels
 from classify.figures.result_figures import draw_figures, map_name, map_styles
+from classify.figures.sweeps import MOST_SWEEPS, kind_of
 from classify.report.confusion_cells import CellImages
 from classify.report.images import read_images
 from classify.report.summary import Name, summarise
@@ -29,8 +32,10 @@ from extract.gallery.page import content_policy, open_templates
 
 _PAGE = Path(__file__).with_name("page")
 # In the order of the page; rules for paper and telephones come last.
-_STYLES = ("style/base.css", "style/images.css", "style/confusion.css", "style/print_and_phone.css")
-_SCRIPTS = ("scripts/page.js", "scripts/tables.js", "scripts/images.js", "scripts/confusion.js")
+_STYLES = tuple(
+    f"style/{name}.css" for name in ("base", "images", "sweeps", "confusion", "print_and_phone")
+)
+_SCRIPTS = tuple(f"scripts/{name}.js" for name in ("page", "tables", "images", "confusion"))
 # More thumbnails and lines of a table would make the page harder to read.
 _MOST_IMAGES, _MOST_ISSUES, _MOST_CLASSES, _MOST_PAIRS = 24, 12, 200, 200
 _NO_VALUE = "\N{EN DASH}"
@@ -44,7 +49,9 @@ def write_report(
     store: str | Sequence[str],
     explained: Explained | None = None,
 ) -> None:
-    """Write the report of a finished run; the same run gives the same bytes.
+    """Write the report of a finished run; the same result gives the same bytes.
+
+    Two runs with the same seed differ in their training seconds only.
 
     Args:
         path: The HTML file.
@@ -58,21 +65,23 @@ def write_report(
         OSError: The file cannot be written.
     """
     template = _environment().get_template("report.html")
+    content = _results(dataset, result, analysis)
     text = template.render(
-        **_page(),
-        **_results(dataset, result, analysis),
+        **_page(content["figures"].values()),
+        **content,
         explained=explained or Explained.left_out(analysis.mistakes, "not made"),
         stores=[store] if isinstance(store, str) else store,
     )
     path.write_text(text.lstrip(), encoding="utf-8", newline="\n")
 
 
-def _page() -> dict[str, Any]:
+def _page(figures: Iterable[Drawing]) -> dict[str, Any]:
     """Return the style sheet and the script of the page, and the policy that allows only these."""
     style, script = (
         "".join((_PAGE / name).read_text(encoding="utf-8") for name in names)
         for names in (_STYLES, _SCRIPTS)
     )
+    style += width_rules(figures)
     return {"style": style, "script": script, "policy": content_policy(style, script)}
 
 
@@ -100,6 +109,8 @@ def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, 
         "highest": highest,
         "fewest_groups": FEWEST_GROUPS,
         "learning": list_panels(result),
+        "sweeps": [(kind_of(sweep), sweep) for sweep in find_sweeps(result.entries)[:MOST_SWEEPS]],
+        "named_heads": name_heads(result.entries),
         "figures": figures,
         "map_name": map_name,
         "map_styles": map_styles(dataset, analysis),
