@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 # Placeholder colours, also in the style sheet, and the custom properties that replace them.
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
 TRAIN, HELD, BAD = "#040404", "#050505", "#060606"
-SERIES = tuple(f"#0a0a{i:02x}" for i in range(10))
-_NAMES = ("ink", "muted", "grid", "train", "held", "bad", *(f"s{i}" for i in range(10)))
+SERIES = tuple(f"#0a0a{i:02x}" for i in range(8))
+_NAMES = ("ink", "muted", "grid", "train", "held", "bad", *(f"s{i}" for i in range(8)))
 _COLOURS = dict(zip((INK, MUTED, GRID, TRAIN, HELD, BAD, *SERIES), _NAMES, strict=True))
 _STYLE = Path(__file__).with_name("figures.mplstyle")
 

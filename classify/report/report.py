@@ -6,20 +6,21 @@ engine escapes every name that comes from the user.
 
 import hashlib
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from classify.data.dataset import Dataset
+from classify.data.splits import TEST
 from classify.diagnosis.analysis import Analysis
 from classify.diagnosis.diagnostics import ClassMetrics
 from classify.figures.confusion import cell_width
 from classify.figures.drawing import SERIES, Drawing, to_svg
 from classify.figures.learning import list_panels
 from classify.figures.result_figures import draw_figures, map_name, map_styles
-from classify.report.images import read_images
+from classify.report.images import Images, read_images
 from classify.scores.intervals import FEWEST_GROUPS
 from classify.search.evaluate import training_sample
 from classify.search.leaderboard import Result
@@ -28,8 +29,8 @@ from extract.gallery.page import open_templates
 
 _PAGE = Path(__file__).with_name("page")
 # In the order of the page; rules for paper and telephones come last.
-_STYLES = ("style/base.css", "style/images.css", "style/print_and_phone.css")
-_SCRIPTS = ("scripts/page.js", "scripts/tables.js", "scripts/images.js")
+_STYLES = ("style/base.css", "style/images.css", "style/map.css", "style/print_and_phone.css")
+_SCRIPTS = ("scripts/page.js", "scripts/tables.js", "scripts/images.js", "scripts/map.js")
 # More thumbnails and lines of a table would make the page harder to read.
 _MOST_IMAGES, _MOST_ISSUES, _MOST_CLASSES = 24, 12, 200
 _NO_VALUE = "\N{EN DASH}"
@@ -74,6 +75,7 @@ def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, 
     images = read_images(dataset, result, analysis, large, wanted)
     own = result.dataset or dataset
     lowest, highest = _range(result)
+    styles = map_styles(dataset, analysis)
     return {
         "makers": own.joined or [own],
         "dataset": dataset,
@@ -88,7 +90,8 @@ def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, 
         "learning": list_panels(result),
         "figures": draw_figures(dataset, result, analysis),
         "map_name": map_name,
-        "map_styles": map_styles(dataset, analysis),
+        "mapped": _mapped(dataset, result, analysis, images),
+        "map_styles": styles,
         "colours": len(SERIES),
         "cell_width": cell_width(len(dataset.class_names)),
         "worst_classes": _worst_classes(analysis.classes),
@@ -150,3 +153,25 @@ def _worst_classes(classes: Sequence[ClassMetrics]) -> Sequence[ClassMetrics]:
         return classes
     known = [metrics for metrics in classes if metrics.f1.value is not None]
     return sorted(known, key=lambda of: (of.f1.value, -of.rows))[:_MOST_CLASSES]
+
+
+def _mapped(dataset: Dataset, result: Result, analysis: Analysis, images: Images) -> dict[str, int]:
+    """Return numbers of images on the maps."""
+    rows = analysis.maps[0].rows if analysis.maps else np.empty(0, int)
+    return {
+        "rows": len(rows),
+        "of": int((dataset.split != TEST).sum()),
+        "validation": int(np.isin(rows, result.validation_rows).sum()),
+        "wrong": int(np.isin(rows, analysis.wrong_rows).sum()),
+        "images": sum(
+            bool(images.thumbnails[row].image) for row in rows.tolist() if row in images.thumbnails
+        ),
+    }
+
+
+def _places(analysis: Analysis, styles: Mapping[int, int]) -> dict[str, Any] | None:
+    """Return the rows of the maps, their places by the name of a map, and styles by class."""
+    if not analysis.maps:
+        return None
+    places = {map_name(one.method): one.points.T.tolist() for one in analysis.maps}
+    return {"rows": analysis.maps[0].rows.tolist(), "places": places, "styles": styles}
