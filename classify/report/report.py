@@ -1,43 +1,54 @@
 """The report of a run: one HTML file that says which head to use and where it is wrong.
 
-The page loads nothing. Its only script is allowed by its digest. The template
-engine escapes every name that comes from the user.
+The page loads nothing. Its only script and its only style sheet are allowed by their digests, so no
+element has a style attribute. The template engine escapes every name that comes from the user.
 """
 
-import hashlib
-from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from classify.activation.explain import Explained
 from classify.data.dataset import Dataset
-from classify.data.splits import TEST
 from classify.diagnosis.analysis import Analysis
-from classify.diagnosis.diagnostics import ClassMetrics
-from classify.figures.confusion import cell_width
-from classify.figures.drawing import SERIES, Drawing, to_svg
+from classify.diagnosis.diagnostics import ClassMetrics, confused_pairs
+from classify.figures.confusion import cell_width, to_page
+from classify.figures.drawing import Drawing, to_svg
 from classify.figures.learning import list_panels
-from classify.figures.result_figures import draw_figures, map_name, map_styles
-from classify.report.images import Images, read_images
+from classify.figures.result_figures import draw_figures
+from classify.report.confusion_cells import CellImages
+from classify.report.images import read_images
+from classify.report.map_marks import map_content, map_places
 from classify.scores.intervals import FEWEST_GROUPS
 from classify.search.evaluate import training_sample
 from classify.search.leaderboard import Result
 from classify.settings.config import METRICS
-from extract.gallery.page import open_templates
+from extract.gallery.page import content_policy, open_templates
 
 _PAGE = Path(__file__).with_name("page")
 # In the order of the page; rules for paper and telephones come last.
-_STYLES = ("style/base.css", "style/images.css", "style/map.css", "style/print_and_phone.css")
-_SCRIPTS = ("scripts/page.js", "scripts/tables.js", "scripts/images.js", "scripts/map.js")
+_STYLES = (
+    *("style/base.css", "style/images.css", "style/confusion.css", "style/map.css"),
+    "style/print_and_phone.css",
+)
+_SCRIPTS = (
+    *("scripts/page.js", "scripts/tables.js", "scripts/images.js", "scripts/confusion.js"),
+    "scripts/map.js",
+)
 # More thumbnails and lines of a table would make the page harder to read.
-_MOST_IMAGES, _MOST_ISSUES, _MOST_CLASSES = 24, 12, 200
+_MOST_IMAGES, _MOST_ISSUES, _MOST_CLASSES, _MOST_PAIRS = 24, 12, 200, 200
 _NO_VALUE = "\N{EN DASH}"
 
 
 def write_report(
-    path: Path, dataset: Dataset, result: Result, analysis: Analysis, store: str | Sequence[str]
+    path: Path,
+    dataset: Dataset,
+    result: Result,
+    analysis: Analysis,
+    store: str | Sequence[str],
+    explained: Explained | None = None,
 ) -> None:
     """Write the report of a finished run; the same run gives the same bytes.
 
@@ -47,6 +58,7 @@ def write_report(
         result: The result of the run.
         analysis: The analysis of the best head.
         store: The store or stores, as the user named them.
+        explained: The mistakes that are shown; None shows them without explanation.
 
     Raises:
         OSError: The file cannot be written.
@@ -55,27 +67,32 @@ def write_report(
     text = template.render(
         **_page(),
         **_results(dataset, result, analysis),
+        explained=explained or Explained.left_out(analysis.mistakes, "not made"),
         stores=[store] if isinstance(store, str) else store,
     )
     path.write_text(text.lstrip(), encoding="utf-8", newline="\n")
 
 
 def _page() -> dict[str, Any]:
-    """Return the style and the script of the page, and the digest that allows the script."""
-    script = "".join((_PAGE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
-    digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return {"styles": _STYLES, "script": script, "script_digest": digest}
+    """Return the style sheet and the script of the page, and the policy that allows only these."""
+    style, script = (
+        "".join((_PAGE / name).read_text(encoding="utf-8") for name in names)
+        for names in (_STYLES, _SCRIPTS)
+    )
+    return {"style": style, "script": script, "policy": content_policy(style, script)}
 
 
 def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, Any]:
     """Return the content of the page by the names that its templates use."""
     listed = analysis.mistakes[:_MOST_IMAGES], analysis.label_issues.issues[:_MOST_ISSUES]
-    wanted: list[int] = []  # rows whose small images scripts show, the most important ones first
+    cells = CellImages(analysis.confusion, dataset, result)
+    # Rows whose small images scripts show, the most important ones first.
+    wanted = [*cells.rows.tolist()]
     large = [one.row for part in listed for one in part]
     images = read_images(dataset, result, analysis, large, wanted)
     own = result.dataset or dataset
     lowest, highest = _range(result)
-    styles = map_styles(dataset, analysis)
+    figures = draw_figures(dataset, result, analysis)
     return {
         "makers": own.joined or [own],
         "dataset": dataset,
@@ -88,17 +105,29 @@ def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, 
         "highest": highest,
         "fewest_groups": FEWEST_GROUPS,
         "learning": list_panels(result),
-        "figures": draw_figures(dataset, result, analysis),
-        "map_name": map_name,
-        "mapped": _mapped(dataset, result, analysis, images),
-        "map_styles": styles,
-        "colours": len(SERIES),
-        "cell_width": cell_width(len(dataset.class_names)),
+        "figures": figures,
+        **map_content(dataset, result, analysis, images),
+        **_confusions(dataset, analysis, figures["confusion"]),
         "worst_classes": _worst_classes(analysis.classes),
         "images": images,
         "mistakes": images.show(listed[0]),
         "issues": images.show(listed[1]),
-        "page_data": {"images": images.to_page(dataset, result)},
+        "page_data": {
+            "images": images.to_page(dataset, result),
+            "confusion": cells.to_page(set(images.rows.tolist())),
+            "maps": map_places(dataset, analysis),
+        },
+    }
+
+
+def _confusions(dataset: Dataset, analysis: Analysis, drawing: Drawing) -> dict[str, Any]:
+    """Return the content of the section of confusions."""
+    names, confusion = dataset.class_names, analysis.confusion
+    return {
+        "confusion_matrix": to_page(drawing),
+        "cell_width": cell_width(len(names)),
+        "confused": confused_pairs(confusion, names, _MOST_PAIRS),
+        "wrong_cells": int(confusion.count_nonzero() - (confusion.diagonal() > 0).sum()),
     }
 
 
@@ -121,11 +150,11 @@ def _number(value: float | None, places: int = 3) -> str:
     return _NO_VALUE if value is None or np.isnan(value) else f"{value:.{places}f}"
 
 
-def _svg(drawing: Drawing) -> Any:
+def _svg(drawing: Drawing, scale: float = 1.5) -> Any:
     """Return a figure as SVG, which the template does not escape."""
     from markupsafe import Markup
 
-    return Markup(to_svg(drawing))
+    return Markup(to_svg(drawing, scale))
 
 
 def _percent(value: float | None) -> str:
@@ -153,25 +182,3 @@ def _worst_classes(classes: Sequence[ClassMetrics]) -> Sequence[ClassMetrics]:
         return classes
     known = [metrics for metrics in classes if metrics.f1.value is not None]
     return sorted(known, key=lambda of: (of.f1.value, -of.rows))[:_MOST_CLASSES]
-
-
-def _mapped(dataset: Dataset, result: Result, analysis: Analysis, images: Images) -> dict[str, int]:
-    """Return numbers of images on the maps."""
-    rows = analysis.maps[0].rows if analysis.maps else np.empty(0, int)
-    return {
-        "rows": len(rows),
-        "of": int((dataset.split != TEST).sum()),
-        "validation": int(np.isin(rows, result.validation_rows).sum()),
-        "wrong": int(np.isin(rows, analysis.wrong_rows).sum()),
-        "images": sum(
-            bool(images.thumbnails[row].image) for row in rows.tolist() if row in images.thumbnails
-        ),
-    }
-
-
-def _places(analysis: Analysis, styles: Mapping[int, int]) -> dict[str, Any] | None:
-    """Return the rows of the maps, their places by the name of a map, and styles by class."""
-    if not analysis.maps:
-        return None
-    places = {map_name(one.method): one.points.T.tolist() for one in analysis.maps}
-    return {"rows": analysis.maps[0].rows.tolist(), "places": places, "styles": styles}
