@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
 TRAIN, HELD, BAD = "#040404", "#050505", "#060606"
 CARD = "#070707"  # the ground of a figure
-SERIES = tuple(f"#0a0a{i:02x}" for i in range(10))
-_NAMES = ("ink", "muted", "grid", "train", "held", "bad", "card", *(f"s{i}" for i in range(10)))
+SERIES = tuple(f"#0a0a{i:02x}" for i in range(8))
+_NAMES = ("ink", "muted", "grid", "train", "held", "bad", "card", *(f"s{i}" for i in range(8)))
 _COLOURS = dict(zip((INK, MUTED, GRID, TRAIN, HELD, BAD, CARD, *SERIES), _NAMES, strict=True))
 _STYLE = Path(__file__).with_name("figures.mplstyle")
 

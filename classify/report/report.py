@@ -17,12 +17,13 @@ from classify.diagnosis.diagnostics import ClassMetrics, confused_pairs
 from classify.diagnosis.sweeps import find_sweeps
 from classify.figures.candidates import name_heads
 from classify.figures.confusion import cell_width, to_page
-from classify.figures.drawing import SERIES, Drawing, to_svg
+from classify.figures.drawing import Drawing, to_svg
 from classify.figures.learning import list_panels
-from classify.figures.result_figures import draw_figures, map_name, map_styles
+from classify.figures.result_figures import draw_figures
 from classify.figures.sweeps import MOST_SWEEPS, kind_of
 from classify.report.confusion_cells import CellImages
 from classify.report.images import read_images
+from classify.report.map_marks import map_content, map_places
 from classify.scores.intervals import FEWEST_GROUPS
 from classify.search.evaluate import training_sample
 from classify.search.leaderboard import Result
@@ -32,9 +33,10 @@ from extract.gallery.page import content_policy, open_templates
 _PAGE = Path(__file__).with_name("page")
 # In the order of the page; rules for paper and telephones come last.
 _STYLES = tuple(
-    f"style/{name}.css" for name in ("base", "images", "sweeps", "confusion", "print_and_phone")
+    f"style/{name}.css"
+    for name in ("base", "images", "sweeps", "confusion", "map", "print_and_phone")
 )
-_SCRIPTS = tuple(f"scripts/{name}.js" for name in ("page", "tables", "images", "confusion"))
+_SCRIPTS = tuple(f"scripts/{name}.js" for name in ("page", "tables", "images", "confusion", "map"))
 # More thumbnails and lines of a table would make the page harder to read.
 _MOST_IMAGES, _MOST_ISSUES, _MOST_CLASSES, _MOST_PAIRS = 24, 12, 200, 200
 _NO_VALUE = "\N{EN DASH}"
@@ -108,9 +110,7 @@ def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, 
         "sweeps": [(kind_of(sweep), sweep) for sweep in find_sweeps(result.entries)[:MOST_SWEEPS]],
         "named_heads": name_heads(result.entries),
         "figures": figures,
-        "map_name": map_name,
-        "map_styles": map_styles(dataset, analysis),
-        "colours": len(SERIES),
+        **map_content(dataset, result, analysis, images),
         **_confusions(dataset, analysis, figures["confusion"]),
         "worst_classes": _worst_classes(analysis.classes),
         "images": images,
@@ -119,6 +119,7 @@ def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, 
         "page_data": {
             "images": images.to_page(dataset, result),
             "confusion": cells.to_page(set(images.rows.tolist())),
+            "maps": map_places(dataset, analysis),
         },
     }
 
