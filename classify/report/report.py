@@ -28,8 +28,20 @@ from extract.gallery.page import content_policy, open_templates
 
 _PAGE = Path(__file__).with_name("page")
 # In the order of the page; rules for paper and telephones come last.
-_STYLES = ("style/base.css", "style/images.css", "style/confusion.css", "style/print_and_phone.css")
-_SCRIPTS = ("scripts/page.js", "scripts/tables.js", "scripts/images.js", "scripts/confusion.js")
+_STYLES = (
+    "style/base.css",
+    "style/images.css",
+    "style/confusion.css",
+    "style/thresholds.css",
+    "style/print_and_phone.css",
+)
+_SCRIPTS = (
+    "scripts/page.js",
+    "scripts/tables.js",
+    "scripts/images.js",
+    "scripts/confusion.js",
+    "scripts/thresholds.js",
+)
 # More thumbnails and lines of a table would make the page harder to read.
 _MOST_IMAGES, _MOST_ISSUES, _MOST_CLASSES, _MOST_PAIRS = 24, 12, 200, 200
 _NO_VALUE = "\N{EN DASH}"
@@ -109,6 +121,7 @@ def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, 
         "issues": images.show(listed[1]),
         "page_data": {
             "images": images.to_page(dataset, result),
+            "thresholds": analysis.thresholds._asdict(),
             "confusion": cells.to_page(set(images.rows.tolist())),
         },
     }
