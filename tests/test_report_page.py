@@ -5,8 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from extract.gallery.page import Card, Section, write_gallery
 from extract.gallery.thumbnails import Thumbnail
 from extract.images.digests import digest_bytes
 from extract.limits import prefetch
+from tests.browser import opened
 from tests.conftest import ROOT, MakeStore
 
 SCRIPT = "<script>alert(1)</script>"
@@ -66,51 +65,6 @@ def report(
     analysis = analyse(made, result)
     write_report(path, made, result, analysis, f"{IMAGE}.h5")
     return path, result, analysis
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    found = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
-    program = next(filter(None, found), None)
-    if program is None:
-        pytest.skip("no Chromium is here to show the report in")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        # As root, in a container, there is no sandbox to be had.
-        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
-@contextmanager
-def opened(browser: Any, path: Path, **settings: Any) -> Iterator[Any]:
-    """Show a page; fail on any message, error, dialog or request but for the file itself."""
-    page = browser.new_page(**settings)
-    said: list[str] = []
-
-    def answer(dialog: Any) -> None:
-        said.append(dialog.message)
-        dialog.dismiss()
-
-    def broken(directive: str) -> None:
-        said.append(directive)
-
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("dialog", answer)
-    page.expose_function("policyBroken", broken)
-    page.add_init_script(
-        "document.addEventListener('securitypolicyviolation', event =>"
-        " policyBroken(`${event.violatedDirective}: ${event.sample}`));"
-    )
-    requests: list[str] = []
-    page.on("request", lambda request: requests.append(request.url))
-    page.goto(path.as_uri())
-    yield page
-    page.close()
-    assert said == []
-    assert [url for url in requests if not url.startswith("data:")] == [path.as_uri()]
 
 
 @pytest.fixture(scope="module")
@@ -230,14 +184,15 @@ def test_every_section_is_there_and_none_is_empty(
     with opened(browser, swept[0]) as page:
         headings = page.locator("h2").all_inner_texts()
         assert headings == [
-            *("Leaderboard", "Learning curves", "Confusions", "Classes", "Scores"),
+            *("Leaderboard", "Sweeps", "Learning curves", "Confusions", "Classes", "Scores"),
             *("Would more images help?", "Map of the features", "Most confident mistakes"),
             *("Label issues", "Settings"),
         ]
         for link in page.locator("nav a").all():
             assert page.locator(str(link.get_attribute("href"))).count() == 1
-        # Confusion, ROC, precision-recall, calibration, coverage, sizes, two learning curves, maps.
-        count = 8 + len(swept[2].maps)
+        # Confusion, ROC, precision-recall, calibration, coverage, sizes, two learning curves, two
+        # sweeps, seconds, maps.
+        count = 11 + len(swept[2].maps)
         assert page.locator("svg[role=img][aria-label]").count() == count
         for drawing in page.locator("svg[role=img]").all():
             box = drawing.bounding_box()
@@ -513,21 +468,38 @@ def test_it_prints_and_unfolds(browser: Any, tmp_path: Path) -> None:
         assert page.locator("details[open]").count() == page.locator("details").count() == 2
 
 
-def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
-    names = ("cat", "dog", "eel")
-    first, again = (
-        report(dataset(names, tmp_path / "images"), tmp_path / f"{i}.html")[0] for i in (1, 2)
+def with_seconds(result: Result, seconds: float) -> Result:
+    """A result whose candidates took so long: the clock alone differs from run to run."""
+    return replace(
+        result,
+        entries=[
+            entry._replace(evaluation=replace(entry.evaluation, seconds=seconds / place))
+            for place, entry in enumerate(result.entries, 1)
+        ],
     )
-    assert first.read_bytes() == again.read_bytes()
+
+
+def test_the_same_seed_and_the_same_seconds_give_the_same_bytes(tmp_path: Path) -> None:
+    pages = []
+    for seconds in (1.0, 1.0, 2.0):
+        made = dataset(("cat", "dog", "eel"), tmp_path / "images")
+        result = with_seconds(run(made, TrainConfig(HEADS)), seconds)
+        path = tmp_path / "report.html"
+        write_report(path, made, result, analyse(made, result), "out.h5")
+        pages.append(path.read_bytes())
+    assert pages[0] == pages[1] != pages[2]
 
 
 def test_a_users_own_style_of_figures_changes_nothing(tmp_path: Path) -> None:
     import matplotlib
 
     made = dataset(("cat", "dog"))
-    plain = report(made, tmp_path / "plain.html")[0]
+    result = run(made, TrainConfig(HEADS))
+    analysis = analyse(made, result)
+    plain, styled = tmp_path / "plain.html", tmp_path / "styled.html"
+    write_report(plain, made, result, analysis, "out.h5")
     with matplotlib.rc_context({"font.size": 30, "text.usetex": True, "axes.grid": False}):
-        styled = report(made, tmp_path / "styled.html")[0]
+        write_report(styled, made, result, analysis, "out.h5")
     assert plain.read_bytes() == styled.read_bytes()
 
 

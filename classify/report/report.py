@@ -14,10 +14,13 @@ from classify.activation.explain import Explained
 from classify.data.dataset import Dataset
 from classify.diagnosis.analysis import Analysis
 from classify.diagnosis.diagnostics import ClassMetrics, confused_pairs
+from classify.diagnosis.sweeps import find_sweeps
+from classify.figures.candidates import name_heads
 from classify.figures.confusion import cell_width, to_page
 from classify.figures.drawing import SERIES, Drawing, to_svg
 from classify.figures.learning import list_panels
 from classify.figures.result_figures import draw_figures, map_name, map_styles
+from classify.figures.sweeps import MOST_SWEEPS, kind_of
 from classify.report.confusion_cells import CellImages
 from classify.report.images import read_images
 from classify.scores.intervals import FEWEST_GROUPS
@@ -28,19 +31,12 @@ from extract.gallery.page import content_policy, open_templates
 
 _PAGE = Path(__file__).with_name("page")
 # In the order of the page; rules for paper and telephones come last.
-_STYLES = (
-    "style/base.css",
-    "style/images.css",
-    "style/confusion.css",
-    "style/thresholds.css",
-    "style/print_and_phone.css",
+_STYLES = tuple(
+    f"style/{name}.css"
+    for name in (*("base", "images", "sweeps", "confusion", "thresholds"), "print_and_phone")
 )
-_SCRIPTS = (
-    "scripts/page.js",
-    "scripts/tables.js",
-    "scripts/images.js",
-    "scripts/confusion.js",
-    "scripts/thresholds.js",
+_SCRIPTS = tuple(
+    f"scripts/{name}.js" for name in ("page", "tables", "images", "confusion", "thresholds")
 )
 # More thumbnails and lines of a table would make the page harder to read.
 _MOST_IMAGES, _MOST_ISSUES, _MOST_CLASSES, _MOST_PAIRS = 24, 12, 200, 200
@@ -55,7 +51,9 @@ def write_report(
     store: str | Sequence[str],
     explained: Explained | None = None,
 ) -> None:
-    """Write the report of a finished run; the same run gives the same bytes.
+    """Write the report of a finished run; the same result gives the same bytes.
+
+    Two runs with the same seed differ in their training seconds only.
 
     Args:
         path: The HTML file.
@@ -110,6 +108,8 @@ def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, 
         "highest": highest,
         "fewest_groups": FEWEST_GROUPS,
         "learning": list_panels(result),
+        "sweeps": [(kind_of(sweep), sweep) for sweep in find_sweeps(result.entries)[:MOST_SWEEPS]],
+        "named_heads": name_heads(result.entries),
         "figures": figures,
         "map_name": map_name,
         "map_styles": map_styles(dataset, analysis),
