@@ -18,14 +18,7 @@ from classify.predict_cli import main as predict_images
 from classify.scores.operating_points import count_thresholds
 from classify.search.leaderboard import Result
 from tests.conftest import MakeStore
-from tests.test_report_page import (
-    HEADS,
-    SCRIPT,
-    browser,  # noqa: F401
-    dataset,
-    opened,
-    report,
-)
+from tests.test_report_page import HEADS, SCRIPT, dataset, opened, report
 
 Made = tuple[Path, Result, Analysis]
 
@@ -84,7 +77,7 @@ def mark(page: Any, name: str) -> list[float] | None:
     return found
 
 
-def test_every_place_of_the_slider_says_the_exact_share(browser: Any, two: Made) -> None:  # noqa: F811
+def test_every_place_of_the_slider_says_the_exact_share(browser: Any, two: Made) -> None:
     path, result, _ = two
     assert result.scores is not None
     assert result.dataset is not None
@@ -114,7 +107,7 @@ def test_every_place_of_the_slider_says_the_exact_share(browser: Any, two: Made)
         assert said.inner_text().startswith("At score 0.79 or more")
 
 
-def test_the_second_slider_is_on_the_roc_curve(browser: Any, two: Made) -> None:  # noqa: F811
+def test_the_second_slider_is_on_the_roc_curve(browser: Any, two: Made) -> None:
     path, result, analysis = two
     assert result.scores is not None
     assert result.dataset is not None
@@ -138,7 +131,7 @@ def test_the_second_slider_is_on_the_roc_curve(browser: Any, two: Made) -> None:
             assert mark(page, "positive-score") == pytest.approx(wanted, abs=0.001)
 
 
-def test_of_three_classes_there_is_one_slider(browser: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_of_three_classes_there_is_one_slider(browser: Any, tmp_path: Path) -> None:
     found = report(dataset(("a", "b", "c")), tmp_path / "report.html", HEADS[:1])
     with opened(browser, found[0]) as page:
         assert page.locator(".threshold").count() == 1
@@ -146,7 +139,7 @@ def test_of_three_classes_there_is_one_slider(browser: Any, tmp_path: Path) -> N
 
 
 def test_the_command_works_as_printed(
-    browser: Any,  # noqa: F811
+    browser: Any,
     make_store: MakeStore,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -177,7 +170,7 @@ def test_the_command_works_as_printed(
     assert 0 < sum(not line["label"] for line in lines) < 120
 
 
-def test_without_a_script_the_tables_are_there(browser: Any, two: Made) -> None:  # noqa: F811
+def test_without_a_script_the_tables_are_there(browser: Any, two: Made) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(two[0].as_uri())
@@ -186,7 +179,7 @@ def test_without_a_script_the_tables_are_there(browser: Any, two: Made) -> None:
     context.close()
 
 
-def test_names_stay_text(browser: Any, two: Made) -> None:  # noqa: F811
+def test_names_stay_text(browser: Any, two: Made) -> None:
     with opened(browser, two[0]) as page:
         assert page.locator("#scores .threshold b, #scores .threshold script").count() == 0
         words = page.inner_text("#scores .threshold")

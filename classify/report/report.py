@@ -26,6 +26,7 @@ from classify.report.images import read_images
 from classify.scores.intervals import FEWEST_GROUPS
 from classify.search.evaluate import training_sample
 from classify.search.leaderboard import Result
+from classify.search.ranking import to_json
 from classify.settings.config import METRICS
 from extract.gallery.page import content_policy, open_templates
 
@@ -33,13 +34,17 @@ _PAGE = Path(__file__).with_name("page")
 # In the order of the page; rules for paper and telephones come last.
 _STYLES = tuple(
     f"style/{name}.css"
-    for name in (*("base", "images", "sweeps", "confusion", "thresholds"), "print_and_phone")
+    for name in (
+        *("base", "images", "sweeps", "confusion", "thresholds", "comparison"),
+        "print_and_phone",
+    )
 )
 _SCRIPTS = tuple(
-    f"scripts/{name}.js" for name in ("page", "tables", "images", "confusion", "thresholds")
+    f"scripts/{name}.js"
+    for name in ("page", "tables", "images", "confusion", "thresholds", "comparison")
 )
 # More thumbnails and lines of a table would make the page harder to read.
-_MOST_IMAGES, _MOST_ISSUES, _MOST_CLASSES, _MOST_PAIRS = 24, 12, 200, 200
+_MOST_IMAGES, _MOST_ISSUES, _MOST_CLASSES, _MOST_PAIRS, _MOST_KEY = 24, 12, 200, 200, 300
 _NO_VALUE = "\N{EN DASH}"
 
 
@@ -90,9 +95,12 @@ def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, 
     listed = analysis.mistakes[:_MOST_IMAGES], analysis.label_issues.issues[:_MOST_ISSUES]
     cells = CellImages(analysis.confusion, dataset, result)
     # Rows whose small images scripts show, the most important ones first.
-    wanted = [*cells.rows.tolist()]
+    first, others = analysis.comparisons[:1], analysis.comparisons[1:]
+    disputed = [[row for pair in pairs for row in pair.rows] for pairs in (first, others)]
+    wanted = [*disputed[0], *cells.rows.tolist(), *disputed[1]]
     large = [one.row for part in listed for one in part]
     images = read_images(dataset, result, analysis, large, wanted)
+    known = set(images.rows.tolist())
     own = result.dataset or dataset
     lowest, highest = _range(result)
     figures = draw_figures(dataset, result, analysis)
@@ -122,7 +130,10 @@ def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, 
         "page_data": {
             "images": images.to_page(dataset, result),
             "thresholds": analysis.thresholds._asdict(),
-            "confusion": cells.to_page(set(images.rows.tolist())),
+            "confusion": cells.to_page(),
+            "comparison": to_json(analysis.comparisons),
+            # Of the rows that are not among the images.
+            "keys": {row: dataset.keys[row][:_MOST_KEY] for row in wanted if row not in known},
         },
     }
 
