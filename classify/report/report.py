@@ -27,18 +27,15 @@ from classify.report.map_marks import map_content, map_places
 from classify.scores.intervals import FEWEST_GROUPS
 from classify.search.evaluate import training_sample
 from classify.search.leaderboard import Result
+from classify.search.ranking import to_json
 from classify.settings.config import METRICS
 from extract.gallery.page import content_policy, open_templates
 
 _PAGE = Path(__file__).with_name("page")
-# In the order of the page; rules for paper and telephones come last.
-_STYLES = tuple(
-    f"style/{name}.css"
-    for name in ("base", "images", "sweeps", "confusion", "map", "print_and_phone")
-)
-_SCRIPTS = tuple(f"scripts/{name}.js" for name in ("page", "tables", "images", "confusion", "map"))
+# Files of a folder that come before all others, and after them: rules for paper and telephones.
+_FIRST, _LAST = ("base.css", "page.js", "images.js"), ("print_and_phone.css",)
 # More thumbnails and lines of a table would make the page harder to read.
-_MOST_IMAGES, _MOST_ISSUES, _MOST_CLASSES, _MOST_PAIRS = 24, 12, 200, 200
+_MOST_IMAGES, _MOST_ISSUES, _MOST_CLASSES, _MOST_PAIRS, _MOST_KEY = 24, 12, 200, 200, 300
 _NO_VALUE = "\N{EN DASH}"
 
 
@@ -77,11 +74,16 @@ def write_report(
 
 def _page() -> dict[str, Any]:
     """Return the style sheet and the script of the page, and the policy that allows only these."""
-    style, script = (
-        "".join((_PAGE / name).read_text(encoding="utf-8") for name in names)
-        for names in (_STYLES, _SCRIPTS)
-    )
+    style, script = map(_join_files, ("style", "scripts"))
     return {"style": style, "script": script, "policy": content_policy(style, script)}
+
+
+def _join_files(folder: str) -> str:
+    """Return the text of the files of a folder, one for each section."""
+    others = {path.name for path in (_PAGE / folder).iterdir()} - {*_FIRST, *_LAST}
+    names = [*_FIRST, *sorted(others), *_LAST]
+    paths = [_PAGE / folder / name for name in names]
+    return "".join(path.read_text(encoding="utf-8") for path in paths if path.exists())
 
 
 def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, Any]:
@@ -89,9 +91,12 @@ def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, 
     listed = analysis.mistakes[:_MOST_IMAGES], analysis.label_issues.issues[:_MOST_ISSUES]
     cells = CellImages(analysis.confusion, dataset, result)
     # Rows whose small images scripts show, the most important ones first.
-    wanted = [*cells.rows.tolist()]
+    first, others = analysis.comparisons[:1], analysis.comparisons[1:]
+    disputed = [[row for pair in pairs for row in pair.rows] for pairs in (first, others)]
+    wanted = [*disputed[0], *cells.rows.tolist(), *disputed[1]]
     large = [one.row for part in listed for one in part]
     images = read_images(dataset, result, analysis, large, wanted)
+    known = set(images.rows.tolist())
     own = result.dataset or dataset
     lowest, highest = _range(result)
     figures = draw_figures(dataset, result, analysis)
@@ -118,7 +123,11 @@ def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, 
         "issues": images.show(listed[1]),
         "page_data": {
             "images": images.to_page(dataset, result),
-            "confusion": cells.to_page(set(images.rows.tolist())),
+            "thresholds": analysis.thresholds._asdict(),
+            "confusion": cells.to_page(),
+            "comparison": to_json(analysis.comparisons),
+            # Of the rows that are not among the images.
+            "keys": {row: dataset.keys[row][:_MOST_KEY] for row in wanted if row not in known},
             "maps": map_places(dataset, analysis),
         },
     }
