@@ -20,7 +20,7 @@ from classify.figures.confusion import cell_width
 from classify.figures.drawing import SERIES, Drawing, to_svg
 from classify.figures.learning import list_panels
 from classify.figures.result_figures import draw_figures, map_name, map_styles
-from classify.report.images import read_images
+from classify.report.images import Images, read_images
 from classify.scores.intervals import FEWEST_GROUPS
 from classify.search.evaluate import training_sample
 from classify.search.leaderboard import Result
@@ -29,8 +29,8 @@ from extract.gallery.page import open_templates
 
 _PAGE = Path(__file__).with_name("page")
 # In the order of the page; rules for paper and telephones come last.
-_STYLES = ("style/base.css", "style/images.css", "style/print_and_phone.css")
-_SCRIPTS = ("scripts/page.js", "scripts/tables.js", "scripts/images.js")
+_STYLES = ("style/base.css", "style/images.css", "style/mistakes.css", "style/print_and_phone.css")
+_SCRIPTS = ("scripts/page.js", "scripts/tables.js", "scripts/images.js", "scripts/mistakes.js")
 # More thumbnails and lines of a table would make the page harder to read.
 _MOST_IMAGES, _MOST_ISSUES, _MOST_CLASSES = 24, 12, 200
 _NO_VALUE = "\N{EN DASH}"
@@ -57,11 +57,11 @@ def write_report(
     Raises:
         OSError: The file cannot be written.
     """
+    explained = explained or Explained.left_out(analysis.mistakes, "")
     template = _environment().get_template("report.html")
     text = template.render(
         **_page(),
-        **_results(dataset, result, analysis),
-        explained=explained or Explained.left_out(analysis.mistakes, "not made"),
+        **_results(dataset, result, analysis, explained),
         stores=[store] if isinstance(store, str) else store,
     )
     path.write_text(text.lstrip(), encoding="utf-8", newline="\n")
@@ -74,11 +74,14 @@ def _page() -> dict[str, Any]:
     return {"styles": _STYLES, "script": script, "script_digest": digest}
 
 
-def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, Any]:
+def _results(
+    dataset: Dataset, result: Result, analysis: Analysis, explained: Explained
+) -> dict[str, Any]:
     """Return the content of the page by the names that its templates use."""
     listed = analysis.mistakes[:_MOST_IMAGES], analysis.label_issues.issues[:_MOST_ISSUES]
     wanted: list[int] = []  # rows whose small images scripts show, the most important ones first
     large = [one.row for part in listed for one in part]
+    large += [neighbour.row for nearest in explained.nearest for neighbour in nearest]
     images = read_images(dataset, result, analysis, large, wanted)
     own = result.dataset or dataset
     lowest, highest = _range(result)
@@ -101,7 +104,8 @@ def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, 
         "cell_width": cell_width(len(dataset.class_names)),
         "worst_classes": _worst_classes(analysis.classes),
         "images": images,
-        "mistakes": images.show(listed[0]),
+        "mistakes": _with_explanations(images, dataset, images.show(listed[0]), explained),
+        "explained": explained,
         "issues": images.show(listed[1]),
         "page_data": {"images": images.to_page(dataset, result)},
     }
@@ -158,3 +162,20 @@ def _worst_classes(classes: Sequence[ClassMetrics]) -> Sequence[ClassMetrics]:
         return classes
     known = [metrics for metrics in classes if metrics.f1.value is not None]
     return sorted(known, key=lambda of: (of.f1.value, -of.rows))[:_MOST_CLASSES]
+
+
+def _with_explanations(
+    images: Images, dataset: Dataset, mistakes: list[dict[str, Any]], explained: Explained
+) -> list[dict[str, Any]]:
+    """Return mistakes with their overlays and the images of their neighbours."""
+    shown = {mistake["mistake"].row for mistake in mistakes}
+    for mistake, overlay, nearest in zip(
+        mistakes, explained.overlays, explained.nearest, strict=True
+    ):
+        mistake |= {"overlay": overlay, "nearest": []}
+        for row, cosine in nearest:
+            words = {"key": dataset.keys[row], "label": dataset.class_names[dataset.y[row]]}
+            words |= {"row": row, "cosine": cosine, "is_first": row not in shown}
+            mistake["nearest"].append(words | images.thumbnails[row]._asdict())
+            shown.add(row)
+    return mistakes
