@@ -12,6 +12,7 @@ from classify.diagnosis import diagnostics
 from classify.diagnosis.comparison import HeadPair, compare_heads
 from classify.diagnosis.curves import Curve, class_curves, coverage_curve
 from classify.diagnosis.projection import FeatureMap, map_features
+from classify.diagnosis.shift import Shift, compare_splits
 from classify.diagnosis.training_sizes import TrainingSizes, train_on_fewer
 from classify.labelling.issues import LabelIssues, find_label_issues
 from classify.scores.areas import class_thresholds
@@ -46,6 +47,7 @@ class Analysis:
         maps: The features in two dimensions; empty where they have fewer.
         label_issues: The training and validation images whose label may be wrong.
         comparisons: Pairs of heads on the same images.
+        shift: Whether training and validation images look different; None where it is not tested.
     """
 
     confusion: Any
@@ -66,6 +68,7 @@ class Analysis:
     maps: list[FeatureMap]
     label_issues: LabelIssues
     comparisons: list[HeadPair]
+    shift: Shift | None
 
     def to_dict(self, keys: list[str]) -> dict[str, Any]:
         """Return every number as JSON values, with keys in place of row numbers."""
@@ -78,6 +81,7 @@ class Analysis:
             "mistakes": {"count": len(self.wrong_rows), "most_confident": to_json(mistakes)},
             "label_issues": self.label_issues.to_dict(),
             "comparisons": [pair.to_dict(keys) for pair in self.comparisons],
+            "shift": to_json(self.shift),
             "sized": self.fewer_images.head,
             "sized_on": self.fewer_images.rows,
             "sizes": to_json(self.fewer_images.sizes),
@@ -138,4 +142,5 @@ def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
         maps=map_features(own.X, np.flatnonzero(dataset.split != TEST)),
         label_issues=find_label_issues(own, seed=seed),
         comparisons=compare_heads(dataset, result),
+        shift=compare_splits(own, result.splits[0], seed),
     )

@@ -158,7 +158,8 @@ def _spread(points: NDArray[np.float64]) -> NDArray[np.int64]:
     reverse = np.zeros(1, np.int64)
     for bit in range(width):
         reverse = np.concatenate([reverse, reverse + 2 ** (width - 1 - bit)])
-    return curve.argsort(kind="stable")[reverse[reverse < len(points)]]
+    order: NDArray[np.int64] = curve.argsort(kind="stable")[reverse[reverse < len(points)]]
+    return order
 
 
 def _shorten(key: str) -> str:

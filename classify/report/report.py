@@ -1,11 +1,9 @@
 """The report of a run: one HTML file that says which head to use and where it is wrong.
 
-The page loads nothing. Its only script is allowed by its digest. The template
-engine escapes every name that comes from the user.
+The page loads nothing. Its only script and its only style sheet are allowed by their digests, so no
+element has a style attribute. The template engine escapes every name that comes from the user.
 """
 
-import hashlib
-from base64 import b64encode
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,24 +13,34 @@ import numpy as np
 from classify.activation.explain import Explained
 from classify.data.dataset import Dataset
 from classify.diagnosis.analysis import Analysis
-from classify.diagnosis.diagnostics import ClassMetrics
-from classify.figures.confusion import cell_width
+from classify.diagnosis.diagnostics import ClassMetrics, confused_pairs
+from classify.diagnosis.sweeps import find_sweeps
+from classify.figures.candidates import name_heads
+from classify.figures.confusion import cell_width, to_page
 from classify.figures.drawing import SERIES, Drawing, to_svg
 from classify.figures.learning import list_panels
 from classify.figures.result_figures import draw_figures, map_name, map_styles
-from classify.report.images import Images, read_images
+from classify.figures.sweeps import MOST_SWEEPS, kind_of
+from classify.report.confusion_cells import CellImages
+from classify.report.images import read_images
+from classify.report.mistakes import explained_mistakes
 from classify.scores.intervals import FEWEST_GROUPS
 from classify.search.evaluate import training_sample
 from classify.search.leaderboard import Result
 from classify.settings.config import METRICS
-from extract.gallery.page import open_templates
+from extract.gallery.page import content_policy, open_templates
 
 _PAGE = Path(__file__).with_name("page")
 # In the order of the page; rules for paper and telephones come last.
-_STYLES = ("style/base.css", "style/images.css", "style/mistakes.css", "style/print_and_phone.css")
-_SCRIPTS = ("scripts/page.js", "scripts/tables.js", "scripts/images.js", "scripts/mistakes.js")
+_STYLES = tuple(
+    f"style/{name}.css"
+    for name in ("base", "images", "mistakes", "sweeps", "confusion", "print_and_phone")
+)
+_SCRIPTS = tuple(
+    f"scripts/{name}.js" for name in ("page", "tables", "images", "mistakes", "confusion")
+)
 # More thumbnails and lines of a table would make the page harder to read.
-_MOST_IMAGES, _MOST_ISSUES, _MOST_CLASSES = 24, 12, 200
+_MOST_IMAGES, _MOST_ISSUES, _MOST_CLASSES, _MOST_PAIRS = 24, 12, 200, 200
 _NO_VALUE = "\N{EN DASH}"
 
 
@@ -44,7 +52,9 @@ def write_report(
     store: str | Sequence[str],
     explained: Explained | None = None,
 ) -> None:
-    """Write the report of a finished run; the same run gives the same bytes.
+    """Write the report of a finished run; the same result gives the same bytes.
+
+    Two runs with the same seed differ in their training seconds only.
 
     Args:
         path: The HTML file.
@@ -68,10 +78,12 @@ def write_report(
 
 
 def _page() -> dict[str, Any]:
-    """Return the style and the script of the page, and the digest that allows the script."""
-    script = "".join((_PAGE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
-    digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return {"styles": _STYLES, "script": script, "script_digest": digest}
+    """Return the style sheet and the script of the page, and the policy that allows only these."""
+    style, script = (
+        "".join((_PAGE / name).read_text(encoding="utf-8") for name in names)
+        for names in (_STYLES, _SCRIPTS)
+    )
+    return {"style": style, "script": script, "policy": content_policy(style, script)}
 
 
 def _results(
@@ -79,12 +91,15 @@ def _results(
 ) -> dict[str, Any]:
     """Return the content of the page by the names that its templates use."""
     listed = analysis.mistakes[:_MOST_IMAGES], analysis.label_issues.issues[:_MOST_ISSUES]
-    wanted: list[int] = []  # rows whose small images scripts show, the most important ones first
+    cells = CellImages(analysis.confusion, dataset, result)
+    # Rows whose small images scripts show, the most important ones first.
+    wanted = [*cells.rows.tolist()]
     large = [one.row for part in listed for one in part]
     large += [neighbour.row for nearest in explained.nearest for neighbour in nearest]
     images = read_images(dataset, result, analysis, large, wanted)
     own = result.dataset or dataset
     lowest, highest = _range(result)
+    figures = draw_figures(dataset, result, analysis)
     return {
         "makers": own.joined or [own],
         "dataset": dataset,
@@ -97,17 +112,33 @@ def _results(
         "highest": highest,
         "fewest_groups": FEWEST_GROUPS,
         "learning": list_panels(result),
-        "figures": draw_figures(dataset, result, analysis),
+        "sweeps": [(kind_of(sweep), sweep) for sweep in find_sweeps(result.entries)[:MOST_SWEEPS]],
+        "named_heads": name_heads(result.entries),
+        "figures": figures,
         "map_name": map_name,
         "map_styles": map_styles(dataset, analysis),
         "colours": len(SERIES),
-        "cell_width": cell_width(len(dataset.class_names)),
+        **_confusions(dataset, analysis, figures["confusion"]),
         "worst_classes": _worst_classes(analysis.classes),
         "images": images,
-        "mistakes": _with_explanations(images, dataset, images.show(listed[0]), explained),
+        "mistakes": explained_mistakes(images, dataset, listed[0], explained),
         "explained": explained,
         "issues": images.show(listed[1]),
-        "page_data": {"images": images.to_page(dataset, result)},
+        "page_data": {
+            "images": images.to_page(dataset, result),
+            "confusion": cells.to_page(set(images.rows.tolist())),
+        },
+    }
+
+
+def _confusions(dataset: Dataset, analysis: Analysis, drawing: Drawing) -> dict[str, Any]:
+    """Return the content of the section of confusions."""
+    names, confusion = dataset.class_names, analysis.confusion
+    return {
+        "confusion_matrix": to_page(drawing),
+        "cell_width": cell_width(len(names)),
+        "confused": confused_pairs(confusion, names, _MOST_PAIRS),
+        "wrong_cells": int(confusion.count_nonzero() - (confusion.diagonal() > 0).sum()),
     }
 
 
@@ -130,11 +161,11 @@ def _number(value: float | None, places: int = 3) -> str:
     return _NO_VALUE if value is None or np.isnan(value) else f"{value:.{places}f}"
 
 
-def _svg(drawing: Drawing) -> Any:
+def _svg(drawing: Drawing, scale: float = 1.5) -> Any:
     """Return a figure as SVG, which the template does not escape."""
     from markupsafe import Markup
 
-    return Markup(to_svg(drawing))
+    return Markup(to_svg(drawing, scale))
 
 
 def _percent(value: float | None) -> str:
@@ -162,20 +193,3 @@ def _worst_classes(classes: Sequence[ClassMetrics]) -> Sequence[ClassMetrics]:
         return classes
     known = [metrics for metrics in classes if metrics.f1.value is not None]
     return sorted(known, key=lambda of: (of.f1.value, -of.rows))[:_MOST_CLASSES]
-
-
-def _with_explanations(
-    images: Images, dataset: Dataset, mistakes: list[dict[str, Any]], explained: Explained
-) -> list[dict[str, Any]]:
-    """Return mistakes with their overlays and the images of their neighbours."""
-    shown = {mistake["mistake"].row for mistake in mistakes}
-    for mistake, overlay, nearest in zip(
-        mistakes, explained.overlays, explained.nearest, strict=True
-    ):
-        mistake |= {"overlay": overlay, "nearest": []}
-        for row, cosine in nearest:
-            words = {"key": dataset.keys[row], "label": dataset.class_names[dataset.y[row]]}
-            words |= {"row": row, "cosine": cosine, "is_first": row not in shown}
-            mistake["nearest"].append(words | images.thumbnails[row]._asdict())
-            shown.add(row)
-    return mistakes
