@@ -28,7 +28,7 @@ from classify.scores.operating_points import (
 from classify.search.leaderboard import Result
 from classify.search.ranking import to_json
 
-MISTAKES, PAIRS = 100, 12
+MISTAKES, PAIRS = 500, 12
 
 
 @dataclass(frozen=True)

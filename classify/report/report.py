@@ -24,6 +24,7 @@ from classify.figures.sweeps import MOST_SWEEPS, kind_of
 from classify.report.confusion_cells import CellImages
 from classify.report.images import read_images
 from classify.report.map_marks import map_content, map_places
+from classify.report.mistakes import explained_mistakes
 from classify.scores.intervals import FEWEST_GROUPS
 from classify.search.evaluate import training_sample
 from classify.search.leaderboard import Result
@@ -62,11 +63,11 @@ def write_report(
     Raises:
         OSError: The file cannot be written.
     """
+    explained = explained or Explained.left_out(analysis.mistakes, "")
     template = _environment().get_template("report.html")
     text = template.render(
         **_page(),
-        **_results(dataset, result, analysis),
-        explained=explained or Explained.left_out(analysis.mistakes, "not made"),
+        **_results(dataset, result, analysis, explained),
         stores=[store] if isinstance(store, str) else store,
     )
     path.write_text(text.lstrip(), encoding="utf-8", newline="\n")
@@ -86,7 +87,9 @@ def _join_files(folder: str) -> str:
     return "".join(path.read_text(encoding="utf-8") for path in paths if path.exists())
 
 
-def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, Any]:
+def _results(
+    dataset: Dataset, result: Result, analysis: Analysis, explained: Explained
+) -> dict[str, Any]:
     """Return the content of the page by the names that its templates use."""
     listed = analysis.mistakes[:_MOST_IMAGES], analysis.label_issues.issues[:_MOST_ISSUES]
     cells = CellImages(analysis.confusion, dataset, result)
@@ -95,6 +98,7 @@ def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, 
     disputed = [[row for pair in pairs for row in pair.rows] for pairs in (first, others)]
     wanted = [*disputed[0], *cells.rows.tolist(), *disputed[1]]
     large = [one.row for part in listed for one in part]
+    large += [neighbour.row for nearest in explained.nearest for neighbour in nearest]
     images = read_images(dataset, result, analysis, large, wanted)
     known = set(images.rows.tolist())
     own = result.dataset or dataset
@@ -119,7 +123,8 @@ def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, 
         **_confusions(dataset, analysis, figures["confusion"]),
         "worst_classes": _worst_classes(analysis.classes),
         "images": images,
-        "mistakes": images.show(listed[0]),
+        "mistakes": explained_mistakes(images, dataset, listed[0], explained),
+        "explained": explained,
         "issues": images.show(listed[1]),
         "page_data": {
             "images": images.to_page(dataset, result),
