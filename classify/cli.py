@@ -3,6 +3,7 @@
 import argparse
 import os
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from classify.settings.head_spec import DEFAULTS, SETTINGS, USUAL_HEADS, HeadSpe
 from extract.core.console import Parser, add_common_flags, as_word, log, run_command
 from extract.core.errors import ExitCode
 from extract.core.flags import add_flags, given_settings
+from extract.display.width import width_of
 
 _EXAMPLES = """\
 examples:
@@ -146,12 +148,20 @@ def _defaults(name: str) -> str:
 def _train_head(arguments: argparse.Namespace) -> int:
     from classify.train import train_heads
 
-    result = train_heads(**given_settings(arguments), on_result=print)
+    result = train_heads(**given_settings(arguments), on_result=_print_board)
     if source := _next_source(result):
         log.info(
             "next: %s", shlex.join(["predict-images", as_word(result.folder), as_word(source)])
         )
     return ExitCode.OK
+
+
+def _print_board(result: Any) -> None:
+    """Print the leaderboard, in a terminal the columns that fit."""
+    board = result.text(width_of(sys.stdout))
+    print(board.text)
+    if board.dropped:
+        log.info("columns without room: %s; a wider terminal has them", ", ".join(board.dropped))
 
 
 def _next_source(result: Any) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -28,6 +29,7 @@ from extract.core.views import ViewSpec
 from extract.images.item import Item
 from extract.store.format import Layout, create_store
 from extract.store.open import open_store
+from tests.browser import chromium
 
 # TensorFlow is imported by the tests, and is quiet if this stands before.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -105,6 +107,13 @@ def images(tmp_path: Path) -> Path:
                 Image.fromarray(pixels).save(folder / f"{i}.png")
                 os.utime(folder / f"{i}.png", (1e9, 1e9))  # files of just now have no stamp
     return root
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, for the tests of one file; where there is none, they skip."""
+    with chromium() as started:
+        yield started
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from classify.settings.head_spec import HeadSpec
 from classify.stored.views import FoldData
 from extract.core.config import TrunkSpec
 from extract.core.errors import HeadError, SettingError
+from extract.display.width import cells
 from tests.conftest import MakeStore
 
 BEFORE = Path(__file__).parent / "before" / "heads"
@@ -327,6 +328,11 @@ def test_a_result_shows_itself() -> None:
     assert lines[-2].split()[:4] == ["-", "always", "a", "0.3333"]
     assert lines[-1].startswith(f"best: {result.rows()[1][1]}, accuracy ")
     assert result._repr_html_().count("<tr>") == 6
+    whole, narrow = result.text(), result.text(55)
+    assert whole == (str(result), [])
+    assert narrow.dropped == ["rank", "training", "seconds"]
+    assert all(cells(line) <= 55 for line in narrow.text.split("\n"))
+    assert " ".join(narrow.text.split()).endswith(result.advice())
 
 
 def test_settings_that_do_nothing_are_refused() -> None:

@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 from classify.data.dataset import Dataset
 from classify.data.splits import TEST
 from classify.diagnosis import diagnostics
+from classify.diagnosis.comparison import HeadPair, compare_heads
 from classify.diagnosis.curves import Curve, class_curves, coverage_curve
 from classify.diagnosis.projection import FeatureMap, map_features
+from classify.diagnosis.shift import Shift, compare_splits
 from classify.diagnosis.training_sizes import TrainingSizes, train_on_fewer
 from classify.labelling.issues import LabelIssues, find_label_issues
 from classify.scores.areas import class_thresholds
@@ -44,6 +46,8 @@ class Analysis:
         fewer_images: Scores of a fast head by the number of its training images.
         maps: The features in two dimensions; empty where they have fewer.
         label_issues: The training and validation images whose label may be wrong.
+        comparisons: Pairs of heads on the same images.
+        shift: Whether training and validation images look different; None where it is not tested.
     """
 
     confusion: Any
@@ -63,6 +67,8 @@ class Analysis:
     fewer_images: TrainingSizes
     maps: list[FeatureMap]
     label_issues: LabelIssues
+    comparisons: list[HeadPair]
+    shift: Shift | None
 
     def to_dict(self, keys: list[str]) -> dict[str, Any]:
         """Return every number as JSON values, with keys in place of row numbers."""
@@ -74,6 +80,8 @@ class Analysis:
             **{name: to_json(getattr(self, name)) for name in plain},
             "mistakes": {"count": len(self.wrong_rows), "most_confident": to_json(mistakes)},
             "label_issues": self.label_issues.to_dict(),
+            "comparisons": [pair.to_dict(keys) for pair in self.comparisons],
+            "shift": to_json(self.shift),
             "sized": self.fewer_images.head,
             "sized_on": self.fewer_images.rows,
             "sizes": to_json(self.fewer_images.sizes),
@@ -133,4 +141,6 @@ def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
         fewer_images=train_on_fewer(own, result, seed),
         maps=map_features(own.X, np.flatnonzero(dataset.split != TEST)),
         label_issues=find_label_issues(own, seed=seed),
+        comparisons=compare_heads(dataset, result),
+        shift=compare_splits(own, result.splits[0], seed),
     )

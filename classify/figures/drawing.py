@@ -65,8 +65,8 @@ class Drawing(NamedTuple):
     legend: tuple[LegendItem, ...] = ()
 
 
-def to_svg(drawing: Drawing) -> str:
-    """Return a figure as SVG for the page.
+def to_svg(drawing: Drawing, scale: float = 1.5) -> str:
+    """Return a figure as SVG for the page, at most ``scale`` times as wide as on paper.
 
     Its attribute ``data-axes`` has, for each pair of axes, left, top, width and height in units of
     the SVG, and the limits of x and y: so a script finds the place of a value.
@@ -86,10 +86,11 @@ def to_svg(drawing: Drawing) -> str:
     width, height = (f"{round(72 * side, 1):g}" for side in drawing.size)
     axes = json.dumps([_place(axes, drawing.size) for axes in figure.axes])
     opening = (
-        f'<svg viewBox="0 0 {width} {height}" style="--width: {width}px" role="img" '
+        f'<svg viewBox="0 0 {width} {height}" width="{scale * 72 * drawing.size[0]:g}" role="img" '
+        'stroke-linejoin="round" stroke-linecap="butt" '
         f'aria-label="{html.escape(drawing.label)}" data-axes="{axes}">'
     )
-    # Matplotlib's own style would apply to the whole page.
+    # Matplotlib's own style would apply to the whole page, and no digest allows it.
     text = re.sub(r"<style.*?</style>", "", out.getvalue(), flags=re.DOTALL)
     text = re.sub(r"^.*?<svg[^>]*>", lambda _: opening, text.rstrip(), count=1, flags=re.DOTALL)
     # Only tags are changed: a class may be called "#010101", and text has no brackets.
@@ -118,6 +119,7 @@ def load_matplotlib() -> Any:
 
 def _adapt(tag: str, name: str) -> str:
     """Give a tag the colours of the page, a prefix for its identifiers and two decimals."""
+    tag = re.sub(r' style="([^"]*)"', lambda style: _to_attributes(style[1]), tag)
     if "base64," in tag:
         return tag.replace(' id="', f' id="{name}-')
     tag = re.sub(
@@ -125,6 +127,17 @@ def _adapt(tag: str, name: str) -> str:
     )
     tag = re.sub(r"(\d\.\d\d)\d+", r"\1", tag)
     return re.sub(r'( id="|url\(#|href="#)', rf"\1{name}-", tag)
+
+
+def _to_attributes(style: str) -> str:
+    """Return declarations as attributes, which the page's Content-Security-Policy allows.
+
+    The font is that of the page.
+    """
+    declarations = (declaration.partition(":") for declaration in style.split(";"))
+    values = {name.strip(): value.strip() for name, _, value in declarations}
+    values.pop("font-family", None)
+    return "".join(f' {name}="{value}"' for name, value in values.items() if name)
 
 
 def add_axes(figure: Any, box: Sequence[float], **settings: Any) -> Any:

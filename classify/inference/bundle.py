@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from classify.activation.explain import Explained
 from classify.data.dataset import Dataset
 from classify.data.table_rows import TableRecord, records_from_json, records_to_json
 from classify.diagnosis.analysis import Analysis
@@ -132,9 +133,8 @@ class TrainedHead:
         except MemoryError:
             raise
         except Exception as error:  # a damaged scikit-learn head can raise anything
-            raise HeadError(
-                f"the head cannot score: {type(error).__name__}: {reason_of(error)}; {_EXPECTED}"
-            ) from error
+            problem = f"the head cannot score: {type(error).__name__}: {reason_of(error)}"
+            raise HeadError(f"{problem}; {_EXPECTED}") from error
 
 
 def save_head(folder: Path, dataset: Dataset, result: Result, store: str | Sequence[str]) -> None:
@@ -165,7 +165,12 @@ def save_head(folder: Path, dataset: Dataset, result: Result, store: str | Seque
 
 
 def save_report(
-    folder: Path, dataset: Dataset, result: Result, analysis: Analysis, timing: Mapping[str, float]
+    folder: Path,
+    dataset: Dataset,
+    result: Result,
+    analysis: Analysis,
+    explained: Explained,
+    timing: Mapping[str, float],
 ) -> None:
     """Add the report and all of its numbers to a saved head with an atomic write.
 
@@ -174,6 +179,7 @@ def save_report(
         dataset: The rows that were trained on.
         result: The result of the run.
         analysis: The analysis of the best head.
+        explained: The mistakes that the report shows.
         timing: Step -> seconds.
 
     Raises:
@@ -183,10 +189,12 @@ def save_report(
     with atomic_write(folder, HeadError) as temporary:
         shutil.copytree(folder, temporary, copy_function=_link, ignore=rest)
         described = json.loads((folder / RESULT).read_bytes())
-        write_json(temporary / RESULT, described | {"best": analysis.to_dict(dataset.keys)})
+        best = analysis.to_dict(dataset.keys)
+        best["mistakes"]["explained"] = explained.to_dict(dataset.keys)
+        write_json(temporary / RESULT, described | {"best": best})
         write_json(temporary / TIMING, describe_timing(result, timing))
         analysis.label_issues.write_csv(temporary / ISSUES)
-        write_report(temporary / REPORT, dataset, result, analysis, described["store"])
+        write_report(temporary / REPORT, dataset, result, analysis, described["store"], explained)
 
 
 def _link(file: str, copy: str) -> None:
@@ -256,19 +264,16 @@ def _read_identity(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         problem = f"no readable {BUNDLE}" if isinstance(error, OSError) else f"{BUNDLE}: {error}"
         if not folder.exists():
-            raise HeadError(
-                f"{folder}: no such folder; expected one that train-head wrote"
-            ) from error
+            expected = "expected one that train-head wrote"
+            raise HeadError(f"{folder}: no such folder; {expected}") from error
         if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
             problem = f"not JSON in {BUNDLE}"
         raise HeadError(f"{folder}: {problem}; {_EXPECTED}") from error
     if not isinstance(described, dict) or described.get("format") != FORMAT:
         raise HeadError(f"{path}: from another program; {_EXPECTED}")
-    known = FORMAT_VERSION, FOREIGN_VERSION, JOINED_VERSION
-    if (found := described.get("format_version")) not in known:
-        raise HeadError(
-            f"{path}: format {found}; expected 1 to 3; upgrade headstart or train again"
-        )
+    if (found := described.get("format_version")) not in (1, 2, 3):
+        remedy = "upgrade headstart or train again"
+        raise HeadError(f"{path}: format {found}; expected 1 to 3; {remedy}")
     return described
 
 

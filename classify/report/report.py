@@ -1,20 +1,19 @@
 """The report of a run: one HTML file that says which head to use and where it is wrong.
 
-The page loads nothing. Its only script sorts tables and is allowed by its digest. The template
-engine escapes every name that comes from the user.
+The page loads nothing. Its only script and its only style sheet are allowed by their digests, so no
+element has a style attribute. The template engine escapes every name that comes from the user.
 """
 
-import hashlib
-from base64 import b64encode
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from classify.activation.explain import Explained
 from classify.data.dataset import Dataset
 from classify.diagnosis.analysis import Analysis
-from classify.diagnosis.diagnostics import ClassMetrics, Mistake
+from classify.diagnosis.diagnostics import ClassMetrics
 from classify.diagnosis.sweeps import find_sweeps
 from classify.figures.candidates import name_heads
 from classify.figures.confusion import cell_width
@@ -22,26 +21,29 @@ from classify.figures.drawing import SERIES, Drawing, to_svg
 from classify.figures.learning import list_panels
 from classify.figures.result_figures import draw_figures, map_name, map_styles
 from classify.figures.sweeps import MOST_SWEEPS, kind_of
-from classify.labelling.issues import LabelIssue
+from classify.report.images import read_images
 from classify.scores.intervals import FEWEST_GROUPS
 from classify.search.evaluate import training_sample
 from classify.search.leaderboard import Result
 from classify.settings.config import METRICS
-from extract.core.console import log
-from extract.gallery.page import open_templates
-from extract.gallery.thumbnails import Place, Thumbnail, Wanted, read_thumbnails
+from extract.gallery.page import content_policy, open_templates
 
 _PAGE = Path(__file__).with_name("page")
 # In the order of the page; rules for paper and telephones come last.
-_STYLES = "style/base.css", "style/sweeps.css", "style/print_and_phone.css"
-_SCRIPTS = "scripts/page.js", "scripts/tables.js"
+_STYLES = ("style/base.css", "style/images.css", "style/sweeps.css", "style/print_and_phone.css")
+_SCRIPTS = ("scripts/page.js", "scripts/tables.js", "scripts/images.js")
 # More thumbnails and lines of a table would make the page harder to read.
 _MOST_IMAGES, _MOST_ISSUES, _MOST_CLASSES = 24, 12, 200
 _NO_VALUE = "\N{EN DASH}"
 
 
 def write_report(
-    path: Path, dataset: Dataset, result: Result, analysis: Analysis, store: str | Sequence[str]
+    path: Path,
+    dataset: Dataset,
+    result: Result,
+    analysis: Analysis,
+    store: str | Sequence[str],
+    explained: Explained | None = None,
 ) -> None:
     """Write the report of a finished run; the same result gives the same bytes.
 
@@ -53,6 +55,7 @@ def write_report(
         result: The result of the run.
         analysis: The analysis of the best head.
         store: The store or stores, as the user named them.
+        explained: The mistakes that are shown; None shows them without explanation.
 
     Raises:
         OSError: The file cannot be written.
@@ -61,22 +64,27 @@ def write_report(
     text = template.render(
         **_page(),
         **_results(dataset, result, analysis),
+        explained=explained or Explained.left_out(analysis.mistakes, "not made"),
         stores=[store] if isinstance(store, str) else store,
     )
     path.write_text(text.lstrip(), encoding="utf-8", newline="\n")
 
 
 def _page() -> dict[str, Any]:
-    """Return the style and the script of the page, and the digest that allows the script."""
-    script = "".join((_PAGE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
-    digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return {"styles": _STYLES, "script": script, "script_digest": digest}
+    """Return the style sheet and the script of the page, and the policy that allows only these."""
+    style, script = (
+        "".join((_PAGE / name).read_text(encoding="utf-8") for name in names)
+        for names in (_STYLES, _SCRIPTS)
+    )
+    return {"style": style, "script": script, "policy": content_policy(style, script)}
 
 
 def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, Any]:
     """Return the content of the page by the names that its templates use."""
     listed = analysis.mistakes[:_MOST_IMAGES], analysis.label_issues.issues[:_MOST_ISSUES]
-    images, shown = _thumbnails(dataset, [*listed[0], *listed[1]]), len(listed[0])
+    wanted: list[int] = []  # rows whose small images scripts show, the most important ones first
+    large = [one.row for part in listed for one in part]
+    images = read_images(dataset, result, analysis, large, wanted)
     own = result.dataset or dataset
     lowest, highest = _range(result)
     return {
@@ -99,9 +107,10 @@ def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, 
         "colours": len(SERIES),
         "cell_width": cell_width(len(dataset.class_names)),
         "worst_classes": _worst_classes(analysis.classes),
-        "mistakes": images[:shown],
-        "issues": images[shown:],
-        "page_data": {},
+        "images": images,
+        "mistakes": images.show(listed[0]),
+        "issues": images.show(listed[1]),
+        "page_data": {"images": images.to_page(dataset, result)},
     }
 
 
@@ -124,11 +133,11 @@ def _number(value: float | None, places: int = 3) -> str:
     return _NO_VALUE if value is None or np.isnan(value) else f"{value:.{places}f}"
 
 
-def _svg(drawing: Drawing) -> Any:
+def _svg(drawing: Drawing, scale: float = 1.5) -> Any:
     """Return a figure as SVG, which the template does not escape."""
     from markupsafe import Markup
 
-    return Markup(to_svg(drawing))
+    return Markup(to_svg(drawing, scale))
 
 
 def _percent(value: float | None) -> str:
@@ -156,24 +165,3 @@ def _worst_classes(classes: Sequence[ClassMetrics]) -> Sequence[ClassMetrics]:
         return classes
     known = [metrics for metrics in classes if metrics.f1.value is not None]
     return sorted(known, key=lambda of: (of.f1.value, -of.rows))[:_MOST_CLASSES]
-
-
-def _thumbnails(dataset: Dataset, mistakes: Sequence[Mistake | LabelIssue]) -> list[dict[str, Any]]:
-    """Return mistakes and label issues with their images, or the reason why there is none."""
-    first = dataset.store.parts[0].made_by if dataset.store else dataset
-    if not first.trunk.trunk:
-        if dataset.moved_to:
-            log.warning("source: has no effect on features of another program, without images")
-        thumbnails = [Thumbnail("", "features of another program")] * len(mistakes)
-    else:
-        known = dataset.digests
-        wanted = [
-            Wanted(mistake.key, None if known is None else known[mistake.row].tobytes())
-            for mistake in mistakes
-        ]
-        place = dataset.source, dataset.columns, dataset.root, dataset.moved_to
-        thumbnails = read_thumbnails(wanted, Place(dataset.path, *place))
-    return [
-        {"mistake": mistake, **thumbnail._asdict()}
-        for mistake, thumbnail in zip(mistakes, thumbnails, strict=True)
-    ]

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from classify.data.dataset import Dataset
 from classify.data.preprocessing import Floats
@@ -19,6 +19,18 @@ from classify.settings.config import METRICS
 from classify.stored.out_of_core import Labels
 from extract.core.errors import count_of, quoted
 from extract.display.tables import html_table
+from extract.display.width import fit_table, wrap
+
+# The columns that a narrow terminal does without, one after the other: seconds, accuracy in
+# training, rank, and the ends of the interval.
+_LEAST_IMPORTANT = ((7,), (6,), (0,), (3, 4))
+
+
+class Board(NamedTuple):
+    """The leaderboard as text, and the columns that had no room."""
+
+    text: str
+    dropped: list[str]
 
 
 @dataclass(frozen=True)
@@ -151,10 +163,13 @@ class Result:
         return f"Result of {count}, ranked by {self.metric}; {self._best()}"
 
     def __str__(self) -> str:
-        rows = self.rows()
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        line = "  ".join(f"{{:{'<' if i == 1 else '>'}{width}}}" for i, width in enumerate(widths))
-        return "\n".join([*(line.format(*row).rstrip() for row in rows), self.advice()])
+        return self.text().text
+
+    def text(self, width: int | None = None) -> "Board":
+        """Return the leaderboard as text; what is wider than ``width`` cells loses columns."""
+        table = fit_table(self.rows(), width, name=1, drop=_LEAST_IMPORTANT)
+        advice = (wrap(line, width) for line in self.advice().split("\n"))
+        return Board("\n".join([*table.lines, *advice]), table.dropped)
 
     def _repr_html_(self) -> str:
         heading, *rows = self.rows()
