@@ -17,9 +17,8 @@ from classify.report.images import _spread
 from extract.gallery import thumbnails
 from extract.gallery.thumbnails import Place, Wanted, read_thumbnails
 from extract.images.digests import digest_bytes
-from tests.test_report_page import SCRIPT, browser, dataset, opened, report
-
-__all__ = ["browser"]
+from tests.browser import opened
+from tests.test_report_page import SCRIPT, dataset, report
 
 
 def page_data(path: Path) -> Any:
