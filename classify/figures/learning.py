@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.figures.drawing import (
+    CARD,
     HELD,
     MUTED,
     TRAIN,
