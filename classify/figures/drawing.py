@@ -87,7 +87,7 @@ def to_svg(drawing: Drawing, scale: float = 1.5) -> str:
     axes = json.dumps([_place(axes, drawing.size) for axes in figure.axes])
     opening = (
         f'<svg viewBox="0 0 {width} {height}" width="{scale * 72 * drawing.size[0]:g}" role="img" '
-        'stroke-linejoin="round" stroke-linecap="butt" '
+        f'stroke-linejoin="round" stroke-linecap="butt" '
         f'aria-label="{html.escape(drawing.label)}" data-axes="{axes}">'
     )
     # Matplotlib's own style would apply to the whole page, and no digest allows it.

@@ -25,6 +25,7 @@ from classify.report.confusion_cells import CellImages
 from classify.report.images import read_images
 from classify.report.map_marks import map_content, map_places
 from classify.report.mistakes import explained_mistakes
+from classify.report.summary import Name, summarise
 from classify.scores.intervals import FEWEST_GROUPS
 from classify.search.evaluate import training_sample
 from classify.search.leaderboard import Result
@@ -111,6 +112,7 @@ def _results(
         "analysis": analysis,
         "metrics": [result.metric, *(name for name in METRICS if name != result.metric)],
         "lead": _lead(result),
+        "summary": summarise(dataset, result, analysis),
         "train_scored": training_sample(len(result.splits[0].train)),
         "lowest": lowest,
         "highest": highest,
@@ -153,6 +155,7 @@ def _environment() -> Any:
     """Return the template engine with the filters of the report."""
     environment = open_templates(_PAGE)
     environment.filters |= {"number": _number, "percent": _percent, "svg": _svg}
+    environment.tests["name"] = lambda text: isinstance(text, Name)
     return environment
 
 
