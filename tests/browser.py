@@ -44,7 +44,8 @@ def opened(browser: Any, path: Path, **settings: Any) -> Iterator[Any]:
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("dialog", answer)
-    page.expose_function("policyBroken", said.append)
+    # Playwright calls functions of Python only.
+    page.expose_function("policyBroken", lambda directive: said.append(str(directive)))
     page.add_init_script(
         "document.addEventListener('securitypolicyviolation', event =>"
         " policyBroken(`${event.violatedDirective}: ${event.sample}`));"

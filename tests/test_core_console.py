@@ -1,12 +1,18 @@
 """What people see: errors of usage, progress without a terminal, quiet mode, tables."""
 
 import argparse
+import contextlib
 import errno
+import fcntl
 import logging
 import os
+import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,9 +23,9 @@ from classify import cli as train_cli
 from classify import predict_cli
 from extract import cli, show_cli, write_features
 from extract.core import console
-from extract.core.console import log, quiet_mode
+from extract.core.console import log, muted, quiet_mode
 from extract.core.errors import ExitCode, SettingError, StoreError
-from extract.display.progress import progress
+from extract.display.progress import progress, step
 from extract.display.tables import html_table
 from tests.conftest import ROOT
 from tests.test_cli import QUICK_FLAGS
@@ -200,18 +206,84 @@ def test_no_warning_of_a_library_ends_a_command(kind: type[Warning]) -> None:
     assert (b"old" in ended.stderr) == (kind is UserWarning)
 
 
+def wait_for(found: Callable[[], bool]) -> None:
+    """Wait until something happens in another thread."""
+    for _ in range(500):
+        if found():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it did not happen")
+
+
 def test_without_a_terminal_a_line_says_how_far_it_is(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "headstart"):
-        for seconds in (0.0, 3600.0):
-            monkeypatch.setattr("extract.display.progress.LINE_SECONDS", seconds)
-            with progress(10, "images", done=2) as bar:
-                bar.update(3)
-                bar.set_postfix_str("best 0.9")
-                bar.update(5)
-    # No line for the end, which the command reports itself.
-    assert [record.getMessage().split(",")[0] for record in caplog.records] == ["5 of 10 images"]
+        with progress(10, "heads", done=2, label="training") as bar:
+            bar.update(3)  # no line for the end, which the command reports itself
+        assert not caplog.messages
+        monkeypatch.setattr("extract.display.progress.LINE_SECONDS", 0.01)
+        with progress(1000, "heads", done=2, label="training") as bar:
+            wait_for(lambda: "training: 2 of 1,000 heads" in caplog.messages)  # nothing was updated
+            bar.update(3)
+            bar.set_postfix_str("best 0.9")
+            with progress(30, "epochs", label="dense") as inner, muted():
+                inner.update(1)
+                line = r"training: 5 of 1,000 heads, about \d+ s left; dense: 1 of 30 epochs, about"
+                wait_for(lambda: any(re.match(line, message) for message in caplog.messages))
+        with step("building a trunk"):
+            wait_for(lambda: "still building a trunk: 0 s" in caplog.messages)
+    assert "building a trunk ..." in caplog.messages
+    count = len(caplog.messages)
+    time.sleep(0.05)
+    assert len(caplog.messages) == count
+
+
+BARS = """
+import time
+from extract.core.console import log, _messages_on_stderr
+from extract.display import progress as module
+module._TICK_SECONDS = 0.02
+with _messages_on_stderr(20), module.progress(7, "heads", label="training") as bar:
+    bar.update(1)
+    with module.progress(30, "epochs", label="dense") as inner:
+        inner.update(3)
+        log.info("a note")
+        inner.update(3)
+        inner.set_postfix_str("validation accuracy 0.900 " + "x" * 100)
+        time.sleep(1.5)
+    bar.update(6)
+"""
+
+
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+def test_one_bar_at_a_time(term: str) -> None:
+    here, there = pty.openpty()
+    fcntl.ioctl(here, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    words = [sys.executable, "-c", BARS]
+    child = subprocess.Popen(words, stderr=there, cwd=ROOT, env={**os.environ, "TERM": term})
+    os.close(there)
+    output = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while part := os.read(here, 4096):
+            output += part
+    os.close(here)
+    assert child.wait() == 0
+    text = output.decode()
+    assert "\x1b" not in text
+    if term == "dumb":
+        assert text == "a note\r\n"
+        return
+    frames = [frame.rstrip() for frame in re.split(r"[\r\n]+", text)]
+    assert all(len(frame) < 80 for frame in frames)
+    assert "training 1/7, dense:  10%|" in text
+    assert "[00:01<" in text  # it ticks without an update
+    # Two lines: the note, and the last state of the one bar.
+    assert text.count("\n") == 2
+    assert [frame for frame in frames if frame][-1].startswith("training: 100%|")
+    inner = [n for n, frame in enumerate(frames) if "dense" in frame]
+    outer = [n for n, frame in enumerate(frames) if frame.startswith("training: ")]
+    assert not any(inner[0] < n < inner[-1] for n in outer)
 
 
 def test_a_command_in_a_notebook_leaves_its_logging_alone(

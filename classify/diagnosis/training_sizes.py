@@ -86,7 +86,7 @@ def _training_sizes(
     full = [e.evaluation for e in result.entries if e.spec == spec and len(result.splits) == 1]
     parts = subsets(dataset.y[split.train], seed, [factor * share for share in SHARES])
     parts += [] if full or factor < 1 else [np.arange(len(split.train))]
-    with progress(len(parts), "fit", label="fewer images") as bar, muted():
+    with progress(len(parts), "parts", label="training on fewer images") as bar, muted():
         for part in parts:
             smaller = replace(split, train=split.train[part], validation=rows)
             try:

@@ -83,8 +83,8 @@ def draw_learning(
     marker = "o" if len(epochs) < 4 else ""
 
     def draw(figure: Any) -> None:
-        upper = add_axes(figure, (0.5, 2.0, 0.1, 0.1), ylabel="accuracy")
-        lower = add_axes(figure, (0.5, 0.45, 0.1, 2.1), xlabel="epoch", ylabel="loss")
+        upper = add_axes(figure, (0.62, 2.05, 0.15, 0.12), ylabel="accuracy")
+        lower = add_axes(figure, (0.62, 0.5, 0.15, 2.05), xlabel="epoch", ylabel="loss")
         for axes, curve in ((upper, "accuracy"), (lower, "loss")):
             training, validation = history[curve], history[f"val_{curve}"]
             axes.fill_between(epochs, training, validation, color=HELD, alpha=0.1, linewidth=0)
@@ -97,4 +97,4 @@ def draw_learning(
         lower.plot(epochs[best], history["val_loss"][best], "o", color=HELD, markersize=5)
         lower.set_ylim(0, limits[1] * 1.05)
 
-    return Drawing(name, "training and validation accuracy and loss by epoch", (4.4, 3.9), draw)
+    return Drawing(name, "training and validation accuracy and loss by epoch", (4.2, 3.9), draw)

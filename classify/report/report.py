@@ -13,11 +13,15 @@ import numpy as np
 from classify.activation.explain import Explained
 from classify.data.dataset import Dataset
 from classify.diagnosis.analysis import Analysis
-from classify.diagnosis.diagnostics import ClassMetrics
-from classify.figures.confusion import cell_width
+from classify.diagnosis.diagnostics import ClassMetrics, confused_pairs
+from classify.diagnosis.sweeps import find_sweeps
+from classify.figures.candidates import name_heads
+from classify.figures.confusion import cell_width, to_page
 from classify.figures.drawing import SERIES, Drawing, to_svg
 from classify.figures.learning import list_panels
 from classify.figures.result_figures import draw_figures, map_name, map_styles
+from classify.figures.sweeps import MOST_SWEEPS, kind_of
+from classify.report.confusion_cells import CellImages
 from classify.report.images import read_images
 from classify.scores.intervals import FEWEST_GROUPS
 from classify.search.evaluate import training_sample
@@ -27,10 +31,12 @@ from extract.gallery.page import content_policy, open_templates
 
 _PAGE = Path(__file__).with_name("page")
 # In the order of the page; rules for paper and telephones come last.
-_STYLES = ("style/base.css", "style/images.css", "style/print_and_phone.css")
-_SCRIPTS = ("scripts/page.js", "scripts/tables.js", "scripts/images.js")
+_STYLES = tuple(
+    f"style/{name}.css" for name in ("base", "images", "sweeps", "confusion", "print_and_phone")
+)
+_SCRIPTS = tuple(f"scripts/{name}.js" for name in ("page", "tables", "images", "confusion"))
 # More thumbnails and lines of a table would make the page harder to read.
-_MOST_IMAGES, _MOST_ISSUES, _MOST_CLASSES = 24, 12, 200
+_MOST_IMAGES, _MOST_ISSUES, _MOST_CLASSES, _MOST_PAIRS = 24, 12, 200, 200
 _NO_VALUE = "\N{EN DASH}"
 
 
@@ -42,7 +48,9 @@ def write_report(
     store: str | Sequence[str],
     explained: Explained | None = None,
 ) -> None:
-    """Write the report of a finished run; the same run gives the same bytes.
+    """Write the report of a finished run; the same result gives the same bytes.
+
+    Two runs with the same seed differ in their training seconds only.
 
     Args:
         path: The HTML file.
@@ -77,11 +85,14 @@ def _page() -> dict[str, Any]:
 def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, Any]:
     """Return the content of the page by the names that its templates use."""
     listed = analysis.mistakes[:_MOST_IMAGES], analysis.label_issues.issues[:_MOST_ISSUES]
-    wanted: list[int] = []  # rows whose small images scripts show, the most important ones first
+    cells = CellImages(analysis.confusion, dataset, result)
+    # Rows whose small images scripts show, the most important ones first.
+    wanted = [*cells.rows.tolist()]
     large = [one.row for part in listed for one in part]
     images = read_images(dataset, result, analysis, large, wanted)
     own = result.dataset or dataset
     lowest, highest = _range(result)
+    figures = draw_figures(dataset, result, analysis)
     return {
         "makers": own.joined or [own],
         "dataset": dataset,
@@ -94,16 +105,32 @@ def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, 
         "highest": highest,
         "fewest_groups": FEWEST_GROUPS,
         "learning": list_panels(result),
-        "figures": draw_figures(dataset, result, analysis),
+        "sweeps": [(kind_of(sweep), sweep) for sweep in find_sweeps(result.entries)[:MOST_SWEEPS]],
+        "named_heads": name_heads(result.entries),
+        "figures": figures,
         "map_name": map_name,
         "map_styles": map_styles(dataset, analysis),
         "colours": len(SERIES),
-        "cell_width": cell_width(len(dataset.class_names)),
+        **_confusions(dataset, analysis, figures["confusion"]),
         "worst_classes": _worst_classes(analysis.classes),
         "images": images,
         "mistakes": images.show(listed[0]),
         "issues": images.show(listed[1]),
-        "page_data": {"images": images.to_page(dataset, result)},
+        "page_data": {
+            "images": images.to_page(dataset, result),
+            "confusion": cells.to_page(set(images.rows.tolist())),
+        },
+    }
+
+
+def _confusions(dataset: Dataset, analysis: Analysis, drawing: Drawing) -> dict[str, Any]:
+    """Return the content of the section of confusions."""
+    names, confusion = dataset.class_names, analysis.confusion
+    return {
+        "confusion_matrix": to_page(drawing),
+        "cell_width": cell_width(len(names)),
+        "confused": confused_pairs(confusion, names, _MOST_PAIRS),
+        "wrong_cells": int(confusion.count_nonzero() - (confusion.diagonal() > 0).sum()),
     }
 
 
