@@ -17,11 +17,18 @@ from classify.diagnosis.training_sizes import TrainingSizes, train_on_fewer
 from classify.labelling.issues import LabelIssues, find_label_issues
 from classify.scores.areas import class_thresholds
 from classify.scores.metrics import confusion_matrix
-from classify.scores.operating_points import Coverage, Sensitivity, coverage, sensitivities
+from classify.scores.operating_points import (
+    Coverage,
+    Sensitivity,
+    Thresholds,
+    count_thresholds,
+    coverage,
+    sensitivities,
+)
 from classify.search.leaderboard import Result
 from classify.search.ranking import to_json
 
-MISTAKES, PAIRS = 100, 12
+MISTAKES, PAIRS = 500, 12
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class Analysis:
         precision_recall: Curves of precision against recall.
         coverage: Share and accuracy of the images with a least score.
         coverage_curve: Accuracy against that share.
+        thresholds: Images at each threshold of a slider.
         sensitivities: Of two classes, sensitivity for the positive one by specificity.
         calibration: Accuracy by score.
         calibration_error: Expected calibration error, 0 to 1.
@@ -60,6 +68,7 @@ class Analysis:
     precision_recall: list[Curve]
     coverage: list[Coverage]
     coverage_curve: Curve
+    thresholds: Thresholds
     sensitivities: list[Sensitivity]
     calibration: list[diagnostics.CalibrationBin]
     calibration_error: float
@@ -75,7 +84,7 @@ class Analysis:
     def to_dict(self, keys: list[str]) -> dict[str, Any]:
         """Return every number as JSON values, with keys in place of row numbers."""
         plain = ["classes", "pairs", "positive", "groups", "roc", "precision_recall"]
-        plain += ["coverage", "coverage_curve", "sensitivities"]
+        plain += ["coverage", "coverage_curve", "thresholds", "sensitivities"]
         plain += ["calibration", "calibration_error"]
         mistakes = [{k: v for k, v in m._asdict().items() if k != "row"} for m in self.mistakes]
         return {
@@ -137,6 +146,7 @@ def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
         ),
         coverage=coverage(y, scores, units),
         coverage_curve=coverage_curve(y, scores),
+        thresholds=count_thresholds(y, scores, positive),
         sensitivities=sensitivities(y, scores, positive, units, seed),
         calibration=bins,
         calibration_error=error,

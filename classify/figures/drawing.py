@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from io import StringIO
 from pathlib import Path
@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
 TRAIN, HELD, BAD = "#040404", "#050505", "#060606"
 CARD = "#070707"  # the ground of a figure
-SERIES = tuple(f"#0a0a{i:02x}" for i in range(10))
-_NAMES = ("ink", "muted", "grid", "train", "held", "bad", "card", *(f"s{i}" for i in range(10)))
+SERIES = tuple(f"#0a0a{i:02x}" for i in range(8))
+_NAMES = ("ink", "muted", "grid", "train", "held", "bad", "card", *(f"s{i}" for i in range(8)))
 _COLOURS = dict(zip((INK, MUTED, GRID, TRAIN, HELD, BAD, CARD, *SERIES), _NAMES, strict=True))
 _STYLE = Path(__file__).with_name("figures.mplstyle")
 
@@ -68,9 +68,8 @@ class Drawing(NamedTuple):
 def to_svg(drawing: Drawing, scale: float = 1.5) -> str:
     """Return a figure as SVG for the page, at most ``scale`` times as wide as on paper.
 
-    The style sheet knows it by ``data-figure``; see ``width_rules``. Its attribute ``data-axes``
-    has, for each pair of axes, left, top, width and height in units of the SVG, and the limits of x
-    and y: so a script finds the place of a value.
+    Its attribute ``data-axes`` has, for each pair of axes, left, top, width and height in units of
+    the SVG, and the limits of x and y: so a script finds the place of a value.
     """
     out = StringIO()
     with (
@@ -88,7 +87,7 @@ def to_svg(drawing: Drawing, scale: float = 1.5) -> str:
     axes = json.dumps([_place(axes, drawing.size) for axes in figure.axes])
     opening = (
         f'<svg viewBox="0 0 {width} {height}" width="{scale * 72 * drawing.size[0]:g}" role="img" '
-        f'data-figure="{drawing.name}" stroke-linejoin="round" stroke-linecap="butt" '
+        f'stroke-linejoin="round" stroke-linecap="butt" '
         f'aria-label="{html.escape(drawing.label)}" data-axes="{axes}">'
     )
     # Matplotlib's own style would apply to the whole page, and no digest allows it.
@@ -96,18 +95,6 @@ def to_svg(drawing: Drawing, scale: float = 1.5) -> str:
     text = re.sub(r"^.*?<svg[^>]*>", lambda _: opening, text.rstrip(), count=1, flags=re.DOTALL)
     # Only tags are changed: a class may be called "#010101", and text has no brackets.
     return re.sub(r"<[^>]+>", lambda tag: _adapt(tag[0], drawing.name), text)
-
-
-def width_rules(drawings: Iterable[Drawing]) -> str:
-    """Return the rules of a style sheet that give each figure its width on paper, ``--width``.
-
-    The policy of the page allows no style attribute, and no rule can read another attribute.
-    """
-    widths = {drawing.name: 72 * drawing.size[0] for drawing in drawings}
-    return "".join(
-        f'[data-figure="{name}"] {{ --width: {round(width, 1):g}px; }}\n'
-        for name, width in widths.items()
-    )
 
 
 def _place(axes: Any, size: tuple[float, float]) -> list[float]:
