@@ -69,10 +69,9 @@ def write_report(
     """
     explained = explained or Explained.left_out(analysis.mistakes, "")
     template = _environment().get_template("report.html")
-    content = _results(dataset, result, analysis, explained)
     text = template.render(
-        **_page(content["figures"].values()),
-        **content,
+        **_page(),
+        **_results(dataset, result, analysis, explained),
         settings=list_settings(dataset, result, described or {}),
         stores=[store] if isinstance(store, str) else store,
     )
