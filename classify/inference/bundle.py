@@ -193,7 +193,8 @@ def save_report(
         write_json(temporary / RESULT, described | analysed)
         write_json(temporary / TIMING, describe_timing(result, timing))
         analysis.label_issues.write_csv(temporary / ISSUES)
-        write_report(temporary / REPORT, dataset, result, analysis, described["store"], explained)
+        stores = described["store"]
+        write_report(temporary / REPORT, dataset, result, analysis, stores, explained, described)
 
 
 def _link(file: str, copy: str) -> None:
