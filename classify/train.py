@@ -35,6 +35,7 @@ from classify.stored.stores import Paths, as_paths, list_layers
 from extract.core.atomic import remove_leftovers
 from extract.core.console import log, quiet_mode
 from extract.core.errors import HeadError, SettingError
+from extract.display.progress import step
 from extract.limits.locks import locked
 from extract.public import public
 from extract.store.validate import check_there
@@ -252,14 +253,14 @@ def _save_report(
     began = time.perf_counter()
     missing, interrupted = "its report is not", False
     try:
-        log.debug("%s: saved; the analysis for the report follows", folder)
         analysis = analyse(dataset, result, config.seed)
         try:
             explained = explain_mistakes(result, analysis.mistakes, config.overlays)
         except KeyboardInterrupt:  # the report is nearly finished
             explained, interrupted = Explained.left_out(analysis.mistakes, "interrupted"), True
         timing["overlays"] = explained.seconds
-        save_report(folder, dataset, result, analysis, explained, timing)
+        with step("writing the report"):
+            save_report(folder, dataset, result, analysis, explained, timing)
         if interrupted:
             missing = "so is its report, without overlays"
             raise KeyboardInterrupt

@@ -11,10 +11,15 @@ import pytest
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 
+def find_chromium() -> str | None:
+    """Return the path of a browser; None where there is none."""
+    return next(filter(None, map(shutil.which, CHROMIUM)), None)
+
+
 @contextmanager
 def chromium() -> Iterator[Any]:
     """Start Chromium, or skip the test where there is none."""
-    program = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    program = find_chromium()
     if program is None:
         pytest.skip("no Chromium is here to show the report in")
     from playwright.sync_api import sync_playwright
@@ -50,5 +55,5 @@ def opened(browser: Any, path: Path, **settings: Any) -> Iterator[Any]:
     page.goto(path.as_uri())
     yield page
     page.close()
-    assert said == []
+    assert not said, said
     assert [url for url in requests if not url.startswith("data:")] == [path.as_uri()]

@@ -1,12 +1,18 @@
 """What people see: errors of usage, progress without a terminal, quiet mode, tables."""
 
 import argparse
+import contextlib
 import errno
+import fcntl
 import logging
 import os
+import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,9 +23,9 @@ from classify import cli as train_cli
 from classify import predict_cli
 from extract import cli, show_cli, write_features
 from extract.core import console
-from extract.core.console import log, quiet_mode
-from extract.core.errors import ExitCode, SettingError, StoreError
-from extract.display.progress import progress
+from extract.core.console import log, muted, quiet_mode
+from extract.core.errors import ExitCode, SettingError, StoreError, with_flags
+from extract.display.progress import progress, step
 from extract.display.tables import html_table
 from tests.conftest import ROOT
 from tests.test_cli import QUICK_FLAGS
@@ -47,9 +53,19 @@ def test_every_command_has_help_and_names_a_mistyped_flag(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["a", "b", "--pooling", "avgg"], "nearest: avg; see extract-features --help"),
-        (["a", "b", "--pool", "avg"], "unrecognized arguments: --pool avg; nearest: --pooling"),
-        (["a", "b", "--image-size", "x"], "expected N or HxW, such as 150 or 150x200"),
+        (["a", "b", "--pooling", "averge"], "--pooling 'averge' is unknown; nearest: avg; known: "),
+        (["a", "b", "--pool", "avg"], "flag --pool is unknown; nearest: --pooling; see "),
+        (["a", "b", "--batch_size=8"], "flag --batch_size is unknown; nearest: --batch-size"),
+        (["a", "b", "--zzz"], "flag --zzz is unknown; see extract-features --help"),
+        (
+            ["a", "b", "--image-size", "x"],
+            "--image-size: found 'x'; expected N or HxW, such as 150",
+        ),
+        (["a", "b", "--batch-size", "1.5"], "--batch-size: found '1.5'; expected a whole number"),
+        (["a", "b", "--zoom", "x"], "--zoom: found 'x'; expected a number"),
+        (["a", "b", "--zoom"], "--zoom: found no value after it; expected one"),
+        (["a", "b", "c", "d"], "too many words: found c d; expected SOURCE OUT.h5"),
+        (["a", "b", "--precision", "b\x1b[3m"], r"--precision 'b\x1b[3m' is unknown; known: "),
     ],
 )
 def test_a_wrong_word_is_one_line(
@@ -59,8 +75,36 @@ def test_a_wrong_word_is_one_line(
         cli.main(words)
     assert ended.value.code == 2
     stderr = capsys.readouterr().err
-    assert message in stderr
+    assert stderr.startswith(f"extract-features: {message}")
     assert len(stderr.splitlines()) == 1
+
+
+def test_what_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train_cli.main([])
+    expected = "OUT.h5 is missing; expected train-head OUT.h5 [OUT.h5 ...]; see train-head --help"
+    assert capsys.readouterr().err == f"train-head: {expected}\n"
+
+
+@pytest.mark.parametrize(
+    ("message", "words", "shown"),
+    [
+        ("dropout: found 2", [], "--dropout: found 2"),
+        ("leave_out: class 'a' is unknown", [], "--leave-out: class 'a' is unknown"),
+        ("metric 'a' is unknown", [], "--metric 'a' is unknown"),
+        ("assert 'a' is unknown", [], "--assert 'a' is unknown"),
+        ("dropout, units: found 2", [], "--dropout, --units: found 2"),
+        ("labels: no such file", ["labels"], "labels: no such file"),
+        ("labels: no such file", ["a.h5", "--source", "labels"], "labels: no such file"),
+        ("a.h5: no such file", [], "a.h5: no such file"),
+        ("head: no such folder", [], "--head: no such folder"),
+        ("the head is broken", [], "the head is broken"),
+    ],
+)
+def test_settings_are_named_as_flags(message: str, words: list[str], shown: str) -> None:
+    parser = train_cli.train_head_parser()
+    arguments = parser.parse_intermixed_args(words or ["out.h5"])
+    assert with_flags(parser, arguments, message) == shown
 
 
 @pytest.mark.parametrize(
@@ -114,7 +158,7 @@ def test_a_log_is_no_output_of_the_same_command(
     near = [] if flag == "--export" else ["--near"]
     words = ["none.h5", *near, flag, str(out), "--log", str(path)]
     assert show_cli.main(words) == SettingError.exit_code
-    said = f"log: {path} is also given as {flag[2:]}; name another file"
+    said = f"--log: {path} is also given as {flag[2:]}; name another file"
     assert capsys.readouterr().err == f"show-features: {said}\n"
     assert not path.exists()
 
@@ -141,7 +185,7 @@ def test_a_log_replaces_nothing(
         path = path / "run.log"
     assert run_with_log(path) == SettingError.exit_code
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"show-features: log: {path}")
+    assert line.startswith(f"show-features: --log: {path}")
     assert kind != "file" or path.read_bytes() == b"\x89HDF\r\n"
 
 
@@ -200,18 +244,84 @@ def test_no_warning_of_a_library_ends_a_command(kind: type[Warning]) -> None:
     assert (b"old" in ended.stderr) == (kind is UserWarning)
 
 
+def wait_for(found: Callable[[], bool]) -> None:
+    """Wait until something happens in another thread."""
+    for _ in range(500):
+        if found():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it did not happen")
+
+
 def test_without_a_terminal_a_line_says_how_far_it_is(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "headstart"):
-        for seconds in (0.0, 3600.0):
-            monkeypatch.setattr("extract.display.progress.LINE_SECONDS", seconds)
-            with progress(10, "images", done=2) as bar:
-                bar.update(3)
-                bar.set_postfix_str("best 0.9")
-                bar.update(5)
-    # No line for the end, which the command reports itself.
-    assert [record.getMessage().split(",")[0] for record in caplog.records] == ["5 of 10 images"]
+        with progress(10, "heads", done=2, label="training") as bar:
+            bar.update(3)  # no line for the end, which the command reports itself
+        assert not caplog.messages
+        monkeypatch.setattr("extract.display.progress.LINE_SECONDS", 0.01)
+        with progress(1000, "heads", done=2, label="training") as bar:
+            wait_for(lambda: "training: 2 of 1,000 heads" in caplog.messages)  # nothing was updated
+            bar.update(3)
+            bar.set_postfix_str("best 0.9")
+            with progress(30, "epochs", label="dense") as inner, muted():
+                inner.update(1)
+                line = r"training: 5 of 1,000 heads, about \d+ s left; dense: 1 of 30 epochs, about"
+                wait_for(lambda: any(re.match(line, message) for message in caplog.messages))
+        with step("building a trunk"):
+            wait_for(lambda: "still building a trunk: 0 s" in caplog.messages)
+    assert "building a trunk ..." in caplog.messages
+    count = len(caplog.messages)
+    time.sleep(0.05)
+    assert len(caplog.messages) == count
+
+
+BARS = """
+import time
+from extract.core.console import log, _messages_on_stderr
+from extract.display import progress as module
+module._TICK_SECONDS = 0.02
+with _messages_on_stderr(20), module.progress(7, "heads", label="training") as bar:
+    bar.update(1)
+    with module.progress(30, "epochs", label="dense") as inner:
+        inner.update(3)
+        log.info("a note")
+        inner.update(3)
+        inner.set_postfix_str("validation accuracy 0.900 " + "x" * 100)
+        time.sleep(1.5)
+    bar.update(6)
+"""
+
+
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+def test_one_bar_at_a_time(term: str) -> None:
+    here, there = pty.openpty()
+    fcntl.ioctl(here, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    words = [sys.executable, "-c", BARS]
+    child = subprocess.Popen(words, stderr=there, cwd=ROOT, env={**os.environ, "TERM": term})
+    os.close(there)
+    output = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while part := os.read(here, 4096):
+            output += part
+    os.close(here)
+    assert child.wait() == 0
+    text = output.decode()
+    assert "\x1b" not in text
+    if term == "dumb":
+        assert text == "a note\r\n"
+        return
+    frames = [frame.rstrip() for frame in re.split(r"[\r\n]+", text)]
+    assert all(len(frame) < 80 for frame in frames)
+    assert "training 1/7, dense:  10%|" in text
+    assert "[00:01<" in text  # it ticks without an update
+    # Two lines: the note, and the last state of the one bar.
+    assert text.count("\n") == 2
+    assert [frame for frame in frames if frame][-1].startswith("training: 100%|")
+    inner = [n for n, frame in enumerate(frames) if "dense" in frame]
+    outer = [n for n, frame in enumerate(frames) if frame.startswith("training: ")]
+    assert not any(inner[0] < n < inner[-1] for n in outer)
 
 
 def test_a_command_in_a_notebook_leaves_its_logging_alone(

@@ -16,13 +16,35 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 # Placeholder colours, also in the style sheet, and the custom properties that replace them.
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
 TRAIN, HELD, BAD = "#040404", "#050505", "#060606"
+CARD = "#070707"  # the ground of a figure
 SERIES = tuple(f"#0a0a{i:02x}" for i in range(8))
-_NAMES = ("ink", "muted", "grid", "train", "held", "bad", *(f"s{i}" for i in range(8)))
-_COLOURS = dict(zip((INK, MUTED, GRID, TRAIN, HELD, BAD, *SERIES), _NAMES, strict=True))
+_NAMES = ("ink", "muted", "grid", "train", "held", "bad", "card", *(f"s{i}" for i in range(8)))
+_COLOURS = dict(zip((INK, MUTED, GRID, TRAIN, HELD, BAD, CARD, *SERIES), _NAMES, strict=True))
 _STYLE = Path(__file__).with_name("figures.mplstyle")
+
+
+# Points of the text on the page, where a unit is a pixel; boxes of ``add_axes`` are for this size.
+SCREEN_TEXT = 11.0
+
+
+class LegendItem(NamedTuple):
+    """A line of a figure's legend, on paper and in notebooks: the page writes its own.
+
+    Attributes:
+        name: What it explains.
+        colour: Its placeholder colour.
+        style: Marker and line in matplotlib's short form, such as ``o-``.
+    """
+
+    name: str
+    colour: str
+    style: str = "-"
 
 
 class Drawing(NamedTuple):
@@ -33,12 +55,14 @@ class Drawing(NamedTuple):
         label: Description for screen readers.
         size: Width and height in inches of 72 units.
         draw: Function that draws on a matplotlib figure.
+        legend: What colours and lines stand for, where the page says so next to the figure.
     """
 
     name: str
     label: str
     size: tuple[float, float]
     draw: Callable[[Any], None]
+    legend: tuple[LegendItem, ...] = ()
 
 
 def to_svg(drawing: Drawing, scale: float = 1.5) -> str:
@@ -63,7 +87,7 @@ def to_svg(drawing: Drawing, scale: float = 1.5) -> str:
     axes = json.dumps([_place(axes, drawing.size) for axes in figure.axes])
     opening = (
         f'<svg viewBox="0 0 {width} {height}" width="{scale * 72 * drawing.size[0]:g}" role="img" '
-        'stroke-linejoin="round" stroke-linecap="butt" '
+        f'stroke-linejoin="round" stroke-linecap="butt" '
         f'aria-label="{html.escape(drawing.label)}" data-axes="{axes}">'
     )
     # Matplotlib's own style would apply to the whole page, and no digest allows it.
@@ -117,8 +141,53 @@ def _to_attributes(style: str) -> str:
 
 
 def add_axes(figure: Any, box: Sequence[float], **settings: Any) -> Any:
-    """Add axes at (left, bottom, right, top) inches from the sides of the figure."""
-    width, height = figure.get_size_inches()
-    left, bottom, right, top = box
+    """Add axes at (left, bottom, right, top) inches from the sides of a figure or subfigure.
+
+    The inches are those of the page; where the text is smaller, so are they.
+    """
+    width, height = figure.bbox.size / figure.dpi
+    scale = load_matplotlib().rcParams["font.size"] / SCREEN_TEXT
+    left, bottom, right, top = (scale * side for side in box)
     size = (1 - (left + right) / width, 1 - (bottom + top) / height)
     return figure.add_axes((left / width, bottom / height, *size), **settings)
+
+
+def short_name(text: str, most: int = 22) -> str:
+    """Return a name in one line that fits into a figure."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def use_plain_numbers(of: Any) -> None:
+    """Write the numbers of a logarithmic x axis without powers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = of.axes.get_xlim()
+    subs = (1.0, 2.0, 5.0) if high / low < 60 else (1.0,)
+    of.set_major_locator(LogLocator(subs=subs, numticks=7))
+    of.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    of.set_minor_formatter(NullFormatter())
+
+
+def write_ranks(axes: Any, x: NDArray[np.float64], y: NDArray[np.float64], ranks: Any) -> None:
+    """Write ranks next to points, moved up and down until they do not touch."""
+    inches = axes.figure.dpi / 72
+    points = axes.transData.transform(np.stack([x, y], 1)) / inches
+    low, high = axes.get_window_extent().intervaly / inches
+    line, width = 13.0, 16.0
+    taken: list[tuple[float, float]] = []
+    for rank, (left, level), at in zip(ranks, points, zip(x, y, strict=True), strict=True):
+        steps = sorted(range(-12, 13), key=lambda step: (abs(step), -step))
+        free = (
+            step * line / 2
+            for step in steps
+            if low <= level + step * line / 2 <= high - 4
+            and all(
+                abs(left - a) >= width or abs(level + step * line / 2 - b) >= line for a, b in taken
+            )
+        )
+        shift = next(free, 0.0)
+        taken.append((left, level + shift))
+        axes.annotate(
+            str(rank), at, (8, shift), textcoords="offset points", va="center", annotation_clip=True
+        )

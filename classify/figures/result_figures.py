@@ -9,6 +9,7 @@ from classify.figures.curves import draw_calibration, draw_curves, draw_sizes
 from classify.figures.drawing import SERIES, Drawing
 from classify.figures.feature_map import draw_map
 from classify.figures.learning import draw_panels, list_panels
+from classify.figures.sweeps import draw_candidates
 from classify.search.leaderboard import Result
 
 # More classes than fit have no style of their own on the map, except those with most mistakes.
@@ -19,9 +20,10 @@ def draw_figures(dataset: Dataset, result: Result, analysis: Analysis) -> dict[s
     """Return the figures of a finished run by name; nothing is drawn yet."""
     rates = "false positive rate", "true positive rate"
     labelled = "share of the images labelled", "accuracy"
-    metric = result.metric.replace("_", " ").replace("f1", "F1").replace("roc auc", "ROC area")
+    metric = metric_label(result.metric)
     styles = map_styles(dataset, analysis)
     drawings = [
+        *draw_candidates(result, metric),
         *draw_panels(list_panels(result)),
         draw_confusion("confusion", analysis.confusion, dataset.class_names),
         draw_calibration("calibration", analysis.calibration),
@@ -39,6 +41,11 @@ def draw_figures(dataset: Dataset, result: Result, analysis: Analysis) -> dict[s
         name, rows = map_name(feature_map.method), (result.validation_rows, analysis.wrong_rows)
         drawings.append(draw_map(name, feature_map, dataset.y, styles, *rows))
     return {drawing.name: drawing for drawing in drawings}
+
+
+def metric_label(metric: str) -> str:
+    """Return the name of a metric for people."""
+    return metric.replace("_", " ").replace("f1", "F1").replace("roc auc", "ROC area")
 
 
 def map_name(method: str) -> str:

@@ -122,7 +122,7 @@ def pool(blocks: Any, X: Rows) -> Rows:
 
     call = compile_model(blocks, "float32", _BATCH)
     parts = []
-    with progress(len(X), "images", label="blocks") as bar:
+    with progress(len(X), "images", label="running the blocks") as bar:
         for start in range(0, len(X), _BATCH):
             maps = X[start : start + _BATCH]
             full = np.resize(maps, (_BATCH, *maps.shape[1:]))  # one shape is compiled

@@ -57,7 +57,7 @@ def train_together(
     spec, epochs = head.spec, tuning.finetune_epochs
     model = compiled(blocks, head.model, spec, len(dataset.class_names), tuning)
     fit = HeadFit(spec, weights=model.get_weights(), best_loss=loss)
-    with progress(epochs, "epoch", label="fine-tuning") as bar, without_limits():
+    with progress(epochs, "epochs", label="fine-tuning") as bar, without_limits():
 
         def add_epoch(epoch: int, logs: dict[str, Any]) -> None:
             (curves,) = read_curves(logs)

@@ -174,7 +174,8 @@ def fit_heads(
     rows = rows._replace(X=X, X_validation=flatten(rows.X_validation))
     heads: dict[int, DenseHead] = {}
     total = sum(spec.epochs or 0 for spec in specs)
-    with progress(total, "epoch", label=specs[0].head if len(specs) == 1 else "heads") as bar:
+    label = specs[0].head if len(specs) == 1 else f"{len(specs)} heads together"
+    with progress(total, "epochs", label=label) as bar:
         for group in groups_of(specs):
             fits = fit_group([specs[i] for i in group], rows, halving, order_seed, bar, stacks)
             for position, fit in zip(group, fits, strict=True):

@@ -132,7 +132,7 @@ def fit_group(
             if epoch in rungs:
                 _stop_worse_half(active, stack)
             accuracies = [max(fit.history["val_accuracy"], default=0.0) for fit in active]
-            bar.set_postfix_str(f"highest validation accuracy {max(accuracies):.3f}")
+            bar.set_postfix_str(f"validation accuracy {max(accuracies):.3f}")
             worth = _is_worth_it(active, stack, epoch, math.ceil(len(rows.y) / batch))
         if remaining := [k for k, fit in enumerate(active) if not fit.stopped]:
             state = stack.head_state(remaining)

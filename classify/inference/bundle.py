@@ -4,10 +4,10 @@ Predicting needs ``bundle.json``, ``transform.npz`` and one of ``head.npz``, ``h
 ``head.skops``; ``report.html``, ``result.json`` (settings, versions, every number), ``result.csv``
 (the leaderboard), ``predictions.csv`` (every scored image), ``label_issues.csv`` and
 ``timing.json`` are for people. Two runs of the same heads with the same seed write the same files
-byte for byte, as measurements are rounded to digits that do not depend on the threads; but
-``timing.json`` and ``candidates.jsonl`` have seconds, and which default heads fit into a budget
-depends on the machine. The head is saved before it is analysed: an interruption then loses the
-report only.
+byte for byte, as measurements are rounded to digits that do not depend on the threads; but training
+seconds differ, in ``timing.json``, ``candidates.jsonl``, the report and its figures, and which
+default heads fit into a budget depends on the machine. The head is saved before it is analysed: an
+interruption then loses the report only.
 """
 
 import errno
@@ -45,7 +45,7 @@ from classify.inference.head_folder import (
 from classify.inference.training_images import save_training_images
 from classify.output.scored_images import write_scored_images
 from classify.report.report import write_report
-from classify.report.run_record import describe_run
+from classify.report.run_record import describe_analysis, describe_run, describe_timing
 from classify.search import checkpoint
 from classify.search.leaderboard import Result
 from classify.stored.out_of_core import join_layers
@@ -189,10 +189,9 @@ def save_report(
     with atomic_write(folder, HeadError) as temporary:
         shutil.copytree(folder, temporary, copy_function=_link, ignore=rest)
         described = json.loads((folder / RESULT).read_bytes())
-        best = analysis.to_dict(dataset.keys)
-        best["mistakes"]["explained"] = explained.to_dict(dataset.keys)
-        write_json(temporary / RESULT, described | {"best": best})
-        write_json(temporary / TIMING, {name: round(spent, 3) for name, spent in timing.items()})
+        analysed = describe_analysis(dataset, result, analysis, explained)
+        write_json(temporary / RESULT, described | analysed)
+        write_json(temporary / TIMING, describe_timing(result, timing))
         analysis.label_issues.write_csv(temporary / ISSUES)
         write_report(temporary / REPORT, dataset, result, analysis, described["store"], explained)
 

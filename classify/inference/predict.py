@@ -214,7 +214,7 @@ def _predict_table(
     timings.start = time.perf_counter() - began
     answers = Answers([item.key for item in listed.items], model.class_names, config)
     digests = np.zeros((table.count, DIGEST_BYTES), np.uint8)
-    with progress(table.count, "rows") as bar:
+    with progress(table.count, "rows", label="labelling") as bar:
         for read in read_table(table, model.dtype):
             if len(read.rows):
                 digests[read.rows] = read.digests
@@ -269,7 +269,7 @@ def label_images(
     """
     answers = Answers([item.key for item in items], model.class_names, config)
     notes = Notes()
-    with progress(len(items), "images") as bar:
+    with progress(len(items), "images", label="labelling") as bar:
         for block in stream_engines(items, engine, workers, timings):
             if len(block.rows):
                 answers.add(block.rows, model.score(block.features))

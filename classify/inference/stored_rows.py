@@ -216,7 +216,7 @@ def score_rows(
     for place, reason in images.failures:
         answers.fail(place, reason)
     chunks = iter_chunks(images.X, len(model.class_names)) if len(images.X) else ()
-    with progress(len(keys), "rows", done=len(images.failures)) as bar:
+    with progress(len(keys), "rows", len(images.failures), "labelling") as bar:
         for part, features in chunks:
             places = images.done[part]
             finite = _finite_rows(features)

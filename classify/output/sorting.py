@@ -123,7 +123,7 @@ def sort_images(folder: Path, images: Sequence[Sorted], link: bool = False) -> N
     rows, missing = [], list[str]()
     with (
         atomic_write(folder, HeadError, sync_disks) as temporary,
-        progress(len(images), "images") as bar,
+        progress(len(images), "images", label="sorting") as bar,
     ):
         temporary.mkdir()
         for image in images:

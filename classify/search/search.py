@@ -1,6 +1,7 @@
 """Search: evaluate the candidates, rank them, train the best and test it once."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from classify.settings.sweep import label_all
 from classify.stored.out_of_core import Labels
 from extract.core.console import log
 from extract.core.errors import HeadError, SettingError, count_of
-from extract.display.progress import progress
+from extract.display.progress import progress, step
 
 
 class Stopped(KeyboardInterrupt):
@@ -119,11 +120,12 @@ def _evaluate_missing(
         for spec in candidates
         if spec in known and not known[spec].failed
     }
-    order = "lowest" if config.metric == "loss" else "highest"
     labels = label_all(candidates)
     if known:
         log.info("%d of %s are from an earlier run", len(known), count_of(len(candidates), "head"))
-    with progress(len(candidates), "head", done=len(known), label="heads") as bar:
+    if len(known) == len(candidates):
+        return kept
+    with progress(len(candidates), "heads", done=len(known), label="training") as bar:
         for layer in dict.fromkeys(spec.layer for spec in candidates):
             missing = [spec for spec in candidates if spec.layer == layer and spec not in known]
             own = _with_layer(dataset, missing[0], config.memory) if missing else dataset
@@ -137,7 +139,7 @@ def _evaluate_missing(
                         s: kept.get(s, evaluation.scores) for s in leading if s in {*kept, spec}
                     }
                     best = scores[leading[0]][config.metric]
-                    bar.set_postfix_str(f"{order} {config.metric} {best:.3f}: {labels[leading[0]]}")
+                    bar.set_postfix_str(f"best {config.metric} {best:.3f}: {labels[leading[0]]}")
                 bar.update(1)
     return kept
 
@@ -160,7 +162,8 @@ def _refit(dataset: Dataset, best: Entry, split: Split) -> FittedHead:
     spec = best.spec
     if epochs := best.evaluation.epochs:
         spec = replace(spec, epochs=epochs, patience=None)
-    ((_, evaluation),) = evaluate(dataset, [spec], [replace(split, train=split.refit_rows)])
+    with step("training the best head again") if epochs else nullcontext():
+        ((_, evaluation),) = evaluate(dataset, [spec], [replace(split, train=split.refit_rows)])
     if evaluation.failed or not evaluation.head:
         raise HeadError(evaluation.failed)
     return evaluation.head

@@ -9,6 +9,7 @@ from extract.conversion.process import convert_apart
 from extract.core.config import HAS_SIMD, TrunkSpec
 from extract.core.console import log
 from extract.core.errors import EngineError, quoted
+from extract.display.progress import step
 from extract.engines.base import Engine
 from extract.engines.memory import check_batch_memory
 from extract.engines.openvino_cache import CompiledTrunk, convert, find_compiled, keep
@@ -54,8 +55,7 @@ def open_engine(
     by_openvino = precision == "int8" or engine == "openvino" or spec.is_onnx
     if by_openvino or not (engine == "keras" or _prefers_keras()):
         check_instructions(precision)
-        compiled = find_compiled(spec) or _convert_apart(spec)
-        trunk: Any = None if compiled else _build(spec)
+        compiled, trunk = _find_or_build(spec)
         try:
             compiled = compiled or convert(trunk, spec)
         except EngineError as error:
@@ -67,7 +67,8 @@ def open_engine(
                 compiled = _calibrate(compiled, calibrate)
             return OpenVinoEngine(compiled, dtype, batch_size, precision, 0, images)
     else:
-        trunk = _build(spec, precision)
+        with step(_building(spec)):
+            trunk = _build(spec, precision)
     from extract.engines.keras_engine import KerasEngine
 
     return KerasEngine(trunk, dtype, batch_size, precision, images)
@@ -92,11 +93,23 @@ def _prefers_keras() -> bool:
     return backend_name() != "tensorflow" or (has_gpu() and on_gpu())
 
 
+def _find_or_build(spec: TrunkSpec) -> tuple[CompiledTrunk | None, Any]:
+    """Return the converted trunk, or the trunk where Keras must convert it on TensorFlow."""
+    if compiled := find_compiled(spec):
+        return compiled, None
+    with step(_building(spec)):
+        compiled = _convert_apart(spec)
+        return compiled, None if compiled else _build(spec)
+
+
 def _convert_apart(spec: TrunkSpec) -> CompiledTrunk | None:
-    # The path of a trunk may be a URL by mistake, with a password in it.
-    log.info("building %s", quoted(os.path.basename(spec.trunk)))
     with convert_apart(spec) as converted:
         return keep(converted.model, converted, spec) if converted else None
+
+
+def _building(spec: TrunkSpec) -> str:
+    # The path of a trunk may be a URL by mistake, with a password in it.
+    return f"building {quoted(os.path.basename(spec.trunk))}"
 
 
 def _build(spec: TrunkSpec, precision: str = "float32") -> Any:

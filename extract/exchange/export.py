@@ -67,7 +67,7 @@ class Selection:
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield row numbers and their (b, *shape) features, with a progress bar."""
-        with progress(len(self.rows), "rows") as bar:
+        with progress(len(self.rows), "rows", label="exporting") as bar:
             for start in range(0, len(self.rows), self._step):
                 rows = self.rows[start : start + self._step]
                 yield rows, self.store.read(self.layer, rows)

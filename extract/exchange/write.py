@@ -242,7 +242,7 @@ def _build(out: Path, table: FeatureTable, layout: Layout, replace: bool, clock:
     log.info(f"{count_of(len(layout.items), 'row')}, {show_bytes(layout.size)}, to {out}")
     with wrap_write_errors(out), temporary_path(path) as temporary:
         layout.write(temporary)
-        rows = progress(len(layout.items), "rows")
+        rows = progress(len(layout.items), "rows", label="importing")
         with open_store(temporary, write=True) as store, rows as bar:
             for block in read_rows(table, store.dtype):
                 store.write(block)

@@ -209,7 +209,7 @@ def _fill(
     by_workers = bool(config.cluster and store.worker_shards)
     take, notes = store.note if by_workers else store.write, Notes()
     try:
-        with closing(blocks), progress(len(items), "images", finished) as bar:
+        with closing(blocks), progress(len(items), "images", finished, "extracting") as bar:
             for block in blocks:
                 began = time.monotonic()
                 take(block)

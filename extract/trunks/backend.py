@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from extract.core.errors import TrunkError
+from extract.display.progress import step
 from extract.trunks import configuration
 
 # Options of mallopt, from malloc.h.
@@ -40,7 +41,11 @@ def load_keras() -> Any:
     if "keras" not in sys.modules:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         try:
-            with delay_interrupt(), _hold_stderr():
+            with (
+                step(f"loading {configuration.backend_title()}"),
+                delay_interrupt(),
+                _hold_stderr(),
+            ):
                 import keras.src.backend  # loads the backend here, where its messages are held back
         except Exception as error:  # a keras.json of another form can raise anything
             raise configuration.refuse(error) from error

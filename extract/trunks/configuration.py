@@ -24,6 +24,12 @@ def backend_name() -> str:
         return "tensorflow"
 
 
+def backend_title() -> str:
+    """Return the name of Keras' backend as its makers write it."""
+    titles = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
+    return titles.get(backend_name(), backend_name())
+
+
 def _path() -> str:
     """Return the path of Keras' configuration."""
     home = os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")
