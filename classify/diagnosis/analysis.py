@@ -12,7 +12,7 @@ from classify.diagnosis import diagnostics
 from classify.diagnosis.comparison import HeadPair, compare_heads
 from classify.diagnosis.curves import Curve, class_curves, coverage_curve
 from classify.diagnosis.projection import FeatureMap, map_features
-from classify.diagnosis.shift import Shift, compare_splits
+from classify.diagnosis.shift import Shift, compare_splits, find_leaks
 from classify.diagnosis.training_sizes import TrainingSizes, train_on_fewer
 from classify.labelling.issues import LabelIssues, find_label_issues
 from classify.scores.areas import class_thresholds
@@ -28,7 +28,7 @@ from classify.scores.operating_points import (
 from classify.search.leaderboard import Result
 from classify.search.ranking import to_json
 
-MISTAKES, PAIRS = 100, 12
+MISTAKES, PAIRS = 500, 12
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Analysis:
         label_issues: The training and validation images whose label may be wrong.
         comparisons: Pairs of heads on the same images.
         shift: Whether training and validation images look different; None where it is not tested.
+        leaks: Lines about images with copies or near-duplicates on another side of the division.
     """
 
     confusion: Any
@@ -78,6 +79,7 @@ class Analysis:
     label_issues: LabelIssues
     comparisons: list[HeadPair]
     shift: Shift | None
+    leaks: list[str]
 
     def to_dict(self, keys: list[str]) -> dict[str, Any]:
         """Return every number as JSON values, with keys in place of row numbers."""
@@ -91,9 +93,11 @@ class Analysis:
             "label_issues": self.label_issues.to_dict(),
             "comparisons": [pair.to_dict(keys) for pair in self.comparisons],
             "shift": to_json(self.shift),
+            "leaks": self.leaks,
             "sized": self.fewer_images.head,
             "sized_on": self.fewer_images.rows,
             "sizes": to_json(self.fewer_images.sizes),
+            "gain": to_json(self.fewer_images.gain),
             "maps": [
                 {
                     "method": method,
@@ -153,4 +157,5 @@ def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
         label_issues=find_label_issues(own, seed=seed),
         comparisons=compare_heads(dataset, result),
         shift=compare_splits(own, result.splits[0], seed),
+        leaks=find_leaks(own, result.splits),
     )
