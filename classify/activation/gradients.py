@@ -27,11 +27,13 @@ class Gradient(NamedTuple):
     Attributes:
         log_odds: (n,) log of the score of the one class over that of the other.
         values: (n, D) the derivative by each feature.
+        origin: (D,) what the head subtracts first, the mean of its training rows; else zeros.
         is_linear: Whether no layer in between is bent: then the gradient is the same everywhere.
     """
 
     log_odds: Double
     values: Double
+    origin: Double
     is_linear: bool
 
 
@@ -66,7 +68,9 @@ def log_odds_gradient(
         log_odds, values = (seed * x).sum(axis=1), seed
         for step, before in zip(reversed(steps), reversed(inputs), strict=True):
             values = _back(step, before, values)
-    return Gradient(log_odds, values, all(step.kind in _AFFINE for step in steps))
+    first = head.transform.learnt()[0][1] if head.transform.steps else {}
+    origin = np.asarray(first.get("mean", np.zeros(values.shape[1])), np.float64)
+    return Gradient(log_odds, values, origin, all(step.kind in _AFFINE for step in steps))
 
 
 def _read_steps(head: FittedHead) -> list[Step] | None:
