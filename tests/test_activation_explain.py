@@ -24,6 +24,7 @@ from extract import write_features
 from extract.pipeline.run import run_extraction
 from tests.conftest import QUICK
 
+quick: Any = QUICK
 COLOURS = {"red": (230, 30, 20), "blue": (20, 40, 230)}
 # Where the square is in an image of 60 x 120: the middle of it, as shares of width and height.
 PLACES = [(0.4, 0.25), (0.6, 0.75), (0.6, 0.25), (0.4, 0.75)]
@@ -55,7 +56,7 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def store(squares: Path) -> Path:
     path = squares.parent / "out.h5"
-    run_extraction(squares, path, **QUICK)  # type: ignore[arg-type]
+    run_extraction(squares, path, **quick)
     return path
 
 
@@ -85,7 +86,7 @@ def place_of_square(path: Path, size: tuple[int, int], resize: str) -> np.ndarra
         image = image.resize(size[::-1])
     values = np.asarray(image, int)
     coloured = np.abs(values[:, :, 0] - values[:, :, 2]) > 100
-    return np.argwhere(coloured).mean(axis=0) / size
+    return np.asarray(np.argwhere(coloured).mean(axis=0) / size)
 
 
 def assert_on_the_squares(found: Explained, made: Dataset, resize: str) -> None:
@@ -109,7 +110,7 @@ def assert_on_the_squares(found: Explained, made: Dataset, resize: str) -> None:
 @pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
 def test_the_map_lies_on_the_right_pixels(resize: str, squares: Path, tmp_path: Path) -> None:
     path = tmp_path / "out.h5"
-    run_extraction(squares, path, **QUICK, resize=resize)  # type: ignore[arg-type]
+    run_extraction(squares, path, **quick, resize=resize)
     made = load_dataset(path)
     result, found = explained(made)
     assert (found.method, found.pooling, found.grid) == ("exact", "avg", (16, 16))
@@ -132,7 +133,7 @@ def assert_sums(result: Result, found: Explained) -> None:
 @pytest.mark.parametrize("pooling", ["max", "none"])
 def test_other_poolings_have_overlays(pooling: str, squares: Path, tmp_path: Path) -> None:
     path = tmp_path / "out.h5"
-    run_extraction(squares, path, **QUICK, pooling=pooling)  # type: ignore[arg-type]
+    run_extraction(squares, path, **quick, pooling=pooling)
     made = load_dataset(path)
     result, found = explained(made)
     assert (found.method, found.pooling, found.grid) == ("exact", pooling, (16, 16))
@@ -229,8 +230,10 @@ def test_images_that_are_gone_are_named(store: Path, squares: Path, tmp_path: Pa
     assert reason_of(replace(made, moved_to=str(tmp_path))) == "image not found"
     result = run(made, TrainConfig((HeadSpec("logistic"),)))
     listed = mistakes_of(result)
-    own = replace(made, digests=made.digests.copy())  # type: ignore[union-attr]
-    own.digests[listed[1].row] = 0  # type: ignore[index]
+    assert made.digests is not None
+    digests = made.digests.copy()
+    own = replace(made, digests=digests)
+    digests[listed[1].row] = 0
     found = explain_mistakes(replace(result, dataset=own), listed)
     assert "changed" in found.overlays[1].reason
     assert found.overlays[0].image

@@ -45,7 +45,7 @@ def log_odds(head: FittedHead, X: np.ndarray, classes: np.ndarray, others: np.nd
     return np.log(scores[rows, classes] / scores[rows, others])
 
 
-EPOCHS = {"epochs": 3, "learning_rate": 0.01}
+EPOCHS: Any = {"epochs": 3, "learning_rate": 0.01}
 LINEAR = [
     *(HeadSpec(name) for name in ("logistic", "ridge", "lda")),
     HeadSpec("linear", **EPOCHS),
@@ -117,7 +117,8 @@ def gradient_in_keras(head: FittedHead, X: np.ndarray, classes: Any, others: Any
         for name, arrays in head.transform.learnt():
             x = x - arrays["mean"]
             x = x * arrays["scale"] if name == "standardise" else x @ arrays["axes"]
-        scores = head.head.model(x, training=False)  # type: ignore[attr-defined]
+        model: Any = head.head
+        scores = model.model(x, training=False)
         if scores.shape[1] == 1:
             scores = tf.concat([1 - scores, scores], axis=1)
         rows = np.arange(len(X))

@@ -50,8 +50,8 @@ def maps(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in CONFUSABLE[:3]:
         link(shared / "caltech-20" / name, folder / "images" / name, 30)
     weights = str(next((shared / "weights").glob("inception_v3*.h5")))
-    how = {"weights": weights, "image_size": (150, 150), "pooling": "none"}
-    run_extraction(folder / "images", folder / "out.h5", **how)  # type: ignore[arg-type]
+    how: Any = {"weights": weights, "image_size": (150, 150), "pooling": "none"}
+    run_extraction(folder / "images", folder / "out.h5", **how)
     return folder / "out.h5"
 
 
@@ -68,16 +68,19 @@ def explain_five(store: Path, spec: HeadSpec) -> tuple[Dataset, Result, Explaine
 
 def head_in_keras(result: Result, shape: tuple[int, ...]) -> Any:
     """Pooling or Flatten, and the head as Keras layers; logits of two classes or more."""
-    keras, head = load_keras(), result.head.head  # type: ignore[union-attr]
+    keras, fitted_head, own = load_keras(), result.head, result.dataset
+    assert fitted_head
+    assert own
+    head: Any = fitted_head.head
     layers = keras.layers
-    first = layers.Flatten() if len(result.dataset.X.shape) > 2 else layers.GlobalAveragePooling2D()  # type: ignore[union-attr]
+    first = layers.Flatten() if len(own.X.shape) > 2 else layers.GlobalAveragePooling2D()
     if result.best.spec.head == "dense":
-        model = keras.Sequential([keras.Input(shape), first, *head.model.layers])  # type: ignore[attr-defined]
+        model = keras.Sequential([keras.Input(shape), first, *head.model.layers])
         assert model.layers[-1].activation.__name__ == "softmax"
         return model
-    ((name, fitted),) = result.head.transform.learnt()  # type: ignore[union-attr]
+    ((name, fitted),) = fitted_head.transform.learnt()
     assert name == "standardise"
-    kernel, bias = head.softmax_weights()  # type: ignore[attr-defined]
+    kernel, bias = head.softmax_weights()
     standardise = layers.BatchNormalization(epsilon=1e-12)
     output = layers.Dense(kernel.shape[1], activation="softmax")
     model = keras.Sequential([keras.Input(shape), first, standardise, output])

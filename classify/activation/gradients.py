@@ -98,7 +98,7 @@ def _scaling(mean: NDArray[Any], scale: NDArray[Any]) -> Step:
     """Return (x - mean) * scale as the normalisation of a batch."""
     ones, zeros = np.ones(len(mean)), np.zeros(len(mean))
     # gamma / sqrt(variance + epsilon) is the scale where the variance is 1 and epsilon 0.
-    return Step("normalise", (scale.astype(np.float64), zeros, mean, ones, np.float64(0)))
+    return Step("normalise", (scale.astype(np.float64), zeros, mean, ones, np.asarray(0.0)))
 
 
 def _back(step: Step, before: Double, values: Double) -> Double:
@@ -119,12 +119,12 @@ def _gelu_slope(x: Double) -> Double:
 
 def _silu_slope(x: Double) -> Double:
     share = ACTIVATIONS["sigmoid"](x)
-    return share * (1 + x * (1 - share))
+    return np.asarray(share * (1 + x * (1 - share)))
 
 
 def _sigmoid_slope(x: Double) -> Double:
     share = ACTIVATIONS["sigmoid"](x)
-    return share * (1 - share)
+    return np.asarray(share * (1 - share))
 
 
 # The derivative of each activation by its input.

@@ -10,9 +10,9 @@ compared with the mean of the training images where the head subtracts that (sta
 feature that hardly varies would have a large share otherwise, and the constant minus as much.
 
 For heads without hidden layers this is exact, whether the map is averaged, the most active position
-is taken, or the map stays a map: contributions and the constant of the head add up to the log odds.
-It is then the class activation map of Zhou et al. For heads with hidden layers it is HiResCAM, which
-for averaged maps is Grad-CAM without its last step, a rectifier. Of other heads each position is
+is taken, or the map stays a map: contributions and the constant of the head add up to the log odds,
+as in the class activation maps of Zhou et al. For heads with hidden layers it is HiResCAM, which of
+averaged maps is Grad-CAM without its last step, a rectifier. Of other heads each position is
 covered in turn, by the mean of the others.
 
 Sources: Zhou et al., Learning deep features for discriminative localization, CVPR 2016; Selvaraju
@@ -81,7 +81,8 @@ def _pool(maps: Rows, pooling: str) -> Rows:
     """Return the features that a head takes, of (n, h, w, C) maps."""
     if pooling == "none":
         return maps
-    return maps.mean(axis=(1, 2)) if pooling == "avg" else maps.max(axis=(1, 2))
+    pooled = maps.mean(axis=(1, 2)) if pooling == "avg" else maps.max(axis=(1, 2))
+    return np.asarray(pooled)
 
 
 def _cover(
