@@ -52,7 +52,7 @@ from classify.stored.out_of_core import join_layers
 from classify.stored.parts import MadeBy
 from extract.core.atomic import atomic_write
 from extract.core.config import TrunkSpec
-from extract.core.errors import HeadError, TrunkError, quoted
+from extract.core.errors import HeadError, TrunkError, nearest_path, quoted
 from extract.images.item import reason_of
 from extract.images.remote import check_local
 from extract.limits.unpacked import read_json
@@ -264,8 +264,8 @@ def _read_identity(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         problem = f"no readable {BUNDLE}" if isinstance(error, OSError) else f"{BUNDLE}: {error}"
         if not folder.exists():
-            expected = "expected one that train-head wrote"
-            raise HeadError(f"{folder}: no such folder; {expected}") from error
+            found = f"no such folder{nearest_path(folder)}"
+            raise HeadError(f"{folder}: {found}; expected one that train-head wrote") from error
         if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
             problem = f"not JSON in {BUNDLE}"
         raise HeadError(f"{folder}: {problem}; {_EXPECTED}") from error
