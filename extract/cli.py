@@ -93,7 +93,8 @@ def _extract_features(arguments: argparse.Namespace) -> int:
     if arguments.list_layers:
         return _print_layers(arguments)
     if not arguments.source or not arguments.out:
-        raise SettingError("SOURCE and OUT.h5 are needed; see extract-features --help")
+        missing = "OUT.h5 is" if arguments.source else "SOURCE and OUT.h5 are"
+        raise SettingError(f"{missing} missing; expected extract-features SOURCE OUT.h5")
     from extract.api import extract_features
 
     summary = extract_features(**given_settings(arguments, "list_trunks", "list_layers"))

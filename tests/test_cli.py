@@ -167,13 +167,13 @@ def test_a_known_failure_is_1_and_one_line(
 
 def test_a_missing_source_is_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert extract(tmp_path / "nowhere", tmp_path / "out.h5") == 1
-    assert "nowhere: cannot be opened: No such file or directory" in capsys.readouterr().err
+    assert "nowhere: no such file or folder; expected a folder of images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "SOURCE and OUT.h5 are needed"),
+        ([], "SOURCE and OUT.h5 are missing; expected extract-features SOURCE OUT.h5"),
         (["a", "b", "--trunk", "vgg61"], "trunk 'vgg61' is unknown; nearest: vgg19, vgg16"),
         (["a", "b", "--batch-size", "0"], "batch_size: found 0"),
         (["a", "b", "--max-bad", "x"], "max_bad: found 'x'"),

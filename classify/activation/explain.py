@@ -55,6 +55,7 @@ class Explained:
         overlays: One for each.
         nearest: The training images most similar to each.
         method: ``exact``, ``gradient`` or ``covered``; empty without any overlay.
+        pooling: How the maps became the features of the head: ``avg``, ``max`` or ``none``.
         grid: Height and width of the maps; zeros without one.
         reason: Why there is no overlay at all; empty where there is one.
         seconds: What it took.
@@ -64,6 +65,7 @@ class Explained:
     overlays: list[Overlay] = field(default_factory=list)
     nearest: list[list[Neighbour]] = field(default_factory=list)
     method: str = ""
+    pooling: str = ""
     grid: tuple[int, int] = (0, 0)
     reason: str = ""
     seconds: float = 0.0
@@ -168,7 +170,8 @@ def _draw(result: Result, explained: Explained, overlays: str) -> Explained:
             method = parts.method
         for i, (place, reason) in enumerate(zip(own_places, reasons, strict=True)):
             drawn[place] = Overlay(reason=reason) if reason else _overlay(pixels[place], parts, i)
-    return replace(explained, overlays=drawn, method=method, grid=tuple(maps.shape[1:3]))
+    grid = maps.shape[1], maps.shape[2]
+    return replace(explained, overlays=drawn, method=method, pooling=pooling, grid=grid)
 
 
 def _check(result: Result, own: Dataset, overlays: str) -> tuple[MadeBy, str, tuple[int, ...]]:

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
 TRAIN, HELD, BAD = "#040404", "#050505", "#060606"
 CARD = "#070707"  # the ground of a figure
-SERIES = tuple(f"#0a0a{i:02x}" for i in range(10))
-_NAMES = ("ink", "muted", "grid", "train", "held", "bad", "card", *(f"s{i}" for i in range(10)))
+SERIES = tuple(f"#0a0a{i:02x}" for i in range(8))
+_NAMES = ("ink", "muted", "grid", "train", "held", "bad", "card", *(f"s{i}" for i in range(8)))
 _COLOURS = dict(zip((INK, MUTED, GRID, TRAIN, HELD, BAD, CARD, *SERIES), _NAMES, strict=True))
 _STYLE = Path(__file__).with_name("figures.mplstyle")
 
@@ -87,7 +87,7 @@ def to_svg(drawing: Drawing, scale: float = 1.5) -> str:
     axes = json.dumps([_place(axes, drawing.size) for axes in figure.axes])
     opening = (
         f'<svg viewBox="0 0 {width} {height}" width="{scale * 72 * drawing.size[0]:g}" role="img" '
-        'stroke-linejoin="round" stroke-linecap="butt" '
+        f'stroke-linejoin="round" stroke-linecap="butt" '
         f'aria-label="{html.escape(drawing.label)}" data-axes="{axes}">'
     )
     # Matplotlib's own style would apply to the whole page, and no digest allows it.

@@ -45,7 +45,7 @@ from classify.inference.head_folder import (
 from classify.inference.training_images import save_training_images
 from classify.output.scored_images import write_scored_images
 from classify.report.report import write_report
-from classify.report.run_record import describe_run, describe_timing
+from classify.report.run_record import describe_analysis, describe_run, describe_timing
 from classify.search import checkpoint
 from classify.search.leaderboard import Result
 from classify.stored.out_of_core import join_layers
@@ -189,9 +189,8 @@ def save_report(
     with atomic_write(folder, HeadError) as temporary:
         shutil.copytree(folder, temporary, copy_function=_link, ignore=rest)
         described = json.loads((folder / RESULT).read_bytes())
-        best = analysis.to_dict(dataset.keys)
-        best["mistakes"]["explained"] = explained.to_dict(dataset.keys)
-        write_json(temporary / RESULT, described | {"best": best})
+        analysed = describe_analysis(dataset, result, analysis, explained)
+        write_json(temporary / RESULT, described | analysed)
         write_json(temporary / TIMING, describe_timing(result, timing))
         analysis.label_issues.write_csv(temporary / ISSUES)
         write_report(temporary / REPORT, dataset, result, analysis, described["store"], explained)

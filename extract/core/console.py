@@ -1,7 +1,6 @@
 """Messages and progress on stderr, results on stdout, and the exit code of a command."""
 
 import argparse
-import difflib
 import io
 import logging
 import os
@@ -14,7 +13,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Any, NoReturn, TextIO, cast
 
-from extract.core.errors import ExitCode, HeadstartError, SettingError, escaped, lacking
+from extract.core.errors import (
+    ExitCode,
+    HeadstartError,
+    SettingError,
+    escaped,
+    lacking,
+    usage_error,
+    with_flags,
+)
 
 log = logging.getLogger("headstart")
 
@@ -144,16 +151,8 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Print what is wrong, without the usage, and end the command."""
-        known = [option for action in self._actions for option in action.option_strings]
-        words = message.partition("unrecognized arguments: ")[2].split()
-        if choice := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
-            words, known = [choice[1]], re.findall(r"[\w+]+", choice[2])
-        for word in words:
-            near = difflib.get_close_matches(word.partition("=")[0], known, n=2, cutoff=0.7)
-            if near and (choice or word.startswith("-")):
-                message += f"; nearest: {', '.join(near)}"
-        message = escaped(message)
+        """Print what is wrong in one line, without the usage, and end the command."""
+        message = escaped(usage_error(self, message))
         self.exit(ExitCode.USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
@@ -236,7 +235,7 @@ def _outcome(
         return command(arguments)
     except HeadstartError as error:
         log_lines(traceback.format_exc(), logging.DEBUG)
-        _say(f"{parser.prog}: {error}")
+        _say(f"{parser.prog}: {with_flags(parser, arguments, str(error))}")
         return error.exit_code
     except KeyboardInterrupt as error:
         _say(f"\n{parser.prog}: stopped. {escaped(str(error))}".rstrip())
