@@ -240,7 +240,7 @@ def _fit(
         if stopped.result and on_result:
             on_result(stopped.result)
         raise
-    result = with_notes(result, dataset)
+    result = replace(with_notes(result, dataset), seed=config.seed)
     if on_result:
         on_result(result)
     return result

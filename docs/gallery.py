@@ -14,7 +14,7 @@ import os
 import sys
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,7 +55,6 @@ EXHIBITS = (
             "head": ["dense", "logistic", "lda", "knn"],
             "sweep": ["logistic.C=0.003,0.03,0.3", "knn.neighbours=3,5,9"],
             "folds": 5,
-            "groups": "near",
         },
     ),
     Exhibit(
@@ -68,34 +67,31 @@ EXHIBITS = (
             "head": ["logistic", "lda", "knn"],
             "sweep": ["logistic.C=0.003,0.03,0.3,3"],
             "folds": 5,
-            "groups": "near",
             "metric": "average_precision",
         },
     ),
 )
 
 
-def build_gallery(folder: Path) -> dict[str, Path]:
-    """Extract features, train the heads, and return the report of each exhibit by its name."""
+def build_gallery() -> dict[str, Path]:
+    """Extract features and train the heads here; return the report of each exhibit by its name."""
     from classify import train_heads
     from extract import extract_features
 
-    folder.mkdir(parents=True, exist_ok=True)
     reports = {}
     for exhibit in EXHIBITS:
         source = PHOTOGRAPHS if exhibit.photographs else ROOT / "data"
         if not source.is_dir():
             print(f"{exhibit.name}: {source} is not here", file=sys.stderr)
             continue
-        store = folder / f"{source.name}.h5"
+        store = Path(f"{source.name}.h5")
         extract_features(source, store, trunk=TRUNK, quiet=True)
         settings = dict(exhibit.settings)
         if exhibit.name == "rare":
             settings["labels"] = _rare_labels(store)
-        made = folder / exhibit.name
-        result = train_heads(store, output=made, quiet=True, **settings)
+        result = train_heads(store, output=exhibit.name, quiet=True, **settings)
         print(f"{exhibit.name}: {result.summary()}")
-        reports[exhibit.name] = made / "report.html"
+        reports[exhibit.name] = Path(exhibit.name, "report.html").resolve()
     return reports
 
 
@@ -199,7 +195,9 @@ def main() -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
     folder = parser.parse_args().out.resolve()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    reports = build_gallery(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with chdir(folder):  # reports name the files of features as they are given
+        reports = build_gallery()
     with browsing() as browser:
         pictures = {name: look(browser, path) if browser else b"" for name, path in reports.items()}
         index = write_index(folder, pictures)

@@ -57,7 +57,7 @@ def show_features_parser() -> argparse.ArgumentParser:
         "--limit",
         type=_seconds,
         metavar="SECONDS",
-        help="read the file in a separate process that ends after so long: for a file from a "
+        help="read the file in a separate process, and stop it after SECONDS: for a file from a "
         "stranger, on which HDF5 may crash or loop",
     )
     parser.add_argument(
@@ -70,7 +70,7 @@ def show_features_parser() -> argparse.ArgumentParser:
         "--split", choices=SPLITS, help="with --export: only the rows of this split"
     )
     parser.add_argument(
-        "--layer", metavar="NAME", help="the layer of several, to export or compare"
+        "--layer", metavar="NAME", help="the layer to export or compare, where there are several"
     )
     _add_questions(
         parser.add_argument_group("similarity of the images, as CSV or with --json as JSON")

@@ -55,5 +55,5 @@ def opened(browser: Any, path: Path, **settings: Any) -> Iterator[Any]:
     page.goto(path.as_uri())
     yield page
     page.close()
-    assert said == []
+    assert not said, said
     assert [url for url in requests if not url.startswith("data:")] == [path.as_uri()]

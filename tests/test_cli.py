@@ -167,13 +167,13 @@ def test_a_known_failure_is_1_and_one_line(
 
 def test_a_missing_source_is_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert extract(tmp_path / "nowhere", tmp_path / "out.h5") == 1
-    assert "nowhere: cannot be opened: No such file or directory" in capsys.readouterr().err
+    assert "nowhere: no such file or folder; expected a folder of images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "SOURCE and OUT.h5 are needed"),
+        ([], "SOURCE and OUT.h5 are missing; expected extract-features SOURCE OUT.h5"),
         (["a", "b", "--trunk", "vgg61"], "trunk 'vgg61' is unknown; nearest: vgg19, vgg16"),
         (["a", "b", "--batch-size", "0"], "batch_size: found 0"),
         (["a", "b", "--max-bad", "x"], "max_bad: found 'x'"),
@@ -272,7 +272,8 @@ def test_a_file_of_other_images_is_named_as_such(
     Image.new("RGB", (32, 32)).save(other / "train/cat/new.png")
     assert extract(other, out, "-q") == 1
     said = capsys.readouterr().err.splitlines()[-1]
-    assert f"no image of {other} has the name or the time of one of its 8 images; if" in said
+    assert f"holds 8 images, and no image of {other} has the name or the time of one" in said
+    assert said.index("check SOURCE, name another file") < said.index("--update")
     assert said.index("--update keeps their rows; otherwise name another") < said.index("overwrite")
     # With one image in common it may be the same source.
     first = next(path for path in sorted(images.rglob("*.png")))

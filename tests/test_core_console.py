@@ -24,7 +24,7 @@ from classify import predict_cli
 from extract import cli, show_cli, write_features
 from extract.core import console
 from extract.core.console import log, muted, quiet_mode
-from extract.core.errors import ExitCode, SettingError, StoreError
+from extract.core.errors import ExitCode, SettingError, StoreError, with_flags
 from extract.display.progress import progress, step
 from extract.display.tables import html_table
 from tests.conftest import ROOT
@@ -53,9 +53,19 @@ def test_every_command_has_help_and_names_a_mistyped_flag(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["a", "b", "--pooling", "avgg"], "nearest: avg; see extract-features --help"),
-        (["a", "b", "--pool", "avg"], "unrecognized arguments: --pool avg; nearest: --pooling"),
-        (["a", "b", "--image-size", "x"], "expected N or HxW, such as 150 or 150x200"),
+        (["a", "b", "--pooling", "averge"], "--pooling 'averge' is unknown; nearest: avg; known: "),
+        (["a", "b", "--pool", "avg"], "flag --pool is unknown; nearest: --pooling; see "),
+        (["a", "b", "--batch_size=8"], "flag --batch_size is unknown; nearest: --batch-size"),
+        (["a", "b", "--zzz"], "flag --zzz is unknown; see extract-features --help"),
+        (
+            ["a", "b", "--image-size", "x"],
+            "--image-size: found 'x'; expected N or HxW, such as 150",
+        ),
+        (["a", "b", "--batch-size", "1.5"], "--batch-size: found '1.5'; expected a whole number"),
+        (["a", "b", "--zoom", "x"], "--zoom: found 'x'; expected a number"),
+        (["a", "b", "--zoom"], "--zoom: found no value after it; expected one"),
+        (["a", "b", "c", "d"], "too many words: found c d; expected SOURCE OUT.h5"),
+        (["a", "b", "--precision", "b\x1b[3m"], r"--precision 'b\x1b[3m' is unknown; known: "),
     ],
 )
 def test_a_wrong_word_is_one_line(
@@ -65,8 +75,36 @@ def test_a_wrong_word_is_one_line(
         cli.main(words)
     assert ended.value.code == 2
     stderr = capsys.readouterr().err
-    assert message in stderr
+    assert stderr.startswith(f"extract-features: {message}")
     assert len(stderr.splitlines()) == 1
+
+
+def test_what_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train_cli.main([])
+    expected = "OUT.h5 is missing; expected train-head OUT.h5 [OUT.h5 ...]; see train-head --help"
+    assert capsys.readouterr().err == f"train-head: {expected}\n"
+
+
+@pytest.mark.parametrize(
+    ("message", "words", "shown"),
+    [
+        ("dropout: found 2", [], "--dropout: found 2"),
+        ("leave_out: class 'a' is unknown", [], "--leave-out: class 'a' is unknown"),
+        ("metric 'a' is unknown", [], "--metric 'a' is unknown"),
+        ("assert 'a' is unknown", [], "--assert 'a' is unknown"),
+        ("dropout, units: found 2", [], "--dropout, --units: found 2"),
+        ("labels: no such file", ["labels"], "labels: no such file"),
+        ("labels: no such file", ["a.h5", "--source", "labels"], "labels: no such file"),
+        ("a.h5: no such file", [], "a.h5: no such file"),
+        ("head: no such folder", [], "--head: no such folder"),
+        ("the head is broken", [], "the head is broken"),
+    ],
+)
+def test_settings_are_named_as_flags(message: str, words: list[str], shown: str) -> None:
+    parser = train_cli.train_head_parser()
+    arguments = parser.parse_intermixed_args(words or ["out.h5"])
+    assert with_flags(parser, arguments, message) == shown
 
 
 @pytest.mark.parametrize(
@@ -120,7 +158,7 @@ def test_a_log_is_no_output_of_the_same_command(
     near = [] if flag == "--export" else ["--near"]
     words = ["none.h5", *near, flag, str(out), "--log", str(path)]
     assert show_cli.main(words) == SettingError.exit_code
-    said = f"log: {path} is also given as {flag[2:]}; name another file"
+    said = f"--log: {path} is also given as {flag[2:]}; name another file"
     assert capsys.readouterr().err == f"show-features: {said}\n"
     assert not path.exists()
 
@@ -147,7 +185,7 @@ def test_a_log_replaces_nothing(
         path = path / "run.log"
     assert run_with_log(path) == SettingError.exit_code
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"show-features: log: {path}")
+    assert line.startswith(f"show-features: --log: {path}")
     assert kind != "file" or path.read_bytes() == b"\x89HDF\r\n"
 
 
@@ -325,3 +363,15 @@ def test_a_table_escapes_its_texts() -> None:
     assert "<th>a&lt;b</th><th>n</th>" in table
     assert "<td>x &amp; y</td><td>1</td>" in table
     assert table.endswith("<p>&lt;done&gt;</p>")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_a_terminal_of_80_columns(
+    command: Callable[[list[str]], int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        command(["--help"])
+    assert not [line for line in capsys.readouterr().out.splitlines() if len(line) > 79]

@@ -11,7 +11,7 @@ from sklearn.linear_model import Ridge
 from classify.data.dataset import Dataset, load_dataset
 from classify.data.splits import Split, split_rows
 from classify.diagnosis import shift
-from classify.diagnosis.shift import compare_splits
+from classify.diagnosis.shift import compare_splits, find_leaks
 from extract import write_features
 from extract.core.config import TrunkSpec
 
@@ -137,3 +137,17 @@ def test_rows_that_stay_in_the_file_give_the_same(tmp_path: Path) -> None:
     ]
     assert found[0] is not None
     assert found[0] == found[1]
+
+
+def test_copies_on_two_sides_are_named() -> None:
+    generator = np.random.default_rng(0)
+    y, X = labelled(generator, 60, 2)
+    digests = generator.integers(0, 256, (60, 16), dtype=np.uint8)
+    digests[7], X[7] = digests[30], X[30]
+    rows = replace(dataset(y, X), digests=digests)
+    assert find_leaks(rows, [divide(np.arange(60) < 20)]) == [
+        "found the same image in two splits 1 time (7.png = 30.png)"
+    ]
+    assert find_leaks(rows, [divide(np.arange(60) >= 31)]) == []
+    folds = [replace(divide(np.arange(60) % 2 == side), origin="fold") for side in (0, 1)]
+    assert "two folds" in find_leaks(rows, folds)[0]

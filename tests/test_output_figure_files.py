@@ -52,7 +52,7 @@ def drawings() -> dict[str, Drawing]:
         draw_calibration("calibration", bins),
         draw_sizes("sizes", sizes, "average precision"),
         draw_learning("learning0", DROPPED, shared_limits([DROPPED])),
-        draw_map("map", feature_map, y, styles, np.arange(3))._replace(
+        draw_map("map", feature_map, y, styles, np.arange(30), np.arange(3))._replace(
             legend=tuple(LegendItem(name, "#060606", "o") for name in HOSTILE)
         ),
     ]
@@ -132,7 +132,7 @@ def test_most_figures_fit_a_column_of_a_paper() -> None:
 def test_the_colours_of_paper_are_those_of_the_page() -> None:
     style = (ROOT / "classify/report/page/style/base.css").read_text()
     light = dict(re.findall(r"--([\w-]+): (#\w{6})", style[: style.index("@media")]))
-    names = ["ink", "muted", "grid", "train", "held", "bad", "card", *(f"s{i}" for i in range(10))]
+    names = ["ink", "muted", "grid", "train", "held", "bad", "card", *(f"s{i}" for i in range(8))]
     assert [light[name] for name in names] == list(PAPER.values())
 
 

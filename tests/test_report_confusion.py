@@ -18,14 +18,7 @@ from classify.figures.confusion import count_cells, draw_confusion, to_page
 from classify.figures.drawing import to_svg
 from classify.report.confusion_cells import CellImages, choose_rows
 from classify.search.leaderboard import Result
-from tests.test_report_page import (
-    HEADS,
-    SCRIPT,
-    browser,  # noqa: F401
-    dataset,
-    opened,
-    report,
-)
+from tests.test_report_page import HEADS, SCRIPT, dataset, opened, report
 
 NAMES = (SCRIPT, '"><b onclick=alert(2)>&amp;', "$5_{x}$")
 Made = tuple[Path, Result, Analysis]
@@ -112,7 +105,7 @@ def test_of_many_images_the_data_stay_small(K: int) -> None:
     whole = csr_array((np.ones(100_000, int), (y, answers)), (K, K))
     cells = CellImages(whole, made, AllRows)  # type: ignore[arg-type]
     assert len(cells.rows) <= 2000
-    assert len(json.dumps(cells.to_page(()))) < 700_000
+    assert len(json.dumps(cells.to_page())) < 700_000
 
 
 # What is seen.
@@ -150,11 +143,7 @@ def contrast(one: tuple[int, ...], other: tuple[int, ...]) -> float:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("K", [30, 60, 300])
 def test_a_single_image_stands_out(
-    scheme: str,
-    K: int,
-    browser: Any,  # noqa: F811
-    thirty: Made,
-    tmp_path: Path,
+    scheme: str, K: int, browser: Any, thirty: Made, tmp_path: Path
 ) -> None:
     # One image of many is confused: the weakest colours.
     counts = np.diag(np.full(K, 10**4))
@@ -188,7 +177,7 @@ def test_a_single_image_stands_out(
 
 
 @pytest.mark.parametrize("width", [1440, 390])
-def test_numbers_and_names_have_eleven_pixels(browser: Any, thirty: Made, width: int) -> None:  # noqa: F811
+def test_numbers_and_names_have_eleven_pixels(browser: Any, thirty: Made, width: int) -> None:
     with opened(browser, thirty[0], viewport={"width": width, "height": 800}) as page:
         sizes = page.evaluate(
             "[...document.querySelectorAll('.matrix text')].map(t => parseFloat("
@@ -210,7 +199,7 @@ def test_numbers_and_names_have_eleven_pixels(browser: Any, thirty: Made, width:
         assert widest < axes[2] / 30
 
 
-def test_the_table_has_every_pair(browser: Any, three: Made) -> None:  # noqa: F811
+def test_the_table_has_every_pair(browser: Any, three: Made) -> None:
     y, answers = answers_of(three)
     wanted = sklearn_confusion(y, answers)
     with opened(browser, three[0]) as page:
@@ -232,7 +221,7 @@ def test_the_table_has_every_pair(browser: Any, three: Made) -> None:  # noqa: F
         assert shown == sorted(shown, reverse=True)
 
 
-def test_a_long_table_says_what_it_leaves_out(browser: Any, thirty: Made) -> None:  # noqa: F811
+def test_a_long_table_says_what_it_leaves_out(browser: Any, thirty: Made) -> None:
     y, answers = answers_of(thirty)
     wrong = sklearn_confusion(y, answers)
     pairs = int((wrong > 0).sum() - (wrong.diagonal() > 0).sum())
@@ -260,7 +249,7 @@ def expected(found: Made, row: int, column: int) -> str:
     )
 
 
-def test_the_arrow_keys_move_and_a_live_region_speaks(browser: Any, three: Made) -> None:  # noqa: F811
+def test_the_arrow_keys_move_and_a_live_region_speaks(browser: Any, three: Made) -> None:
     with opened(browser, three[0]) as page:
         region = page.locator("#confusions .matrix")
         said = page.locator("#confusions [aria-live=polite]")
@@ -297,7 +286,7 @@ def test_the_arrow_keys_move_and_a_live_region_speaks(browser: Any, three: Made)
         assert not region.evaluate("e => e.contains(document.activeElement)")
 
 
-def test_a_click_and_enter_show_the_images_of_a_cell(browser: Any, three: Made) -> None:  # noqa: F811
+def test_a_click_and_enter_show_the_images_of_a_cell(browser: Any, three: Made) -> None:
     y, answers = answers_of(three)
     result = three[1]
     assert result.dataset is not None
@@ -330,7 +319,7 @@ def test_a_click_and_enter_show_the_images_of_a_cell(browser: Any, three: Made) 
         assert panel.locator("h3").inner_text() == expected(three, 2, 0)
 
 
-def test_without_a_script_the_matrix_and_the_table_are_there(browser: Any, three: Made) -> None:  # noqa: F811
+def test_without_a_script_the_matrix_and_the_table_are_there(browser: Any, three: Made) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(three[0].as_uri())
@@ -341,7 +330,7 @@ def test_without_a_script_the_matrix_and_the_table_are_there(browser: Any, three
     context.close()
 
 
-def test_of_many_classes_a_cell_names_its_neighbours(browser: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_of_many_classes_a_cell_names_its_neighbours(browser: Any, tmp_path: Path) -> None:
     made = dataset(tuple(f"class {i:03}" for i in range(502)), count=4)
     found = report(made, tmp_path / "report.html", HEADS[2:])
     with opened(browser, found[0]) as page:

@@ -148,7 +148,9 @@ def test_nothing_in_the_file_points_outside(hostile: tuple[Path, Result, Analysi
     tags = re.findall(r"<[^>]+>", text)
     addresses = re.findall(r'(?:src|href)="([^"]+)"|url\(([^)]+)\)', "".join(tags))
     assert addresses
-    assert all((a or b).startswith(("#", "data:")) for a, b in addresses)
+    # The table of all predictions lies in the folder of the page.
+    addresses = [a or b for a, b in addresses if a != "predictions.csv"]
+    assert all(address.startswith(("#", "data:")) for address in addresses)
     assert "@import" not in text
     assert not re.findall(r"<[^>]* style=", text)
     assert "unsafe" not in text
@@ -170,11 +172,12 @@ def test_no_identifier_is_there_twice(browser: Any, swept: tuple[Path, Result, A
 def test_what_is_said_first(browser: Any, hostile: tuple[Path, Result, Analysis]) -> None:
     path, result, _ = hostile
     with opened(browser, path) as page:
-        said = page.inner_text("header")
+        said = str(page.text_content("header"))
         assert page.inner_text("h1").startswith("Use logistic C=1")
         assert f"{100 * result.best.scores['accuracy']:.1f}".removesuffix(".0") in said
         assert "the 30 images of the validation split" in said
         assert "is trained on 30" in said
+        assert f"{len(result.validation_rows)} images of 3 classes" in page.inner_text(".lead")
         assert "Test split" not in said
 
 
@@ -293,7 +296,7 @@ def test_an_image_that_is_not_the_one_is_not_shown(
     path, _, _ = report(made, tmp_path / "report.html")
     said = {"changed": "changed since", "damaged": "is not an image"}
     with opened(browser, path) as page:
-        shown = page.locator("#mistakes .images figure").first
+        shown = page.locator("#mistakes figure").first
         assert said.get(change, "image not found") in shown.inner_text()
         assert first.key in shown.inner_text()
         missing = len(analysis.mistakes) if change == "elsewhere" else 1
@@ -359,10 +362,10 @@ def test_many_classes_stay_readable(browser: Any, tmp_path: Path) -> None:
         assert len(page.locator("#confusions svg text").all()) == 2
         assert page.locator("#confusions .pairs tbody tr").count() == len(analysis.pairs) > 3
         assert page.locator("#classes tbody tr").count() == 70
-        assert page.locator("#map .legend li").count() == 10
-        assert "10 classes with the most mistakes" in page.inner_text("#map")
-        assert "in 3 folds" in page.inner_text("header")
-        assert page.locator("#mistakes details tbody tr").count() == len(analysis.mistakes) - 24
+        assert page.locator("#map-classes li").count() == 9  # and the grey ones
+        assert "8 classes with the most mistakes" in page.inner_text("#map")
+        assert "in 3 folds" in str(page.text_content("header"))
+        assert page.locator("#all-mistakes tbody tr").count() == len(analysis.mistakes)
 
 
 def test_a_test_split_is_told_apart(browser: Any, tmp_path: Path) -> None:
@@ -371,7 +374,7 @@ def test_a_test_split_is_told_apart(browser: Any, tmp_path: Path) -> None:
     path, result, _ = report(made, tmp_path / "report.html")
     assert result.test is not None
     with opened(browser, path) as page:
-        said = page.inner_text("header")
+        said = str(page.text_content("header"))
         assert "Test split" in said
         assert f"of 10 images, loss {result.test.loss:.3f}" in said
 
@@ -431,7 +434,7 @@ def test_light_dark_and_paper(browser: Any, hostile: tuple[Path, Result, Analysi
             page.emulate_media(media=media, color_scheme=scheme)
             colours.append(
                 page.evaluate(
-                    "['body', '#scores svg text', '#map use'].map(s => {"
+                    "['body', '#scores svg text', '#map [id$=validation] use'].map(s => {"
                     "const style = getComputedStyle(document.querySelector(s));"
                     "return s === 'body' ? [style.backgroundColor, style.color] : style.fill })"
                 )
@@ -465,7 +468,7 @@ def test_it_prints_and_unfolds(browser: Any, tmp_path: Path) -> None:
     made.X[:] = np.random.default_rng(1).normal(size=made.X.shape)
     with opened(browser, report(made, tmp_path / "report.html", HEADS[:1])[0]) as page:
         assert page.pdf(format="A4")[:5] == b"%PDF-"
-        assert page.locator("details[open]").count() == page.locator("details").count() == 2
+        assert page.locator("details[open]").count() == page.locator("details").count() >= 2
 
 
 def with_seconds(result: Result, seconds: float) -> Result:

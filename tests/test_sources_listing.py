@@ -73,7 +73,7 @@ def test_layouts_with_one_meaning(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ([], ["found no image among 0 files;"]),
+        ([], ["found no file; expected .jpg, .png or other images; name the folder"]),
         (["a.txt", "x/b.csv", "c/"], ["no image among 2 files (a.txt, x/b.csv)"]),
         (["a.jpg", "b.jpg", "cats/c.jpg"], ["2 images (a.jpg, b.jpg)", "1 folder (cats: 1)"]),
         (["a.jpg", "train/c/a.jpg"], ["1 image (a.jpg)", "1 folder (train: 1)"]),

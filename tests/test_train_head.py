@@ -383,7 +383,7 @@ def test_classes_are_left_out_by_name_in_every_layer(
     assert len(names_in(folder)) == 4
     assert sum(map(sum, result["candidates"][0]["confusion"])) == 20
     assert train_head([str(path), "--leave-out", "frog"]) == 2
-    assert "leave_out: class 'frog' is unknown; nearest: fox, dog" in capsys.readouterr().err
+    assert "--leave-out: class 'frog' is unknown; nearest: fox, dog" in capsys.readouterr().err
 
 
 def test_a_flag_that_argparse_does_not_know(store: Path) -> None:
@@ -603,7 +603,7 @@ def test_ctrl_c_while_the_report_is_drawn_costs_the_report_alone(store: Path) ->
     with subprocess.Popen(command, **pipes) as it:
         assert it.stdout is not None
         assert it.stderr is not None
-        assert any("made_head: saved" in line for line in it.stderr)
+        assert any("writing the report" in line for line in it.stderr)
         it.send_signal(signal.SIGINT)
         out, said = it.stdout.read(), it.stderr.read()
     assert it.returncode == 130, said

@@ -10,7 +10,7 @@ import numpy as np
 from classify.activation.images import read_pixels
 from classify.activation.nearest import Neighbour, find_nearest
 from classify.activation.overlay import describe_place, draw_overlay
-from classify.activation.positions import Contributions, contributions
+from classify.activation.positions import COVERED, Contributions, contributions
 from classify.activation.scored_by import group_by_head, open_head
 from classify.activation.trunk_maps import open_maps, run_maps
 from classify.data.dataset import Dataset
@@ -26,6 +26,8 @@ from extract.core.errors import HeadstartError, first_line
 SHOWN = 24
 # How far the mean of a map may be from the stored features, as a share of their length.
 _SAME, _SAME_LOW = 0.01, 0.1
+# The least change of log odds that is more than rounding.
+_LEAST = 0.01
 
 
 class Overlay(NamedTuple):
@@ -55,6 +57,7 @@ class Explained:
         overlays: One for each.
         nearest: The training images most similar to each.
         method: ``exact``, ``gradient`` or ``covered``; empty without any overlay.
+        pooling: How the maps became the features of the head: ``avg``, ``max`` or ``none``.
         grid: Height and width of the maps; zeros without one.
         reason: Why there is no overlay at all; empty where there is one.
         seconds: What it took.
@@ -64,6 +67,7 @@ class Explained:
     overlays: list[Overlay] = field(default_factory=list)
     nearest: list[list[Neighbour]] = field(default_factory=list)
     method: str = ""
+    pooling: str = ""
     grid: tuple[int, int] = (0, 0)
     reason: str = ""
     seconds: float = 0.0
@@ -168,7 +172,8 @@ def _draw(result: Result, explained: Explained, overlays: str) -> Explained:
             method = parts.method
         for i, (place, reason) in enumerate(zip(own_places, reasons, strict=True)):
             drawn[place] = Overlay(reason=reason) if reason else _overlay(pixels[place], parts, i)
-    return replace(explained, overlays=drawn, method=method, grid=tuple(maps.shape[1:3]))
+    grid = maps.shape[1], maps.shape[2]
+    return replace(explained, overlays=drawn, method=method, pooling=pooling, grid=grid)
 
 
 def _check(result: Result, own: Dataset, overlays: str) -> tuple[MadeBy, str, tuple[int, ...]]:
@@ -217,7 +222,7 @@ def _answers(result: Result, rows: Labels) -> Labels:
     """Return the classes that validation rows were taken for."""
     assert result.scores is not None
     places = np.searchsorted(result.validation_rows, rows)
-    return result.scores[places].argmax(axis=1)
+    return np.asarray(result.scores[places].argmax(axis=1))
 
 
 def _compare(maps: Rows, stored: Rows, pooling: str, precision: str) -> list[str]:
@@ -234,6 +239,8 @@ def _compare(maps: Rows, stored: Rows, pooling: str, precision: str) -> list[str
 def _overlay(pixels: Any, parts: Contributions | None, place: int) -> Overlay:
     assert parts
     positions = parts.positions[place]
+    if parts.method == COVERED and np.abs(positions).max() < _LEAST:
+        return Overlay(reason="covering one position changes nothing")
     image = draw_overlay(pixels, positions)
     words, constant = describe_place(positions), float(parts.constant[place])
     return Overlay(image, "", words, positions.tolist(), constant)

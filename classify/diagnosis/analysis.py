@@ -12,16 +12,23 @@ from classify.diagnosis import diagnostics
 from classify.diagnosis.comparison import HeadPair, compare_heads
 from classify.diagnosis.curves import Curve, class_curves, coverage_curve
 from classify.diagnosis.projection import FeatureMap, map_features
-from classify.diagnosis.shift import Shift, compare_splits
+from classify.diagnosis.shift import Shift, compare_splits, find_leaks
 from classify.diagnosis.training_sizes import TrainingSizes, train_on_fewer
 from classify.labelling.issues import LabelIssues, find_label_issues
 from classify.scores.areas import class_thresholds
 from classify.scores.metrics import confusion_matrix
-from classify.scores.operating_points import Coverage, Sensitivity, coverage, sensitivities
+from classify.scores.operating_points import (
+    Coverage,
+    Sensitivity,
+    Thresholds,
+    count_thresholds,
+    coverage,
+    sensitivities,
+)
 from classify.search.leaderboard import Result
 from classify.search.ranking import to_json
 
-MISTAKES, PAIRS = 100, 12
+MISTAKES, PAIRS = 500, 12
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class Analysis:
         precision_recall: Curves of precision against recall.
         coverage: Share and accuracy of the images with a least score.
         coverage_curve: Accuracy against that share.
+        thresholds: Images at each threshold of a slider.
         sensitivities: Of two classes, sensitivity for the positive one by specificity.
         calibration: Accuracy by score.
         calibration_error: Expected calibration error, 0 to 1.
@@ -48,6 +56,7 @@ class Analysis:
         label_issues: The training and validation images whose label may be wrong.
         comparisons: Pairs of heads on the same images.
         shift: Whether training and validation images look different; None where it is not tested.
+        leaks: Lines about images with copies or near-duplicates on another side of the division.
     """
 
     confusion: Any
@@ -59,6 +68,7 @@ class Analysis:
     precision_recall: list[Curve]
     coverage: list[Coverage]
     coverage_curve: Curve
+    thresholds: Thresholds
     sensitivities: list[Sensitivity]
     calibration: list[diagnostics.CalibrationBin]
     calibration_error: float
@@ -69,11 +79,12 @@ class Analysis:
     label_issues: LabelIssues
     comparisons: list[HeadPair]
     shift: Shift | None
+    leaks: list[str]
 
     def to_dict(self, keys: list[str]) -> dict[str, Any]:
         """Return every number as JSON values, with keys in place of row numbers."""
         plain = ["classes", "pairs", "positive", "groups", "roc", "precision_recall"]
-        plain += ["coverage", "coverage_curve", "sensitivities"]
+        plain += ["coverage", "coverage_curve", "thresholds", "sensitivities"]
         plain += ["calibration", "calibration_error"]
         mistakes = [{k: v for k, v in m._asdict().items() if k != "row"} for m in self.mistakes]
         return {
@@ -82,9 +93,11 @@ class Analysis:
             "label_issues": self.label_issues.to_dict(),
             "comparisons": [pair.to_dict(keys) for pair in self.comparisons],
             "shift": to_json(self.shift),
+            "leaks": self.leaks,
             "sized": self.fewer_images.head,
             "sized_on": self.fewer_images.rows,
             "sizes": to_json(self.fewer_images.sizes),
+            "gain": to_json(self.fewer_images.gain),
             "maps": [
                 {
                     "method": method,
@@ -133,6 +146,7 @@ def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
         ),
         coverage=coverage(y, scores, units),
         coverage_curve=coverage_curve(y, scores),
+        thresholds=count_thresholds(y, scores, positive),
         sensitivities=sensitivities(y, scores, positive, units, seed),
         calibration=bins,
         calibration_error=error,
@@ -143,4 +157,5 @@ def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
         label_issues=find_label_issues(own, seed=seed),
         comparisons=compare_heads(dataset, result),
         shift=compare_splits(own, result.splits[0], seed),
+        leaks=find_leaks(own, result.splits),
     )

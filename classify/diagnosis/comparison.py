@@ -37,8 +37,8 @@ class HeadPair(NamedTuple):
     """Two heads on the same validation images.
 
     Attributes:
-        first: The head that is higher in the leaderboard.
-        second: The other one.
+        first: A head.
+        second: Another one.
         both_right: Images that both classify correctly.
         only_first: Images that only the first one classifies correctly.
         only_second: Images that only the second one classifies correctly.
@@ -64,6 +64,11 @@ class HeadPair(NamedTuple):
     p_value: float
     first_rows: list[Disagreement]
     second_rows: list[Disagreement]
+
+    @property
+    def rows(self) -> list[int]:
+        """The rows of all images that are listed."""
+        return [one.row for one in (*self.first_rows, *self.second_rows)]
 
     def to_dict(self, keys: Sequence[str]) -> dict[str, Any]:
         """Return the numbers as JSON values, with keys in place of row numbers."""

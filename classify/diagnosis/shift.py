@@ -11,12 +11,14 @@ Sources: D. Lopez-Paz and M. Oquab, Revisiting classifier two-sample tests (2017
 Permutation, parametric and bootstrap tests of hypotheses (2005), on exchanges within blocks.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset
+from classify.data.near_duplicates import describe_all_leaks
 from classify.data.splits import Split
 from classify.stored.out_of_core import Labels, StoredRows
 
@@ -85,6 +87,20 @@ def compare_splits(dataset: Dataset, split: Split, seed: int = 0) -> Shift | Non
     return Shift(float(areas[0]), chance, *counts.tolist())
 
 
+def find_leaks(dataset: Dataset, splits: Sequence[Split]) -> list[str]:
+    """Describe images with a copy, or a near-duplicate, on another side of the division."""
+    sides = np.full(len(dataset.y), -1)
+    sides[splits[0].train], sides[splits[0].test] = 0, -2
+    first = [split for split in splits if not split.repeat]
+    for number, split in enumerate(first, 1):
+        sides[split.validation] = number
+    noun, near = "folds" if splits[0].origin == "fold" else "splits", not dataset.near_joined
+    found = describe_all_leaks(
+        dataset.X, dataset.digests, dataset.keys, (sides, sides), noun, near=near
+    )
+    return [line.partition("; expected")[0] for line in found]
+
+
 def _choose(
     dataset: Dataset, split: Split, random: np.random.Generator
 ) -> tuple[Labels, NDArray[np.int64]]:
@@ -96,7 +112,7 @@ def _choose(
     width = 4 * int(np.prod(dataset.X.shape[1:]))
     most = min(_MOST_ROWS, _MOST_BYTES // width // 2)
     parts = [_one_per_group(dataset, rows, random) for rows in (split.train, split.validation)]
-    shared = np.intersect1d(*(dataset.y[rows] for rows in parts))
+    shared = np.intersect1d(dataset.y[parts[0]], dataset.y[parts[1]])
     shared = random.permutation(shared)[: max(1, most // _FOLDS)]
     parts = [rows[np.isin(dataset.y[rows], shared)] for rows in parts]
     chosen = [r[np.argsort(_turns(dataset.y[r]), kind="stable")[:most]] for r in parts]
@@ -155,7 +171,7 @@ def _read(dataset: Dataset, rows: Labels) -> Double:
     return np.asarray(flat @ vectors[:, -_DIRECTIONS:] / np.sqrt(max(values.sum(), 1e-12)))
 
 
-def _centre(values: NDArray[np.generic], classes: Labels) -> Double:
+def _centre(values: NDArray[Any], classes: Labels) -> Double:
     """Subtract from each column the mean of the class."""
     sums = np.zeros((int(classes.max()) + 1, values.shape[1]))
     np.add.at(sums, classes, values)

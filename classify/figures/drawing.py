@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
 TRAIN, HELD, BAD = "#040404", "#050505", "#060606"
 CARD = "#070707"  # the ground of a figure
-SERIES = tuple(f"#0a0a{i:02x}" for i in range(10))
-_NAMES = ("ink", "muted", "grid", "train", "held", "bad", "card", *(f"s{i}" for i in range(10)))
+SERIES = tuple(f"#0a0a{i:02x}" for i in range(8))
+_NAMES = ("ink", "muted", "grid", "train", "held", "bad", "card", *(f"s{i}" for i in range(8)))
 _COLOURS = dict(zip((INK, MUTED, GRID, TRAIN, HELD, BAD, CARD, *SERIES), _NAMES, strict=True))
 # The colours of the page in light mode, for paper and notebooks.
 _LIGHT = (
     *("#1a1e24", "#59636f", "#e9ecef", "#c0620a", "#1d5fbf", "#c8321f", "#ffffff"),
-    *("#1d5fbf", "#d1620a", "#2b8a4b", "#b0317f", "#7550b8"),
-    *("#8a5a3c", "#0a8794", "#8f8200", "#d4506c", "#5f6b76"),
+    *("#1d5fbf", "#d1620a", "#00998f", "#5c005c"),
+    *("#ad7a52", "#8f85c2", "#003d29", "#474700"),
 )
 PAPER = dict(zip(_COLOURS, _LIGHT, strict=True))
 STYLE = Path(__file__).with_name("figures.mplstyle")
@@ -47,11 +47,13 @@ class LegendItem(NamedTuple):
         name: What it explains.
         colour: Its placeholder colour.
         style: Marker and line in matplotlib's short form, such as ``o-``.
+        hollow: Whether the marker is not filled.
     """
 
     name: str
     colour: str
     style: str = "-"
+    hollow: bool = False
 
 
 class Drawing(NamedTuple):
@@ -92,7 +94,7 @@ def to_svg(drawing: Drawing, scale: float = 1.5) -> str:
     axes = json.dumps([_place(axes, drawing.size) for axes in figure.axes])
     opening = (
         f'<svg viewBox="0 0 {width} {height}" width="{scale * 72 * drawing.size[0]:g}" role="img" '
-        'stroke-linejoin="round" stroke-linecap="butt" '
+        f'stroke-linejoin="round" stroke-linecap="butt" '
         f'aria-label="{html.escape(drawing.label)}" data-axes="{axes}">'
     )
     # Matplotlib's own style would apply to the whole page, and no digest allows it.

@@ -8,14 +8,14 @@ from classify.data.dataset import Dataset
 from classify.diagnosis.analysis import Analysis
 from classify.figures.confusion import draw_confusion
 from classify.figures.curves import draw_calibration, draw_curves, draw_sizes
-from classify.figures.drawing import BAD, SERIES, Drawing, LegendItem
+from classify.figures.drawing import BAD, MUTED, SERIES, Drawing, LegendItem
 from classify.figures.feature_map import MARKERS, draw_map
 from classify.figures.learning import draw_panels, list_panels
 from classify.figures.sweeps import draw_candidates
 from classify.search.leaderboard import Result
 
 # More classes than fit have no style of their own on the map, except those with most mistakes.
-_MOST_STYLES, _FEW_STYLES = 20, 10
+_MOST_STYLES, _FEW_STYLES = 20, len(SERIES)
 
 
 def draw_figures(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, Drawing]:
@@ -40,9 +40,8 @@ def draw_figures(dataset: Dataset, result: Result, analysis: Analysis) -> dict[s
     if analysis.fewer_images.sizes:
         drawings.append(draw_sizes("fewer_images", analysis.fewer_images.sizes, metric))
     for feature_map in analysis.maps:
-        drawing = draw_map(
-            map_name(feature_map.method), feature_map, dataset.y, styles, analysis.wrong_rows
-        )
+        name, rows = map_name(feature_map.method), (result.validation_rows, analysis.wrong_rows)
+        drawing = draw_map(name, feature_map, dataset.y, styles, *rows)
         drawings.append(drawing._replace(legend=_map_legend(dataset.class_names, styles)))
     return {drawing.name: drawing for drawing in drawings}
 
@@ -53,12 +52,14 @@ def metric_label(metric: str) -> str:
 
 
 def _map_legend(class_names: Sequence[str], styles: Mapping[int, int]) -> tuple[LegendItem, ...]:
-    """Return the colours and markers of classes, and the ring of mistakes."""
+    """Return the colours and markers of classes, and those of splits and mistakes."""
     classes = (
         LegendItem(class_names[label], SERIES[i % len(SERIES)], MARKERS[i // len(SERIES)])
         for label, i in styles.items()
     )
-    return *classes, LegendItem("wrong prediction", BAD, "o")
+    splits = (("training", True), ("validation", False))
+    marks = (LegendItem(f"{name} image", MUTED, "o", hollow) for name, hollow in splits)
+    return *classes, *marks, LegendItem("wrong prediction", BAD, "o", hollow=True)
 
 
 def map_name(method: str) -> str:

@@ -48,14 +48,14 @@ from classify.inference.training_images import save_training_images
 from classify.output.figure_files import write_figures
 from classify.output.scored_images import write_scored_images
 from classify.report.report import write_report
-from classify.report.run_record import describe_run, describe_timing
+from classify.report.run_record import describe_analysis, describe_run, describe_timing
 from classify.search import checkpoint
 from classify.search.leaderboard import Result
 from classify.stored.out_of_core import join_layers
 from classify.stored.parts import MadeBy
 from extract.core.atomic import atomic_write
 from extract.core.config import TrunkSpec
-from extract.core.errors import HeadError, TrunkError, quoted
+from extract.core.errors import HeadError, TrunkError, nearest_path, quoted
 from extract.images.item import reason_of
 from extract.images.remote import check_local
 from extract.limits.unpacked import read_json
@@ -194,14 +194,14 @@ def save_report(
     with atomic_write(folder, HeadError) as temporary:
         shutil.copytree(folder, temporary, copy_function=link_file, ignore=rest)
         described = json.loads((folder / RESULT).read_bytes())
-        best = analysis.to_dict(dataset.keys)
-        best["mistakes"]["explained"] = explained.to_dict(dataset.keys)
         drawings = draw_figures(dataset, result, analysis).values() if figures else ()
         written = write_figures(temporary / FIGURES, drawings) if figures else []
-        write_json(temporary / RESULT, described | {"best": best, "figures": written})
+        analysed = describe_analysis(dataset, result, analysis, explained)
+        write_json(temporary / RESULT, described | analysed | {"figures": written})
         write_json(temporary / TIMING, describe_timing(result, timing))
         analysis.label_issues.write_csv(temporary / ISSUES)
-        write_report(temporary / REPORT, dataset, result, analysis, described["store"], explained)
+        stores = described["store"]
+        write_report(temporary / REPORT, dataset, result, analysis, stores, explained, described)
 
 
 def load_head(folder: PathLike) -> TrainedHead:
@@ -263,8 +263,8 @@ def _read_identity(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         problem = f"no readable {BUNDLE}" if isinstance(error, OSError) else f"{BUNDLE}: {error}"
         if not folder.exists():
-            expected = "expected one that train-head wrote"
-            raise HeadError(f"{folder}: no such folder; {expected}") from error
+            found = f"no such folder{nearest_path(folder)}"
+            raise HeadError(f"{folder}: {found}; expected one that train-head wrote") from error
         if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
             problem = f"not JSON in {BUNDLE}"
         raise HeadError(f"{folder}: {problem}; {_EXPECTED}") from error

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from classify.figures.drawing import (
-    BAD,
     PAPER,
     SCREEN_TEXT,
     STYLE,
@@ -160,14 +159,14 @@ def _add_legend(
     from matplotlib.lines import Line2D
 
     lines = []
-    for name, (_, colour, style) in zip(names, legend, strict=True):
+    for name, (_, colour, style, hollow) in zip(names, legend, strict=True):
         marker = style.strip("-") or None
         line = "none" if "-" not in style else "--" if "--" in style else "-"
         lines.append(Line2D([], [], color=colour, marker=marker, linestyle=line, label=name))
-        if colour == BAD:  # rings
+        if hollow:
             lines[-1].set_markerfacecolor("none")
     place = {"loc": "upper center", "borderpad": 0, "borderaxespad": 0, "columnspacing": 1.2}
-    handle = 1.8 if any(style for _, _, style in legend) else 0
+    handle = 1.8 if any(item.style for item in legend) else 0
     figure.legend(handles=lines, ncols=columns, frameon=False, handlelength=handle, **place)
 
 

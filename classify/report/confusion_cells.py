@@ -1,7 +1,6 @@
 """The cells of the confusion matrix for the scripts of the page, and some images of each."""
 
 from collections import defaultdict
-from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from classify.search.leaderboard import Result
 
 # Images of a cell, and of all cells: of 100,000 images their keys stay below some 100 kB.
 _MOST_OF_CELL, _MOST_ROWS = 24, 2000
-_MOST_KEY = 300
 
 
 class CellImages:
@@ -38,12 +36,8 @@ class CellImages:
         listed, self._places = choose_rows(self.cells, y, scores)
         self.rows = rows[listed]
 
-    def to_page(self, known: Collection[int]) -> dict[str, Any]:
-        """Return the cells for scripts.
-
-        Args:
-            known: The rows whose keys scripts know; ``others`` has the keys of further ones.
-        """
+    def to_page(self) -> dict[str, Any]:
+        """Return the cells for scripts."""
         cells, names = self.cells, self._dataset.class_names
         rows: dict[int, list[int]] = defaultdict(list)
         for row, place in zip(self.rows.tolist(), self._places.tolist(), strict=True):
@@ -61,11 +55,6 @@ class CellImages:
             "truths": cells.truths.tolist(),
             "answers": cells.answers.tolist(),
             "rows": rows,
-            "others": {
-                row: self._dataset.keys[row][:_MOST_KEY]
-                for row in self.rows.tolist()
-                if row not in known
-            },
         }
 
 

@@ -4,7 +4,7 @@ The page loads nothing. Its only script and its only style sheet are allowed by 
 element has a style attribute. The template engine escapes every name that comes from the user.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +17,28 @@ from classify.diagnosis.diagnostics import ClassMetrics, confused_pairs
 from classify.diagnosis.sweeps import find_sweeps
 from classify.figures.candidates import name_heads
 from classify.figures.confusion import cell_width, to_page
-from classify.figures.drawing import SERIES, Drawing, to_svg
+from classify.figures.drawing import Drawing, to_svg
 from classify.figures.learning import list_panels
-from classify.figures.result_figures import draw_figures, map_name, map_styles
+from classify.figures.result_figures import draw_figures
 from classify.figures.sweeps import MOST_SWEEPS, kind_of
 from classify.report.confusion_cells import CellImages
 from classify.report.images import read_images
+from classify.report.map_marks import map_content, map_places
+from classify.report.mistakes import explained_mistakes
+from classify.report.provenance import list_settings
+from classify.report.summary import Name, summarise
 from classify.scores.intervals import FEWEST_GROUPS
 from classify.search.evaluate import training_sample
 from classify.search.leaderboard import Result
+from classify.search.ranking import to_json
 from classify.settings.config import METRICS
 from extract.gallery.page import content_policy, open_templates
 
 _PAGE = Path(__file__).with_name("page")
-# In the order of the page; rules for paper and telephones come last.
-_STYLES = tuple(
-    f"style/{name}.css" for name in ("base", "images", "sweeps", "confusion", "print_and_phone")
-)
-_SCRIPTS = tuple(f"scripts/{name}.js" for name in ("page", "tables", "images", "confusion"))
+# Files of a folder that come before all others, and after them: rules for paper and telephones.
+_FIRST, _LAST = ("base.css", "page.js", "images.js"), ("print_and_phone.css",)
 # More thumbnails and lines of a table would make the page harder to read.
-_MOST_IMAGES, _MOST_ISSUES, _MOST_CLASSES, _MOST_PAIRS = 24, 12, 200, 200
+_MOST_IMAGES, _MOST_ISSUES, _MOST_CLASSES, _MOST_PAIRS, _MOST_KEY = 24, 12, 200, 200, 300
 _NO_VALUE = "\N{EN DASH}"
 
 
@@ -47,10 +49,11 @@ def write_report(
     analysis: Analysis,
     store: str | Sequence[str],
     explained: Explained | None = None,
+    described: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the report of a finished run; the same result gives the same bytes.
 
-    Two runs with the same seed differ in their training seconds only.
+    Two runs with the same seed differ in their seconds, date and command only.
 
     Args:
         path: The HTML file.
@@ -59,15 +62,17 @@ def write_report(
         analysis: The analysis of the best head.
         store: The store or stores, as the user named them.
         explained: The mistakes that are shown; None shows them without explanation.
+        described: From ``describe_run``; None shows no commands, dates and versions.
 
     Raises:
         OSError: The file cannot be written.
     """
+    explained = explained or Explained.left_out(analysis.mistakes, "")
     template = _environment().get_template("report.html")
     text = template.render(
         **_page(),
-        **_results(dataset, result, analysis),
-        explained=explained or Explained.left_out(analysis.mistakes, "not made"),
+        **_results(dataset, result, analysis, explained),
+        settings=list_settings(dataset, result, described or {}),
         stores=[store] if isinstance(store, str) else store,
     )
     path.write_text(text.lstrip(), encoding="utf-8", newline="\n")
@@ -75,21 +80,32 @@ def write_report(
 
 def _page() -> dict[str, Any]:
     """Return the style sheet and the script of the page, and the policy that allows only these."""
-    style, script = (
-        "".join((_PAGE / name).read_text(encoding="utf-8") for name in names)
-        for names in (_STYLES, _SCRIPTS)
-    )
+    style, script = map(_join_files, ("style", "scripts"))
     return {"style": style, "script": script, "policy": content_policy(style, script)}
 
 
-def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, Any]:
+def _join_files(folder: str) -> str:
+    """Return the text of the files of a folder, one for each section."""
+    others = {path.name for path in (_PAGE / folder).iterdir()} - {*_FIRST, *_LAST}
+    names = [*_FIRST, *sorted(others), *_LAST]
+    paths = [_PAGE / folder / name for name in names]
+    return "".join(path.read_text(encoding="utf-8") for path in paths if path.exists())
+
+
+def _results(
+    dataset: Dataset, result: Result, analysis: Analysis, explained: Explained
+) -> dict[str, Any]:
     """Return the content of the page by the names that its templates use."""
     listed = analysis.mistakes[:_MOST_IMAGES], analysis.label_issues.issues[:_MOST_ISSUES]
     cells = CellImages(analysis.confusion, dataset, result)
     # Rows whose small images scripts show, the most important ones first.
-    wanted = [*cells.rows.tolist()]
+    first, others = analysis.comparisons[:1], analysis.comparisons[1:]
+    disputed = [[row for pair in pairs for row in pair.rows] for pairs in (first, others)]
+    wanted = [*disputed[0], *cells.rows.tolist(), *disputed[1]]
     large = [one.row for part in listed for one in part]
+    large += [neighbour.row for nearest in explained.nearest for neighbour in nearest]
     images = read_images(dataset, result, analysis, large, wanted)
+    known = set(images.rows.tolist())
     own = result.dataset or dataset
     lowest, highest = _range(result)
     figures = draw_figures(dataset, result, analysis)
@@ -100,6 +116,7 @@ def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, 
         "analysis": analysis,
         "metrics": [result.metric, *(name for name in METRICS if name != result.metric)],
         "lead": _lead(result),
+        "summary": summarise(dataset, result, analysis),
         "train_scored": training_sample(len(result.splits[0].train)),
         "lowest": lowest,
         "highest": highest,
@@ -108,17 +125,21 @@ def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, 
         "sweeps": [(kind_of(sweep), sweep) for sweep in find_sweeps(result.entries)[:MOST_SWEEPS]],
         "named_heads": name_heads(result.entries),
         "figures": figures,
-        "map_name": map_name,
-        "map_styles": map_styles(dataset, analysis),
-        "colours": len(SERIES),
+        **map_content(dataset, result, analysis, images),
         **_confusions(dataset, analysis, figures["confusion"]),
         "worst_classes": _worst_classes(analysis.classes),
         "images": images,
-        "mistakes": images.show(listed[0]),
+        "mistakes": explained_mistakes(images, dataset, listed[0], explained),
+        "explained": explained,
         "issues": images.show(listed[1]),
         "page_data": {
             "images": images.to_page(dataset, result),
-            "confusion": cells.to_page(set(images.rows.tolist())),
+            "thresholds": analysis.thresholds._asdict(),
+            "confusion": cells.to_page(),
+            "comparison": to_json(analysis.comparisons),
+            # Of the rows that are not among the images.
+            "keys": {row: dataset.keys[row][:_MOST_KEY] for row in wanted if row not in known},
+            "maps": map_places(dataset, analysis),
         },
     }
 
@@ -138,6 +159,7 @@ def _environment() -> Any:
     """Return the template engine with the filters of the report."""
     environment = open_templates(_PAGE)
     environment.filters |= {"number": _number, "percent": _percent, "svg": _svg}
+    environment.tests["name"] = lambda text: isinstance(text, Name)
     return environment
 
 

@@ -7,8 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from classify.activation.explain import Explained
 from classify.data.dataset import Dataset
+from classify.diagnosis.analysis import Analysis
 from classify.diagnosis.sweeps import find_sweeps
+from classify.report.provenance import describe_origin
+from classify.report.summary import summarise
 from classify.scores.metrics import MATRIX_CLASSES, confusion_matrix, list_confusion
 from classify.search.checkpoint import library_versions
 from classify.search.evaluate import training_sample
@@ -34,6 +38,8 @@ def describe_run(dataset: Dataset, result: Result, store: str | Sequence[str]) -
     repeats = result.splits[-1].repeat + 1
     return {
         "store": store,
+        **describe_origin(dataset),
+        "seed": result.seed,
         "fingerprint": dataset.fingerprint,
         "metric": result.metric,
         "notes": result.notes,
@@ -64,6 +70,15 @@ def describe_run(dataset: Dataset, result: Result, store: str | Sequence[str]) -
         "test": to_json(result.test),
         "versions": library_versions(entry.spec.head for entry in result.entries),
     }
+
+
+def describe_analysis(
+    dataset: Dataset, result: Result, analysis: Analysis, explained: Explained
+) -> dict[str, Any]:
+    """Return what the report says of the best head as JSON values: ``summary`` and ``best``."""
+    best = analysis.to_dict(dataset.keys)
+    best["mistakes"]["explained"] = explained.to_dict(dataset.keys)
+    return {"summary": summarise(dataset, result, analysis).to_list(), "best": best}
 
 
 def describe_timing(result: Result, timing: Mapping[str, float]) -> dict[str, Any]:

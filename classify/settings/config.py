@@ -90,7 +90,7 @@ class TrainConfig:
         metavar="CLASS",
         shown="the rarer one",
     )
-    seed: int = flag(0, "decides everything random", low=0, below=2**32)
+    seed: int = flag(0, "seed of everything random", low=0, below=2**32)
     memory: float | None = flag(
         None,
         "features that need more, with their copies in training, are read from the file while "

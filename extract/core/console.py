@@ -1,12 +1,12 @@
 """Messages and progress on stderr, results on stdout, and the exit code of a command."""
 
 import argparse
-import difflib
 import io
 import logging
 import os
 import re
 import sys
+import textwrap
 import time
 import traceback
 import warnings
@@ -14,10 +14,20 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Any, NoReturn, TextIO, cast
 
-from extract.core.errors import ExitCode, HeadstartError, SettingError, escaped, lacking
+from extract.core.errors import (
+    ExitCode,
+    HeadstartError,
+    SettingError,
+    escaped,
+    lacking,
+    usage_error,
+    with_flags,
+)
 
 log = logging.getLogger("headstart")
 
+# The examples and descriptions of a command are as wide, and choices beside a flag.
+_HELP_WIDTH, _WIDEST_CHOICES = 79, 50
 # How the lines of a log begin.
 _LOG_TIME = "%Y-%m-%d %H:%M:%S"
 _LOG_START = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
@@ -131,6 +141,21 @@ def _warnings_are_no_errors() -> Iterator[None]:
         yield
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Formats help for 80 columns; choices stand in the line of their flag only where they fit."""
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        text = super()._format_args(action, default_metavar)
+        return "NAME" if action.choices and len(text) > _WIDEST_CHOICES else text
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        text = super()._expand_help(action)
+        if action.choices and self._format_args(action, "") == "NAME":
+            words, default, value = text.partition(" (default: ")
+            return f"{words}: {', '.join(map(str, action.choices))}{default}{value}"
+        return text
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line and name the nearest flag; flags are not abbreviated."""
 
@@ -138,22 +163,14 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog,
             usage=f"{prog} [options] {words}",
-            description=f"{description}\n\n{examples}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            description=f"{textwrap.fill(description, _HELP_WIDTH)}\n\n{examples}",
+            formatter_class=_HelpFormatter,
             allow_abbrev=False,
         )
 
     def error(self, message: str) -> NoReturn:
-        """Print what is wrong, without the usage, and end the command."""
-        known = [option for action in self._actions for option in action.option_strings]
-        words = message.partition("unrecognized arguments: ")[2].split()
-        if choice := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
-            words, known = [choice[1]], re.findall(r"[\w+]+", choice[2])
-        for word in words:
-            near = difflib.get_close_matches(word.partition("=")[0], known, n=2, cutoff=0.7)
-            if near and (choice or word.startswith("-")):
-                message += f"; nearest: {', '.join(near)}"
-        message = escaped(message)
+        """Print what is wrong in one line, without the usage, and end the command."""
+        message = escaped(usage_error(self, message))
         self.exit(ExitCode.USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
@@ -164,9 +181,10 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
     release = version("headstart")
     parser.add_argument("--version", action="version", version=f"headstart {release}")
     text = "also append the messages to a file, with their times"
-    parser.add_argument("--log", metavar="FILE", help=text)
-    parser.add_argument("-q", "--quiet", action="store_true", help="warnings and errors only")
-    parser.add_argument("-v", "--verbose", action="store_true", help="print more messages")
+    group = parser.add_argument_group("messages")
+    group.add_argument("--log", metavar="FILE", help=text)
+    group.add_argument("-q", "--quiet", action="store_true", help="warnings and errors only")
+    group.add_argument("-v", "--verbose", action="store_true", help="also timings and details")
 
 
 def as_word(path: object) -> str:
@@ -236,7 +254,7 @@ def _outcome(
         return command(arguments)
     except HeadstartError as error:
         log_lines(traceback.format_exc(), logging.DEBUG)
-        _say(f"{parser.prog}: {error}")
+        _say(f"{parser.prog}: {with_flags(parser, arguments, str(error))}")
         return error.exit_code
     except KeyboardInterrupt as error:
         _say(f"\n{parser.prog}: stopped. {escaped(str(error))}".rstrip())

@@ -10,7 +10,7 @@ from collections import Counter
 from contextlib import suppress
 from functools import partial
 
-from extract.core.errors import ImageError, SettingError, SourceError, quoted
+from extract.core.errors import ImageError, SettingError, SourceError, nearest_path, quoted
 from extract.core.flags import FEATURE_ROLES, parse_columns
 from extract.images.entries import Entry, Kind, kind_of_file, list_local, list_url, walk
 from extract.images.item import Read, Source, read_file, reading, special_kind, to_utf8
@@ -70,10 +70,18 @@ def list_source(
             return arrange_folder(root, [Entry(to_utf8(os.path.basename(root)), root, Kind.IMAGE)])
         problem = "found a file that is not an image"
     except OSError as error:
-        problem = f"cannot be opened: {error.strerror}"
+        raise _not_opened(root, error) from error
     endings = ", ".join(dict.fromkeys((*TABLE_ENDINGS, *ARCHIVE_ENDINGS, *RECORD_FORMATS)))
     expected = f"expected a folder of images, one image or a file of several ({endings})"
     raise SourceError(f"{quoted(root)}: {problem}; {expected}")
+
+
+def _not_opened(root: str, error: OSError) -> SourceError:
+    problem = f"cannot be opened: {error.strerror}"
+    if isinstance(error, FileNotFoundError):
+        problem = f"no such file or folder{nearest_path(root)}"
+    expected = "expected a folder of images, an image, or a table or an archive of images"
+    return SourceError(f"{quoted(root)}: {problem}; {expected}; check the path")
 
 
 def _refuse_features(root: str, named: Named) -> None:

@@ -7,6 +7,7 @@ written, filters). A store has none of these, so they are refused by the name of
 
 import math
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields
@@ -18,7 +19,7 @@ import h5py
 import numpy as np
 
 from extract.core.config import DTYPES, PRECISIONS, TrunkSpec
-from extract.core.errors import StoreError
+from extract.core.errors import StoreError, nearest_path
 from extract.core.flags import check_choice
 from extract.images.remote import check_local
 from extract.limits.hdf5 import find_trap
@@ -52,7 +53,7 @@ _PIECE = 64
 READ_CACHE = 16 * CHUNK_BYTES
 # Files that may hold features of another program.
 _FEATURE_FILES = (".npz", ".npy", ".parquet", ".arrow", ".feather", ".csv", ".tsv")
-_EXPECTED = "expected a store of extract-features"
+_EXPECTED = "expected a file of extract-features"
 
 
 @contextmanager
@@ -84,7 +85,8 @@ def check_there(path: Path) -> None:
         raise StoreError(f"{path}: a folder; expected a file of extract-features, such as out.h5")
     check_local(path, StoreError)
     if not path.is_file():
-        raise StoreError(f"{path}: no such file; make it with extract-features SOURCE {path.name}")
+        make = f"make it with extract-features SOURCE {shlex.quote(path.name)}"
+        raise StoreError(f"{path}: no such file{nearest_path(path)}; {make}")
 
 
 @contextmanager

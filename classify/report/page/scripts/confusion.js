@@ -4,21 +4,22 @@ function percent(share) {
 }
 
 // The images of some rows, and the keys of those without an image.
-function imageList(rows, keyOf, figure = row => imageFigure(row)) {
-  const shown = rows.filter(row => pageData.images?.[row]?.thumbnail);
-  const others = rows.filter(row => !pageData.images?.[row]?.thumbnail);
+function imageList(rows, figure = row => imageFigure(row)) {
+  const shown = rows.filter(row => pageData.images[row]?.thumbnail);
+  const others = rows.filter(row => !pageData.images[row]?.thumbnail);
   const parts = [];
   if (shown.length) parts.push(element("div", { class: "images" }, ...shown.map(row => figure(row))));
   if (others.length) {
     const some = shown.length ? "Further images, which are not in this page" : "The images are not in this page; their keys";
-    parts.push(element("p", { class: "note" }, `${some}:`), element("ul", { class: "keys", tabindex: "0", role: "region", "aria-label": "Keys of images" },
-      ...others.map(row => element("li", {}, element("code", {}, element("bdi", { class: "name" }, keyOf(row)))))));
+    const key = row => pageData.keys[row] ?? pageData.images[row].key;
+    parts.push(element("p", { class: "note" }, `${some}:`), element("ul", { class: "keys" },
+      ...others.map(row => element("li", {}, element("code", {}, element("bdi", { class: "name" }, key(row)))))));
   }
   return parts;
 }
 
 {
-  const { side, names, steps, counts, truths, answers, rows, others } = pageData.confusion;
+  const { side, names, steps, counts, truths, answers, rows } = pageData.confusion;
   const region = document.querySelector("#confusions .matrix"), svg = region.querySelector("svg");
   const panel = document.getElementById("cell-images");
   const [left, top, width, height] = JSON.parse(svg.dataset.axes)[0];
@@ -96,7 +97,7 @@ function imageList(rows, keyOf, figure = row => imageFigure(row)) {
     const count = filled.get(row * side + column) ?? 0, listed = rows[row * side + column] ?? [];
     panel.hidden = false;
     panel.replaceChildren(element("h3", {}, ...describe(row, column)[0].childNodes));
-    if (listed.length) panel.append(...imageList(listed, row => pageData.images?.[row]?.key ?? others[row]));
+    if (listed.length) panel.append(...imageList(listed));
     if (count > listed.length) {
       const most = listed.length ? `These are the ${listed.length} with the highest scores. ` : "";
       panel.append(element("p", { class: "note" }, most,

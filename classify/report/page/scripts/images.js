@@ -2,6 +2,7 @@
 // head and its score (null where it was not scored), its split, its thumbnail or the reason why
 // there is none. Classes are numbers; className gives their names.
 const { names: classNames, reasons, rows: imageRows, splits: splitNames } = pageData.images;
+const splitWords = { train: "training", validation: "validation", test: "test" };
 const className = number => classNames[number];
 pageData.images = Object.fromEntries(Object.entries(imageRows).map(
   ([row, [key, truth, answer, score, split, small]]) => {
@@ -15,7 +16,6 @@ function nameElement(text, tag = "bdi") { return element(tag, { class: "name" },
 
 function imageFigure(row) {
   const { key, truth, answer, score, split, thumbnail, reason } = pageData.images[row];
-  const words = { train: "training", validation: "validation", test: "test" }[split];
   const lines = [element("span", {}, "labelled ", nameElement(className(truth)))];
   if (answer !== null) {
     const wrong = answer === truth ? {} : { class: "wrong" };
@@ -24,7 +24,7 @@ function imageFigure(row) {
   }
   return element("figure", { class: "small" },
     thumbnail ? element("img", { src: thumbnail, alt: "" }) : element("div", { class: "gone" }, reason),
-    element("figcaption", {}, ...lines, element("span", {}, `${words} image`),
+    element("figcaption", {}, ...lines, element("span", {}, `${splitWords[split]} image`),
       element("code", {}, nameElement(key))));
 }
 
@@ -32,37 +32,41 @@ function imageFigure(row) {
 // onto it.
 const tip = element("div", { id: "tip", role: "tooltip", hidden: "" });
 document.body.append(tip);
-let tipTimer, tipOwner = null;
+let tipTimer, tipOwner = null, tipClosed = null;
 
 // Shows a row beside a box (left, top, right, bottom in the window); `owner` is described by it.
-function showTip(owner, row, box) {
+// Where its end matters, `closed` is called then, and the pointer goes through it to more marks.
+function showTip(owner, row, box, closed = null) {
   clearTimeout(tipTimer);
   if (tipOwner !== owner) hideTip();
-  tipOwner = owner;
+  [tipOwner, tipClosed] = [owner, closed];
   owner.setAttribute("aria-describedby", "tip");
   tip.replaceChildren(imageFigure(row));
   tip.hidden = false;
+  tip.classList.toggle("through", closed !== null);
   const { offsetWidth: width, offsetHeight: height } = tip;
-  const page = document.documentElement, gap = 10;
-  const left = box.right + gap + width < page.clientWidth ? box.right + gap : box.left - gap - width;
-  const top = Math.min(box.top, page.clientHeight - height - gap);
-  tip.style.left = `${Math.max(gap, Math.min(left, page.clientWidth - width - gap))}px`;
-  tip.style.top = `${Math.max(gap, top)}px`;
+  const { clientWidth, clientHeight } = document.documentElement, gap = 10;
+  const right = box.right + gap, fits = right + width + gap <= clientWidth;
+  const left = fits ? right : box.left - gap - width;
+  const inside = (value, most) => Math.max(gap, Math.min(value, most - gap));
+  tip.style.left = `${scrollX + inside(left, clientWidth - width)}px`;
+  tip.style.top = `${scrollY + inside(box.top, clientHeight - height)}px`;
 }
 function hideTip() {
   clearTimeout(tipTimer);
   tipOwner?.removeAttribute("aria-describedby");
-  tipOwner = null;
   tip.hidden = true;
+  const closed = tipClosed;
+  tipOwner = tipClosed = null;
+  closed?.();
 }
 function hideTipSoon() {
   clearTimeout(tipTimer);
   tipTimer = setTimeout(hideTip, 200);
 }
 tip.addEventListener("pointerenter", () => clearTimeout(tipTimer));
-tip.addEventListener("pointerleave", hideTipSoon);
+tip.addEventListener("pointerleave", () => { if (!tip.classList.contains("kept")) hideTipSoon(); });
 addEventListener("keydown", event => { if (event.key === "Escape") hideTip(); });
-addEventListener("scroll", hideTip, { passive: true });
 
 // The tooltip of an element that stands for a row.
 function tipFor(owner, row) {
