@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
+from classify.activation.explain import Explained, explain_mistakes
 from classify.data.dataset import Dataset, load_dataset
 from classify.data.splits import leave_out_lone
 from classify.diagnosis.analysis import analyse
@@ -183,7 +184,7 @@ def _train(
         from classify.export import export
 
         export.export_best(folder, result, trunks, targets)
-    _save_report(folder, dataset, result, config.seed, timing)
+    _save_report(folder, dataset, result, config, timing)
     timing["all"] = time.perf_counter() - began
     log.info("%s: %s; in %.1f s", folder, result.summary(), timing["all"])
     log.debug("%s", ", ".join(f"{step} {seconds:.1f} s" for step, seconds in timing.items()))
@@ -239,22 +240,31 @@ def _fit(
         if stopped.result and on_result:
             on_result(stopped.result)
         raise
-    result = with_notes(result, dataset)
+    result = replace(with_notes(result, dataset), seed=config.seed)
     if on_result:
         on_result(result)
     return result
 
 
 def _save_report(
-    folder: Path, dataset: Dataset, result: Result, seed: int, timing: dict[str, float]
+    folder: Path, dataset: Dataset, result: Result, config: TrainConfig, timing: dict[str, float]
 ) -> None:
     """Analyse the head that was saved, and write the report beside it."""
     began = time.perf_counter()
+    missing, interrupted = "its report is not", False
     try:
+        analysis = analyse(dataset, result, config.seed)
+        try:
+            explained = explain_mistakes(result, analysis.mistakes, config.overlays)
+        except KeyboardInterrupt:  # the report is nearly finished
+            explained, interrupted = Explained.left_out(analysis.mistakes, "interrupted"), True
+        timing["overlays"] = explained.seconds
         with step("writing the report"):
-            save_report(folder, dataset, result, analyse(dataset, result, seed), timing)
+            save_report(folder, dataset, result, analysis, explained, timing)
+        if interrupted:
+            missing = "so is its report, without overlays"
+            raise KeyboardInterrupt
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"the head is saved in {folder}, its report is not; the same command goes on"
-        ) from None
+        saved = f"the head is saved in {folder}, {missing}"
+        raise KeyboardInterrupt(f"{saved}; the same command goes on") from None
     timing["report"] = time.perf_counter() - began

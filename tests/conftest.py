@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -28,6 +29,7 @@ from extract.core.views import ViewSpec
 from extract.images.item import Item
 from extract.store.format import Layout, create_store
 from extract.store.open import open_store
+from tests.browser import chromium
 
 # TensorFlow is imported by the tests, and is quiet if this stands before.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -35,6 +37,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["HEADSTART_CACHE"] = tempfile.mkdtemp(prefix="headstart-tests-")
     atexit.register(shutil.rmtree, os.environ["HEADSTART_CACHE"], ignore_errors=True)
+
+# The date of a report: runs of the same seed are compared byte for byte.
+os.environ.setdefault("SOURCE_DATE_EPOCH", "1700000000")
 
 # A shell ignores SIGINT in what it starts in the background, and so would all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -105,6 +110,13 @@ def images(tmp_path: Path) -> Path:
                 Image.fromarray(pixels).save(folder / f"{i}.png")
                 os.utime(folder / f"{i}.png", (1e9, 1e9))  # files of just now have no stamp
     return root
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, for the tests of one file; where there is none, they skip."""
+    with chromium() as started:
+        yield started
 
 
 @contextmanager

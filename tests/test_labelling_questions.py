@@ -187,7 +187,7 @@ def test_the_page_shows_the_images(
     words = [str(store), "--to-label", "5", "-q", "-o", str(table), "--page", str(page)]
     assert predict_command(words) == 0
     text = page.read_text()
-    assert text.count("data:image/jpeg;base64,") == 5
+    assert text.count("data:image/webp;base64,") == 5
     assert "<b>" not in text
     shown = re.findall(r"<code>.*?>(\d)&lt;b&gt;.png", text)
     rows = list(csv.DictReader(table.read_text().splitlines()))
@@ -196,10 +196,10 @@ def test_the_page_shows_the_images(
     flat.rename(tmp_path / "moved")
     words[5] = str(tmp_path / "again.csv")
     assert predict_command(words) == 0
-    assert "data:image/jpeg" not in page.read_text()
+    assert "data:image/webp" not in page.read_text()
     words[5] = str(tmp_path / "third.csv")
     assert predict_command([*words, "--images", str(tmp_path / "moved")]) == 0
-    assert page.read_text().count("data:image/jpeg;base64,") == 5
+    assert page.read_text().count("data:image/webp;base64,") == 5
     # Everything else is left as it is.
     words[5] = str(tmp_path / "fourth.csv")
     for target in (store, table):

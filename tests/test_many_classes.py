@@ -28,7 +28,7 @@ from extract.cli import main as extract_features
 from extract.core.config import TrunkSpec
 from extract.core.errors import HeadError
 from extract.show_cli import main as show_features
-from tests.test_report_page import browser, opened  # noqa: F401
+from tests.browser import opened
 
 LDA, KNN = HeadSpec("lda"), HeadSpec("knn")
 
@@ -153,7 +153,7 @@ def write_arrays(path: Path, K: int) -> None:
 
 @pytest.mark.slow
 def test_ten_thousand_classes_pass_through_every_command(
-    browser: Any,  # noqa: F811
+    browser: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

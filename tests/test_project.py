@@ -56,6 +56,7 @@ ROOMS = {
         "finetune",
         "labelling",
         "diagnosis",
+        "activation",
         "figures",
         "output",
         "report",

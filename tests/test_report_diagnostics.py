@@ -168,10 +168,10 @@ def test_pairs_and_mistakes_by_hand() -> None:
     )
     confusion = confusion_matrix(y, scores.argmax(axis=1), 3)
     assert confused_pairs(confusion, NAMES[:3], 5) == [
-        ConfusedPair("a", "b", 2, 3),
-        ConfusedPair("b", "c", 1, 2),
+        ConfusedPair("a", "b", 2, 3, 3),
+        ConfusedPair("b", "c", 1, 2, 2),
     ]
-    assert confused_pairs(confusion, NAMES[:3], 1) == [ConfusedPair("a", "b", 2, 3)]
+    assert confused_pairs(confusion, NAMES[:3], 1) == [ConfusedPair("a", "b", 2, 3, 3)]
     assert confident_mistakes(y, scores, 10).tolist() == [3, 1, 2]
     assert confident_mistakes(y, scores, 2).tolist() == [3, 1]
 

@@ -330,13 +330,13 @@ def test_the_page_shows_the_images_of_each_group(images: Path, tmp_path: Path) -
     find_near_duplicates(out, 0.98, page=page)
     text = page.read_text(encoding="utf-8")
     assert "Group 1: " in text
-    assert text.count("data:image/jpeg;base64") >= 2
+    assert text.count("data:image/webp;base64") >= 2
     assert "train/dog/again.jpg" in text
     with pytest.raises(StoreError, match=r"out\.h5: found the ending '\.h5'; expected \.html"):
         find_near_duplicates(out, page=out)
     moved = images.rename(tmp_path / "moved")
     find_near_duplicates(out, 0.98, page=page)
-    assert "data:image/jpeg;base64" not in page.read_text(encoding="utf-8")
+    assert "data:image/webp;base64" not in page.read_text(encoding="utf-8")
     find_near_duplicates(out, 0.98, page=page, source=moved)
     assert page.read_text(encoding="utf-8") == text
 

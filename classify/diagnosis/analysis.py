@@ -9,17 +9,26 @@ from numpy.typing import NDArray
 from classify.data.dataset import Dataset
 from classify.data.splits import TEST
 from classify.diagnosis import diagnostics
+from classify.diagnosis.comparison import HeadPair, compare_heads
 from classify.diagnosis.curves import Curve, class_curves, coverage_curve
 from classify.diagnosis.projection import FeatureMap, map_features
+from classify.diagnosis.shift import Shift, compare_splits, find_leaks
 from classify.diagnosis.training_sizes import TrainingSizes, train_on_fewer
 from classify.labelling.issues import LabelIssues, find_label_issues
 from classify.scores.areas import class_thresholds
 from classify.scores.metrics import confusion_matrix
-from classify.scores.operating_points import Coverage, Sensitivity, coverage, sensitivities
+from classify.scores.operating_points import (
+    Coverage,
+    Sensitivity,
+    Thresholds,
+    count_thresholds,
+    coverage,
+    sensitivities,
+)
 from classify.search.leaderboard import Result
 from classify.search.ranking import to_json
 
-MISTAKES, PAIRS = 100, 12
+MISTAKES, PAIRS = 500, 12
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,7 @@ class Analysis:
         precision_recall: Curves of precision against recall.
         coverage: Share and accuracy of the images with a least score.
         coverage_curve: Accuracy against that share.
+        thresholds: Images at each threshold of a slider.
         sensitivities: Of two classes, sensitivity for the positive one by specificity.
         calibration: Accuracy by score.
         calibration_error: Expected calibration error, 0 to 1.
@@ -44,6 +54,9 @@ class Analysis:
         fewer_images: Scores of a fast head by the number of its training images.
         maps: The features in two dimensions; empty where they have fewer.
         label_issues: The training and validation images whose label may be wrong.
+        comparisons: Pairs of heads on the same images.
+        shift: Whether training and validation images look different; None where it is not tested.
+        leaks: Lines about images with copies or near-duplicates on another side of the division.
     """
 
     confusion: Any
@@ -55,6 +68,7 @@ class Analysis:
     precision_recall: list[Curve]
     coverage: list[Coverage]
     coverage_curve: Curve
+    thresholds: Thresholds
     sensitivities: list[Sensitivity]
     calibration: list[diagnostics.CalibrationBin]
     calibration_error: float
@@ -63,20 +77,27 @@ class Analysis:
     fewer_images: TrainingSizes
     maps: list[FeatureMap]
     label_issues: LabelIssues
+    comparisons: list[HeadPair]
+    shift: Shift | None
+    leaks: list[str]
 
     def to_dict(self, keys: list[str]) -> dict[str, Any]:
         """Return every number as JSON values, with keys in place of row numbers."""
         plain = ["classes", "pairs", "positive", "groups", "roc", "precision_recall"]
-        plain += ["coverage", "coverage_curve", "sensitivities"]
+        plain += ["coverage", "coverage_curve", "thresholds", "sensitivities"]
         plain += ["calibration", "calibration_error"]
         mistakes = [{k: v for k, v in m._asdict().items() if k != "row"} for m in self.mistakes]
         return {
             **{name: to_json(getattr(self, name)) for name in plain},
             "mistakes": {"count": len(self.wrong_rows), "most_confident": to_json(mistakes)},
             "label_issues": self.label_issues.to_dict(),
+            "comparisons": [pair.to_dict(keys) for pair in self.comparisons],
+            "shift": to_json(self.shift),
+            "leaks": self.leaks,
             "sized": self.fewer_images.head,
             "sized_on": self.fewer_images.rows,
             "sizes": to_json(self.fewer_images.sizes),
+            "gain": to_json(self.fewer_images.gain),
             "maps": [
                 {
                     "method": method,
@@ -125,6 +146,7 @@ def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
         ),
         coverage=coverage(y, scores, units),
         coverage_curve=coverage_curve(y, scores),
+        thresholds=count_thresholds(y, scores, positive),
         sensitivities=sensitivities(y, scores, positive, units, seed),
         calibration=bins,
         calibration_error=error,
@@ -133,4 +155,7 @@ def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
         fewer_images=train_on_fewer(own, result, seed),
         maps=map_features(own.X, np.flatnonzero(dataset.split != TEST)),
         label_issues=find_label_issues(own, seed=seed),
+        comparisons=compare_heads(dataset, result),
+        shift=compare_splits(own, result.splits[0], seed),
+        leaks=find_leaks(own, result.splits),
     )

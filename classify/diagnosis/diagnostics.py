@@ -79,12 +79,16 @@ class GroupScore(NamedTuple):
 
 
 class ConfusedPair(NamedTuple):
-    """``rows`` of the ``of`` images of the class ``truth`` are predicted as ``answer``."""
+    """``rows`` of the ``of`` images of the class ``truth`` are predicted as ``answer``.
+
+    In all, ``answered`` images are predicted as ``answer``.
+    """
 
     truth: str
     answer: str
     rows: int
     of: int
+    answered: int
 
 
 def class_metrics(
@@ -178,11 +182,11 @@ def confused_pairs(confusion: Any, names: tuple[str, ...], most: int) -> list[Co
     Returns:
         The pairs that occur, most rows first.
     """
-    cells, rows = confusion.tocoo(), confusion.sum(axis=1).tolist()
+    cells, (answered, rows) = confusion.tocoo(), (confusion.sum(axis=i).tolist() for i in (0, 1))
     pairs = np.stack([cells.row, cells.col, cells.data], axis=1)[cells.row != cells.col]
     order = np.argsort(-pairs[:, 2], kind="stable")[:most]
     return [
-        ConfusedPair(names[truth], names[answer], count, rows[truth])
+        ConfusedPair(names[truth], names[answer], count, rows[truth], answered[answer])
         for truth, answer, count in pairs[order].tolist()
     ]
 

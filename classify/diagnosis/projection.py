@@ -1,18 +1,18 @@
-"""Projection of features to two dimensions: PCA, and t-SNE where openTSNE is installed."""
+"""Projection of features to two dimensions: PCA and t-SNE."""
 
-from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from classify.data.preprocessing import Transform
 from classify.stored.out_of_core import Features, iter_chunks
 
-# A map of more rows or features looks the same and takes seconds.
-_MOST_ROWS, _MOST_FEATURES = 3000, 512
+# t-SNE of a thousand rows takes about a second; more features look the same.
+_MOST_ROWS, _MOST_FEATURES = 1000, 512
 # t-SNE looks for about three times as many neighbours as its perplexity.
-_TSNE_ROWS, _TSNE_FEATURES, _PERPLEXITY = 30, 50, 30.0
+_TSNE_ROWS, _TSNE_FEATURES, _PERPLEXITY, _ITERATIONS = 30, 50, 30.0, 500
 
 
 class FeatureMap(NamedTuple):
@@ -37,7 +37,7 @@ def map_features(X: Features, rows: NDArray[np.int64]) -> list[FeatureMap]:
 
     Args:
         X: (N, *shape) float32 features. Feature maps are averaged over their positions.
-        rows: The rows to place. At most 3,000 rows and 512 features are used, evenly spaced.
+        rows: The rows to place. At most 1,000 rows and 512 features are used, evenly spaced.
 
     Returns:
         One map per method; none with fewer than three rows or two features.
@@ -47,38 +47,43 @@ def map_features(X: Features, rows: NDArray[np.int64]) -> list[FeatureMap]:
     if len(rows) < 3 or flat.shape[1] < 2:
         return []
     scaled = Transform(("standardise",)).fit_apply(flat)
-    points, explained = _principal_components(scaled)
-    maps = [FeatureMap("PCA", rows, points.round(4), explained.round(6).tolist())]
-    if len(rows) >= _TSNE_ROWS and find_spec("openTSNE"):
-        from openTSNE import TSNE
-
-        width = min(_TSNE_FEATURES, scaled.shape[1], len(scaled) - 1)
-        reduced = Transform((f"pca={width}",)).fit_apply(scaled)
-        perplexity = min(_PERPLEXITY, (len(scaled) - 1) / 3)
-        # One thread gives the same points each time.
-        placed = TSNE(perplexity=perplexity, random_state=0, n_jobs=1).fit(reduced)
-        maps.append(FeatureMap("t-SNE", rows, np.asarray(placed, float).round(4)))
+    # The number of threads would change the last digits, and with these the map of t-SNE.
+    with threadpool_limits(1):
+        points, explained = _principal_components(scaled)
+    maps = [FeatureMap("PCA", rows, points[:, :2].round(4), explained.round(6).tolist())]
+    if len(rows) >= _TSNE_ROWS:
+        maps.append(FeatureMap("t-SNE", rows, _place_neighbours(points).round(4)))
     return maps
 
 
 def _principal_components(
     rows: NDArray[np.float32],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return (N, 2) coordinates, and the shares of the variance, as scikit-learn's PCA does.
-
-    Importing scikit-learn takes as long as all else in the report of a small file.
-    """
+    """Return (N, 50) coordinates, and the first two shares of the variance, as PCA does."""
     # In float32 the fourth decimal depends on the number of threads.
     centred = rows.astype(np.float64)
     centred -= centred.mean(axis=0)
     covariance = centred.T @ centred / (len(rows) - 1)
     values, vectors = np.linalg.eigh(covariance)
-    axes = vectors[:, -2:][:, ::-1]
+    axes = vectors[:, ::-1][:, :_TSNE_FEATURES]
     # The largest entry of an axis is positive.
-    axes = axes * np.sign(axes[abs(axes).argmax(axis=0), [0, 1]])
+    axes = axes * np.sign(np.take_along_axis(axes, abs(axes).argmax(axis=0)[None], axis=0))
     total = values.clip(0).sum()
     shares = values[-2:][::-1].clip(0) / total if total > 0 else np.zeros(2)
     return centred @ axes, shares
+
+
+def _place_neighbours(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return (N, 2) coordinates of t-SNE, which begins with the principal components."""
+    # Before the limit, which knows loaded libraries only.
+    from sklearn.manifold import TSNE
+
+    scale = rows[:, 0].std()
+    first = (rows[:, :2] / (scale or 1) * 1e-4).astype(np.float32)
+    perplexity = min(_PERPLEXITY, (len(rows) - 1) / 3)
+    method = TSNE(perplexity=perplexity, init=first, max_iter=_ITERATIONS, random_state=0, n_jobs=1)
+    with threadpool_limits(1):
+        return np.asarray(method.fit_transform(rows.astype(np.float32)), np.float64)
 
 
 def _vectors(X: NDArray[np.float32]) -> NDArray[np.float32]:

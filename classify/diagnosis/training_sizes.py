@@ -6,7 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from classify.data.dataset import Dataset
+from classify.data.preprocessing import Floats
 from classify.data.samples import SHARES, sample, subsets
+from classify.scores.differences import difference_interval
 from classify.scores.intervals import Comparison, Proportion
 from classify.search.evaluate import evaluate
 from classify.search.feasibility import fast_head
@@ -31,6 +33,24 @@ class TrainingSize(NamedTuple):
     score: Proportion
 
 
+class Gain(NamedTuple):
+    """How much the metric rose from ``fewer`` to ``rows`` training images; a loss falls, below 0.
+
+    Attributes:
+        fewer: The second most training images.
+        rows: The most.
+        value: The difference of the metric on the same validation images.
+        low: Lower end of its 95 % interval, for these two heads; None of few groups.
+        high: Upper end.
+    """
+
+    fewer: int
+    rows: int
+    value: float
+    low: float | None
+    high: float | None
+
+
 class TrainingSizes(NamedTuple):
     """Scores of a head by the number of its training images.
 
@@ -39,11 +59,13 @@ class TrainingSizes(NamedTuple):
             fine-tuned head, and where there is none.
         rows: The validation images that it is scored on: of many a random sample.
         sizes: Its scores, fewest images first; without the sizes at which it cannot be trained.
+        gain: What the last step gained; None with fewer than two sizes.
     """
 
     head: str | None
     rows: int
     sizes: list[TrainingSize]
+    gain: Gain | None = None
 
 
 def train_on_fewer(dataset: Dataset, result: Result, seed: int = 0) -> TrainingSizes:
@@ -56,7 +78,7 @@ def train_on_fewer(dataset: Dataset, result: Result, seed: int = 0) -> TrainingS
     if spec is None:
         return TrainingSizes(None, len(rows), [])
     sizes = _training_sizes(dataset, spec, result, rows, factor, seed)
-    return TrainingSizes(_label(spec, result), len(rows), sizes)
+    return TrainingSizes(_label(spec, result), len(rows), *sizes)
 
 
 def _size_head(result: Result, dataset: Dataset) -> tuple[HeadSpec | None, float]:
@@ -79,7 +101,7 @@ def _label(spec: HeadSpec, result: Result) -> str:
 
 def _training_sizes(
     dataset: Dataset, spec: HeadSpec, result: Result, rows: Labels, factor: float, seed: int
-) -> list[TrainingSize]:
+) -> tuple[list[TrainingSize], Gain | None]:
     """Evaluate a head trained on parts of the first split's training rows, and on all of them."""
     split, trained = result.splits[0], []
     # Without folds it is on the leaderboard, trained on all rows.
@@ -101,10 +123,20 @@ def _training_sizes(
         results = own.answers[kept], own.true_scores[kept], own.areas[:, kept]
         trained.append((len(split.train), results))
     y, units, positive = dataset.y[rows], dataset.grouping.numbers[rows], dataset.positive_label
-    comparison, sizes = Comparison(y, len(dataset.class_names), units, seed, positive), []
-    for count, results in trained:
-        values = comparison.values(result.metric, *results)
-        if np.isfinite(values).all():
-            interval = comparison.interval(result.metric, values)
-            sizes.append(TrainingSize(count, Proportion(float(values.mean()), *interval)))
-    return sizes
+    comparison = Comparison(y, len(dataset.class_names), units, seed, positive)
+    valued = [(count, comparison.values(result.metric, *results)) for count, results in trained]
+    known = [(count, values) for count, values in valued if np.isfinite(values).all()]
+    sizes = [
+        TrainingSize(n, Proportion(float(v.mean()), *comparison.interval(result.metric, v)))
+        for n, v in known
+    ]
+    return sizes, _last_gain(known, units)
+
+
+def _last_gain(valued: list[tuple[int, Floats]], units: Labels) -> Gain | None:
+    """Compare the last two sizes, row by row."""
+    if len(valued) < 2:
+        return None
+    (fewer, before), (rows, after) = valued[-2:]
+    change = after - before
+    return Gain(fewer, rows, float(change.mean()), *difference_interval(change, units))

@@ -19,7 +19,7 @@ def draw_curves(name: str, curves: Sequence[Curve], labels: tuple[str, str]) -> 
     lowest = min(curves[0].y) - 0.05 if labels[1] == "accuracy" else 0
 
     def draw(figure: Any) -> None:
-        axes = add_axes(figure, (0.5, 0.45, 0.1, 0.1), xlabel=labels[0], ylabel=labels[1])
+        axes = add_axes(figure, (0.62, 0.5, 0.15, 0.12), xlabel=labels[0], ylabel=labels[1])
         axes.set(xlim=(-0.01, 1.01), ylim=(max(0, lowest), 1.02))
         for i, curve in reversed(list(enumerate(curves))):
             colour = SERIES[i - 1] if i else INK
@@ -36,8 +36,8 @@ def draw_calibration(name: str, bins: Sequence[CalibrationBin]) -> Drawing:
     value, low, high = np.array([part.accuracy for part in bins], np.float64).T
 
     def draw(figure: Any) -> None:
-        upper = add_axes(figure, (0.5, 1.15, 0.1, 0.1), ylabel="accuracy")
-        lower = add_axes(figure, (0.5, 0.45, 0.1, 2.65), xlabel="score of the predicted class")
+        upper = add_axes(figure, (0.62, 1.2, 0.15, 0.12), ylabel="accuracy")
+        lower = add_axes(figure, (0.62, 0.5, 0.15, 2.62), xlabel="score of the predicted class")
         upper.plot([0, 1], [0, 1], ":", color=MUTED, linewidth=1)
         # Rounding may put an end of an interval on the wrong side of the accuracy.
         ends = np.nan_to_num(np.maximum([value - low, high - value], 0))
@@ -57,7 +57,7 @@ def draw_sizes(name: str, sizes: Sequence[TrainingSize], metric: str) -> Drawing
     value, low, high = np.array([size.score for size in sizes], np.float64).T
 
     def draw(figure: Any) -> None:
-        axes = add_axes(figure, (0.5, 0.45, 0.2, 0.1), xlabel="training images", ylabel=metric)
+        axes = add_axes(figure, (0.62, 0.5, 0.25, 0.12), xlabel="training images", ylabel=metric)
         axes.set_xscale("log", base=2)
         axes.fill_between(x, low, high, color=HELD, alpha=0.14, linewidth=0)
         axes.plot(x, value, "o-", color=HELD, markersize=5)
@@ -66,4 +66,4 @@ def draw_sizes(name: str, sizes: Sequence[TrainingSize], metric: str) -> Drawing
         lowest = max(0, float(np.nanmin([*value, *low])) - 0.05)
         axes.set_ylim((0, None) if metric == "loss" else (lowest, 1.02))
 
-    return Drawing(name, f"{metric} against the number of training images", (4.4, 3.0), draw)
+    return Drawing(name, f"{metric} against the number of training images", (4.2, 3.0), draw)

@@ -6,22 +6,24 @@ from classify.data.dataset import Dataset
 from classify.diagnosis.analysis import Analysis
 from classify.figures.confusion import draw_confusion
 from classify.figures.curves import draw_calibration, draw_curves, draw_sizes
-from classify.figures.drawing import Drawing
+from classify.figures.drawing import SERIES, Drawing
 from classify.figures.feature_map import draw_map
 from classify.figures.learning import draw_panels, list_panels
+from classify.figures.sweeps import draw_candidates
 from classify.search.leaderboard import Result
 
 # More classes than fit have no style of their own on the map, except those with most mistakes.
-_MOST_STYLES, _FEW_STYLES = 20, 10
+_MOST_STYLES, _FEW_STYLES = 20, len(SERIES)
 
 
 def draw_figures(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, Drawing]:
     """Return the figures of a finished run by name; nothing is drawn yet."""
     rates = "false positive rate", "true positive rate"
     labelled = "share of the images labelled", "accuracy"
-    metric = result.metric.replace("_", " ").replace("f1", "F1").replace("roc auc", "ROC area")
+    metric = metric_label(result.metric)
     styles = map_styles(dataset, analysis)
     drawings = [
+        *draw_candidates(result, metric),
         *draw_panels(list_panels(result)),
         draw_confusion("confusion", analysis.confusion, dataset.class_names),
         draw_calibration("calibration", analysis.calibration),
@@ -36,12 +38,14 @@ def draw_figures(dataset: Dataset, result: Result, analysis: Analysis) -> dict[s
     if analysis.fewer_images.sizes:
         drawings.append(draw_sizes("fewer_images", analysis.fewer_images.sizes, metric))
     for feature_map in analysis.maps:
-        drawings.append(
-            draw_map(
-                map_name(feature_map.method), feature_map, dataset.y, styles, analysis.wrong_rows
-            )
-        )
+        name, rows = map_name(feature_map.method), (result.validation_rows, analysis.wrong_rows)
+        drawings.append(draw_map(name, feature_map, dataset.y, styles, *rows))
     return {drawing.name: drawing for drawing in drawings}
+
+
+def metric_label(metric: str) -> str:
+    """Return the name of a metric for people."""
+    return metric.replace("_", " ").replace("f1", "F1").replace("roc auc", "ROC area")
 
 
 def map_name(method: str) -> str:

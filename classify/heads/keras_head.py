@@ -38,6 +38,7 @@ class DenseHead:
         history: Curves of the fit: ``loss``, ``accuracy``, ``val_loss``, ``val_accuracy``. They
             end before a loss that is not finite.
         failed: Why the head cannot be used, or None.
+        plain: The head in NumPy; None where it has other layers than plain ones.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class DenseHead:
         plain: PlainModel | None = None,
         path: Path | None = None,
     ) -> None:
-        self.spec, self._plain, self._path = spec or HeadSpec("dense"), plain, path
+        self.spec, self.plain, self._path = spec or HeadSpec("dense"), plain, path
         self.history: dict[str, list[float]] = {}
         self.failed: str | None = None
         if model is not None:
@@ -86,14 +87,14 @@ class DenseHead:
             (N, K) float32 scores, 0 to 1; each row sums to 1.
         """
         batches = (X[start : start + PREDICT_ROWS] for start in range(0, len(X), PREDICT_ROWS))
-        score = self._plain.predict if self._plain else self._score
+        score = self.plain.predict if self.plain else self._score
         scores = np.concatenate(list(map(score, batches)))
         return np.hstack([1 - scores, scores]) if scores.shape[1] == 1 else scores
 
     def fits(self, shape: tuple[int, ...], classes: int) -> bool:
         """Return whether the head takes rows of this shape and scores this many classes."""
         outputs = 1 if classes == 2 else classes
-        model = self._plain or self.model
+        model = self.plain or self.model
         shapes = model.input_shape, model.output_shape
         return shapes == ((None, *shape), (None, outputs))
 

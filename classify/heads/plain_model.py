@@ -7,7 +7,6 @@ the settings below. Any other model is for Keras.
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,6 +78,30 @@ _TRAINING |= {
 _LATER = {"quantization_config", "renorm"}
 
 
+class Step(NamedTuple):
+    """A function of a batch: ``dense``, ``normalise`` or the name of an activation."""
+
+    kind: str
+    arrays: tuple[Values, ...] = ()
+
+    def __call__(self, x: Values) -> Values:
+        """Return the (B, D) output for (B, E) rows."""
+        if self.kind == "dense":
+            kernel, bias = self.arrays
+            return x @ kernel + bias
+        if self.kind == "normalise":
+            scale, shift = scale_and_shift(self)
+            return np.asarray(x * scale + shift)
+        return ACTIVATIONS[self.kind](x)
+
+
+def scale_and_shift(step: Step) -> tuple[Values, Values]:
+    """Return by what a step ``normalise`` multiplies each value, and what it adds then."""
+    gamma, beta, mean, variance, epsilon = step.arrays
+    scale = gamma / np.sqrt(variance + epsilon)
+    return scale, beta - mean * scale
+
+
 class PlainModel(NamedTuple):
     """A model of plain layers.
 
@@ -86,13 +109,13 @@ class PlainModel(NamedTuple):
         input_shape: Shape of its rows, the batch first, as None.
         output_shape: Shape of its output, likewise.
         most_values: Values of a row in the widest layer.
-        steps: Functions of a batch, one behind the other.
+        steps: One behind the other.
     """
 
     input_shape: tuple[int | None, ...]
     output_shape: tuple[int | None, ...]
     most_values: int
-    steps: tuple[Callable[[Values], Values], ...]
+    steps: tuple[Step, ...]
 
     def predict(self, X: Values) -> Values:
         """Return the (B, K) float32 output of (B, *shape) rows."""
@@ -182,7 +205,7 @@ def _name_arrays(layers: Layers) -> Iterator[str]:
 def _assemble(shape: tuple[int, ...], layers: Layers, weights: Sequence[Values]) -> PlainModel:
     """Give the layers their weights."""
     left = iter(weights)
-    widths, steps = [math.prod(shape)], list[Callable[[Values], Values]]()
+    widths, steps = [math.prod(shape)], list[Step]()
     for name, settings in layers:
         arrays: list[Values] = [next(left, np.empty(0)) for _ in range(_ARRAYS.get(name, 0))]
         if name == "Dense":
@@ -190,22 +213,13 @@ def _assemble(shape: tuple[int, ...], layers: Layers, weights: Sequence[Values])
             width = settings["units"]
             _require(kernel.shape == (widths[-1], width), bias.shape == (width,))
             widths.append(width)
-            steps.append(partial(_weigh, kernel, bias))
+            steps.append(Step("dense", (kernel, bias)))
         elif name == "BatchNormalization":
             _require(all(array.shape == (widths[-1],) for array in arrays))
             epsilon = settings["epsilon"]
             _require(type(epsilon) is float, 0 < epsilon < 1)
-            steps.append(partial(_normalise, arrays, np.float32(epsilon)))
+            steps.append(Step("normalise", (*arrays, np.asarray(epsilon, np.float32))))
         if "activation" in settings:
-            steps.append(ACTIVATIONS[settings["activation"]])
+            _require(settings["activation"] in ACTIVATIONS)
+            steps.append(Step(settings["activation"]))
     return PlainModel((None, *shape), (None, widths[-1]), max(widths), tuple(steps))
-
-
-def _weigh(kernel: Values, bias: Values, x: Values) -> Values:
-    return x @ kernel + bias
-
-
-def _normalise(arrays: Sequence[Values], epsilon: Any, x: Values) -> Values:
-    gamma, beta, mean, variance = arrays
-    scale = gamma / np.sqrt(variance + epsilon)
-    return np.asarray(x * scale + (beta - mean * scale))

@@ -4,10 +4,10 @@ Predicting needs ``bundle.json``, ``transform.npz`` and one of ``head.npz``, ``h
 ``head.skops``; ``report.html``, ``result.json`` (settings, versions, every number), ``result.csv``
 (the leaderboard), ``predictions.csv`` (every scored image), ``label_issues.csv`` and
 ``timing.json`` are for people. Two runs of the same heads with the same seed write the same files
-byte for byte, as measurements are rounded to digits that do not depend on the threads; but
-``timing.json`` and ``candidates.jsonl`` have seconds, and which default heads fit into a budget
-depends on the machine. The head is saved before it is analysed: an interruption then loses the
-report only.
+byte for byte, as measurements are rounded to digits that do not depend on the threads; but training
+seconds differ, in ``timing.json``, ``candidates.jsonl``, the report and its figures, and which
+default heads fit into a budget depends on the machine. The head is saved before it is analysed: an
+interruption then loses the report only.
 """
 
 import errno
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from classify.activation.explain import Explained
 from classify.data.dataset import Dataset
 from classify.data.table_rows import TableRecord, records_from_json, records_to_json
 from classify.diagnosis.analysis import Analysis
@@ -44,7 +45,7 @@ from classify.inference.head_folder import (
 from classify.inference.training_images import save_training_images
 from classify.output.scored_images import write_scored_images
 from classify.report.report import write_report
-from classify.report.run_record import describe_run
+from classify.report.run_record import describe_analysis, describe_run, describe_timing
 from classify.search import checkpoint
 from classify.search.leaderboard import Result
 from classify.stored.out_of_core import join_layers
@@ -132,9 +133,8 @@ class TrainedHead:
         except MemoryError:
             raise
         except Exception as error:  # a damaged scikit-learn head can raise anything
-            raise HeadError(
-                f"the head cannot score: {type(error).__name__}: {reason_of(error)}; {_EXPECTED}"
-            ) from error
+            problem = f"the head cannot score: {type(error).__name__}: {reason_of(error)}"
+            raise HeadError(f"{problem}; {_EXPECTED}") from error
 
 
 def save_head(folder: Path, dataset: Dataset, result: Result, store: str | Sequence[str]) -> None:
@@ -165,7 +165,12 @@ def save_head(folder: Path, dataset: Dataset, result: Result, store: str | Seque
 
 
 def save_report(
-    folder: Path, dataset: Dataset, result: Result, analysis: Analysis, timing: Mapping[str, float]
+    folder: Path,
+    dataset: Dataset,
+    result: Result,
+    analysis: Analysis,
+    explained: Explained,
+    timing: Mapping[str, float],
 ) -> None:
     """Add the report and all of its numbers to a saved head with an atomic write.
 
@@ -174,6 +179,7 @@ def save_report(
         dataset: The rows that were trained on.
         result: The result of the run.
         analysis: The analysis of the best head.
+        explained: The mistakes that the report shows.
         timing: Step -> seconds.
 
     Raises:
@@ -183,10 +189,12 @@ def save_report(
     with atomic_write(folder, HeadError) as temporary:
         shutil.copytree(folder, temporary, copy_function=_link, ignore=rest)
         described = json.loads((folder / RESULT).read_bytes())
-        write_json(temporary / RESULT, described | {"best": analysis.to_dict(dataset.keys)})
-        write_json(temporary / TIMING, {name: round(spent, 3) for name, spent in timing.items()})
+        analysed = describe_analysis(dataset, result, analysis, explained)
+        write_json(temporary / RESULT, described | analysed)
+        write_json(temporary / TIMING, describe_timing(result, timing))
         analysis.label_issues.write_csv(temporary / ISSUES)
-        write_report(temporary / REPORT, dataset, result, analysis, described["store"])
+        stores = described["store"]
+        write_report(temporary / REPORT, dataset, result, analysis, stores, explained, described)
 
 
 def _link(file: str, copy: str) -> None:
@@ -263,11 +271,9 @@ def _read_identity(folder: Path) -> dict[str, Any]:
         raise HeadError(f"{folder}: {problem}; {_EXPECTED}") from error
     if not isinstance(described, dict) or described.get("format") != FORMAT:
         raise HeadError(f"{path}: from another program; {_EXPECTED}")
-    known = FORMAT_VERSION, FOREIGN_VERSION, JOINED_VERSION
-    if (found := described.get("format_version")) not in known:
-        raise HeadError(
-            f"{path}: format {found}; expected 1 to 3; upgrade headstart or train again"
-        )
+    if (found := described.get("format_version")) not in (1, 2, 3):
+        remedy = "upgrade headstart or train again"
+        raise HeadError(f"{path}: format {found}; expected 1 to 3; {remedy}")
     return described
 
 

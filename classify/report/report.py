@@ -1,46 +1,59 @@
 """The report of a run: one HTML file that says which head to use and where it is wrong.
 
-The page loads nothing. Its only script sorts tables and is allowed by its digest. The template
-engine escapes every name that comes from the user.
+The page loads nothing. Its only script and its only style sheet are allowed by their digests, so no
+element has a style attribute. The template engine escapes every name that comes from the user.
 """
 
-import hashlib
-from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from classify.activation.explain import Explained
 from classify.data.dataset import Dataset
 from classify.diagnosis.analysis import Analysis
-from classify.diagnosis.diagnostics import ClassMetrics, Mistake
-from classify.figures.confusion import cell_width
-from classify.figures.drawing import SERIES, Drawing, to_svg
+from classify.diagnosis.diagnostics import ClassMetrics, confused_pairs
+from classify.diagnosis.sweeps import find_sweeps
+from classify.figures.candidates import name_heads
+from classify.figures.confusion import cell_width, to_page
+from classify.figures.drawing import Drawing, to_svg
 from classify.figures.learning import list_panels
-from classify.figures.result_figures import draw_figures, map_name, map_styles
-from classify.labelling.issues import LabelIssue
+from classify.figures.result_figures import draw_figures
+from classify.figures.sweeps import MOST_SWEEPS, kind_of
+from classify.report.confusion_cells import CellImages
+from classify.report.images import read_images
+from classify.report.map_marks import map_content, map_places
+from classify.report.mistakes import explained_mistakes
+from classify.report.provenance import list_settings
+from classify.report.summary import Name, summarise
 from classify.scores.intervals import FEWEST_GROUPS
 from classify.search.evaluate import training_sample
 from classify.search.leaderboard import Result
+from classify.search.ranking import to_json
 from classify.settings.config import METRICS
-from extract.core.console import log
-from extract.gallery.page import open_templates
-from extract.gallery.thumbnails import Place, Thumbnail, Wanted, read_thumbnails
+from extract.gallery.page import content_policy, open_templates
 
 _PAGE = Path(__file__).with_name("page")
-# In the order of the page; rules for paper and telephones come last.
-_STYLES = "style/base.css", "style/print_and_phone.css"
-_SCRIPTS = "scripts/page.js", "scripts/tables.js"
+# Files of a folder that come before all others, and after them: rules for paper and telephones.
+_FIRST, _LAST = ("base.css", "page.js", "images.js"), ("print_and_phone.css",)
 # More thumbnails and lines of a table would make the page harder to read.
-_MOST_IMAGES, _MOST_ISSUES, _MOST_CLASSES = 24, 12, 200
+_MOST_IMAGES, _MOST_ISSUES, _MOST_CLASSES, _MOST_PAIRS, _MOST_KEY = 24, 12, 200, 200, 300
 _NO_VALUE = "\N{EN DASH}"
 
 
 def write_report(
-    path: Path, dataset: Dataset, result: Result, analysis: Analysis, store: str | Sequence[str]
+    path: Path,
+    dataset: Dataset,
+    result: Result,
+    analysis: Analysis,
+    store: str | Sequence[str],
+    explained: Explained | None = None,
+    described: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the report of a finished run; the same run gives the same bytes.
+    """Write the report of a finished run; the same result gives the same bytes.
+
+    Two runs with the same seed differ in their seconds, date and command only.
 
     Args:
         path: The HTML file.
@@ -48,32 +61,54 @@ def write_report(
         result: The result of the run.
         analysis: The analysis of the best head.
         store: The store or stores, as the user named them.
+        explained: The mistakes that are shown; None shows them without explanation.
+        described: From ``describe_run``; None shows no commands, dates and versions.
 
     Raises:
         OSError: The file cannot be written.
     """
+    explained = explained or Explained.left_out(analysis.mistakes, "")
     template = _environment().get_template("report.html")
     text = template.render(
         **_page(),
-        **_results(dataset, result, analysis),
+        **_results(dataset, result, analysis, explained),
+        settings=list_settings(dataset, result, described or {}),
         stores=[store] if isinstance(store, str) else store,
     )
     path.write_text(text.lstrip(), encoding="utf-8", newline="\n")
 
 
 def _page() -> dict[str, Any]:
-    """Return the style and the script of the page, and the digest that allows the script."""
-    script = "".join((_PAGE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
-    digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return {"styles": _STYLES, "script": script, "script_digest": digest}
+    """Return the style sheet and the script of the page, and the policy that allows only these."""
+    style, script = map(_join_files, ("style", "scripts"))
+    return {"style": style, "script": script, "policy": content_policy(style, script)}
 
 
-def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, Any]:
+def _join_files(folder: str) -> str:
+    """Return the text of the files of a folder, one for each section."""
+    others = {path.name for path in (_PAGE / folder).iterdir()} - {*_FIRST, *_LAST}
+    names = [*_FIRST, *sorted(others), *_LAST]
+    paths = [_PAGE / folder / name for name in names]
+    return "".join(path.read_text(encoding="utf-8") for path in paths if path.exists())
+
+
+def _results(
+    dataset: Dataset, result: Result, analysis: Analysis, explained: Explained
+) -> dict[str, Any]:
     """Return the content of the page by the names that its templates use."""
     listed = analysis.mistakes[:_MOST_IMAGES], analysis.label_issues.issues[:_MOST_ISSUES]
-    images, shown = _thumbnails(dataset, [*listed[0], *listed[1]]), len(listed[0])
+    cells = CellImages(analysis.confusion, dataset, result)
+    # Rows whose small images scripts show, the most important ones first.
+    first, others = analysis.comparisons[:1], analysis.comparisons[1:]
+    disputed = [[row for pair in pairs for row in pair.rows] for pairs in (first, others)]
+    wanted = [*disputed[0], *cells.rows.tolist(), *disputed[1]]
+    large = [one.row for part in listed for one in part]
+    large += [neighbour.row for nearest in explained.nearest for neighbour in nearest]
+    images = read_images(dataset, result, analysis, large, wanted)
+    known = set(images.rows.tolist())
     own = result.dataset or dataset
     lowest, highest = _range(result)
+    figures = draw_figures(dataset, result, analysis)
     return {
         "makers": own.joined or [own],
         "dataset": dataset,
@@ -81,20 +116,42 @@ def _results(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, 
         "analysis": analysis,
         "metrics": [result.metric, *(name for name in METRICS if name != result.metric)],
         "lead": _lead(result),
+        "summary": summarise(dataset, result, analysis),
         "train_scored": training_sample(len(result.splits[0].train)),
         "lowest": lowest,
         "highest": highest,
         "fewest_groups": FEWEST_GROUPS,
         "learning": list_panels(result),
-        "figures": draw_figures(dataset, result, analysis),
-        "map_name": map_name,
-        "map_styles": map_styles(dataset, analysis),
-        "colours": len(SERIES),
-        "cell_width": cell_width(len(dataset.class_names)),
+        "sweeps": [(kind_of(sweep), sweep) for sweep in find_sweeps(result.entries)[:MOST_SWEEPS]],
+        "named_heads": name_heads(result.entries),
+        "figures": figures,
+        **map_content(dataset, result, analysis, images),
+        **_confusions(dataset, analysis, figures["confusion"]),
         "worst_classes": _worst_classes(analysis.classes),
-        "mistakes": images[:shown],
-        "issues": images[shown:],
-        "page_data": {},
+        "images": images,
+        "mistakes": explained_mistakes(images, dataset, listed[0], explained),
+        "explained": explained,
+        "issues": images.show(listed[1]),
+        "page_data": {
+            "images": images.to_page(dataset, result),
+            "thresholds": analysis.thresholds._asdict(),
+            "confusion": cells.to_page(),
+            "comparison": to_json(analysis.comparisons),
+            # Of the rows that are not among the images.
+            "keys": {row: dataset.keys[row][:_MOST_KEY] for row in wanted if row not in known},
+            "maps": map_places(dataset, analysis),
+        },
+    }
+
+
+def _confusions(dataset: Dataset, analysis: Analysis, drawing: Drawing) -> dict[str, Any]:
+    """Return the content of the section of confusions."""
+    names, confusion = dataset.class_names, analysis.confusion
+    return {
+        "confusion_matrix": to_page(drawing),
+        "cell_width": cell_width(len(names)),
+        "confused": confused_pairs(confusion, names, _MOST_PAIRS),
+        "wrong_cells": int(confusion.count_nonzero() - (confusion.diagonal() > 0).sum()),
     }
 
 
@@ -102,6 +159,7 @@ def _environment() -> Any:
     """Return the template engine with the filters of the report."""
     environment = open_templates(_PAGE)
     environment.filters |= {"number": _number, "percent": _percent, "svg": _svg}
+    environment.tests["name"] = lambda text: isinstance(text, Name)
     return environment
 
 
@@ -117,11 +175,11 @@ def _number(value: float | None, places: int = 3) -> str:
     return _NO_VALUE if value is None or np.isnan(value) else f"{value:.{places}f}"
 
 
-def _svg(drawing: Drawing) -> Any:
+def _svg(drawing: Drawing, scale: float = 1.5) -> Any:
     """Return a figure as SVG, which the template does not escape."""
     from markupsafe import Markup
 
-    return Markup(to_svg(drawing))
+    return Markup(to_svg(drawing, scale))
 
 
 def _percent(value: float | None) -> str:
@@ -149,24 +207,3 @@ def _worst_classes(classes: Sequence[ClassMetrics]) -> Sequence[ClassMetrics]:
         return classes
     known = [metrics for metrics in classes if metrics.f1.value is not None]
     return sorted(known, key=lambda of: (of.f1.value, -of.rows))[:_MOST_CLASSES]
-
-
-def _thumbnails(dataset: Dataset, mistakes: Sequence[Mistake | LabelIssue]) -> list[dict[str, Any]]:
-    """Return mistakes and label issues with their images, or the reason why there is none."""
-    first = dataset.store.parts[0].made_by if dataset.store else dataset
-    if not first.trunk.trunk:
-        if dataset.moved_to:
-            log.warning("source: has no effect on features of another program, without images")
-        thumbnails = [Thumbnail("", "features of another program")] * len(mistakes)
-    else:
-        known = dataset.digests
-        wanted = [
-            Wanted(mistake.key, None if known is None else known[mistake.row].tobytes())
-            for mistake in mistakes
-        ]
-        place = dataset.source, dataset.columns, dataset.root, dataset.moved_to
-        thumbnails = read_thumbnails(wanted, Place(dataset.path, *place))
-    return [
-        {"mistake": mistake, **thumbnail._asdict()}
-        for mistake, thumbnail in zip(mistakes, thumbnails, strict=True)
-    ]

@@ -1,13 +1,18 @@
 """The settings and numbers of a run for ``result.json``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from classify.activation.explain import Explained
 from classify.data.dataset import Dataset
+from classify.diagnosis.analysis import Analysis
+from classify.diagnosis.sweeps import find_sweeps
+from classify.report.provenance import describe_origin
+from classify.report.summary import summarise
 from classify.scores.metrics import MATRIX_CLASSES, confusion_matrix, list_confusion
 from classify.search.checkpoint import library_versions
 from classify.search.evaluate import training_sample
@@ -33,6 +38,8 @@ def describe_run(dataset: Dataset, result: Result, store: str | Sequence[str]) -
     repeats = result.splits[-1].repeat + 1
     return {
         "store": store,
+        **describe_origin(dataset),
+        "seed": result.seed,
         "fingerprint": dataset.fingerprint,
         "metric": result.metric,
         "notes": result.notes,
@@ -56,12 +63,28 @@ def describe_run(dataset: Dataset, result: Result, store: str | Sequence[str]) -
             _describe(entry, y, K, with_confusion=K <= MATRIX_CLASSES or not place)
             for place, entry in enumerate(result.entries)
         ],
+        "sweeps": [sweep.to_dict() for sweep in find_sweeps(result.entries)],
         "baseline": to_json(result.baseline),
         "finetuned": result.finetuned and result.finetuned.to_dict(),
         "best": None,
         "test": to_json(result.test),
         "versions": library_versions(entry.spec.head for entry in result.entries),
     }
+
+
+def describe_analysis(
+    dataset: Dataset, result: Result, analysis: Analysis, explained: Explained
+) -> dict[str, Any]:
+    """Return what the report says of the best head as JSON values: ``summary`` and ``best``."""
+    best = analysis.to_dict(dataset.keys)
+    best["mistakes"]["explained"] = explained.to_dict(dataset.keys)
+    return {"summary": summarise(dataset, result, analysis).to_list(), "best": best}
+
+
+def describe_timing(result: Result, timing: Mapping[str, float]) -> dict[str, Any]:
+    """Return the seconds of each step, and of each candidate in the order of the leaderboard."""
+    candidates = [round(entry.evaluation.seconds, 3) for entry in result.entries]
+    return {name: round(spent, 3) for name, spent in timing.items()} | {"candidates": candidates}
 
 
 def _describe(entry: Entry, y: NDArray[np.int64], K: int, with_confusion: bool) -> dict[str, Any]:

@@ -27,6 +27,8 @@ Double = NDArray[np.float64]
 # Least scores of the table, after 0, with which every image is labelled.
 LEAST_SCORES = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 SPECIFICITIES = (0.9, 0.95, 0.99)
+# Thresholds of a slider, besides 0: 0.01, 0.02, ... 1.
+_STEPS = 100
 # Resamples; of many rows fewer, so that they take about a second.
 _DRAWS, _FEWEST_DRAWS, _MOST_VALUES = 999, 199, 50_000_000
 
@@ -63,6 +65,49 @@ class Sensitivity(NamedTuple):
     threshold: float | None
 
 
+class Thresholds(NamedTuple):
+    """Validation images at each threshold of a slider: 0, 0.01, ... 1.
+
+    Attributes:
+        images: Number of images.
+        labelled: Images whose highest score is the threshold or more.
+        right: Those of them that are classified correctly.
+        positives: Images of the positive class of two; None of more classes.
+        hits: Those of them whose score for it is the threshold or more.
+        false_alarms: Images of the other class whose score for it is the threshold or more.
+    """
+
+    images: int
+    labelled: list[int]
+    right: list[int]
+    positives: int | None
+    hits: list[int]
+    false_alarms: list[int]
+
+
+def count_thresholds(y: Labels, scores: Floats, positive: int | None) -> Thresholds:
+    """Count the images at each threshold of a slider.
+
+    Args:
+        y: (N,) true classes.
+        scores: (N, K) scores.
+        positive: The positive class of two; None of more.
+    """
+    steps = np.arange(_STEPS + 1) / _STEPS
+
+    def reached(values: Floats) -> list[int]:
+        # As predict-images compares: a score of float32 is not rounded to the threshold.
+        counts: list[int] = (len(values) - np.searchsorted(np.sort(values), steps)).tolist()
+        return counts
+
+    best, right = scores.max(axis=1).astype(np.float64), scores.argmax(axis=1) == y
+    counts = len(y), reached(best), reached(best[right])
+    if positive is None:
+        return Thresholds(*counts, None, [], [])
+    score, truth = scores[:, positive].astype(np.float64), y == positive
+    return Thresholds(*counts, int(truth.sum()), reached(score[truth]), reached(score[~truth]))
+
+
 def coverage(
     y: Labels, scores: Floats, units: Labels, least_scores: Sequence[float] = LEAST_SCORES
 ) -> list[Coverage]:
@@ -74,7 +119,7 @@ def coverage(
         units: (N,) unit of each row.
         least_scores: The thresholds.
     """
-    best, right = scores.max(axis=1), scores.argmax(axis=1) == y
+    best, right = scores.max(axis=1).astype(np.float64), scores.argmax(axis=1) == y
     labelled = ((least, best >= least) for least in least_scores)
     return [
         Coverage(least, int(of.sum()), float(of.mean()), proportion(right[of], units[of]))

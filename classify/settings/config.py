@@ -29,6 +29,8 @@ _STEPS = 100
 # Images of which svm is exact by default: a few seconds, and a kernel of 200 MB; and the training
 # images whose kernel it uses for more.
 _EXACT_SVM, _LANDMARKS = 5000, 2000
+# When the report's overlays may run the trunk again.
+OVERLAYS = ("auto", "always", "never")
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "loss", "roc_auc", "average_precision")
 
 
@@ -103,6 +105,12 @@ class TrainConfig:
         metavar="SECONDS",
         above=0,
         shown=f"{BUDGET:g}",
+    )
+    overlays: str = flag(
+        OVERLAYS[0],
+        "where the head looked at its mistakes: auto where the file has feature maps or the trunk "
+        "is in the cache of this machine, always builds it otherwise",
+        choices=OVERLAYS,
     )
     named: bool = True
     batch_size_given: bool = True
@@ -247,5 +255,6 @@ class TrainSettings(SearchSettings, total=False):
     labels: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
     columns: str | None
     assert_accuracy: float | None
+    overlays: str | None
     finetune_epochs: int | None
     finetune_learning_rate: float | None

@@ -79,6 +79,15 @@ class OpenVinoEngine(Engine):
             for i, layer in enumerate(self.shapes)
         }
 
+    def _read(self, core: Any) -> Any:
+        """Read the model from its folder."""
+        try:
+            return core.read_model(self._folder / FILES[0])
+        except RuntimeError as error:  # its digests were right a moment ago
+            fix = "raise the limit on open files (ulimit -n), or remove that folder"
+            reason = str(error).strip().splitlines()[-1]
+            raise EngineError(f"{self._folder}: {reason}; {fix}") from error
+
     def _take_fixed_batch(self, model: Any, asked: int | None) -> None:
         """Run an ONNX model that was exported for batches of one size in such batches."""
         batch = model.input(0).get_partial_shape()[0]
@@ -92,12 +101,7 @@ class OpenVinoEngine(Engine):
         """Compile for batches of one size, the cast included; 0 threads use every core."""
         openvino = load_openvino()
         core = openvino.Core()
-        try:
-            model = core.read_model(self._folder / FILES[0])
-        except RuntimeError as error:  # its digests were right a moment ago
-            fix = "raise the limit on open files (ulimit -n), or remove that folder"
-            reason = str(error).strip().splitlines()[-1]
-            raise EngineError(f"{self._folder}: {reason}; {fix}") from error
+        model = self._read(core)
         self._take_fixed_batch(model, asked)
         model.reshape([self.batch_size, *self.spec.image_size, 3])
         steps = openvino.preprocess.PrePostProcessor(model)

@@ -4,13 +4,15 @@ A file of features from a stranger names the images, so that only those in one p
 regular file of the recorded digest, are read, and for a limited time.
 """
 
+import math
+import time
 from base64 import b64encode
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from extract.core.console import log
 from extract.core.errors import ImageError, SourceError, count_of, quoted
@@ -23,14 +25,25 @@ from extract.pixels.decode import decode
 from extract.sources.listing import open_reader
 from extract.store.open import Store
 
-SIZE = (144, 144)
+_SIDE = 144
+# Reads wait for disks and networks, and decoders leave other threads the interpreter.
+_THREADS = 8
 
 
 class Wanted(NamedTuple):
-    """An image to show: its key, and the digest of its file, None where none is known."""
+    """An image to show.
+
+    Attributes:
+        key: Its key.
+        digest: The digest of its file, None where none is known.
+        side: Width and height of its thumbnail in pixels.
+        optional: Whether it may be left out to save time.
+    """
 
     key: str
     digest: bytes | None
+    side: int = _SIDE
+    optional: bool = False
 
 
 class Thumbnail(NamedTuple):
@@ -66,10 +79,18 @@ def place_of(store: Store, moved_to: str = "") -> Place:
     return Place(store.path, moved_to=moved_to, **named)
 
 
-def read_thumbnails(wanted: Sequence[Wanted], place: Place) -> list[Thumbnail]:
-    """Return a thumbnail of each image."""
+def read_thumbnails(
+    wanted: Sequence[Wanted], place: Place, seconds: float = math.inf
+) -> list[Thumbnail]:
+    """Return a thumbnail of each image.
+
+    Args:
+        wanted: The images, the most important ones first.
+        place: Where they are.
+        seconds: No optional image is read after this time.
+    """
     tried = list[list[Thumbnail]]()
-    read = partial(_read_images, wanted, place)
+    read = partial(_read_images, wanted, place, seconds)
     late = Thumbnail("", f"took longer than {prefetch.LIMIT_SECONDS:g} s to read")
     with closing(prefetch.map_in_threads(read, candidates(place), 1, 1)) as tries:
         for found in tries:
@@ -107,20 +128,27 @@ def _explain_missing(place: Place, count: int) -> None:
 
 
 def _read_images(
-    wanted: Sequence[Wanted], place: Place, candidate: tuple[str, str]
+    wanted: Sequence[Wanted], place: Place, seconds: float, candidate: tuple[str, str]
 ) -> list[Thumbnail]:
     """Return the thumbnails of images in one place."""
-    shown, read = [], None
+    read = None
     with suppress(SourceError):  # the archive may be gone, or on another machine
         read = open_reader(candidate[0], place.columns, candidate[1])
     known = bool(place.source or place.moved_to)
-    for image in wanted:
-        try:
-            with under_way():
-                shown.append(Thumbnail(_read_image(read if known else None, image), ""))
-        except ImageError as error:
-            shown.append(Thumbnail("", str(error)))
-    return shown
+    work = partial(_read_thumbnail, read if known else None, time.monotonic() + seconds)
+    with closing(prefetch.map_in_threads(work, wanted, _THREADS, 2 * _THREADS)) as images:
+        return [image or Thumbnail("", "took too long to read") for image in images]
+
+
+def _read_thumbnail(read: Read | None, until: float, image: Wanted) -> Thumbnail:
+    """Return a thumbnail, or the reason why there is none."""
+    if image.optional and time.monotonic() > until:
+        return Thumbnail("", "left out to save time")
+    try:
+        with under_way():
+            return Thumbnail(_read_image(read, image), "")
+    except ImageError as error:
+        return Thumbnail("", str(error))
 
 
 def _read_image(read: Read | None, image: Wanted) -> str:
@@ -129,8 +157,6 @@ def _read_image(read: Read | None, image: Wanted) -> str:
     Raises:
         ImageError: It cannot be read, or is not the one that the features were made of.
     """
-    from PIL import Image
-
     if read is None:
         raise ImageError("source not available")
     try:
@@ -139,6 +165,14 @@ def _read_image(read: Read | None, image: Wanted) -> str:
         raise ImageError("image not found") from error
     if digest_bytes(content) != image.digest:
         raise ImageError("image changed since extraction")
-    out = BytesIO()
-    Image.fromarray(decode(content, SIZE, "pad", decoding="scaled")).save(out, "JPEG", quality=82)
-    return f"data:image/jpeg;base64,{b64encode(out.getvalue()).decode()}"
+    return _encode(decode(content, (image.side, image.side), "pad", decoding="scaled"))
+
+
+def _encode(pixels: Any) -> str:
+    """Return pixels as a data URI: WebP, which takes half as many bytes as JPEG."""
+    from PIL import Image, features
+
+    kind = "webp" if features.check("webp") else "jpeg"
+    # JPEG has no such method, and ignores it.
+    Image.fromarray(pixels).save(out := BytesIO(), kind, quality=75, method=2)
+    return f"data:image/{kind};base64,{b64encode(out.getvalue()).decode()}"

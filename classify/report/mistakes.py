@@ -1,0 +1,32 @@
+"""The mistakes that the page shows: each with its overlay and its nearest training images."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from classify.activation.explain import Explained
+from classify.data.dataset import Dataset
+from classify.diagnosis.diagnostics import Mistake
+from classify.report.images import Images
+
+
+def explained_mistakes(
+    images: Images, dataset: Dataset, mistakes: Sequence[Mistake], explained: Explained
+) -> list[dict[str, Any]]:
+    """Return mistakes with their images, overlays and neighbours, by the names of the template.
+
+    Args:
+        images: The images of the page, with those of the mistakes and of their neighbours.
+        dataset: The rows that were trained on.
+        mistakes: The mistakes that are shown.
+        explained: The same ones, explained.
+    """
+    shown, rows = images.show(mistakes), {mistake.row for mistake in mistakes}
+    for one, overlay, nearest in zip(shown, explained.overlays, explained.nearest, strict=True):
+        one |= {"overlay": overlay, "nearest": []}
+        for row, cosine in nearest:
+            words = {"key": dataset.keys[row], "label": dataset.class_names[dataset.y[row]]}
+            # Scripts look for one image of each row.
+            words |= {"row": row, "cosine": cosine, "is_first": row not in rows}
+            one["nearest"].append(words | images.thumbnails[row]._asdict())
+            rows.add(row)
+    return shown

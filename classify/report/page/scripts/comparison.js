@@ -1,0 +1,75 @@
+// Two heads: any pair of them, and the images on which they disagree.
+if (pageData.comparison.length) {
+  const pairs = pageData.comparison, { images } = pageData.thresholds;
+  const section = document.getElementById("two-heads"), sides = section.querySelector(".sides");
+  const heads = [...new Set(pairs.flatMap(pair => [pair.first, pair.second]))];
+  const selects = ["first-head", "second-head"].map(id => document.getElementById(id));
+  const headName = text => element("bdi", { class: "name" }, text);
+  const points = value => `${value < 0 ? "\u2212" : "+"}${Math.abs(100 * value).toFixed(1)}`;
+
+  const turn = ({ row, first: second, second: first }) => ({ row, first, second });
+
+  // The pair in the order of the selects: a pair of the data, or one turned round.
+  function find(first, second) {
+    const same = pairs.find(pair => pair.first === first && pair.second === second);
+    if (same) return same;
+    const other = pairs.find(pair => pair.first === second && pair.second === first);
+    return {
+      ...other, first, second, only_first: other.only_second, only_second: other.only_first,
+      difference: -other.difference, low: other.high === null ? null : -other.high, high: other.low === null ? null : -other.low,
+      first_rows: other.second_rows.map(turn), second_rows: other.first_rows.map(turn),
+    };
+  }
+
+  function words(pair) {
+    const accuracy = part => shareText(pair.both_right + part, images);
+    const interval = pair.low === null ? "without an interval, which needs more groups"
+      : `95\u00a0% interval ${points(pair.low)} to ${points(pair.high)}`;
+    const p = pair.p_value < 0.001 ? "< 0.001" : `= ${pair.p_value.toFixed(3)}`;
+    return `Accuracy ${accuracy(pair.only_first)} and ${accuracy(pair.only_second)}: a difference of ${points(pair.difference)} `
+      + `percentage points, ${interval}. McNemar's exact test: p ${p}.`;
+  }
+
+  function gallery(pair, rows, count, right) {
+    const answers = new Map(rows.map(one => [one.row, [one.first, one.second]]));
+    const figure = row => {
+      const made = imageFigure(row);
+      made.querySelector(".answer")?.remove();
+      const lines = [pair.first, pair.second].map((head, i) => element("span",
+        { class: head === right ? "right" : "wrong-answer" }, headName(head), ": ", headName(answers.get(row)[i])));
+      made.querySelector("figcaption span").after(...lines);
+      return made;
+    };
+    const parts = [element("h3", {}, "Only ", headName(right), ` is right: ${count === 1 ? "1 image" : `${count} images`}`)];
+    if (rows.length < count) parts.push(element("p", { class: "note" }, `The ${rows.length} on which the scores of the true class differ most:`));
+    return element("div", {}, ...parts, ...imageList(rows.map(one => one.row), figure));
+  }
+
+  function show() {
+    const pair = find(...selects.map(select => select.value));
+    for (const part of section.querySelectorAll("[data-head]")) part.replaceChildren(headName(pair[part.dataset.head]));
+    for (const cell of section.querySelectorAll("[data-count]")) cell.textContent = pair[cell.dataset.count];
+    section.querySelector(".difference").textContent = words(pair);
+    sides.replaceChildren(gallery(pair, pair.first_rows, pair.only_first, pair.first),
+      gallery(pair, pair.second_rows, pair.only_second, pair.second));
+  }
+
+  selects.forEach((select, i) => {
+    select.append(...heads.map(head => element("option", { value: head }, head)));
+    select.value = heads[i];
+    let before = heads[i];
+    select.addEventListener("change", () => {
+      // A head is compared with another one: the same choice twice swaps them.
+      if (selects[1 - i].value === select.value) {
+        selects[1 - i].value = before;
+        selects[1 - i].dispatchEvent(new Event("swap"));
+      }
+      before = select.value;
+      show();
+    });
+    select.addEventListener("swap", () => { before = select.value; });
+  });
+  section.querySelector(".pickers").hidden = false;
+  sides.hidden = false;
+  show();
+}

@@ -1,0 +1,39 @@
+"""The interval of a difference between two heads on the same rows."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from classify.scores.differences import difference_interval
+
+
+@pytest.mark.parametrize(("better", "worse", "count"), [(0, 0, 30), (7, 2, 40), (30, 30, 400)])
+def test_of_single_rows_it_is_that_of_agresti_and_min(better: int, worse: int, count: int) -> None:
+    values = np.repeat([1.0, -1.0, 0.0], [better, worse, count - better - worse])
+    low, high = difference_interval(values, np.arange(count))
+    total, b, c = count + 2, better + 0.5, worse + 0.5
+    half = stats.t.ppf(0.975, count - 1) * math.sqrt(b + c - (b - c) ** 2 / total) / total
+    assert (low, high) == pytest.approx(((b - c) / total - half, (b - c) / total + half))
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_it_holds_the_truth(size: int) -> None:
+    """Of 60 units, rows or groups of four that change together, in 1,000 draws."""
+    generator, units, held = np.random.default_rng(0), np.repeat(np.arange(60), size), 0
+    for _ in range(1000):
+        change = generator.choice([1.0, -1.0, 0.0], 60, p=[0.15, 0.05, 0.8])
+        low, high = difference_interval(change[units], units)
+        assert low is not None
+        assert high is not None
+        held += low <= 0.1 <= high
+    assert 0.93 < held / 1000 < 0.985
+
+
+def test_few_groups_have_none() -> None:
+    assert difference_interval(np.zeros(18), np.repeat(np.arange(9), 2)) == (None, None)
+    low, high = difference_interval(np.zeros(20), np.repeat(np.arange(10), 2))
+    assert low is not None
+    assert high is not None
+    assert -high == pytest.approx(low)
