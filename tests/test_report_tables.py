@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from PIL import Image
 from classify.cli import main as train_head
 from classify.data.dataset import Dataset
 from classify.diagnosis.analysis import Analysis
+from classify.report.report import write_report
 from classify.search.leaderboard import Result
 from extract import write_features
 from tests.browser import opened
-from tests.test_report_page import DROPPED, HEADS, SCRIPT, dataset, report
+from tests.test_report_page import DROPPED, HEADS, IMAGE, SCRIPT, dataset, report
 
 FORMULA = "=cmd|' /C calc'!A0"
 Made = tuple[Path, Result, Analysis]
@@ -174,6 +176,31 @@ def test_settings_tell_how_to_make_the_head_again(
     assert shown["features", "file"] == str(store)
     assert "h5py" in shown["features", "versions"]
     assert shown["features", "trunk"] == "none: features of another program"
+
+
+def test_code_in_new_places_is_text(browser: Any, made: Made, tmp_path: Path) -> None:
+    _, result, analysis = made
+    parts = ("file", "written", "command", "engine", "weights", "source")
+    described = {
+        "date": SCRIPT,
+        "command": IMAGE,
+        "versions": {SCRIPT: IMAGE},
+        "features": [{name: f"{name} {SCRIPT}" for name in parts} | {"versions": [IMAGE]}],
+    }
+    assert result.dataset is not None
+    rows = replace(result.dataset, label_columns=IMAGE)
+    result, analysis = replace(result, notes=(SCRIPT,)), replace(analysis, leaks=[IMAGE])
+    path = tmp_path / "report.html"
+    write_report(path, rows, result, analysis, SCRIPT, None, described)
+    with opened(browser, path) as page:
+        said = page.locator("#settings").text_content()
+        assert all(f"{name} {SCRIPT}" in said for name in parts)
+        assert f"{SCRIPT} {IMAGE}" in said
+        assert IMAGE in page.inner_text(".watch")
+        assert SCRIPT in page.locator("header details").text_content()
+        assert FORMULA in page.inner_text(".lead")
+        assert page.locator("[onerror], script:not([type]):not(body > *)").count() == 0
+        assert [row[-1] for row in save(page, "Settings")].count(IMAGE) == 3
 
 
 def test_the_date_alone_is_that_of_the_clock(
