@@ -10,7 +10,7 @@ import numpy as np
 from classify.activation.images import read_pixels
 from classify.activation.nearest import Neighbour, find_nearest
 from classify.activation.overlay import describe_place, draw_overlay
-from classify.activation.positions import Contributions, contributions
+from classify.activation.positions import COVERED, Contributions, contributions
 from classify.activation.scored_by import group_by_head, open_head
 from classify.activation.trunk_maps import open_maps, run_maps
 from classify.data.dataset import Dataset
@@ -26,6 +26,8 @@ from extract.core.errors import HeadstartError, first_line
 SHOWN = 24
 # How far the mean of a map may be from the stored features, as a share of their length.
 _SAME, _SAME_LOW = 0.01, 0.1
+# The least change of log odds that is more than rounding.
+_LEAST = 0.01
 
 
 class Overlay(NamedTuple):
@@ -220,7 +222,7 @@ def _answers(result: Result, rows: Labels) -> Labels:
     """Return the classes that validation rows were taken for."""
     assert result.scores is not None
     places = np.searchsorted(result.validation_rows, rows)
-    return result.scores[places].argmax(axis=1)
+    return np.asarray(result.scores[places].argmax(axis=1))
 
 
 def _compare(maps: Rows, stored: Rows, pooling: str, precision: str) -> list[str]:
@@ -237,6 +239,8 @@ def _compare(maps: Rows, stored: Rows, pooling: str, precision: str) -> list[str
 def _overlay(pixels: Any, parts: Contributions | None, place: int) -> Overlay:
     assert parts
     positions = parts.positions[place]
+    if parts.method == COVERED and np.abs(positions).max() < _LEAST:
+        return Overlay(reason="covering one position changes nothing")
     image = draw_overlay(pixels, positions)
     words, constant = describe_place(positions), float(parts.constant[place])
     return Overlay(image, "", words, positions.tolist(), constant)

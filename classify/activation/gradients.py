@@ -27,11 +27,13 @@ class Gradient(NamedTuple):
     Attributes:
         log_odds: (n,) log of the score of the one class over that of the other.
         values: (n, D) the derivative by each feature.
+        origin: (D,) what the head subtracts first, the mean of its training rows; else zeros.
         is_linear: Whether no layer in between is bent: then the gradient is the same everywhere.
     """
 
     log_odds: Double
     values: Double
+    origin: Double
     is_linear: bool
 
 
@@ -66,7 +68,9 @@ def log_odds_gradient(
         log_odds, values = (seed * x).sum(axis=1), seed
         for step, before in zip(reversed(steps), reversed(inputs), strict=True):
             values = _back(step, before, values)
-    return Gradient(log_odds, values, all(step.kind in _AFFINE for step in steps))
+    first = head.transform.learnt()[0][1] if head.transform.steps else {}
+    origin = np.asarray(first.get("mean", np.zeros(values.shape[1])), np.float64)
+    return Gradient(log_odds, values, origin, all(step.kind in _AFFINE for step in steps))
 
 
 def _read_steps(head: FittedHead) -> list[Step] | None:
@@ -94,7 +98,7 @@ def _scaling(mean: NDArray[Any], scale: NDArray[Any]) -> Step:
     """Return (x - mean) * scale as the normalisation of a batch."""
     ones, zeros = np.ones(len(mean)), np.zeros(len(mean))
     # gamma / sqrt(variance + epsilon) is the scale where the variance is 1 and epsilon 0.
-    return Step("normalise", (scale.astype(np.float64), zeros, mean, ones, np.float64(0)))
+    return Step("normalise", (scale.astype(np.float64), zeros, mean, ones, np.asarray(0.0)))
 
 
 def _back(step: Step, before: Double, values: Double) -> Double:
@@ -115,12 +119,12 @@ def _gelu_slope(x: Double) -> Double:
 
 def _silu_slope(x: Double) -> Double:
     share = ACTIVATIONS["sigmoid"](x)
-    return share * (1 + x * (1 - share))
+    return np.asarray(share * (1 + x * (1 - share)))
 
 
 def _sigmoid_slope(x: Double) -> Double:
     share = ACTIVATIONS["sigmoid"](x)
-    return share * (1 - share)
+    return np.asarray(share * (1 - share))
 
 
 # The derivative of each activation by its input.

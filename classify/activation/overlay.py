@@ -45,10 +45,10 @@ def blend(pixels: Pixels, positions: NDArray[np.floating]) -> Pixels:
     shares = Image.fromarray((positions / largest).round(3).astype(np.float32))
     smooth = np.asarray(shares.resize(pixels.shape[1::-1], Image.Resampling.BICUBIC))
     opacity = _OPACITY * np.clip(np.abs(smooth), 0, 1)[:, :, None]
-    grey = np.asarray(Image.fromarray(pixels).convert("L"), np.float32)[:, :, None]
-    grey = _DARKEST + grey / 255 * (_LIGHTEST - _DARKEST)
-    colours = np.where(smooth[:, :, None] > 0, np.float32(FOR), np.float32(AGAINST))
-    return (grey * (1 - opacity) + colours * opacity).round().astype(np.uint8)
+    light = np.asarray(Image.fromarray(pixels).convert("L"), np.float32)[:, :, None]
+    grey = _DARKEST + light / 255 * (_LIGHTEST - _DARKEST)
+    colours = np.where(smooth[:, :, None] > 0, np.array(FOR), np.array(AGAINST))
+    return np.asarray((grey * (1 - opacity) + colours * opacity).round(), np.uint8)
 
 
 def describe_place(positions: NDArray[np.floating]) -> str:

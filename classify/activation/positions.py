@@ -5,11 +5,15 @@ other. Only this difference is defined, because the same number can be added to 
 a change of any score; and it says why an image was taken for one class and not for the other.
 
 Where the head has a gradient, a position contributes the gradient times the activation, summed over
-its channels. For heads without hidden layers this is exact, whether the map is averaged, the most
-active position is taken, or the map stays a map: contributions and the constant of the head sum to
-the log odds. It is then the class activation map of Zhou et al. For heads with hidden layers it is
-HiResCAM, which for averaged maps is Grad-CAM without its last step, a rectifier. Of other heads
-each position is covered in turn, by the mean of the others.
+its channels. In a map that stays a map each position has weights of its own, and its activation is
+compared with the mean of the training images where the head subtracts that (standardise, pca): a
+feature that hardly varies would have a large share otherwise, and the constant minus as much.
+
+For heads without hidden layers this is exact, whether the map is averaged, the most active position
+is taken, or the map stays a map: contributions and the constant of the head add up to the log odds,
+as in the class activation maps of Zhou et al. For heads with hidden layers it is HiResCAM, which of
+averaged maps is Grad-CAM without its last step, a rectifier. Of other heads each position is
+covered in turn, by the mean of the others.
 
 Sources: Zhou et al., Learning deep features for discriminative localization, CVPR 2016; Selvaraju
 et al., Grad-CAM, ICCV 2017; Draelos and Carin, Use HiResCAM instead of Grad-CAM, 2020; Zeiler and
@@ -60,7 +64,8 @@ def contributions(
         return _cover(head, maps, pooling, classes, others)
     h, w = maps.shape[1:3]
     if pooling == "none":
-        positions = (gradient.values.reshape(maps.shape) * maps).sum(axis=3)
+        changes = maps - gradient.origin.reshape(maps.shape[1:])
+        positions = (gradient.values.reshape(maps.shape) * changes).sum(axis=3)
     elif pooling == "avg":
         positions = np.einsum("nhwc,nc->nhw", maps, gradient.values) / (h * w)
     else:
@@ -76,7 +81,8 @@ def _pool(maps: Rows, pooling: str) -> Rows:
     """Return the features that a head takes, of (n, h, w, C) maps."""
     if pooling == "none":
         return maps
-    return maps.mean(axis=(1, 2)) if pooling == "avg" else maps.max(axis=(1, 2))
+    pooled = maps.mean(axis=(1, 2)) if pooling == "avg" else maps.max(axis=(1, 2))
+    return np.asarray(pooled)
 
 
 def _cover(

@@ -73,7 +73,8 @@ def open_maps(made_by: MadeBy, layer: str, images: int, build: bool) -> Engine:
         if compiled := find_compiled(spec, calibration):
             return compiled
         if not build:
-            raise NotInCacheError("the converted trunk is not in the cache of this machine")
+            found = "the converted trunk is not in the cache of this machine"
+            raise NotInCacheError(f"{found}; --overlays always builds it")
         spec = replace(spec, layer=(layer,), pooling="none")
         settings = "float32", None, "auto", precision, calibration, images
         return select.open_engine(spec, *settings)

@@ -218,7 +218,7 @@ def _assemble(shape: tuple[int, ...], layers: Layers, weights: Sequence[Values])
             _require(all(array.shape == (widths[-1],) for array in arrays))
             epsilon = settings["epsilon"]
             _require(type(epsilon) is float, 0 < epsilon < 1)
-            steps.append(Step("normalise", (*arrays, np.float32(epsilon))))
+            steps.append(Step("normalise", (*arrays, np.asarray(epsilon, np.float32))))
         if "activation" in settings:
             _require(settings["activation"] in ACTIVATIONS)
             steps.append(Step(settings["activation"]))
