@@ -126,7 +126,9 @@ def colour_at(page: Any, row: int, column: int, corner: float = 0.12) -> tuple[i
         [row, column, corner],
     )
     clip = {"x": round(box[0]), "y": round(box[1]), "width": 2, "height": 2}
-    return tuple(Image.open(BytesIO(page.screenshot(clip=clip))).convert("RGB").getpixel((0, 0)))
+    return tuple(
+        np.asarray(Image.open(BytesIO(page.screenshot(clip=clip))).convert("RGB"))[0, 0].tolist()
+    )
 
 
 def luminance(colour: tuple[int, ...]) -> float:
