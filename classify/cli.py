@@ -22,12 +22,13 @@ examples:
   train-head vgg.h5 inception.h5      each of them, and both joined
   train-head out.h5 --labels sex.csv -o sex_head/
   train-head out.h5 --dropout 0.5 --patience 5 -o half_dropped/
-  train-head out.h5 --folds 5 --sweep logistic.C=0.001:10:9 --sweep transform=standardise,sqrt+l2
+  train-head out.h5 --folds 5 --sweep logistic.C=0.001:10:9
+  train-head out.h5 --head lda --sweep transform=standardise,sqrt+l2
 
-The heads are ranked by their scores on images that they were not trained on: the validation split
-of the file; without one, about a fifth of the images, chosen by a hash of their groups or files;
-or, with --folds or few images, each image once. The best head is kept. A test split is used once,
-for that head.
+The heads are ranked by their scores on images that they were not trained on:
+the validation split of the file; without one, about a fifth of the images,
+chosen by a hash of their groups or files; or, with --folds or few images, each
+image once. The best head is kept. A test split is used once, for that head.
 """
 
 

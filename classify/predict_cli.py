@@ -8,23 +8,25 @@ from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.console import Parser, add_common_flags, log, log_lines, run_command
 from extract.core.errors import ExitCode
 from extract.core.flags import add_flags
+from extract.display.width import width_of
 
 _EXAMPLES = """\
 examples:
   predict-images out_head/ data/validation
-  predict-images out_head/ data/validation --top 3 --format json -o labels.jsonl
-  predict-images out_head/ out.h5 --only unlabelled --min-score 0.6 -o labels.csv
+  predict-images out_head/ data/validation --top 3 -o labels.csv
+  predict-images out_head/ out.h5 --only unlabelled --min-score 0.6
   predict-images out.h5 --to-label 30 -o round1.csv --page round1.html
   predict-images out_head/ out.h5 --to-label 30 -o round2.csv
   predict-images out_head/ vectors.npz
   predict-images photo.jpg --trunk vgg16 --top 5
   predict-images photo.jpg --trunk vgg16 -o chart.png
 
-DIR is a head from train-head; --trunk uses the classes of a complete model instead. Columns: key,
-label, score (0 to 1), margin (the best score minus the second) and reason (why there is no label:
-the image could not be read, or its score is below --min-score). Where SOURCE has labels that the
-head knows, accuracy, macro F1 and a confusion table follow on stderr. A file of features is
-labelled in seconds: its images are not read.
+DIR is a head from train-head; --trunk uses the classes of a complete model
+instead. Columns: key, label, score (0 to 1), margin (the best score minus the
+second) and reason (why there is no label: the image could not be read, or its
+score is below --min-score). Where SOURCE has labels that the head knows,
+accuracy, macro F1 and a confusion table follow on stderr. A file of features
+is labelled in seconds: its images are not read.
 """
 
 
@@ -82,6 +84,6 @@ def _predict_images(arguments: argparse.Namespace) -> int:
     elif arguments.output is None:
         write_predictions(predictions, sys.stdout, arguments.format or PredictConfig.format)
     if predictions.evaluation:
-        log_lines(str(predictions.evaluation))
+        log_lines(predictions.evaluation.text(width_of(sys.stderr)))
     log.info("%s: %s", arguments.output or "stdout", predictions.summary())
     return ExitCode.TOO_MANY_BAD if predictions.unreadable > predictions.tolerated else ExitCode.OK

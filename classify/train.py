@@ -240,7 +240,7 @@ def _fit(
         if stopped.result and on_result:
             on_result(stopped.result)
         raise
-    result = with_notes(result, dataset)
+    result = replace(with_notes(result, dataset), seed=config.seed)
     if on_result:
         on_result(result)
     return result
@@ -260,7 +260,7 @@ def _save_report(
             explained, interrupted = Explained.left_out(analysis.mistakes, "interrupted"), True
         timing["overlays"] = explained.seconds
         with step("writing the report"):
-            save_report(folder, dataset, result, analysis, explained, timing)
+            save_report(folder, dataset, result, analysis, explained, timing, config.figures)
         if interrupted:
             missing = "so is its report, without overlays"
             raise KeyboardInterrupt

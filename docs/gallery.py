@@ -55,7 +55,6 @@ EXHIBITS = (
             "head": ["dense", "logistic", "lda", "knn"],
             "sweep": ["logistic.C=0.003,0.03,0.3", "knn.neighbours=3,5,9"],
             "folds": 5,
-            "groups": "near",
         },
     ),
     Exhibit(
@@ -68,7 +67,6 @@ EXHIBITS = (
             "head": ["logistic", "lda", "knn"],
             "sweep": ["logistic.C=0.003,0.03,0.3,3"],
             "folds": 5,
-            "groups": "near",
             "metric": "average_precision",
         },
     ),

@@ -24,29 +24,35 @@ MOST_BYTES = 100_000
 
 
 class Part(NamedTuple):
-    """A part of a report: between the tops of two elements, or the whole of one."""
+    """A part of a report: an element, or from the top of it to the end of another one.
+
+    Before the picture is taken, an element may be clicked, and one pointed at.
+    """
 
     report: str
     first: str
     last: str = ""
     scheme: str = "light"
-    use: str = ""
+    click: str = ""
+    hover: str = ""
+    height: int = 1400
 
 
 PARTS = {
     "report": Part("twenty", "header", "#leaderboard"),
     "report-dark": Part("twenty", "header", "#leaderboard", "dark"),
+    "report-sweeps": Part("twenty", "#sweeps"),
     "report-learning-curves": Part("sample", "#learning"),
     "report-confusions": Part("twenty", "#confusions"),
-    "report-map": Part("twenty", "#map"),
-    "report-mistakes": Part("twenty", "#mistakes"),
     "report-scores": Part("rare", "#scores"),
+    "report-map": Part("twenty", "#map"),
+    "report-mistakes": Part("twenty", "#mistakes", height=660),
 }
 COMMANDS = {
     "terminal": (
         "extract-features data/ out.h5 --trunk efficientnet_lite0",
-        "train-head out.h5",
-        "predict-images out_head data/validation/food",
+        "train-head out.h5 --head dense --head logistic --sweep dropout=0,0.2,0.5 "
+        "--sweep logistic.C=0.003,0.03,0.3",
     )
 }
 
@@ -60,12 +66,14 @@ def photograph_part(browser: Any, gallery: Path, part: Part, path: Path) -> None
         reduced_motion="reduce",
     )
     page.goto((gallery / part.report / "report.html").as_uri())
-    if part.use:
-        page.evaluate(part.use)
+    if part.click:
+        page.locator(part.click).first.click()
+    if part.hover:
+        page.locator(part.hover).first.hover()
     first = page.locator(part.first).first.bounding_box()
     last = page.locator(part.last or part.first).first.bounding_box()
     top, bottom = max(first["y"] - 16, 0), last["y"] + last["height"] + 16
-    clip = {"x": 0, "y": top, "width": WIDTH, "height": min(bottom - top, 1400)}
+    clip = {"x": 0, "y": top, "width": WIDTH, "height": min(bottom - top, part.height)}
     page.screenshot(path=path, clip=clip, full_page=True)
     page.close()
 

@@ -16,9 +16,9 @@ from typing import Any
 COLUMNS = 80
 _PARTS = re.compile(r"\x1b\[(\d*)([A-Za-z])|([\r\n\b])|([^\x1b\r\n\b]+)")
 _PAGE = """<!doctype html><meta charset="utf-8"><style>
-body {{ margin: 0; background: #fff }}
+body {{ margin: 0; background: #14171b }}
 pre {{
-  display: inline-block; margin: 0; padding: 18px 22px; background: #14171b; color: #d5dae0;
+  display: inline-block; margin: 0; padding: 18px 22px; color: #d5dae0;
   font: 14px/1.45 ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace;
 }}
 b {{ color: #fff }}

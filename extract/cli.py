@@ -21,8 +21,8 @@ examples:
   extract-features vectors.npz out.h5
   extract-features --list-layers --trunk vgg16
 
-The same command continues an interrupted run. Settings that are left out take the values of the
-existing file.
+The same command continues an interrupted run. Settings that are left out take
+the values of the existing file.
 """
 
 _FAMILIES = """
@@ -67,7 +67,7 @@ def extract_features_parser() -> argparse.ArgumentParser:
     add_flags(parser.add_argument_group("trunk"), TrunkSpec, *trunk, *PIXEL_SETTINGS)
     running = ("engine", "precision", "batch_size", "workers", "cluster", "max_image_bytes")
     add_flags(parser.add_argument_group("running"), ExtractConfig, *running, "max_image_pixels")
-    add_flags(parser.add_argument_group("views"), ViewSpec)
+    add_flags(parser.add_argument_group("augmented views"), ViewSpec)
     output = (
         "dtype",
         "shards",
@@ -80,7 +80,7 @@ def extract_features_parser() -> argparse.ArgumentParser:
         "repair",
     )
     add_flags(parser.add_argument_group("output"), ExtractConfig, *output)
-    look = parser.add_argument_group("look")
+    look = parser.add_argument_group("lists")
     look.add_argument("--list-trunks", action="store_true", help="print every trunk")
     look.add_argument("--list-layers", action="store_true", help="print every layer of a trunk")
     add_common_flags(parser)
@@ -111,7 +111,10 @@ def _report(summary: Any) -> None:
     if summary.failed:
         share = f"{len(summary.failed)} of {count_of(summary.images, noun)}"
         problem = "cannot be used" if summary.foreign else "could not be read"
-        log.warning(f"{share} {problem} ({summary.tolerated} tolerated); their rows are NaN")
+        text = f"{share} {problem} ({summary.tolerated} tolerated); their features are NaN"
+        if len(summary.failed) > summary.tolerated:
+            text += "; mend or remove them and run this again with --update, or raise --max-bad"
+        log.warning(text)
     shapes = ", ".join(
         f"{layer} {' x '.join(map(str, shape))}" for layer, shape in summary.shapes.items()
     )

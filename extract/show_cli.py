@@ -8,6 +8,7 @@ from typing import Any
 
 from extract.core.console import Parser, add_common_flags, log, run_command
 from extract.core.errors import ExitCode, SettingError, StoreError
+from extract.display.width import width_of
 from extract.images.item import SPLITS
 
 _EXAMPLES = """\
@@ -57,7 +58,7 @@ def show_features_parser() -> argparse.ArgumentParser:
         "--limit",
         type=_seconds,
         metavar="SECONDS",
-        help="read the file in a separate process that ends after so long: for a file from a "
+        help="read the file in a separate process, and stop it after SECONDS: for a file from a "
         "stranger, on which HDF5 may crash or loop",
     )
     parser.add_argument(
@@ -70,7 +71,7 @@ def show_features_parser() -> argparse.ArgumentParser:
         "--split", choices=SPLITS, help="with --export: only the rows of this split"
     )
     parser.add_argument(
-        "--layer", metavar="NAME", help="the layer of several, to export or compare"
+        "--layer", metavar="NAME", help="the layer to export or compare, where there are several"
     )
     _add_questions(
         parser.add_argument_group("similarity of the images, as CSV or with --json as JSON")
@@ -155,8 +156,10 @@ def _show_features(arguments: argparse.Namespace) -> int:
         unfinished = not store.complete
     if problems is not None:
         description["problems"] = problems
-    text = json.dumps(description, indent=2) if arguments.json else format_description(description)
-    print(text)
+    if arguments.json:
+        print(json.dumps(description, indent=2))
+    else:
+        print(format_description(description, width_of(sys.stdout)))
     if problems:
         repair = "" if unfinished and len(problems) == 1 else " with --repair"
         raise StoreError(

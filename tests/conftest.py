@@ -38,6 +38,9 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["HEADSTART_CACHE"] = tempfile.mkdtemp(prefix="headstart-tests-")
     atexit.register(shutil.rmtree, os.environ["HEADSTART_CACHE"], ignore_errors=True)
 
+# The date of a report: runs of the same seed are compared byte for byte.
+os.environ.setdefault("SOURCE_DATE_EPOCH", "1700000000")
+
 # A shell ignores SIGINT in what it starts in the background, and so would all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -272,7 +272,8 @@ def test_a_file_of_other_images_is_named_as_such(
     Image.new("RGB", (32, 32)).save(other / "train/cat/new.png")
     assert extract(other, out, "-q") == 1
     said = capsys.readouterr().err.splitlines()[-1]
-    assert f"no image of {other} has the name or the time of one of its 8 images; if" in said
+    assert f"holds 8 images, and no image of {other} has the name or the time of one" in said
+    assert said.index("check SOURCE, name another file") < said.index("--update")
     assert said.index("--update keeps their rows; otherwise name another") < said.index("overwrite")
     # With one image in common it may be the same source.
     first = next(path for path in sorted(images.rglob("*.png")))

@@ -363,3 +363,15 @@ def test_a_table_escapes_its_texts() -> None:
     assert "<th>a&lt;b</th><th>n</th>" in table
     assert "<td>x &amp; y</td><td>1</td>" in table
     assert table.endswith("<p>&lt;done&gt;</p>")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_a_terminal_of_80_columns(
+    command: Callable[[list[str]], int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        command(["--help"])
+    assert not [line for line in capsys.readouterr().out.splitlines() if len(line) > 79]

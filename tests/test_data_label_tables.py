@@ -496,7 +496,7 @@ def test_a_head_remembers_its_tables(birds: Path, tmp_path: Path) -> None:
     assert head.labels == (TableRecord(str(table), digest), TableRecord("stored"))
     assert head.columns == "path=image,label=sex"
     page = (folder / "report.html").read_text()
-    assert f"birds.csv</bdi>, SHA-256 {digest[:12]}" in page
+    assert f"birds.csv, SHA-256 {digest}</bdi>" in page
     assert "those of the file" in page
     with open_store(birds) as store:
         assert read_labels(store, head.labels, head.columns).class_names == tuple(SPECIES)
@@ -507,7 +507,7 @@ def test_a_head_of_the_labels_in_the_file_remembers_no_table(birds: Path, tmp_pa
         train_heads(birds, output=tmp_path / "head", labels=labels, head="ridge", quiet=True)
         assert "labels" not in json.loads((tmp_path / "head/bundle.json").read_text())
         assert load_head(tmp_path / "head").labels == ()
-        assert "SHA-256" not in (tmp_path / "head/report.html").read_text()
+        assert "csv, SHA-256" not in (tmp_path / "head/report.html").read_text()
 
 
 @pytest.mark.parametrize("labels", [3, [3], ["a.csv"], [{"path": 3}], [{"sha": "a"}]])

@@ -20,6 +20,8 @@ import pytest
 
 from classify.cli import train_head_parser
 from classify.predict_cli import predict_images_parser
+from docs.screenshots import COMMANDS as COMMANDS_SHOWN
+from docs.screenshots import IMAGES, MOST_BYTES, PARTS
 from extract.cli import extract_features_parser
 from extract.show_cli import show_features_parser
 
@@ -95,6 +97,17 @@ def run_command(words: list[str]) -> int:
 
 
 # What is written where
+
+
+def test_pictures_are_those_of_the_script_small_and_described() -> None:
+    shown = {}
+    for page in PAGES:
+        for text, link in re.findall(r"!\[([^\]]*)\]\(([^)\s]+)\)", prose_of(page)):
+            shown[(page.parent / link).resolve()] = text
+    made = {IMAGES / f"{name}.webp" for name in (*PARTS, *COMMANDS_SHOWN)}
+    assert set(IMAGES.iterdir()) == made == shown.keys()
+    assert all(path.stat().st_size <= MOST_BYTES for path in made)
+    assert min(map(len, shown.values())) > 20
 
 
 def test_readme_is_short() -> None:

@@ -80,7 +80,7 @@ def test_folds_sweeps_and_the_report_without_images(
     assert "source: has no effect on features of another program" in said
     page = (tmp_path / "head/report.html").read_text()
     assert '<div class="gone">features of another program</div>' in page
-    assert "<dd>of another program: " in page
+    assert "none: features of another program" in page
     assert "image size" not in page
     described = json.loads((tmp_path / "head/bundle.json").read_text())
     assert (described["trunk"], described["format_version"]) == (None, 2)

@@ -216,9 +216,13 @@ def test_a_chart_of_one_image(
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["{source}"], 2, "found SOURCE {source} alone; expected DIR, a folder made by train-head"),
-        (["a_head", "{source}", "--trunk", "vgg16"], 2, "trunk: cannot be combined with a_head"),
-        (["a_head", "{source}", "--preprocess", "none"], 2, "preprocess: cannot be combined with"),
+        (
+            ["{source}"],
+            2,
+            "found SOURCE {source} alone; expected DIR SOURCE, a head from train-head",
+        ),
+        (["a_head", "{source}", "--trunk", "vgg16"], 2, "trunk: has no effect with a_head"),
+        (["a_head", "{source}", "--preprocess", "none"], 2, "preprocess: has no effect with"),
         (["{source}", "--trunk", "vgg61"], 2, "trunk 'vgg61' is unknown; nearest: vgg19, vgg16"),
         (["{source}", "--trunk", "vgg16", "-o", "c.png"], 2, "found 8 images in {source}; expec"),
         (["{source}", "--trunk", "vgg16", "-o", "c.png", "--format", "csv"], 2, "format: has no e"),

@@ -73,7 +73,7 @@ def test_layouts_with_one_meaning(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ([], ["found no image among 0 files;"]),
+        ([], ["found no file; expected .jpg, .png or other images; name the folder"]),
         (["a.txt", "x/b.csv", "c/"], ["no image among 2 files (a.txt, x/b.csv)"]),
         (["a.jpg", "b.jpg", "cats/c.jpg"], ["2 images (a.jpg, b.jpg)", "1 folder (cats: 1)"]),
         (["a.jpg", "train/c/a.jpg"], ["1 image (a.jpg)", "1 folder (train: 1)"]),
@@ -204,7 +204,8 @@ def test_an_image_is_read_by_its_key_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["absent", "absent.jpg", "notes.txt", "file/a.jpg"])
 def test_other_sources_are_refused(tmp_path: Path, name: str) -> None:
     plant(tmp_path, ["notes.txt", "file"])
-    reason = "found a file that is not an image" if name.endswith(".txt") else "cannot be opened"
+    reasons = {"notes.txt": "found a file that is not an image", "file/a.jpg": "cannot be opened"}
+    reason = reasons.get(name, "no such file or folder")
     with pytest.raises(SourceError, match=f"{name}: {reason}.*; expected a folder of images"):
         list_source(tmp_path / name)
 

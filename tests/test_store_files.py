@@ -215,7 +215,7 @@ def test_a_name_that_was_just_taken_is_not_replaced(tmp_path: Path) -> None:
 
 
 def test_no_room_is_said_before_the_start(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"GB needed, .* free"):
+    with pytest.raises(StoreError, match=r"found .* of free disk; expected .* GB"):
         make_empty(tmp_path / "o.h5", 1000, width=10**11)
     assert list(tmp_path.iterdir()) == []
 
@@ -270,8 +270,8 @@ def damage_views(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (damage_truncate, "truncated; expected a store"),
-        (damage_text, "not an HDF5 file; expected a store of extract-features; name another"),
+        (damage_truncate, "truncated; expected a file"),
+        (damage_text, "not an HDF5 file; expected a file of extract-features; name another"),
         (damage_superblock, "not a readable HDF5 file; .* remove it and run"),
         (damage_foreign, "of another program"),
         (damage_newer, "format 4; expected 3 or lower; upgrade"),

@@ -169,7 +169,7 @@ STRANGE: dict[str, tuple[Change, str]] = {
     "complete text": (set_attribute("complete", "no"), "complete is 'no'"),
     "root": (set_attribute("root", 0.5), "root is 0.5"),
     "shards": (set_attribute("shards", ["a", "b"]), r"shards is \['a', 'b'\]"),
-    "long name": (set_attribute("x" * 10**4, 1j), r"x{500}\.\.\.; expected a store"),
+    "long name": (set_attribute("x" * 10**4, 1j), r"x{500}\.\.\.; expected a file"),
     "size": (set_attribute("image_size", [1, 2, 3]), r"image_size is \[1, 2, 3\]"),
     "size text": (set_attribute("image_size", "large"), "image_size is large"),
     "layer": (set_attribute("layer", "conv1_relu"), "lacks views/c, views/o, views/n"),

@@ -384,7 +384,7 @@ def elsewhere(file: h5py.File) -> None:
     ("change", "message"),
     [
         (remove, r"shard-00001.h5: no such file; expected the one of rows 3 to 5; restore it"),
-        (truncate, r"shard-00001.h5: truncated; expected a store"),
+        (truncate, r"shard-00001.h5: truncated; expected a file"),
         (swap, r"shard-00001.h5: is not the shard that the index"),
         (relabel, r"shard-00001.h5: is not the shard that the index"),
         (link, r"out.h5: names .*shard-00000.h5, outside of its folder"),

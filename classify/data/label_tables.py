@@ -280,7 +280,7 @@ def usable_rows(store: Store, known: RowLabels, left_out: Sequence[str]) -> NDAr
         remedy = f"give labels with --labels TABLE, or {remedy}"
         if known.tables:
             remedy = "fill the column of labels in the table"
-        raise StoreError(f"{store.path}: {found}; {remedy}")
+        raise StoreError(f"{store.path}: {found}; expected {noun}s of two classes; {remedy}")
     reasons = {"that could not be read": ~done, "without a label": done & ~labelled}
     if left_out:
         reasons[f"of {', '.join(map(quoted, left_out))}"] = done & named

@@ -26,6 +26,7 @@ from extract.public import public
 from extract.trunks.configuration import backend_name
 
 EXPORTABLE = (*KERAS_HEADS, *LINEAR_HEADS)
+_ANY = f"{', '.join(EXPORTABLE[:-1])} or {EXPORTABLE[-1]}"
 _ENDINGS = (".keras", ".onnx", ".tflite", "")
 _JOINED = "a head on joined layers of several files, and a model has one trunk"
 _MARK = b"headstart_version"  # in the metadata of every model
@@ -145,9 +146,7 @@ def check_targets(
     """
     heads = dict.fromkeys(spec.head for spec in specs)
     if not heads.keys() & set(EXPORTABLE):
-        raise SettingError(
-            f"export: found {', '.join(heads)}; expected one of {', '.join(EXPORTABLE)}"
-        )
+        raise SettingError(f"export: {', '.join(heads)} cannot be exported; expected {_ANY}")
     for one, other in permutations([*targets, *([] if folder is None else [folder])], 2):
         place, around = Path(os.path.realpath(one)), Path(os.path.realpath(other))
         if place == around:
@@ -221,7 +220,7 @@ def check_head(result: Result) -> None:
     assert dataset is not None
     if _is_exportable(dataset, best):
         return
-    remedy, expected = "train others with --head", f"expected one of {', '.join(EXPORTABLE)}"
+    remedy, expected = "train others with --head", f"expected {_ANY}"
     for other in result.entries:
         if _is_exportable(dataset, other.spec):
             layer = f" --layer {'+'.join(other.spec.layer)}" if dataset.joined else ""

@@ -40,17 +40,20 @@ def draw_map(
     numbers = np.array([styles.get(label, -1) for label in y[rows].tolist()])
     filled, ringed = np.isin(rows, scored), np.isin(rows, wrong)
     size = 5.5 if len(rows) < 400 else 4.2
-    light = {"mew": 0.7, "markersize": size + 2, "alpha": 0.6}
+    light = {"mew": 0.7, "markersize": size + 2, "alpha": 0.8}
     ring = light if ringed.sum() > _MANY_RINGS else {"mew": 1.1, "markersize": size + 4}
 
     def draw(figure: Any) -> None:
         shares = [f"{100 * share:.0f} % of the variance" for share in feature_map.explained or ()]
         x_label, y_label = shares or ("", "")
-        axes = add_axes(figure, (0.3, 0.3, 0.05, 0.05), xlabel=x_label, ylabel=y_label)
+        axes = add_axes(figure, (0.35, 0.35, 0.05, 0.05))
+        # A gap: telephones show larger text.
+        axes.set_xlabel(x_label, labelpad=8)
+        axes.set_ylabel(y_label, labelpad=8)
         for split, chosen in (("train", ~filled), ("validation", filled)):
             for number in np.unique(numbers[chosen]).tolist():
                 (line,) = axes.plot(*points[chosen & (numbers == number)].T, **_mark(number))
-                own = {"mew": 0, "alpha": 0.85} if split == "validation" else {"mfc": "none"}
+                own = {"mew": 0} if split == "validation" else {"mfc": "none"}
                 line.set(markersize=size, gid=f"points-{number}-{split}", **own)
         axes.plot(*points[ringed].T, "o", mfc="none", mec=BAD, gid="rings", **ring)
         axes.set(xticks=[], yticks=[])
@@ -63,4 +66,5 @@ def _mark(number: int) -> dict[str, Any]:
     """Return the style of the marks of a class; -1 is grey."""
     colour = MUTED if number < 0 else SERIES[number % len(SERIES)]
     marker = MARKERS[max(number, 0) // len(SERIES)]
-    return {"marker": marker, "color": colour, "linestyle": "none", "alpha": 0.6, "mew": 0.9}
+    alpha = 0.7 if number < 0 else 1
+    return {"marker": marker, "color": colour, "linestyle": "none", "alpha": alpha, "mew": 0.9}

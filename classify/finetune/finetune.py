@@ -22,7 +22,7 @@ from classify.search.ranking import Finetuned
 from classify.settings.config import METRICS, FinetuneConfig, TrainConfig
 from classify.stored.out_of_core import Labels, Rows, StoredRows
 from extract.core.console import log
-from extract.core.errors import HeadError
+from extract.core.errors import HeadError, quoted
 from extract.display.progress import progress
 from extract.trunks.backend import fetch
 
@@ -88,8 +88,9 @@ def check_maps(dataset: Dataset) -> None:
         found = f"the maps of {dataset.layer} do not fit into memory with training's copies"
         raise HeadError(f"finetune: {found}; see --memory, or choose a higher layer")
     if dataset.X.ndim != 4:
-        found = f"found features of {dataset.layer} of shape {dataset.X.shape[1:]}"
-        remedy = "extract again with --pooling none and a --layer of maps"
+        shape = " x ".join(map(str, dataset.X.shape[1:]))
+        found = f"found {shape} features of {quoted(dataset.layer)}"
+        remedy = "extract again with --pooling none, and --layer where that one has no maps"
         raise HeadError(f"finetune: {found}; expected feature maps of one layer; {remedy}")
 
 

@@ -231,12 +231,13 @@ def _check_model(source: PathLike, head: PathLike | None, trunk: Mapping[str, An
     """Raise SettingError unless there is a head or a complete model, and not both."""
     if head and (extra := trunk.keys() - {"weights"}):
         raise SettingError(
-            f"{', '.join(sorted(extra))}: cannot be combined with {head}, which records its trunk"
+            f"{', '.join(sorted(extra))}: has no effect with {head}, which records its trunk; "
+            "leave it out"
         )
     if not head and "trunk" not in trunk:
         raise SettingError(
-            f"found SOURCE {source} alone; expected DIR, a folder made by train-head, or --trunk, "
-            "or for a file of features --to-label N"
+            f"found SOURCE {source} alone; expected DIR SOURCE, a head from train-head before it; "
+            "or --trunk NAME; or --to-label N for a file of features"
         )
     if head and is_head_folder(source) and not is_head_folder(head):
         raise SettingError(

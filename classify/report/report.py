@@ -4,7 +4,7 @@ The page loads nothing. Its only script and its only style sheet are allowed by 
 element has a style attribute. The template engine escapes every name that comes from the user.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from classify.report.confusion_cells import CellImages
 from classify.report.images import read_images
 from classify.report.map_marks import map_content, map_places
 from classify.report.mistakes import MOST_PAIRS, explained_mistakes, near_pairs
+from classify.report.provenance import list_settings
 from classify.report.summary import Name, summarise
 from classify.scores.intervals import FEWEST_GROUPS
 from classify.search.evaluate import training_sample
@@ -48,10 +49,11 @@ def write_report(
     analysis: Analysis,
     store: str | Sequence[str],
     explained: Explained | None = None,
+    described: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the report of a finished run; the same result gives the same bytes.
 
-    Two runs with the same seed differ in their training seconds only.
+    Two runs with the same seed differ in their seconds, date and command only.
 
     Args:
         path: The HTML file.
@@ -60,6 +62,7 @@ def write_report(
         analysis: The analysis of the best head.
         store: The store or stores, as the user named them.
         explained: The mistakes that are shown; None shows them without explanation.
+        described: From ``describe_run``; None shows no commands, dates and versions.
 
     Raises:
         OSError: The file cannot be written.
@@ -69,6 +72,7 @@ def write_report(
     text = template.render(
         **_page(),
         **_results(dataset, result, analysis, explained),
+        settings=list_settings(dataset, result, described or {}),
         stores=[store] if isinstance(store, str) else store,
     )
     path.write_text(text.lstrip(), encoding="utf-8", newline="\n")

@@ -11,6 +11,7 @@ from classify.activation.explain import Explained
 from classify.data.dataset import Dataset
 from classify.diagnosis.analysis import Analysis
 from classify.diagnosis.sweeps import find_sweeps
+from classify.report.provenance import describe_origin
 from classify.report.summary import summarise
 from classify.scores.metrics import MATRIX_CLASSES, confusion_matrix, list_confusion
 from classify.search.checkpoint import library_versions
@@ -37,6 +38,8 @@ def describe_run(dataset: Dataset, result: Result, store: str | Sequence[str]) -
     repeats = result.splits[-1].repeat + 1
     return {
         "store": store,
+        **describe_origin(dataset),
+        "seed": result.seed,
         "fingerprint": dataset.fingerprint,
         "metric": result.metric,
         "notes": result.notes,

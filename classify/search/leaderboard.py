@@ -54,6 +54,7 @@ class Result:
         test_scores: (T, K) scores of the head on the test rows; None without.
         budget: The budget of the default heads, and what it left out; None of other heads.
         folder: Where ``train_heads`` saved the head; None where nothing was saved.
+        seed: What decided everything random.
     """
 
     entries: list[Entry]
@@ -70,6 +71,7 @@ class Result:
     test_scores: Floats | None = None
     budget: Budget | None = None
     folder: Path | None = None
+    seed: int = 0
 
     @property
     def validation_rows(self) -> Labels:

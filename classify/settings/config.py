@@ -90,7 +90,7 @@ class TrainConfig:
         metavar="CLASS",
         shown="the rarer one",
     )
-    seed: int = flag(0, "decides everything random", low=0, below=2**32)
+    seed: int = flag(0, "seed of everything random", low=0, below=2**32)
     memory: float | None = flag(
         None,
         "features that need more, with their copies in training, are read from the file while "
@@ -111,6 +111,11 @@ class TrainConfig:
         "where the head looked at its mistakes: auto where the file has feature maps or the trunk "
         "is in the cache of this machine, always builds it otherwise",
         choices=OVERLAYS,
+    )
+    figures: bool = flag(
+        False,
+        "also write the leaderboard and all figures of the report as SVG and PDF for papers",
+        shown="off",
     )
     named: bool = True
     batch_size_given: bool = True
@@ -256,5 +261,6 @@ class TrainSettings(SearchSettings, total=False):
     columns: str | None
     assert_accuracy: float | None
     overlays: str | None
+    figures: bool | None
     finetune_epochs: int | None
     finetune_learning_rate: float | None

@@ -128,7 +128,7 @@ class HeadSpec(Settings):
     label_smoothing: float | None = flag(
         None, "share of the true label spread over all classes", low=0, below=1
     )
-    class_weight: str | None = flag(None, "weigh each class the same", choices=("balanced",))
+    class_weight: str | None = flag(None, "give each class the same weight", choices=("balanced",))
     optimizer: str | None = flag(
         None, "Keras optimizer that trains the head", choices=("rmsprop", "sgd", "adam")
     )
@@ -152,7 +152,10 @@ class HeadSpec(Settings):
         unset="one over the sum of the features' variances",
     )
     landmarks: int | None = flag(
-        None, "images whose kernel svm uses; 0: all", low=0, unset="2,000 of over 5,000, else all"
+        None,
+        "training images that the svm compares an image with; 0: all",
+        low=0,
+        unset="2,000 of over 5,000, else all",
     )
     alpha: float | None = flag(None, "strength of the penalty", above=0)
     shrinkage: float | None = flag(

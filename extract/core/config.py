@@ -96,13 +96,18 @@ class TrunkSpec(Settings):
     )
     preprocess: str = flag(
         "",
-        "the model's own preprocessing; the course's 1/255; that, then mean and standard deviation "
-        "as for torchvision's models (imagenet), CLIP or SigLIP; or 0..255 unchanged",
+        "what the trunk sees; auto: the preprocessing of the model; rescale: pixels / 255; "
+        "imagenet, clip, siglip: that, then the mean and standard deviation of torchvision's "
+        "models, CLIP or SigLIP; none: 0 to 255 unchanged",
         choices=("auto", "rescale", *NORMALIZATIONS, "none"),
         shown="auto; none for FILE.keras; FILE.onnx needs one",
     )
-    mean: tuple[float, ...] = flag((), "subtracted after 1/255", parse=parse_rgb, metavar="R,G,B")
-    std: tuple[float, ...] = flag((), "divides after --mean", parse=parse_rgb, metavar="R,G,B")
+    mean: tuple[float, ...] = flag(
+        (), "mean to subtract from pixels / 255", parse=parse_rgb, metavar="R,G,B"
+    )
+    std: tuple[float, ...] = flag(
+        (), "standard deviation to divide by then", parse=parse_rgb, metavar="R,G,B"
+    )
 
     def __post_init__(self) -> None:
         layer = (self.layer,) if isinstance(self.layer, str) else tuple(self.layer)
@@ -247,7 +252,11 @@ class ExtractConfig(Settings):
         "1%", "unreadable images that are tolerated; with more, the exit code is 4", metavar="N|P%"
     )
     max_image_bytes: int = flag(
-        2**30, "bytes of an image file, and of all read at one time", low=1, metavar="N"
+        2**30,
+        "bytes of an image file, and of all read at one time",
+        low=1,
+        metavar="N",
+        shown="1 GiB",
     )
     max_image_pixels: int = flag(
         2**27, "pixels of an image, and of all decoded at one time", low=1, metavar="N"

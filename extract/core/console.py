@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import textwrap
 import time
 import traceback
 import warnings
@@ -25,6 +26,8 @@ from extract.core.errors import (
 
 log = logging.getLogger("headstart")
 
+# The examples and descriptions of a command are as wide, and choices beside a flag.
+_HELP_WIDTH, _WIDEST_CHOICES = 79, 50
 # How the lines of a log begin.
 _LOG_TIME = "%Y-%m-%d %H:%M:%S"
 _LOG_START = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
@@ -138,6 +141,21 @@ def _warnings_are_no_errors() -> Iterator[None]:
         yield
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Formats help for 80 columns; choices stand in the line of their flag only where they fit."""
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        text = super()._format_args(action, default_metavar)
+        return "NAME" if action.choices and len(text) > _WIDEST_CHOICES else text
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        text = super()._expand_help(action)
+        if action.choices and self._format_args(action, "") == "NAME":
+            words, default, value = text.partition(" (default: ")
+            return f"{words}: {', '.join(map(str, action.choices))}{default}{value}"
+        return text
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line and name the nearest flag; flags are not abbreviated."""
 
@@ -145,8 +163,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog,
             usage=f"{prog} [options] {words}",
-            description=f"{description}\n\n{examples}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            description=f"{textwrap.fill(description, _HELP_WIDTH)}\n\n{examples}",
+            formatter_class=_HelpFormatter,
             allow_abbrev=False,
         )
 
@@ -163,9 +181,10 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
     release = version("headstart")
     parser.add_argument("--version", action="version", version=f"headstart {release}")
     text = "also append the messages to a file, with their times"
-    parser.add_argument("--log", metavar="FILE", help=text)
-    parser.add_argument("-q", "--quiet", action="store_true", help="warnings and errors only")
-    parser.add_argument("-v", "--verbose", action="store_true", help="print more messages")
+    group = parser.add_argument_group("messages")
+    group.add_argument("--log", metavar="FILE", help=text)
+    group.add_argument("-q", "--quiet", action="store_true", help="warnings and errors only")
+    group.add_argument("-v", "--verbose", action="store_true", help="also timings and details")
 
 
 def as_word(path: object) -> str:

@@ -21,7 +21,7 @@ class ViewSpec(Settings):
         0, "keep N augmented views of each training image beside the plain one", low=1, shown="0"
     )
     seed: int | None = flag(
-        None, "decides everything random in the views", low=0, below=2**32, usual=0
+        None, "seed of everything random in the views", low=0, below=2**32, usual=0
     )
     rotation: float | None = flag(
         None, "largest turn either way, in degrees", low=0, high=180, metavar="DEGREES", usual=40.0

@@ -123,7 +123,8 @@ def _explain_missing(place: Place, count: int) -> None:
         log.warning("source: %s %s; %s", quoted(place.moved_to), found, expected)
     elif place.source and not is_url(place.source):
         found = f"no longer holds the {count_of(count, 'image')} to show"
-        log.info("%s %s; say where they are with %s", quoted(place.source), found, place.flag)
+        where = f"no images: {quoted(place.source)} {found}"
+        log.info("%s; say where they are with %s", where, place.flag)
 
 
 def _read_images(

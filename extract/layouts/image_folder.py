@@ -138,10 +138,11 @@ def _check_any(root: str, by_kind: Mapping[Kind, Sequence[Entry]]) -> None:
         problem = f"found no image that can be read, but {describe_unread(unread)}"
         raise SourceError(f"{quoted(root)}: {problem}")
     others = [*by_kind[Kind.OTHER], *by_kind[Kind.UNREADABLE]]
-    expected = "expected .jpg, .png and the like"
+    found = f"found no image among {_files(others)}" if others else "found no file"
+    remedy = "name the folder of the images"
     if any(entry.key.lower().endswith(_CONTAINERS) for entry in others):
-        expected += ", or one of these files as SOURCE"
-    raise SourceError(f"{quoted(root)}: found no image among {_files(others)}; {expected}")
+        remedy += ", or one of these files as SOURCE"
+    raise SourceError(f"{quoted(root)}: {found}; expected .jpg, .png or other images; {remedy}")
 
 
 def _check_keys(root: str, entries: Iterable[Entry]) -> None:

@@ -91,7 +91,7 @@ def choose_columns(
             near = [name.strip() for name in known if _is_near(name, role)]
             named_so = _as_flag(role, near[0] if len(near) == 1 else "NAME")
             remedy = f"name the {role} with {named_so}"
-            if role == "path" and usual is USUAL:
+            if role == "path" and usual is USUAL and role not in named:
                 remedy += ", or columns f0, f1 of features with --columns features=f"
             raise SourceError(f"{where}: {problem}; {remedy}")
         chosen.append(column)

@@ -153,13 +153,13 @@ def _refuse(run: RunSettings, source: Source, changes: Changes | None, differenc
     if not changes or differences != changes.found:
         return f"{differences}; {remedy}"
     if changes.is_other and run.existing:
-        found = f"no image of {quoted(source.root)} has the name or the time of one of its"
-        found = f"{found} {count_of(len(run.existing.keys), 'image')}"
-        remedy = "name another file, or replace it with --overwrite"
+        found = f"holds {count_of(len(run.existing.keys), 'image')}, and no image of"
+        found = f"{found} {quoted(source.root)} has the name or the time of one of them"
+        remedy = "check SOURCE, name another file, or replace this one with --overwrite"
         if run.config.shards or run.config.precision == "int8":  # no update of them
             return f"{found}; {remedy}"
-        same = "if they are the same images under other names, --update keeps their rows"
-        return f"{found}; {same}; otherwise {remedy}"
+        same = "only for the same images under other names use --update, which keeps their rows"
+        return f"{found}; {remedy}; {same}"
     if run.config.shards:
         return f"{differences}; {remedy}"
     if changes.renamed:

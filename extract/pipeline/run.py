@@ -163,9 +163,9 @@ def _open_trunk(run: RunSettings, images: Source) -> Engine:
             raise
         with suppress(WeightsUnavailableError):
             engine = _open_engine(run.fallback, run, images)
-            used = f"using {run.fallback.trunk}, whose ImageNet weights are at hand"
             log.warning("%s", error)
-            log.warning("%s, in the place of %s", used, run.spec.trunk)
+            instead = f"instead of {run.spec.trunk}: its weights are on this machine"
+            log.warning("using %s %s", run.fallback.trunk, instead)
             return engine
         raise
 

@@ -70,16 +70,18 @@ def list_source(
             return arrange_folder(root, [Entry(to_utf8(os.path.basename(root)), root, Kind.IMAGE)])
         problem = "found a file that is not an image"
     except OSError as error:
-        problem = _why_not(root, error)
+        raise _not_opened(root, error) from error
     endings = ", ".join(dict.fromkeys((*TABLE_ENDINGS, *ARCHIVE_ENDINGS, *RECORD_FORMATS)))
     expected = f"expected a folder of images, one image or a file of several ({endings})"
     raise SourceError(f"{quoted(root)}: {problem}; {expected}")
 
 
-def _why_not(root: str, error: OSError) -> str:
+def _not_opened(root: str, error: OSError) -> SourceError:
+    problem = f"cannot be opened: {error.strerror}"
     if isinstance(error, FileNotFoundError):
-        return f"no such file or folder{nearest_path(root)}"
-    return f"cannot be opened: {error.strerror}"
+        problem = f"no such file or folder{nearest_path(root)}"
+    expected = "expected a folder of images, an image, or a table or an archive of images"
+    return SourceError(f"{quoted(root)}: {problem}; {expected}; check the path")
 
 
 def _refuse_features(root: str, named: Named) -> None:

@@ -113,9 +113,11 @@ class Layout(NamedTuple):
         needed = self.size + texts + files * file_bytes + len(self.items) * _ROW_BYTES
         free = shutil.disk_usage(folder).free
         if needed > free:
-            found = f"{show_bytes(needed)} needed, {show_bytes(free)} free"
-            pooling = "--pooling avg, " if "trunk" in self.attributes else ""
-            raise StoreError(f"{path}: {found}; use {pooling}--dtype float16, or another disk")
+            found = f"found {show_bytes(free)} of free disk; expected {show_bytes(needed)}"
+            are_maps = "trunk" in self.attributes and any(len(s) > 1 for s in self.shapes.values())
+            smaller = "--pooling avg, " * are_maps
+            smaller += "--dtype float16, " * (self.attributes["dtype"] != "float16")
+            raise StoreError(f"{path}: {found}; make room, use {smaller}or name another disk")
 
     def write(self, path: Path) -> None:
         """Write an empty store to a temporary path."""

@@ -53,7 +53,7 @@ _PIECE = 64
 READ_CACHE = 16 * CHUNK_BYTES
 # Files that may hold features of another program.
 _FEATURE_FILES = (".npz", ".npy", ".parquet", ".arrow", ".feather", ".csv", ".tsv")
-_EXPECTED = "expected a store of extract-features"
+_EXPECTED = "expected a file of extract-features"
 
 
 @contextmanager

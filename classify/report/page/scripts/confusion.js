@@ -11,8 +11,9 @@ function imageList(rows, figure = row => imageFigure(row)) {
   if (shown.length) parts.push(element("div", { class: "images" }, ...shown.map(row => figure(row))));
   if (others.length) {
     const some = shown.length ? "Further images, which are not in this page" : "The images are not in this page; their keys";
-    parts.push(element("p", { class: "note" }, `${some}:`), element("ul", { class: "keys", tabindex: "0", role: "region", "aria-label": "Keys of images" },
-      ...others.map(row => element("li", {}, element("code", {}, element("bdi", { class: "name" }, pageData.keys[row] ?? pageData.images[row].key))))));
+    const key = row => pageData.keys[row] ?? pageData.images[row].key;
+    parts.push(element("p", { class: "note" }, `${some}:`), element("ul", { class: "keys" },
+      ...others.map(row => element("li", {}, element("code", {}, element("bdi", { class: "name" }, key(row)))))));
   }
   return parts;
 }

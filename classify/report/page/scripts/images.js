@@ -34,8 +34,8 @@ const tip = element("div", { id: "tip", role: "tooltip", hidden: "" });
 document.body.append(tip);
 let tipTimer, tipOwner = null, tipClosed = null;
 
-// Shows a row beside a box (left, top, right, bottom in the window); `owner` is described by it,
-// and `closed` is called when it closes.
+// Shows a row beside a box (left, top, right, bottom in the window); `owner` is described by it.
+// Where its end matters, `closed` is called then, and the pointer goes through it to more marks.
 function showTip(owner, row, box, closed = null) {
   clearTimeout(tipTimer);
   if (tipOwner !== owner) hideTip();
@@ -43,6 +43,7 @@ function showTip(owner, row, box, closed = null) {
   owner.setAttribute("aria-describedby", "tip");
   tip.replaceChildren(imageFigure(row));
   tip.hidden = false;
+  tip.classList.toggle("through", closed !== null);
   const { offsetWidth: width, offsetHeight: height } = tip;
   const { clientWidth, clientHeight } = document.documentElement, gap = 10;
   const right = box.right + gap, fits = right + width + gap <= clientWidth;

@@ -26,9 +26,9 @@ function readMap(figure) {
       + "Enter keeps an image, Escape closes it",
   });
   svg.replaceWith(frame);
+  svg.setAttribute("aria-hidden", "true");
   const here = document.createElementNS(svg.namespaceURI, "circle");
   here.classList.add("here");
-  svg.append(here);
   here.setAttribute("r", 0);
   frame.append(svg);
   return { svg, name, points, frame, here, at: null };
