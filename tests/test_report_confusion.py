@@ -18,7 +18,8 @@ from classify.figures.confusion import count_cells, draw_confusion, to_page
 from classify.figures.drawing import to_svg
 from classify.report.confusion_cells import CellImages, choose_rows
 from classify.search.leaderboard import Result
-from tests.test_report_page import HEADS, SCRIPT, dataset, opened, report
+from tests.browser import opened
+from tests.test_report_page import HEADS, SCRIPT, dataset, report
 
 NAMES = (SCRIPT, '"><b onclick=alert(2)>&amp;', "$5_{x}$")
 Made = tuple[Path, Result, Analysis]
