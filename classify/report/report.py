@@ -108,7 +108,6 @@ def _results(
     images = read_images(dataset, result, analysis, large, wanted)
     known = set(images.rows.tolist())
     own = result.dataset or dataset
-    lowest, highest = _range(result)
     figures = draw_figures(dataset, result, analysis)
     return {
         "makers": own.joined or [own],
@@ -119,8 +118,7 @@ def _results(
         "lead": _lead(result),
         "summary": summarise(dataset, result, analysis),
         "train_scored": training_sample(len(result.splits[0].train)),
-        "lowest": lowest,
-        "highest": highest,
+        **_range(result),
         "fewest_groups": FEWEST_GROUPS,
         "learning": list_panels(result),
         "sweeps": [(kind_of(sweep), sweep) for sweep in find_sweeps(result.entries)[:MOST_SWEEPS]],
@@ -165,12 +163,12 @@ def _environment() -> Any:
     return environment
 
 
-def _range(result: Result) -> tuple[float, float]:
+def _range(result: Result) -> dict[str, float]:
     """Return the ends of the leaderboard's intervals."""
     lines: list[Any] = [*result.entries, *filter(None, [result.baseline])]
     ends = [end for one in lines for end in (one.low, one.high, one.scores[result.metric])]
     known = [end for end in ends if end is not None]
-    return min(known), max(known)
+    return {"lowest": min(known), "highest": max(known)}
 
 
 def _number(value: float | None, places: int = 3) -> str:
