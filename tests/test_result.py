@@ -127,7 +127,7 @@ def test_a_sheet_shows_the_images_of_each_class(images: Path, tmp_path: Path) ->
     shutil.rmtree(images)
     gone = show(store, images=1)
     assert [len(axes.images) for axes in gone.axes] == [0, 0]
-    assert "source not" in gone.axes[0].texts[0].get_text()
+    assert gone.axes[0].texts[0].get_text() == "image not found"
     with pytest.raises(SettingError, match="images: found 0; expected 1 to 50"):
         show(store, images=0)
 
