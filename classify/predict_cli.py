@@ -8,6 +8,7 @@ from extract.core.config import ExtractConfig, TrunkSpec
 from extract.core.console import Parser, add_common_flags, log, log_lines, run_command
 from extract.core.errors import ExitCode
 from extract.core.flags import add_flags
+from extract.display.width import width_of
 
 _EXAMPLES = """\
 examples:
@@ -83,6 +84,6 @@ def _predict_images(arguments: argparse.Namespace) -> int:
     elif arguments.output is None:
         write_predictions(predictions, sys.stdout, arguments.format or PredictConfig.format)
     if predictions.evaluation:
-        log_lines(str(predictions.evaluation))
+        log_lines(predictions.evaluation.text(width_of(sys.stderr)))
     log.info("%s: %s", arguments.output or "stdout", predictions.summary())
     return ExitCode.TOO_MANY_BAD if predictions.unreadable > predictions.tolerated else ExitCode.OK

@@ -260,7 +260,7 @@ def _save_report(
             explained, interrupted = Explained.left_out(analysis.mistakes, "interrupted"), True
         timing["overlays"] = explained.seconds
         with step("writing the report"):
-            save_report(folder, dataset, result, analysis, explained, timing)
+            save_report(folder, dataset, result, analysis, explained, timing, config.figures)
         if interrupted:
             missing = "so is its report, without overlays"
             raise KeyboardInterrupt

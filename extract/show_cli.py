@@ -8,6 +8,7 @@ from typing import Any
 
 from extract.core.console import Parser, add_common_flags, log, run_command
 from extract.core.errors import ExitCode, SettingError, StoreError
+from extract.display.width import width_of
 from extract.images.item import SPLITS
 
 _EXAMPLES = """\
@@ -155,8 +156,10 @@ def _show_features(arguments: argparse.Namespace) -> int:
         unfinished = not store.complete
     if problems is not None:
         description["problems"] = problems
-    text = json.dumps(description, indent=2) if arguments.json else format_description(description)
-    print(text)
+    if arguments.json:
+        print(json.dumps(description, indent=2))
+    else:
+        print(format_description(description, width_of(sys.stdout)))
     if problems:
         repair = "" if unfinished and len(problems) == 1 else " with --repair"
         raise StoreError(

@@ -7,9 +7,16 @@ import struct
 import termios
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from classify.output.evaluation import evaluate_labels
+from classify.output.predictions import Prediction
+from extract import write_features
 from extract.display.width import cells, fit_table, pad, shorten, width_of, wrap
+from extract.images.item import Item
+from extract.store.describe import describe, format_description
+from extract.store.open import open_store
 
 HEADING = ("rank", "head", "accuracy", "low", "high", "as good", "training", "seconds")
 LONG = "dense dropout=0.2 learning_rate=0.001 units=1024 transform=standardise"
@@ -93,3 +100,32 @@ def test_the_width_is_that_of_the_terminal(columns: int, tmp_path: Path) -> None
         assert width_of(file) is None
         assert width_of(None) is None
     os.close(here)
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_description_fits_a_terminal_and_is_whole_in_a_pipe(tmp_path: Path, width: int) -> None:
+    labels = ["\u732b" * 60, *(f"a rather long name of a class {n:04}" for n in range(60))]
+    write_features(tmp_path / "a.h5", np.ones((61, 3)), labels=labels, quiet=True)
+    with open_store(tmp_path / "a.h5") as store:
+        described = describe(store)
+    narrow = format_description(described, width).split("\n")
+    whole = format_description(described)
+    assert " ".join(whole.split()) == " ".join(" ".join(narrow).split())
+    table = narrow[narrow.index("") + 1 :]
+    assert all(cells(line) <= 80 for line in table if "a.h5" not in line)
+    assert "and 21 more" in whole
+    assert whole.count("a rather long name of a class") == 40 - whole.count("\u732b" * 10)
+
+
+def test_confusions_fit_a_terminal(caplog: pytest.LogCaptureFixture) -> None:
+    names = [f"a class with a name {n}" for n in range(8)]
+    items = [Item(f"{n}.png", f"{n}.png", n % 8, 1) for n in range(40)]
+    answers = [Prediction(f"{n}.png", names[n % 8 if n else 3], 0.9) for n in range(40)]
+    evaluation = evaluate_labels(items, answers, names, names)
+    assert evaluation is not None
+    table = str(evaluation).split("\n")
+    assert len(table) == 2 + 9 + 1
+    assert len({cells(line) for line in table[-8:]}) == 1
+    narrow = evaluation.text(80).split("\n")
+    assert narrow[-1] == f"1 of 5 {names[0]} are predicted as {names[3]}"
+    assert all(cells(line) <= 80 for line in narrow)

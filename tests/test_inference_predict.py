@@ -310,7 +310,7 @@ def test_python_tolerates_what_it_is_told_to(made: Made, tmp_path: Path) -> None
     assert "<b>" not in found._repr_html_()
     with pytest.raises(SettingError, match="max_bad: found 'many'"):
         label_source(tmp_path, made[2], max_bad="many")
-    with pytest.raises(SettingError, match="trunk: cannot be combined with"):
+    with pytest.raises(SettingError, match="trunk: has no effect with"):
         label_source(tmp_path, made[2], trunk="vgg16")
     with pytest.raises(SettingError, match="top: found 0"):
         label_source(tmp_path, made[2], top=0)

@@ -204,7 +204,8 @@ def test_an_image_is_read_by_its_key_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["absent", "absent.jpg", "notes.txt", "file/a.jpg"])
 def test_other_sources_are_refused(tmp_path: Path, name: str) -> None:
     plant(tmp_path, ["notes.txt", "file"])
-    reason = "found a file that is not an image" if name.endswith(".txt") else "cannot be opened"
+    reasons = {"notes.txt": "found a file that is not an image", "file/a.jpg": "cannot be opened"}
+    reason = reasons.get(name, "no such file or folder")
     with pytest.raises(SourceError, match=f"{name}: {reason}.*; expected a folder of images"):
         list_source(tmp_path / name)
 

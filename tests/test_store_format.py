@@ -192,7 +192,7 @@ def test_a_long_list_is_shown_in_part(
     assert show_features([str(path), "--verify"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert len(shown) < 250
-    assert shown[-2:] == [f"{'and 4,800 more':<14}{4800:>12}", f"{'all':<14}{5000:>12}"]
+    assert shown[-2:] == [f"{'and 4,960 more':<14}{4960:>12}", f"{'all':<14}{5000:>12}"]
     assert show_features([str(path), "--json"]) == 0
     assert "class 04999" in capsys.readouterr().out
 

@@ -14,6 +14,8 @@ from classify.activation.positions import COVERED, Contributions, contributions
 from classify.activation.scored_by import group_by_head, open_head
 from classify.activation.trunk_maps import open_maps, run_maps
 from classify.data.dataset import Dataset
+from classify.data.near_duplicates import NearPair, list_near_leaks
+from classify.data.splits import TEST
 from classify.diagnosis.diagnostics import Mistake
 from classify.search.leaderboard import Result
 from classify.search.ranking import to_json
@@ -24,6 +26,8 @@ from extract.core.console import log
 from extract.core.errors import HeadstartError, first_line
 
 SHOWN = 24
+FOLD = 10  # the number of the first fold
+_MOST_PAIRS = 1000
 # How far the mean of a map may be from the stored features, as a share of their length.
 _SAME, _SAME_LOW = 0.01, 0.1
 # The least change of log odds that is more than rounding.
@@ -56,6 +60,7 @@ class Explained:
         rows: Their rows in the dataset.
         overlays: One for each.
         nearest: The training images most similar to each.
+        near: Near-duplicates on two sides of the split or in two folds, the most similar first.
         method: ``exact``, ``gradient`` or ``covered``; empty without any overlay.
         pooling: How the maps became the features of the head: ``avg``, ``max`` or ``none``.
         grid: Height and width of the maps; zeros without one.
@@ -66,6 +71,7 @@ class Explained:
     rows: list[int] = field(default_factory=list)
     overlays: list[Overlay] = field(default_factory=list)
     nearest: list[list[Neighbour]] = field(default_factory=list)
+    near: list[NearPair] = field(default_factory=list)
     method: str = ""
     pooling: str = ""
     grid: tuple[int, int] = (0, 0)
@@ -90,7 +96,13 @@ class Explained:
             }
             for row, overlay, nearest in zip(self.rows, self.overlays, self.nearest, strict=True)
         ]
-        return {"method": self.method, "reason": self.reason, "images": shown}
+        near = [[keys[pair.first], keys[pair.second], to_json(pair.cosine)] for pair in self.near]
+        return {
+            "method": self.method,
+            "reason": self.reason,
+            "images": shown,
+            "near_duplicates": near[:_MOST_PAIRS],
+        }
 
 
 class _NoOverlayError(Exception):
@@ -111,9 +123,11 @@ def explain_mistakes(
     """
     began = time.perf_counter()
     explained = Explained.left_out(mistakes, "")
-    rows = explained.rows
-    if not rows or result.dataset is None or result.scores is None:
-        return explained
+    rows, own = explained.rows, result.dataset
+    if own is not None and not own.near_joined:
+        explained = replace(explained, near=list_near_leaks(own.X, sides_of(result)))
+    if not rows or own is None or result.scores is None:
+        return replace(explained, seconds=time.perf_counter() - began)
     explained = replace(explained, nearest=_nearest(result, rows))
     try:
         explained = _draw(result, explained, overlays)
@@ -125,6 +139,18 @@ def explain_mistakes(
     if explained.reason:
         log.debug("no overlays: %s", explained.reason)
     return replace(explained, seconds=time.perf_counter() - began)
+
+
+def sides_of(result: Result) -> Labels:
+    """Return the side of each row: its split, or 10 and more for the folds."""
+    assert result.dataset is not None
+    sides = np.full(len(result.dataset.y), TEST)
+    for fold, split in enumerate(result.splits):
+        if len(result.splits) == 1:
+            sides[split.train] = 0
+        if not split.repeat:
+            sides[split.validation] = 1 if len(result.splits) == 1 else FOLD + fold
+    return sides
 
 
 def _nearest(result: Result, rows: Sequence[int]) -> list[list[Neighbour]]:

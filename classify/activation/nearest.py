@@ -7,7 +7,7 @@ import numpy as np
 
 from classify.stored.out_of_core import Features, Labels, Rows, StoredRows
 
-NEAREST = 3
+NEAREST, _CANDIDATES = 3, 8
 # Values of features that are compared at a time, and bytes that are read from the file at most.
 _VALUES, _MOST_READ = 2**24, 2**32
 
@@ -34,21 +34,34 @@ def find_nearest(X: Features, rows: Sequence[int], trained: Labels) -> list[list
     if not rows or (isinstance(X, StoredRows) and 4 * np.prod(X.shape[1:]) * len(X) > _MOST_READ):
         return [[] for _ in rows]
     order, places = np.unique(np.asarray(rows), return_inverse=True)
-    own = _units(X.read(order) if isinstance(X, StoredRows) else X[order])
-    best = np.full((len(order), NEAREST), -1, np.int64)
-    cosines = np.full((len(order), NEAREST), -np.inf)
+    units = _units(_read(X, order), np.float32)
+    best = np.full((len(order), _CANDIDATES), -1, np.int64)
+    cosines = np.full((len(order), _CANDIDATES), -np.inf, np.float32)
     for part, features in _blocks(X, trained):
-        found = np.hstack([cosines, (own @ _units(features).T).astype(np.float64).round(6)])
+        found = np.hstack([cosines, units @ _units(features, np.float32).T])
         known = np.hstack([best, np.broadcast_to(part, (len(order), len(part)))])
-        # Earlier rows first where cosines are equal.
-        chosen = np.argsort(-found, axis=1, kind="stable")[:, :NEAREST]
+        chosen = np.argsort(-found, axis=1, kind="stable")[:, :_CANDIDATES]
         cosines = np.take_along_axis(found, chosen, axis=1)
         best = np.take_along_axis(known, chosen, axis=1)
     neighbours = [
-        [Neighbour(int(row), float(cosine)) for row, cosine in zip(*pair, strict=True) if row >= 0]
-        for pair in zip(best, cosines, strict=True)
+        _measure(X, row, candidates[candidates >= 0])
+        for row, candidates in zip(order, best, strict=True)
     ]
     return [neighbours[place] for place in places]
+
+
+def _measure(X: Features, row: int, candidates: Labels) -> list[Neighbour]:
+    """Return the nearest of a few rows, by cosines that do not depend on the number of threads."""
+    candidates = np.sort(candidates)
+    (own,), units = (_units(_read(X, r), np.float64) for r in (np.array([row]), candidates))
+    cosines = (units @ own).round(6)
+    order = np.argsort(-cosines, kind="stable")[:NEAREST]
+    return [Neighbour(int(candidates[at]), float(cosines[at])) for at in order]
+
+
+def _read(X: Features, rows: Labels) -> Rows:
+    """Return the features of increasing rows."""
+    return X.read(rows) if isinstance(X, StoredRows) else np.asarray(X[rows])
 
 
 def _blocks(X: Features, trained: Labels) -> Iterator[tuple[Labels, Rows]]:
@@ -56,11 +69,11 @@ def _blocks(X: Features, trained: Labels) -> Iterator[tuple[Labels, Rows]]:
     step = max(1, _VALUES // int(np.prod(X.shape[1:])))
     for start in range(0, len(trained), step):
         part = trained[start : start + step]
-        yield part, X.read(part) if isinstance(X, StoredRows) else X[part]
+        yield part, _read(X, part)
 
 
-def _units(features: Rows) -> Rows:
+def _units(features: Rows, dtype: type[np.floating]) -> Rows:
     """Return rows as vectors of length 1; a row of zeros stays one."""
-    flat = features.reshape(len(features), -1)
+    flat = features.reshape(len(features), -1).astype(dtype, copy=False)
     lengths = np.linalg.norm(flat, axis=1, keepdims=True)
     return np.asarray(flat / np.where(lengths > 0, lengths, 1))

@@ -1,7 +1,7 @@
 """Near-duplicates in training: kept in one group, or warned of where they are on two sides."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,14 @@ from extract.similarity.threshold import choose_threshold
 # Rows that are looked at before training, in runs of neighbours, and their bytes if they are read
 # from the file. Copies are often neighbours by key.
 _MOST_ROWS, _RUN, _MOST_BYTES = 3072, 256, 2**27
+
+
+class NearPair(NamedTuple):
+    """Two rows on two sides whose images are near-duplicates, and the cosine of their features."""
+
+    first: int
+    second: int
+    cosine: float
 
 
 def group_near_duplicates(X: Features, groups: Sequence[str] | None) -> list[str]:
@@ -90,14 +98,7 @@ def describe_near_leaks(
         fixed: (N,) the sides that no ``--groups`` changes; it is offered for pairs within them.
     """
     rows = _sample(X)
-    directions = _directions(X, rows)
-    if len(directions) < 2:
-        return ""
-    try:
-        pairs = find_pairs(directions, choose_threshold(directions, len(X)).cosine)
-    except SettingError:  # more pairs than memory holds: nothing that one line could say
-        return ""
-    first, second, cosine = _with_copies(directions, pairs)
+    first, second, cosine = _find_sampled(X, rows)
     stuck = (fixed[first] != fixed[second]).any()
     parted = sides[first] != sides[second]
     if digests is not None:
@@ -114,6 +115,35 @@ def describe_near_leaks(
         remedy = "see show-features --near, and move or remove one of each"
     found = f"found near-duplicates in two {noun}: {count}{sampled} ({pair})"
     return f"{found}; expected each with its copies in one, or scores are too high; {remedy}"
+
+
+def list_near_leaks(X: Features, sides: Labels) -> list[NearPair]:
+    """Return near-duplicates and copies that are on two sides, in a bounded sample.
+
+    Args:
+        X: (N, *shape) features.
+        sides: (N,) the side of each row.
+
+    Returns:
+        The pairs, the highest cosine first.
+    """
+    first, second, cosine = _find_sampled(X, _sample(X))
+    parted = sides[first] != sides[second]
+    first, second, cosine = first[parted], second[parted], cosine[parted].round(6)
+    order = np.lexsort([second, first, -cosine])
+    return [NearPair(int(first[i]), int(second[i]), float(cosine[i])) for i in order]
+
+
+def _find_sampled(X: Features, rows: Labels) -> tuple[Labels, Labels, NDArray[Any]]:
+    """Return all pairs of near-duplicates among some rows with their cosines."""
+    directions, none = _directions(X, rows), np.empty(0, np.int64)
+    if len(directions) < 2:
+        return none, none, np.empty(0)
+    try:
+        pairs = find_pairs(directions, choose_threshold(directions, len(X)).cosine)
+    except SettingError:  # more pairs than memory holds: nothing that a few could say
+        return none, none, np.empty(0)
+    return _with_copies(directions, pairs)
 
 
 def _sample(X: Features) -> Labels:

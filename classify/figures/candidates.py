@@ -15,6 +15,7 @@ from classify.figures.drawing import (
     LegendItem,
     add_axes,
     short_name,
+    text_width,
     use_plain_numbers,
     write_ranks,
 )
@@ -23,8 +24,6 @@ from classify.search.ranking import Baseline, Entry
 
 # Inches; three figures of this width stand side by side on the page, and one on a phone.
 WIDTH = 4.2
-# Inches of a wide character of 11 points.
-CHARACTER = 0.088
 # The style of a ring around the candidate that comes first.
 RING = {"mfc": "none", "mec": INK, "mew": 1.5, "markersize": 11, "linestyle": "none"}
 # More candidates have light whiskers; more named points and lines would make figures hard to read.
@@ -38,7 +37,7 @@ def draw_seconds(name: str, entries: Sequence[Entry], key: str, metric: str) -> 
     named = name_heads(entries)
 
     def draw(figure: Any) -> None:
-        axes = add_axes(figure, (0.62, 0.5, 0.15, 0.12), xlabel="training seconds", ylabel=metric)
+        axes = add_axes(figure, (0.7, 0.5, 0.15, 0.12), xlabel="training seconds", ylabel=metric)
         axes.set_xscale("log")
         limits = limits_of(entries, key)
         for chosen, colour, fill in ((~good, MUTED, "none"), (good, HELD, HELD)):
@@ -78,11 +77,11 @@ def draw_leaderboard(name: str, result: Result, metric: str) -> Drawing:
         short_name(f"always {line.answer}" if isinstance(line, Baseline) else line.label, 44)
         for line in lines
     ]
-    left = 0.15 + CHARACTER * max(map(len, names))
+    left = 0.15 + text_width(names)
     y = np.arange(len(lines))
 
     def draw(figure: Any) -> None:
-        axes = add_axes(figure, (left, 0.65, 0.2, 0.05), xlabel=metric)
+        axes = add_axes(figure, (left, 0.72, 0.2, 0.05), xlabel=metric)
         for place, line in enumerate(lines):
             good = isinstance(line, Entry) and line.as_good
             colour = HELD if good else MUTED
@@ -94,7 +93,7 @@ def draw_leaderboard(name: str, result: Result, metric: str) -> Drawing:
         axes.set(ylim=(len(lines) - 0.4, -0.6))
         axes.grid(axis="y", visible=False)
 
-    size = (left + 2.7, 0.7 + 0.22 * (len(lines) + 0.2))
+    size = (left + 2.7, 0.77 + 0.22 * (len(lines) + 0.2))
     return Drawing(name, "leaderboard with confidence intervals", size, draw)
 
 

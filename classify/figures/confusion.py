@@ -83,7 +83,7 @@ def draw_confusion(name: str, confusion: Any, class_names: Sequence[str]) -> Dra
     K = cells.side
     numbered, named = K <= _MOST_NUMBERS, K <= _MOST_NAMES
     names = [_shorten(text) for text in class_names]
-    margin = 0.35 + (_FONT * 0.0082 * max(map(len, names)) if named else 0.1)
+    margin = 0.42 + (_FONT * 0.0082 * max(map(len, names)) if named else 0.1)
     side = margin + max(K * _cell_size(cells), 0 if named else 5.5) + 0.1
     opacity = _WEAKEST + (1 - _WEAKEST) * np.sqrt(cells.shares)
 
@@ -112,7 +112,8 @@ def draw_confusion(name: str, confusion: Any, class_names: Sequence[str]) -> Dra
                 color=_ON_STRONG if strength > _STRONG else _ON_WEAK,
             )
 
-    return Drawing(name, "confusion matrix, true classes by predictions", (side, side), draw)
+    label = "confusion matrix, true classes by predictions"
+    return Drawing(name, label, (side, side), draw, text=_FONT)
 
 
 def to_page(drawing: Drawing) -> str:

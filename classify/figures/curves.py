@@ -8,7 +8,7 @@ import numpy as np
 from classify.diagnosis.curves import Curve
 from classify.diagnosis.diagnostics import CalibrationBin
 from classify.diagnosis.training_sizes import TrainingSize
-from classify.figures.drawing import HELD, INK, MUTED, SERIES, Drawing, add_axes
+from classify.figures.drawing import HELD, INK, MUTED, SERIES, Drawing, LegendItem, add_axes
 
 
 def draw_curves(name: str, curves: Sequence[Curve], labels: tuple[str, str]) -> Drawing:
@@ -19,7 +19,7 @@ def draw_curves(name: str, curves: Sequence[Curve], labels: tuple[str, str]) -> 
     lowest = min(curves[0].y) - 0.05 if labels[1] == "accuracy" else 0
 
     def draw(figure: Any) -> None:
-        axes = add_axes(figure, (0.62, 0.5, 0.15, 0.12), xlabel=labels[0], ylabel=labels[1])
+        axes = add_axes(figure, (0.65, 0.5, 0.15, 0.12), xlabel=labels[0], ylabel=labels[1])
         axes.set(xlim=(-0.01, 1.01), ylim=(max(0, lowest), 1.02))
         for i, curve in reversed(list(enumerate(curves))):
             colour = SERIES[i - 1] if i else INK
@@ -27,7 +27,12 @@ def draw_curves(name: str, curves: Sequence[Curve], labels: tuple[str, str]) -> 
         if labels[0].startswith("false"):
             axes.plot([0, 1], [0, 1], ":", color=MUTED, linewidth=1)
 
-    return Drawing(name, f"{labels[1]} against {labels[0]}", (4.0, 3.6), draw)
+    legend = tuple(
+        LegendItem(curve.name or "mean of the classes", SERIES[i - 1] if i else INK)
+        for i, curve in enumerate(curves)
+    )
+    label = f"{labels[1]} against {labels[0]}"
+    return Drawing(name, label, (4.0, 3.6), draw, legend if len(curves) > 1 else ())
 
 
 def draw_calibration(name: str, bins: Sequence[CalibrationBin]) -> Drawing:
@@ -36,8 +41,8 @@ def draw_calibration(name: str, bins: Sequence[CalibrationBin]) -> Drawing:
     value, low, high = np.array([part.accuracy for part in bins], np.float64).T
 
     def draw(figure: Any) -> None:
-        upper = add_axes(figure, (0.62, 1.2, 0.15, 0.12), ylabel="accuracy")
-        lower = add_axes(figure, (0.62, 0.5, 0.15, 2.62), xlabel="score of the predicted class")
+        upper = add_axes(figure, (0.65, 1.2, 0.15, 0.12), ylabel="accuracy")
+        lower = add_axes(figure, (0.65, 0.5, 0.15, 2.62), xlabel="score of the predicted class")
         upper.plot([0, 1], [0, 1], ":", color=MUTED, linewidth=1)
         # Rounding may put an end of an interval on the wrong side of the accuracy.
         ends = np.nan_to_num(np.maximum([value - low, high - value], 0))
@@ -57,7 +62,7 @@ def draw_sizes(name: str, sizes: Sequence[TrainingSize], metric: str) -> Drawing
     value, low, high = np.array([size.score for size in sizes], np.float64).T
 
     def draw(figure: Any) -> None:
-        axes = add_axes(figure, (0.62, 0.5, 0.25, 0.12), xlabel="training images", ylabel=metric)
+        axes = add_axes(figure, (0.65, 0.5, 0.25, 0.12), xlabel="training images", ylabel=metric)
         axes.set_xscale("log", base=2)
         axes.fill_between(x, low, high, color=HELD, alpha=0.14, linewidth=0)
         axes.plot(x, value, "o-", color=HELD, markersize=5)

@@ -10,8 +10,8 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +26,14 @@ CARD = "#070707"  # the ground of a figure
 SERIES = tuple(f"#0a0a{i:02x}" for i in range(8))
 _NAMES = ("ink", "muted", "grid", "train", "held", "bad", "card", *(f"s{i}" for i in range(8)))
 _COLOURS = dict(zip((INK, MUTED, GRID, TRAIN, HELD, BAD, CARD, *SERIES), _NAMES, strict=True))
-_STYLE = Path(__file__).with_name("figures.mplstyle")
+# The colours of the page in light mode, for paper and notebooks.
+_LIGHT = (
+    *("#1a1e24", "#59636f", "#e9ecef", "#c0620a", "#1d5fbf", "#c8321f", "#ffffff"),
+    *("#1d5fbf", "#d1620a", "#00998f", "#5c005c"),
+    *("#ad7a52", "#8f85c2", "#003d29", "#474700"),
+)
+PAPER = dict(zip(_COLOURS, _LIGHT, strict=True))
+STYLE = Path(__file__).with_name("figures.mplstyle")
 
 
 # Points of the text on the page, where a unit is a pixel; boxes of ``add_axes`` are for this size.
@@ -40,11 +47,13 @@ class LegendItem(NamedTuple):
         name: What it explains.
         colour: Its placeholder colour.
         style: Marker and line in matplotlib's short form, such as ``o-``.
+        hollow: Whether the marker is not filled.
     """
 
     name: str
     colour: str
     style: str = "-"
+    hollow: bool = False
 
 
 class Drawing(NamedTuple):
@@ -56,6 +65,7 @@ class Drawing(NamedTuple):
         size: Width and height in inches of 72 units.
         draw: Function that draws on a matplotlib figure.
         legend: What colours and lines stand for, where the page says so next to the figure.
+        text: Points of its text.
     """
 
     name: str
@@ -63,6 +73,7 @@ class Drawing(NamedTuple):
     size: tuple[float, float]
     draw: Callable[[Any], None]
     legend: tuple[LegendItem, ...] = ()
+    text: float = SCREEN_TEXT
 
 
 def to_svg(drawing: Drawing, scale: float = 1.5) -> str:
@@ -72,11 +83,7 @@ def to_svg(drawing: Drawing, scale: float = 1.5) -> str:
     the SVG, and the limits of x and y: so a script finds the place of a value.
     """
     out = StringIO()
-    with (
-        load_matplotlib().rc_context({"svg.hashsalt": "headstart"}, _STYLE),
-        warnings.catch_warnings(),
-    ):
-        warnings.filterwarnings("ignore", message="Glyph ")  # the browser has more fonts
+    with load_matplotlib().rc_context({"svg.hashsalt": "headstart"}, STYLE), quiet():
         from matplotlib.figure import Figure  # pyplot would look for a screen
 
         figure = Figure(figsize=drawing.size)
@@ -150,6 +157,29 @@ def add_axes(figure: Any, box: Sequence[float], **settings: Any) -> Any:
     left, bottom, right, top = (scale * side for side in box)
     size = (1 - (left + right) / width, 1 - (bottom + top) / height)
     return figure.add_axes((left / width, bottom / height, *size), **settings)
+
+
+def text_width(texts: Iterable[str], size: float = SCREEN_TEXT) -> float:
+    """Return the width in inches of the widest text, hinted for pixels."""
+    load_matplotlib()
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    font = FontProperties(family="DejaVu Sans", size=size)
+    with quiet():
+        return 1.05 * max(
+            float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]) / 72
+            for text in texts
+        )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Let text in scripts pass that the font lacks: browsers have more fonts."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph ")
+        warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
+        yield
 
 
 def short_name(text: str, most: int = 22) -> str:

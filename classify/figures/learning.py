@@ -125,8 +125,8 @@ def draw_learning(name: str, history: Mapping[str, list[float]], limits: Limits)
     marker = "o" if len(epochs) < 4 else ""
 
     def draw(figure: Any) -> None:
-        upper = add_axes(figure, (0.62, 2.05, 0.15, 0.12), ylabel="accuracy")
-        lower = add_axes(figure, (0.62, 0.5, 0.15, 2.05), xlabel="epoch", ylabel="loss")
+        upper = add_axes(figure, (0.65, 2.05, 0.15, 0.12), ylabel="accuracy")
+        lower = add_axes(figure, (0.65, 0.5, 0.15, 2.05), xlabel="epoch", ylabel="loss")
         for axes, curve in ((upper, "accuracy"), (lower, "loss")):
             training, validation = history[curve], history[f"val_{curve}"]
             axes.fill_between(epochs, training, validation, color=HELD, alpha=0.1, linewidth=0)

@@ -1,13 +1,15 @@
 """Every figure of a result, by name: for the page, for paper and for notebooks."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from classify.data.dataset import Dataset
 from classify.diagnosis.analysis import Analysis
 from classify.figures.confusion import draw_confusion
 from classify.figures.curves import draw_calibration, draw_curves, draw_sizes
-from classify.figures.drawing import SERIES, Drawing
-from classify.figures.feature_map import draw_map
+from classify.figures.drawing import BAD, MUTED, SERIES, Drawing, LegendItem
+from classify.figures.feature_map import MARKERS, draw_map
 from classify.figures.learning import draw_panels, list_panels
 from classify.figures.sweeps import draw_candidates
 from classify.search.leaderboard import Result
@@ -39,13 +41,25 @@ def draw_figures(dataset: Dataset, result: Result, analysis: Analysis) -> dict[s
         drawings.append(draw_sizes("fewer_images", analysis.fewer_images.sizes, metric))
     for feature_map in analysis.maps:
         name, rows = map_name(feature_map.method), (result.validation_rows, analysis.wrong_rows)
-        drawings.append(draw_map(name, feature_map, dataset.y, styles, *rows))
+        drawing = draw_map(name, feature_map, dataset.y, styles, *rows)
+        drawings.append(drawing._replace(legend=_map_legend(dataset.class_names, styles)))
     return {drawing.name: drawing for drawing in drawings}
 
 
 def metric_label(metric: str) -> str:
     """Return the name of a metric for people."""
     return metric.replace("_", " ").replace("f1", "F1").replace("roc auc", "ROC area")
+
+
+def _map_legend(class_names: Sequence[str], styles: Mapping[int, int]) -> tuple[LegendItem, ...]:
+    """Return the colours and markers of classes, and those of splits and mistakes."""
+    classes = (
+        LegendItem(class_names[label], SERIES[i % len(SERIES)], MARKERS[i // len(SERIES)])
+        for label, i in styles.items()
+    )
+    splits = (("training", True), ("validation", False))
+    marks = (LegendItem(f"{name} image", MUTED, "o", hollow) for name, hollow in splits)
+    return *classes, *marks, LegendItem("wrong prediction", BAD, "o", hollow=True)
 
 
 def map_name(method: str) -> str:

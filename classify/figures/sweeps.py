@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from classify.diagnosis.sweeps import CATEGORY, LOG, Axis, Sweep, find_sweeps, value_text
 from classify.figures.candidates import (
-    CHARACTER,
     RING,
     WIDTH,
     draw_leaderboard,
@@ -28,6 +27,7 @@ from classify.figures.drawing import (
     LegendItem,
     add_axes,
     short_name,
+    text_width,
     use_plain_numbers,
 )
 from classify.search.leaderboard import Result
@@ -78,12 +78,12 @@ def draw_lines(name: str, sweep: Sweep, entries: Sequence[Entry], key: str, metr
         head: [entries[place] for place in sweep.places if entries[place].spec.head == head]
         for head in sweep.heads
     }
-    texts = [value_text(value) for value in axis.values]
-    tilted = axis.scale == CATEGORY and max(map(len, texts)) * len(texts) > 40
-    bottom = 0.5 if not tilted else 0.4 + CHARACTER * min(max(map(len, texts)), 22)
+    widest = text_width(short_name(value_text(value)) for value in axis.values)
+    tilted = axis.scale == CATEGORY and widest * len(axis.values) > WIDTH - 1
+    bottom = 0.5 if not tilted else 0.45 + widest
 
     def draw(figure: Any) -> None:
-        axes = add_axes(figure, (0.62, bottom, 0.15, 0.12), ylabel=metric)
+        axes = add_axes(figure, (0.7, bottom, 0.25, 0.12), ylabel=metric)
         axes.set_xlabel(axis.setting.replace("_", " "))
         _scale(axes.xaxis, axis, tilted)
         for number, members in enumerate(lines.values()):
@@ -112,12 +112,12 @@ def draw_heat_map(
     for place in sweep.places:
         grid[_cell(entries[place], x, y)] = entries[place].scores[key]
     best = _cell(entries[sweep.places[0]], x, y)
-    names = [[value_text(value)[:22] for value in axis.values] for axis in (x, y)]
+    names = [[short_name(value_text(value)) for value in axis.values] for axis in (x, y)]
     numbered = max(grid.shape) <= _MOST_CELLS
     tilted = max(map(len, names[0])) > 4
     width = 0.5 if numbered else 0.24
-    left = 0.5 + CHARACTER * max(map(len, names[1]))
-    bottom = 0.4 + (CHARACTER * max(map(len, names[0])) if tilted else 0.15)
+    left = 0.45 + text_width(names[1])
+    bottom = 0.4 + (text_width(names[0]) if tilted else 0.15)
     shades = _shades(grid, key)
 
     def draw(figure: Any) -> None:
@@ -154,7 +154,7 @@ def draw_parallel(
     box = {"facecolor": CARD, "alpha": 0.75, "linewidth": 0, "pad": 1}
 
     def draw(figure: Any) -> None:
-        axes = add_axes(figure, (0.4, 0.15, 0.6, 0.5))
+        axes = add_axes(figure, (0.4, 0.15, 0.6, 0.56))
         axes.axis("off")
         axes.vlines(x, 0, 1, color=MUTED, linewidth=0.8)
         for place in np.argsort(shades):  # the best lines lie on top

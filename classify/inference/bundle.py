@@ -12,7 +12,6 @@ interruption then loses the report only.
 
 import errno
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,9 +26,11 @@ from classify.activation.explain import Explained
 from classify.data.dataset import Dataset
 from classify.data.table_rows import TableRecord, records_from_json, records_to_json
 from classify.diagnosis.analysis import Analysis
+from classify.figures.result_figures import draw_figures
 from classify.heads.registry import FittedHead
 from classify.inference.head_folder import (
     BUNDLE,
+    FIGURES,
     ISSUES,
     PREDICTIONS,
     REPORT,
@@ -39,10 +40,12 @@ from classify.inference.head_folder import (
     PathLike,
     check_target,
     library_of,
+    link_file,
     other_version,
     write_json,
 )
 from classify.inference.training_images import save_training_images
+from classify.output.figure_files import write_figures
 from classify.output.scored_images import write_scored_images
 from classify.report.report import write_report
 from classify.report.run_record import describe_analysis, describe_run, describe_timing
@@ -171,6 +174,7 @@ def save_report(
     analysis: Analysis,
     explained: Explained,
     timing: Mapping[str, float],
+    figures: bool = False,
 ) -> None:
     """Add the report and all of its numbers to a saved head with an atomic write.
 
@@ -181,28 +185,23 @@ def save_report(
         analysis: The analysis of the best head.
         explained: The mistakes that the report shows.
         timing: Step -> seconds.
+        figures: Whether to write figures for papers, too.
 
     Raises:
         HeadError: The folder cannot be written.
     """
     rest = shutil.ignore_patterns(RESULT, TIMING, REPORT, ISSUES)
     with atomic_write(folder, HeadError) as temporary:
-        shutil.copytree(folder, temporary, copy_function=_link, ignore=rest)
+        shutil.copytree(folder, temporary, copy_function=link_file, ignore=rest)
         described = json.loads((folder / RESULT).read_bytes())
+        drawings = draw_figures(dataset, result, analysis).values() if figures else ()
+        written = write_figures(temporary / FIGURES, drawings) if figures else []
         analysed = describe_analysis(dataset, result, analysis, explained)
-        write_json(temporary / RESULT, described | analysed)
+        write_json(temporary / RESULT, described | analysed | {"figures": written})
         write_json(temporary / TIMING, describe_timing(result, timing))
         analysis.label_issues.write_csv(temporary / ISSUES)
         stores = described["store"]
         write_report(temporary / REPORT, dataset, result, analysis, stores, explained, described)
-
-
-def _link(file: str, copy: str) -> None:
-    """Copy a file, which may be large, as a hard link where the file system has them."""
-    try:
-        os.link(file, copy)
-    except OSError:
-        shutil.copyfile(file, copy)
 
 
 def load_head(folder: PathLike) -> TrainedHead:
@@ -271,9 +270,9 @@ def _read_identity(folder: Path) -> dict[str, Any]:
         raise HeadError(f"{folder}: {problem}; {_EXPECTED}") from error
     if not isinstance(described, dict) or described.get("format") != FORMAT:
         raise HeadError(f"{path}: from another program; {_EXPECTED}")
-    if (found := described.get("format_version")) not in (1, 2, 3):
+    if (version_of := described.get("format_version")) not in (1, 2, 3):
         remedy = "upgrade headstart or train again"
-        raise HeadError(f"{path}: format {found}; expected 1 to 3; {remedy}")
+        raise HeadError(f"{path}: format {version_of}; expected 1 to 3; {remedy}")
     return described
 
 

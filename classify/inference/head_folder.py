@@ -5,6 +5,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from extract.limits.unpacked import read_json
 BUNDLE, RESULT, TIMING = "bundle.json", "result.json", "timing.json"
 TABLE, PREDICTIONS, REPORT = "result.csv", "predictions.csv", "report.html"
 ISSUES = "label_issues.csv"
+FIGURES = "figures"  # a folder
 SEEN = "training_images.npy"
 FILES = {BUNDLE, RESULT, TIMING, TABLE, PREDICTIONS, REPORT, TRANSFORM, SEEN, checkpoint.FILE}
-FILES |= {ISSUES} | HEAD_FILES
+FILES |= {ISSUES, FIGURES} | HEAD_FILES
 # The metadata of an exported model; the folder of a SavedModel that is reserved for such files.
 METADATA, EXTRA = "metadata.json", "assets.extra"
 # A longer object of a JSON file has a line for each of its entries.
@@ -72,6 +74,28 @@ def check_target(folder: Path) -> None:
         expected = "a folder that is new, empty or only a trained head"
         raise HeadError(f"{folder}: found {found}; expected {expected}; name another with -o")
     _check_unedited(folder)
+    _check_figures(folder)
+
+
+def _check_figures(folder: Path) -> None:
+    """Raise HeadError where the folder of figures, which would be replaced, holds other files."""
+    names = {entry.name for entry in (folder / FIGURES).glob("*")}
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        names -= set(read_json(folder / RESULT)["figures"])
+    if names or (folder / FIGURES).is_file():
+        found = ", ".join(map(quoted, sorted(names)[:3])) or "a file"
+        expected = "expected only figures that train-head wrote"
+        raise HeadError(
+            f"{folder / FIGURES}: found {found}; {expected}; move it, or name another -o"
+        )
+
+
+def link_file(file: str, copy: str) -> None:
+    """Copy a file, which may be large, as a hard link where the file system has them."""
+    try:
+        os.link(file, copy)
+    except OSError:
+        shutil.copyfile(file, copy)
 
 
 def _check_unedited(folder: Path) -> None:

@@ -12,6 +12,7 @@ from classify.scores.intervals import NO_INTERVAL, Comparison, Interval
 from classify.scores.metrics import confusion_matrix
 from extract.core.console import log
 from extract.core.errors import count_of, listed, quoted
+from extract.display.width import cells, fit_table, shorten, wrap
 from extract.images.item import Item
 
 METRICS = ("accuracy", "macro_f1")
@@ -47,6 +48,10 @@ class Evaluation(NamedTuple):
         return self.rows / (self.rows + self.unsure)
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, width: int | None = None) -> str:
+        """Return the metrics and the confusions; what is wider than ``width`` cells is shorter."""
         both = self.rows + self.unsure
         coverage = f"coverage {self.coverage:.3f} ({self.unsure:,} of {both:,} are unsure)"
         if not self.rows:
@@ -58,11 +63,13 @@ class Evaluation(NamedTuple):
                 "no interval of few groups" if low is None else f"95 % CI {low:.3f} to {high:.3f}"
             )
             parts.append(f"{metric} {self.scores[metric]:.3f} ({ends})")
-        lines = self._table() if len(self.class_names) <= _MOST_CLASSES else self._pairs()
+        lines = self._table() if len(self.class_names) <= _MOST_CLASSES else []
+        if not lines or (width and max(map(cells, lines)) > width):
+            lines = self._pairs()
         text = f"{', '.join(parts)} of {count_of(self.rows, 'labelled image')}"
         if self.unsure:
             text += f"; {coverage}"
-        return "\n".join([text, *self._warn(), *lines])
+        return "\n".join(wrap(line, width) for line in [text, *self._warn(), *lines])
 
     def _warn(self) -> list[str]:
         """Say that the head knows some of the images."""
@@ -75,15 +82,11 @@ class Evaluation(NamedTuple):
 
     def _table(self) -> list[str]:
         names = [quoted(name) for name in self.class_names]
-        names = [n if len(n) <= _WIDTH else f"{n[: _WIDTH - 1]}…" for n in names]
-        first = max(map(len, [*names, "true class"]))
-        widths = [max(len(name), len(str(self.rows))) for name in names]
-        cells = zip(names, widths, strict=True)
-        lines = ["  ".join(["true class".ljust(first), *(n.rjust(w) for n, w in cells)])]
+        names = [shorten(name, _WIDTH) for name in names]
+        rows = [["true class", *names]]
         for name, counts in zip(names, self.confusion.tolist(), strict=True):
-            numbers = (str(n).rjust(w) for n, w in zip(counts, widths, strict=True))
-            lines.append("  ".join([name.ljust(first), *numbers]))
-        return lines
+            rows.append([name, *map(str, counts)])
+        return ["columns: predicted class", *fit_table(rows, None).lines]
 
     def _pairs(self) -> list[str]:
         from scipy.sparse import csr_array

@@ -1,12 +1,16 @@
-"""The mistakes that the page shows: each with its overlay and its nearest training images."""
+"""What the page shows of mistakes, with overlays and neighbours, and of near-duplicates."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from classify.activation.explain import Explained
+from classify.activation.explain import FOLD, Explained, sides_of
 from classify.data.dataset import Dataset
 from classify.diagnosis.diagnostics import Mistake
 from classify.report.images import Images
+from classify.search.leaderboard import Result
+
+MOST_PAIRS = 12
+_SIDES = "training", "validation", "test"
 
 
 def explained_mistakes(
@@ -30,3 +34,21 @@ def explained_mistakes(
             one["nearest"].append(words | images.thumbnails[row]._asdict())
             rows.add(row)
     return shown
+
+
+def near_pairs(
+    images: Images, dataset: Dataset, result: Result, explained: Explained
+) -> list[dict[str, Any]]:
+    """Return the most similar near-duplicates in two splits, with their images."""
+    sides = sides_of(result) if explained.near else []
+
+    def describe(row: int) -> dict[str, Any]:
+        side = int(sides[row])
+        where = f"fold {side - FOLD + 1}" if side >= FOLD else f"{_SIDES[side]} image"
+        words = {"key": dataset.keys[row], "label": dataset.class_names[dataset.y[row]]}
+        return words | {"side": where} | images.thumbnails[row]._asdict()
+
+    return [
+        {"cosine": cosine, "images": [describe(first), describe(second)]}
+        for first, second, cosine in explained.near[:MOST_PAIRS]
+    ]

@@ -24,7 +24,7 @@ from classify.figures.sweeps import MOST_SWEEPS, kind_of
 from classify.report.confusion_cells import CellImages
 from classify.report.images import read_images
 from classify.report.map_marks import map_content, map_places
-from classify.report.mistakes import explained_mistakes
+from classify.report.mistakes import MOST_PAIRS, explained_mistakes, near_pairs
 from classify.report.provenance import list_settings
 from classify.report.summary import Name, summarise
 from classify.scores.intervals import FEWEST_GROUPS
@@ -103,6 +103,7 @@ def _results(
     disputed = [[row for pair in pairs for row in pair.rows] for pairs in (first, others)]
     wanted = [*disputed[0], *cells.rows.tolist(), *disputed[1]]
     large = [one.row for part in listed for one in part]
+    large += [row for pair in explained.near[:MOST_PAIRS] for row in pair[:2]]
     large += [neighbour.row for nearest in explained.nearest for neighbour in nearest]
     images = read_images(dataset, result, analysis, large, wanted)
     known = set(images.rows.tolist())
@@ -131,6 +132,7 @@ def _results(
         "images": images,
         "mistakes": explained_mistakes(images, dataset, listed[0], explained),
         "explained": explained,
+        "near_pairs": near_pairs(images, dataset, result, explained),
         "issues": images.show(listed[1]),
         "page_data": {
             "images": images.to_page(dataset, result),

@@ -112,6 +112,11 @@ class TrainConfig:
         "is in the cache of this machine, always builds it otherwise",
         choices=OVERLAYS,
     )
+    figures: bool = flag(
+        False,
+        "also write the leaderboard and all figures of the report as SVG and PDF for papers",
+        shown="off",
+    )
     named: bool = True
     batch_size_given: bool = True
     assert_accuracy: float | None = flag(None, "the same as --assert accuracy=X", above=0, high=1)
@@ -256,5 +261,6 @@ class TrainSettings(SearchSettings, total=False):
     columns: str | None
     assert_accuracy: float | None
     overlays: str | None
+    figures: bool | None
     finetune_epochs: int | None
     finetune_learning_rate: float | None

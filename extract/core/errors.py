@@ -185,7 +185,7 @@ def _wrong_value(parser: argparse.ArgumentParser, flag: str, problem: str) -> st
 
 def _unknown_word(parser: argparse.ArgumentParser, extra: str) -> str:
     """Say what is wrong with the first word that the parser does not know."""
-    words = extra.split()
+    words = extra.split(" ")
     word = next((word for word in words if word.startswith("-")), words[0])
     if not word.startswith("-"):
         expected = (parser.usage or "").partition("[options] ")[2]

@@ -6,11 +6,13 @@ from typing import Any
 
 from extract.core.console import log
 from extract.core.errors import SourceError, count_of, quoted
+from extract.display.width import cells, pad, shorten
 from extract.images.item import SPLITS, Source
 
 NO_LABEL = "(no label)"
 _MOST_CLASSES = 10
-_LONGEST_NAME = 60
+# With three splits of 12 cells and the indent of a source a line has 79 cells.
+_LONGEST_NAME = 41
 
 
 def count_images(
@@ -47,20 +49,19 @@ def format_counts(
     splits = list(counts.values())
     names = [name for name in (*class_names, NO_LABEL) if any(name in split for split in splits)]
     shown = names if most is None or len(names) <= most + 1 else names[:most]
-    cells = [[split.get(name, 0) for split in splits] for name in shown]
+    numbers = [[split.get(name, 0) for split in splits] for name in shown]
     rows: list[tuple[str, list[Any]]] = [("", list(counts))]
-    rows += zip(map(_shorten, shown), cells, strict=True)
+    rows += zip(map(_shorten, shown), numbers, strict=True)
     if rest := names[len(shown) :]:
         left = [sum(split.get(name, 0) for name in rest) for split in splits]
         rows.append((f"and {len(rest):,} more", left))
     rows.append(("all", [sum(split.values()) for split in splits]))
-    width = max(len(name) for name, _ in rows)
-    return [f"{name:<{width}}" + "".join(f"{cell:>12}" for cell in cells) for name, cells in rows]
+    width = max(cells(name) for name, _ in rows)
+    return [pad(name, width) + "".join(f"{n:>12}" for n in numbers) for name, numbers in rows]
 
 
 def _shorten(name: str) -> str:
-    name = quoted(name)
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."
+    return shorten(quoted(name), _LONGEST_NAME)
 
 
 def describe_source(source: Source, rows: str = "image") -> str:

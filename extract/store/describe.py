@@ -9,11 +9,14 @@ from typing import Any
 from extract.core.errors import count_of, quoted, show_bytes
 from extract.core.row_block import DONE, FAILED, PENDING
 from extract.core.views import ViewSpec
+from extract.display.width import wrap
 from extract.layouts.overview import count_images, format_counts
 from extract.store.open import Store
 
 # More lines would hide those above them; JSON has all classes.
-_MOST_CLASSES = 200
+_MOST_CLASSES = 40
+# Below the texts that follow a name.
+_INDENT = " " * 11
 
 
 def describe(store: Store) -> dict[str, Any]:
@@ -51,8 +54,8 @@ def describe(store: Store) -> dict[str, Any]:
     }
 
 
-def format_description(description: dict[str, Any]) -> str:
-    """Format the result of ``describe`` as a few lines of text."""
+def format_description(description: dict[str, Any], width: int | None = None) -> str:
+    """Format the result of ``describe`` as lines of text, of at most ``width`` cells."""
     values, files = description["attributes"], description["shards"]
     noun = "image" if "trunk" in values else "row"
     shards = f" in {count_of(files, 'shard')}" if values.get("shards") else ""
@@ -77,7 +80,7 @@ def format_description(description: dict[str, Any]) -> str:
     if failed := description["failed"]:
         lines += ["", f"{count_of(len(failed), noun)} could not be read:"]
         lines += [f"  {quoted(key)}: {quoted(reason)}" for key, reason in failed.items()]
-    return "\n".join(lines)
+    return "\n".join(wrap(line, width, _INDENT) for line in lines)
 
 
 def _format_trunk(values: Mapping[str, Any]) -> list[str]:
