@@ -82,8 +82,8 @@ def shrink(picture: Path, path: Path) -> None:
     """Write a picture as WebP: without loss or, where it has photographs, as far as it is small."""
     with Image.open(picture) as opened:
         pixels = opened.convert("RGB")
-    for settings in ({"lossless": True}, *({"quality": quality} for quality in (90, 80, 70, 60))):
-        pixels.save(path, method=6, **settings)
+    for quality in (100, 90, 80, 70, 60):
+        pixels.save(path, method=6, lossless=quality == 100, quality=quality)
         if path.stat().st_size <= MOST_BYTES:
             return
     raise SystemExit(f"{path.name}: {path.stat().st_size:,} bytes; at most {MOST_BYTES:,}")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from classify.activation.explain import Explained
 from classify.data.dataset import Dataset
 from classify.diagnosis.analysis import Analysis, analyse
 from classify.export.export import check_targets
@@ -56,7 +57,8 @@ def save(folder: Path, made: Dataset, result: Result, store: str, timing: dict[s
     if not known:
         known = [analyse(made, result)]
         _ANALYSES.append((result.scores, known[0]))
-    save_report(folder, made, result, known[0], timing)
+    explained = Explained.left_out(known[0].mistakes, "")
+    save_report(folder, made, result, known[0], explained, timing)
 
 
 @pytest.fixture(scope="module")

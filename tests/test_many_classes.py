@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from classify.activation.explain import Explained
 from classify.cli import main as train_head
 from classify.data.dataset import Dataset
 from classify.diagnosis.analysis import analyse
@@ -50,7 +51,9 @@ def test_of_many_classes_the_confusions_of_the_best_head_are_listed(tmp_path: Pa
         result = run(made, TrainConfig((LDA, KNN)))
         folder = tmp_path / str(K)
         save_head(folder, made, result, "made.h5")
-        save_report(folder, made, result, analyse(made, result, seed), {})
+        analysis = analyse(made, result, seed)
+        explained = Explained.left_out(analysis.mistakes, "")
+        save_report(folder, made, result, analysis, explained, {})
         written = json.loads((folder / "result.json").read_text())
         confusions = [candidate["confusion"] for candidate in written["candidates"]]
         answers = result.best.evaluation.answers

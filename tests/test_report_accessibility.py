@@ -33,8 +33,7 @@ def use(page: Any) -> None:
         slider.press("ArrowRight")
     for menu in page.locator("select:visible").all():
         menu.select_option(index=menu.locator("option").count() - 1)
-    for button in page.locator("main button:visible").all():
-        button.click()
+    page.evaluate("document.querySelectorAll('main button').forEach(button => button.click())")
     for part in ("#map", "#confusions"):
         for item in page.locator(f"{part} svg [tabindex='0']:visible").all()[:1]:
             item.focus()
@@ -65,7 +64,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize("name", ["three classes", "two classes", "sixty classes"])
 def test_reports(name: str, screen: str, browser: Any, pages: dict[str, Path]) -> None:
     with opened(browser, pages[name], **SCREENS[screen]) as page:
-        if name != "sixty classes":  # it takes seconds
+        if (name, screen) == ("three classes", "light"):  # a check takes seconds
             assert violations(page) == []
         use(page)
         assert violations(page) == []

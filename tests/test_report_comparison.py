@@ -14,7 +14,8 @@ from classify.diagnosis.analysis import Analysis
 from classify.diagnosis.comparison import choose_heads
 from classify.search.leaderboard import Result
 from classify.settings.head_spec import HeadSpec
-from tests.test_report_page import HEADS, IMAGE, SCRIPT, dataset, opened, report
+from tests.browser import opened
+from tests.test_report_page import HEADS, IMAGE, SCRIPT, dataset, report
 
 Made = tuple[Path, Result, Analysis]
 NAMES = (SCRIPT, '"><b onclick=alert(2)>&amp;', "$5_{x}$")

@@ -18,7 +18,8 @@ from classify.figures.confusion import count_cells, draw_confusion, to_page
 from classify.figures.drawing import to_svg
 from classify.report.confusion_cells import CellImages, choose_rows
 from classify.search.leaderboard import Result
-from tests.test_report_page import HEADS, SCRIPT, dataset, opened, report
+from tests.browser import opened
+from tests.test_report_page import HEADS, SCRIPT, dataset, report
 
 NAMES = (SCRIPT, '"><b onclick=alert(2)>&amp;', "$5_{x}$")
 Made = tuple[Path, Result, Analysis]
@@ -125,7 +126,9 @@ def colour_at(page: Any, row: int, column: int, corner: float = 0.12) -> tuple[i
         [row, column, corner],
     )
     clip = {"x": round(box[0]), "y": round(box[1]), "width": 2, "height": 2}
-    return tuple(Image.open(BytesIO(page.screenshot(clip=clip))).convert("RGB").getpixel((0, 0)))
+    return tuple(
+        np.asarray(Image.open(BytesIO(page.screenshot(clip=clip))).convert("RGB"))[0, 0].tolist()
+    )
 
 
 def luminance(colour: tuple[int, ...]) -> float:

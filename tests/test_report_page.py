@@ -188,7 +188,12 @@ def test_every_section_is_there_and_none_is_empty(
         headings = page.locator("h2").all_inner_texts()
         assert headings == [
             *("Leaderboard", "Sweeps", "Learning curves", "Confusions", "Classes", "Scores"),
-            *("Would more images help?", "Map of the features", "Most confident mistakes"),
+            *(
+                "Two heads",
+                "Would more images help?",
+                "Map of the features",
+                "Most confident mistakes",
+            ),
             *("Label issues", "Settings"),
         ]
         for link in page.locator("nav a").all():

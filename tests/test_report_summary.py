@@ -118,7 +118,7 @@ def test_more_images(metric: str, gain: tuple[Any, ...], start: str) -> None:
     changed = replace(analysis, fewer_images=sizes)
     line = said(summarise(made, replace(result, metric=metric), changed), start)
     assert f"training on 800 in place of 400 changed the {metric} by" in line
-    value = f"{gain[0]:+.3f}" if metric == "loss" else f"{100 * gain[0]:+.1f} points"
+    value = f"{gain[0]:+.3f}" if metric == "loss" else f"{100 * gain[0]:+.1f} percentage points"
     assert value.replace("-", "\N{MINUS SIGN}") in line
     nothing = replace(analysis, fewer_images=sizes._replace(gain=None))
     assert "More" not in "".join(summarise(made, result, nothing).to_list())

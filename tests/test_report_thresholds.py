@@ -17,8 +17,9 @@ from classify.diagnosis.analysis import Analysis
 from classify.predict_cli import main as predict_images
 from classify.scores.operating_points import count_thresholds
 from classify.search.leaderboard import Result
+from tests.browser import opened
 from tests.conftest import MakeStore
-from tests.test_report_page import HEADS, SCRIPT, dataset, opened, report
+from tests.test_report_page import HEADS, SCRIPT, dataset, report
 
 Made = tuple[Path, Result, Analysis]
 

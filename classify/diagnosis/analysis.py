@@ -11,7 +11,7 @@ from classify.data.splits import TEST
 from classify.diagnosis import diagnostics
 from classify.diagnosis.comparison import HeadPair, compare_heads
 from classify.diagnosis.curves import Curve, class_curves, coverage_curve
-from classify.diagnosis.projection import FeatureMap, map_features
+from classify.diagnosis.projection import FeatureMap, start_maps
 from classify.diagnosis.shift import Shift, compare_splits, find_leaks
 from classify.diagnosis.training_sizes import TrainingSizes, train_on_fewer
 from classify.labelling.issues import LabelIssues, find_label_issues
@@ -125,6 +125,7 @@ def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
     own, rows, scores = result.dataset, result.validation_rows, result.scores
     assert own is not None
     assert scores is not None
+    finish_maps = start_maps(own.X, np.flatnonzero(dataset.split != TEST))
     scores = scores[: len(rows)]  # of the first repeat
     y, names, answers = dataset.y[rows], dataset.class_names, scores.argmax(axis=1)
     units, positive = dataset.grouping.numbers[rows], own.positive_label
@@ -153,9 +154,9 @@ def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
         mistakes=diagnostics.describe_mistakes(dataset, rows, scores, MISTAKES),
         wrong_rows=rows[answers != y],
         fewer_images=train_on_fewer(own, result, seed),
-        maps=map_features(own.X, np.flatnonzero(dataset.split != TEST)),
         label_issues=find_label_issues(own, seed=seed),
         comparisons=compare_heads(dataset, result),
         shift=compare_splits(own, result.splits[0], seed),
         leaks=find_leaks(own, result.splits),
+        maps=finish_maps(),  # last: all else runs beside t-SNE
     )

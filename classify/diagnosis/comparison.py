@@ -1,22 +1,16 @@
 """Two heads on the same validation images: where they disagree, and which one is better.
 
-The interval of the difference of their accuracies is that of MOVER, from the exact intervals of the
-shares of images that only one of them classifies correctly; these allow for groups.
-
-Sources: G. Y. Zou and A. Donner, Construction of confidence limits about effect measures: a general
-approach (2008); Q. McNemar, Note on the sampling error of the difference between correlated
+Source of the test: Q. McNemar, Note on the sampling error of the difference between correlated
 proportions or percentages (1947).
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from classify.data.dataset import Dataset
-from classify.scores.intervals import NO_INTERVAL, Interval, share_interval, units_of
+from classify.scores.differences import difference_interval
 from classify.search.leaderboard import Result
 from classify.search.ranking import Entry, to_json
 from classify.stored.out_of_core import Labels
@@ -144,41 +138,10 @@ def _compare(dataset: Dataset, rows: Labels, units: Labels, first: Entry, second
         *counts,
         int((~right & ~other_right).sum()),
         (counts[0] - counts[1]) / len(y),
-        *difference_interval(*sides, units),
+        *difference_interval(right.astype(np.float64) - other_right, units),
         mcnemar(*counts),
         *listed,
     )
-
-
-def difference_interval(
-    first: NDArray[np.bool_], second: NDArray[np.bool_], units: Labels
-) -> Interval:
-    """Return the 95 % interval of the difference of two accuracies on the same images.
-
-    Args:
-        first: (N,) whether only the first head is right.
-        second: (N,) whether only the second one is.
-        units: (N,) unit of each row: its group, or itself.
-
-    Returns:
-        Ends between -1 and 1; None twice of fewer than ten groups.
-    """
-    units, weights = units_of(units), np.ones(len(first))
-    parts = [side.astype(np.float64) for side in (first, second)]
-    (low, high), (other_low, other_high) = (share_interval(p, units, weights) for p in parts)
-    if low is None or high is None or other_low is None or other_high is None:
-        return NO_INTERVAL
-    a, b = (float(part.mean()) for part in parts)
-    # Two shares of the same images are not independent; a group has a sum of both.
-    sums = [np.bincount(units, part - part.mean()) for part in parts]
-    scale = math.sqrt(float((sums[0] ** 2).sum() * (sums[1] ** 2).sum()))
-    correlation = float(sums[0] @ sums[1]) / scale if scale else 0.0
-
-    def reach(one: float, another: float) -> float:
-        return math.sqrt(max(one**2 + another**2 - 2 * correlation * one * another, 0.0))
-
-    ends = a - b - reach(a - low, other_high - b), a - b + reach(high - a, b - other_low)
-    return Interval(max(-1.0, ends[0]), min(1.0, ends[1]))
 
 
 def mcnemar(first: int, second: int) -> float:

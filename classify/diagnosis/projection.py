@@ -1,5 +1,7 @@
 """Projection of features to two dimensions: PCA and t-SNE."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -42,18 +44,29 @@ def map_features(X: Features, rows: NDArray[np.int64]) -> list[FeatureMap]:
     Returns:
         One map per method; none with fewer than three rows or two features.
     """
+    return start_maps(X, rows)()
+
+
+def start_maps(X: Features, rows: NDArray[np.int64]) -> Callable[[], list[FeatureMap]]:
+    """Begin ``map_features``, and return a function that ends it: t-SNE runs in a thread."""
     rows = rows[_spaced(len(rows), _MOST_ROWS)]
     flat = np.concatenate([_vectors(part) for _, part in iter_chunks(X[rows])])
     if len(rows) < 3 or flat.shape[1] < 2:
-        return []
+        return list
     scaled = Transform(("standardise",)).fit_apply(flat)
     # The number of threads would change the last digits, and with these the map of t-SNE.
     with threadpool_limits(1):
         points, explained = _principal_components(scaled)
-    maps = [FeatureMap("PCA", rows, points[:, :2].round(4), explained.round(6).tolist())]
-    if len(rows) >= _TSNE_ROWS:
-        maps.append(FeatureMap("t-SNE", rows, _place_neighbours(points).round(4)))
-    return maps
+    plain = FeatureMap("PCA", rows, points[:, :2].round(4), explained.round(6).tolist())
+    if len(rows) < _TSNE_ROWS:
+        return lambda: [plain]
+    # Here, since threads that import the same modules may see half of them.
+    import sklearn.manifold  # noqa: F401
+
+    thread = ThreadPoolExecutor(1)
+    placed = thread.submit(_place_neighbours, points)
+    thread.shutdown(wait=False)
+    return lambda: [plain, FeatureMap("t-SNE", rows, placed.result().round(4))]
 
 
 def _principal_components(
@@ -75,14 +88,13 @@ def _principal_components(
 
 def _place_neighbours(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return (N, 2) coordinates of t-SNE, which begins with the principal components."""
-    # Before the limit, which knows loaded libraries only.
     from sklearn.manifold import TSNE
 
     scale = rows[:, 0].std()
     first = (rows[:, :2] / (scale or 1) * 1e-4).astype(np.float32)
     perplexity = min(_PERPLEXITY, (len(rows) - 1) / 3)
     method = TSNE(perplexity=perplexity, init=first, max_iter=_ITERATIONS, random_state=0, n_jobs=1)
-    with threadpool_limits(1):
+    with threadpool_limits(1, "openmp"):  # of this thread
         return np.asarray(method.fit_transform(rows.astype(np.float32)), np.float64)
 
 

@@ -270,9 +270,9 @@ def _read_identity(folder: Path) -> dict[str, Any]:
         raise HeadError(f"{folder}: {problem}; {_EXPECTED}") from error
     if not isinstance(described, dict) or described.get("format") != FORMAT:
         raise HeadError(f"{path}: from another program; {_EXPECTED}")
-    if (found := described.get("format_version")) not in (1, 2, 3):
+    if (version_of := described.get("format_version")) not in (1, 2, 3):
         remedy = "upgrade headstart or train again"
-        raise HeadError(f"{path}: format {found}; expected 1 to 3; {remedy}")
+        raise HeadError(f"{path}: format {version_of}; expected 1 to 3; {remedy}")
     return described
 
 

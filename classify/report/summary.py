@@ -189,7 +189,7 @@ def _more_images(result: Result, analysis: Analysis) -> Sentence:
         return ()
     metric, of = _metric(result), f"{gain.rows:,} in place of {gain.fewer:,}"
     loss, scale = result.metric == "loss", 1 if result.metric == "loss" else 100
-    unit, places = ("", 3) if loss else (" points", 1)
+    unit, places = ("", 3) if loss else (" percentage points", 1)
     interval = ""
     if gain.low is not None and gain.high is not None:
         ends = (f"{scale * end:+.{places}f}" for end in (gain.low, gain.high))
