@@ -19,7 +19,7 @@ from classify.diagnosis.analysis import Analysis, analyse
 from classify.export.export import check_targets
 from classify.inference.bundle import TrainedHead, load_head, save_head, save_report
 from classify.inference.complete_model import read_metadata
-from classify.inference.head_folder import FILES, check_target
+from classify.inference.head_folder import FIGURES, FILES, check_target
 from classify.search.leaderboard import Result
 from classify.search.search import run
 from classify.settings.config import TrainConfig
@@ -205,7 +205,7 @@ def _empty(folder: Path) -> None:
 
 def _bundle(folder: Path) -> None:
     folder.mkdir()
-    for name in FILES:
+    for name in FILES - {FIGURES}:
         (folder / name).write_text("old")
 
 
