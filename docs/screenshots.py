@@ -44,9 +44,9 @@ PARTS = {
     "report-sweeps": Part("twenty", "#sweeps"),
     "report-learning-curves": Part("sample", "#learning"),
     "report-confusions": Part("twenty", "#confusions"),
-    "report-scores": Part("rare", "#scores"),
+    "report-scores": Part("rare", "#scores", "#scores .figures"),
     "report-map": Part("twenty", "#map"),
-    "report-mistakes": Part("twenty", "#mistakes", height=660),
+    "report-mistakes": Part("twenty", "#mistakes", height=525),
 }
 COMMANDS = {
     "terminal": (
