@@ -279,6 +279,18 @@ def test_no_memory_is_a_reason(store: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert reason_of(load_dataset(store)) == "MemoryError"
 
 
+def test_an_error_of_ours_does_not_lose_the_report(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise KeyError("WEBP")
+
+    monkeypatch.setattr(explain, "draw_overlay", fail)
+    train_heads(store, output=tmp_path / "head", head="logistic", quiet=True)
+    page = (tmp_path / "head/report.html").read_text(encoding="utf-8")
+    assert "where the head looked: KeyError" in page
+
+
 def test_tensorflow_is_not_loaded(store: Path, tmp_path: Path) -> None:
     import subprocess
 
