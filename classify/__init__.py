@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from classify.labelling.issues import find_label_issues as find_label_issues
     from classify.output.predictions import Prediction as Prediction
     from classify.output.predictions import Predictions as Predictions
-    from classify.search.leaderboard import Result as Result
+    from classify.result import Result as Result
     from classify.search.ranking import Entry as Entry
     from classify.settings.head_spec import HeadSpec as HeadSpec
     from classify.train import sweep as sweep
@@ -32,7 +32,7 @@ _PUBLIC = {
     "classify.inference.predict": ("predict_images",),
     "classify.output.predictions": ("Prediction", "Predictions"),
     "classify.labelling.issues": ("LabelIssue", "LabelIssues", "find_label_issues"),
-    "classify.search.leaderboard": ("Result",),
+    "classify.result": ("Result",),
     "classify.search.ranking": ("Entry",),
     "classify.settings.head_spec": ("HeadSpec",),
     "classify.train": ("sweep", "train_heads"),

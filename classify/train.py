@@ -14,12 +14,13 @@ from typing import Any, Unpack
 from classify.activation.explain import Explained, explain_mistakes
 from classify.data.dataset import Dataset, load_dataset
 from classify.data.splits import leave_out_lone
-from classify.diagnosis.analysis import analyse
+from classify.diagnosis.analysis import Analysis, analyse
 from classify.inference import head_folder
 from classify.inference.bundle import save_head, save_report
+from classify.result import Result, draw_itself
 from classify.search import search
 from classify.search.feasibility import drop_infeasible
-from classify.search.leaderboard import Result
+from classify.search.leaderboard import Result as Leaderboard
 from classify.search.notes import with_notes
 from classify.settings.config import (
     GROUPS,
@@ -55,7 +56,7 @@ def train_heads(  # noqa: PLR0913
     finetune: bool = False,
     export: Names | os.PathLike[str] = (),
     asserts: Names = (),
-    on_result: Callable[[Result], object] | None = None,
+    on_result: Callable[[Leaderboard], object] | None = None,
     quiet: bool = False,
     **settings: Unpack[TrainSettings],
 ) -> Result:
@@ -128,7 +129,8 @@ def sweep(
     config = plan_run(head, sweeps, trials, False, settings)
     with quiet_mode(quiet):
         dataset = leave_out_lone(dataset, config)
-        return with_notes(search.run(dataset, config.for_images(len(dataset.y))), dataset)
+        result = search.run(dataset, config.for_images(len(dataset.y)))
+        return draw_itself(with_notes(result, dataset))
 
 
 def _layers_of(store: Paths, finetune: bool) -> list[tuple[str, ...]]:
@@ -165,7 +167,7 @@ def _train(
     folder: Path,
     config: TrainConfig,
     targets: Sequence[str],
-    on_result: Callable[[Result], object] | None,
+    on_result: Callable[[Leaderboard], object] | None,
 ) -> Result:
     """Search, save, export and report."""
     began = time.perf_counter()
@@ -184,7 +186,7 @@ def _train(
         from classify.export import export
 
         export.export_best(folder, result, trunks, targets)
-    _save_report(folder, dataset, result, config, timing)
+    analysis = _save_report(folder, dataset, result, config, timing)
     timing["all"] = time.perf_counter() - began
     log.info("%s: %s; in %.1f s", folder, result.summary(), timing["all"])
     log.debug("%s", ", ".join(f"{step} {seconds:.1f} s" for step, seconds in timing.items()))
@@ -195,7 +197,7 @@ def _train(
         raise HeadError(f"{failure}; the head is in {folder}; try other heads, or more images")
     if trunks:
         export.check_head(result)
-    return replace(result, folder=folder)
+    return draw_itself(replace(result, folder=folder), analysis)
 
 
 def _prepare(
@@ -228,8 +230,8 @@ def _fit(
     dataset: Dataset,
     config: TrainConfig,
     folder: Path,
-    on_result: Callable[[Result], object] | None,
-) -> Result:
+    on_result: Callable[[Leaderboard], object] | None,
+) -> Leaderboard:
     """Search for the best head, and fine-tune it if that was asked for."""
     run = search.run
     if config.finetune:
@@ -247,8 +249,12 @@ def _fit(
 
 
 def _save_report(
-    folder: Path, dataset: Dataset, result: Result, config: TrainConfig, timing: dict[str, float]
-) -> None:
+    folder: Path,
+    dataset: Dataset,
+    result: Leaderboard,
+    config: TrainConfig,
+    timing: dict[str, float],
+) -> Analysis:
     """Analyse the head that was saved, and write the report beside it."""
     began = time.perf_counter()
     missing, interrupted = "its report is not", False
@@ -268,3 +274,4 @@ def _save_report(
         saved = f"the head is saved in {folder}, {missing}"
         raise KeyboardInterrupt(f"{saved}; the same command goes on") from None
     timing["report"] = time.perf_counter() - began
+    return analysis

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from extract.core.errors import StoreError as StoreError
     from extract.core.errors import TrunkError as TrunkError
     from extract.core.views import ViewSpec as ViewSpec
+    from extract.gallery.contact_sheet import show as show
     from extract.pipeline.run import Summary as Summary
     from extract.similar_images import find_near_duplicates as find_near_duplicates
     from extract.similar_images import find_outliers as find_outliers
@@ -45,6 +46,7 @@ _PUBLIC = {
     ),
     "extract.core.views": ("ViewSpec",),
     "extract.similar_images": ("find_near_duplicates", "find_outliers", "find_similar"),
+    "extract.gallery.contact_sheet": ("show",),
     "extract.pipeline.run": ("Summary",),
     "extract.similarity.near_duplicates": ("NearDuplicates",),
     "extract.similarity.similar": ("Outliers", "SimilarImages"),

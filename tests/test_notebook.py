@@ -17,7 +17,9 @@ def text_of(cell: Any) -> str:
     """Everything that a cell shows."""
     parts = []
     for output in cell.outputs:
-        parts += [output.get("text", ""), *map(str, output.get("data", {}).values())]
+        data = output.get("data", {})
+        parts += [output.get("text", ""), *(str(v) for k, v in data.items() if k != "image/png")]
+        parts += ["<figure>"] * ("image/png" in data)
     return "\n".join(parts)
 
 
@@ -44,8 +46,11 @@ def test_the_tour_runs_and_shows_tables(tmp_path: Path) -> None:
     tables = [text for text in shown if "<table" in text]
     assert len(tables) >= 6  # summary, store, dataset, sweep, result, predictions
     assert "images" in shown[1]  # the bar of extract_features
-    assert "logistic" in shown[4]
-    assert "food" in shown[6]
+    assert sum("<figure>" in text for text in shown) == 3  # show, plot, mistakes
+    assert "<figure>" in shown[3]
+    assert "logistic" in shown[5]
+    assert "report.html" in shown[6]
+    assert "food" in shown[9]
     assert (tmp_path / "out_head" / "report.html").exists()
     assert (tmp_path / "model.keras").exists()
 

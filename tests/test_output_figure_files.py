@@ -18,7 +18,7 @@ from classify.diagnosis.projection import FeatureMap
 from classify.diagnosis.training_sizes import TrainingSize
 from classify.figures.confusion import draw_confusion
 from classify.figures.curves import draw_calibration, draw_curves, draw_sizes
-from classify.figures.drawing import PAPER, Drawing, LegendItem, quiet
+from classify.figures.drawing import PAPER, Drawing, LegendItem
 from classify.figures.feature_map import draw_map
 from classify.figures.learning import draw_learning, shared_limits
 from classify.figures.sweeps import draw_candidates
@@ -26,6 +26,7 @@ from classify.output.figure_files import make_figure, to_pdf_file, to_svg_file, 
 from classify.scores.metrics import confusion_matrix
 from classify.train import train_heads
 from extract.core.errors import HeadError
+from extract.display.figure import quiet
 from tests.conftest import ROOT, MakeStore
 from tests.test_figures_learning import DROPPED
 from tests.test_figures_sweeps import EXTREME, HOSTILE, result_of

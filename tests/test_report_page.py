@@ -525,7 +525,7 @@ from pathlib import Path
 from classify.cli import main as train_head
 from classify.output.predictions import Prediction
 from classify.output.chart import draw_chart
-from classify.figures.drawing import load_matplotlib
+from extract.display.figure import load_matplotlib
 
 store, chart = sys.argv[1:]
 assert train_head([store, "--head", "knn", "-q"]) == 0

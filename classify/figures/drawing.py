@@ -6,18 +6,16 @@ light mode, dark mode and paper. Text stays text. The same numbers give the same
 
 import html
 import json
-import os
 import re
-import sys
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from extract.display.figure import load_matplotlib, new_figure, quiet
 
 # Placeholder colours, also in the style sheet, and the custom properties that replace them.
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
@@ -84,9 +82,7 @@ def to_svg(drawing: Drawing, scale: float = 1.5) -> str:
     """
     out = StringIO()
     with load_matplotlib().rc_context({"svg.hashsalt": "headstart"}, STYLE), quiet():
-        from matplotlib.figure import Figure  # pyplot would look for a screen
-
-        figure = Figure(figsize=drawing.size)
+        figure = new_figure(drawing.size)
         drawing.draw(figure)
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(out, format="svg", transparent=True, metadata=metadata)
@@ -109,19 +105,6 @@ def _place(axes: Any, size: tuple[float, float]) -> list[float]:
     box, (width, height) = axes.get_position(), (72 * side for side in size)
     place = box.x0 * width, (1 - box.y1) * height, box.width * width, box.height * height
     return [float(f"{n:.6g}") for n in (*place, *axes.get_xlim(), *axes.get_ylim())]
-
-
-def load_matplotlib() -> Any:
-    """Import matplotlib, also where MPLBACKEND is no backend that it knows: none is needed."""
-    named = os.environ.pop("MPLBACKEND", "")
-    is_new = "matplotlib" not in sys.modules
-    import matplotlib
-
-    if named:
-        os.environ["MPLBACKEND"] = named
-        with suppress(ValueError):
-            matplotlib.rcParams.update({"backend": named} if is_new else {})
-    return matplotlib
 
 
 def _adapt(tag: str, name: str) -> str:
@@ -171,15 +154,6 @@ def text_width(texts: Iterable[str], size: float = SCREEN_TEXT) -> float:
             float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]) / 72
             for text in texts
         )
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Let text in scripts pass that the font lacks: browsers have more fonts."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph ")
-        warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
-        yield
 
 
 def short_name(text: str, most: int = 22) -> str:

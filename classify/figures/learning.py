@@ -8,18 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.figures.drawing import (
-    CARD,
-    HELD,
-    MUTED,
-    TRAIN,
-    Drawing,
-    LegendItem,
-    add_axes,
-    load_matplotlib,
-)
+from classify.figures.drawing import CARD, HELD, MUTED, TRAIN, Drawing, LegendItem, add_axes
 from classify.search.leaderboard import Result
 from classify.search.ranking import Entry
+from extract.display.figure import load_matplotlib
 
 # More curves would make the page harder to read.
 _MOST_CURVES = 8

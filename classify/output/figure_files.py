@@ -9,7 +9,6 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +18,14 @@ from classify.figures.drawing import (
     STYLE,
     Drawing,
     LegendItem,
-    load_matplotlib,
-    quiet,
     short_name,
     text_width,
 )
+from extract.display.figure import load_matplotlib, new_figure, quiet
 
 # Points of the text on paper, and of a line of a legend.
 PAPER_TEXT, _LEGEND_LINE = 8.0, 1.5
 _MOST_CHARACTERS = 40
-# Pixels per inch of a figure in a notebook, which shows it half as large.
-_NOTEBOOK_DPI = 144
 _PARTS = ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor")
 # All that XML 1.0 cannot contain. Source: https://www.w3.org/TR/xml/#charsets
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -99,30 +95,6 @@ def make_figure(drawing: Drawing, text: float = SCREEN_TEXT) -> Any:
         _paint(figure)
         _resize(figure, text, scale)
     return figure
-
-
-def new_figure(size: Sequence[float]) -> Any:
-    """Return an empty figure of Matplotlib, in inches, which a notebook shows."""
-    return _figure_class()(figsize=tuple(size), facecolor="white")
-
-
-@cache
-def _figure_class() -> Any:
-    """Return the class of figures, as Matplotlib is imported late."""
-    load_matplotlib()
-    from matplotlib.figure import Figure
-
-    class NotebookFigure(Figure):
-        """A figure that notebooks show without pyplot."""
-
-        def _repr_png_(self) -> tuple[bytes, dict[str, float]]:
-            out = io.BytesIO()
-            with quiet():
-                self.savefig(out, format="png", dpi=_NOTEBOOK_DPI)
-            width, height = (round(72 * side) for side in self.get_size_inches())
-            return out.getvalue(), {"width": width, "height": height}
-
-    return NotebookFigure
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from typing import NamedTuple, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.figures.drawing import load_matplotlib
 from classify.output.chart import CREATOR, draw_chart
 from classify.output.earlier import find_edited
 from classify.output.evaluation import Evaluation, evaluate_labels
@@ -21,6 +20,7 @@ from extract.core.atomic import atomic_write
 from extract.core.config import ExtractConfig
 from extract.core.console import log
 from extract.core.errors import HeadError, count_of, quoted
+from extract.display.figure import load_matplotlib
 from extract.display.tables import csv_text, html_table
 from extract.exchange.feature_table import is_heading
 from extract.images.item import Source

@@ -95,7 +95,7 @@ def read_images(
     ordered += np.concatenate([np.empty(0, int), *spread]).tolist()
     shown = dict.fromkeys(large)
     rest = [row for row in dict.fromkeys(ordered) if row not in shown][:_MOST_IMAGES]
-    read = _read(dataset, [*shown, *rest], len(shown))
+    read = read_rows(dataset, [*shown, *rest], len(shown))
     thumbnails, total = dict[int, Thumbnail](), 0
     for row, thumbnail in zip([*shown, *rest], read, strict=True):
         total += 0 if row in shown else len(thumbnail.image)
@@ -104,7 +104,7 @@ def read_images(
     return Images(thumbnails, frozenset(shown), rows)
 
 
-def _read(dataset: Dataset, rows: Sequence[int], large: int) -> list[Thumbnail]:
+def read_rows(dataset: Dataset, rows: Sequence[int], large: int) -> list[Thumbnail]:
     """Return the images of rows, of which the first ones are large, or why there is none."""
     first = dataset.store.parts[0].made_by if dataset.store else dataset
     if not first.trunk.trunk:
