@@ -74,7 +74,7 @@ class Drawing(NamedTuple):
     text: float = SCREEN_TEXT
 
 
-def to_svg(drawing: Drawing, scale: float = 1.5) -> str:
+def to_svg(drawing: Drawing, scale: float = 1.25) -> str:
     """Return a figure as SVG for the page, at most ``scale`` times as wide as on paper.
 
     Its attribute ``data-axes`` has, for each pair of axes, left, top, width and height in units of

@@ -4,6 +4,7 @@ The page loads nothing. Its only script and its only style sheet are allowed by 
 element has a style attribute. The template engine escapes every name that comes from the user.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,7 @@ def _environment() -> Any:
     """Return the template engine with the filters of the report."""
     environment = open_templates(_PAGE)
     environment.filters |= {"number": _number, "percent": _percent, "svg": _svg}
+    environment.filters["breakable"] = _breakable
     environment.tests["name"] = lambda text: isinstance(text, Name)
     return environment
 
@@ -195,7 +197,14 @@ def _number(value: float | None, places: int = 3) -> str:
     return _NO_VALUE if value is None or np.isnan(value) else f"{value:.{places}f}"
 
 
-def _svg(drawing: Drawing, scale: float = 1.5) -> Any:
+def _breakable(text: str) -> Any:
+    """Return a name, escaped, that may break after a mark, as a path does."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"(?<=[_/\\.-])(?=\w)", "<wbr>", str(escape(text))))
+
+
+def _svg(drawing: Drawing, scale: float = 1.25) -> Any:
     """Return a figure as SVG, which the template does not escape."""
     from markupsafe import Markup
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from extract.core.errors import ImageError, SourceError, StoreError, quoted
 from extract.gallery.thumbnails import Place, Wanted, candidates
 from extract.images.digests import digest_bytes
+from extract.images.remote import hide_secrets
 from extract.sources.listing import open_reader
 
 # Images that are tried in a place, spread over all: some may have been moved or removed since.
@@ -40,7 +41,9 @@ class Originals:
             found = f"{quoted(str(place.path))} does not say where its images are"
             raise StoreError(f"{found}; {remedy}")
         found = "does not hold the images that the features were computed from"
-        raise StoreError(f"{quoted(place.moved_to or place.source)}: {found}; {remedy}")
+        raise StoreError(
+            f"{quoted(hide_secrets(place.moved_to or place.source))}: {found}; {remedy}"
+        )
 
     def _has(self, image: Wanted) -> bool:
         with suppress(ImageError):

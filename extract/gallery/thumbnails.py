@@ -18,7 +18,7 @@ from extract.core.console import log
 from extract.core.errors import ImageError, SourceError, count_of, quoted
 from extract.images.digests import digest_bytes
 from extract.images.item import Read
-from extract.images.remote import is_url
+from extract.images.remote import hide_secrets, is_url
 from extract.limits import prefetch
 from extract.limits.image_size import under_way
 from extract.pixels.decode import decode
@@ -120,7 +120,7 @@ def _explain_missing(place: Place, count: int) -> None:
     if place.moved_to:
         found = f"holds none of the {count_of(count, 'image')} to show"
         expected = "expected what extract-features read, where it is now"
-        log.warning("source: %s %s; %s", quoted(place.moved_to), found, expected)
+        log.warning("source: %s %s; %s", quoted(hide_secrets(place.moved_to)), found, expected)
     elif place.source and not is_url(place.source):
         found = f"no longer holds the {count_of(count, 'image')} to show"
         where = f"no images: {quoted(place.source)} {found}"

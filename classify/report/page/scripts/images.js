@@ -12,7 +12,11 @@ pageData.images = Object.fromEntries(Object.entries(imageRows).map(
     return [row, { key, truth, answer, score, split: splitNames[split], thumbnail, reason }];
   }));
 
-function nameElement(text, tag = "bdi") { return element(tag, { class: "name" }, text); }
+// A name may break after a mark, as in the templates.
+function nameElement(text, tag = "bdi") {
+  const parts = text.split(/(?<=[_/\\.-])(?=\w)/u);
+  return element(tag, { class: "name" }, ...parts.flatMap((part, i) => i ? [element("wbr"), part] : [part]));
+}
 
 function imageFigure(row) {
   const { key, truth, answer, score, split, thumbnail, reason } = pageData.images[row];
