@@ -10,7 +10,6 @@ import pytest
 from IPython.core.formatters import PNGFormatter
 
 from classify import Result, train_heads
-from classify.data.dataset import load_dataset
 from classify.result import draw_itself
 from classify.search.leaderboard import Result as Leaderboard
 from extract import extract_features, show, write_features
@@ -135,4 +134,3 @@ def test_the_public_result_is_that_of_a_search(result: Any) -> None:
     assert isinstance(result, Leaderboard)
     assert type(result) is Result
     assert str(result).startswith("rank")
-    assert load_dataset(result.dataset.path).y.tolist() == result.dataset.y.tolist()
