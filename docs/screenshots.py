@@ -24,18 +24,12 @@ MOST_BYTES = 100_000
 
 
 class Part(NamedTuple):
-    """A part of a report: an element, or from the top of it to the end of another one.
-
-    Before the picture is taken, an element may be clicked, and one pointed at.
-    """
+    """A part of a report: an element, or from the top of it to the end of another one."""
 
     report: str
     first: str
     last: str = ""
     scheme: str = "light"
-    click: str = ""
-    hover: str = ""
-    height: int = 1400
 
 
 PARTS = {
@@ -44,9 +38,9 @@ PARTS = {
     "report-sweeps": Part("twenty", "#sweeps"),
     "report-learning-curves": Part("sample", "#learning"),
     "report-confusions": Part("twenty", "#confusions"),
-    "report-scores": Part("rare", "#scores"),
+    "report-scores": Part("rare", "#scores", "#scores .figures"),
     "report-map": Part("twenty", "#map"),
-    "report-mistakes": Part("twenty", "#mistakes", height=660),
+    "report-mistakes": Part("sample", "#mistakes"),
 }
 COMMANDS = {
     "terminal": (
@@ -66,14 +60,10 @@ def photograph_part(browser: Any, gallery: Path, part: Part, path: Path) -> None
         reduced_motion="reduce",
     )
     page.goto((gallery / part.report / "report.html").as_uri())
-    if part.click:
-        page.locator(part.click).first.click()
-    if part.hover:
-        page.locator(part.hover).first.hover()
     first = page.locator(part.first).first.bounding_box()
     last = page.locator(part.last or part.first).first.bounding_box()
-    top, bottom = max(first["y"] - 16, 0), last["y"] + last["height"] + 16
-    clip = {"x": 0, "y": top, "width": WIDTH, "height": min(bottom - top, part.height)}
+    top, bottom = first["y"] - 16, last["y"] + last["height"] + 16
+    clip = {"x": 0, "y": max(top, 0), "width": WIDTH, "height": bottom - top}
     page.screenshot(path=path, clip=clip, full_page=True)
     page.close()
 

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import termios
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ def show_commands(*commands: str, folder: Path) -> list[str]:
     """Run commands in a terminal; return the lines on its screen, with each command as typed."""
     lines = []
     for command in commands:
-        lines += [f"$ {command}", *run_in_terminal(command, folder)]
+        typed = textwrap.wrap(command, COLUMNS - 4, break_on_hyphens=False)
+        lines += ("$ " + " \\\n> ".join(typed)).splitlines()
+        lines += run_in_terminal(command, folder)
     return lines
 
 
@@ -97,4 +100,4 @@ def photograph(browser: Any, lines: list[str], path: Path) -> None:
 def _mark(line: str) -> str:
     """Return a line as HTML, in bold where a person typed it."""
     text = html.escape(line)
-    return f"<b>{text}</b>" if line.startswith("$ ") else text
+    return f"<b>{text}</b>" if line.startswith(("$ ", "> ")) else text

@@ -208,8 +208,9 @@ def test_a_trunk_that_is_not_in_the_cache_is_not_built(
     said = reason_of(load_dataset(store))
     assert "not in the cache of this machine" in said
     assert "--overlays always" in said
-    _, found = explained(load_dataset(store), overlays="always")
-    assert found.method == "exact"
+    for overlays in ("always", "auto"):  # what was built once is in the cache
+        _, found = explained(load_dataset(store), overlays=overlays)
+        assert found.method == "exact"
 
 
 def test_other_features_are_not_explained(store: Path) -> None:
@@ -277,6 +278,18 @@ def test_no_memory_is_a_reason(store: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(explain, "run_maps", fail)
     assert reason_of(load_dataset(store)) == "MemoryError"
+
+
+def test_an_error_of_ours_does_not_lose_the_report(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise KeyError("WEBP")
+
+    monkeypatch.setattr(explain, "draw_overlay", fail)
+    train_heads(store, output=tmp_path / "head", head="logistic", quiet=True)
+    page = (tmp_path / "head/report.html").read_text(encoding="utf-8")
+    assert "where the head looked: KeyError" in page
 
 
 def test_tensorflow_is_not_loaded(store: Path, tmp_path: Path) -> None:

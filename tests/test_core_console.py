@@ -375,3 +375,24 @@ def test_help_fits_a_terminal_of_80_columns(
     with pytest.raises(SystemExit):
         command(["--help"])
     assert not [line for line in capsys.readouterr().out.splitlines() if len(line) > 79]
+
+
+def test_messages_break_between_words_on_a_terminal(tmp_path: Path) -> None:
+    note, command = "a word " * 20 + "/a/long/" + "path" * 30, "next: train-head " + "x y " * 30
+    code = "import argparse; from extract import show_cli; from extract.core import console\n"
+    code += f"def say(arguments): console.log.info({note!r}); console.log.info({command!r})\n"
+    code += "console.run_command(show_cli.show_features_parser(), say, ['out.h5'])"
+    here, there = pty.openpty()
+    fcntl.ioctl(here, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
+    for stderr, width in ((there, 60), (None, None)):
+        with (tmp_path / "pipe").open("wb") as pipe:
+            words = [sys.executable, "-c", code]
+            subprocess.run(words, stderr=stderr or pipe, cwd=ROOT, check=False)
+        text = os.read(here, 9999) if width else (tmp_path / "pipe").read_bytes()
+        *lines, last = text.decode().replace("\r", "").rstrip("\n").split("\n")
+        assert last == command.rstrip() or last == command
+        assert " ".join(lines) == note
+        assert len(lines) == (4 if width else 1)
+        assert all(len(line) <= 60 for line in lines[:-1])
+    os.close(here)
+    os.close(there)

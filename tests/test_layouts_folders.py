@@ -545,3 +545,13 @@ def test_a_file_from_before_keeps_its_order_of_numbers(tmp_path: Path) -> None:
     with open_store(out) as store:
         assert store.class_names == tuple(before)
         assert store.labels.tolist() == labels
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_sorted_images_without_a_label_are_no_class(tmp_path: Path, listed: bool) -> None:
+    plant(tmp_path, ["cat/a.png", "dog/b.png", "unlabelled/c.png", *["sorted.csv"] * listed])
+    source = list_source(tmp_path)
+    assert source.class_names == (("cat", "dog") if listed else ("cat", "dog", "unlabelled"))
+    assert [item.label for item in source.items] == [0, 1, -1 if listed else 2]
+    said = "unlabelled is no class: predict-images --sort had no label for these images"
+    assert any(warning.endswith(said) for warning in source.warnings) == listed

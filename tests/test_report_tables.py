@@ -96,7 +96,9 @@ def test_every_table_can_be_copied_and_none_on_paper(browser: Any, made: Made) -
         )
         assert len(set(names)) == len(names)
         page.emulate_media(media="print")
-        assert page.locator("button:visible").count() == page.locator("th button:visible").count()
+        kept = page.locator("th button:visible, .legend button:visible").count()
+        assert page.locator("button:visible").count() == kept
+        assert page.locator("#map .legend:visible").last.inner_text().startswith(FORMULA)
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(made[0].as_uri())

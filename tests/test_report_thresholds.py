@@ -15,7 +15,7 @@ from sklearn.metrics import recall_score
 from classify.cli import main as train_head
 from classify.diagnosis.analysis import Analysis
 from classify.predict_cli import main as predict_images
-from classify.scores.operating_points import count_thresholds
+from classify.scores.operating_points import count_thresholds, coverage
 from classify.search.leaderboard import Result
 from tests.browser import opened
 from tests.conftest import MakeStore
@@ -49,6 +49,8 @@ def test_the_counts_are_those_of_numpy_at_every_threshold(K: int, kind: str) -> 
             reached = np.array([score >= least for score in scores[:, 1].tolist()])
             assert found.hits[step] == (reached & (y == 1)).sum()
             assert found.false_alarms[step] == (reached & (y == 0)).sum()
+    (table,) = coverage(y, scores, np.arange(700), (0.7,))
+    assert table.images == found.labelled[70] == sum(score >= 0.7 for score in best)
     assert found.images == 700
     assert found.positives == ((y == 1).sum() if K == 2 else None)
 

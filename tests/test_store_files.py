@@ -215,7 +215,7 @@ def test_a_name_that_was_just_taken_is_not_replaced(tmp_path: Path) -> None:
 
 
 def test_no_room_is_said_before_the_start(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"found .* of free disk; expected .* GB"):
+    with pytest.raises(StoreError, match=r"found .* of free disk space; expected .* GB"):
         make_empty(tmp_path / "o.h5", 1000, width=10**11)
     assert list(tmp_path.iterdir()) == []
 

@@ -181,7 +181,7 @@ assert not list(disk.iterdir())
 
 def test_the_names_count_towards_the_room_that_is_needed(images: Path, tmp_path: Path) -> None:
     said = run_on_small_disk(FULL_DISK, images, tmp_path / "disk")
-    assert "found 1.0 MB of free disk; expected 1.5 MB" in said
+    assert "found 1.0 MB of free disk space; expected 1.5 MB" in said
 
 
 def test_a_long_list_is_shown_in_part(

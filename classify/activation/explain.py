@@ -131,8 +131,12 @@ def explain_mistakes(
     explained = replace(explained, nearest=_nearest(result, rows))
     try:
         explained = _draw(result, explained, overlays)
-    except (_NoOverlayError, HeadstartError, OSError, MemoryError, RuntimeError) as error:
+    except (_NoOverlayError, HeadstartError, OSError, MemoryError) as error:
         explained = replace(explained, reason=first_line(error))
+    except Exception as error:  # the report must not be lost for an overlay
+        log.warning("no overlays: %s: %s", type(error).__name__, first_line(error))
+        log.debug("", exc_info=error)
+        explained = replace(explained, reason=f"{type(error).__name__}: {first_line(error)}")
     reasons = {overlay.reason for overlay in explained.overlays}
     if not explained.reason and len(reasons) == 1:
         explained = replace(explained, reason=reasons.pop())

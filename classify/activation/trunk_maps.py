@@ -72,12 +72,12 @@ def open_maps(made_by: MadeBy, layer: str, images: int, build: bool) -> Engine:
     def opened(spec: TrunkSpec) -> Any:
         if compiled := find_compiled(spec, calibration):
             return compiled
-        if not build:
+        unpooled = replace(spec, layer=(layer,), pooling="none")
+        if not (build or find_compiled(unpooled, calibration)):
             found = "the converted trunk is not in the cache of this machine"
             raise NotInCacheError(f"{found}; --overlays always builds it")
-        spec = replace(spec, layer=(layer,), pooling="none")
         settings = "float32", None, "auto", precision, calibration, images
-        return select.open_engine(spec, *settings)
+        return select.open_engine(unpooled, *settings)
 
     recorded = Recorded(made_by.trunk, made_by.weights_sha256, "extract again", HeadError)
     found = reopen(recorded, None, opened)

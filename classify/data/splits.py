@@ -103,7 +103,9 @@ def leave_out_lone(dataset: Dataset, config: TrainConfig) -> Dataset:
     remedy = "add images" + (", or divide the groups with --groups none" if dataset.groups else "")
     if (~lone).sum() < 2:
         found = f"found one image or group of {shown}" + (f", more of {other}" if other else "")
-        raise SplitError(f"classes: {found}; expected two or more of at least two; {remedy}")
+        raise SplitError(
+            f"classes: {found}; expected two or more of at least two classes; {remedy}"
+        )
     reason = f"with one image or group, which cannot be both trained and validated on; {remedy}"
     log.warning("left out: %s, %s", shown, reason)
     return dataset.without(names[lone])

@@ -40,7 +40,7 @@ def near_pairs(
     images: Images, dataset: Dataset, result: Result, explained: Explained
 ) -> list[dict[str, Any]]:
     """Return the most similar near-duplicates in two splits, with their images."""
-    sides = sides_of(result) if explained.near else []
+    sides: Any = sides_of(result) if explained.near else ()
 
     def describe(row: int) -> dict[str, Any]:
         side = int(sides[row])

@@ -13,7 +13,7 @@ import numpy as np
 from classify.activation.explain import Explained
 from classify.data.dataset import Dataset
 from classify.diagnosis.analysis import Analysis
-from classify.diagnosis.diagnostics import ClassMetrics, confused_pairs
+from classify.diagnosis.diagnostics import ClassMetrics, Mistake, confused_pairs
 from classify.diagnosis.sweeps import find_sweeps
 from classify.figures.candidates import name_heads
 from classify.figures.confusion import cell_width, to_page
@@ -21,6 +21,7 @@ from classify.figures.drawing import Drawing, to_svg
 from classify.figures.learning import list_panels
 from classify.figures.result_figures import draw_figures
 from classify.figures.sweeps import MOST_SWEEPS, kind_of
+from classify.labelling.issues import LabelIssue
 from classify.report.confusion_cells import CellImages
 from classify.report.images import read_images
 from classify.report.map_marks import map_content, map_places
@@ -96,19 +97,52 @@ def _results(
     dataset: Dataset, result: Result, analysis: Analysis, explained: Explained
 ) -> dict[str, Any]:
     """Return the content of the page by the names that its templates use."""
-    listed = analysis.mistakes[:_MOST_IMAGES], analysis.label_issues.issues[:_MOST_ISSUES]
     cells = CellImages(analysis.confusion, dataset, result)
-    # Rows whose small images scripts show, the most important ones first.
-    first, others = analysis.comparisons[:1], analysis.comparisons[1:]
-    disputed = [[row for pair in pairs for row in pair.rows] for pairs in (first, others)]
-    wanted = [*disputed[0], *cells.rows.tolist(), *disputed[1]]
-    large = [one.row for part in listed for one in part]
-    large += [row for pair in explained.near[:MOST_PAIRS] for row in pair[:2]]
-    large += [neighbour.row for nearest in explained.nearest for neighbour in nearest]
-    images = read_images(dataset, result, analysis, large, wanted)
-    known = set(images.rows.tolist())
+    wanted = _small_images(analysis, cells)
+    images = read_images(dataset, result, analysis, _large_images(analysis, explained), wanted)
+    (mistakes, issues), known = _listed(analysis), set(images.rows.tolist())
+    return {
+        **_numbers(dataset, result, analysis),
+        **map_content(dataset, result, analysis, images),
+        "images": images,
+        "mistakes": explained_mistakes(images, dataset, mistakes, explained),
+        "explained": explained,
+        "near_pairs": near_pairs(images, dataset, result, explained),
+        "issues": images.show(issues),
+        "page_data": {
+            "images": images.to_page(dataset, result),
+            "thresholds": analysis.thresholds._asdict(),
+            "confusion": cells.to_page(),
+            "comparison": to_json(analysis.comparisons),
+            # Of the rows that are not among the images.
+            "keys": {row: dataset.keys[row][:_MOST_KEY] for row in wanted if row not in known},
+            "maps": map_places(dataset, analysis),
+        },
+    }
+
+
+def _listed(analysis: Analysis) -> tuple[Sequence[Mistake], Sequence[LabelIssue]]:
+    """Return the mistakes and the label issues that the page shows."""
+    return analysis.mistakes[:_MOST_IMAGES], analysis.label_issues.issues[:_MOST_ISSUES]
+
+
+def _large_images(analysis: Analysis, explained: Explained) -> list[int]:
+    """Return the rows that templates show, the most important ones first."""
+    mistakes, issues = _listed(analysis)
+    rows = [mistake.row for mistake in mistakes] + [issue.row for issue in issues]
+    rows += [row for pair in explained.near[:MOST_PAIRS] for row in pair[:2]]
+    return rows + [neighbour.row for nearest in explained.nearest for neighbour in nearest]
+
+
+def _small_images(analysis: Analysis, cells: CellImages) -> list[int]:
+    """Return the rows that scripts show, the most important ones first."""
+    first, *others = [pair.rows for pair in analysis.comparisons] or [[]]
+    return [*first, *cells.rows.tolist(), *(row for rows in others for row in rows)]
+
+
+def _numbers(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, Any]:
+    """Return the content of the page without its images."""
     own = result.dataset or dataset
-    lowest, highest = _range(result)
     figures = draw_figures(dataset, result, analysis)
     return {
         "makers": own.joined or [own],
@@ -119,30 +153,14 @@ def _results(
         "lead": _lead(result),
         "summary": summarise(dataset, result, analysis),
         "train_scored": training_sample(len(result.splits[0].train)),
-        "lowest": lowest,
-        "highest": highest,
+        **_range(result),
         "fewest_groups": FEWEST_GROUPS,
         "learning": list_panels(result),
         "sweeps": [(kind_of(sweep), sweep) for sweep in find_sweeps(result.entries)[:MOST_SWEEPS]],
         "named_heads": name_heads(result.entries),
         "figures": figures,
-        **map_content(dataset, result, analysis, images),
         **_confusions(dataset, analysis, figures["confusion"]),
         "worst_classes": _worst_classes(analysis.classes),
-        "images": images,
-        "mistakes": explained_mistakes(images, dataset, listed[0], explained),
-        "explained": explained,
-        "near_pairs": near_pairs(images, dataset, result, explained),
-        "issues": images.show(listed[1]),
-        "page_data": {
-            "images": images.to_page(dataset, result),
-            "thresholds": analysis.thresholds._asdict(),
-            "confusion": cells.to_page(),
-            "comparison": to_json(analysis.comparisons),
-            # Of the rows that are not among the images.
-            "keys": {row: dataset.keys[row][:_MOST_KEY] for row in wanted if row not in known},
-            "maps": map_places(dataset, analysis),
-        },
     }
 
 
@@ -165,12 +183,12 @@ def _environment() -> Any:
     return environment
 
 
-def _range(result: Result) -> tuple[float, float]:
+def _range(result: Result) -> dict[str, float]:
     """Return the ends of the leaderboard's intervals."""
     lines: list[Any] = [*result.entries, *filter(None, [result.baseline])]
     ends = [end for one in lines for end in (one.low, one.high, one.scores[result.metric])]
     known = [end for end in ends if end is not None]
-    return min(known), max(known)
+    return {"lowest": min(known), "highest": max(known)}
 
 
 def _number(value: float | None, places: int = 3) -> str:

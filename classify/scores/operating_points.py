@@ -96,15 +96,15 @@ def count_thresholds(y: Labels, scores: Floats, positive: int | None) -> Thresho
     steps = np.arange(_STEPS + 1) / _STEPS
 
     def reached(values: Floats) -> list[int]:
-        # As predict-images compares: a score of float32 is not rounded to the threshold.
+        # Compared in double precision, as predict-images does.
         counts: list[int] = (len(values) - np.searchsorted(np.sort(values), steps)).tolist()
         return counts
 
-    best, right = scores.max(axis=1).astype(np.float64), scores.argmax(axis=1) == y
+    best, right = scores.max(axis=1), scores.argmax(axis=1) == y
     counts = len(y), reached(best), reached(best[right])
     if positive is None:
         return Thresholds(*counts, None, [], [])
-    score, truth = scores[:, positive].astype(np.float64), y == positive
+    score, truth = scores[:, positive], y == positive
     return Thresholds(*counts, int(truth.sum()), reached(score[truth]), reached(score[~truth]))
 
 
@@ -119,6 +119,7 @@ def coverage(
         units: (N,) unit of each row.
         least_scores: The thresholds.
     """
+    # As predict-images compares: the threshold is not rounded to the scores' precision.
     best, right = scores.max(axis=1).astype(np.float64), scores.argmax(axis=1) == y
     labelled = ((least, best >= least) for least in least_scores)
     return [

@@ -103,7 +103,7 @@ class TrunkSpec(Settings):
         shown="auto; none for FILE.keras; FILE.onnx needs one",
     )
     mean: tuple[float, ...] = flag(
-        (), "mean to subtract from pixels / 255", parse=parse_rgb, metavar="R,G,B"
+        (), "is subtracted after / 255", parse=parse_rgb, metavar="R,G,B"
     )
     std: tuple[float, ...] = flag(
         (), "standard deviation to divide by then", parse=parse_rgb, metavar="R,G,B"
@@ -252,11 +252,7 @@ class ExtractConfig(Settings):
         "1%", "unreadable images that are tolerated; with more, the exit code is 4", metavar="N|P%"
     )
     max_image_bytes: int = flag(
-        2**30,
-        "bytes of an image file, and of all read at one time",
-        low=1,
-        metavar="N",
-        shown="1 GiB",
+        2**30, "bytes of an image file, and of all read at one time", low=1, metavar="N"
     )
     max_image_pixels: int = flag(
         2**27, "pixels of an image, and of all decoded at one time", low=1, metavar="N"

@@ -33,6 +33,17 @@ _LOG_TIME = "%Y-%m-%d %H:%M:%S"
 _LOG_START = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
 
 
+def _folded(line: str) -> str:
+    """Return a line for stderr, on a terminal broken between words; a command is never broken."""
+    try:
+        width = os.get_terminal_size(sys.stderr.fileno()).columns if sys.stderr.isatty() else 0
+    except (OSError, ValueError):
+        width = 0
+    if not width or len(line) <= width or "next: " in line:
+        return line
+    return "\n".join(textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False))
+
+
 class _Handler(logging.Handler):
     """Writes messages to stderr, each in one line, above a progress bar if there is one."""
 
@@ -40,7 +51,7 @@ class _Handler(logging.Handler):
         from tqdm import tqdm
 
         prefix = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-        tqdm.write(prefix + escaped(record.getMessage()), file=sys.stderr)
+        tqdm.write(_folded(prefix + escaped(record.getMessage())), file=sys.stderr)
 
 
 class _LogFile(logging.FileHandler):
@@ -171,15 +182,16 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print what is wrong in one line, without the usage, and end the command."""
         message = escaped(usage_error(self, message))
-        self.exit(ExitCode.USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+        help_too = "" if "; known: " in message else f"; see {self.prog} --help"
+        self.exit(ExitCode.USAGE, f"{self.prog}: {message}{help_too}\n")
 
 
 def add_common_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that every command has: ``--version``, ``--log``, ``-q`` and ``-v``."""
     from importlib.metadata import version
 
-    release = version("headstart")
-    parser.add_argument("--version", action="version", version=f"headstart {release}")
+    name = f"headstart {version('headstart')}"
+    parser.add_argument("--version", action="version", version=name)
     text = "also append the messages to a file, with their times"
     group = parser.add_argument_group("messages")
     group.add_argument("--log", metavar="FILE", help=text)
@@ -221,15 +233,12 @@ def run_command(
     command: Callable[[argparse.Namespace], int],
     argv: list[str] | None,
 ) -> int:
-    """Parse, run one command, and turn its outcome into a message and an exit code.
+    """Parse, run one command, and return its exit code; what goes wrong becomes a message.
 
     Args:
-        parser: The command's parser; its usage error (exit code 2) is argparse's own.
+        parser: The command's parser; its errors end the process with exit code 2.
         command: Takes the parsed arguments, returns an exit code.
         argv: The words after the command's name; None means those of this process.
-
-    Returns:
-        The exit code: see ``extract.core.errors``.
     """
     _open_closed_streams()
     # Intermixed, because flags may stand between two words of which one is optional.
@@ -283,7 +292,7 @@ def _check_log(arguments: argparse.Namespace) -> None:
 
 
 def _say(text: str) -> None:
-    print(escaped(text, kept="\n"), file=sys.stderr)
+    print("\n".join(map(_folded, escaped(text, kept="\n").split("\n"))), file=sys.stderr)
     for handler in log.handlers:
         if isinstance(handler, _LogFile):
             lines = text.removeprefix("\n").removeprefix(f"{handler.command}: ").split("\n")

@@ -17,7 +17,7 @@ LINE_SECONDS = 30.0
 # How often a bar shows that time passes.
 _TICK_SECONDS = 1.0
 # A bar of fixed length, so that the words after it have room.
-_BAR = "{l_bar}{bar:12}| {n_fmt}/{total_fmt} {unit} [{elapsed}<{remaining}{postfix}]"
+_BAR = "{l_bar}{bar:10}| {n_fmt}/{total_fmt} {unit} [{elapsed}<{remaining}{postfix}]"
 
 # What is under way, the step within another one last.
 _open: list[Any] = []

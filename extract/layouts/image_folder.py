@@ -24,6 +24,9 @@ from extract.layouts.split_folders import Folder, split_in
 
 # Files that may hold images; only their folder was given.
 _CONTAINERS = (".zip", ".tar", ".gz", ".tgz", ".npz", ".npy", ".h5", ".hdf5", ".csv", ".jsonl")
+# What predict-images --sort writes: its list, and the folder of images whose score was too low.
+_SORTED, _UNSURE = "sorted.csv", "unlabelled"
+_NOT_SURE = f"{_UNSURE} is no class: predict-images --sort had no label for these images"
 Named = Mapping[str, str]  # the columns or levels that the user has named, by role
 
 
@@ -52,8 +55,7 @@ def arrange_folder(
     """
     entries = sorted(entries, key=itemgetter(0, 1))
     by_kind = {kind: [e for e in entries if e.kind is kind] for kind in Kind}
-    images = by_kind[Kind.IMAGE]
-    unread = [*by_kind[Kind.UNREAD], *_links_to_images(by_kind)]
+    images, unread = by_kind[Kind.IMAGE], [*by_kind[Kind.UNREAD], *_links_to_images(by_kind)]
     _check_any(root, by_kind)
     _check_keys(root, images + by_kind[Kind.FOLDER])
     layout = read_levels(root, _by_folder(images + unread, skip), named or {})
@@ -63,6 +65,9 @@ def arrange_folder(
     bare = unlabelled_sections(places)
     warnings = [_explain_unlabelled(name, places) for name in sorted(bare)]
     places = [p._replace(name="") if p.section in bare else p for p in places]
+    if any(entry.key == _SORTED for entry in by_kind[Kind.OTHER]):
+        warnings += [_NOT_SURE] * any(place.name == _UNSURE for place in places)
+        places = [p._replace(name="") if p.name == _UNSURE else p for p in places]
     pairs = zip(images, places, strict=True)
     rows = [(Item(e.key, e.path, -1, p.split, p.group, read), p.name) for e, p in pairs]
     class_names = {place.name for place in places} - {""}

@@ -113,7 +113,7 @@ class Layout(NamedTuple):
         needed = self.size + texts + files * file_bytes + len(self.items) * _ROW_BYTES
         free = shutil.disk_usage(folder).free
         if needed > free:
-            found = f"found {show_bytes(free)} of free disk; expected {show_bytes(needed)}"
+            found = f"found {show_bytes(free)} of free disk space; expected {show_bytes(needed)}"
             are_maps = "trunk" in self.attributes and any(len(s) > 1 for s in self.shapes.values())
             smaller = "--pooling avg, " * are_maps
             smaller += "--dtype float16, " * (self.attributes["dtype"] != "float16")

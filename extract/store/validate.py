@@ -1,8 +1,8 @@
 """Open a file, and check that it is a valid store before any of it is used.
 
 A store may come from a stranger. HDF5 can make one file read others (external links, virtual
-datasets, external storage), and can make a few bytes look like terabytes (chunks that were never
-written, filters). A store has none of these, so they are refused by the name of the object.
+datasets, external storage), and a few bytes look like terabytes (chunks that were never written,
+filters). A store has none, so they are refused by the name of the object.
 """
 
 import math
@@ -85,8 +85,8 @@ def check_there(path: Path) -> None:
         raise StoreError(f"{path}: a folder; expected a file of extract-features, such as out.h5")
     check_local(path, StoreError)
     if not path.is_file():
-        make = f"make it with extract-features SOURCE {shlex.quote(path.name)}"
-        raise StoreError(f"{path}: no such file{nearest_path(path)}; {make}")
+        make = f"extract-features SOURCE {shlex.quote(path.name)}"
+        raise StoreError(f"{path}: no such file{nearest_path(path)}; make it with {make}")
 
 
 @contextmanager
@@ -112,8 +112,8 @@ def _open(path: Path, write: bool, cache: int) -> Iterator[h5py.File]:
     try:
         if trap := find_trap(path):
             refuse(path, trap)
-        # Rows are written straight to the disk: HDF5 can neither write nor drop a cache when the
-        # disk is full, and crashes over it when the process ends.
+        # No cache for writing: HDF5 can neither write nor drop it when the disk is full, and
+        # crashes over it when the process ends.
         file = h5py.File(path, "r+" if write else "r", rdcc_nbytes=0 if write else cache)
     except StoreError:
         raise
@@ -295,8 +295,6 @@ def _check_objects(path: Path, file: h5py.File, attributes: Mapping[str, Any]) -
 
 def refuse(path: Path, problem: str) -> NoReturn:
     """Raise the StoreError for a damaged file, whose names may be of any length."""
-    if len(problem) > _MOST_CHARACTERS:
-        problem = f"{problem[:_MOST_CHARACTERS]}..."
-    raise StoreError(
-        f"{path}: {problem}; {_EXPECTED}; restore it, or remove it and run extract-features again"
-    )
+    problem = problem[:_MOST_CHARACTERS] + "..." * (len(problem) > _MOST_CHARACTERS)
+    remedy = "restore it, or remove it and run extract-features again"
+    raise StoreError(f"{path}: {problem}; {_EXPECTED}; {remedy}")
