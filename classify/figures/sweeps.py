@@ -191,7 +191,7 @@ def _shades(scores: NDArray[np.float64], key: str) -> NDArray[np.float64]:
     middle, high = np.median(known), known.max()
     low = max(known.min(), middle - 3 * max(high - middle, 0.005))
     share = np.nan_to_num((good - low) / max(high - low, 1e-9))
-    return 0.06 + 0.44 * np.clip(share, 0, 1)
+    return np.asarray(0.06 + 0.44 * np.clip(share, 0, 1), np.float64)
 
 
 def _cell(entry: Entry, x: Axis, y: Axis) -> tuple[int, int]:

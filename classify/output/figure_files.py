@@ -87,10 +87,12 @@ def make_figure(drawing: Drawing, text: float = SCREEN_TEXT) -> Any:
         rows = -(-len(legend_names) // columns)
         legend = (rows + 0.4) * _LEGEND_LINE * text / 72 if rows else 0.0
         figure = new_figure((width, height + legend))
-        parts = figure.subfigures(2, 1, height_ratios=(height, legend), hspace=0) if rows else ()
-        drawing.draw(parts[0] if rows else figure)
+        upper, lower = figure, None
         if rows:
-            _add_legend(parts[1], legend_names, drawing.legend, columns)
+            upper, lower = figure.subfigures(2, 1, height_ratios=(height, legend), hspace=0)
+        drawing.draw(upper)
+        if lower:
+            _add_legend(lower, legend_names, drawing.legend, columns)
         figure.draw_without_rendering()  # makes ticks
         _paint(figure)
         _resize(figure, text, scale)
@@ -133,7 +135,7 @@ def _add_legend(
     lines = []
     for name, (_, colour, style, hollow) in zip(names, legend, strict=True):
         marker = style.strip("-") or None
-        line = "none" if "-" not in style else "--" if "--" in style else "-"
+        line: Any = "none" if "-" not in style else "--" if "--" in style else "-"
         lines.append(Line2D([], [], color=colour, marker=marker, linestyle=line, label=name))
         if hollow:
             lines[-1].set_markerfacecolor("none")
