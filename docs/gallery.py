@@ -18,6 +18,8 @@ from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from extract.core.errors import count_of
+
 ROOT = Path(__file__).resolve().parents[1]
 PHOTOGRAPHS = ROOT.parent / "shared/caltech-20"
 RARE = "water_lilly"
@@ -203,7 +205,8 @@ def main() -> None:
         index = write_index(folder, pictures)
         if browser:
             look(browser, index)
-    print(f"{index}: {len(reports)} reports" + (", opened in a browser" if browser else ""))
+    made = count_of(len(reports), "report")
+    print(f"{index}: {made}" + (", opened in a browser" if browser else ""))
 
 
 if __name__ == "__main__":
