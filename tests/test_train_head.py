@@ -242,7 +242,7 @@ def test_quiet_says_nothing_but_the_result(store: Path, capsys: pytest.CaptureFi
         (["--head", "dense", "--trials", "4"], 2, "trials: found 4"),
         (["--folds", "1"], 2, "folds: found 1"),
         (["--folds", "200", "--head", "logistic"], 1, "folds: found 200"),
-        (["--assert-accuracy", "95"], 2, "assert_accuracy: found 95"),
+        (["--assert-accuracy", "95"], 2, "--assert-accuracy: found 95"),
         (["--assert", "macrof1=0.5"], 2, "nearest: macro_f1"),
         (["--assert", "macro_f1"], 2, "assert: found 'macro_f1'; expected METRIC=X"),
         (["--assert", "accuracy=95"], 2, "expected a number above 0, at most 1"),
@@ -305,7 +305,7 @@ def test_every_layer_is_tried_and_the_best_kept(
         assert names_in(folder) == names
     capsys.readouterr()
     assert train_head([str(two_layers), "--head", "linear", "--finetune"]) == 2
-    found = "layer: found low, high; --finetune expects one; name it with --layer"
+    found = "--layer: found low, high; --finetune expects one; name it with --layer"
     assert capsys.readouterr().err.splitlines()[-1] == f"train-head: {found}"
 
 
@@ -537,7 +537,7 @@ def test_one_image(trained: Path, images: Path, capsys: pytest.CaptureFixture[st
     [
         (["--top", "0"], 2, "top: found 0"),
         (["--workers", "0"], 2, "workers: found 0"),
-        (["--max-bad", "x"], 2, "max_bad: found 'x'"),
+        (["--max-bad", "x"], 2, "--max-bad: found 'x'"),
         (["-o", "/dev/null"], 1, "not a regular file"),
         (["-o", "/proc/none/x.csv"], 1, "no folder"),
         (["-o", "/sys/x.csv"], 1, "/sys/x.csv: cannot be written: "),
