@@ -108,6 +108,9 @@ def test_the_selects_show_every_pair(browser: Any, three: Made) -> None:
                 assert f"Only {own.name()} is right" in side.locator("h3").inner_text()
                 only = (own.evaluation.answers == y) & (other.evaluation.answers != y)
                 keys = {made.keys[row] for row in result.validation_rows[only]}
+                assert side.locator("figure:visible").count() <= 6
+                for more in side.locator("summary").all():
+                    more.click()
                 listed = side.locator("code").all_inner_texts()
                 assert len(listed) == min(24, len(keys))
                 assert set(listed) <= keys

@@ -22,6 +22,7 @@ from tests.conftest import MakeStore
 from tests.test_report_page import HEADS, SCRIPT, dataset, report
 
 Made = tuple[Path, Result, Analysis]
+FIGURES = {"min-score": "coverage", "positive-score": "roc"}
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def slide(page: Any, name: str, step: int) -> None:
 
 def mark(page: Any, name: str) -> list[float] | None:
     """The values at the mark of a figure, from the place where it is painted."""
-    found: list[float] | None = page.locator(f"figure:has(#{name}) .threshold-mark").evaluate(
+    found: list[float] | None = page.locator(f"#{FIGURES[name]} .threshold-mark").evaluate(
         """dot => {
           if (getComputedStyle(dot).display === "none") return null;
           const [left, top, width, height, x0, x1, y0, y1]
@@ -185,5 +186,5 @@ def test_without_a_script_the_tables_are_there(browser: Any, two: Made) -> None:
 def test_names_stay_text(browser: Any, two: Made) -> None:
     with opened(browser, two[0]) as page:
         assert page.locator("#scores .threshold b, #scores .threshold script").count() == 0
-        words = page.inner_text("#scores .threshold")
+        words = page.inner_text("#scores .threshold:has(#positive-score)")
         assert re.search(r"<b>dog</b>|<script>", words)

@@ -25,7 +25,14 @@ from classify.search.ranking import Baseline, Entry
 # Inches; three figures of this width stand side by side on the page, and one on a phone.
 WIDTH = 4.2
 # The style of a ring around the candidate that comes first.
-RING = {"mfc": "none", "mec": INK, "mew": 1.5, "markersize": 11, "linestyle": "none"}
+RING = {
+    "mfc": "none",
+    "mec": INK,
+    "mew": 1.5,
+    "markersize": 11,
+    "linestyle": "none",
+    "clip_on": False,
+}
 # More candidates have light whiskers; more named points and lines would make figures hard to read.
 _MOST_WHISKERS, _MOST_NAMED, _MOST_LINES = 30, 6, 20
 
@@ -44,7 +51,7 @@ def draw_seconds(name: str, entries: Sequence[Entry], key: str, metric: str) -> 
             members = [entry for entry, own in zip(entries, chosen, strict=True) if own]
             x, y = seconds[chosen], scores_of(members, key)
             draw_whiskers(axes, x, members, key, colour, many=len(entries))
-            axes.plot(x, y, "o", mec=colour, mfc=fill, markersize=4.5)
+            axes.plot(x, y, "o", mec=colour, mfc=fill, markersize=4.5, clip_on=False)
         axes.plot(seconds[0], entries[0].scores[key], "o", **RING)
         axes.set(xlim=(seconds.min() / 1.5, seconds.max() * 1.5), ylim=limits)
         use_plain_numbers(axes.xaxis)
@@ -88,7 +95,10 @@ def draw_leaderboard(name: str, result: Result, metric: str) -> Drawing:
             if line.low is not None and line.high is not None:
                 axes.hlines(place, line.low, line.high, color=colour, linewidth=1.4)
             score = line.scores[result.metric]
-            axes.plot(score, place, "o", mec=colour, mfc=colour if good else "none", markersize=5)
+            fill = colour if good else "none"
+            axes.plot(score, place, "o", mec=colour, mfc=fill, markersize=5, clip_on=False)
+        if result.metric != "loss" and axes.get_xlim()[1] > 1:
+            axes.set_xlim(right=1)
         axes.set_yticks(y, names, color=INK)
         axes.set(ylim=(len(lines) - 0.4, -0.6))
         axes.grid(axis="y", visible=False)
@@ -123,4 +133,6 @@ def limits_of(entries: Sequence[Entry], key: str, whiskers: bool = True) -> tupl
         ends += [end for entry in entries for end in (entry.low, entry.high) if end is not None]
     known = np.array([end for end in ends if math.isfinite(end)] or [0.0, 1.0])
     pad = max(0.06 * np.ptp(known), 0.005)
-    return float(known.min() - pad), float(known.max() + pad)
+    low, high = float(known.min() - pad), float(known.max() + pad)
+    # No axis goes beyond the values that a metric can have; marks may stand on its ends.
+    return max(low, 0.0), high if key == "loss" else max(min(high, 1.0), float(known.max()))

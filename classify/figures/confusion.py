@@ -18,11 +18,11 @@ _MOST_NUMBERS, _MOST_NAMES, MOST_CELLS = 30, 60, 500
 _SCALE = 1.15
 _FONT, _DIGIT, _CELL, _SMALL_CELL = 9.8, 0.083, 0.17, 2 / 72 / _SCALE
 # Colours of paper. On the page the two images are masks of its own colours; see ``to_page``.
-_RIGHT, _WRONG = (20, 60, 140), (127, 29, 16)
+_RIGHT, _WRONG = (20, 60, 140), (168, 8, 18)
 _ON_WEAK, _ON_STRONG = "#0b0b0b", "#ffffff"
 # The opacity of the weakest cell has a contrast of 3:1 to an empty one, light or dark. Above
 # _STRONG the number in the cell needs the other colour.
-_WEAKEST, _STRONG = 0.58, 0.68
+_WEAKEST, _STRONG = 0.62, 0.7
 
 
 class Cells(NamedTuple):

@@ -20,10 +20,10 @@ def draw_curves(name: str, curves: Sequence[Curve], labels: tuple[str, str]) -> 
 
     def draw(figure: Any) -> None:
         axes = add_axes(figure, (0.65, 0.5, 0.15, 0.12), xlabel=labels[0], ylabel=labels[1])
-        axes.set(xlim=(-0.01, 1.01), ylim=(max(0, lowest), 1.02))
+        axes.set(xlim=(0, 1), ylim=(max(0, lowest), 1))
         for i, curve in reversed(list(enumerate(curves))):
             colour = SERIES[i - 1] if i else INK
-            axes.plot(curve.x, curve.y, color=colour, linewidth=1.3 if i else 2.2)
+            axes.plot(curve.x, curve.y, color=colour, linewidth=1.3 if i else 2.2, clip_on=False)
         if labels[0].startswith("false"):
             axes.plot([0, 1], [0, 1], ":", color=MUTED, linewidth=1)
 
@@ -46,12 +46,14 @@ def draw_calibration(name: str, bins: Sequence[CalibrationBin]) -> Drawing:
         upper.plot([0, 1], [0, 1], ":", color=MUTED, linewidth=1)
         # Rounding may put an end of an interval on the wrong side of the accuracy.
         ends = np.nan_to_num(np.maximum([value - low, high - value], 0))
-        upper.errorbar(x, value, ends, fmt="o-", color=HELD, markersize=5, elinewidth=1.2)
-        lower.bar(x, [part.rows for part in bins], 0.06, color=HELD, alpha=0.4)
+        upper.errorbar(
+            x, value, ends, fmt="o-", color=HELD, markersize=5, elinewidth=1.2, clip_on=False
+        )
+        lower.bar(x, [part.rows for part in bins], 0.06, color=HELD, alpha=0.4, clip_on=False)
         lower.locator_params(axis="y", nbins=2)
         upper.tick_params(labelbottom=False)
-        upper.set(xlim=(-0.01, 1.03), ylim=(0, 1.03))
-        lower.set(xlim=(-0.01, 1.03), ylabel="images")
+        upper.set(xlim=(0, 1), ylim=(0, 1))
+        lower.set(xlim=(0, 1), ylabel="images")
 
     return Drawing(name, "accuracy against the score of the predicted class", (4.0, 3.6), draw)
 
@@ -65,10 +67,10 @@ def draw_sizes(name: str, sizes: Sequence[TrainingSize], metric: str) -> Drawing
         axes = add_axes(figure, (0.65, 0.5, 0.25, 0.12), xlabel="training images", ylabel=metric)
         axes.set_xscale("log", base=2)
         axes.fill_between(x, low, high, color=HELD, alpha=0.14, linewidth=0)
-        axes.plot(x, value, "o-", color=HELD, markersize=5)
+        axes.plot(x, value, "o-", color=HELD, markersize=5, clip_on=False)
         axes.set_xticks(x, [str(rows) for rows in x])
         axes.minorticks_off()
         lowest = max(0, float(np.nanmin([*value, *low])) - 0.05)
-        axes.set_ylim((0, None) if metric == "loss" else (lowest, 1.02))
+        axes.set_ylim((0, None) if metric == "loss" else (lowest, 1))
 
     return Drawing(name, f"{metric} against the number of training images", (4.2, 3.0), draw)

@@ -125,7 +125,7 @@ def draw_learning(name: str, history: Mapping[str, list[float]], limits: Limits)
             axes.plot(epochs, training, "--", color=TRAIN, marker=marker, markersize=4)
             axes.plot(epochs, validation, color=HELD, marker=marker, markersize=4)
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
-        upper.set_ylim(limits.lowest_accuracy, 1.01)
+        upper.set_ylim(limits.lowest_accuracy, 1.01)  # half a line of room at 1
         upper.tick_params(labelbottom=False)
         best = int(np.argmin(history["val_loss"]))
         lower.plot(epochs[best], history["val_loss"][best], "o", color=HELD, markersize=5)

@@ -37,6 +37,8 @@ from classify.search.ranking import Entry
 _MOST_CELLS, MOST_SWEEPS = 12, 8
 # A heat map of fewer candidates than this share of its cells is mostly empty.
 _FEWEST_CELLS = 0.25
+# Inches that a card of the page holds.
+_CARD = 3.9
 
 
 def draw_candidates(result: Result, metric: str) -> list[Drawing]:
@@ -91,7 +93,15 @@ def draw_lines(name: str, sweep: Sweep, entries: Sequence[Entry], key: str, metr
             x = [axis.position(getattr(entry.spec, axis.setting)) for entry in members]
             colour = SERIES[number % len(SERIES)]
             draw_whiskers(axes, np.array(x), members, key, colour)
-            axes.plot(x, scores_of(members, key), "o-", color=colour, markersize=4.5, linewidth=1.4)
+            axes.plot(
+                x,
+                scores_of(members, key),
+                "o-",
+                color=colour,
+                markersize=4.5,
+                linewidth=1.4,
+                clip_on=False,
+            )
         best = entries[sweep.places[0]]
         axes.plot(axis.position(getattr(best.spec, axis.setting)), best.scores[key], "o", **RING)
         axes.set_ylim(*limits_of([entries[place] for place in sweep.places], key))
@@ -115,8 +125,11 @@ def draw_heat_map(
     names = [[short_name(value_text(value)) for value in axis.values] for axis in (x, y)]
     numbered = max(grid.shape) <= _MOST_CELLS
     tilted = max(map(len, names[0])) > 4
-    width = 0.5 if numbered else 0.24
     left = 0.45 + text_width(names[1])
+    # Cells with numbers fill the width of other figures, but are at most squares of moderate size.
+    share = (_CARD - left - 0.1) / grid.shape[1]
+    width = min(max(share, 0.5), 0.9) if numbered else 0.24
+    height = min(max(0.36, 0.7 * width), 2.4 / grid.shape[0]) if numbered else 0.36
     bottom = 0.4 + (text_width(names[0]) if tilted else 0.15)
     shades = _shades(grid, key)
 
@@ -138,7 +151,7 @@ def draw_heat_map(
         axes.set(xlim=(-0.5, grid.shape[1] - 0.5), ylim=(-0.5, grid.shape[0] - 0.5))
 
     label = " ".join([metric, "by", " and ".join(a.setting.replace("_", " ") for a in (x, y))])
-    size = (left + 0.1 + width * grid.shape[1], bottom + 0.1 + 0.36 * grid.shape[0])
+    size = (left + 0.1 + width * grid.shape[1], bottom + 0.1 + max(height, 0.36) * grid.shape[0])
     return Drawing(name, label, (max(size[0], 2.2), max(size[1], 1.9)), draw)
 
 
@@ -186,8 +199,8 @@ def _shades(scores: NDArray[np.float64], key: str) -> NDArray[np.float64]:
     """
     good = -scores if key == "loss" else scores
     known = good[np.isfinite(good)]
-    if not known.size:
-        return np.full(scores.shape, 0.06)
+    if not known.size or known.min() == known.max():
+        return np.full(scores.shape, 0.25)
     middle, high = np.median(known), known.max()
     low = max(known.min(), middle - 3 * max(high - middle, 0.005))
     share = np.nan_to_num((good - low) / max(high - low, 1e-9))

@@ -41,6 +41,8 @@ _PAGE = Path(__file__).with_name("page")
 _FIRST, _LAST = ("base.css", "page.js", "images.js"), ("print_and_phone.css",)
 # More thumbnails and lines of a table would make the page harder to read.
 _MOST_IMAGES, _MOST_ISSUES, _MOST_CLASSES, _MOST_PAIRS, _MOST_KEY = 24, 12, 200, 200, 300
+# The name of a group that its images have from no one: see ``group_by_digest``.
+_DIGEST = re.compile("[0-9a-f]{32}")
 _NO_VALUE = "\N{EN DASH}"
 
 
@@ -156,6 +158,7 @@ def _numbers(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, 
         "train_scored": training_sample(len(result.splits[0].train)),
         **_range(result),
         "fewest_groups": FEWEST_GROUPS,
+        "named_groups": [group for group in analysis.groups if not _DIGEST.fullmatch(group.name)],
         "learning": list_panels(result),
         "sweeps": [(kind_of(sweep), sweep) for sweep in find_sweeps(result.entries)[:MOST_SWEEPS]],
         "named_heads": name_heads(result.entries),
@@ -186,9 +189,8 @@ def _environment() -> Any:
 
 
 def _range(result: Result) -> dict[str, float]:
-    """Return the ends of the leaderboard's intervals."""
-    lines: list[Any] = [*result.entries, *filter(None, [result.baseline])]
-    ends = [end for one in lines for end in (one.low, one.high, one.scores[result.metric])]
+    """Return the ends of the candidates' intervals: the baseline would make them all short."""
+    ends = [end for one in result.entries for end in (one.low, one.high, one.scores[result.metric])]
     known = [end for end in ends if end is not None]
     return {"lowest": min(known), "highest": max(known)}
 
@@ -204,7 +206,7 @@ def _breakable(text: str) -> Any:
     return Markup(re.sub(r"(?<=[_/\\.-])(?=\w)", "<wbr>", str(escape(text))))
 
 
-def _svg(drawing: Drawing, scale: float = 1.25) -> Any:
+def _svg(drawing: Drawing, scale: float = 1.1) -> Any:
     """Return a figure as SVG, which the template does not escape."""
     from markupsafe import Markup
 

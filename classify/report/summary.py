@@ -131,15 +131,15 @@ def _guessing(result: Result) -> Sentence:
     line = result.baseline
     if line is None:
         return ()
+    of = "" if result.metric == "accuracy" else f" in {_metric(result)}"
     if line.beaten:
-        end = "; the difference is more than chance."
+        end = f"; the difference{of} is more than chance."
     elif result.best.low is None:
-        end = "; the groups are too few to tell whether the difference is more than chance."
+        end = f"; the groups are too few to tell whether the difference{of} is more than chance."
     else:
-        end = "; the difference may be chance, so the head is not known to be better."
-    metric = "" if result.metric == "accuracy" else f" (the {_metric(result)} decides this)"
+        end = f"; the difference{of} may be chance, so the head is not known to be better."
     always = _percent(line.scores["accuracy"])
-    return ("Always guessing ", Name(line.answer), f" would be right for {always}{metric}{end}")
+    return ("Always guessing ", Name(line.answer), f" would be right for {always}{end}")
 
 
 def _metric(result: Result) -> str:

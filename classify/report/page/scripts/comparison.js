@@ -33,7 +33,7 @@ if (pageData.comparison.length) {
   function gallery(pair, rows, count, right) {
     const answers = new Map(rows.map(one => [one.row, [one.first, one.second]]));
     const figure = row => {
-      const made = imageFigure(row);
+      const made = imageFigure(row, false);
       made.querySelector(".answer")?.remove();
       const lines = [pair.first, pair.second].map((head, i) => element("span",
         { class: head === right ? "right" : "wrong-answer" }, headName(head), ": ", headName(answers.get(row)[i])));
@@ -42,7 +42,12 @@ if (pageData.comparison.length) {
     };
     const parts = [element("h3", {}, "Only ", headName(right), ` is right: ${count === 1 ? "1 image" : `${count} images`}`)];
     if (rows.length < count) parts.push(element("p", { class: "note" }, `The ${rows.length} on which the scores of the true class differ most:`));
-    return element("div", {}, ...parts, ...imageList(rows.map(one => one.row), figure));
+    const all = rows.map(one => one.row), open = 6;
+    const made = element("div", {}, ...parts, ...imageList(all.slice(0, open), figure));
+    if (all.length > open) {
+      made.append(element("details", {}, element("summary", {}, `${all.length - open} more`), ...imageList(all.slice(open), figure)));
+    }
+    return made;
   }
 
   function show() {

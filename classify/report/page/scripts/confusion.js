@@ -4,7 +4,7 @@ function percent(share) {
 }
 
 // The images of some rows, and the keys of those without an image.
-function imageList(rows, figure = row => imageFigure(row)) {
+function imageList(rows, figure = row => imageFigure(row, false)) {
   const shown = rows.filter(row => pageData.images[row]?.thumbnail);
   const others = rows.filter(row => !pageData.images[row]?.thumbnail);
   const parts = [];
@@ -137,5 +137,5 @@ function imageList(rows, figure = row => imageFigure(row)) {
     else return;
     event.preventDefault();
   });
-  addEventListener("scroll", placeTip, { passive: true, capture: true });
+  addEventListener("scroll", () => (byTouch ? unmark() : placeTip()), { passive: true, capture: true });
 }

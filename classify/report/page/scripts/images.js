@@ -18,7 +18,8 @@ function nameElement(text, tag = "bdi") {
   return element(tag, { class: "name" }, ...parts.flatMap((part, i) => i ? [element("wbr"), part] : [part]));
 }
 
-function imageFigure(row) {
+// Where all images are of one split, no one needs to be told which.
+function imageFigure(row, tellSplit = true) {
   const { key, truth, answer, score, split, thumbnail, reason } = pageData.images[row];
   const lines = [element("span", {}, "labelled ", nameElement(className(truth)))];
   if (answer !== null) {
@@ -28,7 +29,7 @@ function imageFigure(row) {
   }
   return element("figure", { class: "small" },
     thumbnail ? element("img", { src: thumbnail, alt: "" }) : element("div", { class: "gone" }, reason),
-    element("figcaption", {}, ...lines, element("span", {}, `${splitWords[split]} image`),
+    element("figcaption", {}, ...lines, ...(tellSplit ? [element("span", {}, `${splitWords[split]} image`)] : []),
       element("code", {}, nameElement(key))));
 }
 
@@ -68,6 +69,13 @@ function hideTipSoon() {
   clearTimeout(tipTimer);
   tipTimer = setTimeout(hideTip, 200);
 }
+// A finger leaves no mark that could leave it: the next touch elsewhere closes it, and so does scrolling.
+let byTouch = false;
+addEventListener("pointerdown", event => {
+  byTouch = event.pointerType === "touch";
+  if (byTouch && !event.target.closest("#tip") && !tipOwner?.contains(event.target)) hideTip();
+});
+addEventListener("scroll", () => { if (byTouch) hideTip(); }, { passive: true, capture: true });
 tip.addEventListener("pointerenter", () => clearTimeout(tipTimer));
 tip.addEventListener("pointerleave", () => { if (!tip.classList.contains("kept")) hideTipSoon(); });
 addEventListener("keydown", event => { if (event.key === "Escape") hideTip(); });

@@ -22,8 +22,9 @@ function predictCommand(source, score) {
   return ["predict-images", ...[folder, source].map(word => shellWord(word, onWindows)), "--min-score", score].join(" ");
 }
 
-// Connects a slider with a figure: `at` returns x and y of the mark, or null, and the words.
-function connectSlider(input, svg, at) {
+// Connects a slider with the figure that it names: `at` returns x and y of the mark, or null, and the words.
+function connectSlider(input, at) {
+  const svg = document.querySelector(`#${input.parentElement.dataset.figure} svg`);
   const [left, top, width, height, x0, x1, y0, y1] = JSON.parse(svg.dataset.axes)[0];
   const dot = document.createElementNS("http://www.w3.org/2000/svg", "circle");
   for (const [name, value] of [["class", "threshold-mark"], ["r", 6]]) dot.setAttribute(name, value);
@@ -45,7 +46,7 @@ function connectSlider(input, svg, at) {
 {
   const { images, labelled, right, positives, hits, false_alarms: falseAlarms } = pageData.thresholds;
   const least = document.getElementById("min-score"), command = least.parentElement.querySelector("pre code");
-  connectSlider(least, least.closest("figure").querySelector("svg"), (i, score) => {
+  connectSlider(least, (i, score) => {
     command.textContent = predictCommand(least.parentElement.dataset.source, score);
     const share = `At score ${score} or more, ${shareText(labelled[i], images)} of the images (${labelled[i]} of ${images}) are labelled`;
     if (!labelled[i]) return { place: null, words: [`${share}.`] };
@@ -55,7 +56,7 @@ function connectSlider(input, svg, at) {
   const positive = document.getElementById("positive-score");
   if (positive) {
     const negatives = images - positives, name = positive.parentElement.querySelector("label .name");
-    connectSlider(positive, positive.closest("figure").querySelector("svg"), (i, score) => ({
+    connectSlider(positive, (i, score) => ({
       place: [falseAlarms[i] / negatives, hits[i] / positives],
       words: ["An image with a score of ", name.cloneNode(true), ` of ${score} or more counts as it: sensitivity `,
         `${shareText(hits[i], positives)} (${hits[i]} of ${positives}), specificity `,
