@@ -473,7 +473,12 @@ def test_it_prints_and_unfolds(browser: Any, tmp_path: Path) -> None:
     made.X[:] = np.random.default_rng(1).normal(size=made.X.shape)
     with opened(browser, report(made, tmp_path / "report.html", HEADS[:1])[0]) as page:
         assert page.pdf(format="A4")[:5] == b"%PDF-"
-        assert page.locator("details[open]").count() == page.locator("details").count() >= 2
+        tables = page.locator("details:not(:has(figure))")
+        assert page.locator("details[open]").count() == tables.count() >= 2
+        page.emulate_media(media="print")
+        rows = page.locator("#all-mistakes tbody tr")
+        assert rows.count() > 40 == page.locator("#all-mistakes tbody tr:visible").count()
+        assert f"The first 40 of {rows.count()}" in page.inner_text("#all-mistakes .paper")
 
 
 def with_seconds(result: Result, seconds: float) -> Result:

@@ -87,6 +87,7 @@ for (const table of document.querySelectorAll("main table")) {
     }), said));
 }
 
+// Paper has the tables, to their fortieth row, but no more images than the page shows at first.
 addEventListener("beforeprint", () => {
-  for (const part of document.querySelectorAll("details")) part.open = true;
+  for (const part of document.querySelectorAll("details:not(:has(figure))")) part.open = true;
 });
