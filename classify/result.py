@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
-
 from classify.diagnosis.analysis import MISTAKES, Analysis, analyse
 from classify.diagnosis.diagnostics import describe_mistakes
 from classify.figures.confusion import draw_confusion
 from classify.figures.drawing import Drawing, to_svg
 from classify.figures.learning import draw_panels, list_panels
-from classify.figures.result_figures import draw_figures, metric_label
+from classify.figures.result_figures import draw_figures
 from classify.figures.sweeps import draw_candidates
 from classify.inference.head_folder import REPORT
 from classify.output.figure_files import make_figure
 from classify.report.images import read_rows
 from classify.scores.metrics import confusion_matrix
+from classify.scores.words import metric_name
 from classify.search import leaderboard
 from extract.core.errors import HeadError, SettingError, unknown_name
 from extract.gallery.contact_sheet import Tile, draw_sheet
@@ -120,7 +119,7 @@ class Result(leaderboard.Result):
 
     def _quick_figures(self) -> dict[str, Drawing]:
         """Return the figures that need no analysis of the best head."""
-        drawings = draw_candidates(self, metric_label(self.metric))
+        drawings = draw_candidates(self, metric_name(self.metric))
         drawings += draw_panels(list_panels(self))
         drawings += [] if self.dataset is None else [self._confusion()]
         return {drawing.name: drawing for drawing in drawings}
@@ -147,15 +146,14 @@ class Result(leaderboard.Result):
         """Return the leaderboard as HTML, with a bar for each interval."""
         heading, *rows = self.rows()
         lines: list[Any] = [*self.entries, *([self.baseline] if self.baseline else [])]
-        ends = [e for one in lines for e in (one.low, one.high, one.scores[self.metric])]
-        known = [end for end in ends if end is not None and np.isfinite(end)] or [0.0]
-        low, span = min(known), max(max(known) - min(known), 1e-9)
+        low, high = self.score_range
+        span = max(high - low, 1e-9)
         cells = [
             "".join(f"<th>{escape(name)}</th>" for name in (*heading[:3], "95 % CI", *heading[3:]))
         ]
         for row, line in zip(rows, lines, strict=True):
             places = [
-                None if end is None or not np.isfinite(end) else 4 + 112 * (end - low) / span
+                None if end is None or not low <= end <= high else 4 + 112 * (end - low) / span
                 for end in (line.low, line.high, line.scores[self.metric])
             ]
             texts = [f"<td>{escape(text)}</td>" for text in row]

@@ -20,8 +20,8 @@ from classify.finetune.joint_model import MapBatches, join, train_together
 from classify.heads.keras_head import DenseHead
 from classify.inference.bundle import load_head
 from classify.predict_cli import main as predict_images
-from classify.report.report import _percent
 from classify.scores.metrics import measure
+from classify.scores.words import percent
 from classify.search.search import Stopped
 from classify.settings.config import FinetuneConfig, TrainConfig
 from classify.settings.head_spec import HeadSpec
@@ -269,7 +269,7 @@ def test_the_command(stores: dict[int, Path], capsys: pytest.CaptureFixture[str]
     score = found["scores"]["accuracy"]
     assert found["low"] <= score <= found["high"]
     assert score == pytest.approx(found["after"]["accuracy"])
-    assert f"<strong>{_percent(score)}</strong> accuracy" in page
+    assert f"<strong>{percent(score)}</strong> accuracy" in page
     if found["best_epoch"]:
         assert f"loss {found['before']['loss']:.3f}, then {found['after']['loss']:.3f}" in page
     else:

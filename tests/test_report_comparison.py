@@ -51,7 +51,7 @@ def check_words(text: str, found: dict[str, int], low: float, high: float) -> No
     count = sum(found.values())
     difference = (found["only_first"] - found["only_second"]) / count
     assert f"a difference of {points(difference)} percentage points" in text
-    assert f"interval {points(low)} to {points(high)}" in text
+    assert f"confidence interval {points(low)} to {points(high)}" in text
     uneven = found["only_first"] + found["only_second"]
     p = binomtest(found["only_first"], uneven).pvalue if uneven else 1
     assert ("p < 0.001" if p < 0.001 else f"p = {p:.3f}") in text

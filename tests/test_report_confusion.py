@@ -17,6 +17,7 @@ from classify.diagnosis.analysis import Analysis
 from classify.figures.confusion import count_cells, draw_confusion, to_page
 from classify.figures.drawing import to_svg
 from classify.report.confusion_cells import CellImages, choose_rows
+from classify.scores.words import percent
 from classify.search.leaderboard import Result
 from tests.browser import opened
 from tests.test_report_page import HEADS, SCRIPT, dataset, report
@@ -245,10 +246,10 @@ def expected(found: Made, row: int, column: int) -> str:
     assert found[1].dataset is not None
     names = found[1].dataset.class_names
     whole = sklearn_confusion(y, answers)
-    share = f"{100 * whole[row, column] / whole[row].sum():.1f}".removesuffix(".0")
+    share = percent(whole[row, column] / whole[row].sum())
     return (
         f"{whole[row, column]} of {whole[row].sum()} images of {names[row]} "
-        f"predicted as {names[column]} ({share}\N{NO-BREAK SPACE}%)"
+        f"predicted as {names[column]} ({share})"
     )
 
 
@@ -278,11 +279,8 @@ def test_the_arrow_keys_move_and_a_live_region_speaks(browser: Any, three: Made)
             assert len(marked) == 2
         y, answers = answers_of(three)
         column = sklearn_confusion(y, answers)[:, 0]
-        share = f"{100 * column[1] / column.sum():.1f}".removesuffix(".0")
-        assert (
-            f"{share}\N{NO-BREAK SPACE}% of the {column.sum()} predictions of"
-            in said.text_content()
-        )
+        share = percent(column[1] / column.sum())
+        assert f"{share} of the {column.sum()} predictions of" in said.text_content()
         page.keyboard.press("Escape")
         assert page.locator(".cell-tip").is_hidden()
         page.keyboard.press("Tab")  # one tab stop

@@ -16,6 +16,7 @@ from PIL import Image
 from classify.data.dataset import Dataset
 from classify.diagnosis.analysis import Analysis, analyse
 from classify.report.report import _lead, write_report
+from classify.scores.words import percent
 from classify.search.leaderboard import Result
 from classify.search.search import run
 from classify.settings.config import TrainConfig
@@ -169,6 +170,17 @@ def test_no_identifier_is_there_twice(browser: Any, swept: tuple[Path, Result, A
 # What is on it.
 
 
+def test_scripts_round_shares_as_templates_do(
+    browser: Any, hostile: tuple[Path, Result, Analysis]
+) -> None:
+    shares = [(part, whole) for whole in (1, 7, 16, 64, 5000) for part in range(whole + 1)]
+    with opened(browser, hostile[0]) as page:
+        found = page.evaluate(
+            "shares => shares.map(([part, whole]) => percent(part, whole))", shares
+        )
+        assert found == [percent(part / whole) for part, whole in shares]
+
+
 def test_what_is_said_first(browser: Any, hostile: tuple[Path, Result, Analysis]) -> None:
     path, result, _ = hostile
     with opened(browser, path) as page:
@@ -177,7 +189,10 @@ def test_what_is_said_first(browser: Any, hostile: tuple[Path, Result, Analysis]
         assert f"{100 * result.best.scores['accuracy']:.1f}".removesuffix(".0") in said
         assert "the 30 images of the validation split" in said
         assert "is trained on 30" in said
-        assert f"{len(result.validation_rows)} images of 3 classes" in page.inner_text(".lead")
+        assert (
+            f"{len(result.validation_rows)} images that it was not trained on, of 3"
+            in page.inner_text(".lead")
+        )
         assert "Test split" not in said
 
 

@@ -6,13 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 from classify.data.dataset import Dataset
 from classify.diagnosis.analysis import Analysis, analyse
 from classify.diagnosis.shift import Shift
 from classify.diagnosis.training_sizes import Gain
-from classify.report.summary import Name, Summary, in_words, summarise
+from classify.report.summary import Name, Summary, summarise
+from classify.scores.intervals import proportion
+from classify.scores.metrics import measure
+from classify.scores.words import share_in_words
 from classify.search.leaderboard import Result
+from classify.search.ranking import Finetuned
 from classify.search.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
@@ -60,8 +65,8 @@ def test_the_score_is_counted() -> None:
     rows = result.validation_rows
     share = (result.scores.argmax(axis=1) == made.y[rows]).mean()
     assert said(summarise(made, result, analysis), "The head") == (
-        f"The head recognises {100 * share:.1f} % of 120 images of 3 classes that it was not "
-        f"trained on: {in_words(share)}."
+        "The head was tested on 120 images that it was not trained on, of 3 classes, and "
+        f"recognises {100 * share:.1f} % of them: {share_in_words(share)}."
     )
 
 
@@ -105,6 +110,7 @@ def test_guessing_is_beaten_or_may_be_chance() -> None:
     [
         ("accuracy", (0.021, 0.008, 0.034), "More images are likely to help"),
         ("accuracy", (0.021, -0.008, 0.05), "Whether more images would help cannot be told"),
+        ("accuracy", (0.002, 0.001, 0.003), "More images like these would hardly help"),
         ("accuracy", (0.001, -0.004, 0.006), "More images like these would hardly help"),
         ("accuracy", (0.021, None, None), "Whether more images would help cannot be told"),
         ("loss", (-0.2, -0.3, -0.1), "More images are likely to help"),
@@ -117,7 +123,8 @@ def test_more_images(metric: str, gain: tuple[Any, ...], start: str) -> None:
     sizes = analysis.fewer_images._replace(gain=Gain(400, 800, *gain))
     changed = replace(analysis, fewer_images=sizes)
     line = said(summarise(made, replace(result, metric=metric), changed), start)
-    assert f"training on 800 in place of 400 changed the {metric} by" in line
+    own = "" if sizes.head == result.best.label else f" {sizes.head}"
+    assert f"training{own} on 800 in place of 400 changed the {metric} by" in line
     value = f"{gain[0]:+.3f}" if metric == "loss" else f"{100 * gain[0]:+.1f} percentage points"
     assert value.replace("-", "\N{MINUS SIGN}") in line
     nothing = replace(analysis, fewer_images=sizes._replace(gain=None))
@@ -179,7 +186,9 @@ def test_only_what_is_there_is_to_be_watched() -> None:
     ]
     assert "ROC area of 0.97" in said(summary, "Training and validation")
     assert said(summary, "Copies").endswith("cosine 0.990); the score may be too high.")
-    assert f"3 of {clean.label_issues.scored} look wrong" in said(summary, "Doubtful")
+    assert f"an lda head clearly disagrees with 3 of {clean.label_issues.scored} labels" in said(
+        summary, "Doubtful"
+    )
 
 
 def test_uneven_classes_say_how_the_small_ones_fare() -> None:
@@ -216,27 +225,65 @@ def test_few_validation_images_leave_much_open() -> None:
     assert "with 20, the true share may lie anywhere from" in said(summary, "Few validation")
 
 
+def test_a_head_on_fewer_images_that_is_not_the_best_is_named() -> None:
+    made, result, analysis = animals()
+    gain = Gain(400, 800, 0.02, 0.015, 0.03)
+    for head, own in ((result.best.label, ""), ("<b>", " <b>")):
+        sizes = analysis.fewer_images._replace(head=head, gain=gain)
+        summary = summarise(made, result, replace(analysis, fewer_images=sizes))
+        assert f"help: training{own} on 800" in said(summary, "More images")
+    little = analysis.fewer_images._replace(gain=Gain(400, 800, 0.0, -0.004, 0.004))
+    grouped = replace(made, groups=made.keys)
+    summary = summarise(grouped, result, replace(analysis, fewer_images=little))
+    assert said(summary, "More images of these groups would hardly help")
+
+
+def test_a_baseline_of_the_head_before_fine_tuning_says_so() -> None:
+    made, result, analysis = animals()
+    assert result.scores is not None
+    scores = measure(made.y[result.validation_rows], result.scores)
+    tuned = Finetuned("a", 3, 2, scores, scores, result.best.scores, 0.8, 0.95, 1e-3, {})
+    for kept, words in ((2, "difference before fine-tuning is"), (0, "difference is")):
+        own = replace(result, finetuned=tuned._replace(best_epoch=kept))
+        assert words in said(summarise(made, own, analysis), "Always guessing")
+
+
 @pytest.mark.parametrize(
-    ("share", "words"),
+    ("answers", "end"),
     [
-        (0, "none of them"),
-        (1, "all of them"),
-        (0.95, "about 19 in 20"),
-        (0.9, "about 9 in 10"),
-        (0.5, "about half"),
-        (0.985, "about 98 in 100"),
-        (0.98, "about 49 in 50"),
-        (0.997, "more than 99 in 100"),
-        (0.003, "less than 1 in 100"),
-        (0.25, "about 1 in 4"),
+        ([1, 1], "0 % (0 to 84.2 %) of its 2 images are recognised; all are taken for b."),
+        ([1, 2], "of its 2 images are recognised; they are taken for as many classes."),
+        ([0, 1], "of its 2 images are recognised; the other one is taken for b."),
+        ([1, 1, 2], "of its 3 images are recognised; 2 of them are taken for b."),
+        ([0, 1, 2], "of its 3 images are recognised; the other 2 are taken for as many classes."),
+        ([0, 1, 1], "of its 3 images are recognised; the other 2 are taken for b."),
+        ([0, 1, 1, 2], "of its 4 images are recognised; 2 of the other 3 are taken for b."),
     ],
 )
-def test_shares_in_words(share: float, words: str) -> None:
-    assert in_words(share) == words
+def test_the_wrong_images_of_the_weakest_class(answers: list[int], end: str) -> None:
+    made, result, analysis = animals()
+    rows, share = len(answers), proportion(np.array(answers) == 0, np.arange(len(answers)))
+    names = "a", "b", "c"
+    classes = [
+        analysis.classes[0]._replace(name=name, rows=rows * (not place), recall=share)
+        for place, name in enumerate(names)
+    ]
+    counts = csr_array(np.stack([np.bincount(answers, minlength=3), [0] * 3, [0] * 3]))
+    changed = replace(analysis, classes=classes, confusion=counts)
+    assert said(summarise(made, result, changed), "The weakest").endswith(end)
 
 
-def test_words_are_near_the_share() -> None:
-    for share in np.linspace(0.01, 0.99, 199):
-        words = in_words(share).removeprefix("about ").replace("half", "1 in 2")
-        part, whole = map(int, words.split(" in "))
-        assert abs(part / whole - share) <= 0.3 * min(share, 1 - share) + 0.005
+def test_doubts_of_a_poor_head_are_left_out() -> None:
+    """Of twenty classes that overlap no label is wrong; of those that do not, six are."""
+    generator = np.random.default_rng(0)
+    y = np.arange(800) // 2 % 20
+    found = {}
+    for gap, wrong in ((2.5, 0), (8, 6)):
+        X = generator.normal(size=(800, 20)) + gap * np.eye(20)[y]
+        labels = y.copy()
+        labels[:wrong] = (labels[:wrong] + 7) % 20
+        names = tuple(f"c{number}" for number in range(20))
+        found[gap] = summarise(*finished(labels, X, names))
+    assert "Doubtful labels" not in titles(found[2.5])
+    line = said(found[8], "Doubtful labels")
+    assert line.endswith("an lda head clearly disagrees with 6 of 800 labels; see Label issues.")

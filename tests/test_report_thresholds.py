@@ -16,6 +16,7 @@ from classify.cli import main as train_head
 from classify.diagnosis.analysis import Analysis
 from classify.predict_cli import main as predict_images
 from classify.scores.operating_points import count_thresholds, coverage
+from classify.scores.words import percent
 from classify.search.leaderboard import Result
 from tests.browser import opened
 from tests.conftest import MakeStore
@@ -57,8 +58,7 @@ def test_the_counts_are_those_of_numpy_at_every_threshold(K: int, kind: str) -> 
 
 
 def shown(part: int, whole: int) -> str:
-    text = f"{100 * part / whole:.1f}".removesuffix(".0")
-    return f"{text}\N{NO-BREAK SPACE}%"
+    return percent(part / whole)
 
 
 def slide(page: Any, name: str, step: int) -> None:

@@ -28,7 +28,7 @@ class Gradient(NamedTuple):
         log_odds: (n,) log of the score of the one class over that of the other.
         values: (n, D) the derivative by each feature.
         origin: (D,) what the head subtracts first, the mean of its training rows; else zeros.
-        is_linear: Whether no layer in between is bent: then the gradient is the same everywhere.
+        is_linear: Whether all layers in between are linear: the gradient is the same everywhere.
     """
 
     log_odds: Double

@@ -36,9 +36,9 @@ class HeadPair(NamedTuple):
         both_right: Images that both classify correctly.
         only_first: Images that only the first one classifies correctly.
         only_second: Images that only the second one classifies correctly.
-        both_wrong: Images that none classifies correctly.
+        both_wrong: Images that neither classifies correctly.
         difference: Accuracy of the first less that of the second, -1 to 1.
-        low: Lower end of its paired 95 % confidence interval; None of few groups.
+        low: Lower end of its paired 95 % confidence interval; None where there are few groups.
         high: Upper end.
         p_value: Exact p value of McNemar's test, which takes every image as independent.
         first_rows: The images where only the first is right, those where the scores of the true
@@ -115,7 +115,9 @@ def choose_heads(entries: Sequence[Entry], most: int = _MOST_HEADS) -> list[Entr
     return chosen
 
 
-def _compare(dataset: Dataset, rows: Labels, units: Labels, first: Entry, second: Entry) -> Any:
+def _compare(
+    dataset: Dataset, rows: Labels, units: Labels, first: Entry, second: Entry
+) -> HeadPair:
     """Compare two heads; see ``compare_heads``."""
     y, names = dataset.y[rows], dataset.class_names
     own, other = (entry.evaluation.answers[: len(y)] for entry in (first, second))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.figures.drawing import GRID, INK, MUTED, Drawing, add_axes, to_svg
+from classify.figures.drawing import GRID, INK, MUTED, Drawing, add_axes, short_name, to_svg
 
 # A confusion matrix of more classes has no numbers in its cells, no class names, or one cell for
 # several classes.
@@ -82,7 +82,7 @@ def draw_confusion(name: str, confusion: Any, class_names: Sequence[str]) -> Dra
     cells = count_cells(confusion)
     K = cells.side
     numbered, named = K <= _MOST_NUMBERS, K <= _MOST_NAMES
-    names = [_shorten(text) for text in class_names]
+    names = [short_name(text) for text in class_names]
     margin = 0.42 + (_FONT * 0.0082 * max(map(len, names)) if named else 0.1)
     side = margin + max(K * _cell_size(cells), 0 if named else 5.5) + 0.1
     opacity = _WEAKEST + (1 - _WEAKEST) * np.sqrt(cells.shares)
@@ -160,9 +160,3 @@ def _paint(
     pixels[..., :3] = colour
     pixels[rows[kept], columns[kept], 3] = np.ceil(255 * opacity[kept])
     return pixels
-
-
-def _shorten(name: str) -> str:
-    """Return a name in one line that fits next to an axis."""
-    name = " ".join(name.split())
-    return name if len(name) <= 22 else f"{name[:21]}…"

@@ -12,6 +12,7 @@ from classify.figures.drawing import BAD, MUTED, SERIES, Drawing, LegendItem
 from classify.figures.feature_map import MARKERS, draw_map
 from classify.figures.learning import draw_panels, list_panels
 from classify.figures.sweeps import draw_candidates
+from classify.scores.words import metric_name
 from classify.search.leaderboard import Result
 
 # More classes than fit have no style of their own on the map, except those with most mistakes.
@@ -22,7 +23,7 @@ def draw_figures(dataset: Dataset, result: Result, analysis: Analysis) -> dict[s
     """Return the figures of a finished run by name; nothing is drawn yet."""
     rates = "false positive rate", "true positive rate"
     labelled = "share of the images labelled", "accuracy"
-    metric = metric_label(result.metric)
+    metric = metric_name(result.metric)
     styles = map_styles(dataset, analysis)
     drawings = [
         *draw_candidates(result, metric),
@@ -44,11 +45,6 @@ def draw_figures(dataset: Dataset, result: Result, analysis: Analysis) -> dict[s
         drawing = draw_map(name, feature_map, dataset.y, styles, *rows)
         drawings.append(drawing._replace(legend=_map_legend(dataset.class_names, styles)))
     return {drawing.name: drawing for drawing in drawings}
-
-
-def metric_label(metric: str) -> str:
-    """Return the name of a metric for people."""
-    return metric.replace("_", " ").replace("f1", "F1").replace("roc auc", "ROC area")
 
 
 def _map_legend(class_names: Sequence[str], styles: Mapping[int, int]) -> tuple[LegendItem, ...]:

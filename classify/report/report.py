@@ -14,6 +14,7 @@ import numpy as np
 from classify.activation.explain import Explained
 from classify.data.dataset import Dataset
 from classify.diagnosis.analysis import Analysis
+from classify.diagnosis.comparison import HeadPair
 from classify.diagnosis.diagnostics import ClassMetrics, Mistake, confused_pairs
 from classify.diagnosis.sweeps import find_sweeps
 from classify.figures.candidates import name_heads
@@ -30,6 +31,7 @@ from classify.report.mistakes import MOST_PAIRS, explained_mistakes, near_pairs
 from classify.report.provenance import list_settings
 from classify.report.summary import Name, summarise
 from classify.scores.intervals import FEWEST_GROUPS
+from classify.scores.words import metric_name, percent, percentage_points
 from classify.search.evaluate import training_sample
 from classify.search.leaderboard import Result
 from classify.search.ranking import to_json
@@ -104,10 +106,12 @@ def _results(
     wanted = _small_images(analysis, cells)
     images = read_images(dataset, result, analysis, _large_images(analysis, explained), wanted)
     (mistakes, issues), known = _listed(analysis), set(images.rows.tolist())
+    compared = [_compared(pair, result) for pair in analysis.comparisons]
     return {
         **_numbers(dataset, result, analysis),
         **map_content(dataset, result, analysis, images),
         "images": images,
+        "compared": compared,
         "mistakes": explained_mistakes(images, dataset, mistakes, explained),
         "explained": explained,
         "near_pairs": near_pairs(images, dataset, result, explained),
@@ -116,7 +120,7 @@ def _results(
             "images": images.to_page(dataset, result),
             "thresholds": analysis.thresholds._asdict(),
             "confusion": cells.to_page(),
-            "comparison": to_json(analysis.comparisons),
+            "comparison": compared,
             # Of the rows that are not among the images.
             "keys": {row: dataset.keys[row][:_MOST_KEY] for row in wanted if row not in known},
             "maps": map_places(dataset, analysis),
@@ -143,6 +147,28 @@ def _small_images(analysis: Analysis, cells: CellImages) -> list[int]:
     return [*first, *cells.rows.tolist(), *(row for rows in others for row in rows)]
 
 
+def _compared(pair: HeadPair, result: Result) -> dict[str, Any]:
+    """Return two heads for the page, with their difference in words, also the other way round."""
+    count = len(result.validation_rows)
+    shares = [(pair.both_right + only) / count for only in (pair.only_first, pair.only_second)]
+    p_value = "< 0.001" if pair.p_value < 0.001 else f"= {pair.p_value:.3f}"
+
+    def words(first: float, second: float, sign: int) -> str:
+        needed = f"{result.units} groups, {FEWEST_GROUPS} of like size are needed"
+        interval = f"without an interval: {needed}"
+        if pair.low is not None and pair.high is not None:
+            ends = [percentage_points(end) for end in sorted((sign * pair.low, sign * pair.high))]
+            interval = f"95\N{NO-BREAK SPACE}% confidence interval {' to '.join(ends)}"
+        return (
+            f"Accuracy {percent(first)} and {percent(second)}: a difference of "
+            f"{percentage_points(sign * pair.difference)} percentage points, {interval}. "
+            f"McNemar's exact test: p {p_value}."
+        )
+
+    turned = words(shares[1], shares[0], -1)
+    return {**to_json(pair), "words": words(shares[0], shares[1], 1), "words_turned": turned}
+
+
 def _numbers(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, Any]:
     """Return the content of the page without its images."""
     own = result.dataset or dataset
@@ -156,7 +182,7 @@ def _numbers(dataset: Dataset, result: Result, analysis: Analysis) -> dict[str, 
         "lead": _lead(result),
         "summary": summarise(dataset, result, analysis),
         "train_scored": training_sample(len(result.splits[0].train)),
-        **_range(result),
+        **dict(zip(("lowest", "highest"), result.score_range, strict=True)),
         "fewest_groups": FEWEST_GROUPS,
         "named_groups": [group for group in analysis.groups if not _DIGEST.fullmatch(group.name)],
         "learning": list_panels(result),
@@ -182,17 +208,10 @@ def _confusions(dataset: Dataset, analysis: Analysis, drawing: Drawing) -> dict[
 def _environment() -> Any:
     """Return the template engine with the filters of the report."""
     environment = open_templates(_PAGE)
-    environment.filters |= {"number": _number, "percent": _percent, "svg": _svg}
-    environment.filters["breakable"] = _breakable
+    environment.filters |= {"number": _number, "svg": _svg, "breakable": _breakable}
+    environment.filters |= {"percent": percent, "metric_name": metric_name}
     environment.tests["name"] = lambda text: isinstance(text, Name)
     return environment
-
-
-def _range(result: Result) -> dict[str, float]:
-    """Return the ends of the candidates' intervals: the baseline would make them all short."""
-    ends = [end for one in result.entries for end in (one.low, one.high, one.scores[result.metric])]
-    known = [end for end in ends if end is not None]
-    return {"lowest": min(known), "highest": max(known)}
 
 
 def _number(value: float | None, places: int = 3) -> str:
@@ -211,12 +230,6 @@ def _svg(drawing: Drawing, scale: float = 1.1) -> Any:
     from markupsafe import Markup
 
     return Markup(to_svg(drawing, scale))
-
-
-def _percent(value: float | None) -> str:
-    if value is None:
-        return _NO_VALUE
-    return ("100" if value == 1 else f"{100 * value:.1f}") + "\N{NO-BREAK SPACE}%"
 
 
 def _lead(result: Result) -> dict[str, Any]:

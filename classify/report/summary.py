@@ -12,6 +12,7 @@ from classify.data.dataset import Dataset
 from classify.diagnosis.analysis import Analysis
 from classify.diagnosis.diagnostics import ClassMetrics
 from classify.scores.intervals import Proportion, proportion
+from classify.scores.words import metric_name, percent, percent_range, share_in_words
 from classify.search.leaderboard import Result
 from extract.core.errors import count_of
 
@@ -23,7 +24,8 @@ _UNEVEN = 3
 _FEW_IMAGES, _POINT = 100, 0.01
 # A smaller calibration error is also that of few images.
 _BADLY_CALIBRATED = 0.05
-_DENOMINATORS = (2, 3, 4, 5, 10, 20, 50)
+# Of a head that disagrees with more labels than this, most doubts are its own mistakes.
+_MOST_DOUBTS = 0.2
 
 
 class Name(str):
@@ -65,7 +67,7 @@ def summarise(dataset: Dataset, result: Result, analysis: Analysis) -> Summary:
         _score(dataset, result, right),
         _guessing(result),
         _weakest(analysis),
-        _more_images(result, analysis),
+        _more_images(dataset, result, analysis),
     ]
     watch = [
         *_looks(analysis),
@@ -76,33 +78,6 @@ def summarise(dataset: Dataset, result: Result, analysis: Analysis) -> Summary:
         *_labels(analysis),
     ]
     return Summary([sentence for sentence in said if sentence], watch)
-
-
-def in_words(share: float) -> str:
-    """Return a share as a fraction that is easy to picture, such as "about 19 in 20"."""
-    if share in (0, 1):
-        return "all of them" if share else "none of them"
-    near = 0.3 * min(share, 1 - share)
-    for whole in _DENOMINATORS:
-        part = round(share * whole)
-        if 0 < part < whole and abs(part / whole - share) <= near:
-            return "about half" if whole == 2 else f"about {part} in {whole}"
-    hundredths = round(100 * share)
-    if hundredths in (0, 100):
-        return "more than 99 in 100" if share > 0.5 else "less than 1 in 100"
-    return f"about {hundredths} in 100"
-
-
-def _percent(share: float) -> str:
-    """Return a share; all or none only where it is so."""
-    text = f"{100 * share:.1f}"
-    if text == "100.0" and share < 1:
-        text = "99.9"
-    return f"{'100' if share == 1 else text}\N{NO-BREAK SPACE}%"
-
-
-def _range(low: float, high: float) -> str:
-    return f"{100 * low:.1f} to {_percent(high)}"
 
 
 def _right(dataset: Dataset, result: Result) -> Proportion:
@@ -119,10 +94,13 @@ def _score(dataset: Dataset, result: Result, right: Proportion) -> Sentence:
     interval = ""
     # The accuracy stands above this sentence, with its interval.
     if result.metric != "accuracy" and right.low is not None and right.high is not None:
-        interval = f" (95\N{NO-BREAK SPACE}% confidence interval {_range(right.low, right.high)})"
+        interval = (
+            f" (95\N{NO-BREAK SPACE}% confidence interval {percent_range(right.low, right.high)})"
+        )
+    words = share_in_words(share)
     return (
-        f"The head recognises {_percent(share)} of {count_of(rows, 'image')} of {K:,} classes that "
-        f"it was not trained on{interval}: {in_words(share)}.",
+        f"The head was tested on {count_of(rows, 'image')} that it was not trained on, of {K:,} "
+        f"classes, and recognises {percent(share)} of them{interval}{words and ': '}{words}.",
     )
 
 
@@ -131,20 +109,17 @@ def _guessing(result: Result) -> Sentence:
     line = result.baseline
     if line is None:
         return ()
-    of = "" if result.metric == "accuracy" else f" in {_metric(result)}"
+    of = "" if result.metric == "accuracy" else f" in {metric_name(result.metric)}"
+    if result.finetuned and result.finetuned.best_epoch:
+        of += " before fine-tuning"
     if line.beaten:
         end = f"; the difference{of} is more than chance."
     elif result.best.low is None:
         end = f"; the groups are too few to tell whether the difference{of} is more than chance."
     else:
         end = f"; the difference{of} may be chance, so the head is not known to be better."
-    always = _percent(line.scores["accuracy"])
+    always = percent(line.scores["accuracy"])
     return ("Always guessing ", Name(line.answer), f" would be right for {always}{end}")
-
-
-def _metric(result: Result) -> str:
-    names = {"f1": "F1", "roc": "ROC"}
-    return " ".join(names.get(word, word) for word in result.metric.split("_"))
 
 
 def _weakest(analysis: Analysis) -> Sentence:
@@ -158,19 +133,28 @@ def _weakest(analysis: Analysis) -> Sentence:
     if not len(analysis.wrong_rows):
         return ("No image was taken for another class.",)
     low, high = worst.recall.low, worst.recall.high
-    interval = f" ({_range(low, high)})" if low is not None and high is not None else ""
+    interval = f" ({percent_range(low, high)})" if low is not None and high is not None else ""
     if share == 1:
         return ()
-    said = f": {_percent(share)}{interval} of its {count_of(worst.rows, 'image')} are recognised"
+    said = f": {percent(share)}{interval} of its {count_of(worst.rows, 'image')} are recognised"
     other, count = _taken_for(analysis, worst)
     wrong = worst.rows - round(share * worst.rows)
     begin = "The weakest class is ", Name(worst.name), said
+    return (*begin, "; ", *_wrong_ones(count, wrong, other, wrong == worst.rows))
+
+
+def _wrong_ones(count: int, wrong: int, other: Name, is_all: bool) -> Sentence:
+    """Say what the wrong images of a class are taken for, most often ``count`` of them."""
     if count == 1 < wrong:
-        return (*begin, f"; the other {wrong} are taken for as many classes.")
-    which = "the other one is" if wrong == 1 else f"{count} of the other {wrong} are"
-    if count == wrong > 1:
-        which = f"the other {wrong} are"
-    return (*begin, f"; {which} taken for ", other, ".")
+        which = "they" if is_all else f"the other {wrong}"
+        return (f"{which} are taken for as many classes.",)
+    if wrong == 1:
+        which = "it is" if is_all else "the other one is"
+    elif count == wrong:
+        which = "all are" if is_all else f"the other {wrong} are"
+    else:
+        which = f"{count} of {'them' if is_all else f'the other {wrong}'} are"
+    return f"{which} taken for ", other, "."
 
 
 def _taken_for(analysis: Analysis, of: ClassMetrics) -> tuple[Name, int]:
@@ -182,12 +166,12 @@ def _taken_for(analysis: Analysis, of: ClassMetrics) -> tuple[Name, int]:
     return Name(names[int(counts.argmax())]), int(counts.max())
 
 
-def _more_images(result: Result, analysis: Analysis) -> Sentence:
+def _more_images(dataset: Dataset, result: Result, analysis: Analysis) -> Sentence:
     """Say what the last training images gained, if that can be told."""
     gain = analysis.fewer_images.gain
     if gain is None:
         return ()
-    metric, of = _metric(result), f"{gain.rows:,} in place of {gain.fewer:,}"
+    metric, of = metric_name(result.metric), f"{gain.rows:,} in place of {gain.fewer:,}"
     loss, scale = result.metric == "loss", 1 if result.metric == "loss" else 100
     unit, places = ("", 3) if loss else (" percentage points", 1)
     interval = ""
@@ -195,13 +179,17 @@ def _more_images(result: Result, analysis: Analysis) -> Sentence:
         ends = (f"{scale * end:+.{places}f}" for end in (gain.low, gain.high))
         interval = f" (95\N{NO-BREAK SPACE}% confidence interval {' to '.join(ends)})"
     change = f"{scale * gain.value:+.{places}f}{unit}{interval}"
-    tested = f": training on {of} changed the {metric} by {change}".replace("-", "\N{MINUS SIGN}")
+    head = analysis.fewer_images.head or ""
+    own = () if head == result.best.label else (" ", Name(head))
+    said = f" on {of} changed the {metric} by {change}.".replace("-", "\N{MINUS SIGN}")
+    tested = ": training", *own, said
     low, high = (gain.low, gain.high) if not loss else (_minus(gain.high), _minus(gain.low))
-    if low is not None and low > 0:
-        return (f"More images are likely to help{tested}.",)
     if high is not None and high < (0 if loss else _POINT):
-        return (f"More images like these would hardly help{tested}.",)
-    return (f"Whether more images would help cannot be told{tested}.",)
+        like = "of these groups" if dataset.groups else "like these"
+        return (f"More images {like} would hardly help", *tested)
+    if low is not None and low > 0:
+        return ("More images are likely to help", *tested)
+    return ("Whether more images would help cannot be told", *tested)
 
 
 def _minus(value: float | None) -> float | None:
@@ -242,7 +230,7 @@ def _few_images(result: Result, right: Proportion) -> Iterator[tuple[str, Senten
             "Few validation images",
             (
                 f"with {count}, the true share may lie anywhere from "
-                f"{_range(right.low, right.high)}.",
+                f"{percent_range(right.low, right.high)}.",
             ),
         )
 
@@ -290,7 +278,7 @@ def _calibration(
 
 def _labels(analysis: Analysis) -> Iterator[tuple[str, Sentence]]:
     found = analysis.label_issues
-    if found.clear:
-        verb = "looks" if found.clear == 1 else "look"
-        said = f"{found.clear:,} of {found.scored:,} {verb} wrong; see Label issues."
+    if found.clear and found.count <= _MOST_DOUBTS * found.scored:
+        labels = f"{found.clear:,} of {count_of(found.scored, 'label')}"
+        said = f"an lda head clearly disagrees with {labels}; see Label issues."
         yield "Doubtful labels", (said,)

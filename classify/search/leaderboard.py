@@ -84,6 +84,16 @@ class Result:
         return self.entries[0]
 
     @property
+    def score_range(self) -> tuple[float, float]:
+        """The lowest and the highest end of the candidates' intervals.
+
+        The baseline, which is far below, would make them all short.
+        """
+        ends = [e for one in self.entries for e in (one.low, one.high, one.scores[self.metric])]
+        known = [end for end in ends if end is not None and math.isfinite(end)] or [0.0]
+        return min(known), max(known)
+
+    @property
     def accuracy(self) -> float:
         """The accuracy of the head on the validation rows."""
         return self.score("accuracy")

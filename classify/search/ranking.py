@@ -37,7 +37,8 @@ class Entry(NamedTuple):
     Attributes:
         spec: The candidate.
         scores: Metric -> value on the validation rows.
-        low: Lower end of the 95 % confidence interval of the metric that ranks; None of few groups.
+        low: Lower end of the 95 % confidence interval of the metric that ranks; None where
+            there are few groups.
         high: Upper end.
         as_good: Whether it is not significantly worse than the head with the best metric.
         evaluation: Its results.
@@ -67,7 +68,8 @@ class Baseline(NamedTuple):
     Attributes:
         answer: The class.
         scores: Metric -> value on the validation rows.
-        low: Lower end of the 95 % confidence interval of the metric that ranks; None of few groups.
+        low: Lower end of the 95 % confidence interval of the metric that ranks; None where
+            there are few groups.
         high: Upper end.
         beaten: Whether the best head is significantly better.
     """

@@ -1,11 +1,10 @@
 // Two heads: any pair of them, and the images on which they disagree.
 if (pageData.comparison.length) {
-  const pairs = pageData.comparison, { images } = pageData.thresholds;
+  const pairs = pageData.comparison;
   const section = document.getElementById("two-heads"), sides = section.querySelector(".sides");
   const heads = [...new Set(pairs.flatMap(pair => [pair.first, pair.second]))];
   const selects = ["first-head", "second-head"].map(id => document.getElementById(id));
   const headName = text => element("bdi", { class: "name" }, text);
-  const points = value => `${value < 0 ? "\u2212" : "+"}${Math.abs(100 * value).toFixed(1)}`;
 
   const turn = ({ row, first: second, second: first }) => ({ row, first, second });
 
@@ -16,18 +15,9 @@ if (pageData.comparison.length) {
     const other = pairs.find(pair => pair.first === second && pair.second === first);
     return {
       ...other, first, second, only_first: other.only_second, only_second: other.only_first,
-      difference: -other.difference, low: other.high === null ? null : -other.high, high: other.low === null ? null : -other.low,
+      words: other.words_turned,
       first_rows: other.second_rows.map(turn), second_rows: other.first_rows.map(turn),
     };
-  }
-
-  function words(pair) {
-    const accuracy = part => shareText(pair.both_right + part, images);
-    const interval = pair.low === null ? "without an interval, which needs more groups"
-      : `95\u00a0% interval ${points(pair.low)} to ${points(pair.high)}`;
-    const p = pair.p_value < 0.001 ? "< 0.001" : `= ${pair.p_value.toFixed(3)}`;
-    return `Accuracy ${accuracy(pair.only_first)} and ${accuracy(pair.only_second)}: a difference of ${points(pair.difference)} `
-      + `percentage points, ${interval}. McNemar's exact test: p ${p}.`;
   }
 
   function gallery(pair, rows, count, right) {
@@ -54,7 +44,7 @@ if (pageData.comparison.length) {
     const pair = find(...selects.map(select => select.value));
     for (const part of section.querySelectorAll("[data-head]")) part.replaceChildren(headName(pair[part.dataset.head]));
     for (const cell of section.querySelectorAll("[data-count]")) cell.textContent = pair[cell.dataset.count];
-    section.querySelector(".difference").textContent = words(pair);
+    section.querySelector(".difference").textContent = pair.words;
     sides.replaceChildren(gallery(pair, pair.first_rows, pair.only_first, pair.first),
       gallery(pair, pair.second_rows, pair.only_second, pair.second));
   }

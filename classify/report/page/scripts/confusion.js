@@ -1,7 +1,4 @@
 // The confusion matrix: the numbers of a cell on hover and by keyboard, its images on a click.
-function percent(share) {
-  return `${(100 * share).toFixed(1).replace(/\.0$/, "")}\u00a0%`;
-}
 
 // The images of some rows, and the keys of those without an image.
 function imageList(rows, figure = row => imageFigure(row, false)) {
@@ -49,12 +46,12 @@ function imageList(rows, figure = row => imageFigure(row, false)) {
     .flatMap((text, n) => [n ? " to " : "", element("bdi", { class: "name" }, text)]);
   const images = count => (count === 1 ? "1 image" : `${count} images`);
   function describe(row, column) {
-    const count = filled.get(row * side + column) ?? 0, share = count / Math.max(truths[row], 1);
+    const count = filled.get(row * side + column) ?? 0;
     const first = element("b", {}, `${count} of ${images(truths[row])} of `, ...nameOf(row),
-      " predicted as ", ...nameOf(column), ` (${percent(share)})`);
+      " predicted as ", ...nameOf(column), ` (${percent(count, truths[row])})`);
     if (!answers[column]) return [first];
     const predictions = answers[column] === 1 ? "the 1 prediction" : `the ${answers[column]} predictions`;
-    return [first, element("span", {}, ` ${percent(count / answers[column])} of ${predictions} of `, ...nameOf(column))];
+    return [first, element("span", {}, ` ${percent(count, answers[column])} of ${predictions} of `, ...nameOf(column))];
   }
 
   function draw(rect, x, y, w, h) {

@@ -12,3 +12,10 @@ function element(tag, attributes = {}, ...children) {
   made.append(...children);
   return made;
 }
+
+// A share, as in the templates: 100 % and 0 % only of all and none.
+function percent(part, whole) {
+  if (part === 0 || part === whole) return `${part ? 100 : 0}\u00a0%`;
+  const thousandths = Math.floor(1000 * (part / whole) + 0.5);
+  return `${(Math.min(Math.max(thousandths, 1), 999) / 10).toFixed(1)}\u00a0%`;
+}

@@ -1,11 +1,4 @@
 // Sliders of thresholds: exact counts of the validation images, and marks on the figures.
-function shareText(part, whole) {
-  const text = (100 * part / whole).toFixed(1);
-  if (part < whole && text === "100.0") return "over 99.9\u00a0%";
-  if (part > 0 && text === "0.0") return "under 0.1\u00a0%";
-  return `${text.replace(/\.0$/, "")}\u00a0%`;
-}
-
 // Quotes a word for a shell, in the way of Windows where the path begins with a drive.
 function shellWord(word, onWindows) {
   if (word.startsWith("-")) word = `./${word}`;
@@ -48,9 +41,9 @@ function connectSlider(input, at) {
   const least = document.getElementById("min-score"), command = least.parentElement.querySelector("pre code");
   connectSlider(least, (i, score) => {
     command.textContent = predictCommand(least.parentElement.dataset.source, score);
-    const share = `At score ${score} or more, ${shareText(labelled[i], images)} of the images (${labelled[i]} of ${images}) are labelled`;
+    const share = `At score ${score} or more, ${percent(labelled[i], images)} of the images (${labelled[i]} of ${images}) are labelled`;
     if (!labelled[i]) return { place: null, words: [`${share}.`] };
-    const correct = `${shareText(right[i], labelled[i])} of those correctly (${right[i]} of ${labelled[i]})`;
+    const correct = `${percent(right[i], labelled[i])} of those correctly (${right[i]} of ${labelled[i]})`;
     return { place: [labelled[i] / images, right[i] / labelled[i]], words: [`${share}, and ${correct}.`] };
   });
   const positive = document.getElementById("positive-score");
@@ -59,8 +52,8 @@ function connectSlider(input, at) {
     connectSlider(positive, (i, score) => ({
       place: [falseAlarms[i] / negatives, hits[i] / positives],
       words: ["An image with a score of ", name.cloneNode(true), ` of ${score} or more counts as it: sensitivity `,
-        `${shareText(hits[i], positives)} (${hits[i]} of ${positives}), specificity `,
-        `${shareText(negatives - falseAlarms[i], negatives)} (${negatives - falseAlarms[i]} of ${negatives}). `,
+        `${percent(hits[i], positives)} (${hits[i]} of ${positives}), specificity `,
+        `${percent(negatives - falseAlarms[i], negatives)} (${negatives - falseAlarms[i]} of ${negatives}). `,
         element("code", {}, "predict-images --scores"), " writes this score."],
     }));
   }
