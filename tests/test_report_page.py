@@ -468,6 +468,37 @@ def test_a_phone_needs_no_sideways_scrolling(
         assert table["x"] + table["width"] <= 390
 
 
+def test_the_bars_have_the_scale_of_the_candidates(
+    browser: Any, hostile: tuple[Path, Result, Analysis]
+) -> None:
+    path, result, _ = hostile
+    lows, highs = zip(*((entry.low or 0, entry.high or 0) for entry in result.entries), strict=True)
+    low, high = min(lows), max(highs)
+    assert result.baseline
+    assert (result.baseline.low or 0) < low
+    with opened(browser, path) as page:
+        bars = page.locator("#leaderboard .bar rect")
+        places = bars.evaluate_all(
+            "all => all.map(r => ['x', 'width'].map(n => r.getAttribute(n)))"
+        )
+        found = np.array([[float(end.rstrip("%")) for end in ends] for ends in places])
+        expected = [[a - low, b - a] for a, b in zip(lows, highs, strict=True)]
+        np.testing.assert_allclose(found, 100 * np.array(expected) / (high - low), atol=0.01)
+        last = page.locator("#leaderboard tbody tr").last
+        assert last.locator("svg").count() == 0
+        assert last.locator(".interval").inner_text() == (
+            f"{result.baseline.low:.3f}\N{EN DASH}{result.baseline.high:.3f}"
+        )
+
+
+def test_only_groups_with_a_name_are_listed(tmp_path: Path) -> None:
+    for name, shown in (("farm", True), ("f" * 30, False)):
+        made = dataset(("cat", "dog"))
+        made = replace(made, groups=[f"{name}{i % 40:02}" for i in range(len(made.y))])
+        text = report(made, tmp_path / "report.html", HEADS[:1])[0].read_text(encoding="utf-8")
+        assert ('<section id="groups">' in text) == ('href="#groups"' in text) == shown
+
+
 def test_it_prints_and_unfolds(browser: Any, tmp_path: Path) -> None:
     made = dataset(("cat", "dog"), count=300)
     made.X[:] = np.random.default_rng(1).normal(size=made.X.shape)
