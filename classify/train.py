@@ -242,7 +242,7 @@ def _fit(
         if stopped.result and on_result:
             on_result(stopped.result)
         raise
-    result = replace(with_notes(result, dataset), seed=config.seed)
+    result = with_notes(result, dataset)
     if on_result:
         on_result(result)
     return result
@@ -259,7 +259,7 @@ def _save_report(
     began = time.perf_counter()
     missing, interrupted = "its report is not", False
     try:
-        analysis = analyse(dataset, result, config.seed)
+        analysis = analyse(dataset, result)
         try:
             explained = explain_mistakes(result, analysis.mistakes, config.overlays)
         except KeyboardInterrupt:  # the report is nearly finished

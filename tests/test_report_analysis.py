@@ -232,7 +232,7 @@ def test_the_analysis_agrees_with_the_leaderboard_and_leaves_the_test_alone() ->
 
 
 def test_mistakes_are_the_wrong_rows_most_confident_first() -> None:
-    made = dataset(count=900)
+    made = dataset(count=2700)
     made.X[:] = np.random.default_rng(1).normal(size=made.X.shape)
     found = analyse(made, run(made, TrainConfig((STRONG,))))
     assert len(found.mistakes) == MISTAKES < len(found.wrong_rows)

@@ -138,6 +138,21 @@ def test_the_gain_is_the_difference_of_the_last_two_sizes() -> None:
     assert gain.low < gain.value < gain.high
 
 
+def test_the_gain_of_a_loss_may_exceed_1() -> None:
+    generator = np.random.default_rng(0)
+    y = np.arange(120) // 2 % 6
+    X = generator.normal(size=(120, 20)) + 3 * np.eye(6, 20)[y]
+    made = dataset(y, X, tuple("abcdef"))
+    result = run(made, TrainConfig((HeadSpec("logistic", C=1e6),), metric="loss"))
+    gain = analyse(made, result).fewer_images.gain
+    assert gain is not None
+    assert gain.low is not None
+    assert gain.high is not None
+    assert gain.low < gain.value < gain.high
+    assert gain.high - gain.value == pytest.approx(gain.value - gain.low)
+    assert gain.low < -1
+
+
 def test_only_what_is_there_is_to_be_watched() -> None:
     made, result, analysis = animals()
     clean = replace(

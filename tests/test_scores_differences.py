@@ -31,6 +31,17 @@ def test_it_holds_the_truth(size: int) -> None:
     assert 0.93 < held / 1000 < 0.985
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_loss_has_the_interval_of_student(size: int) -> None:
+    # Beyond 1 as well: a loss has no bound.
+    each = np.random.default_rng(0).normal(-1.14, 0.5, 40)
+    low, high = difference_interval(
+        np.repeat(each, size), np.repeat(np.arange(40), size), bounded=False
+    )
+    wanted = stats.ttest_1samp(each, 0).confidence_interval()
+    assert (low, high) == pytest.approx((wanted.low, wanted.high))
+
+
 def test_few_groups_have_none() -> None:
     assert difference_interval(np.zeros(18), np.repeat(np.arange(9), 2)) == (None, None)
     low, high = difference_interval(np.zeros(20), np.repeat(np.arange(10), 2))

@@ -111,18 +111,17 @@ class Analysis:
         }
 
 
-def analyse(dataset: Dataset, result: Result, seed: int = 0) -> Analysis:
+def analyse(dataset: Dataset, result: Result) -> Analysis:
     """Analyse the best head of a finished run.
 
     Args:
         dataset: The rows that were trained on.
         result: The result of the run, with scores.
-        seed: Decides the rows of the smaller training sets.
 
     Returns:
         The analysis.
     """
-    own, rows, scores = result.dataset, result.validation_rows, result.scores
+    own, rows, scores, seed = result.dataset, result.validation_rows, result.scores, result.seed
     assert own is not None
     assert scores is not None
     finish_maps = start_maps(own.X, np.flatnonzero(dataset.split != TEST))

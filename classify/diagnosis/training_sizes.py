@@ -40,7 +40,7 @@ class Gain(NamedTuple):
         fewer: The second most training images.
         rows: The most.
         value: The difference of the metric on the same validation images.
-        low: Lower end of its 95 % interval, for these two heads; None of few groups.
+        low: Lower end of its 95 % interval, for these two heads; None where there are few groups.
         high: Upper end.
     """
 
@@ -130,13 +130,14 @@ def _training_sizes(
         TrainingSize(n, Proportion(float(v.mean()), *comparison.interval(result.metric, v)))
         for n, v in known
     ]
-    return sizes, _last_gain(known, units)
+    return sizes, _last_gain(known, units, result.metric)
 
 
-def _last_gain(valued: list[tuple[int, Floats]], units: Labels) -> Gain | None:
+def _last_gain(valued: list[tuple[int, Floats]], units: Labels, metric: str) -> Gain | None:
     """Compare the last two sizes, row by row."""
     if len(valued) < 2:
         return None
     (fewer, before), (rows, after) = valued[-2:]
     change = after - before
-    return Gain(fewer, rows, float(change.mean()), *difference_interval(change, units))
+    interval = difference_interval(change, units, bounded=metric != "loss")
+    return Gain(fewer, rows, float(change.mean()), *interval)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from classify.data.dataset import Dataset, with_layer
+from classify.data.preprocessing import Floats
 from classify.data.splits import Split, choose_splits, validation_rows
 from classify.heads.registry import FittedHead
 from classify.scores.areas import AREAS
@@ -67,7 +68,8 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
     known = {s: checkpoint.evaluations[s] for s in config.candidates if s in checkpoint.evaluations}
     baseline = evaluate_baseline(dataset, splits)
     ranked = rank(known, config.metric, comparison, baseline, dataset.class_names)
-    result = Result(ranked[0], config.metric, splits, ranked[1], comparison.units, budget=budget)
+    numbers = ranked[0], config.metric, splits, ranked[1], comparison.units
+    result = Result(*numbers, budget=budget, seed=config.seed)
     failures = [evaluation.failed for evaluation in known.values() if evaluation.failed]
     for failure in failures if result.entries else ():
         log.warning("%s; left out of the ranking", failure)
@@ -78,13 +80,19 @@ def run(dataset: Dataset, config: TrainConfig, folder: Path | None = None) -> Re
     best = result.best
     own = _with_layer(dataset, best.spec, config.memory)
     head = best.evaluation.head or _refit(own, best, splits[0])
-    scores = leading.get(best.spec)
-    if len(splits) == 1:
-        scores = head.predict_proba(own.X[splits[0].validation])
-    elif scores is None:  # restored from the checkpoint
-        scores = next(evaluate(own, [best.spec], splits))[1].scores
-    assert scores is not None
+    scores = _validate(own, best.spec, splits, head, leading.get(best.spec))
     return _tested(replace(result, head=head, dataset=own, scores=scores), head, own)
+
+
+def _validate(
+    dataset: Dataset, spec: HeadSpec, splits: list[Split], head: FittedHead, kept: Floats | None
+) -> Floats:
+    """Return the scores of the validation rows: of folds, those that were kept, if any."""
+    if len(splits) == 1:
+        return head.predict_proba(dataset.X[splits[0].validation])
+    scores = next(evaluate(dataset, [spec], splits))[1].scores if kept is None else kept
+    assert scores is not None
+    return scores
 
 
 def _tested(result: Result, head: FittedHead, dataset: Dataset) -> Result:
