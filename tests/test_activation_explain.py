@@ -12,10 +12,13 @@ from PIL import Image
 
 from classify import train_heads
 from classify.activation import explain
+from classify.activation import overlay as drawing
 from classify.activation.explain import Explained, explain_mistakes
 from classify.activation.nearest import find_nearest
 from classify.data.dataset import Dataset, load_dataset
+from classify.diagnosis.analysis import analyse
 from classify.diagnosis.diagnostics import describe_mistakes
+from classify.report.report import write_report
 from classify.search.leaderboard import Result
 from classify.search.search import run
 from classify.settings.config import TrainConfig
@@ -158,7 +161,7 @@ def test_neighbours_are_the_nearest_by_brute_force(store: Path) -> None:
     X[7] = 0
     trained = np.sort(generator.permutation(60)[:40])
     rows = [3, 50, 3, 7, int(trained[0])]
-    found = find_nearest(X, rows, trained)
+    found = find_nearest(X, rows, [trained] * len(rows))
     flat = X.reshape(60, -1).astype(np.float64)
     for row, nearest in zip(rows, found, strict=True):
         with np.errstate(invalid="ignore"):
@@ -170,9 +173,31 @@ def test_neighbours_are_the_nearest_by_brute_force(store: Path) -> None:
     small = load_dataset(store, memory=1e-9)
     assert not isinstance(small.X, np.ndarray)
     whole = load_dataset(store)
-    assert find_nearest(small.X, [30, 20], np.arange(15)) == find_nearest(
-        whole.X, [30, 20], np.arange(15)
+    heads = [np.arange(15), np.arange(10, 24)]
+    assert find_nearest(small.X, [30, 20], heads) == find_nearest(whole.X, [30, 20], heads)
+
+
+def test_the_features_of_all_folds_are_read_once(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, whole = load_dataset(store, memory=1e-9), load_dataset(store)
+    rows, count = [3, 30, 20, 4], len(whole.y)
+    heads = [np.flatnonzero(np.arange(count) % 3 != fold) for fold in range(3)]
+    trained = [heads[0], heads[1], heads[2], heads[0]]
+    stored: Any = small.X
+    asked = list[int]()
+    read = type(stored).read
+    monkeypatch.setattr(
+        type(stored), "read", lambda self, own: asked.extend(own) or read(self, own)
     )
+    found = find_nearest(stored, rows, trained)
+    assert len(asked) <= count + len(rows) * 10
+    flat = whole.X.reshape(count, -1).astype(np.float64)
+    flat /= np.linalg.norm(flat, axis=1, keepdims=True)
+    for row, own, nearest in zip(rows, trained, found, strict=True):
+        expected = np.sort(flat[own] @ flat[row])[::-1][:3]
+        assert [n.cosine for n in nearest] == pytest.approx(expected.tolist(), abs=1e-5)
+        assert {n.row for n in nearest} <= set(own.tolist())
 
 
 # Where there can be none, the reason is said.
@@ -182,6 +207,7 @@ def reason_of(made: Dataset, **how: Any) -> str:
     result, found = explained(made, **how)
     assert found.reason
     assert not any(overlay.image for overlay in found.overlays)
+    assert found.method == ""
     assert all(len(nearest) == 3 for nearest in found.nearest)
     assert result.accuracy < 1
     return found.reason
@@ -213,9 +239,27 @@ def test_a_trunk_that_is_not_in_the_cache_is_not_built(
         assert found.method == "exact"
 
 
-def test_other_features_are_not_explained(store: Path) -> None:
+def test_other_features_are_not_explained(store: Path, tmp_path: Path) -> None:
     made = load_dataset(store)
-    assert "other features now" in reason_of(replace(made, X=made.X[:, ::-1].copy()))
+    other = replace(made, X=made.X[:, ::-1].copy())
+    said = reason_of(other)
+    assert said == "the trunk gives other features now than when they were extracted"
+    # The page says why, and does not describe overlays that are not there.
+    result, found = explained(other)
+    analysis = analyse(other, result)
+    write_report(tmp_path / "report.html", other, result, analysis, "out.h5", found)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"no overlays of where the head looked: {said}." in page
+    assert 'id="hide-overlays"' not in page
+
+
+@pytest.mark.filterwarnings("error")
+def test_features_that_are_all_zero_are_compared(store: Path) -> None:
+    zeros, ones = np.zeros((2, 4)), np.ones((2, 4))
+    maps = np.zeros((2, 3, 3, 4), np.float32)
+    assert drawing._compare(maps, zeros, "avg", "float32") == ["", ""]
+    assert all(drawing._compare(maps, ones, "avg", "float32"))
+    assert all(drawing._compare(maps + 1, zeros, "avg", "float32"))
 
 
 def test_a_vector_or_tokens_or_a_class_token_have_no_positions(store: Path) -> None:
@@ -269,7 +313,25 @@ def test_ctrl_c_leaves_head_and_report(
     page = (tmp_path / "head/report.html").read_text(encoding="utf-8")
     assert "where the head looked: interrupted" in page
     described = json.loads((tmp_path / "head/result.json").read_bytes())
-    assert described["best"]["mistakes"]["explained"]["reason"] == "interrupted"
+    numbers = described["best"]["mistakes"]["explained"]
+    assert numbers["reason"] == "interrupted"
+    assert all(len(image["nearest"]) == 3 for image in numbers["images"])  # found before
+    assert 'class="nearest"' in page
+
+
+@pytest.mark.parametrize("name", ["list_near_leaks", "find_nearest"])
+def test_no_failure_loses_the_report(
+    name: str, store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(explain, name, fail)
+    _, found = explained(load_dataset(store))
+    assert found.method == "exact"
+    assert all(bool(near) == (name != "find_nearest") for near in found.nearest)
+    noun = {"list_near_leaks": "near-duplicates", "find_nearest": "neighbours"}[name]
+    assert f"no {noun}: MemoryError" in caplog.text
 
 
 def test_no_memory_is_a_reason(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +348,7 @@ def test_an_error_of_ours_does_not_lose_the_report(
     def fail(*_: Any) -> None:
         raise KeyError("WEBP")
 
-    monkeypatch.setattr(explain, "draw_overlay", fail)
+    monkeypatch.setattr(drawing, "draw_overlay", fail)
     train_heads(store, output=tmp_path / "head", head="logistic", quiet=True)
     page = (tmp_path / "head/report.html").read_text(encoding="utf-8")
     assert "where the head looked: KeyError" in page
