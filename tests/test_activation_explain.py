@@ -1,6 +1,7 @@
 """Where the head looked: on the right pixels, by the head that answered, or with a reason."""
 
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,10 @@ import pytest
 from PIL import Image
 
 from classify import train_heads
-from classify.activation import explain
+from classify.activation import explain, scored_by
 from classify.activation import overlay as drawing
 from classify.activation.explain import Explained, explain_mistakes
+from classify.activation.images import read_pixels
 from classify.activation.nearest import find_nearest
 from classify.data.dataset import Dataset, load_dataset
 from classify.diagnosis.analysis import analyse
@@ -24,6 +26,8 @@ from classify.search.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
 from extract import write_features
+from extract.gallery.originals import Originals
+from extract.limits import prefetch
 from extract.pipeline.run import run_extraction
 from tests.conftest import QUICK
 
@@ -155,6 +159,42 @@ def test_heads_of_folds_are_those_that_answered(store: Path) -> None:
         assert {n.row for n in nearest} <= set(split.train.tolist())
 
 
+def test_measured_seconds_do_not_decide_about_overlays(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = load_dataset(store)
+    result = run(made, TrainConfig((HeadSpec("lda"),), 3))
+    (entry,) = result.entries
+    slow = entry._replace(evaluation=replace(entry.evaluation, seconds=1e6))
+    found = explain_mistakes(replace(result, entries=[slow]), mistakes_of(result))
+    assert found.method == "exact"
+    monkeypatch.setattr(scored_by, "_MOST_SECONDS", 1e-6)  # of the usual machine
+    found = explain_mistakes(result, mistakes_of(result))
+    assert found.method == ""
+    assert found.reason.endswith("are not kept, and training them again takes too long")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs fifos")
+def test_an_image_that_hangs_takes_no_other_with_it(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, fifo = load_dataset(store), tmp_path / "fifo"
+    os.mkfifo(fifo)
+    read = Originals.read
+
+    def hang(self: Originals, image: Any) -> bytes:
+        return fifo.read_bytes() if image.key == made.keys[9] else read(self, image)
+
+    monkeypatch.setattr(Originals, "read", hang)
+    monkeypatch.setattr(prefetch, "LIMIT_SECONDS", 0.5)
+    pixels = read_pixels(made, range(6, 14), made.trunk)
+    fifo.open("wb").close()  # ends the thread
+    assert pixels[3] == "took longer than 0.5 s to read"
+    assert {np.shape(one) for i, one in enumerate(pixels) if i != 3} == {
+        (*made.trunk.image_size, 3)
+    }
+
+
 def test_neighbours_are_the_nearest_by_brute_force(store: Path) -> None:
     generator = np.random.default_rng(5)
     X = generator.normal(size=(60, 3, 2, 4)).astype(np.float32)
@@ -234,9 +274,15 @@ def test_a_trunk_that_is_not_in_the_cache_is_not_built(
     said = reason_of(load_dataset(store))
     assert "not in the cache of this machine" in said
     assert "--overlays always" in said
-    for overlays in ("always", "auto"):  # what was built once is in the cache
-        _, found = explained(load_dataset(store), overlays=overlays)
-        assert found.method == "exact"
+    _, found = explained(load_dataset(store), overlays="always")
+    assert found.method == "exact"
+
+    def build(*_: Any) -> None:
+        raise AssertionError("built again, perhaps in Keras")
+
+    monkeypatch.setattr("extract.engines.select.open_engine", build)
+    _, found = explained(load_dataset(store), overlays="auto")  # it is in the cache
+    assert found.method == "exact"
 
 
 def test_other_features_are_not_explained(store: Path, tmp_path: Path) -> None:
