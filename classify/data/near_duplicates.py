@@ -18,6 +18,7 @@ from extract.similarity.threshold import choose_threshold
 # Rows that are looked at before training, in runs of neighbours, and their bytes if they are read
 # from the file. Copies are often neighbours by key.
 _MOST_ROWS, _RUN, _MOST_BYTES = 3072, 256, 2**27
+_MOST_LISTED = 1000  # pairs
 
 
 class NearPair(NamedTuple):
@@ -117,7 +118,7 @@ def describe_near_leaks(
     return f"{found}; expected each with its copies in one, or scores are too high; {remedy}"
 
 
-def list_near_leaks(X: Features, sides: Labels) -> list[NearPair]:
+def list_near_leaks(X: Features, sides: Labels) -> tuple[list[NearPair], int]:
     """Return near-duplicates and copies that are on two sides, in a bounded sample.
 
     Args:
@@ -125,13 +126,14 @@ def list_near_leaks(X: Features, sides: Labels) -> list[NearPair]:
         sides: (N,) the side of each row.
 
     Returns:
-        The pairs, the highest cosine first.
+        The first thousand pairs, the highest cosine first, and the number of all.
     """
     first, second, cosine = _find_sampled(X, _sample(X))
     parted = sides[first] != sides[second]
     first, second, cosine = first[parted], second[parted], cosine[parted].round(6)
-    order = np.lexsort([second, first, -cosine])
-    return [NearPair(int(first[i]), int(second[i]), float(cosine[i])) for i in order]
+    order = np.lexsort([second, first, -cosine])[:_MOST_LISTED]
+    columns = first[order].tolist(), second[order].tolist(), cosine[order].tolist()
+    return list(map(NearPair, *columns)), len(first)
 
 
 def _find_sampled(X: Features, rows: Labels) -> tuple[Labels, Labels, NDArray[Any]]:
