@@ -259,10 +259,10 @@ def _save_report(
     began = time.perf_counter()
     missing = "its report is not"
     try:
-        analysis = analyse(dataset, result)
-        explained = explain_mistakes(result, analysis.mistakes, config.overlays)
-        timing["overlays"] = explained.seconds
         with step("writing the report"):
+            analysis = analyse(dataset, result)
+            explained = explain_mistakes(result, analysis.mistakes, config.overlays)
+            timing["overlays"] = explained.seconds
             save_report(folder, dataset, result, analysis, explained, timing, config.figures)
         if explained.is_interrupted:
             missing = "so is its report, without overlays"
