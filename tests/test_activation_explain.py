@@ -225,11 +225,13 @@ def test_the_features_of_all_folds_are_read_once(
     heads = [np.flatnonzero(np.arange(count) % 3 != fold) for fold in range(3)]
     trained = [heads[0], heads[1], heads[2], heads[0]]
     stored: Any = small.X
-    asked = list[int]()
-    read = type(stored).read
-    monkeypatch.setattr(
-        type(stored), "read", lambda self, own: asked.extend(own) or read(self, own)
-    )
+    asked, read = list[int](), type(stored).read
+
+    def spy(self: Any, own: Any) -> Any:
+        asked.extend(own)
+        return read(self, own)
+
+    monkeypatch.setattr(type(stored), "read", spy)
     found = find_nearest(stored, rows, trained)
     assert len(asked) <= count + len(rows) * 10
     flat = whole.X.reshape(count, -1).astype(np.float64)
@@ -301,7 +303,7 @@ def test_other_features_are_not_explained(store: Path, tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_features_that_are_all_zero_are_compared(store: Path) -> None:
-    zeros, ones = np.zeros((2, 4)), np.ones((2, 4))
+    zeros, ones = np.zeros((2, 4), np.float32), np.ones((2, 4), np.float32)
     maps = np.zeros((2, 3, 3, 4), np.float32)
     assert drawing._compare(maps, zeros, "avg", "float32") == ["", ""]
     assert all(drawing._compare(maps, ones, "avg", "float32"))
