@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
-from classify.activation.explain import Explained, explain_mistakes
+from classify.activation.explain import explain_mistakes
 from classify.data.dataset import Dataset, load_dataset
 from classify.data.splits import leave_out_lone
 from classify.diagnosis.analysis import Analysis, analyse
@@ -257,17 +257,14 @@ def _save_report(
 ) -> Analysis:
     """Analyse the head that was saved, and write the report beside it."""
     began = time.perf_counter()
-    missing, interrupted = "its report is not", False
+    missing = "its report is not"
     try:
-        analysis = analyse(dataset, result)
-        try:
-            explained = explain_mistakes(result, analysis.mistakes, config.overlays)
-        except KeyboardInterrupt:  # the report is nearly finished
-            explained, interrupted = Explained.left_out(analysis.mistakes, "interrupted"), True
-        timing["overlays"] = explained.seconds
         with step("writing the report"):
+            analysis = analyse(dataset, result)
+            explained = explain_mistakes(result, analysis.mistakes, config.overlays)
+            timing["overlays"] = explained.seconds
             save_report(folder, dataset, result, analysis, explained, timing, config.figures)
-        if interrupted:
+        if explained.is_interrupted:
             missing = "so is its report, without overlays"
             raise KeyboardInterrupt
     except KeyboardInterrupt:

@@ -1,6 +1,7 @@
 """Where the head looked: on the right pixels, by the head that answered, or with a reason."""
 
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,16 +12,22 @@ import pytest
 from PIL import Image
 
 from classify import train_heads
-from classify.activation import explain
+from classify.activation import explain, scored_by
+from classify.activation import overlay as drawing
 from classify.activation.explain import Explained, explain_mistakes
+from classify.activation.images import read_pixels
 from classify.activation.nearest import find_nearest
 from classify.data.dataset import Dataset, load_dataset
+from classify.diagnosis.analysis import analyse
 from classify.diagnosis.diagnostics import describe_mistakes
+from classify.report.report import write_report
 from classify.search.leaderboard import Result
 from classify.search.search import run
 from classify.settings.config import TrainConfig
 from classify.settings.head_spec import HeadSpec
 from extract import write_features
+from extract.gallery.originals import Originals
+from extract.limits import prefetch
 from extract.pipeline.run import run_extraction
 from tests.conftest import QUICK
 
@@ -152,13 +159,49 @@ def test_heads_of_folds_are_those_that_answered(store: Path) -> None:
         assert {n.row for n in nearest} <= set(split.train.tolist())
 
 
+def test_measured_seconds_do_not_decide_about_overlays(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = load_dataset(store)
+    result = run(made, TrainConfig((HeadSpec("lda"),), 3))
+    (entry,) = result.entries
+    slow = entry._replace(evaluation=replace(entry.evaluation, seconds=1e6))
+    found = explain_mistakes(replace(result, entries=[slow]), mistakes_of(result))
+    assert found.method == "exact"
+    monkeypatch.setattr(scored_by, "_MOST_SECONDS", 1e-6)  # of the usual machine
+    found = explain_mistakes(result, mistakes_of(result))
+    assert found.method == ""
+    assert found.reason.endswith("are not kept, and training them again takes too long")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs fifos")
+def test_an_image_that_hangs_takes_no_other_with_it(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, fifo = load_dataset(store), tmp_path / "fifo"
+    os.mkfifo(fifo)
+    read = Originals.read
+
+    def hang(self: Originals, image: Any) -> bytes:
+        return fifo.read_bytes() if image.key == made.keys[9] else read(self, image)
+
+    monkeypatch.setattr(Originals, "read", hang)
+    monkeypatch.setattr(prefetch, "LIMIT_SECONDS", 0.5)
+    pixels = read_pixels(made, range(6, 14), made.trunk)
+    fifo.open("wb").close()  # ends the thread
+    assert pixels[3] == "took longer than 0.5 s to read"
+    assert {np.shape(one) for i, one in enumerate(pixels) if i != 3} == {
+        (*made.trunk.image_size, 3)
+    }
+
+
 def test_neighbours_are_the_nearest_by_brute_force(store: Path) -> None:
     generator = np.random.default_rng(5)
     X = generator.normal(size=(60, 3, 2, 4)).astype(np.float32)
     X[7] = 0
     trained = np.sort(generator.permutation(60)[:40])
     rows = [3, 50, 3, 7, int(trained[0])]
-    found = find_nearest(X, rows, trained)
+    found = find_nearest(X, rows, [trained] * len(rows))
     flat = X.reshape(60, -1).astype(np.float64)
     for row, nearest in zip(rows, found, strict=True):
         with np.errstate(invalid="ignore"):
@@ -170,9 +213,33 @@ def test_neighbours_are_the_nearest_by_brute_force(store: Path) -> None:
     small = load_dataset(store, memory=1e-9)
     assert not isinstance(small.X, np.ndarray)
     whole = load_dataset(store)
-    assert find_nearest(small.X, [30, 20], np.arange(15)) == find_nearest(
-        whole.X, [30, 20], np.arange(15)
-    )
+    heads = [np.arange(15), np.arange(10, 24)]
+    assert find_nearest(small.X, [30, 20], heads) == find_nearest(whole.X, [30, 20], heads)
+
+
+def test_the_features_of_all_folds_are_read_once(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, whole = load_dataset(store, memory=1e-9), load_dataset(store)
+    rows, count = [3, 30, 20, 4], len(whole.y)
+    heads = [np.flatnonzero(np.arange(count) % 3 != fold) for fold in range(3)]
+    trained = [heads[0], heads[1], heads[2], heads[0]]
+    stored: Any = small.X
+    asked, read = list[int](), type(stored).read
+
+    def spy(self: Any, own: Any) -> Any:
+        asked.extend(own)
+        return read(self, own)
+
+    monkeypatch.setattr(type(stored), "read", spy)
+    found = find_nearest(stored, rows, trained)
+    assert len(asked) <= count + len(rows) * 10
+    flat = whole.X.reshape(count, -1).astype(np.float64)
+    flat /= np.linalg.norm(flat, axis=1, keepdims=True)
+    for row, own, nearest in zip(rows, trained, found, strict=True):
+        expected = np.sort(flat[own] @ flat[row])[::-1][:3]
+        assert [n.cosine for n in nearest] == pytest.approx(expected.tolist(), abs=1e-5)
+        assert {n.row for n in nearest} <= set(own.tolist())
 
 
 # Where there can be none, the reason is said.
@@ -182,6 +249,7 @@ def reason_of(made: Dataset, **how: Any) -> str:
     result, found = explained(made, **how)
     assert found.reason
     assert not any(overlay.image for overlay in found.overlays)
+    assert found.method == ""
     assert all(len(nearest) == 3 for nearest in found.nearest)
     assert result.accuracy < 1
     return found.reason
@@ -208,14 +276,38 @@ def test_a_trunk_that_is_not_in_the_cache_is_not_built(
     said = reason_of(load_dataset(store))
     assert "not in the cache of this machine" in said
     assert "--overlays always" in said
-    for overlays in ("always", "auto"):  # what was built once is in the cache
-        _, found = explained(load_dataset(store), overlays=overlays)
-        assert found.method == "exact"
+    _, found = explained(load_dataset(store), overlays="always")
+    assert found.method == "exact"
+
+    def build(*_: Any) -> None:
+        raise AssertionError("built again, perhaps in Keras")
+
+    monkeypatch.setattr("extract.engines.select.open_engine", build)
+    _, found = explained(load_dataset(store), overlays="auto")  # it is in the cache
+    assert found.method == "exact"
 
 
-def test_other_features_are_not_explained(store: Path) -> None:
+def test_other_features_are_not_explained(store: Path, tmp_path: Path) -> None:
     made = load_dataset(store)
-    assert "other features now" in reason_of(replace(made, X=made.X[:, ::-1].copy()))
+    other = replace(made, X=made.X[:, ::-1].copy())
+    said = reason_of(other)
+    assert said == "the trunk gives other features now than when they were extracted"
+    # The page says why, and does not describe overlays that are not there.
+    result, found = explained(other)
+    analysis = analyse(other, result)
+    write_report(tmp_path / "report.html", other, result, analysis, "out.h5", found)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"no overlays of where the head looked: {said}." in page
+    assert 'id="hide-overlays"' not in page
+
+
+@pytest.mark.filterwarnings("error")
+def test_features_that_are_all_zero_are_compared(store: Path) -> None:
+    zeros, ones = np.zeros((2, 4), np.float32), np.ones((2, 4), np.float32)
+    maps = np.zeros((2, 3, 3, 4), np.float32)
+    assert drawing._compare(maps, zeros, "avg", "float32") == ["", ""]
+    assert all(drawing._compare(maps, ones, "avg", "float32"))
+    assert all(drawing._compare(maps + 1, zeros, "avg", "float32"))
 
 
 def test_a_vector_or_tokens_or_a_class_token_have_no_positions(store: Path) -> None:
@@ -269,7 +361,25 @@ def test_ctrl_c_leaves_head_and_report(
     page = (tmp_path / "head/report.html").read_text(encoding="utf-8")
     assert "where the head looked: interrupted" in page
     described = json.loads((tmp_path / "head/result.json").read_bytes())
-    assert described["best"]["mistakes"]["explained"]["reason"] == "interrupted"
+    numbers = described["best"]["mistakes"]["explained"]
+    assert numbers["reason"] == "interrupted"
+    assert all(len(image["nearest"]) == 3 for image in numbers["images"])  # found before
+    assert 'class="nearest"' in page
+
+
+@pytest.mark.parametrize("name", ["list_near_leaks", "find_nearest"])
+def test_no_failure_loses_the_report(
+    name: str, store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(explain, name, fail)
+    _, found = explained(load_dataset(store))
+    assert found.method == "exact"
+    assert all(bool(near) == (name != "find_nearest") for near in found.nearest)
+    noun = {"list_near_leaks": "near-duplicates", "find_nearest": "neighbours"}[name]
+    assert f"no {noun}: MemoryError" in caplog.text
 
 
 def test_no_memory_is_a_reason(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +396,7 @@ def test_an_error_of_ours_does_not_lose_the_report(
     def fail(*_: Any) -> None:
         raise KeyError("WEBP")
 
-    monkeypatch.setattr(explain, "draw_overlay", fail)
+    monkeypatch.setattr(drawing, "draw_overlay", fail)
     train_heads(store, output=tmp_path / "head", head="logistic", quiet=True)
     page = (tmp_path / "head/report.html").read_text(encoding="utf-8")
     assert "where the head looked: KeyError" in page

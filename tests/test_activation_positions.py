@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from classify.activation import positions
 from classify.activation.gradients import log_odds_gradient
 from classify.activation.positions import COVERED, EXACT, GRADIENT, contributions
 from classify.data.preprocessing import Transform
@@ -13,6 +14,7 @@ from classify.heads.registry import FittedHead
 from classify.search.evaluate import fit_batch
 from classify.settings.head_spec import HeadSpec
 from classify.stored.views import FoldData
+from extract.core.errors import HeadError
 from extract.trunks.backend import load_keras
 
 N, SIDES, CHANNELS = 60, (3, 2), 5
@@ -176,6 +178,31 @@ def test_positions_of_other_heads_are_covered_in_turn(spec: HeadSpec, pooling: s
             full, less = log_odds(head, pooled(both, pooling), *two)
             assert found.positions[row][place] == pytest.approx(full - less, abs=2e-3)
     assert spec.head in ("forest", "knn", "boosting") or np.abs(found.positions).max() > 0.01
+
+
+@pytest.mark.parametrize("pooling", ["max", "none"])
+def test_covering_is_bounded(pooling: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    maps, y = make_maps(3)
+    head = fit(HeadSpec("svm"), pooled(maps, pooling), y)
+    asked = head, maps[ROWS], pooling, y[ROWS], (y[ROWS] + 1) % 3
+    whole, sizes = contributions(*asked), list[int]()
+    cover = positions._covered
+
+    def spy(image: np.ndarray, *others: Any) -> np.ndarray:
+        covered = cover(image, *others)
+        sizes.append(len(covered) * image.size)
+        return covered
+
+    block = 2 * maps[0].size
+    monkeypatch.setattr(positions, "_covered", spy)
+    monkeypatch.setattr(positions, "_BLOCK", block)
+    found = contributions(*asked)
+    assert max(sizes) == block
+    assert len(sizes) == len(ROWS) * np.prod(SIDES) / 2
+    assert found.positions == pytest.approx(whole.positions, abs=1e-5)
+    monkeypatch.setattr(positions, "_MOST_VALUES", len(ROWS) * np.prod(SIDES) * maps[0].size - 1)
+    with pytest.raises(HeadError, match="covering 6 positions of 5 channels in 7 images takes"):
+        contributions(*asked)
 
 
 def test_the_object_is_where_the_contributions_are() -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,10 @@ from classify.cli import main as train
 from classify.data import near_duplicates
 from classify.data.dataset import load_dataset
 from classify.data.splits import split_folds, split_rows
+from classify.diagnosis.shift import find_leaks
+from classify.search.search import run
+from classify.settings.config import TrainConfig
+from classify.settings.head_spec import HeadSpec
 from extract.core.errors import SplitError
 from tests.conftest import MakeStore
 from tests.test_similarity_near_duplicates import clusters
@@ -57,6 +62,34 @@ def test_nothing_is_said_without_copies_or_within_one_split(
     split_rows(load_dataset(make_store(X, [0, 1] * 60, split, name="d.h5")))
     assert "000010.png ~ 000090.png" in caplog.text
     assert "see show-features --near, and move or remove one of each" in caplog.text
+
+
+def test_a_run_searches_once(make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    X = clusters(120, 64, 7)
+    X[90] = X[10]
+    path = make_store(X, [0, 1] * 60, [0] * 80 + [1] * 40)
+    sides = np.repeat([0, 1], [80, 40])
+    searches, search = list[int](), near_duplicates._search
+
+    def spy(*asked: Any) -> Any:
+        searches.append(0)
+        return search(*asked)
+
+    monkeypatch.setattr(near_duplicates, "_search", spy)
+    for memory in (1.0, 1e-6):  # in memory, and from the file
+        searches.clear()
+        dataset = load_dataset(path, memory=memory)
+        result = run(dataset, TrainConfig((HeadSpec("linear", epochs=2),)))
+        assert "000010.png ~ 000090.png" in find_leaks(dataset, result.splits)[0]
+        assert result.dataset
+        listed, count = near_duplicates.list_near_leaks(result.dataset.X, sides)
+        assert [(pair.first, pair.second) for pair in listed] == [(10, 90)]
+        assert (len(searches), count) == (1, 1)
+    whole = load_dataset(path)
+    for label in (50, 51):  # another image now, in the same array
+        whole.X[label] = whole.X[label + 35]
+        _, count = near_duplicates.list_near_leaks(whole.X, sides)
+        assert count == label - 48
 
 
 def test_identical_files_are_named_once(

@@ -20,7 +20,7 @@ from extract.cli import main as extract_command
 from extract.core.errors import ImageError, SettingError, SourceError
 from extract.images import remote
 from extract.images.item import read_item
-from extract.images.remote import explain, hide_secrets, is_url, read_url
+from extract.images.remote import explain, hide_secrets, hide_secrets_in, is_url, read_url
 from extract.pipeline.run import run_extraction as extract_features
 from extract.show_cli import main as show_features
 from extract.sources.listing import list_source, open_reader
@@ -361,3 +361,8 @@ def test_a_library_that_is_not_there_is_named(
     monkeypatch.setitem(sys.modules, lacking, None)
     with pytest.raises(SourceError, match=message):
         list_source(url)
+
+
+def test_a_recorded_command_has_no_secrets() -> None:
+    command = "extract-features 'https://user:hunter2@host/a.zip?sig=X' s3://key:secret@b/c out.h5"
+    assert hide_secrets_in(command) == "extract-features 'https://host/a.zip' s3://b/c out.h5"

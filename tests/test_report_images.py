@@ -1,8 +1,10 @@
 """The small images of the report: which ones, how many, and what scripts know of them."""
 
 import json
+import os
 import re
 from base64 import b64decode
+from contextlib import suppress
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +19,7 @@ from classify.report.images import _spread
 from extract.gallery import thumbnails
 from extract.gallery.thumbnails import Place, Wanted, read_thumbnails
 from extract.images.digests import digest_bytes
+from extract.limits import prefetch
 from tests.browser import opened
 from tests.test_report_page import SCRIPT, dataset, report
 
@@ -146,6 +149,34 @@ def test_thumbnails_come_in_order_from_threads(tmp_path: Path) -> None:
             assert abs(pixels[16, 16].astype(int) - [4 * number, 0, 255 - 4 * number]).max() < 12
         else:
             assert reason == "image changed since extraction"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs fifos")
+def test_an_image_that_hangs_takes_no_other_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.png")
+    content, fifo = (tmp_path / "a.png").read_bytes(), tmp_path / "fifo"
+    os.mkfifo(fifo)
+    wanted = [Wanted(str(number), digest_bytes(content), side=32) for number in range(20)]
+    # As on a disk that does not answer.
+    monkeypatch.setattr(
+        thumbnails,
+        "open_reader",
+        lambda *_: lambda key: content if int(key) % 9 else fifo.read_bytes(),
+    )
+    monkeypatch.setattr(prefetch, "LIMIT_SECONDS", 0.5)
+    found = read_thumbnails(wanted, Place(None, str(tmp_path)))
+    late = [number for number, one in enumerate(found) if not one.image]
+    assert late == [0, 9, 18]
+    assert {found[number].reason for number in late} == {"took longer than 0.5 s to read"}
+    monkeypatch.setattr(prefetch, "MOST_STUCK", 0)
+    assert [one.reason for one in read_thumbnails(wanted, Place(None, str(tmp_path)))] == [
+        "took longer than 0.5 s to read"
+    ] * 20
+    for _ in range(8):  # ends the threads
+        with suppress(OSError):
+            os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
 
 
 def test_jpeg_takes_the_place_of_webp_where_pillow_has_none(

@@ -110,6 +110,26 @@ def test_a_click_keeps_an_image(browser: Any, shown: Shown) -> None:
 # The keyboard.
 
 
+def test_the_tooltip_of_a_finger_closes_elsewhere(browser: Any, shown: Shown) -> None:
+    screen: dict[str, Any] = {"viewport": {"width": 390, "height": 800}, "has_touch": True}
+    with opened(browser, shown[0], is_mobile=True, reduced_motion="reduce", **screen) as page:
+        mark, tip = page.locator("#map .frame svg use").nth(5), page.locator("#tip")
+        page.evaluate("document.documentElement.style.scrollBehavior = 'auto'")
+        page.locator("#map .frame").first.scroll_into_view_if_needed()
+
+        def tap() -> None:
+            box = mark.bounding_box()
+            page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+            tip.wait_for(state="visible")
+
+        tap()
+        page.touchscreen.tap(385, 5)
+        tip.wait_for(state="hidden")
+        tap()
+        page.evaluate("scrollBy(0, 40)")
+        tip.wait_for(state="hidden")
+
+
 def test_arrow_keys_go_from_image_to_image(browser: Any, shown: Shown) -> None:
     path, made, result, analysis = shown
     with opened(browser, path, viewport={"width": 1200, "height": 900}) as page:

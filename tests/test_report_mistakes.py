@@ -110,7 +110,19 @@ def test_near_pairs_by_brute_force() -> None:
     sides = np.arange(300) % 3
     X[10], X[21] = X[3] * 2, X[6] + 1e-3  # 10 and 3 are on two sides; 21 and 6 are on one
     X[101] = X[100]  # a copy
-    found = list_near_leaks(X, sides)
+    found, count = list_near_leaks(X, sides)
+    assert count == 2
     assert [(pair.first, pair.second) for pair in found] == [(3, 10), (100, 101)]
     assert [pair.cosine for pair in found] == pytest.approx([1, 1], abs=1e-6)
-    assert list_near_leaks(X, np.zeros(300, int)) == []
+    assert list_near_leaks(X, np.zeros(300, int)) == ([], 0)
+
+
+def test_of_many_near_pairs_the_first_are_listed() -> None:
+    X = np.random.default_rng(3).normal(size=(120, 16)).astype(np.float32)
+    X[:80] = X[0] + np.linspace(0, 1e-3, 80)[:, None].astype(np.float32)
+    sides = np.arange(120) % 2
+    found, count = list_near_leaks(X, sides)
+    assert count == 40 * 40
+    assert len(found) == 1000
+    assert [pair.cosine for pair in found] == sorted([pair.cosine for pair in found])[::-1]
+    assert all(sides[pair.first] != sides[pair.second] for pair in found)

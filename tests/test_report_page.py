@@ -483,6 +483,37 @@ def test_a_phone_needs_no_sideways_scrolling(
         assert table["x"] + table["width"] <= 390
 
 
+def test_the_bars_have_the_scale_of_the_candidates(
+    browser: Any, hostile: tuple[Path, Result, Analysis]
+) -> None:
+    path, result, _ = hostile
+    lows, highs = zip(*((entry.low or 0, entry.high or 0) for entry in result.entries), strict=True)
+    low, high = min(lows), max(highs)
+    assert result.baseline
+    assert (result.baseline.low or 0) < low
+    with opened(browser, path) as page:
+        bars = page.locator("#leaderboard .bar rect")
+        places = bars.evaluate_all(
+            "all => all.map(r => ['x', 'width'].map(n => r.getAttribute(n)))"
+        )
+        found = np.array([[float(end.rstrip("%")) for end in ends] for ends in places])
+        expected = [[a - low, b - a] for a, b in zip(lows, highs, strict=True)]
+        np.testing.assert_allclose(found, 100 * np.array(expected) / (high - low), atol=0.01)
+        last = page.locator("#leaderboard tbody tr").last
+        assert last.locator("svg").count() == 0
+        assert last.locator(".interval").inner_text() == (
+            f"{result.baseline.low:.3f}\N{EN DASH}{result.baseline.high:.3f}"
+        )
+
+
+def test_only_groups_with_a_name_are_listed(tmp_path: Path) -> None:
+    for name, shown in (("farm", True), ("f" * 30, False)):
+        made = dataset(("cat", "dog"))
+        made = replace(made, groups=[f"{name}{i % 40:02}" for i in range(len(made.y))])
+        text = report(made, tmp_path / "report.html", HEADS[:1])[0].read_text(encoding="utf-8")
+        assert ('<section id="groups">' in text) == ('href="#groups"' in text) == shown
+
+
 def test_it_prints_and_unfolds(browser: Any, tmp_path: Path) -> None:
     made = dataset(("cat", "dog"), count=300)
     made.X[:] = np.random.default_rng(1).normal(size=made.X.shape)
@@ -516,6 +547,17 @@ def test_the_same_seed_and_the_same_seconds_give_the_same_bytes(tmp_path: Path) 
         write_report(path, made, result, analyse(made, result), "out.h5")
         pages.append(path.read_bytes())
     assert pages[0] == pages[1] != pages[2]
+
+
+def test_secrets_of_addresses_are_not_on_the_page(tmp_path: Path) -> None:
+    address = "https://user:hunter2@host.invalid/images.zip?sig=SIGNATURE"
+    made = replace(dataset(("cat", "dog")), source=address, moved_to=address)
+    path, *ran = report(made, tmp_path / "report.html", HEADS[:1])
+    write_report(path, made, *ran, ["a.h5", "b.h5"])  # its command names the images
+    text = path.read_text(encoding="utf-8")
+    assert "https://host.invalid/images.zip" in text
+    assert "hunter2" not in text
+    assert "SIGNATURE" not in text
 
 
 def test_a_users_own_style_of_figures_changes_nothing(tmp_path: Path) -> None:

@@ -188,3 +188,14 @@ def test_names_stay_text(browser: Any, two: Made) -> None:
         assert page.locator("#scores .threshold b, #scores .threshold script").count() == 0
         words = page.inner_text("#scores .threshold:has(#positive-score)")
         assert re.search(r"<b>dog</b>|<script>", words)
+
+
+def test_a_word_that_a_shell_of_windows_would_read_is_left_out(
+    browser: Any, tmp_path: Path
+) -> None:
+    path = report(dataset(("cat", "dog")), tmp_path / "report.html", HEADS[:1])[0]
+    with opened(browser, path) as page:
+        words = [
+            page.evaluate("word => shellWord(word, true)", w) for w in ("a b", "$(calc)", "%x%")
+        ]
+    assert words == ['"a b"', "SOURCE", "SOURCE"]

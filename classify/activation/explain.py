@@ -1,17 +1,17 @@
 """Where the head looked at its most confident mistakes, and their nearest training images."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from classify.activation.images import read_pixels
 from classify.activation.nearest import Neighbour, find_nearest
-from classify.activation.overlay import describe_place, draw_overlay
-from classify.activation.positions import COVERED, Contributions, contributions
-from classify.activation.scored_by import group_by_head, open_head
+from classify.activation.overlay import Mapped, Overlay, draw_overlays
+from classify.activation.scored_by import group_by_head
 from classify.activation.trunk_maps import open_maps, run_maps
 from classify.data.dataset import Dataset
 from classify.data.near_duplicates import NearPair, list_near_leaks
@@ -27,29 +27,7 @@ from extract.core.errors import HeadstartError, first_line
 
 SHOWN = 24
 FOLD = 10  # the number of the first fold
-_MOST_PAIRS = 1000
-# How far the mean of a map may be from the stored features, as a share of their length.
-_SAME, _SAME_LOW = 0.01, 0.1
-# The least change of log odds that is more than rounding.
-_LEAST = 0.01
-
-
-class Overlay(NamedTuple):
-    """Where the head looked, for one image.
-
-    Attributes:
-        image: The map over the image, as a data URI; empty without one.
-        reason: Why there is none; empty with one.
-        place: Where the predicted class has most of its evidence, in words.
-        positions: (h, w) contributions to the log odds; empty without a map.
-        constant: What no position contributes.
-    """
-
-    image: str = ""
-    reason: str = ""
-    place: str = ""
-    positions: Sequence[Sequence[float]] = ()
-    constant: float = 0.0
+_OVERLAYS = "overlays"
 
 
 @dataclass(frozen=True)
@@ -60,23 +38,28 @@ class Explained:
         rows: Their rows in the dataset.
         overlays: One for each.
         nearest: The training images most similar to each.
-        near: Near-duplicates on two sides of the split or in two folds, the most similar first.
+        near: The first near-duplicates on two sides of the split or in two folds, the most similar
+            first.
+        near_count: How many pairs there are.
         method: ``exact``, ``gradient`` or ``covered``; empty without any overlay.
         pooling: How the maps became the features of the head: ``avg``, ``max`` or ``none``.
         grid: Height and width of the maps; zeros without one.
         reason: Why there is no overlay at all; empty where there is one.
         seconds: What it took.
+        is_interrupted: Whether Ctrl-C ended it.
     """
 
     rows: list[int] = field(default_factory=list)
     overlays: list[Overlay] = field(default_factory=list)
     nearest: list[list[Neighbour]] = field(default_factory=list)
     near: list[NearPair] = field(default_factory=list)
+    near_count: int = 0
     method: str = ""
     pooling: str = ""
     grid: tuple[int, int] = (0, 0)
     reason: str = ""
     seconds: float = 0.0
+    is_interrupted: bool = False
 
     @classmethod
     def left_out(cls, mistakes: Sequence[Mistake], reason: str) -> "Explained":
@@ -101,7 +84,8 @@ class Explained:
             "method": self.method,
             "reason": self.reason,
             "images": shown,
-            "near_duplicates": near[:_MOST_PAIRS],
+            "near_duplicates": near,
+            "near_duplicate_pairs": self.near_count,
         }
 
 
@@ -114,7 +98,8 @@ def explain_mistakes(
 ) -> Explained:
     """Explain the first mistakes: where the head looked, and the nearest training images.
 
-    No failure is raised: a reason takes the place of what could not be made.
+    No failure is raised, nor is Ctrl-C: a reason takes the place of what could not be made, and
+    what was finished before is kept.
 
     Args:
         result: The result of the run.
@@ -123,26 +108,41 @@ def explain_mistakes(
     """
     began = time.perf_counter()
     explained = Explained.left_out(mistakes, "")
-    rows, own = explained.rows, result.dataset
-    if own is not None and not own.near_joined:
-        explained = replace(explained, near=list_near_leaks(own.X, sides_of(result)))
-    if not rows or own is None or result.scores is None:
-        return replace(explained, seconds=time.perf_counter() - began)
-    explained = replace(explained, nearest=_nearest(result, rows))
     try:
-        explained = _draw(result, explained, overlays)
-    except (_NoOverlayError, HeadstartError, OSError, MemoryError) as error:
-        explained = replace(explained, reason=first_line(error))
-    except Exception as error:  # the report must not be lost for an overlay
-        log.warning("no overlays: %s: %s", type(error).__name__, first_line(error))
-        log.debug("", exc_info=error)
-        explained = replace(explained, reason=f"{type(error).__name__}: {first_line(error)}")
-    reasons = {overlay.reason for overlay in explained.overlays}
-    if not explained.reason and len(reasons) == 1:
-        explained = replace(explained, reason=reasons.pop())
+        explained, reason = _try(partial(_add_near, result), explained, "near-duplicates")
+        if explained.rows and result.dataset is not None and result.scores is not None:
+            explained, reason = _try(partial(_add_nearest, result), explained, "neighbours")
+            explained, reason = _try(partial(_draw, result, overlays), explained, _OVERLAYS)
+            explained = replace(explained, reason=reason or explained.reason)
+    except KeyboardInterrupt:  # the report is nearly finished
+        explained = replace(explained, reason="interrupted", is_interrupted=True)
     if explained.reason:
         log.debug("no overlays: %s", explained.reason)
     return replace(explained, seconds=time.perf_counter() - began)
+
+
+def _try(
+    add: Callable[[Explained], Explained], explained: Explained, noun: str
+) -> tuple[Explained, str]:
+    """Return what a function adds, or what there was before and the reason."""
+    try:
+        return add(explained), ""
+    except (_NoOverlayError, HeadstartError, OSError, MemoryError) as error:
+        reason, is_said = first_line(error), noun == _OVERLAYS
+    except Exception as error:  # the report must not be lost
+        reason, is_said = f"{type(error).__name__}: {first_line(error)}", False
+        log.debug("", exc_info=error)
+    if not is_said:  # by the report
+        log.warning("no %s: %s", noun, reason)
+    return explained, reason
+
+
+def _add_near(result: Result, explained: Explained) -> Explained:
+    own = result.dataset
+    if own is None or own.near_joined:
+        return explained
+    near, count = list_near_leaks(own.X, sides_of(result))
+    return replace(explained, near=near, near_count=count)
 
 
 def sides_of(result: Result) -> Labels:
@@ -157,53 +157,42 @@ def sides_of(result: Result) -> Labels:
     return sides
 
 
-def _nearest(result: Result, rows: Sequence[int]) -> list[list[Neighbour]]:
-    """Return the nearest training images of each row, among those of the head that scored it."""
+def _add_nearest(result: Result, explained: Explained) -> Explained:
+    """Add the nearest training images, among those of the head that scored each row."""
     assert result.dataset
-    nearest: list[list[Neighbour]] = [[] for _ in rows]
+    rows = explained.rows
+    trained = [np.empty(0, np.int64)] * len(rows)
     for part in group_by_head(result, np.array(rows)):
-        own = [rows[place] for place in part.places]
-        found = find_nearest(result.dataset.X, own, part.trained)
-        for place, neighbours in zip(part.places, found, strict=True):
-            nearest[place] = neighbours
-    return nearest
+        for place in part.places:
+            trained[place] = part.trained
+    return replace(explained, nearest=find_nearest(result.dataset.X, rows, trained))
 
 
-def _draw(result: Result, explained: Explained, overlays: str) -> Explained:
+def _draw(result: Result, overlays: str, explained: Explained) -> Explained:
     """Add the overlays; raise _NoOverlayError or HeadstartError where there can be none."""
     own, rows = result.dataset, np.array(explained.rows)
     assert own is not None
     made_by, layer, shape = _check(result, own, overlays)
     pixels = read_pixels(own, explained.rows, made_by.trunk)
-    known = np.array([i for i, image in enumerate(pixels) if not isinstance(image, str)])
+    known = np.array([i for i, image in enumerate(pixels) if not isinstance(image, str)], np.int64)
     drawn = [Overlay(reason=image) if isinstance(image, str) else Overlay() for image in pixels]
-    if not len(known):
-        return replace(explained, overlays=drawn)
-    stored = _read_rows(own.X, rows[known])
-    maps, pooling = stored, "none"
-    if len(shape) == 1:
-        engine = open_maps(made_by, layer, len(known), overlays == OVERLAYS[1])
-        maps = run_maps(engine, layer, np.stack([pixels[i] for i in known]))
-        pooling = made_by.trunk.pooling
-    if maps.shape[1] * maps.shape[2] == 1:
-        raise _NoOverlayError("the feature map has one position")
-    method = ""
-    for part in group_by_head(result, rows[known]):
-        own_places, own_rows = known[part.places], rows[known][part.places]
-        head = open_head(result, part.fold, own_rows)
-        if isinstance(head, str):
-            reasons = [head] * len(own_places)
-            parts = None
-        else:
-            own_maps = maps[part.places]
-            reasons = _compare(own_maps, stored[part.places], pooling, made_by.precision)
-            answers, truths = _answers(result, own_rows), own.y[own_rows]
-            parts = contributions(head, own_maps, pooling, answers, truths)
-            method = parts.method
-        for i, (place, reason) in enumerate(zip(own_places, reasons, strict=True)):
-            drawn[place] = Overlay(reason=reason) if reason else _overlay(pixels[place], parts, i)
-    grid = maps.shape[1], maps.shape[2]
-    return replace(explained, overlays=drawn, method=method, pooling=pooling, grid=grid)
+    if len(known):
+        images, stored = [pixels[i] for i in known], _read_rows(own.X, rows[known])
+        maps, pooling = stored, "none"
+        if len(shape) == 1:
+            engine = open_maps(made_by, layer, len(known), overlays == OVERLAYS[1])
+            maps, pooling = run_maps(engine, layer, np.stack(images)), made_by.trunk.pooling
+        if maps.shape[1] * maps.shape[2] == 1:
+            raise _NoOverlayError("the feature map has one position")
+        mapped = Mapped(rows[known], images, maps, stored, pooling, made_by.precision)
+        overlaid, method = draw_overlays(result, mapped)
+        for place, overlay in zip(known, overlaid, strict=True):
+            drawn[place] = overlay
+        grid = maps.shape[1], maps.shape[2]
+        if method:
+            return replace(explained, overlays=drawn, method=method, pooling=pooling, grid=grid)
+    reasons = dict.fromkeys(overlay.reason for overlay in drawn)
+    return replace(explained, overlays=drawn, reason="; ".join(reasons))
 
 
 def _check(result: Result, own: Dataset, overlays: str) -> tuple[MadeBy, str, tuple[int, ...]]:
@@ -216,7 +205,7 @@ def _check(result: Result, own: Dataset, overlays: str) -> tuple[MadeBy, str, tu
     if overlays == OVERLAYS[2]:
         raise _NoOverlayError("left out with --overlays never")
     if result.finetuned and result.finetuned.best_epoch:
-        raise _NoOverlayError("the answers are those of a fine-tuned trunk, which has moved on")
+        raise _NoOverlayError("the answers are those of a fine-tuned trunk, not of these features")
     if own.store:
         members = own.store.choose(own.layer).members
         if len(members) > 1:
@@ -246,31 +235,3 @@ def _read_rows(X: Any, rows: Labels) -> Rows:
         return np.asarray(X[rows])
     order, places = np.unique(rows, return_inverse=True)
     return X.read(order)[places]
-
-
-def _answers(result: Result, rows: Labels) -> Labels:
-    """Return the classes that validation rows were taken for."""
-    assert result.scores is not None
-    places = np.searchsorted(result.validation_rows, rows)
-    return np.asarray(result.scores[places].argmax(axis=1))
-
-
-def _compare(maps: Rows, stored: Rows, pooling: str, precision: str) -> list[str]:
-    """Return for each map why it does not belong to the stored features; empty where it does."""
-    if pooling == "none":
-        return [""] * len(maps)
-    pooled = maps.mean(axis=(1, 2)) if pooling == "avg" else maps.max(axis=(1, 2))
-    distance = np.linalg.norm(pooled - stored, axis=1) / np.linalg.norm(stored, axis=1)
-    most = _SAME if precision == "float32" else _SAME_LOW
-    other = "the trunk gives other features now than when they were extracted"
-    return ["" if one <= most else other for one in distance]
-
-
-def _overlay(pixels: Any, parts: Contributions | None, place: int) -> Overlay:
-    assert parts
-    positions = parts.positions[place]
-    if parts.method == COVERED and np.abs(positions).max() < _LEAST:
-        return Overlay(reason="covering one position changes nothing")
-    image = draw_overlay(pixels, positions)
-    words, constant = describe_place(positions), float(parts.constant[place])
-    return Overlay(image, "", words, positions.tolist(), constant)

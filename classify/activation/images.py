@@ -14,6 +14,8 @@ from extract.limits import prefetch
 from extract.limits.image_size import under_way
 from extract.pixels.decode import decode
 
+_THREADS = 8
+
 
 def read_pixels(dataset: Dataset, rows: Sequence[int], spec: TrunkSpec) -> list[Any]:
     """Return the (H, W, 3) uint8 pixels of rows, or the reason why an image has none.
@@ -27,25 +29,30 @@ def read_pixels(dataset: Dataset, rows: Sequence[int], spec: TrunkSpec) -> list[
     wanted = [
         Wanted(dataset.keys[row], None if known is None else known[row].tobytes()) for row in rows
     ]
-    read = partial(_read, dataset, wanted)
-    late = [f"took longer than {prefetch.LIMIT_SECONDS:g} s to read"] * len(rows)
-    with closing(prefetch.map_in_threads(read, [spec], 1, 1)) as done:
-        return next(iter(done)) or late
+    place = Place(dataset.path, dataset.source, dataset.columns, dataset.root, dataset.moved_to)
+    late = f"took longer than {prefetch.LIMIT_SECONDS:g} s to read"
+    with closing(prefetch.map_in_threads(partial(_open, place), [wanted], 1, 1)) as done:
+        originals = next(done) or late
+    if isinstance(originals, str):
+        return [originals] * len(wanted)
+    read = partial(_read, originals, spec)
+    with closing(prefetch.map_in_threads(read, wanted, _THREADS, 2 * _THREADS)) as found:
+        return [late if pixels is None else pixels for pixels in found]
 
 
-def _read(dataset: Dataset, wanted: Sequence[Wanted], spec: TrunkSpec) -> list[Any]:
-    place = dataset.source, dataset.columns, dataset.root, dataset.moved_to
+def _open(place: Place, wanted: Sequence[Wanted]) -> Originals | str:
     try:
-        originals = Originals(Place(dataset.path, *place), wanted)
+        return Originals(place, wanted)
     except StoreError:
-        return ["image not found"] * len(wanted)
-    how = spec.resize, spec.interpolation
+        return "image not found"
+
+
+def _read(originals: Originals, spec: TrunkSpec, image: Wanted) -> Any:
+    """Return the pixels of an image, or why it has none."""
     decoding = spec.decoding if HAS_SIMD else "scaled"
-    pixels = list[Any]()
-    for image in wanted:
-        try:
-            with under_way():
-                pixels.append(decode(originals.read(image), spec.image_size, *how, decoding))
-        except ImageError as error:
-            pixels.append(str(error))
-    return pixels
+    how = spec.image_size, spec.resize, spec.interpolation, decoding
+    try:
+        with under_way():
+            return decode(originals.read(image), *how)
+    except ImageError as error:
+        return str(error)

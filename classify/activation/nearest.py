@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from classify.stored.out_of_core import Features, Labels, Rows, StoredRows
 
@@ -19,13 +20,17 @@ class Neighbour(NamedTuple):
     cosine: float
 
 
-def find_nearest(X: Features, rows: Sequence[int], trained: Labels) -> list[list[Neighbour]]:
+def find_nearest(
+    X: Features, rows: Sequence[int], trained: Sequence[Labels]
+) -> list[list[Neighbour]]:
     """Return the training images that are most similar to each of some rows, the first one first.
+
+    All features are read once, however many heads there are.
 
     Args:
         X: (N, *shape) features of the head.
         rows: Rows of images.
-        trained: (A,) rows of the training images.
+        trained: For each the rows of the training images; one array for all rows of a head.
 
     Returns:
         ``NEAREST`` neighbours of each row, or fewer where there are no more; none where the
@@ -34,20 +39,30 @@ def find_nearest(X: Features, rows: Sequence[int], trained: Labels) -> list[list
     if not rows or (isinstance(X, StoredRows) and 4 * np.prod(X.shape[1:]) * len(X) > _MOST_READ):
         return [[] for _ in rows]
     order, places = np.unique(np.asarray(rows), return_inverse=True)
-    units = _units(_read(X, order), np.float32)
-    best = np.full((len(order), _CANDIDATES), -1, np.int64)
-    cosines = np.full((len(order), _CANDIDATES), -np.inf, np.float32)
-    for part, features in _blocks(X, trained):
-        found = np.hstack([cosines, units @ _units(features, np.float32).T])
-        known = np.hstack([best, np.broadcast_to(part, (len(order), len(part)))])
-        chosen = np.argsort(-found, axis=1, kind="stable")[:, :_CANDIDATES]
-        cosines = np.take_along_axis(found, chosen, axis=1)
-        best = np.take_along_axis(known, chosen, axis=1)
-    neighbours = [
-        _measure(X, row, candidates[candidates >= 0])
-        for row, candidates in zip(order, best, strict=True)
+    units = _units(_read(X, order), np.float32)[places]
+    masks, heads = _masks(len(X), trained)
+    best = np.full((len(rows), _CANDIDATES), -1, np.int64)
+    cosines = np.full((len(rows), _CANDIDATES), -np.inf, np.float32)
+    for part, features in _blocks(X, np.flatnonzero(masks.any(axis=0))):
+        near = units @ _units(features, np.float32).T
+        near[~masks[:, part][heads]] = -np.inf
+        cosines, known = np.hstack([cosines, near]), np.broadcast_to(part, near.shape)
+        chosen = np.argsort(-cosines, axis=1, kind="stable")[:, :_CANDIDATES]
+        best = np.take_along_axis(np.hstack([best, known]), chosen, axis=1)
+        cosines = np.take_along_axis(cosines, chosen, axis=1)
+    return [
+        _measure(X, row, candidates[values > -np.inf])
+        for row, candidates, values in zip(rows, best, cosines, strict=True)
     ]
-    return [neighbours[place] for place in places]
+
+
+def _masks(count: int, trained: Sequence[Labels]) -> tuple[NDArray[np.bool_], list[int]]:
+    """Return the training rows of each head as a mask, and the number of each row's head."""
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(map(id, trained)))}
+    masks = np.zeros((len(numbers), count), bool)
+    for own in trained:
+        masks[numbers[id(own)], own] = True
+    return masks, [numbers[id(own)] for own in trained]
 
 
 def _measure(X: Features, row: int, candidates: Labels) -> list[Neighbour]:

@@ -28,8 +28,11 @@ from numpy.typing import NDArray
 from classify.activation.gradients import Double, log_odds_gradient
 from classify.heads.registry import FittedHead
 from classify.stored.out_of_core import Labels, Rows
+from extract.core.errors import HeadError
 
 EXACT, GRADIENT, COVERED = "exact", "gradient", "covered"
+# Values of maps with a covered position: of one block (64 MB), and of all (6 GB, some seconds).
+_BLOCK, _MOST_VALUES = 2**24, 3 * 2**29
 
 
 class Contributions(NamedTuple):
@@ -93,25 +96,32 @@ def _cover(
     Of an averaged map this leaves the position out of the mean.
     """
     n, h, w, C = maps.shape
+    width = C if pooling == "avg" else h * w * C
+    if n * h * w * width > _MOST_VALUES:
+        found = f"this head has no gradient, and covering {h * w:,} positions of {C:,} channels"
+        raise HeadError(f"{found} in {n:,} images takes too long")
     positions, constant = np.zeros((n, h * w)), np.zeros(n)
+    step = max(1, _BLOCK // width)
     for row, image in enumerate(maps):
         flat = image.reshape(h * w, C)
         means = (flat.sum(axis=0, dtype=np.float64) - flat) / max(1, h * w - 1)
-        features = _covered(flat, means.astype(np.float32), (h, w), pooling)
         known = _log_odds(head, _pool(image[None], pooling), classes[row], others[row])
-        covered = _log_odds(head, features, classes[row], others[row])
-        positions[row] = known - covered
+        for start in range(0, h * w, step):
+            own = slice(start, min(start + step, h * w))
+            features = _covered(image, means.astype(np.float32), own, pooling)
+            positions[row, own] = known - _log_odds(head, features, classes[row], others[row])
         constant[row] = known[0] - positions[row].sum()
     return Contributions(positions.reshape(n, h, w), constant, COVERED)
 
 
-def _covered(flat: Rows, means: Rows, grid: tuple[int, int], pooling: str) -> Rows:
-    """Return the (h * w, *shape) features with each position covered in turn."""
+def _covered(image: Rows, means: Rows, own: slice, pooling: str) -> Rows:
+    """Return the features with each of some positions covered in turn by the mean of the others."""
     if pooling == "avg":
-        return means
-    covered = np.repeat(flat[None], len(flat), axis=0)
-    covered[np.arange(len(flat)), np.arange(len(flat))] = means
-    return _pool(covered.reshape(len(flat), *grid, -1), pooling)
+        return means[own]
+    count = own.stop - own.start
+    covered = np.repeat(image.reshape(1, -1, image.shape[2]), count, axis=0)
+    covered[np.arange(count), np.arange(own.start, own.stop)] = means[own]
+    return _pool(covered.reshape(count, *image.shape), pooling)
 
 
 def _log_odds(head: FittedHead, X: Rows, label: int, other: int) -> NDArray[np.float64]:

@@ -73,7 +73,10 @@ def open_maps(made_by: MadeBy, layer: str, images: int, build: bool) -> Engine:
         if compiled := find_compiled(spec, calibration):
             return compiled
         unpooled = replace(spec, layer=(layer,), pooling="none")
-        if not (build or find_compiled(unpooled, calibration)):
+        if compiled := find_compiled(unpooled, calibration):
+            # Opened here: elsewhere a machine may prefer to build it in Keras.
+            return OpenVinoEngine(compiled, "float32", None, precision, 0, images)
+        if not build:
             found = "the converted trunk is not in the cache of this machine"
             raise NotInCacheError(f"{found}; --overlays always builds it")
         settings = "float32", None, "auto", precision, calibration, images

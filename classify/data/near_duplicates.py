@@ -1,7 +1,9 @@
 """Near-duplicates in training: kept in one group, or warned of where they are on two sides."""
 
+import weakref
+import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,11 @@ from extract.similarity.threshold import choose_threshold
 # Rows that are looked at before training, in runs of neighbours, and their bytes if they are read
 # from the file. Copies are often neighbours by key.
 _MOST_ROWS, _RUN, _MOST_BYTES = 3072, 256, 2**27
+_MOST_LISTED = 1000  # pairs
+
+_Found: TypeAlias = tuple[Labels, Labels, NDArray[Any]]
+# The features that were searched last, a checksum of those in memory, and the pairs.
+_last: list[tuple["weakref.ref[Features]", int, _Found]] = []
 
 
 class NearPair(NamedTuple):
@@ -117,7 +124,7 @@ def describe_near_leaks(
     return f"{found}; expected each with its copies in one, or scores are too high; {remedy}"
 
 
-def list_near_leaks(X: Features, sides: Labels) -> list[NearPair]:
+def list_near_leaks(X: Features, sides: Labels) -> tuple[list[NearPair], int]:
     """Return near-duplicates and copies that are on two sides, in a bounded sample.
 
     Args:
@@ -125,17 +132,30 @@ def list_near_leaks(X: Features, sides: Labels) -> list[NearPair]:
         sides: (N,) the side of each row.
 
     Returns:
-        The pairs, the highest cosine first.
+        The first thousand pairs, the highest cosine first, and the number of all.
     """
     first, second, cosine = _find_sampled(X, _sample(X))
     parted = sides[first] != sides[second]
     first, second, cosine = first[parted], second[parted], cosine[parted].round(6)
-    order = np.lexsort([second, first, -cosine])
-    return [NearPair(int(first[i]), int(second[i]), float(cosine[i])) for i in order]
+    order = np.lexsort([second, first, -cosine])[:_MOST_LISTED]
+    columns = first[order].tolist(), second[order].tolist(), cosine[order].tolist()
+    return list(map(NearPair, *columns)), len(first)
 
 
-def _find_sampled(X: Features, rows: Labels) -> tuple[Labels, Labels, NDArray[Any]]:
-    """Return all pairs of near-duplicates among some rows with their cosines."""
+def _find_sampled(X: Features, rows: Labels) -> _Found:
+    """Return all pairs of near-duplicates among some rows with their cosines.
+
+    A run asks for them several times, so the last answer is kept as long as its features are.
+    """
+    state = zlib.crc32(np.ascontiguousarray(X[rows]).data) if isinstance(X, np.ndarray) else 0
+    if _last and _last[0][0]() is X and _last[0][1] == state:
+        return _last[0][2]
+    found = _search(X, rows)
+    _last[:] = [(weakref.ref(X, lambda _: _last.clear()), state, found)]
+    return found
+
+
+def _search(X: Features, rows: Labels) -> _Found:
     directions, none = _directions(X, rows), np.empty(0, np.int64)
     if len(directions) < 2:
         return none, none, np.empty(0)

@@ -15,7 +15,7 @@ from classify.search.leaderboard import Result
 from classify.settings.head_spec import HeadSpec
 from classify.stored.parts import MadeBy
 from extract.core.errors import StoreError
-from extract.images.remote import hide_secrets
+from extract.images.remote import hide_secrets, hide_secrets_in
 from extract.store.open import open_store
 
 # Names of the command; any other is that of a program that calls the functions.
@@ -60,8 +60,8 @@ def _describe_file(path: Path) -> dict[str, Any]:
     with suppress(StoreError, OSError), open_store(path) as store:
         values = store.attributes
         described["written"] = _format_date(path.stat().st_mtime)
-        described |= {key: str(values.get(key) or "") for key in ("command", "engine", "weights")}
-        described["source"] = hide_secrets(str(values.get("source") or ""))
+        for key in ("command", "engine", "weights", "source"):
+            described[key] = hide_secrets_in(str(values.get(key) or ""))
         described["versions"] = [str(one) for one in values.get("versions", ())]
     return described
 

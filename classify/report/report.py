@@ -37,6 +37,7 @@ from classify.search.leaderboard import Result
 from classify.search.ranking import to_json
 from classify.settings.config import METRICS
 from extract.gallery.page import content_policy, open_templates
+from extract.images.remote import hide_secrets
 
 _PAGE = Path(__file__).with_name("page")
 # Files of a folder that come before all others, and after them: rules for paper and telephones.
@@ -208,8 +209,8 @@ def _confusions(dataset: Dataset, analysis: Analysis, drawing: Drawing) -> dict[
 def _environment() -> Any:
     """Return the template engine with the filters of the report."""
     environment = open_templates(_PAGE)
-    environment.filters |= {"number": _number, "svg": _svg, "breakable": _breakable}
-    environment.filters |= {"percent": percent, "metric_name": metric_name}
+    environment.filters |= {"number": _number, "percent": percent, "metric_name": metric_name}
+    environment.filters |= {"svg": _svg, "breakable": _breakable, "without_secrets": hide_secrets}
     environment.tests["name"] = lambda text: isinstance(text, Name)
     return environment
 

@@ -90,11 +90,12 @@ def read_thumbnails(
         seconds: No optional image is read after this time.
     """
     tried = list[list[Thumbnail]]()
-    read = partial(_read_images, wanted, place, seconds)
-    late = Thumbnail("", f"took longer than {prefetch.LIMIT_SECONDS:g} s to read")
-    with closing(prefetch.map_in_threads(read, candidates(place), 1, 1)) as tries:
-        for found in tries:
-            tried.append(found or [late for _ in wanted])
+    with closing(prefetch.map_in_threads(partial(_open, place), candidates(place), 1, 1)) as found:
+        for opened in found:
+            # A source that does not answer has none of them.
+            tried.append(
+                _read_images(wanted, *opened, seconds) if opened else [_late() for _ in wanted]
+            )
             if any(thumbnail.image for thumbnail in tried[-1]):
                 return tried[-1]
     if wanted:
@@ -127,17 +128,25 @@ def _explain_missing(place: Place, count: int) -> None:
         log.info("%s; say where they are with %s", where, place.flag)
 
 
-def _read_images(
-    wanted: Sequence[Wanted], place: Place, seconds: float, candidate: tuple[str, str]
-) -> list[Thumbnail]:
-    """Return the thumbnails of images in one place."""
-    read = None
-    with suppress(SourceError):  # the archive may be gone, or on another machine
-        read = open_reader(candidate[0], place.columns, candidate[1])
-    known = bool(place.source or place.moved_to)
-    work = partial(_read_thumbnail, read if known else None, time.monotonic() + seconds)
-    with closing(prefetch.map_in_threads(work, wanted, _THREADS, 2 * _THREADS)) as images:
-        return [image or Thumbnail("", "took too long to read") for image in images]
+def _open(place: Place, candidate: tuple[str, str]) -> tuple[Read | None]:
+    """Open one place of the images."""
+    if place.source or place.moved_to:
+        with suppress(SourceError):  # the archive may be gone, or on another machine
+            return (open_reader(candidate[0], place.columns, candidate[1]),)
+    return (None,)
+
+
+def _late() -> Thumbnail:
+    return Thumbnail("", f"took longer than {prefetch.LIMIT_SECONDS:g} s to read")
+
+
+def _read_images(wanted: Sequence[Wanted], read: Read | None, seconds: float) -> list[Thumbnail]:
+    """Return the thumbnails of images in one place; one that hangs takes no other with it."""
+    work, images = partial(_read_thumbnail, read, time.monotonic() + seconds), list[Thumbnail]()
+    found = prefetch.map_in_threads(work, wanted, _THREADS, 2 * _THREADS)
+    with closing(found), suppress(SourceError):  # too many hang
+        images.extend(image or _late() for image in found)
+    return images + [_late() for _ in wanted[len(images) :]]
 
 
 def _read_thumbnail(read: Read | None, until: float, image: Wanted) -> Thumbnail:

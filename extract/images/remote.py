@@ -44,6 +44,11 @@ def without_query(url: str) -> str:
     return url.partition("?")[0] if is_url(url) else url
 
 
+def hide_secrets_in(text: str) -> str:
+    """Return a text without the secrets of the URLs in it."""
+    return _IN_TEXT.sub(lambda url: hide_secrets(url[1]) + url[2], text)
+
+
 def hide_secrets(name: str) -> str:
     """Return a name that is or ends with a URL, of which scheme, host and path remain."""
     return "".join(_split(name)[:2]) if "://" in name else name
@@ -202,4 +207,4 @@ def explain(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is nothing at this address"
     text = " ".join(str(error).split())
-    return _IN_TEXT.sub(lambda url: hide_secrets(url[1]) + url[2], text) or type(error).__name__
+    return hide_secrets_in(text) or type(error).__name__

@@ -2,8 +2,10 @@
 // Quotes a word for a shell, in the way of Windows where the path begins with a drive.
 function shellWord(word, onWindows) {
   if (word.startsWith("-")) word = `./${word}`;
+  if (onWindows && /["$%`]/.test(word)) return "SOURCE"; // its shells would read these
   if (/^[\w@%+=:,.\/-]+$/.test(word)) return word;
-  return onWindows ? `"${word}"` : `'${word.replaceAll("'", `'"'"'`)}'`;
+  if (onWindows) return `"${word}"`;
+  return `'${word.replaceAll("'", `'"'"'`)}'`;
 }
 
 // The command for this page's folder, which is that of the head.
