@@ -31,8 +31,8 @@ from classify.stored.out_of_core import Labels, Rows
 from extract.core.errors import HeadError
 
 EXACT, GRADIENT, COVERED = "exact", "gradient", "covered"
-# Values of maps with a covered position: of one block (64 MB), and of all (6 GB, some seconds).
-_BLOCK, _MOST_VALUES = 2**24, 3 * 2**29
+# Values of maps with a covered position: of one block (64 MB), and of all (1 GB).
+_BLOCK, _MOST_VALUES = 2**24, 2**28
 
 
 class Contributions(NamedTuple):
