@@ -552,8 +552,8 @@ def test_the_same_seed_and_the_same_seconds_give_the_same_bytes(tmp_path: Path) 
 def test_secrets_of_addresses_are_not_on_the_page(tmp_path: Path) -> None:
     address = "https://user:hunter2@host.invalid/images.zip?sig=SIGNATURE"
     made = replace(dataset(("cat", "dog")), source=address, moved_to=address)
-    path, *ran = report(made, tmp_path / "report.html", HEADS[:1])
-    write_report(path, made, *ran, ["a.h5", "b.h5"])  # its command names the images
+    path, result, analysis = report(made, tmp_path / "report.html", HEADS[:1])
+    write_report(path, made, result, analysis, ["a.h5", "b.h5"])  # its command names the images
     text = path.read_text(encoding="utf-8")
     assert "https://host.invalid/images.zip" in text
     assert "hunter2" not in text
