@@ -90,4 +90,6 @@ def test_a_head_trained_again_has_the_numbers_that_it_had(
         scores.pop("loss")
     for name, value in scores.items():
         assert now["candidates"][0]["scores"][name] == pytest.approx(value, abs=1e-5)
-    assert now.keys() == former.keys() | {"baseline", "best", "budget", "left_out", "notes"}
+    added = {"baseline", "best", "budget", "left_out", "notes", "summary", "sweeps"}
+    added |= {"date", "command", "seed", "features", "figures"}
+    assert now.keys() == former.keys() | added

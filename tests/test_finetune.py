@@ -274,7 +274,7 @@ def test_the_command(stores: dict[int, Path], capsys: pytest.CaptureFixture[str]
         assert f"loss {found['before']['loss']:.3f}, then {found['after']['loss']:.3f}" in page
     else:
         assert "none of 2 epochs had a lower validation loss" in page
-    assert "fine-tuning above" in page
+    assert "fine-tuning above" in page.replace("<wbr>", "")
     assert "Would more images help?" not in page
     assert "fine-tuned above conv_pw_12_relu: accuracy" in table
     bundle = load_head(folder)
@@ -291,9 +291,9 @@ def test_the_command(stores: dict[int, Path], capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["--finetune-epochs", "3"], 2, "finetune_epochs: has no effect without --finetune"),
-        (["--finetune", "--finetune-epochs", "0"], 2, "finetune_epochs: found 0"),
-        (["--finetune", "--finetune-learning-rate", "0"], 2, "finetune_learning_rate: found 0"),
+        (["--finetune-epochs", "3"], 2, "--finetune-epochs: has no effect without --finetune"),
+        (["--finetune", "--finetune-epochs", "0"], 2, "--finetune-epochs: found 0"),
+        (["--finetune", "--finetune-learning-rate", "0"], 2, "--finetune-learning-rate: found 0"),
         (["--finetune", "--folds", "3"], 2, "--folds and --finetune cannot be combined"),
         (["--finetune", "--head", "logistic"], 2, "head: found logistic with --finetune"),
         (["--finetune", "--C", "1"], 2, "head: found logistic with --finetune"),

@@ -18,6 +18,7 @@ from classify.diagnosis.analysis import Analysis
 from classify.report.report import write_report
 from classify.search.leaderboard import Result
 from extract import write_features
+from extract.display.tables import csv_text
 from tests.browser import opened
 from tests.test_report_page import DROPPED, HEADS, IMAGE, SCRIPT, dataset, report
 
@@ -169,7 +170,7 @@ def test_settings_tell_how_to_make_the_head_again(
         )
         rows = save(page, "Settings")
     shown = {(part, name): value for part, name, value in lines}
-    assert rows == [["of", "setting", "value"], *lines]
+    assert rows == [["of", "setting", "value"], *([csv_text(c) for c in line] for line in lines)]
     assert shown["training", "command"] == described["command"]
     assert described["command"].startswith("train-head '")
     assert shown["training", "seed"] == "7"

@@ -167,7 +167,7 @@ def test_the_commands_print_images_and_write_pages(
     assert list(rows[0]) == ["key", "label", "split", "cosine"]
     assert "the 3 most similar to train/cat/0.png of 8 images" in err
     html = page.read_text(encoding="utf-8")
-    assert html.count("data:image/jpeg;base64") == 4
+    assert html.count("data:image/webp;base64") == 4
     assert "Asked for" in html
     assert show([out, "--outliers", "2", "--page", str(page)]) == 0
     text, err = capsys.readouterr()
@@ -175,4 +175,4 @@ def test_the_commands_print_images_and_write_pages(
         one.key for one in find_outliers(out, 2)
     ]
     assert "the 2 of 8 images with the lowest mean cosine" in err
-    assert page.read_text(encoding="utf-8").count("data:image/jpeg;base64") == 2
+    assert page.read_text(encoding="utf-8").count("data:image/webp;base64") == 2
