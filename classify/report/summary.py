@@ -212,7 +212,7 @@ def _looks(analysis: Analysis) -> Iterator[tuple[str, Sentence]]:
 
 def _copies(analysis: Analysis) -> Iterator[tuple[str, Sentence]]:
     for line in analysis.leaks:
-        yield "Copies", (Name(line), "; the score may be too high.")
+        yield "Copies", (Name(line), "; scores on these images may be too high.")
 
 
 def _few_images(result: Result, right: Proportion) -> Iterator[tuple[str, Sentence]]:
