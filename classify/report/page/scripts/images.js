@@ -4,10 +4,11 @@
 const { names: classNames, reasons, rows: imageRows, splits: splitNames } = pageData.images;
 const splitWords = { train: "training", validation: "validation", test: "test" };
 const className = number => classNames[number];
+const largeImages = Object.fromEntries(
+  [...document.querySelectorAll("img[data-row]")].map(image => [image.dataset.row, image.src]));
 pageData.images = Object.fromEntries(Object.entries(imageRows).map(
   ([row, [key, truth, answer, score, split, small]]) => {
-    const onPage = document.querySelector(`img[data-row="${row}"]`)?.src;
-    const thumbnail = onPage ?? (typeof small === "string" ? small : null);
+    const thumbnail = largeImages[row] ?? (typeof small === "string" ? small : null);
     const reason = thumbnail ? "" : reasons[small];
     return [row, { key, truth, answer, score, split: splitNames[split], thumbnail, reason }];
   }));
