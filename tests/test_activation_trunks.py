@@ -155,4 +155,5 @@ def test_tensorflow_is_not_loaded(head: str, photographs: Path, tmp_path: Path) 
     described = json.loads((tmp_path / "head/result.json").read_bytes())
     numbers = described["best"]["mistakes"]["explained"]
     assert numbers["method"] == ("exact" if head == "lda" else "covered")
-    assert np.shape(numbers["images"][0]["positions"]) == (7, 7)
+    # Covering a position may change nothing for one of the images.
+    assert (7, 7) in [np.shape(image["positions"]) for image in numbers["images"]]

@@ -223,7 +223,7 @@ def test_the_page_shows_the_images(
         ({"page": "next.html"}, "page: has no effect without --to-label"),
         ({"to_label": 3, "page": "next.txt"}, "found the ending '.txt'; expected .html"),
         ({"to_label": 3, "workers": 2}, "workers: has no effect on"),
-        ({}, "expected DIR, a folder made by train-head"),
+        ({}, "expected DIR SOURCE, a head from train-head"),
     ],
     ids=str,
 )

@@ -171,7 +171,7 @@ def test_ten_thousand_classes_pass_through_every_command(
     trunk = ["--trunk", "trunk.keras", "--layer", "flat", "--preprocess", "rescale"]
     assert extract_features(["images.npz", "out.h5", *trunk, "--batch-size", "256"]) == 0
     assert show_features(["out.h5", "--verify"]) == 0
-    assert "9,800 more" in capsys.readouterr().out
+    assert "9,960 more" in capsys.readouterr().out
     assert train_head(["out.h5", "--head", "lda", "--head", "knn"]) == 0
     assert (tmp_path / "out_head/result.json").stat().st_size < 5_000_000
     assert (tmp_path / "out_head/report.html").stat().st_size < 2_000_000

@@ -196,7 +196,15 @@ def test_a_cluster_of_this_machine_gives_the_same_store(
     assert joined(tmp_path / "out.h5") == content(tmp_path / "one.h5")
     # Ray itself says nothing.
     overview = (f"{images}: 9 images", "  ")
-    ours = ("9 images", "warning: ", f"{tmp_path / 'out.h5'}: 9 images", "next: ", *overview)
+    ours = (
+        "9 images",
+        "warning: ",
+        "building ",
+        "loading ",
+        f"{tmp_path / 'out.h5'}: 9 images",
+        "next: ",
+        *overview,
+    )
     assert [line for line in said.splitlines() if not line.startswith(ours)] == []
 
 

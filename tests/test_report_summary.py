@@ -185,7 +185,9 @@ def test_only_what_is_there_is_to_be_watched() -> None:
         "Doubtful labels",
     ]
     assert "ROC area of 0.97" in said(summary, "Training and validation")
-    assert said(summary, "Copies").endswith("cosine 0.990); scores on these images may be too high.")
+    assert said(summary, "Copies").endswith(
+        "cosine 0.990); scores on these images may be too high."
+    )
     assert f"an lda head clearly disagrees with 3 of {clean.label_issues.scored} labels" in said(
         summary, "Doubtful"
     )

@@ -756,4 +756,4 @@ for leave in (4096, 8192, 12288, 20480, 28672, 36864):
 def test_a_disk_without_room_for_the_files_is_named(images: Path, tmp_path: Path) -> None:
     given = flags(tmp_path / "out.h5")[:-2]
     logged = run_on_small_disk(FULL_DISK, images, tmp_path / "disk", *given)
-    assert logged.count(" free; use --pooling avg") == 12
+    assert logged.count(" of free disk space; expected ") == 12
